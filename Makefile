@@ -1,49 +1,60 @@
-# What a newcomer, a developer and CI do. Every target sets up what it needs.
+# Targets for newcomers, developers and CI. Every target installs what it needs.
 
 CARGO ?= cargo
+.DEFAULT_GOAL := help
 
-# What a build, a recording, the tests and the bench need from Debian.
+# Debian packages of a build, a recording, the tests and the bench.
 BUILD := build-essential clang libclang-dev pkg-config libxkbcommon-dev libsqlite3-dev \
          libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libavfilter-dev libavdevice-dev
 RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji libnss3-tools
 TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream python3-venv systemd
 BENCH := xvfb pulseaudio ffmpeg nginx-light libnginx-mod-rtmp
 
-.PHONY: demo test check bench soak build fmt packages-run packages-test packages-bench
+.PHONY: help setup demo build test check fmt bench soak packages-run packages-test packages-bench
 
-## Record the demo page to demo.mp4 and make demo.png of it.
+# A line `## text` above a target is its help.
+help: ## (this list)
+	@awk '/^## / { text = substr($$0, 4) } /^[a-z-]+:/ && text { sub(/:.*/, ""); printf "make %-7s %s\n", $$0, text; text = "" }' Makefile
+
+## Install everything that contributors need: Debian packages, third-party test servers and SDKs
+setup: packages-test packages-bench
+	tests/third-party/install
+
+## Record the demo page to demo.mp4, and make demo.png of it
 demo: packages-run
 	$(CARGO) build --release --locked
 	./target/release/pagecast demo
 
+## Build target/release/pagecast
 build: packages-run
 	$(CARGO) build --release --locked
 
-## All tests, with real Chromium.
+## Run all tests, with real Chromium; prints at the end which were skipped
 test: packages-test
 	tests/third-party/install
-	$(CARGO) test --workspace --locked
-	$(CARGO) test --workspace --locked --features otlp --test otlp
+	CARGO="$(CARGO)" scripts/test
 
-## Format, lints, documentation.
+## Check format, lints and documentation, as CI does
 check: packages-run
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) clippy --workspace --all-targets --locked --features otlp -- -D warnings
+# Only what the feature changes: the root package has no other code for it.
+	$(CARGO) clippy --workspace --bins --test otlp --locked --features otlp -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
-## Pagecast beside what others do, on this machine; writes docs/bench.md. BENCH_ARGS="--parts outputs --output outputs.md"
+## Format the code
+fmt:
+	$(CARGO) fmt --all
+
+## Compare Pagecast with a baseline on this machine; writes docs/bench.md (BENCH_ARGS="--parts outputs --output outputs.md")
 bench: packages-bench
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p pagecast-bench -- $(BENCH_ARGS)
 
-## Casts that run for half an hour while things go wrong; prints what leaked. SOAK_ARGS="--minutes 60 --casts 4"
+## Run casts for half an hour with injected faults; prints leaks (SOAK_ARGS="--minutes 60 --casts 4")
 soak: packages-test
 	$(CARGO) build --release --locked --workspace
 	./target/release/soak $(SOAK_ARGS)
-
-fmt:
-	$(CARGO) fmt --all
 
 packages-run:
 	@scripts/install-packages $(BUILD) $(RUN)

@@ -1,4 +1,4 @@
-//! `pagecast call`: asks a service as the clouds' own SDKs do, or its REST API.
+//! `pagecast call`: calls the vendors' APIs of a service, signed as by their SDKs, or its REST API.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,23 +15,23 @@ use crate::error::CommandError;
 use crate::serve::unix_ms;
 use crate::{cli, console};
 
-/// How long an answer may take.
+/// Longest time for a call: services response within seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// `pagecast call` ends with this when the service answered with an error.
+/// Exit code if the service answered with an error.
 const EXIT_API_ERROR: u8 = 2;
 
-/// Keys of an application, as a service without configuration keeps them.
+/// Keys of an application, in the format of a service's `credentials.json`.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct Credentials {
-    /// For both clouds' APIs.
+    /// Id of the key for both vendors' APIs.
     pub(crate) access_key: String,
-    /// The secret of it.
+    /// Secret of the key.
     pub(crate) secret_key: Secret,
-    /// For the REST API.
+    /// Bearer token of the REST API.
     pub(crate) token: Secret,
 }
 
-/// What is asked, signed.
+/// A signed request.
 struct Request {
     method: reqwest::Method,
     url: String,
@@ -39,15 +39,15 @@ struct Request {
     body: Vec<u8>,
 }
 
-/// What was answered.
+/// The response to a call.
 pub(crate) struct Response {
-    /// Whether it did what it was asked for.
+    /// Whether the call succeeded.
     pub(crate) succeeded: bool,
-    /// The whole answer.
+    /// The whole body; a string if it is not JSON.
     pub(crate) body: Value,
 }
 
-/// Where to ask, and as whom.
+/// Calls a service with these credentials.
 pub(crate) struct Client {
     endpoint: String,
     credentials: Credentials,
@@ -57,15 +57,17 @@ pub(crate) fn run(args: &cli::CallArgs) -> Result<ExitCode, CommandError> {
     let client = Client::new(&args.endpoint, load_credentials(&args.credentials)?);
     let body: Value = match &args.body {
         Some(text) => serde_json::from_str(text)
-            .context("cannot read the body: write JSON, as in '{\"AppId\":\"demo\"}'")?,
+            .context("the body is not valid JSON: write it as in '{\"AppId\":\"demo\"}'")?,
         None => Value::Null,
     };
-    let answer = client.call(&args.action, &body)?;
-    console::print_result(&serde_json::to_string_pretty(&answer.body).context("the answer")?);
-    Ok(if answer.succeeded { ExitCode::SUCCESS } else { ExitCode::from(EXIT_API_ERROR) })
+    let response = client.call(&args.action, &body)?;
+    console::print_result(
+        &serde_json::to_string_pretty(&response.body).context("cannot print the response")?,
+    );
+    Ok(if response.succeeded { ExitCode::SUCCESS } else { ExitCode::from(EXIT_API_ERROR) })
 }
 
-/// Those of the environment, or of the file that a service without configuration makes.
+/// Reads the credentials from the environment, or from the file that a service without configuration creates.
 fn load_credentials(file: &Path) -> anyhow::Result<Credentials> {
     let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (id, secret) = (read("PAGECAST_CALL_KEY"), read("PAGECAST_CALL_SECRET"));
@@ -76,8 +78,9 @@ fn load_credentials(file: &Path) -> anyhow::Result<Credentials> {
     let no_keys = || {
         let file = file.display();
         format!(
-            "no keys: set PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET, or name the service's credentials.json with \
-             --credentials; cannot use {file}"
+            "no keys: set PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET, or pass the service's \
+             credentials.json with \
+             --credentials; cannot read {file}"
         )
     };
     let text = std::fs::read(file).with_context(no_keys)?;
@@ -85,30 +88,30 @@ fn load_credentials(file: &Path) -> anyhow::Result<Credentials> {
 }
 
 impl Client {
-    /// Asks the service at `endpoint`, like `http://127.0.0.1:8080`.
+    /// A client for the service at `endpoint`, like `http://127.0.0.1:8080`.
     pub(crate) fn new(endpoint: &str, credentials: Credentials) -> Self {
         Self { endpoint: endpoint.trim_end_matches('/').to_owned(), credentials }
     }
 
-    /// Calls an action of either cloud's API, or `METHOD /path` of the REST API.
+    /// Calls an action of either vendor's API, or `METHOD /path` of the REST API.
     pub(crate) fn call(&self, action: &str, body: &Value) -> anyhow::Result<Response> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.call_async(action, body))
     }
 
-    /// As [`Self::call`], within a runtime.
+    /// Does [`Self::call`] within a runtime.
     pub(crate) async fn call_async(&self, action: &str, body: &Value) -> anyhow::Result<Response> {
         let request = self.request(action, body)?;
-        let client = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
+        let client = pagecast_egress::http::client_builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
         let mut builder = client.request(request.method, &request.url).body(request.body);
         for (name, value) in request.headers {
             builder = builder.header(name, value);
         }
         let unreachable =
-            |error: reqwest::Error| anyhow!("no answer from {}: {}", self.endpoint, root_cause(&error));
-        let answer = builder.send().await.map_err(unreachable)?;
-        let status = answer.status();
-        let bytes = answer.bytes().await.context("the answer broke off")?;
+            |error: reqwest::Error| anyhow!("no response from {}: {}", self.endpoint, root_cause(&error));
+        let response = builder.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let bytes = response.bytes().await.context("the connection was lost during the response")?;
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&bytes).into_owned()));
         // Tencent's errors have status 200.
@@ -126,14 +129,15 @@ impl Client {
             self.volcengine(action, body)
         } else {
             bail!(
-                "no action {action}: StartWebcast, StopWebcast, GetWebCastTask, StartWebRecord, StopWebRecord and \
-                 DescribeWebRecord are possible, and \"GET /v1/casts\" and the like"
+                "unknown action {action}: use StartWebcast, StopWebcast, GetWebCastTask, StartWebRecord, \
+                 StopWebRecord or \
+                DescribeWebRecord, or a method and path like \"GET /v1/casts\""
             )
         }
     }
 
     fn rest(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Request> {
-        let method = method.parse().map_err(|_| anyhow!("no method {method}"))?;
+        let method = method.parse().map_err(|_| anyhow!("{method} is not an HTTP method"))?;
         let mut headers = vec![("authorization", format!("Bearer {}", self.credentials.token.reveal()))];
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         if !body.is_empty() {
@@ -152,9 +156,9 @@ impl Client {
 
     fn volcengine(&self, action: &str, body: &Value) -> anyhow::Result<Request> {
         let mut query = format!("Action={action}&Version=2020-12-01");
-        let gets = action.eq_ignore_ascii_case("GetWebCastTask");
+        let is_get = action.eq_ignore_ascii_case("GetWebCastTask");
         let mut sent = Vec::new();
-        if gets {
+        if is_get {
             for (name, value) in body.as_object().into_iter().flatten() {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 query.push('&');
@@ -165,7 +169,7 @@ impl Client {
         } else {
             sent = body.to_string().into_bytes();
         }
-        let method = if gets { "GET" } else { "POST" };
+        let method = if is_get { "GET" } else { "POST" };
         let unsigned = volcengine::signature::UnsignedRequest {
             method,
             host: self.host(),
@@ -176,11 +180,11 @@ impl Client {
         let Credentials { access_key, secret_key, .. } = &self.credentials;
         let headers = volcengine::signature::sign(&unsigned, access_key, secret_key, unix_ms())
             .map_err(|_| anyhow!("the request is too long"))?;
-        let method = method.parse().context("a method")?;
+        let method = method.parse().context("cannot use the HTTP method")?;
         Ok(Request { method, url: format!("{}/?{query}", self.endpoint), headers, body: sent })
     }
 
-    /// Host and port, as they are sent.
+    /// Returns host and port as sent in the `Host` header.
     fn host(&self) -> &str {
         let rest = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, rest)| rest);
         rest.split('/').next().unwrap_or(rest)

@@ -1,4 +1,4 @@
-//! `pagecast cast`.
+//! `pagecast cast`, and the room that it opens.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -21,9 +21,9 @@ use crate::console::{self, StatusLine};
 use crate::error::CommandError;
 use crate::record;
 
-/// Signs the tokens of a room that is open to more than this machine.
+/// Environment variable with the secret that signs the tokens of a room reachable from other machines.
 const ROOM_SECRET_ENV: &str = "PAGECAST_ROOM_SECRET";
-/// How long a token is good for that is minted for one cast.
+/// Lifetime of a token, which serves one cast: as long as the longest cast.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 
 pub(crate) fn run(args: &cli::CastArgs, started: HostTime) -> Result<ExitCode, CommandError> {
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &cli::CastArgs, started: HostTime) -> Result<ExitCode, C
         let (recording, evidence) = recording.map_err(SpecError::from).map_err(cast::Error::from)?;
         (spec.recording, spec.evidence) = (Some(recording), Some(evidence));
     }
-    // Nobody is told where to watch what cannot be cast.
+    // Invalid values are reported before the viewer URL is printed.
     spec.validate().map_err(cast::Error::from)?;
     let Some((process, started)) = record::start_or_standby(&args.options, &spec, started)? else {
         return Ok(ExitCode::SUCCESS);
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &cli::CastArgs, started: HostTime) -> Result<ExitCode, C
     let mut line = StatusLine::new(args.options.quiet || args.options.json);
     if let Some(own) = &own {
         if !args.options.quiet {
-            console::print_message(&format!("watch it at {}", own.watch_url));
+            console::print_message(&format!("viewer URL: {}", own.watch_url));
         }
         let (server, room) = (Arc::clone(&own.server), args.room.name().to_owned());
         line.set_viewer_counter(Box::new(move || server.stats(&room).map(|stats| stats.viewers.len())));
@@ -58,44 +58,44 @@ pub(crate) fn run(args: &cli::CastArgs, started: HostTime) -> Result<ExitCode, C
     record::report_outcome(&args.options, &spec, outcome)
 }
 
-/// Why there is no room, and which option helps.
+/// Explains reason the room cannot listen, with the option that helps.
 fn listen_failure(error: embedded::Error) -> CommandError {
     let embedded::Error::Listen { address, what, source } = error else {
         return anyhow::Error::from(error).context("cannot open a room").into();
     };
     let option = if what == "media" { "--listen-media" } else { "--listen" };
     let port = address.port();
-    let why = match source.kind() {
+    let advice = match source.kind() {
         ErrorKind::AddrInUse => {
             format!(
-                "port {port} is in use by another program: choose another with {option} {}",
+                "port {port} is in use by another program: choose another one with {option} {}",
                 port_hint(address)
             )
         }
         ErrorKind::AddrNotAvailable => {
-            format!("this machine has no address {}: name one of its own with {option}", address.ip())
+            format!("this machine has no address {}: choose one that it has with {option}", address.ip())
         }
         ErrorKind::PermissionDenied => {
-            format!("this user may not listen on port {port}: choose one from 1024 to 65535 with {option}")
+            format!("this user may not listen on port {port}: choose a port from 1024 to 65535 with {option}")
         }
         _ => format!("{}; choose another address with {option}", io_reason(&source)),
     };
-    CommandError::output_failed(anyhow!("cannot open the room at {address}: {why}"))
+    CommandError::output_failed(anyhow!("cannot open the room at {address}: {advice}"))
 }
 
-/// The next port of the address, as an example that can be typed; or port 0, with which the system chooses
-/// one that is free.
+/// Returns the next port of the address as an example to type, or port 0, with which the system chooses a
+/// free one.
 fn port_hint(address: SocketAddr) -> String {
     match address.port().checked_add(1) {
-        Some(port) => format!("{}, or any that is free with port 0", SocketAddr::new(address.ip(), port)),
-        None => format!("{}, which takes any that is free", SocketAddr::new(address.ip(), 0)),
+        Some(port) => format!("{}, or any free one with port 0", SocketAddr::new(address.ip(), port)),
+        None => format!("{}, which takes any free port", SocketAddr::new(address.ip(), 0)),
     }
 }
 
-/// Pagecast's own room.
+/// The room that Pagecast opens itself.
 struct EmbeddedRoom {
     server: Arc<Server>,
-    /// Where to watch.
+    /// URL of the viewer page.
     watch_url: String,
     publish_url_template: String,
     token: Option<Secret>,
@@ -103,11 +103,13 @@ struct EmbeddedRoom {
 
 impl EmbeddedRoom {
     fn start(room: &cli::room::RoomOptions, secret: Option<String>) -> Result<Self, CommandError> {
-        let bad = |why| CommandError::from(cast::Error::from(SpecError::Room { what: "this address", why }));
+        let invalid = |reason| {
+            CommandError::from(cast::Error::from(SpecError::Room { what: "this address", why: reason }))
+        };
         let access = match secret {
             Some(secret) => embedded::Access::Jwt(Secret::new(secret)),
             None if room.listen.ip().is_loopback() => embedded::Access::Open,
-            None => return Err(bad("beyond this machine the room wants tokens: set PAGECAST_ROOM_SECRET")),
+            None => return Err(invalid("a room for other machines needs tokens: set PAGECAST_ROOM_SECRET")),
         };
         let config = embedded::Config {
             http: room.listen,

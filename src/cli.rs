@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line: commands, their options, and the parsers of values.
 
 pub(crate) mod cast;
 
@@ -21,24 +21,23 @@ use crate::console;
 const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0  done, also when ended by Ctrl-C or SIGTERM
-  1  unexpected: a bug, or an encoder that failed
-  2  a value on the command line is wrong
-  3  the page cannot be opened: unknown host, no answer, HTTP error, certificate, out of reach;
-     or it never became ready, or the end came before it was there, and nothing was recorded
+  1  unexpected: a bug, or an encoder failed
+  2  a value on the command line is invalid
+  3  the page cannot be opened: unknown host, no answer, HTTP error, certificate, not reachable;
+     or it was never ready, or the cast ended before it was shown, and nothing was recorded
   4  the recording cannot be written or stored: it exists, no folder, read-only, disk full, wrong keys;
-     or the room refuses the page, somebody else took its place, or its port is in use
-  5  the browser is missing or cannot start, or the page was in trouble too often";
+     or the room refuses the page, another publisher took over, or its port is in use
+  5  the browser is missing or cannot start, or the page failed its health checks too often";
 
-const CALL_HELP: &str = "\
-Examples:
-  pagecast call StartWebcast '{\"AppId\":\"demo\",\"RoomId\":\"room1\",\"TaskId\":\"task1\",\"UserId\":\"webcast_1\",\"SourceURL\":\"https://example.com\"}'
-  pagecast call GetWebCastTask '{\"AppId\":\"demo\",\"RoomId\":\"room1\",\"TaskId\":\"task1\"}'
-  pagecast call \"GET /v1/casts\"
+const CALL_HELP: &str = r#"Examples:
+  pagecast call StartWebcast '{"AppId":"demo","RoomId":"room1","TaskId":"task1","UserId":"webcast_1","SourceURL":"https://example.com"}'
+  pagecast call GetWebCastTask '{"AppId":"demo","RoomId":"room1","TaskId":"task1"}'
+  pagecast call "GET /v1/casts"
 
 Exit codes:
-  0  the service did it
+  0  the call succeeded
   1  no answer, or no keys
-  2  the service answered with an error, which is printed";
+  2  the service answered with an error, which is printed"#;
 
 /// Turns a web page into live video and recordings
 #[derive(Debug, Parser)]
@@ -48,41 +47,40 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Record a page to a file, a folder or a bucket, and push it to servers, until Ctrl-C or for a given
     /// time
     #[command(after_help = EXIT_CODES_HELP)]
     Record(Box<RecordArgs>),
-    /// Show a page live in a room (WebRTC): in one that Pagecast opens itself, or on a server that speaks
-    /// WHIP, LiveKit or Janus; with -o and --push, record and push it meanwhile
+    /// Show a page live in a room (WebRTC): in one that Pagecast opens itself, or on a WHIP, LiveKit or Janus
+    /// server; with -o and --push, record and push it at the same time
     #[command(after_help = EXIT_CODES_HELP)]
     Cast(Box<CastArgs>),
-    /// Run casts for others: the APIs of Volcengine (StartWebcast) and Tencent (StartWebRecord), a REST API,
+    /// Run the service: the APIs of Volcengine (StartWebcast) and Tencent (StartWebRecord), a REST API,
     /// rooms, callbacks
     Serve(ServeArgs),
-    /// Ask a service as the clouds' own SDKs do: StartWebcast, StopWebcast, GetWebCastTask, StartWebRecord,
+    /// Call a service as the vendors' SDKs do: StartWebcast, StopWebcast, GetWebCastTask, StartWebRecord,
     /// StopWebRecord, DescribeWebRecord; or its REST API, as in "GET /v1/casts"
     Call(CallArgs),
-    /// Finish and store recordings that were broken off, or could not be stored
+    /// Finish and upload recordings that were interrupted or could not be stored
     #[command(after_help = EXIT_CODES_HELP)]
     Recover(RecoverArgs),
-    /// Show and record the page that comes with Pagecast, by both clouds' APIs, and make a picture of what
-    /// came out
+    /// Show and record the demo page through both vendors' APIs, and create a contact sheet of the recording
     Demo(DemoArgs),
     /// Run the cast that standard input describes; started by Pagecast itself
     #[command(hide = true)]
     RunCast {
-        /// Somebody keeps what is logged
+        /// Log at info level; the supervisor collects the log
         #[arg(long)]
         forward_log: bool,
     },
-    /// Check that everything a recording needs is there, and say how to mend what is not
+    /// Check whether this machine has everything a recording needs, and print how to fix what is missing
     Doctor,
 }
 
-/// `pagecast record`.
+/// Options of `pagecast record`.
 #[derive(Debug, Args)]
 pub(crate) struct RecordArgs {
     #[command(flatten)]
@@ -91,7 +89,7 @@ pub(crate) struct RecordArgs {
     pub(crate) output: output::OutputOptions,
 }
 
-/// `pagecast cast`.
+/// Options of `pagecast cast`.
 #[derive(Debug, Args)]
 pub(crate) struct CastArgs {
     #[command(flatten)]
@@ -102,20 +100,20 @@ pub(crate) struct CastArgs {
     pub(crate) output: output::OutputOptions,
 }
 
-/// `pagecast serve`.
+/// Options of `pagecast serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Configuration file [default: pagecast.toml in the current folder, if there is one]; its keys are in
-    /// docs/reference/config.md
+    /// Configuration file [default: pagecast.toml in the current folder, if it exists]; its keys are
+    /// documented in docs/reference/config.md
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Address and port of the APIs, instead of the configuration's [default: 127.0.0.1:8080]
+    /// Address and port of the APIs; overrides the configuration [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Folder for casts, recordings and keys, instead of the configuration's [default: pagecast-data]
+    /// Folder for casts, recordings and keys; overrides the configuration [default: pagecast-data]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) data: Option<PathBuf>,
-    /// Check the configuration, print all that is wrong with it, and exit
+    /// Check the configuration, print all problems, and exit
     #[arg(long)]
     pub(crate) check_config: bool,
     /// Format of the log on standard error
@@ -123,7 +121,7 @@ pub(crate) struct ServeArgs {
     pub(crate) log: LogFormat,
 }
 
-/// How a service logs.
+/// Format of a service's log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// Lines for people
@@ -133,30 +131,30 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// `pagecast call`.
+/// Options of `pagecast call`.
 #[derive(Debug, Args)]
 #[command(after_help = CALL_HELP)]
 pub(crate) struct CallArgs {
-    /// An action of either cloud, or a method and a path of the REST API
+    /// An action of either vendor, or a method and a path of the REST API
     pub(crate) action: String,
-    /// Parameters of the action, or body of the request, as JSON
+    /// Parameters of the action, or body of the REST request, as JSON
     pub(crate) body: Option<String>,
     /// Address of the service
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) endpoint: String,
-    /// File with the keys, unless PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET (PAGECAST_CALL_TOKEN for the
-    /// REST API) are set
+    /// File with the keys; not needed if PAGECAST_CALL_KEY and PAGECAST_CALL_SECRET (for the REST API
+    /// PAGECAST_CALL_TOKEN) are set
     #[arg(long, default_value = "pagecast-data/credentials.json", value_name = "FILE")]
     pub(crate) credentials: PathBuf,
 }
 
-/// `pagecast recover`.
+/// Options of `pagecast recover`.
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
-    /// The spool of a recording (NAME.spool), or a folder with some in it or in the folders below it
+    /// The spool of a recording (NAME.spool), or a folder with spools at any depth
     #[arg(value_name = "FOLDER")]
     pub(crate) folder: PathBuf,
-    /// How long to wait for a storage that does not answer
+    /// How long to wait for a storage that does not answer, for each recording
     #[arg(long, default_value = "10m", value_name = "TIME", value_parser = parse_duration)]
     pub(crate) upload_timeout: Duration,
     /// Print the result as one JSON object for each recording on standard output
@@ -164,10 +162,10 @@ pub(crate) struct RecoverArgs {
     pub(crate) json: bool,
 }
 
-/// `pagecast demo`.
+/// Options of `pagecast demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Where to put demo.mp4 and demo.png
+    /// Folder for demo.mp4 and demo.png
     #[arg(long, default_value = ".", value_name = "FOLDER")]
     pub(crate) folder: PathBuf,
     /// How long to record
@@ -176,14 +174,15 @@ pub(crate) struct DemoArgs {
 }
 
 impl Command {
-    /// What is logged unless `RUST_LOG` says otherwise. On a terminal the live line tells the usual things.
+    /// Returns the log level, which `RUST_LOG` overrides. On a terminal, the status line replaces info
+    /// messages.
     pub(crate) fn log_level(&self) -> &'static str {
         let quiet = match self {
             Self::Record(args) => args.options.quiet || console::stderr_is_terminal(),
             Self::Cast(args) => args.options.quiet || console::stderr_is_terminal(),
             Self::Recover(_) | Self::Serve(_) => false,
             Self::Demo(_) => console::stderr_is_terminal(),
-            Self::RunCast { forward_log: heard } => !heard,
+            Self::RunCast { forward_log } => !forward_log,
             Self::Doctor | Self::Call(_) => true,
         };
         if quiet { "warn" } else { "info" }
@@ -201,9 +200,9 @@ fn parse_fps(text: &str) -> Result<Fps, String> {
     Fps::new(fps).ok_or_else(|| SpecError::Fps(fps).to_string())
 }
 
-/// A bitrate in kbit/s, of `3M`, `2500k`, `1.5Mbit/s` or `2500`: without a unit it is kbit/s.
+/// Parses a bitrate to kbit/s: `3M`, `2500k`, `1.5Mbit/s` or `2500`, which without a unit is kbit/s.
 fn parse_kbps(text: &str) -> Result<u32, String> {
-    const HELP: &str = "write a bitrate like 3M, 2500k or 2500, which is in kbit/s";
+    const HELP: &str = "write a bitrate like 3M, 2500k or 2500 (kbit/s)";
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let bits_per_s = match unit {
@@ -213,11 +212,11 @@ fn parse_kbps(text: &str) -> Result<u32, String> {
         _ => return Err(HELP.into()),
     };
     let number: f64 = number.parse().map_err(|_| HELP)?;
-    // What is larger than the type is out of the range that is checked later, too.
+    // Saturates: a value beyond the type is also out of the range that is checked later.
     Ok((number * bits_per_s / 1e3).round() as u32)
 }
 
-/// `800M`, `2G`, or bytes.
+/// Parses a size to bytes: `800M`, `2G`, or a plain number of bytes.
 fn parse_bytes(text: &str) -> Result<u64, String> {
     let help = || "write a size like 800M or 2G".to_owned();
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -230,7 +229,7 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(help)
 }
 
-/// `90`, `10s`, `1m30s`, `1.5h`, `500ms`.
+/// Parses a time: `90` (seconds), `10s`, `1m30s`, `1.5h`, `500ms`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     const HELP: &str = "write a time like 10s, 1m30s or 2h";
     let mut rest = text;
@@ -262,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
     }
@@ -296,7 +295,7 @@ mod tests {
             assert_eq!(parse_kbps(text), Ok(kbps), "{text}");
         }
         for bad in ["", "M", "3MB", "3 M", "-3M", "3G", "1..5M", "3MiB", "x", "NaN", "inf", "1e3"] {
-            assert!(parse_kbps(bad).is_err_and(|said| said.contains("3M")), "{bad}");
+            assert!(parse_kbps(bad).is_err_and(|message| message.contains("3M")), "{bad}");
         }
     }
 

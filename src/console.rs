@@ -1,5 +1,5 @@
-//! What a person sees: one live line, and a summary.
-#![expect(clippy::print_stderr, reason = "this is where the program speaks")]
+//! Output of the commands: a status line that is rewritten while a cast runs, messages, and a summary.
+#![expect(clippy::print_stderr, reason = "all messages to the terminal are printed here")]
 
 mod terminal;
 
@@ -11,48 +11,48 @@ use pagecast_core::cast::{Event, HealthFault, Warning};
 use pagecast_core::connection::State;
 use pagecast_core::spec::Source;
 use pagecast_worker::cast::{
-    DeliveryState, DeliveryStatus, Progress, PushEvent, Report, RoomStatus, UploadReport,
+    Progress, PushEvent, Report, RoomStatus, UploadReport, UploadState, UploadStatus,
 };
 
 use terminal::Field;
 
-/// Moves to the beginning of the line and erases it, and what is left below of a line that was wrapped.
+/// Moves to the start of the line and erases it, with the rest of a line that was wrapped below it.
 const ERASE_LINE: &str = "\r\x1b[J";
 
-/// Whether standard error is a terminal that understands escape sequences.
+/// Returns whether standard error is a terminal that supports escape sequences.
 pub(crate) fn stderr_is_terminal() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }
 
-/// A line for the person.
+/// Prints a message on standard error.
 pub(crate) fn print_message(line: &str) {
     eprintln!("{line}");
 }
 
-/// A line of result, for pipes.
+/// Prints a line of the result on standard output.
 pub(crate) fn print_result(line: &str) {
-    // Whoever reads has had enough.
+    // The reader may have closed the pipe.
     let _closed = writeln!(std::io::stdout(), "{line}");
 }
 
-/// The line that is rewritten while a cast runs.
+/// The status line of a running cast. Where it is disabled, what it would show is logged.
 pub(crate) struct StatusLine {
     last_progress: Progress,
     is_displayed: bool,
     enabled: bool,
-    /// What was told last of storing the recording.
+    /// The last message about the upload.
     last_upload_message: Option<String>,
-    /// Since when storage fails, in ms since 1970, once that is told.
+    /// Start of the storage outage that was reported, in milliseconds since 1970.
     outage_since_unix_ms: Option<i64>,
-    /// What was told last of each push: its state, and what was wrong.
+    /// The state and error of each push that were reported last.
     pushes: BTreeMap<u32, (State, Option<String>)>,
-    /// How the room gets on.
+    /// The last status of the room.
     room: Option<RoomStatus>,
-    /// Counts those who watch the room.
+    /// Counts the viewers of the room.
     viewer_counter: Option<ViewerCounter>,
 }
 
-/// How many watch a room.
+/// Returns the number of viewers of a room.
 type ViewerCounter = Box<dyn Fn() -> Option<usize>>;
 
 impl StatusLine {
@@ -70,12 +70,12 @@ impl StatusLine {
         }
     }
 
-    /// Shows how many watch, too.
+    /// Shows the number of viewers, too.
     pub(crate) fn set_viewer_counter(&mut self, viewers: ViewerCounter) {
         self.viewer_counter = Some(viewers);
     }
 
-    /// Shows how far the cast has come; not on a terminal, logs it every ten seconds.
+    /// Shows the progress of the cast; where the line is disabled, logs it every ten seconds.
     pub(crate) fn update(&mut self, now: &Progress) {
         let mut fields = progress_fields(&self.last_progress, now, self.room.is_some());
         if let Some(room) = &self.room {
@@ -83,119 +83,150 @@ impl StatusLine {
         }
         let ten_seconds = |p: &Progress| p.elapsed.as_millis() / 10_000;
         if self.enabled {
-            // The cursor stays at the beginning: there it also is when the window gets narrower and the
-            // terminal wraps the line, and what somebody else writes takes the line's place.
+            // The cursor stays at the start of the line: it is there also after a resize wraps the line, and
+            // output of other programs replaces the line.
             eprint!("\r{}\x1b[J\r", terminal::fit(fields, terminal::columns()));
             let _unflushed = std::io::stderr().flush();
             self.is_displayed = true;
         } else if ten_seconds(now) > ten_seconds(&self.last_progress) {
-            tracing::info!("{}", terminal::join(&fields));
+            tracing::info!(progress = terminal::join(&fields), "cast progress");
         }
         self.last_progress = *now;
     }
 
-    /// Tells what happened, on a line of its own.
+    /// Reports a step in the life of the cast, on a line of its own.
     pub(crate) fn report_event(&mut self, event: Event) {
-        let text = match event {
-            Event::Reloaded(trouble) => format!("{}: it is loaded again", fault_description(trouble)),
-            Event::Moved(trouble) => format!("{}: it gets a fresh browser", fault_description(trouble)),
-            Event::Live => return tracing::info!("the page is live"),
-            Event::Ended(_) => return,
-        };
-        self.warn(&text);
+        match event {
+            Event::Reloaded(fault) => {
+                let fault = fault_description(fault);
+                self.warn(&format!("{fault}, reloading the page"), || tracing::warn!(fault, "page reloaded"));
+            }
+            Event::Moved(fault) => {
+                let fault = fault_description(fault);
+                self.warn(&format!("{fault}, replacing the browser"), || {
+                    tracing::warn!(fault, "page moved to a new browser");
+                });
+            }
+            Event::Live => tracing::info!("page live"),
+            Event::Ended(_) => {}
+        }
     }
 
-    /// Tells what happened to a push, once, on a line of its own.
-    pub(crate) fn report_push(&mut self, news: &PushEvent) {
-        let said = (news.state, news.error.clone());
-        let last = self.pushes.insert(news.id, said.clone());
-        if last.as_ref() == Some(&said) {
+    /// Reports a change of a push, once, on a line of its own.
+    pub(crate) fn report_push(&mut self, push: &PushEvent) {
+        let current = (push.state, push.error.clone());
+        let last = self.pushes.insert(push.id, current.clone());
+        if last.as_ref() == Some(&current) {
             return;
         }
-        let url = &news.url;
-        let text = match (&news.error, news.state) {
-            (Some(error), State::Connecting) => format!("push to {url}: {error}; trying again"),
+        let url = &push.url;
+        match (&push.error, push.state) {
+            (Some(error), State::Connecting) => {
+                self.warn(&format!("push to {url} failed, retrying: {error}"), || {
+                    tracing::warn!(url, error, "push failed, retrying");
+                });
+            }
             (Some(error), State::Recovering) => {
-                format!("push to {url} is interrupted: {error}; trying again")
+                self.warn(&format!("push to {url} lost, reconnecting: {error}"), || {
+                    tracing::warn!(url, error, "push lost, reconnecting");
+                });
             }
             (error, State::Failed) => {
-                format!("push to {url} is given up: {}", error.as_deref().unwrap_or("no connection"))
+                let error = error.as_deref().unwrap_or("no connection");
+                self.warn(&format!("push to {url} failed: {error}"), || {
+                    tracing::warn!(url, error, "push failed");
+                });
             }
             (_, State::Running) if last.is_some_and(|(state, _)| state == State::Recovering) => {
-                format!("push to {url} is back")
+                self.warn(&format!("push to {url} reconnected"), || tracing::warn!(url, "push reconnected"));
             }
-            (_, State::Running) => return tracing::info!(%url, "pushing"),
-            _ => return,
-        };
-        self.warn(&text);
+            (_, State::Running) => tracing::info!(url, "push connected"),
+            _ => {}
+        }
     }
 
-    /// Tells what happened to the room, once, on a line of its own.
+    /// Reports a change of the room's connection, once, on a line of its own.
     pub(crate) fn report_room(&mut self, status: &RoomStatus) {
-        let told = self.room.replace(status.clone());
-        if told.as_ref().is_some_and(|told| (told.state, &told.error) == (status.state, &status.error)) {
+        let last = self.room.replace(status.clone());
+        if last.as_ref().is_some_and(|last| (last.state, &last.error) == (status.state, &status.error)) {
             return;
         }
-        let before = told.map(|told| told.state);
         let server = &status.server;
-        let text = match (&status.error, status.state) {
-            (Some(error), State::Connecting) => format!("the room: {error}; trying again"),
-            (Some(error), State::Recovering) => format!("the room is interrupted: {error}; trying again"),
-            (error, State::Failed) => {
-                format!("the room is given up: {}", error.as_deref().unwrap_or("no connection"))
+        match (&status.error, status.state) {
+            (Some(error), State::Connecting) => {
+                self.warn(&format!("room connection failed, retrying: {error}"), || {
+                    tracing::warn!(server, error, "room connection failed, retrying");
+                });
             }
-            (_, State::Running) if before == Some(State::Recovering) => "the room is back".to_owned(),
-            (_, State::Running) => return tracing::info!(%server, "the room is there"),
-            _ => return,
-        };
-        self.warn(&text);
+            (Some(error), State::Recovering) => {
+                self.warn(&format!("room connection lost, reconnecting: {error}"), || {
+                    tracing::warn!(server, error, "room connection lost, reconnecting");
+                });
+            }
+            (error, State::Failed) => {
+                let error = error.as_deref().unwrap_or("no connection");
+                self.warn(&format!("room connection failed: {error}"), || {
+                    tracing::warn!(server, error, "room connection failed");
+                });
+            }
+            (_, State::Running) if last.is_some_and(|last| last.state == State::Recovering) => {
+                self.warn("room reconnected", || tracing::warn!(server, "room reconnected"));
+            }
+            (_, State::Running) => tracing::info!(server, "room connected"),
+            _ => {}
+        }
     }
 
-    /// Tells how storing the recording gets on.
-    pub(crate) fn report_upload(&mut self, status: &DeliveryStatus) {
+    /// Reports the status of the upload.
+    pub(crate) fn report_upload(&mut self, status: &UploadStatus) {
         let problem = status.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
-        let backup = if status.backup { " in its backup" } else { "" };
+        let backup = if status.backup { " to the backup" } else { "" };
         let pending = status.pending;
         if let Some(text) = outage_message(self.outage_since_unix_ms, status) {
             self.outage_since_unix_ms = status.failing_since_unix_ms;
-            return self.warn(&text);
+            return self.warn(&text, || log_outage(status));
         }
         let text = match status.state {
-            DeliveryState::Uploading if pending == 0 => format!("the recording is being stored{backup}"),
-            DeliveryState::Uploading => {
-                format!("the recording is being stored{backup}, {pending} files to go{problem}")
-            }
-            DeliveryState::Stuck => {
-                format!("the recording waits for storage, {pending} files to go{problem}")
-            }
-            DeliveryState::Failed => {
-                format!("the recording cannot be stored, {pending} files to go{problem}")
-            }
-            // The summary says so.
-            DeliveryState::Stored | DeliveryState::Empty => return,
+            UploadState::Uploading if pending == 0 => format!("upload{backup} running"),
+            UploadState::Uploading => format!("upload{backup} running, {pending} files left{problem}"),
+            UploadState::Stuck => format!("upload{backup} stuck, {pending} files left{problem}"),
+            UploadState::Failed => format!("upload{backup} failed, {pending} files left{problem}"),
+            // The summary has the result.
+            UploadState::Stored | UploadState::Empty => return,
         };
-        if self.last_upload_message.replace(text.clone()).is_some_and(|told| told == text) {
+        if self.last_upload_message.replace(text.clone()).is_some_and(|last| last == text) {
             return;
         }
-        if status.state == DeliveryState::Uploading {
-            self.clear();
-            tracing::info!("{text}");
-        } else {
-            self.warn(&text);
+        let (backup, problem) = (status.backup, status.problem.as_deref());
+        match status.state {
+            UploadState::Uploading => {
+                self.clear();
+                tracing::info!(pending, backup, problem, "upload running");
+            }
+            UploadState::Failed => {
+                self.warn(&text, || tracing::warn!(pending, backup, problem, "upload failed"));
+            }
+            _ => self.warn(&text, || tracing::warn!(pending, backup, problem, "upload stuck")),
         }
     }
 
-    /// Tells something that should not be, on a line of its own.
-    pub(crate) fn warn(&mut self, text: &str) {
+    /// Reports a warning for the page's owner, on a line of its own.
+    pub(crate) fn report_warning(&mut self, warning: Warning) {
+        let advice = warning_message(warning);
+        self.warn(advice, || tracing::warn!(warning = warning.as_str(), advice, "page warning"));
+    }
+
+    /// Prints a problem on a line of its own; where the status line is disabled, calls `log` instead.
+    pub(crate) fn warn(&mut self, text: &str, log: impl FnOnce()) {
         if self.enabled {
             self.clear();
             eprintln!("{text}");
         } else {
-            tracing::warn!("{text}");
+            log();
         }
     }
 
-    /// Makes room for other lines.
+    /// Erases the status line, before other output.
     pub(crate) fn clear(&mut self) {
         if std::mem::take(&mut self.is_displayed) {
             eprint!("{ERASE_LINE}");
@@ -203,35 +234,45 @@ impl StatusLine {
     }
 }
 
-/// What to say of storage that began to fail, or works again; `told` is since when it fails, if that was
-/// told.
-fn outage_message(told: Option<i64>, status: &DeliveryStatus) -> Option<String> {
+/// Logs the start or the end of a storage outage.
+fn log_outage(status: &UploadStatus) {
+    let (pending, problem) = (status.pending, status.problem.as_deref());
+    match status.failing_since_unix_ms {
+        Some(since_unix_ms) => tracing::warn!(since_unix_ms, pending, problem, "uploads failing"),
+        None => tracing::warn!(pending, "uploads resumed"),
+    }
+}
+
+/// Returns the message for a storage outage that started or ended; `reported` is the start of the outage
+/// reported before.
+fn outage_message(reported: Option<i64>, status: &UploadStatus) -> Option<String> {
     let pending = status.pending;
-    match (told, status.failing_since_unix_ms) {
+    match (reported, status.failing_since_unix_ms) {
         (None, Some(since)) => {
-            let problem = status.problem.as_deref().unwrap_or("it does not answer");
+            let problem = status.problem.as_deref().unwrap_or("the storage does not answer");
             Some(format!(
-                "storage fails since {} UTC: {problem}; {pending} files wait in the spool, all else goes on",
+                "uploads failing since {} UTC: {problem}; {pending} files queued in the spool, the cast \
+                 continues",
                 time_of_day(since)
             ))
         }
         (Some(since), None) => Some(format!(
-            "storage works again; it failed since {} UTC; {pending} files to go",
+            "uploads resumed, they failed since {} UTC; {pending} files left",
             time_of_day(since)
         )),
         _ => None,
     }
 }
 
-/// Like `14:03:20`, of milliseconds since 1970.
+/// Formats milliseconds since 1970 as the time of day, like `14:03:20`.
 fn time_of_day(unix_ms: i64) -> String {
     let seconds = unix_ms.div_euclid(1000).rem_euclid(86_400);
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-fn fault_description(trouble: HealthFault) -> &'static str {
-    match trouble {
-        HealthFault::StartTimeout => "the page did not say in time that it is ready",
+fn fault_description(fault: HealthFault) -> &'static str {
+    match fault {
+        HealthFault::StartTimeout => "the page was not ready in time",
         HealthFault::Freeze => "the page is frozen",
         HealthFault::Blank => "the page is blank",
         HealthFault::Crash => "the page crashed",
@@ -239,7 +280,8 @@ fn fault_description(trouble: HealthFault) -> &'static str {
     }
 }
 
-/// What the live line says of the cast. `in_room`: a room takes the page, and perhaps nothing else does.
+/// Returns the fields of the status line about the cast. `in_room`: the cast has a room, which may be its
+/// only output.
 fn progress_fields(last: &Progress, now: &Progress, in_room: bool) -> Vec<Field> {
     let seconds = (now.elapsed - last.elapsed).as_secs_f64().max(0.001);
     let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
@@ -248,7 +290,7 @@ fn progress_fields(last: &Progress, now: &Progress, in_room: bool) -> Vec<Field>
         Field::new(0, now.elapsed.to_string()),
         Field::new(2, format!("page {:.0} fps", rate(now.frames_captured, last.frames_captured))),
     ];
-    // Without a recording and pushes, no picture is encoded but for the room.
+    // Without a recording and pushes, only the room's encoders run.
     if now.frames_encoded > 0 || !in_room {
         fields
             .push(Field::new(9, format!("encoded {:.0} fps", rate(now.frames_encoded, last.frames_encoded))));
@@ -261,7 +303,7 @@ fn progress_fields(last: &Progress, now: &Progress, in_room: bool) -> Vec<Field>
     fields
 }
 
-/// What the live line says of the room.
+/// Returns the fields of the status line about the room.
 fn room_fields(room: &RoomStatus, viewers: Option<usize>) -> Vec<Field> {
     if room.state != State::Running {
         return vec![Field::new(1, "room: not connected".to_owned())];
@@ -291,29 +333,29 @@ fn format_bytes(bytes: u64) -> String {
     }
 }
 
-/// What the page's owner should know, in the words of this command line.
+/// Returns the text of a warning, with the flag that helps.
 pub(crate) fn warning_message(warning: Warning) -> &'static str {
     match warning {
         Warning::WebRtcWithoutUdp => {
-            "the page uses WebRTC, which may not get through without UDP: allow it with --allow-udp"
+            "the page uses WebRTC, which may fail without UDP: allow it with --allow-udp"
         }
         Warning::InsecureTls => {
-            "the page's own server has a certificate that is not trusted; it was accepted (--insecure-tls)"
+            "the certificate of the page's server is not trusted; it was accepted because of --insecure-tls"
         }
     }
 }
 
-/// Lines of a summary about what was odd with the page.
+/// Returns the lines of the summary about problems of the page.
 fn page_problem_lines(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(longest) = report.hangs.iter().max_by_key(|hang| hang.duration_ms) {
         let seconds = |ms: u64| ms as f64 / 1000.0;
         let more = match report.hangs.len() {
             1 => String::new(),
-            count => format!(", the longest of {count} times"),
+            count => format!(", the longest of {count} hangs"),
         };
         lines.push(format!(
-            "hung     the page's scripts did not run for {:.1} s, {:.1} s after the start{more}",
+            "hang     the page's scripts did not run for {:.1} s, {:.1} s after the start{more}",
             seconds(longest.duration_ms),
             seconds(longest.at_ms)
         ));
@@ -322,11 +364,11 @@ fn page_problem_lines(report: &Report) -> Vec<String> {
     lines
 }
 
-/// What became of a recording, in a few lines.
+/// Returns the summary of a cast, in a few lines.
 pub(crate) fn summary(source: &Source, report: &Report) -> String {
-    // From the start to the end: most of the CPU time of a short recording is spent before its first frame.
-    let lasted_ms = report.timeline.last().map_or(0, |turn| turn.at_ms).max(report.duration_ms);
-    let cores = |cpu_ms: u64| cpu_ms as f64 / lasted_ms.max(1) as f64;
+    // The whole time counts, as a short recording spends most of its CPU time before its first frame.
+    let total_ms = report.timeline.last().map_or(0, |entry| entry.at_ms).max(report.duration_ms);
+    let cores = |cpu_ms: u64| cpu_ms as f64 / total_ms.max(1) as f64;
     let cpu = report.cpu_ms;
     let memory = report.peak_rss_bytes;
     let mut lines = vec![
@@ -339,7 +381,8 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
             format_bytes(report.bytes)
         ),
         format!(
-            "frames   {} from the page, {} unchanged, {} encoded, {} late\nstart    first frame after {} ms",
+            "frames   {} from the page, {} unchanged, {} encoded, {} dropped\nstart    first frame after \
+             {} ms",
             report.frames_captured,
             report.frames_unchanged,
             report.frames_encoded,
@@ -361,13 +404,13 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
     ];
     if report.reloads + report.moves > 0 {
         let evidence = report.evidence.as_ref().map(|e| format!("; see {}", e.display())).unwrap_or_default();
-        lines.push(format!("healed   {} reloads, {} fresh browsers{evidence}", report.reloads, report.moves));
+        lines.push(format!("restarts {} reloads, {} new browsers{evidence}", report.reloads, report.moves));
     }
     lines.extend(page_problem_lines(report));
     for push in &report.pushes {
-        let trouble = push.error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
+        let error_suffix = push.error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
         lines.push(format!(
-            "push     {}  {}, {} packets lost, {} reconnects{trouble}",
+            "push     {}  {}, {} packets lost, {} reconnects{error_suffix}",
             push.url,
             format_bytes(push.bytes),
             push.lost,
@@ -375,8 +418,8 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
         ));
     }
     if let Some(room) = &report.room {
-        let trouble = room.error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
-        lines.push(format!("room     {}  {} reconnects{trouble}", room.server, room.reconnects));
+        let error_suffix = room.error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
+        lines.push(format!("room     {}  {} reconnects{error_suffix}", room.server, room.reconnects));
     }
     if report.restarts > 0 {
         lines.push(format!("resumed  {} times after its process died", report.restarts));
@@ -384,7 +427,7 @@ pub(crate) fn summary(source: &Source, report: &Report) -> String {
     lines.join("\n")
 }
 
-/// What to open: the first file of the recording.
+/// Returns the path of the recording: its first file.
 pub(crate) fn recording_path(report: &Report) -> String {
     match &report.recording {
         None => "not recorded".to_owned(),
@@ -392,7 +435,7 @@ pub(crate) fn recording_path(report: &Report) -> String {
     }
 }
 
-/// Where a recording is, and what to open there.
+/// Returns where the result of an upload is: its first file, or the spool if it is incomplete.
 pub(crate) fn output_location(recording: &UploadReport) -> String {
     match (recording.files.as_slice(), &recording.spool) {
         (_, Some(spool)) => spool.display().to_string(),
@@ -416,23 +459,24 @@ mod tests {
 
     #[test]
     fn a_storage_outage_and_its_end_are_each_reported_once() {
-        let status = |failing_since_unix_ms, pending| DeliveryStatus {
+        let status = |failing_since_unix_ms, pending| UploadStatus {
             pending,
             problem: Some("connection refused".into()),
             failing_since_unix_ms,
-            ..DeliveryStatus::default()
+            ..UploadStatus::default()
         };
         let since = Some(50_600_000);
         assert_eq!(
             outage_message(None, &status(since, 3)).as_deref(),
             Some(
-                "storage fails since 14:03:20 UTC: connection refused; 3 files wait in the spool, all else goes on"
+                "uploads failing since 14:03:20 UTC: connection refused; 3 files queued in the spool, the \
+                 cast continues"
             )
         );
         assert_eq!(outage_message(since, &status(since, 4)), None);
         assert_eq!(
             outage_message(since, &status(None, 4)).as_deref(),
-            Some("storage works again; it failed since 14:03:20 UTC; 4 files to go")
+            Some("uploads resumed, they failed since 14:03:20 UTC; 4 files left")
         );
         assert_eq!(outage_message(None, &status(None, 0)), None);
     }
@@ -470,7 +514,7 @@ mod tests {
         };
         for columns in 1..250 {
             let line = terminal::fit(progress_fields(&Progress::default(), &now, false), columns);
-            // Of what can be in it, ∞ alone may take two columns.
+            // Only ∞ may take two columns.
             let width = line.chars().count() + line.matches('∞').count();
             assert!(width < columns, "{width} of {columns}: {line}");
         }
@@ -479,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_recording_costs_what_it_cost() {
+    fn the_cost_of_a_short_recording_counts_its_start() {
         let source = Source::new(pagecast_core::spec::SourceUrl::parse("http://a.example").unwrap());
         let cpu_ms = pagecast_worker::cast::CpuMs { browser: 400, display: 10, encode: 90, total: 500 };
         let event = Event::Ended(pagecast_core::cast::EndReason::Stopped);

@@ -1,5 +1,5 @@
-//! `pagecast demo`: the page that comes with Pagecast, live in a room by Volcengine's API and recorded by Tencent's, from a service
-//! that is there for the demo alone.
+//! `pagecast demo`: shows the demo page live in a room through Volcengine's API, and records it through
+//! Tencent's, with a temporary service.
 
 mod servers;
 
@@ -22,7 +22,7 @@ use servers::{PageServer, WebhookReceiver};
 
 /// Stills on the contact sheet.
 const CONTACT_SHEET_FRAMES: u32 = 9;
-/// How long the service may take for anything.
+/// Longest time for a step of the demo: a slow machine may need half of it to start both browsers.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 const APP_ID: &str = "demo";
 const SDK_APP_ID: u64 = 1_400_000_000;
@@ -32,15 +32,15 @@ const TASK_ID: &str = "task-1";
 pub(crate) fn run(args: &cli::DemoArgs) -> Result<ExitCode, CommandError> {
     let scratch = ScratchDir::new()?;
     let page = PageServer::start().context("cannot serve the demo page on 127.0.0.1")?;
-    let inbox = WebhookReceiver::start().context("cannot receive callbacks on 127.0.0.1")?;
-    let config = service_config(&scratch.0, &page, &inbox)?;
+    let receiver = WebhookReceiver::start().context("cannot receive callbacks on 127.0.0.1")?;
+    let config = service_config(&scratch.0, &page, &receiver)?;
     let credentials = demo_credentials(&config);
     let runtime = build_runtime()?;
     let recorded = runtime.block_on(async {
         let running = RunningService::start(config).await?;
-        console::print_message(&format!("a service for the demo listens on {}", running.url()));
+        console::print_message(&format!("the service of the demo listens on {}", running.url()));
         let client = Client::new(&running.url(), credentials);
-        let recorded = run_casts(&client, &running, args, &page, &inbox, &scratch.0).await;
+        let recorded = run_casts(&client, &running, args, &page, &receiver, &scratch.0).await;
         running.stop().await;
         recorded
     })?;
@@ -48,23 +48,23 @@ pub(crate) fn run(args: &cli::DemoArgs) -> Result<ExitCode, CommandError> {
     std::fs::copy(&recorded, &recording).with_context(|| format!("cannot write {}", recording.display()))?;
     let sheet = args.folder.join("demo.png");
     contact_sheet::write(&recording, &sheet, CONTACT_SHEET_FRAMES)
-        .context("cannot make the contact sheet")?;
+        .context("cannot create the contact sheet")?;
     let megabytes = std::fs::metadata(&recording).map_or(0.0, |m| m.len() as f64 / 1e6);
     console::print_message(&format!(
-        "{}  {megabytes:.1} MB, what StartWebRecord recorded",
+        "{}  {megabytes:.1} MB, recorded by StartWebRecord",
         recording.display()
     ));
-    console::print_message(&format!("{}  {CONTACT_SHEET_FRAMES} stills of it, to look at", sheet.display()));
+    console::print_message(&format!("{}  {CONTACT_SHEET_FRAMES} stills of it", sheet.display()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows and records the page; the file that was recorded.
+/// Shows and records the page; returns the path of the recorded file.
 async fn run_casts(
     client: &Client,
     running: &RunningService,
     args: &cli::DemoArgs,
     page: &PageServer,
-    inbox: &WebhookReceiver,
+    receiver: &WebhookReceiver,
     scratch: &Path,
 ) -> anyhow::Result<PathBuf> {
     let names = json!({ "AppId": APP_ID, "RoomId": ROOM_ID, "TaskId": TASK_ID });
@@ -83,7 +83,10 @@ async fn run_casts(
         "WebRecordVideoParams": { "Width": 1280, "Height": 720, "Format": "mp4" },
     });
     let answer = call_action(client, "StartWebRecord", &record).await?;
-    let task = answer["Response"]["TaskId"].as_str().context("StartWebRecord told no TaskId")?.to_owned();
+    let task = answer["Response"]["TaskId"]
+        .as_str()
+        .context("no TaskId in the answer of StartWebRecord")?
+        .to_owned();
     if let Some(rooms) = &running.service().rooms {
         let ids = pagecast_core::spec::RoomIds {
             app: APP_ID.into(),
@@ -91,12 +94,13 @@ async fn run_casts(
             user: "webcast_demo".into(),
             task: TASK_ID.into(),
         };
-        console::print_message(&format!("watch it at {}", rooms.watch_url(&ids)));
+        console::print_message(&format!("viewer URL: {}", rooms.watch_url(&ids)));
     }
-    inbox
-        .wait_until("the page is live and recorded", STEP_TIMEOUT, |told| {
-            let live = |told: &Value| told["EventType"] == 801 || told["EventType"] == "Webcast";
-            told.iter().filter(|told| live(told)).count() >= 2
+    receiver
+        .wait_until("the page is live and recorded", STEP_TIMEOUT, |callbacks| {
+            let is_live =
+                |callback: &Value| callback["EventType"] == 801 || callback["EventType"] == "Webcast";
+            callbacks.iter().filter(|callback| is_live(callback)).count() >= 2
         })
         .await?;
     console::print_message(&format!(
@@ -106,18 +110,18 @@ async fn run_casts(
     tokio::time::sleep(args.duration).await;
     call_action(client, "StopWebcast", &names).await?;
     call_action(client, "StopWebRecord", &json!({ "TaskId": task })).await?;
-    let stored = |told: &[Value]| told.iter().any(|told| told["EventType"] == 310);
-    let told = inbox.wait_until("the recording is stored", STEP_TIMEOUT, stored).await?;
-    console::print_message("callbacks that came:");
-    told.iter().for_each(|told| console::print_message(&format!("  {told}")));
+    let is_stored = |callbacks: &[Value]| callbacks.iter().any(|callback| callback["EventType"] == 310);
+    let callbacks = receiver.wait_until("the recording is stored", STEP_TIMEOUT, is_stored).await?;
+    console::print_message("callbacks received:");
+    callbacks.iter().for_each(|callback| console::print_message(&format!("  {callback}")));
     let folder = scratch.join("buckets/demo-1250000000/record").join(&task);
     let files =
-        std::fs::read_dir(&folder).with_context(|| format!("nothing is in {}", folder.display()))?.flatten();
+        std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?.flatten();
     let recorded = files.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "mp4"));
     recorded.context("no MP4 was recorded")
 }
 
-/// Calls an action, and says so.
+/// Calls an action and prints its answer.
 async fn call_action(client: &Client, action: &str, body: &Value) -> anyhow::Result<Value> {
     let answer = client.call_async(action, body).await?;
     if !answer.succeeded {
@@ -127,18 +131,19 @@ async fn call_action(client: &Client, action: &str, body: &Value) -> anyhow::Res
     Ok(answer.body)
 }
 
-/// A service for the demo: on any ports, with an application that may show a page of this machine.
-fn service_config(data: &Path, page: &PageServer, inbox: &WebhookReceiver) -> anyhow::Result<Config> {
-    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let receiver = |dialect: &str| -> anyhow::Result<CallbackReceiver> {
+/// Returns the configuration of the demo's service: on free ports, with an application that may show a page
+/// of this machine.
+fn service_config(data: &Path, page: &PageServer, receiver: &WebhookReceiver) -> anyhow::Result<Config> {
+    let free_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let callback_receiver = |dialect: &str| -> anyhow::Result<CallbackReceiver> {
         Ok(CallbackReceiver {
-            url: format!("{}/{dialect}", inbox.url()).parse()?,
+            url: format!("{}/{dialect}", receiver.url()).parse()?,
             secret: Some(Secret::new("callbacksofthedemo")),
-            retry_s: 0,
+            extra_retry_s: 0,
             noce: false,
         })
     };
-    let allow = [page.address(), inbox.address()].map(|address| NetworkRule::parse(&address.to_string()));
+    let allow = [page.address(), receiver.address()].map(|address| NetworkRule::parse(&address.to_string()));
     let application = Application {
         keys: vec![AccessKey {
             id: "AKDEMO".into(),
@@ -146,11 +151,11 @@ fn service_config(data: &Path, page: &PageServer, inbox: &WebhookReceiver) -> an
             disabled: false,
         }],
         callbacks: Callbacks {
-            volcengine: Some(receiver("volcengine")?),
-            tencent: Some(receiver("tencent")?),
+            volcengine: Some(callback_receiver("volcengine")?),
+            tencent: Some(callback_receiver("tencent")?),
             native: None,
         },
-        storage: StorageDefaults { buckets: Some(data.join("buckets")), ..StorageDefaults::default() },
+        storage: StorageDefaults { buckets_dir: Some(data.join("buckets")), ..StorageDefaults::default() },
         network: NetworkPolicy {
             allow: allow.into_iter().collect::<Result<_, _>>()?,
             ..NetworkPolicy::default()
@@ -160,10 +165,10 @@ fn service_config(data: &Path, page: &PageServer, inbox: &WebhookReceiver) -> an
         ..Application::new(APP_ID)
     };
     Ok(Config {
-        listen: any,
+        listen: free_port,
         data: data.to_owned(),
-        rooms: config::Rooms { listen: any, ..config::Rooms::default() },
-        // Both casts are to begin at once, however small the machine.
+        rooms: config::Rooms { listen: free_port, ..config::Rooms::default() },
+        // Both casts must start at once, however small the machine.
         casts: config::Casts { cpu_share: 16.0, ..config::Casts::default() },
         applications: vec![application],
         ..Config::default()
@@ -176,20 +181,20 @@ fn demo_credentials(config: &Config) -> Credentials {
         .unwrap_or_default()
 }
 
-/// A folder for the demo, gone when it ends.
+/// The demo's temporary folder, removed when dropped.
 struct ScratchDir(PathBuf);
 
 impl ScratchDir {
     fn new() -> anyhow::Result<Self> {
         let folder = std::env::temp_dir().join(format!("pagecast-demo-{}", std::process::id()));
-        std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         Ok(Self(folder))
     }
 }
 
 impl Drop for ScratchDir {
     fn drop(&mut self) {
-        // A folder that stays in the system's folder for such is no reason to fail.
-        let _untidy = std::fs::remove_dir_all(&self.0);
+        // A leftover in the system's temporary folder is no reason to fail.
+        let _leftover = std::fs::remove_dir_all(&self.0);
     }
 }

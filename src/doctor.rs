@@ -1,4 +1,4 @@
-//! `pagecast doctor`.
+//! `pagecast doctor`: prints the results of the checks of this machine.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,14 +14,14 @@ pub(crate) fn run() -> Result<ExitCode, CommandError> {
     for check in &checks {
         let mark = if check.fix.is_some() { "✗" } else { "✓" };
         console::print_result(&format!("{mark} {:<24}{}", check.name, check.found));
-        if let Some(mend) = check.fix {
-            console::print_result(&format!("  {:<24}{mend}", "to mend it:"));
+        if let Some(fix) = check.fix {
+            console::print_result(&format!("  {:<24}{fix}", "fix:"));
         }
     }
-    let broken = checks.iter().filter(|c| c.fix.is_some()).count();
-    console::print_result(&match broken {
-        0 => "all is well: pagecast record URL".to_owned(),
-        n => format!("{n} of {} to mend", checks.len()),
+    let failed = checks.iter().filter(|c| c.fix.is_some()).count();
+    console::print_result(&match failed {
+        0 => "all checks passed; record a page with: pagecast record URL".to_owned(),
+        n => format!("{n} of {} checks failed", checks.len()),
     });
-    Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,4 +1,4 @@
-//! Why a command did not do what it should, and the exit code that says so.
+//! The error of a command, and its exit code.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use pagecast_media::record;
 use pagecast_worker::cast::{self, FailureKind};
 use pagecast_worker::process::FailureInfo;
 
-/// What a command ends with when it fails.
+/// The error that a command ends with.
 #[derive(Debug)]
 pub(crate) struct CommandError {
     error: anyhow::Error,
@@ -23,12 +23,12 @@ const EXIT_OUTPUT: u8 = 4;
 const EXIT_BROWSER: u8 = 5;
 
 impl CommandError {
-    /// What somebody wrote is wrong.
+    /// A value of the command line or the configuration is invalid.
     pub(crate) fn invalid_value(error: anyhow::Error) -> Self {
         Self { error, exit_code: EXIT_INVALID_VALUE }
     }
 
-    /// What is made cannot go where it should.
+    /// An output cannot be written or opened.
     pub(crate) fn output_failed(error: anyhow::Error) -> Self {
         Self { error, exit_code: EXIT_OUTPUT }
     }
@@ -39,7 +39,7 @@ impl CommandError {
 }
 
 impl fmt::Display for CommandError {
-    /// The error and what it came from, in one line.
+    /// Writes the error and its sources in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&chain(self.error.as_ref()))
     }
@@ -50,34 +50,44 @@ fn exit_code_for(kind: FailureKind) -> u8 {
         FailureKind::Unexpected => EXIT_UNEXPECTED,
         FailureKind::Value => EXIT_INVALID_VALUE,
         FailureKind::Page => EXIT_PAGE,
-        FailureKind::Output => EXIT_OUTPUT,
+        FailureKind::Output | FailureKind::OutputExists | FailureKind::OutputUnfinished => EXIT_OUTPUT,
         FailureKind::Browser => EXIT_BROWSER,
     }
 }
 
 impl From<cast::Error> for CommandError {
     fn from(error: cast::Error) -> Self {
-        let (kind, message, cause) = (error.kind(), chain(&error), error.load_error());
-        FailureInfo { cause, ..FailureInfo::new(kind, message) }.into()
+        let (kind, cause) = (error.kind(), error.load_error());
+        FailureInfo { cause, ..FailureInfo::new(kind, chain(&error)) }.into()
     }
 }
 
 impl From<FailureInfo> for CommandError {
-    fn from(failed: FailureInfo) -> Self {
-        let advice = failed.cause.as_ref().and_then(flag_hint);
-        let message = advice.map(|advice| format!("{}: {advice}", failed.message)).unwrap_or(failed.message);
-        Self { error: anyhow::Error::msg(message), exit_code: exit_code_for(failed.kind) }
+    fn from(failure: FailureInfo) -> Self {
+        let hint = failure.cause.as_ref().and_then(flag_hint).or_else(|| recording_hint(failure.kind));
+        let message = hint.map(|hint| format!("{}: {hint}", failure.message)).unwrap_or(failure.message);
+        Self { error: anyhow::Error::msg(message), exit_code: exit_code_for(failure.kind) }
     }
 }
 
-/// What to do about a page that could not be loaded, in the words of this command line.
+/// Returns the flag or command that helps with a recording that could not start.
+fn recording_hint(kind: FailureKind) -> Option<String> {
+    let hint = match kind {
+        FailureKind::OutputExists => "--overwrite replaces it",
+        FailureKind::OutputUnfinished => "finish it with `pagecast recover`",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// Returns the flag that helps with a page that could not be loaded.
 fn flag_hint(cause: &LoadError) -> Option<String> {
     match cause {
         LoadError::NotPublic { rule, .. } => {
             Some(format!("allow it with --allow-net {rule} if this page may reach it"))
         }
         LoadError::Certificate { .. } => {
-            Some("if it is of your own authority, name that with --ca FILE".to_owned())
+            Some("if your own authority issued it, trust that with --ca FILE".to_owned())
         }
         _ => None,
     }
@@ -119,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_error_names_the_flag_that_helps() {
-        let said = |cause| {
+        let message = |cause| {
             let message = "cannot open http://localhost:3000/: why".to_owned();
             CommandError::from(FailureInfo {
                 cause: Some(cause),
@@ -127,14 +137,14 @@ mod tests {
             })
             .to_string()
         };
-        let untrusted = said(LoadError::Certificate { code: "net::ERR_CERT_AUTHORITY_INVALID".into() });
+        let untrusted = message(LoadError::Certificate { code: "net::ERR_CERT_AUTHORITY_INVALID".into() });
         assert!(untrusted.contains("--ca FILE"), "{untrusted}");
-        assert_eq!(said(LoadError::TimedOut), "cannot open http://localhost:3000/: why");
-        let said =
-            said(LoadError::NotPublic { address: [127, 0, 0, 1].into(), rule: "localhost:3000".into() });
+        assert_eq!(message(LoadError::TimedOut), "cannot open http://localhost:3000/: why");
+        let message =
+            message(LoadError::NotPublic { address: [127, 0, 0, 1].into(), rule: "localhost:3000".into() });
         assert!(
-            said.ends_with(": allow it with --allow-net localhost:3000 if this page may reach it"),
-            "{said}"
+            message.ends_with(": allow it with --allow-net localhost:3000 if this page may reach it"),
+            "{message}"
         );
     }
 

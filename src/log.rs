@@ -1,5 +1,4 @@
-//! What is told while a command runs: lines on standard error and, of a service that is built for it, spans
-//! for a collector.
+//! Logging: lines on standard error and, for a service built with the feature `otlp`, spans for a collector.
 
 use std::env;
 use std::io;
@@ -13,19 +12,20 @@ use crate::console;
 #[cfg(feature = "otlp")]
 use crate::otlp::TraceExporter;
 
-/// Variables of OpenTelemetry that say where traces go: either switches them on.
+/// OpenTelemetry's variables with the address of the collector: either one switches traces on.
 const COLLECTOR_ENV: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
-/// Standard error, line by line.
+/// Writes lines to standard error.
 struct StderrWriter {
-    /// Whether the cursor may stand at the beginning of the live line, which a shorter line would not cover.
+    /// Whether the cursor may be at the start of the status line, whose end would stay visible behind a
+    /// shorter line.
     over_status_line: bool,
 }
 
 impl io::Write for StderrWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let erase: &[u8] = if self.over_status_line { b"\x1b[K" } else { b"" };
-        // In one piece: other processes of the cast write there, too.
+        // In one write, as other processes of the cast write there, too.
         io::stderr().write_all(&[erase, line].concat())?;
         Ok(line.len())
     }
@@ -35,7 +35,7 @@ impl io::Write for StderrWriter {
     }
 }
 
-/// Without the feature there are none.
+/// Without the feature `otlp` there is no exporter.
 #[cfg(not(feature = "otlp"))]
 pub(crate) enum TraceExporter {}
 
@@ -46,21 +46,22 @@ impl TraceExporter {
     }
 }
 
-/// Begins to log, and to send traces if there are any: they are to be ended. `RUST_LOG` beats what the
-/// command wants.
+/// Starts the log, and the export of traces if it is configured, which is to be shut down at the end.
+/// `RUST_LOG` overrides the command's level.
 pub(crate) fn init(command: &Command) -> Option<TraceExporter> {
     let level = command.log_level();
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},smithay=warn")));
-    let over_live_line = console::stderr_is_terminal();
-    let lines = fmt::layer().with_writer(move || StderrWriter { over_status_line: over_live_line });
+    let over_status_line = console::stderr_is_terminal();
+    let lines = fmt::layer().with_writer(move || StderrWriter { over_status_line });
     let lines = match command {
         Command::Serve(args) if args.log == LogFormat::Json => lines.json().flatten_event(true).boxed(),
         _ => lines.with_target(false).with_ansi(console::stderr_is_terminal()).boxed(),
     };
     let lines = registry().with(lines.with_filter(filter));
-    let wanted = COLLECTOR_ENV.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
-    if !matches!(command, Command::Serve(_)) || !wanted {
+    let configured =
+        COLLECTOR_ENV.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
+    if !matches!(command, Command::Serve(_)) || !configured {
         lines.init();
         return None;
     }
@@ -79,7 +80,7 @@ where
         }
         Err(error) => {
             lines.init();
-            tracing::warn!("there are no traces: {error:#}");
+            tracing::warn!(error = format!("{error:#}"), "trace export disabled");
             None
         }
     }
@@ -88,9 +89,6 @@ where
 #[cfg(not(feature = "otlp"))]
 fn init_with_traces(lines: impl tracing_subscriber::util::SubscriberInitExt) -> Option<TraceExporter> {
     lines.init();
-    tracing::warn!(
-        "this program was built without traces, so {} has no effect: build it with --features otlp, or unset it",
-        COLLECTOR_ENV[1]
-    );
+    tracing::warn!(variable = COLLECTOR_ENV[1], "variable has no effect, built without feature otlp");
     None
 }

@@ -1,4 +1,4 @@
-//! `pagecast`: the command line. Everything it does is done by the crates under `crates/`.
+//! `pagecast`: the command line. The crates under `crates/` do the work.
 
 mod call;
 mod cast;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     pagecast_media::init_libav_logging();
     let traces = log::init(&cli.command);
-    let done = match cli.command {
+    let result = match cli.command {
         Command::Record(args) => record::run(&args, started),
         Command::Cast(args) => cast::run(&args, started),
         Command::Serve(args) => serve::run(&args),
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     if let Some(traces) = traces {
         traces.shutdown();
     }
-    done.unwrap_or_else(|failure| {
+    result.unwrap_or_else(|failure| {
         console::print_message(&format!("error: {failure}"));
         failure.exit_code()
     })

@@ -1,7 +1,9 @@
-//! Spans for a collector of OpenTelemetry, by OTLP over HTTP (protobuf), set up by OpenTelemetry's own variables.
+//! Export of spans to an OpenTelemetry collector, by OTLP over HTTP (protobuf), configured by OpenTelemetry's
+//! own variables.
 //!
-//! Three kinds of spans leave: a request, a try to tell a receiver, and the life of a cast on this node. A collector that is slow or
-//! away costs spans, never the service: they wait in a queue that is bounded (2048), and the newest are dropped.
+//! Three kinds of spans are exported: a request, an attempt to deliver a webhook, and the life of a cast on
+//! this node. A collector that is slow or down costs spans, never the service: they wait in a bounded queue
+//! (2048), and the newest are dropped.
 
 use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,29 +23,30 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-/// A collector must have answered by then, unless `OTEL_EXPORTER_OTLP_TIMEOUT` (milliseconds) says otherwise.
+/// Longest time for an export, unless `OTEL_EXPORTER_OTLP_TIMEOUT` (milliseconds) is set: OpenTelemetry's own
+/// default.
 const DEFAULT_EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest answer that is read, in bytes: collectors say next to nothing.
+/// Longest response that is read, in bytes: collectors response with a few bytes.
 const MAX_RESPONSE_LEN: usize = 64 << 10;
-/// What is left when the service ends has so long to be sent.
+/// Longest time for the last export at shutdown: a collector that is down must not hold the service up.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Sends spans.
+/// Exports spans to the collector.
 pub(crate) struct TraceExporter(SdkTracerProvider);
 
 impl TraceExporter {
-    /// Begins to send to the collector that the environment names.
+    /// Starts the export to the collector that the environment names.
     pub(crate) fn start() -> anyhow::Result<Self> {
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(OtlpHttpClient::new()?)
             .build()
-            .context("the collector's address cannot be used")?;
+            .context("cannot use the collector's address")?;
         let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource());
         Ok(Self(provider.build()))
     }
 
-    /// Takes spans out of the log.
+    /// Returns the layer that collects spans from `tracing`.
     pub(crate) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> + use<S> {
         tracing_opentelemetry::layer()
             .with_tracer(self.0.tracer("pagecast"))
@@ -54,20 +57,21 @@ impl TraceExporter {
             .with_filter(filter_fn(is_exported).with_max_level_hint(LevelFilter::DEBUG))
     }
 
-    /// Sends what is left, for a short time.
+    /// Exports the queued spans, for up to [`SHUTDOWN_TIMEOUT`].
     pub(crate) fn shutdown(self) {
         if let Err(error) = self.0.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
-            tracing::warn!(%error, "the last spans did not reach the collector");
+            tracing::warn!(%error, "final trace export failed");
         }
     }
 }
 
-/// Our own spans; what happens in them stays in the log.
+/// Returns whether this is a span of our own; events are not exported.
 fn is_exported(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target().starts_with("pagecast")
 }
 
-/// What `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say, and `pagecast` if they give no name.
+/// Returns the attributes of `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`; the default name is
+/// `pagecast`.
 fn resource() -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let name = Resource::builder().build().get(&Key::from_static_str("service.name"));
@@ -78,7 +82,7 @@ fn resource() -> Resource {
     builder.build()
 }
 
-/// Sends with the HTTP client that the rest of the program has, on the thread that asks: the exporter's own.
+/// Sends with the HTTP client of the rest of the program, on the calling thread: the exporter's own.
 #[derive(Debug)]
 struct OtlpHttpClient {
     runtime: tokio::runtime::Runtime,
@@ -93,38 +97,38 @@ impl OtlpHttpClient {
             env::var("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT").or_else(|_| env::var("OTEL_EXPORTER_OTLP_TIMEOUT"));
         let timeout =
             set.ok().and_then(|ms| ms.parse().ok()).map_or(DEFAULT_EXPORT_TIMEOUT, Duration::from_millis);
-        // Headers may hold a token, which is for the collector only.
-        let client = reqwest::Client::builder().timeout(timeout).redirect(reqwest::redirect::Policy::none());
+        // Headers may hold a token for the collector, which a redirect must not pass on.
+        let client = pagecast_egress::http::client_builder().timeout(timeout);
         Ok(Self { runtime, client: client.build()?, last_export_failed: AtomicBool::new(false) })
     }
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let mut answer =
+        let mut response =
             self.client.execute(request.try_into()?).await.map_err(reqwest::Error::without_url)?;
-        let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url)? {
+        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
             if body.len() + chunk.len() > MAX_RESPONSE_LEN {
                 return Err(Box::new(ResponseBodyTooLarge::new()));
             }
             body.extend_from_slice(&chunk);
         }
-        let mut whole = Response::new(Bytes::from(body));
-        (*whole.status_mut(), *whole.headers_mut()) = (status, headers);
-        Ok(whole)
+        let mut collected = Response::new(Bytes::from(body));
+        (*collected.status_mut(), *collected.headers_mut()) = (status, headers);
+        Ok(collected)
     }
 
-    /// Says once that it fails, and once that it does no more.
-    fn log_export_result(&self, sent: &Result<Response<Bytes>, HttpError>) {
-        let why = match sent {
-            Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("it answered {}", answer.status())),
+    /// Logs the first failure, and the first success after it.
+    fn log_export_result(&self, result: &Result<Response<Bytes>, HttpError>) {
+        let error = match result {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("the collector answered {}", response.status())),
             Err(error) => Some(pagecast_media::chain(error.as_ref())),
         };
-        let failed = self.last_export_failed.swap(why.is_some(), Ordering::Relaxed);
-        match why {
-            Some(why) if !failed => tracing::warn!(why, "traces do not reach the collector"),
-            None if failed => tracing::info!("traces reach the collector again"),
+        let failed_before = self.last_export_failed.swap(error.is_some(), Ordering::Relaxed);
+        match error {
+            Some(error) if !failed_before => tracing::warn!(error, "trace export failed"),
+            None if failed_before => tracing::info!("trace export recovered"),
             _ => {}
         }
     }

@@ -1,4 +1,4 @@
-//! `pagecast record`.
+//! `pagecast record`, and running a cast for the other commands.
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,7 +29,8 @@ pub(crate) fn run(args: &cli::RecordArgs, started: HostTime) -> Result<ExitCode,
     report_outcome(&args.options, &spec, outcome)
 }
 
-/// A process that is ready for the cast, and when it began; nothing if nobody is there to press Enter.
+/// Starts a process for the cast; with `--standby`, with a warm browser, and waits for Enter. Returns the
+/// process and the start of the cast, or `None` if standard input ended before Enter.
 pub(crate) fn start_or_standby(
     args: &cli::cast::CastOptions,
     spec: &CastSpec,
@@ -39,17 +40,17 @@ pub(crate) fn start_or_standby(
     if !args.standby {
         return Ok(Some((process, started)));
     }
-    // Wrong values are told before anybody waits.
+    // Invalid values are reported before the wait for Enter.
     spec.validate().map_err(cast::Error::from)?;
     process.warm_up(spec).context("cannot start the browser")?;
-    console::print_message("ready, press Enter to begin");
+    console::print_message("browser ready, press Enter to start");
     if std::io::stdin().read_line(&mut String::new()).unwrap_or(0) == 0 {
         return Ok(None);
     }
     Ok(Some((process, process::now())))
 }
 
-/// Tells what became of it.
+/// Prints the report of a cast, and turns its failure into the command's error.
 pub(crate) fn report_outcome(
     args: &cli::cast::CastOptions,
     spec: &CastSpec,
@@ -57,70 +58,77 @@ pub(crate) fn report_outcome(
 ) -> Result<ExitCode, CommandError> {
     if let Some(report) = &outcome.report {
         if args.json {
-            console::print_result(
-                &serde_json::to_string(report).context("the report cannot be written as JSON")?,
-            );
+            console::print_result(&serde_json::to_string(report).context("cannot write the report as JSON")?);
         } else if !args.quiet && report.duration_ms > 0 {
-            // Of a cast that never began there is nothing to sum up but why, which is told anyway.
+            // A cast that recorded nothing has only its error, which is printed anyway.
             console::print_message(&console::summary(&spec.source, report));
         }
     }
-    outcome.failure.map_or(Ok(ExitCode::SUCCESS), |failed| Err(failed.into()))
+    outcome.failure.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 pub(crate) fn unix_s() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(0)
 }
 
-/// A process for a cast. What earlier casts could not clear up is cleared up first.
+/// Starts a process for a cast, after removing what earlier casts left behind.
 pub(crate) fn start_process() -> Result<Process, CommandError> {
     process::remove_leftovers();
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
     Ok(Process::start(&program).context("cannot run a cast")?)
 }
 
-/// Runs a cast until it is over or a signal ends it, with a live line meanwhile.
+/// Runs a cast until it ends or a signal stops it, and shows its progress on the status line.
 pub(crate) fn run_cast(
     process: Process,
     spec: &CastSpec,
     started: HostTime,
     mut line: StatusLine,
 ) -> Result<Outcome, CommandError> {
-    // Wrong values are told before a browser is started.
+    // Invalid values are reported before a browser is started.
     spec.validate().map_err(cast::Error::from)?;
-    // The second signal kills the cast: what was recorded is stored by another process, if nobody asks a
-    // third time.
+    // The second signal kills the cast, and a new process uploads what was recorded; a third one stops that.
     let stop = stop_on_signals();
-    let mut retrying = None;
-    let outcome = process.run(spec, started, &stop, |news| match news {
+    let mut last_retry = None;
+    let outcome = process.run(spec, started, &stop, |event| match event {
         CastEvent::Progress(progress) => line.update(&progress),
         CastEvent::Lifecycle(event) => line.report_event(event),
-        CastEvent::Push(news) => line.report_push(&news),
+        CastEvent::Push(push) => line.report_push(&push),
         CastEvent::Room(status) => line.report_room(&status),
         CastEvent::Upload(status) => line.report_upload(&status),
-        CastEvent::Restarted => line.warn("the cast's process died: another one goes on with the recording"),
-        CastEvent::Warning(warning) => line.warn(console::warning_message(warning)),
-        // Said once, however often it is tried.
-        CastEvent::LoadRetry(why) if retrying.as_ref() == Some(&why) => {}
-        CastEvent::LoadRetry(why) => {
-            line.warn(&format!("{why}; trying again"));
-            retrying = Some(why);
+        CastEvent::Restarted => {
+            line.warn("cast process died, resumed by a new process", || {
+                tracing::warn!("cast process died, resumed by a new process");
+            });
+        }
+        CastEvent::Warning(warning) => line.report_warning(warning),
+        // Each reason is shown once, however often the load is tried.
+        CastEvent::LoadRetry(error) if last_retry.as_ref() == Some(&error) => {}
+        CastEvent::LoadRetry(error) => {
+            line.warn(&format!("page load failed, retrying: {error}"), || {
+                tracing::warn!(error, "page load failed, retrying");
+            });
+            last_retry = Some(error);
         }
         CastEvent::Snapshot(..) | CastEvent::FailureReason(..) => {}
-        CastEvent::RecordingStopped => line.warn("nothing is recorded any more; everything else goes on"),
+        CastEvent::RecordingStopped => {
+            line.warn("recording stopped, the cast continues", || {
+                tracing::warn!("recording stopped, the cast continues");
+            });
+        }
     });
     line.clear();
     Ok(outcome)
 }
 
-/// Set by Ctrl-C and SIGTERM.
+/// Returns a stop token that Ctrl-C (SIGINT) and SIGTERM set.
 pub(crate) fn stop_on_signals() -> StopToken {
     let stop = StopToken::default();
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, stop.flag()) {
-            tracing::warn!(%error, signal, "this signal will not end the recording properly");
+            tracing::warn!(%error, signal, "signal handler registration failed");
         }
     }
     stop

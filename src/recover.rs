@@ -1,4 +1,4 @@
-//! `pagecast recover`.
+//! `pagecast recover`: finishes and uploads the recordings left in spools.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,22 +6,22 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow};
 use pagecast_core::error_text::io_reason;
 use pagecast_core::spec::StorageKeys;
-use pagecast_worker::cast::{self, CastEvent, DeliveryState};
+use pagecast_worker::cast::{self, CastEvent, UploadState};
 
 use crate::error::CommandError;
 use crate::record::stop_on_signals;
 use crate::{cli, console};
 
-/// Files by which a spool is known.
+/// Files that every spool has.
 const SPOOL_FILES: [&str; 2] = ["recording.json", "recorded.log"];
-/// How many folders down spools are looked for: more than people and services make.
+/// How many folders deep the search for spools goes: deeper than people and services nest them.
 const MAX_SEARCH_DEPTH: usize = 12;
-/// Folders that are looked into, so that a whole disk takes seconds rather than hours.
+/// Most folders searched, so that a whole disk takes seconds rather than hours.
 const MAX_SEARCHED_FOLDERS: usize = 100_000;
 
 pub(crate) fn run(args: &cli::RecoverArgs) -> Result<ExitCode, CommandError> {
     if !args.folder.is_dir() {
-        return Err(CommandError::invalid_value(anyhow!("there is no folder {}", args.folder.display())));
+        return Err(CommandError::invalid_value(anyhow!("{} is not a folder", args.folder.display())));
     }
     let spools = find_spools(&args.folder);
     if spools.is_empty() {
@@ -32,31 +32,34 @@ pub(crate) fn run(args: &cli::RecoverArgs) -> Result<ExitCode, CommandError> {
     let keys = vod_keys();
     let mut failed = None;
     for spool in spools {
-        let tell = |news| {
-            if let CastEvent::Upload(status) = news {
+        let on_event = |event| {
+            if let CastEvent::Upload(status) = event {
                 let problem = status.problem.map(|problem| format!(": {problem}")).unwrap_or_default();
-                let state =
-                    if status.state == DeliveryState::Uploading { "storing" } else { "waiting for storage" };
-                console::print_message(&format!("{state}, {} files to go{problem}", status.pending));
+                let state = if status.state == UploadState::Uploading {
+                    "uploading"
+                } else {
+                    "waiting for the storage"
+                };
+                console::print_message(&format!("{state}, {} files left{problem}", status.pending));
             }
         };
-        match cast::recover(&spool, keys.as_ref(), args.upload_timeout, &stop, tell) {
-            Ok(delivered) if args.json => {
+        match cast::recover(&spool, keys.as_ref(), args.upload_timeout, &stop, on_event) {
+            Ok(upload) if args.json => {
                 console::print_result(
-                    &serde_json::to_string(&delivered).context("the result cannot be written as JSON")?,
+                    &serde_json::to_string(&upload).context("cannot write the result as JSON")?,
                 );
             }
-            Ok(delivered) if delivered.files.is_empty() => {
-                console::print_message(&format!("{}  held nothing", spool.display()));
+            Ok(upload) if upload.files.is_empty() => {
+                console::print_message(&format!("{}  empty spool", spool.display()));
             }
-            Ok(delivered) => {
+            Ok(upload) => {
                 console::print_message(&format!(
                     "{}  {:.1} s",
-                    console::output_location(&delivered),
-                    delivered.duration.as_secs_f64()
+                    console::output_location(&upload),
+                    upload.duration.as_secs_f64()
                 ));
             }
-            // The others are still tried.
+            // The other spools are still recovered.
             Err(error) => {
                 if let Some(earlier) = failed.replace(CommandError::from(error)) {
                     console::print_message(&format!("error: {earlier}"));
@@ -70,13 +73,13 @@ pub(crate) fn run(args: &cli::RecoverArgs) -> Result<ExitCode, CommandError> {
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-/// Those that Tencent's own programs take from the environment.
+/// Reads the keys of video on demand from the environment variables that Tencent's own tools use.
 fn vod_keys() -> Option<StorageKeys> {
     let read = |name| std::env::var(name).ok();
     Some(StorageKeys::new(&read("TENCENTCLOUD_SECRET_ID")?, &read("TENCENTCLOUD_SECRET_KEY")?))
 }
 
-/// The spool that this folder is, or those in it and below it, sorted.
+/// Finds spools: this folder itself, or those below it, sorted.
 fn find_spools(folder: &Path) -> Vec<PathBuf> {
     if SPOOL_FILES.map(|name| folder.join(name)).iter().any(|file| file.exists()) {
         return vec![folder.to_owned()];
@@ -87,15 +90,11 @@ fn find_spools(folder: &Path) -> Vec<PathBuf> {
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) => {
-                console::print_message(&format!(
-                    "cannot look into {}: {}",
-                    folder.display(),
-                    io_reason(&error)
-                ));
+                console::print_message(&format!("cannot search {}: {}", folder.display(), io_reason(&error)));
                 continue;
             }
         };
-        // Links are not followed: they could lead round in circles.
+        // Links are not followed: they could form a circle.
         let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         for path in folders.map(|entry| entry.path()) {
             seen += 1;
@@ -105,7 +104,7 @@ fn find_spools(folder: &Path) -> Vec<PathBuf> {
                 todo.push((path, depth + 1));
             } else {
                 console::print_message(&format!(
-                    "not looked into: {}; name it to have it done",
+                    "skipped: {}, too deep or too many folders, pass it as FOLDER",
                     path.display()
                 ));
             }
@@ -134,10 +133,10 @@ mod tests {
         let deep = spool(&"d/".repeat(MAX_SEARCH_DEPTH));
         let _deeper = spool(&"e/".repeat(MAX_SEARCH_DEPTH + 2));
         let (near, week) = (spool("a.mp4.spool"), spool("2026/week 48/b.spool"));
-        // Of something else.
+        // A file of the same name that is not of a spool.
         fs::create_dir_all(root.join("other")).unwrap();
         fs::write(root.join("other/recording.json"), "{}").unwrap();
-        // Into a circle, and out of the folder.
+        // A link that forms a circle.
         std::os::unix::fs::symlink(&root, root.join("2026/round")).unwrap();
         assert_eq!(find_spools(&root), [week.clone(), near.clone(), deep]);
         assert_eq!(find_spools(&near), [near]);

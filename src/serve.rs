@@ -1,4 +1,5 @@
-//! `pagecast serve`: fleet, rooms, node, callbacks and listener, joined.
+//! `pagecast serve`, in five steps: load the configuration; open folder, fleet and rooms; wire them to
+//! handlers; run listener, node and webhook dispatcher; drain them in order.
 
 mod rooms;
 
@@ -30,9 +31,9 @@ use tokio::task::JoinHandle;
 use crate::error::CommandError;
 use crate::{cli, console};
 
-/// How long requests that run may go on when the service ends.
+/// How long running requests may continue at shutdown: longer than any handler takes.
 const REQUEST_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a cast is this process's own without a word from it.
+/// How long a lease lasts without renewal: three renewals may fail.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 
 pub(crate) fn run(args: &cli::ServeArgs) -> Result<ExitCode, CommandError> {
@@ -42,16 +43,12 @@ pub(crate) fn run(args: &cli::ServeArgs) -> Result<ExitCode, CommandError> {
     let findings = config.validate();
     let fatal = findings.iter().filter(|finding| finding.fatal).count();
     if args.check_config {
-        findings.iter().for_each(|finding| console::print_result(&finding.text));
-        console::print_result(if fatal == 0 {
-            "the configuration is sound"
-        } else {
-            "the service would not start"
-        });
+        findings.iter().for_each(|finding| console::print_result(&finding.to_string()));
+        console::print_result(if fatal == 0 { "configuration valid" } else { "configuration invalid" });
         return Ok(if fatal == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) });
     }
     for finding in &findings {
-        console::print_message(&finding.text);
+        console::print_message(&finding.to_string());
     }
     if fatal > 0 {
         return Err(CommandError::invalid_value(anyhow::anyhow!("the configuration cannot be used")));
@@ -109,7 +106,7 @@ pub(crate) struct RunningService {
     /// Whether there is an application only for want of another.
     uses_demo_application: bool,
     stop: watch::Sender<bool>,
-    /// Ends the courier, which is the last to go: ends of casts are told while others come to theirs.
+    /// Stops the webhook dispatcher, last of all: ends of casts are still delivered while the node drains.
     stop_dispatcher: watch::Sender<bool>,
     node: JoinHandle<()>,
     dispatcher: JoinHandle<()>,
@@ -124,22 +121,22 @@ impl RunningService {
         let store_config = sqlite::Config {
             path: config.data.join("fleet.db"),
             vault,
-            retention: Duration::from_secs(config.casts.history_h * 3600),
+            retention: Duration::from_secs(config.casts.retention_h * 3600),
             wall_clock: Arc::clone(&clock),
             monotonic_clock: sqlite::monotonic_clock(),
-            max_bytes: config.casts.history_mib << 20,
+            max_bytes: config.casts.max_database_mib << 20,
         };
         let fleet: Arc<dyn Fleet> = SqliteFleet::open(store_config).context("cannot open the fleet")?;
-        // The fleet holds the lock of the folder now.
+        // The fleet has locked the folder by now.
         volcengine::open_signature_log(&config.data, unix_ms()).with_context(|| {
             format!("cannot keep the signatures of requests in {}", config.data.display())
         })?;
-        // Its pages are anybody's who can reach the listener and read its keys.
+        // Anyone who can reach the listener and read the demo keys controls this application.
         let made = config.applications.is_empty() && config.listen.ip().is_loopback();
         if made {
             let (mut application, _) = config::demo_application(&config.data)?;
-            // There is no object storage to try it with.
-            application.storage.buckets = Some(config.data.join("buckets"));
+            // Requests through Tencent's API name a bucket; there is none to try it with.
+            application.storage.buckets_dir = Some(config.data.join("buckets"));
             config.applications.push(application);
         }
         let rooms = start_rooms(&config)?;
@@ -157,7 +154,7 @@ impl RunningService {
         let metrics = Arc::new(Metrics::default());
         let config = &service.config;
         let router = route::router(service.clone(), Arc::clone(&metrics), stopped.clone());
-        // First: casts are not taken up by a service that nobody reaches.
+        // The listener starts first: a service that nobody can reach must not resume casts.
         let server =
             listen::Server::start(config.listen, config.tls.as_ref(), &config.limits, router).await?;
         process::hide_from_browsers(&config.data);
@@ -166,21 +163,22 @@ impl RunningService {
         }
         let node = Node::join(node_config(config)?, Arc::clone(&fleet)).await?;
         let node = tokio::spawn(node.run(stopped));
-        let (silence, silenced) = watch::channel(false);
-        let courier = tokio::spawn(WebhookDispatcher::new(service.clone(), metrics).run(silenced));
+        let (stop_dispatcher, dispatcher_stopped) = watch::channel(false);
+        let dispatcher =
+            tokio::spawn(WebhookDispatcher::new(service.clone(), metrics).run(dispatcher_stopped));
         Ok(Self {
             service,
             server,
             rooms_addr,
             uses_demo_application: made,
             stop,
-            stop_dispatcher: silence,
+            stop_dispatcher,
             node,
-            dispatcher: courier,
+            dispatcher,
         })
     }
 
-    /// Where its APIs are.
+    /// URL of the APIs.
     pub(crate) fn url(&self) -> String {
         format!("{}://{}", self.scheme(), self.server.addr)
     }
@@ -189,12 +187,12 @@ impl RunningService {
         if self.service.config.tls.is_some() { "https" } else { "http" }
     }
 
-    /// What handlers have.
+    /// The state that request handlers share.
     pub(crate) fn service(&self) -> &Service {
         &self.service
     }
 
-    /// Says where everything is.
+    /// Prints the addresses of all endpoints.
     fn print_endpoints(&self) {
         let url = self.url();
         console::print_message(&format!("Pagecast {} listens on {url}", env!("CARGO_PKG_VERSION")));
@@ -209,30 +207,31 @@ impl RunningService {
         if self.uses_demo_application {
             let file = self.service.config.data.join("credentials.json");
             console::print_message(&format!(
-                "  no application is configured: one is called demo, its keys are in {}, where pagecast call finds them",
+                "  no application is configured: one is called demo, its keys are in {}, where pagecast \
+                 call finds them",
                 file.display()
             ));
         }
     }
 
-    /// Ends it: what runs goes on with the next start.
+    /// Stops the service. The next start resumes running casts.
     pub(crate) async fn stop(self) {
-        let Self { service, server, stop, stop_dispatcher: silence, node, dispatcher: courier, .. } = self;
+        let Self { service, server, stop, stop_dispatcher, node, dispatcher, .. } = self;
         service.draining.store(true, Ordering::Release);
         stop.send_replace(true);
         if node.await.is_err() {
-            tracing::error!("the node panicked");
+            tracing::error!("node panicked");
         }
         server.stop(REQUEST_DRAIN_TIMEOUT).await;
-        silence.send_replace(true);
-        if courier.await.is_err() {
-            tracing::error!("the courier panicked");
+        stop_dispatcher.send_replace(true);
+        if dispatcher.await.is_err() {
+            tracing::error!("webhook dispatcher panicked");
         }
     }
 }
 
-/// Makes the data folder: what is in it is nobody else's business. One that is there already is looked at.
-/// Only what nobody can mean is changed: that every user of the machine may write to it.
+/// Creates the data folder for its owner only, or checks an existing one. A folder that every user can write
+/// to becomes private; other modes cause a warning.
 fn prepare_data_folder(data: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
     let shown = data.display();
@@ -242,7 +241,8 @@ fn prepare_data_folder(data: &Path) -> anyhow::Result<()> {
     let (own, mode) = (rustix::process::geteuid().as_raw(), found.mode() & 0o777);
     anyhow::ensure!(
         found.uid() == own || found.uid() == 0,
-        "the data folder {shown} belongs to another user (uid {}), who could take over the service: chown it to uid {own}, or name \
+        "the data folder {shown} belongs to another user (uid {}), who could take over the service: chown \
+         it to uid {own}, or name \
          another folder (data)",
         found.uid()
     );
@@ -251,18 +251,20 @@ fn prepare_data_folder(data: &Path) -> anyhow::Result<()> {
         let private = std::fs::Permissions::from_mode(0o700);
         let why = || format!("cannot make {shown} private: every user may write to it (mode {mode_shown})");
         std::fs::set_permissions(data, private).with_context(why)?;
-        tracing::warn!(folder = %shown, mode = mode_shown, "every user could write to the data folder: it is 0700 now");
+        tracing::warn!(folder = %shown, mode = mode_shown, "data folder was writable by every user, mode \
+            changed to 0700");
     } else if mode & 0o077 != 0 {
         tracing::warn!(
             folder = %shown,
             mode = mode_shown,
-            "other users can get into the data folder, with recordings and pictures of pages in it: chmod 700 it"
+            "other users can get into the data folder, with recordings and pictures of pages in it: chmod \
+             700 it"
         );
     }
     Ok(())
 }
 
-/// What seals secrets: a key that is set, or one that is made once and kept in the data folder.
+/// Opens the vault that seals secrets, with the configured key or one that is created in the data folder.
 fn open_vault(config: &Config) -> anyhow::Result<Vault> {
     match &config.secret_key {
         Some(key) => Vault::from_text(key.reveal()).context("cannot use secret_key (PAGECAST_SECRET_KEY)"),
@@ -283,8 +285,8 @@ fn start_rooms(config: &Config) -> anyhow::Result<Option<RoomsWithAddr>> {
     let access = config.secret.clone().map_or(embedded::Access::Open, embedded::Access::Jwt);
     let server = embedded::Server::start(embedded::Config {
         http: config.listen,
-        media: config.media,
-        advertised_addresses: config.addresses.clone(),
+        media: config.media_listen,
+        advertised_addresses: config.announced_addresses.clone(),
         access,
         connection_limits: limits,
         limits: embedded::Limits {
@@ -297,7 +299,7 @@ fn start_rooms(config: &Config) -> anyhow::Result<Option<RoomsWithAddr>> {
         },
         ..embedded::Config::default()
     });
-    let server = Arc::new(server.context("cannot open the rooms")?);
+    let server = Arc::new(server.context("cannot start the embedded rooms")?);
     let addr = server.http_addr();
     let rooms = rooms::EmbeddedRooms::new(server, config.public_url.clone(), config.secret.clone());
     Ok(Some((Arc::new(rooms), addr)))
@@ -314,18 +316,18 @@ fn node_config(config: &Config) -> anyhow::Result<node::Config> {
         lease: LEASE_DURATION,
         admission: AdmissionConfig {
             cpu_share: config.casts.cpu_share,
-            reserved_memory_bytes: config.casts.spare_memory_mib << 20,
-            min_free_disk_bytes: config.casts.spare_disk_mib << 20,
-            max_casts: config.casts.max as usize,
+            reserved_memory_bytes: config.casts.reserved_memory_mib << 20,
+            min_free_disk_bytes: config.casts.min_free_disk_mib << 20,
+            max_casts: config.casts.max_running as usize,
         },
-        warm_browsers: Some((config.casts.warm, like)),
+        warm_browsers: Some((config.casts.warm_browsers, like)),
         scratch: folder("scratch"),
         folders: ["spool", "recordings", "receipts"].map(folder).into(),
         evidence: folder("evidence"),
         disks: vec![config.data.clone(), std::env::temp_dir()],
         // Closing the database itself would give up SQLite's locks; its log has none.
         reserved: vec![folder("fleet.db-wal")],
-        drain_timeout: Duration::from_secs(config.casts.drain_s),
+        drain_timeout: Duration::from_secs(config.casts.drain_timeout_s),
     })
 }
 

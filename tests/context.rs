@@ -1,4 +1,5 @@
-//! What is asked for is what the page and its server find, and nobody else finds it.
+//! Context of a page: headers, cookies, password, language, device, styles and scripts reach the page and its
+//! server, and no other server.
 
 use std::fs;
 use std::time::Duration;
@@ -9,17 +10,18 @@ use pagecast_testkit::{MachineLock, Outcome, PageResponse, PageServer, PagecastC
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(40);
-/// #0f766e, as it comes out of the decoder.
+/// The colour #0f766e after decoding.
 const TEAL: [f64; 3] = [15.0, 118.0, 110.0];
 const RED: [f64; 3] = [255.0, 0.0, 0.0];
 const BLACK: [f64; 3] = [0.0, 0.0, 0.0];
-/// Of a page of 1280x720: all of it, and where a frame of half its width is.
+/// The whole picture of 1280x720.
 const WHOLE_PAGE: Rect = Rect { x: 0, y: 0, width: 1280, height: 720 };
+/// The area of a frame with half the width, without its edges.
 const RIGHT_HALF: Rect = Rect { x: 660, y: 0, width: 600, height: 720 };
-/// Ends the page's part in a test: the recording goes on for a moment.
+/// JavaScript function with which a page reports to the test.
 const REPORT_SCRIPT: &str =
-    "const say = (what) => fetch('/said/' + encodeURIComponent(what), {mode: 'no-cors'});";
-/// `me:secret`.
+    "const report = (what) => fetch('/report/' + encodeURIComponent(what), {mode: 'no-cors'});";
+/// `Authorization` of user `me` with password `secret`.
 const BASIC_AUTH: &str = "Basic bWU6c2VjcmV0";
 
 fn record_command(url: &str) -> PagecastCommand {
@@ -33,21 +35,21 @@ fn html_response(body: &str) -> PageResponse {
     )
 }
 
-/// What pages said to this server, in order.
+/// Reports of pages to this server, in order.
 fn reports(server: &PageServer) -> Vec<String> {
     let requests = server.requests();
-    requests.iter().filter_map(|r| r.strip_prefix("/said/")).map(|s| s.replace("%20", " ")).collect()
+    requests.iter().filter_map(|r| r.strip_prefix("/report/")).map(|s| s.replace("%20", " ")).collect()
 }
 
 fn ensure_reported(server: &PageServer, what: &str) -> Result<()> {
     let all = reports(server);
-    ensure!(all.iter().any(|s| s == what), "{what:?} was not said, but {all:#?}");
+    ensure!(all.iter().any(|s| s == what), "{what:?} was not reported, only {all:#?}");
     Ok(())
 }
 
 fn ensure_colour(picture: &RgbImage, area: Rect, colour: [f64; 3], what: &str) -> Result<()> {
     let mean = picture.mean_rgb(area);
-    let near = mean.iter().zip(colour).all(|(is, wanted)| (is - wanted).abs() < 4.0);
+    let near = mean.iter().zip(colour).all(|(actual, expected)| (actual - expected).abs() < 4.0);
     ensure!(near, "{what}: {mean:?} instead of {colour:?}");
     Ok(())
 }
@@ -60,7 +62,7 @@ fn ensure_not_leaked(outcome: &Outcome, secret: &str) -> Result<()> {
 #[test]
 fn headers_are_for_the_own_origin_only() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let third = PageServer::start()?.with_route("/frame", html_response("<script>say('frame')</script>"));
+    let third = PageServer::start()?.with_route("/frame", html_response("<script>report('frame')</script>"));
     let elsewhere = |path: &str| third.url(path).replace("127.0.0.1", "localhost");
     let own = PageServer::start()?
         .with_route("/away", PageResponse::Redirect(third.url("/redirected")))
@@ -87,7 +89,7 @@ fn headers_are_for_the_own_origin_only() -> Result<()> {
         let language = own.request_header_values(path, "accept-language");
         ensure!(language == [Some("tlh".to_owned())], "{path} came with {language:?}");
     }
-    for path in ["/image", "/frame", "/fetched", "/redirected", "/said/frame"] {
+    for path in ["/image", "/frame", "/fetched", "/redirected", "/report/frame"] {
         let sent = third.request_header_values(path, "x-room");
         ensure!(!sent.is_empty() && sent.iter().all(Option::is_none), "{path} came with {sent:?}");
     }
@@ -97,7 +99,7 @@ fn headers_are_for_the_own_origin_only() -> Result<()> {
 #[test]
 fn a_page_that_moves_to_another_server_leaves_the_headers_behind() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let there = PageServer::start()?.with_route("/", html_response("<script>say('here')</script>"));
+    let there = PageServer::start()?.with_route("/", html_response("<script>report('here')</script>"));
     let here = PageServer::start()?.with_route("/", PageResponse::Redirect(there.url("/")));
     record_command(&here.url("/")).option("header", "X-Room: blue").finish(TIMEOUT)?.recording()?;
     ensure!(
@@ -105,7 +107,7 @@ fn a_page_that_moves_to_another_server_leaves_the_headers_behind() -> Result<()>
         "{:?}",
         here.request_header_values("/", "x-room")
     );
-    for path in ["/", "/said/here"] {
+    for path in ["/", "/report/here"] {
         ensure!(
             there.request_header_values(path, "x-room") == [None],
             "{path}: {:?}",
@@ -118,8 +120,8 @@ fn a_page_that_moves_to_another_server_leaves_the_headers_behind() -> Result<()>
 #[test]
 fn cookies_are_there_from_the_first_request_on() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let server =
-        PageServer::start()?.with_route("/deep/page", html_response("<script>say(document.cookie)</script>"));
+    let server = PageServer::start()?
+        .with_route("/deep/page", html_response("<script>report(document.cookie)</script>"));
     let outcome = record_command(&server.url("/deep/page"))
         .option("cookie", "session=abc==")
         .option("cookie", "b=2")
@@ -142,27 +144,27 @@ fn a_password_opens_the_own_server_only() -> Result<()> {
         "/",
         locked(&format!(
             "<style>html {{ background: #0f766e }} iframe {{ display: none }}</style><script>
-            fetch('/own').then(answer => say('own ' + answer.status));
-            fetch('{address}', {{mode: 'no-cors'}}).finally(() => say('third is over'));
+            fetch('/own').then(answer => report('own ' + answer.status));
+            fetch('{address}', {{mode: 'no-cors'}}).finally(() => report('third is done'));
             const frame = Object.assign(document.createElement('iframe'), {{src: '{other}'}});
-            frame.onload = () => say('frame is over');
+            frame.onload = () => report('frame is done');
             document.documentElement.append(frame)</script>"
         )),
     );
     let outcome = record_command(&own.url("/")).option("basic-auth", "me:secret").finish(TIMEOUT)?;
-    for what in ["own 200", "third is over", "frame is over"] {
+    for what in ["own 200", "third is done", "frame is done"] {
         ensure_reported(&own, what)?;
     }
     let given = third.request_header_values("/", "authorization");
     ensure!(given.len() >= 2 && given.iter().all(Option::is_none), "{given:?}");
-    ensure_colour(&outcome.recording()?.frame_at(1.5)?, WHOLE_PAGE, TEAL, "nobody is asked")?;
+    ensure_colour(&outcome.recording()?.frame_at(1.5)?, WHOLE_PAGE, TEAL, "no password prompt")?;
     let wrong = record_command(&own.url("/")).option("basic-auth", "me:hunter2").finish(TIMEOUT)?;
     wrong.expect_failure(3, &["HTTP 401"])?;
     ensure_not_leaked(&wrong, "hunter2")
 }
 
 #[test]
-fn nobody_is_asked_for_a_password() -> Result<()> {
+fn no_password_prompt_is_shown() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?
         .with_route("/locked", PageResponse::BasicAuth(BASIC_AUTH.into(), String::new()))
@@ -170,7 +172,7 @@ fn nobody_is_asked_for_a_password() -> Result<()> {
             "/",
             html_response(
                 "<style>html { background: #0f766e }</style><script>
-            fetch('/locked').then(answer => say('locked ' + answer.status))</script>",
+            fetch('/locked').then(answer => report('locked ' + answer.status))</script>",
             ),
         );
     let file = record_command(&server.url("/")).finish(TIMEOUT)?.recording()?;
@@ -186,12 +188,12 @@ fn language_clock_colours_and_name() -> Result<()> {
         "/",
         html_response(
             "<script>
-            say('name ' + navigator.userAgent);
-            say('languages ' + navigator.language + ' ' + navigator.languages.join(' '));
-            say('number ' + (1234.5).toLocaleString());
-            say('zone ' + new Intl.DateTimeFormat().resolvedOptions().timeZone);
-            say('hour ' + new Date(0).getHours());
-            say('dark ' + matchMedia('(prefers-color-scheme: dark)').matches)</script>",
+            report('name ' + navigator.userAgent);
+            report('languages ' + navigator.language + ' ' + navigator.languages.join(' '));
+            report('number ' + (1234.5).toLocaleString());
+            report('zone ' + new Intl.DateTimeFormat().resolvedOptions().timeZone);
+            report('hour ' + new Date(0).getHours());
+            report('dark ' + matchMedia('(prefers-color-scheme: dark)').matches)</script>",
         ),
     );
     let outcome = record_command(&server.url("/"))
@@ -218,7 +220,7 @@ fn language_clock_colours_and_name() -> Result<()> {
 }
 
 #[test]
-fn what_the_browser_does_not_know_is_refused() -> Result<()> {
+fn values_unknown_to_the_browser_are_refused() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     for (option, value) in [("timezone", "Europe/Nowhere"), ("css", "/nowhere/a.css"), ("header", "X-Room")] {
@@ -226,7 +228,7 @@ fn what_the_browser_does_not_know_is_refused() -> Result<()> {
         let word = if option == "header" { "NAME: VALUE" } else { value };
         outcome.expect_failure(2, &[word])?;
     }
-    ensure!(server.requests().is_empty(), "the page was opened for nothing");
+    ensure!(server.requests().is_empty(), "the page was opened");
     Ok(())
 }
 
@@ -248,16 +250,21 @@ fn style_and_script_are_first_and_last_whatever_the_page_does() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let scratch = ScratchDir::new()?;
     let (css, script) = write_css_and_script(&scratch)?;
-    let strict = "Content-Security-Policy: default-src 'none'; style-src 'none'; require-trusted-types-for 'script'\r\n";
+    let strict = "Content-Security-Policy: default-src 'none'; style-src 'none'; \
+        require-trusted-types-for 'script'\r\n";
     let pages = [
-        ("a strict policy", PageResponse::HtmlWithHeaders(strict.into(), "<!doctype html><title>x</title>x".into())),
         (
-            "styles of its own, and a second time",
+            "a strict policy",
+            PageResponse::HtmlWithHeaders(strict.into(), "<!doctype html><title>x</title>x".into()),
+        ),
+        (
+            "own styles, loaded twice",
             html_response(
-                "<script>say('marked ' + window.marked); const red = new CSSStyleSheet();
+                "<script>report('marked ' + window.marked); const red = new CSSStyleSheet();
                 red.replaceSync('html.marked { background: #f00 }'); document.adoptedStyleSheets = [red];
                 document.adoptedStyleSheets.push(red);
-                if (!sessionStorage.again) { sessionStorage.again = 1; setTimeout(() => location.reload(), 500) }
+                if (!sessionStorage.again) setTimeout(() => location.reload(), 500);
+                sessionStorage.again = 1;
                 </script><style>html.marked { background: #f00 }</style>",
             ),
         ),
@@ -286,18 +293,18 @@ fn frames_of_other_sites_are_no_exception() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let (css, script) = write_css_and_script(&scratch)?;
     let own = PageServer::start()?;
-    // Three sites deep: each is in another process than the one around it.
+    // Three sites deep: each frame is in another process than its parent.
     let at = |path: &str| own.url(path).replace("127.0.0.1", "localhost");
-    let style = "<style>html { background: #f00 } html, body, iframe { margin: 0; border: 0; width: 100%; height: 100% }
-        </style>";
-    let tells = |name: &str| {
+    let style = "<style>html { background: #f00 }
+        html, body, iframe { margin: 0; border: 0; width: 100%; height: 100% }</style>";
+    let reporter = |name: &str| {
         format!(
-            "{style}<script>say('{name} ' + [window.marked, alert('x'), confirm('x'), navigator.language,
+            "{style}<script>report('{name} ' + [window.marked, alert('x'), confirm('x'), navigator.language,
             new Date(0).getHours(), matchMedia('(prefers-color-scheme: dark)').matches].join(' '))</script>"
         )
     };
     let worker =
-        "new Worker(URL.createObjectURL(new Blob(['postMessage(1)']))).onmessage = () => say('worker')";
+        "new Worker(URL.createObjectURL(new Blob(['postMessage(1)']))).onmessage = () => report('worker')";
     let (outer, middle) = (at("/middle"), own.url("/inner"));
     let own = own
         .with_route(
@@ -311,10 +318,10 @@ fn frames_of_other_sites_are_no_exception() -> Result<()> {
             "/middle",
             html_response(&format!(
                 "{}<iframe src='{middle}' style='height: 50%'></iframe>",
-                tells("middle")
+                reporter("middle")
             )),
         )
-        .with_route("/inner", html_response(&tells("inner")));
+        .with_route("/inner", html_response(&reporter("inner")));
     let outcome = record_command(&own.url("/"))
         .option("css", css)
         .option("script", script)
@@ -330,7 +337,8 @@ fn frames_of_other_sites_are_no_exception() -> Result<()> {
     ensure_colour(&file.frame_at(3.9)?, RIGHT_HALF, TEAL, "the frames")
 }
 
-/// The smallest picture that both vendors' documents allow beside a device, and the smallest there is.
+/// Tested with the smallest picture that both vendors' documents allow with a device, and the smallest of
+/// all.
 #[test]
 fn a_tablet_fits_into_every_picture() -> Result<()> {
     let _turn = MachineLock::shared()?;
@@ -338,12 +346,12 @@ fn a_tablet_fits_into_every_picture() -> Result<()> {
         "<meta name=viewport content='width=device-width'><style>body { margin: 0; background: #f00 }
         div { position: fixed; inset: 0 0 0 50%; background: #0f766e }</style><div></div>
         <script>const more = [innerWidth - 820, innerHeight - 1180].map(more => more * devicePixelRatio);
-        say(more.every(more => 0 <= more && more <= 1) ? 'a tablet' : more.join(' '))</script>";
+        report(more.every(more => 0 <= more && more <= 1) ? 'a tablet' : more.join(' '))</script>";
     let server = PageServer::start()?.with_route("/", html_response(halves));
     for (size, (width, height), tablet) in [("320x180", (320, 180), 98..221), ("50x50", (50, 50), 7..42)] {
         let run = record_command(&server.url("/")).option("mobile", "tablet").option("size", size);
         let picture = run.finish(TIMEOUT)?.recording()?.frame_at(3.9)?;
-        // The viewport is that of the device, rounded up to a pixel of the picture.
+        // The viewport is the device's, rounded up to a pixel of the picture.
         ensure_reported(&server, "a tablet")?;
         ensure!((picture.width, picture.height) == (width, height), "{}x{}", picture.width, picture.height);
         let middle = width / 2;
@@ -361,7 +369,7 @@ fn a_phone_is_in_the_middle_and_sharp() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let board = "<meta name=viewport content='width=device-width'><style>body { margin: 0; background: #f00 }
         canvas { position: fixed; inset: 0; width: 100%; height: 100% }</style><canvas id=c></canvas><script>
-        say([innerWidth, innerHeight].join(' '));
+        report([innerWidth, innerHeight].join(' '));
         new ResizeObserver(([seen]) => {
           const {inlineSize: w, blockSize: h} = seen.devicePixelContentBoxSize[0];
           c.width = w, c.height = h;
@@ -381,7 +389,7 @@ fn a_phone_is_in_the_middle_and_sharp() -> Result<()> {
     );
     let picture = file.frame_at(3.9)?;
     ensure!((picture.width, picture.height) == (1280, 720), "{}x{}", picture.width, picture.height);
-    // 390x844 at 0.85 is 332x718.
+    // The phone's 390x844, scaled by 0.85, is 332x718.
     ensure_colour(&picture, Rect { x: 0, y: 0, width: 472, height: 720 }, BLACK, "left of the phone")?;
     ensure_colour(&picture, Rect { x: 808, y: 0, width: 472, height: 720 }, BLACK, "right of the phone")?;
     for x in (480..800).step_by(2) {

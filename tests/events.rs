@@ -1,6 +1,6 @@
-//! What happens to a page is told as the vendors' documents have it: each row of their tables, from a real
-//! page to a callback that arrived and is signed.
-#![expect(clippy::print_stdout, reason = "what was told is shown beside a failure")]
+//! Callbacks match the vendors' documents: each row of their event tables, from a real page to a signed
+//! callback.
+#![expect(clippy::print_stdout, reason = "events are printed beside a failure")]
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use pagecast_testkit::{
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// Several casts at a time on two cores take their time.
+/// Longest wait for an event. Three casts at a time are slow on two cores.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn start_service(receiver: &WebhookReceiver, storage: Option<String>) -> Result<ServiceProcess> {
@@ -25,11 +25,11 @@ fn start_service(receiver: &WebhookReceiver, storage: Option<String>) -> Result<
     ServiceProcess::start(PAGECAST, &setup)
 }
 
-/// `Status` and `Reason` of the events of a task by Volcengine's API, in order; each is signed.
-fn webcast_events(told: &[ReceivedRequest], task: &str) -> Result<Vec<(u64, String)>> {
+/// `Status` and `Reason` of the events of a Volcengine task, in order. Checks each signature.
+fn webcast_events(callbacks: &[ReceivedRequest], task: &str) -> Result<Vec<(u64, String)>> {
     let mut events = Vec::new();
-    for told in told.iter().filter(|told| told.path == "/volcengine") {
-        let data = verify::volcengine(told, CALLBACK_SECRET)?;
+    for callback in callbacks.iter().filter(|callback| callback.path == "/volcengine") {
+        let data = verify::volcengine(callback, CALLBACK_SECRET)?;
         if data["TaskId"] == task {
             ensure!(data["AppId"] == APP_ID && data["RoomId"] == "room", "{data}");
             let reason = data["Reason"].as_str().context("no reason")?.to_owned();
@@ -39,12 +39,11 @@ fn webcast_events(told: &[ReceivedRequest], task: &str) -> Result<Vec<(u64, Stri
     Ok(events)
 }
 
-/// Group, type, `Status` and `EventMessage` of the events of a task by Tencent's API, in order; each is
-/// signed.
-fn record_events(told: &[ReceivedRequest], task: &str) -> Result<Vec<(u64, u64, u64, String)>> {
+/// Group, type, `Status` and `EventMessage` of the events of a Tencent task, in order. Checks each signature.
+fn record_events(callbacks: &[ReceivedRequest], task: &str) -> Result<Vec<(u64, u64, u64, String)>> {
     let mut events = Vec::new();
-    for told in told.iter().filter(|told| told.path == "/tencent") {
-        let body = verify::tencent(told, CALLBACK_SECRET)?;
+    for callback in callbacks.iter().filter(|callback| callback.path == "/tencent") {
+        let body = verify::tencent(callback, CALLBACK_SECRET)?;
         let info = &body["EventInfo"];
         if info["TaskId"].as_str().is_some_and(|id| id.starts_with(task)) {
             let number = |value: &Value| value.as_u64().with_context(|| format!("no number in {body}"));
@@ -56,7 +55,7 @@ fn record_events(told: &[ReceivedRequest], task: &str) -> Result<Vec<(u64, u64, 
     Ok(events)
 }
 
-/// A task by Volcengine's API: what its page does, how it is asked for, and what is told of it.
+/// A Volcengine task: its page, its parameters, and the expected events.
 struct WebcastCase {
     name: &'static str,
     page: &'static str,
@@ -65,7 +64,8 @@ struct WebcastCase {
 }
 
 fn webcast_cases() -> Vec<WebcastCase> {
-    let cast = |name, page, more, told| WebcastCase { name, page, extra_params: more, expected_events: told };
+    let cast =
+        |name, page, extra_params, expected_events| WebcastCase { name, page, extra_params, expected_events };
     let notify =
         |timeout: u32| json!({ "EventNotifyConfig": { "EnableEventNotify": true, "StartTimeout": timeout } });
     let monitor = |check: &str| json!({ "MonitorConfig": { check: 2 } });
@@ -119,11 +119,12 @@ fn each_event_of_a_webcast_is_reported() -> Result<()> {
     let receiver = WebhookReceiver::start()?;
     let mut service = start_service(&receiver, None)?;
     let casts = webcast_cases();
-    // A few at a time: what is waited for is not to be missed for want of a core.
-    for some in casts.chunks(3) {
-        for cast in some {
+    // Three at a time, so that timeouts of the pages are not missed because all cores are busy.
+    for group in casts.chunks(3) {
+        for cast in group {
             let mut body = json!({
-                "AppId": APP_ID, "RoomId": "room", "TaskId": cast.name, "UserId": format!("webcast_{}", cast.name),
+                "AppId": APP_ID, "RoomId": "room", "TaskId": cast.name,
+                "UserId": format!("webcast_{}", cast.name),
                 "SourceURL": server.url(cast.page),
                 "VideoSolutions": [{ "Width": 320, "Height": 180, "FrameRate": 10 }],
             });
@@ -133,7 +134,7 @@ fn each_event_of_a_webcast_is_reported() -> Result<()> {
             let (done, answer) = service.call("StartWebcast", &body)?;
             ensure!(done && answer["Result"] == "ok", "{}: {answer}", cast.name);
         }
-        for cast in some {
+        for cast in group {
             verify_webcast_events(&service, &receiver, cast)?;
         }
     }
@@ -149,25 +150,27 @@ fn verify_webcast_events(
     let names = json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": cast.name });
     let mut expected: Vec<(u64, String)> =
         cast.expected_events.iter().map(|(s, r)| (*s, (*r).to_owned())).collect();
-    let as_many = |expected: &[(u64, String)]| {
+    let has_all = |expected: &[(u64, String)]| {
         let (count, name) = (expected.len(), cast.name);
-        move |told: &[ReceivedRequest]| webcast_events(told, name).is_ok_and(|events| events.len() >= count)
+        move |callbacks: &[ReceivedRequest]| {
+            webcast_events(callbacks, name).is_ok_and(|events| events.len() >= count)
+        }
     };
-    receiver.wait_until(cast.name, TIMEOUT, as_many(&expected))?;
-    // One that has not ended by itself goes on, and is stopped.
+    receiver.wait_until(cast.name, TIMEOUT, has_all(&expected))?;
+    // A cast that has not ended by itself is stopped.
     if !expected.iter().any(|(status, _)| matches!(status, 2 | 3)) {
         ensure!(service.call("StopWebcast", &names)?.0, "{} does not run", cast.name);
         expected.push((2, "StopByAPI".to_owned()));
-        receiver.wait_until(cast.name, TIMEOUT, as_many(&expected))?;
+        receiver.wait_until(cast.name, TIMEOUT, has_all(&expected))?;
     }
     let events = webcast_events(&receiver.received(), cast.name)?;
     println!("{}: {events:?}", cast.name);
-    ensure!(events == expected, "{}: {events:?} was told, not {expected:?}", cast.name);
+    ensure!(events == expected, "{}: events are {events:?}, expected {expected:?}", cast.name);
     let (_, answer) = service.call("GetWebCastTask", &names)?;
     let task = &answer["Result"]["WebCastTask"];
-    let (status, reason) = expected.last().context("nothing is told")?;
+    let (status, reason) = expected.last().context("no events")?;
     let status = if *status == 2 { 3 } else { 4 };
-    // A page that was given up has the word of its trouble in the callback only.
+    // Only the callback has the reason of the fault; the task has a general one.
     let stop_reason = if reason == "StartEventTimeout" { "StartTaskFailed" } else { reason.as_str() };
     ensure!(task["Status"] == status && task["StopReason"] == stop_reason, "{}: {task}", cast.name);
     let (_, twice) = service.call("StopWebcast", &names)?;
@@ -176,7 +179,7 @@ fn verify_webcast_events(
     Ok(())
 }
 
-/// A recording by Tencent's API.
+/// A service with Tencent's API, a receiver of callbacks and pages.
 struct TencentFixture {
     service: ServiceProcess,
     receiver: WebhookReceiver,
@@ -192,7 +195,7 @@ impl TencentFixture {
         Ok(Self { service: start_service(&receiver, storage)?, receiver, server })
     }
 
-    /// Starts a task: its id.
+    /// Starts a task and returns its id.
     fn start_recording(&self, page: &str, more: &Value) -> Result<String> {
         let mut body = json!({
             "RecordUrl": self.server.url(page),
@@ -211,8 +214,9 @@ impl TencentFixture {
 
     fn wait_for_event(&self, what: &str, task: &str, event: (u64, u64, u64, &str)) -> Result<()> {
         let event = (event.0, event.1, event.2, event.3.to_owned());
-        let has =
-            |told: &[ReceivedRequest]| record_events(told, task).is_ok_and(|events| events.contains(&event));
+        let has = |callbacks: &[ReceivedRequest]| {
+            record_events(callbacks, task).is_ok_and(|events| events.contains(&event))
+        };
         self.receiver.wait_until(what, TIMEOUT, has).map(drop)
     }
 
@@ -222,13 +226,13 @@ impl TencentFixture {
         Ok(())
     }
 
-    /// That this is all that was told of the task, pushes aside.
+    /// Checks that these are all events of the task, without those of pushes.
     fn verify_events(&self, task: &str, expected: &[(u64, u64, u64, &str)]) -> Result<()> {
         let events = record_events(&self.receiver.received(), task)?;
         let events: Vec<_> =
             events.iter().filter(|e| e.0 != 4).map(|e| (e.0, e.1, e.2, e.3.as_str())).collect();
         println!("{events:?}");
-        ensure!(events == expected, "{events:?} was told, not {expected:?}");
+        ensure!(events == expected, "events are {events:?}, expected {expected:?}");
         Ok(())
     }
 
@@ -271,7 +275,7 @@ fn each_event_of_a_recording_is_reported() -> Result<()> {
     tencent.stop_service()
 }
 
-/// The page's process, the cast's own, the service itself.
+/// Kills the process of the page, of the cast, and of the service.
 fn verify_replacements(tencent: &mut TencentFixture) -> Result<()> {
     let broke_off = (8, 801, 3, "Chrome exception, exit task");
     let migrated = (8, 801, 4, "Recording tasks have been migrated");
@@ -281,26 +285,28 @@ fn verify_replacements(tencent: &mut TencentFixture) -> Result<()> {
     tencent.wait_for_event("it got a fresh browser", &moved, broke_off)?;
     std::thread::sleep(Duration::from_secs(2));
     tencent.service.signal_matching("run-cast", Signal::KILL)?;
-    tencent.receiver.wait_until("it got a fresh process", TIMEOUT, |told| {
+    tencent.receiver.wait_until("it got a fresh process", TIMEOUT, |callbacks| {
         let count =
             |events: Vec<(u64, u64, u64, String)>| events.iter().filter(|e| e.2 == broke_off.2).count();
-        record_events(told, &moved).is_ok_and(|events| count(events) == 2)
+        record_events(callbacks, &moved).is_ok_and(|events| count(events) == 2)
     })?;
     std::thread::sleep(Duration::from_secs(2));
     tencent.service.kill();
     tencent.service.restart()?;
-    tencent.wait_for_event("it was taken up again", &moved, migrated)?;
+    tencent.wait_for_event("the cast is resumed by the service", &moved, migrated)?;
     std::thread::sleep(Duration::from_secs(2));
     tencent.stop_recording(&moved)?;
     tencent.wait_for_event("it is stored", &moved, STORED)?;
     tencent.verify_events(&moved, &[STARTED, broke_off, broke_off, migrated, STOPPED, STORED])?;
-    // One that dies again and again is given up, and what it recorded is stored.
+    // A cast that crashes repeatedly is given up, and its recording is stored.
     let doomed = tencent.start_recording("counter.html?do=loop&after=600000", &json!({}))?;
     tencent.wait_for_event("the page is there", &doomed, STARTED)?;
     for _ in 0..3 {
         let before = tencent.receiver.received().len();
         tencent.service.signal_matching("--type=renderer", Signal::KILL)?;
-        tencent.receiver.wait_until("its death is told", TIMEOUT, |told| told.len() > before)?;
+        tencent
+            .receiver
+            .wait_until("the crash is reported", TIMEOUT, |callbacks| callbacks.len() > before)?;
         std::thread::sleep(Duration::from_secs(3));
     }
     tencent.wait_for_event("it is stored", &doomed, STORED)?;
@@ -323,7 +329,8 @@ fn files_in_a_bucket_are_reported_by_name() -> Result<()> {
         }),
     )?;
     let refused = json!({ "StorageParams": { "CloudStorage": {
-        "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "rec-1250000000", "AccessKey": "AKIDTEST", "SecretKey": "guessed",
+        "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "rec-1250000000",
+        "AccessKey": "AKIDTEST", "SecretKey": "guessed",
     }}});
     let refused = tencent.start_recording("counter.html", &refused)?;
     for task in [&mp4, &hls] {
@@ -336,14 +343,14 @@ fn files_in_a_bucket_are_reported_by_name() -> Result<()> {
         tencent.stop_recording(task)?;
     }
     tencent.wait_for_event("the MP4 is stored", &mp4, STORED)?;
-    let told = tencent.receiver.wait_until("the playlist is stored", TIMEOUT, |told| {
-        record_events(told, &hls).is_ok_and(|events| events.iter().any(|e| e.1 == 305))
+    let callbacks = tencent.receiver.wait_until("the playlist is stored", TIMEOUT, |callbacks| {
+        record_events(callbacks, &hls).is_ok_and(|events| events.iter().any(|e| e.1 == 305))
     })?;
-    let stored = told.iter().map(ReceivedRequest::json).find(|body| {
+    let stored = callbacks.iter().map(ReceivedRequest::json).find(|body| {
         body["EventType"] == 310
             && body["EventInfo"]["TaskId"].as_str().is_some_and(|id| id.starts_with(&mp4))
     });
-    let info = stored.context("no file was told")?["EventInfo"].clone();
+    let info = stored.context("no file was reported")?["EventInfo"].clone();
     let id = info["TaskId"].as_str().unwrap_or_default();
     ensure!(id.starts_with(&format!("{mp4}_StartTimeMs_")), "{info}");
     let file = info["Payload"]["FileList"][0].as_str().context("no file")?.to_owned();
@@ -362,7 +369,8 @@ fn video_on_demand_is_reported() -> Result<()> {
     let root = pagecast_testkit::ScratchDir::new()?;
     let vod = VodServer::start(root.path(), "AKIDVOD", "secret-of-vod")?;
     let storage = format!(
-        "vod_endpoint = \"{}\"\ncos_endpoint = \"{}\"\nvod_keys = {{ id = \"AKIDVOD\", secret = \"secret-of-vod\" }}",
+        "vod_endpoint = \"{}\"\ncos_endpoint = \"{}\"\n\
+         vod_keys = {{ id = \"AKIDVOD\", secret = \"secret-of-vod\" }}",
         vod.url(),
         vod.storage().url()
     );
@@ -374,9 +382,12 @@ fn video_on_demand_is_reported() -> Result<()> {
     tencent.stop_recording(&task)?;
     tencent.wait_for_event("it is processed", &task, (3, 312, 0, ""))?;
     tencent.verify_events(&task, &[STARTED, STOPPED, (3, 311, 0, ""), (3, 312, 0, "")])?;
-    let told = tencent.receiver.received();
-    let stored =
-        told.iter().map(ReceivedRequest::json).find(|body| body["EventType"] == 311).context("no file")?;
+    let callbacks = tencent.receiver.received();
+    let stored = callbacks
+        .iter()
+        .map(ReceivedRequest::json)
+        .find(|body| body["EventType"] == 311)
+        .context("no file")?;
     let medium = &stored["EventInfo"]["Payload"]["TencentVod"];
     ensure!(medium["FileId"].as_str().is_some_and(|id| !id.is_empty()), "{stored}");
     tencent.stop_service()

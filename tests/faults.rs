@@ -1,4 +1,5 @@
-//! What cannot be recorded is said in a sentence, with the right exit code, and nothing is left behind.
+//! Recordings that cannot start or finish end with an error message and the right exit code, and leave
+//! nothing behind.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -22,7 +23,8 @@ fn record_command(url: &str) -> PagecastCommand {
     PagecastCommand::record(PAGECAST, url).option("duration", "3s")
 }
 
-/// Runs into a fault: the words are in the sentence, stdout stays free for reports, no file is made.
+/// Checks that the run fails with `code`, has `words` in its error message, prints no report and records
+/// nothing.
 fn expect_failure(run: PagecastCommand, code: i32, words: &[&str]) -> Result<Outcome> {
     let outcome = run.finish(TIMEOUT)?;
     outcome.expect_failure(code, words)?;
@@ -31,31 +33,31 @@ fn expect_failure(run: PagecastCommand, code: i32, words: &[&str]) -> Result<Out
 }
 
 #[test]
-fn nobody_listens() -> Result<()> {
+fn a_refused_connection() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     expect_failure(record_command(&format!("http://{free}/")), EXIT_PAGE, &["refused", &free.to_string()])
         .map(drop)
 }
 
-/// Answers one request after the other: with these, and the last one again and again. `None` closes the
+/// Starts a server that sends these responses in order, then the last one for ever. `None` closes the
 /// connection.
 fn start_scripted_server(answers: &'static [Option<&'static str>]) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     std::thread::spawn(move || {
-        let mut asked = 0;
+        let mut count = 0;
         for mut stream in listener.incoming().flatten() {
             let mut line = [0; 4096];
             let read = stream.read(&mut line).unwrap_or(0);
-            // Not for its icon, nor by a connection in advance.
+            // Chromium also asks for an icon, and opens connections in advance.
             if !line[..read].starts_with(b"GET / ") {
                 continue;
             }
-            if let Some(answer) = answers[asked.min(answers.len() - 1)] {
+            if let Some(answer) = answers[count.min(answers.len() - 1)] {
                 let _gone = stream.write_all(answer.as_bytes());
             }
-            asked += 1;
+            count += 1;
         }
     });
     Ok(format!("http://{address}/"))
@@ -68,13 +70,14 @@ fn a_server_that_is_not_up_yet_is_waited_for() -> Result<()> {
         None,
         Some("HTTP/1.1 503 Later\r\nContent-Length: 5\r\nConnection: close\r\n\r\nLater"),
         Some(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<p>Up",
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\n\
+             <p>Up",
         ),
     ])?;
     let outcome = PagecastCommand::record(PAGECAST, &url).option("duration", "1s").finish(TIMEOUT)?;
     let report = outcome.report()?;
     ensure!((report.end.as_str(), report.moves, report.reloads) == ("complete", 0, 0), "{report:?}");
-    ensure!(outcome.stderr.contains("HTTP 503; trying again"), "{}", outcome.stderr);
+    ensure!(outcome.stderr.contains("page load failed, retrying"), "{}", outcome.stderr);
     outcome.recording().map(drop)
 }
 
@@ -87,25 +90,25 @@ fn the_ready_timeout_bounds_how_long_a_server_is_waited_for() -> Result<()> {
     let run = record_command(&url).option("ready-timeout", "2s");
     let begin = std::time::Instant::now();
     let outcome = expect_failure(run, EXIT_PAGE, &["HTTP 503"])?;
-    ensure!(outcome.stderr.matches("trying again").count() == 1, "it is said once: {}", outcome.stderr);
-    ensure!(begin.elapsed() >= Duration::from_secs(2), "it was given up at once");
+    ensure!(outcome.stderr.matches("retrying").count() == 1, "it is logged once: {}", outcome.stderr);
+    ensure!(begin.elapsed() >= Duration::from_secs(2), "the page was given up before its timeout");
     Ok(())
 }
 
 #[test]
-fn a_page_that_cannot_be_opened_is_not_summed_up() -> Result<()> {
+fn a_page_that_cannot_be_opened_has_no_summary() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let outcome =
         expect_failure(record_command(&format!("http://{free}/")).without_json(), EXIT_PAGE, &["refused"])?;
     ensure!(outcome.stdout.is_empty() && !outcome.stderr.contains("cores"), "{}", outcome.stderr);
-    let said = outcome.stderr.lines().filter(|line| line.starts_with("error: ")).count();
-    ensure!(said == 1, "{}", outcome.stderr);
+    let errors = outcome.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+    ensure!(errors == 1, "{}", outcome.stderr);
     Ok(())
 }
 
 #[test]
-fn the_server_hangs_up() -> Result<()> {
+fn a_connection_that_is_closed() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?.with_route("/cut", PageResponse::CloseConnection);
     expect_failure(record_command(&server.url("cut")), EXIT_PAGE, &["cut"]).map(drop)
@@ -135,7 +138,7 @@ fn http_errors() -> Result<()> {
 }
 
 #[test]
-fn a_certificate_nobody_vouches_for() -> Result<()> {
+fn an_untrusted_certificate() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = TlsServer::start()?;
     expect_failure(record_command(&server.url()), EXIT_PAGE, &["certificate"]).map(drop)
@@ -183,7 +186,7 @@ fn a_path_is_no_address_but_can_be_served() -> Result<()> {
 }
 
 #[test]
-fn only_what_can_be_made_is_recorded() -> Result<()> {
+fn outputs_that_cannot_be_written() -> Result<()> {
     let page = || record_command("http://127.0.0.1:9/");
     for output in ["y.webm", "-", "y.m3u8"] {
         expect_failure(
@@ -192,8 +195,8 @@ fn only_what_can_be_made_is_recorded() -> Result<()> {
             &["--output", "MP4", ".mp4", "folder or bucket"],
         )?;
     }
-    // A kernel's file system says that there is no such folder.
-    expect_failure(page().output("/proc/x.mp4".into()), EXIT_OUTPUT, &["no files can be made in /proc"])?;
+    // No files can be created in a file system of the kernel.
+    expect_failure(page().output("/proc/x.mp4".into()), EXIT_OUTPUT, &["cannot create files in /proc"])?;
     let outcome = page().option("name", "a").output("/dev/null".into()).finish(TIMEOUT)?;
     outcome.expect_failure(EXIT_OUTPUT, &["/dev/null", "not a directory"])
 }
@@ -201,7 +204,7 @@ fn only_what_can_be_made_is_recorded() -> Result<()> {
 #[test]
 fn bitrates_have_units() -> Result<()> {
     for bitrate in ["3M", "2500k", "3Mbit", "2.5Mbit/s", "2500"] {
-        // Fails only after the values are found good.
+        // The output is checked after the values.
         expect_failure(
             record_command("http://127.0.0.1:9/").option("bitrate", bitrate).output("/proc/x.mp4".into()),
             EXIT_OUTPUT,
@@ -239,13 +242,15 @@ fn a_port_that_is_taken() -> Result<()> {
 fn nothing_to_recover() -> Result<()> {
     let scratch = ScratchDir::new()?;
     std::fs::create_dir_all(scratch.join("some/folders"))?;
-    let said = run_for_output(program(PAGECAST).arg("recover").arg(scratch.path()))?;
-    ensure!(said.stdout.is_empty() && String::from_utf8_lossy(&said.stderr).contains("nothing to recover"));
-    let missing = program(PAGECAST).arg("recover").arg(scratch.join("nowhere")).output()?;
-    let said = String::from_utf8_lossy(&missing.stderr);
+    let output = run_for_output(program(PAGECAST).arg("recover").arg(scratch.path()))?;
     ensure!(
-        missing.status.code() == Some(EXIT_INVALID_VALUE) && said.contains("there is no folder"),
-        "{said}"
+        output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("nothing to recover")
+    );
+    let missing = program(PAGECAST).arg("recover").arg(scratch.join("nowhere")).output()?;
+    let stderr = String::from_utf8_lossy(&missing.stderr);
+    ensure!(
+        missing.status.code() == Some(EXIT_INVALID_VALUE) && stderr.contains("is not a folder"),
+        "{stderr}"
     );
     Ok(())
 }
@@ -261,13 +266,13 @@ fn values_out_of_range() -> Result<()> {
         ("scale-factor", &["0", "9", "NaN", "inf", "x"]),
     ] {
         for value in values {
-            // With `=`, so that a leading minus is a value and no option.
+            // With `=`, so that a value with a leading minus is not an option.
             let outcome =
                 expect_failure(page().flag(&format!("{name}={value}")), EXIT_INVALID_VALUE, &["error: "])?;
-            let said = outcome.stderr.trim();
+            let message = outcome.stderr.trim();
             ensure!(
-                said.contains(name) || said.contains("cannot"),
-                "--{name}={value} is refused with {said:?}"
+                message.contains(name) || message.contains("cannot"),
+                "--{name}={value} is refused with {message:?}"
             );
         }
     }
@@ -280,7 +285,7 @@ fn the_folder_is_missing() -> Result<()> {
     let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
     let path = scratch.path().join("nowhere/out.mp4");
     expect_failure(record_command(&server.url("counter.html")).output(path), EXIT_OUTPUT, &["nowhere"])?;
-    ensure!(server.requests().is_empty(), "the page was opened for nothing");
+    ensure!(server.requests().is_empty(), "the page was opened");
     Ok(())
 }
 
@@ -300,8 +305,7 @@ fn the_output_is_a_folder() -> Result<()> {
 #[test]
 fn the_folder_is_read_only() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    if !Tmpfs::is_supported() {
-        eprintln!("skipped: mounting a read-only folder needs root");
+    if !Tmpfs::is_supported_or_skip() {
         return Ok(());
     }
     let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
@@ -312,15 +316,14 @@ fn the_folder_is_read_only() -> Result<()> {
         EXIT_OUTPUT,
         &["read-only"],
     )?;
-    ensure!(server.requests().is_empty(), "the page was opened for nothing");
+    ensure!(server.requests().is_empty(), "the page was opened");
     Ok(())
 }
 
 #[test]
 fn the_disk_fills_up() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    if !Tmpfs::is_supported() {
-        eprintln!("skipped: mounting a small disk needs root");
+    if !Tmpfs::is_supported_or_skip() {
         return Ok(());
     }
     let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
@@ -333,7 +336,7 @@ fn the_disk_fills_up() -> Result<()> {
         .output(path.clone())
         .finish(TIMEOUT)?;
     outcome.expect_failure(EXIT_OUTPUT, &["full", "out.mp4.spool"])?;
-    ensure!(!path.exists(), "half a file was left");
+    ensure!(!path.exists(), "an incomplete file was left");
     disk.resize(32 << 20)?;
     outcome.recover(PAGECAST)?;
     let file = Recording::open(&path)?;
@@ -357,5 +360,5 @@ fn a_browser_that_cannot_start() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let run = record_command(&server.url("counter.html")).env("PAGECAST_CHROMIUM", "/bin/false");
-    expect_failure(run, EXIT_BROWSER, &["/bin/false ended", "exit status: 1"]).map(drop)
+    expect_failure(run, EXIT_BROWSER, &["/bin/false exited", "exit status: 1"]).map(drop)
 }

@@ -1,4 +1,4 @@
-//! The file itself: what any player, editor or upload expects of it.
+//! The MP4 file: format, size, duration and report, as players, editors and upload services expect them.
 
 use std::fs;
 use std::time::Duration;
@@ -51,24 +51,24 @@ fn a_faststart_mp4_of_tagged_h264_and_aac() -> Result<()> {
     let recording = report.recording.clone().context("no recording")?;
     ensure!(recording["files"][0]["name"] == "out.mp4" && recording["spool"].is_null(), "{recording}");
     let folder = file.path().parent().context("no folder")?.display().to_string();
-    ensure!(recording["place"] == folder && recording["status"]["state"] == "stored", "{recording}");
+    ensure!(recording["location"] == folder && recording["status"]["state"] == "stored", "{recording}");
     ensure!(recording["duration_ms"] == report.duration_ms, "{recording}");
     ensure!(report.cpu_ms.total > 100 && report.cpu_ms.browser < report.cpu_ms.total, "{report:?}");
     verify_times_are_in_ms(&serde_json::from_str(&outcome.stdout)?)
 }
 
-/// Checks that whatever is called like a time is in milliseconds, and is called so.
+/// Checks that all fields with a time have names that end with `_ms`.
 fn verify_times_are_in_ms(value: &serde_json::Value) -> Result<()> {
     for (name, value) in value.as_object().into_iter().flatten() {
         let is_time = ["duration", "cpu", "second", "elapsed"].iter().any(|word| name.contains(word));
-        ensure!(!is_time || name.ends_with("_ms"), "{name} is a time in some other unit: {value}");
+        ensure!(!is_time || name.ends_with("_ms"), "{name} is a time without `_ms`: {value}");
     }
     let inner = value.as_object().into_iter().flatten().map(|(_, value)| value);
     inner.chain(value.as_array().into_iter().flatten()).try_for_each(verify_times_are_in_ms)
 }
 
 #[test]
-fn the_report_of_a_relative_file_says_where_it_is() -> Result<()> {
+fn the_report_of_a_relative_file_has_its_path() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
     let output = program(PAGECAST)
@@ -77,7 +77,7 @@ fn the_report_of_a_relative_file_says_where_it_is() -> Result<()> {
         .current_dir(scratch.path())
         .output()?;
     let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    ensure!(report["recording"]["place"] == scratch.path().display().to_string(), "{report}");
+    ensure!(report["recording"]["location"] == scratch.path().display().to_string(), "{report}");
     ensure!(scratch.join("talk.mp4").exists());
     Ok(())
 }
@@ -96,7 +96,7 @@ fn sizes_are_kept() -> Result<()> {
         ensure!((file.video.width, file.video.height) == (width, height), "{:?}", file.video);
         let pictures = file.timecodes(TimecodePosition::PAGE)?;
         let counters = pictures.iter().filter_map(|p| Some(p.timecode?.counter)).collect::<Vec<_>>();
-        // The smallest picture has no room for the strip.
+        // The smallest picture is too small for the timecode.
         let enough = width < 256 || counters.len() >= 10 && counters.is_sorted();
         ensure!(enough, "{width}x{height}: {counters:?}");
     }
@@ -114,8 +114,12 @@ fn the_scale_factor_is_a_device_pixel_ratio() -> Result<()> {
         .recording()?;
     ensure!((file.video.width, file.video.height) == (1280, 720), "{:?}", file.video);
     let pictures = file.timecodes(TimecodePosition { cell_size: 16, ..TimecodePosition::PAGE })?;
-    let strip = pictures.iter().rev().find_map(|p| p.timecode).context("no strip at twice the size")?;
-    ensure!(strip.event_time == Some(2000), "the page sees a ratio of {:?} thousandths", strip.event_time);
+    let timecode = pictures.iter().rev().find_map(|p| p.timecode).context("no timecode at twice the size")?;
+    ensure!(
+        timecode.event_time == Some(2000),
+        "the page sees a ratio of {:?} thousandths",
+        timecode.event_time
+    );
     Ok(())
 }
 
@@ -132,10 +136,10 @@ fn an_existing_file_is_kept_without_overwrite() -> Result<()> {
     };
     record().finish(TIMEOUT)?.expect_failure(4, &["exists", "mine.mp4", "--overwrite"])?;
     ensure!(fs::read_to_string(&path)? == "precious", "the file was changed");
-    ensure!(fs::read_dir(scratch.path())?.count() == 1, "something lies beside the file");
-    ensure!(server.requests().is_empty(), "the page was opened for nothing");
+    ensure!(fs::read_dir(scratch.path())?.count() == 1, "there is another file in the folder");
+    ensure!(server.requests().is_empty(), "the page was opened");
     record().flag("overwrite").finish(TIMEOUT)?.recording()?;
-    ensure!(fs::read_dir(scratch.path())?.count() == 1, "something lies beside the file");
+    ensure!(fs::read_dir(scratch.path())?.count() == 1, "there is another file in the folder");
     Ok(())
 }
 

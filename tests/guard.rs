@@ -1,4 +1,4 @@
-//! What a page in a real browser can reach, and what a person is told about it.
+//! Which addresses a page in a real browser can reach, and the messages about denied ones.
 
 #[path = "guard/websocket.rs"]
 mod websocket;
@@ -16,14 +16,14 @@ const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(60);
 const EXIT_INVALID_VALUE: i32 = 2;
 const EXIT_PAGE: i32 = 3;
-/// Ways in which `reach.html` says how it fared.
+/// Number of connection methods that `reach.html` tries and reports.
 const METHOD_COUNT: usize = 16;
 
 fn record_command(url: &str) -> PagecastCommand {
     PagecastCommand::record(PAGECAST, url).deny_loopback().option("duration", "3s")
 }
 
-/// A server on loopback that a page has no business with, and how often it was connected to.
+/// A server on loopback that pages must not reach. Counts connections.
 struct LoopbackServer {
     port: u16,
     connection_count: Arc<AtomicUsize>,
@@ -40,8 +40,8 @@ impl LoopbackServer {
                 counter.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
                     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                    let heard = stream.read(&mut [0; 4096]);
-                    heard.and_then(|_| stream.write_all(answer.as_bytes())).ok()
+                    let received = stream.read(&mut [0; 4096]);
+                    received.and_then(|_| stream.write_all(answer.as_bytes())).ok()
                 });
             }
         });
@@ -59,7 +59,7 @@ fn port_of(server: &PageServer) -> Result<u16> {
     Ok(port.parse()?)
 }
 
-/// Runs into the guard: exit code, words, no file.
+/// Checks that the run fails because its page is denied, with `words` in the message, and records nothing.
 fn expect_blocked(run: PagecastCommand, words: &[&str]) -> Result<Outcome> {
     let outcome = run.finish(TIMEOUT)?;
     outcome.expect_failure(EXIT_PAGE, words)?;
@@ -96,7 +96,7 @@ fn the_advice_helps() -> Result<()> {
     let server = PageServer::start()?;
     let port = port_of(&server)?;
     for (host, rule) in [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost")] {
-        let run = record_command(&format!("http://{host}:{port}/still.html"));
+        let run = record_command(&format!("http://{host}:{port}/static.html"));
         run.option("allow-net", format!("{rule}:{port}")).finish(TIMEOUT)?.recording()?;
     }
     Ok(())
@@ -113,16 +113,16 @@ fn a_denied_address_is_reported_as_denied() -> Result<()> {
 }
 
 #[test]
-fn a_page_that_makes_a_call_without_udp_is_warned_of() -> Result<()> {
+fn a_call_without_udp_is_a_warning() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let looks = "<script>window.RTCPeerConnection && RTCPeerConnection.prototype.createOffer</script>A page";
+    let reads = "<script>window.RTCPeerConnection && RTCPeerConnection.prototype.createOffer</script>A page";
     let calls = "<script>const call = new RTCPeerConnection(); call.createDataChannel('a');
         call.createOffer().then((offer) => call.setLocalDescription(offer))
             .then(() => call.setLocalDescription())</script>A page";
     let html = |text: &str| PageResponse::Html(200, text.to_owned());
-    let server = PageServer::start()?.with_route("/looks", html(looks)).with_route("/calls", html(calls));
+    let server = PageServer::start()?.with_route("/reads", html(reads)).with_route("/calls", html(calls));
     for (page, udp, warnings) in
-        [("/looks", false, &[][..]), ("/calls", true, &[]), ("/calls", false, &["webrtc-without-udp"])]
+        [("/reads", false, &[][..]), ("/calls", true, &[]), ("/calls", false, &["webrtc-without-udp"])]
     {
         let mut run = PagecastCommand::record(PAGECAST, &server.url(page)).option("duration", "2s");
         if udp {
@@ -131,8 +131,8 @@ fn a_page_that_makes_a_call_without_udp_is_warned_of() -> Result<()> {
         let outcome = run.finish(TIMEOUT)?;
         let report = outcome.report()?;
         ensure!(report.warnings == warnings, "{page}: {:?}", report.warnings);
-        let said = outcome.stderr.matches("--allow-udp").count();
-        ensure!(said == warnings.len(), "{page}: {}", outcome.stderr);
+        let count = outcome.stderr.matches("--allow-udp").count();
+        ensure!(count == warnings.len(), "{page}: {}", outcome.stderr);
     }
     Ok(())
 }
@@ -147,12 +147,12 @@ fn a_redirect_leads_nowhere_else() -> Result<()> {
         record_command(&server.url("away")).option("allow-net", format!("127.0.0.1:{}", port_of(&server)?));
     let advice = format!("--allow-net 127.0.0.1:{} ", other.port);
     expect_blocked(run, &[&server.url("away"), "127.0.0.1 is not a public address", &advice])?;
-    ensure!(other.connection_count() == 0, "the browser was let through");
+    ensure!(other.connection_count() == 0, "the browser was connected");
     Ok(())
 }
 
 #[test]
-fn rules_that_are_none() -> Result<()> {
+fn malformed_rules_are_refused() -> Result<()> {
     for name in ["allow-net", "deny-net"] {
         let outcome = record_command("http://127.0.0.1:9/").option(name, "http://a/").finish(TIMEOUT)?;
         outcome.expect_failure(EXIT_INVALID_VALUE, &[name, "network rule"])?;
@@ -160,7 +160,8 @@ fn rules_that_are_none() -> Result<()> {
     Ok(())
 }
 
-/// Opens a page that tries everything; what came through, and what the other server and the UDP socket saw.
+/// Opens a page that tries all connection methods. Returns those that worked, the number of connections to
+/// the other server, whether UDP was received, and the outcome.
 fn try_all_methods(other_allowed: bool) -> Result<(String, usize, bool, Outcome)> {
     let other = LoopbackServer::start()?;
     let udp = UdpSocket::bind("127.0.0.1:0")?;
@@ -178,13 +179,13 @@ fn try_all_methods(other_allowed: bool) -> Result<(String, usize, bool, Outcome)
         run = run.option("allow-net", "127.0.0.0/8").flag("allow-udp");
     }
     let run = run.start()?;
-    let said = format!("/said/{METHOD_COUNT}?");
+    let prefix = format!("/report/{METHOD_COUNT}?");
     let deadline = Instant::now() + TIMEOUT;
     let through = loop {
-        if let Some(through) = server.requests().iter().find_map(|r| r.strip_prefix(&said)) {
+        if let Some(through) = server.requests().iter().find_map(|r| r.strip_prefix(&prefix)) {
             break through.to_owned();
         }
-        ensure!(Instant::now() < deadline, "the page says nothing: {:?}", server.requests());
+        ensure!(Instant::now() < deadline, "the page does not report: {:?}", server.requests());
         std::thread::sleep(Duration::from_millis(20));
     };
     run.signal(Signal::INT)?;
@@ -193,26 +194,26 @@ fn try_all_methods(other_allowed: bool) -> Result<(String, usize, bool, Outcome)
 }
 
 #[test]
-fn a_page_reaches_nothing_else_and_goes_on() -> Result<()> {
+fn a_page_reaches_nothing_else_and_is_recorded() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (through, connections, udp, outcome) = try_all_methods(false)?;
-    ensure!(through.is_empty(), "came through: {through}");
+    ensure!(through.is_empty(), "these methods worked: {through}");
     ensure!(connections == 0, "the other server saw {connections} connections");
     ensure!(!udp, "the page sent UDP");
-    outcome.recording().context("the recording did not go on")?;
-    let told = outcome.stderr.lines().filter(|l| l.contains("kept the page from")).count();
-    // By each name of the place, and not by each try.
-    ensure!((1..=4).contains(&told), "the log tells {told} times: {}", outcome.stderr);
+    outcome.recording().context("the page was not recorded")?;
+    let denied = outcome.stderr.lines().filter(|l| l.contains("page connection denied")).count();
+    // Once for each name of the address, not for each attempt.
+    ensure!((1..=4).contains(&denied), "the log has it {denied} times: {}", outcome.stderr);
     Ok(())
 }
 
-/// So that the test above proves something.
+/// Shows that the methods of the test above work if they are allowed.
 #[test]
 fn a_page_reaches_what_it_may() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (through, connections, udp, _) = try_all_methods(true)?;
     for way in ["decimal", "fetch", "mapped", "name", "post", "redirect", "script", "worker"] {
-        ensure!(through.split(',').any(|w| w == way), "{way} did not come through, only {through}");
+        ensure!(through.split(',').any(|w| w == way), "{way} did not work, only {through}");
     }
     ensure!(connections >= 10, "the other server saw {connections} connections only");
     ensure!(udp, "the page sent no UDP");
@@ -224,7 +225,9 @@ fn two_hundred_websockets_at_once() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (port, open) = websocket::serve()?;
     let page = format!(
-        "<script>window.all = Array.from({{length: 200}}, (_, i) => new WebSocket('ws://127.0.0.1:{port}/' + i));</script>"
+        "<script>
+            window.all = Array.from({{length: 200}}, (_, i) => new WebSocket('ws://127.0.0.1:{port}/' + i));
+        </script>"
     );
     let server = PageServer::start()?.with_route("/many", PageResponse::Html(200, page));
     let mut run = PagecastCommand::record(PAGECAST, &server.url("many")).start()?;

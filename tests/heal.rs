@@ -1,6 +1,6 @@
-//! Pages that freeze, turn white, hang, crash or never begin: what is done about it, in which order, and that
-//! the recording plays through all of it.
-#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+//! Recovery of pages that freeze, turn white, hang, crash or never start: the order of actions, and that the
+//! recording plays without a gap.
+#![expect(clippy::print_stdout, reason = "measurements are printed beside a failure")]
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -24,31 +24,31 @@ fn record_command(server: &PageServer, page: &str) -> PagecastCommand {
     PagecastCommand::record(PAGECAST, &server.url(page)).option("size", "640x360")
 }
 
-/// The events of a cast as words, like `live` and `reloaded freeze`.
+/// The events of a cast as text, like `live` and `reloaded freeze`.
 fn event_names(report: &Report) -> Vec<String> {
-    let word = |event: &serde_json::Value| event.to_string().replace(['{', '}', '"'], "").replace(':', " ");
-    report.timeline.iter().map(|turn| word(&turn.event)).collect()
+    let text = |event: &serde_json::Value| event.to_string().replace(['{', '}', '"'], "").replace(':', " ");
+    report.timeline.iter().map(|entry| text(&entry.event)).collect()
 }
 
 fn expect_events(report: &Report, expected: &[&str]) -> Result<()> {
     let events = event_names(report);
     println!("{:?}", report.timeline);
-    ensure!(events == expected, "{events:?} happened, not {expected:?}");
+    ensure!(events == expected, "events are {events:?}, expected {expected:?}");
     Ok(())
 }
 
-/// That an event came this many milliseconds after the one before it.
+/// Checks how many milliseconds after the previous event an event happened.
 fn expect_event_after(report: &Report, event: usize, ms: RangeInclusive<u64>) -> Result<()> {
     let [before, this] = [event - 1, event].map(|i| report.timeline[i].at_ms);
     ensure!(
         ms.contains(&(this - before)),
-        "event {event} came {} ms after the one before, not {ms:?}",
+        "event {event} is {} ms after the previous one, expected {ms:?}",
         this - before
     );
     Ok(())
 }
 
-/// The kinds of trouble that evidence was kept of, in order; each must have its picture.
+/// Kinds of faults with evidence, in order. Checks that each one has a picture.
 fn evidence_kinds(report: &Report) -> Result<Vec<String>> {
     let Some(folder) = &report.evidence else { return Ok(Vec::new()) };
     let mut names: Vec<String> =
@@ -61,7 +61,7 @@ fn evidence_kinds(report: &Report) -> Result<Vec<String>> {
     Ok(logs.into_iter().filter_map(|n| n.split_once('-')).map(|(_, kind)| kind.to_owned()).collect())
 }
 
-/// That the file has the length it should have, all of it plays, and no picture comes out of turn.
+/// Checks that the file has this duration, decodes, and has its pictures in order.
 fn verify_plays(outcome: &Outcome, seconds: f64) -> Result<()> {
     let file = outcome.partial_recording()?;
     ensure!((file.end_s() - seconds).abs() < 0.1, "{} s of picture, not {seconds}", file.end_s());
@@ -72,15 +72,15 @@ fn verify_plays(outcome: &Outcome, seconds: f64) -> Result<()> {
     Ok(())
 }
 
-/// That every picture but so many is one of the page: nothing of its loading is seen.
-fn verify_shows_only_the_page(outcome: &Outcome, but: usize) -> Result<()> {
+/// Checks that all pictures but `exceptions` show the page, and none its loading.
+fn verify_shows_only_the_page(outcome: &Outcome, exceptions: usize) -> Result<()> {
     let pictures = outcome.partial_recording()?.timecodes(TimecodePosition::PAGE)?;
     let empty: Vec<f64> = pictures.iter().filter(|p| p.timecode.is_none()).map(|p| p.pts_s).collect();
-    ensure!(empty.len() <= but, "the page is not to be seen at {empty:.2?}");
+    ensure!(empty.len() <= exceptions, "pictures without the page at {empty:.2?} s");
     Ok(())
 }
 
-/// Sound against picture over the whole of a recording of `sync.html`.
+/// Offsets of sound against picture in a recording of `sync.html`.
 fn av_offsets(outcome: &Outcome) -> Result<AvOffsets> {
     let file = outcome.partial_recording()?;
     let pictures = file.timecodes(TimecodePosition::PAGE)?;
@@ -90,9 +90,9 @@ fn av_offsets(outcome: &Outcome) -> Result<AvOffsets> {
     Ok(offsets)
 }
 
-/// Within ±40 ms, three quarters of all beeps at least.
+/// Checks that at least three quarters of all beeps are within 40 ms.
 fn verify_in_sync(offsets: &AvOffsets, events: usize) -> Result<()> {
-    ensure!(offsets.len() >= events, "only {} of {events} beeps seen and heard", offsets.len());
+    ensure!(offsets.len() >= events, "only {} of {events} beeps were measured", offsets.len());
     let good = offsets.measurements.iter().filter(|(_, ms)| ms.abs() <= 40.0).count();
     ensure!(
         good * 4 >= offsets.len() * 3,
@@ -104,7 +104,7 @@ fn verify_in_sync(offsets: &AvOffsets, events: usize) -> Result<()> {
 }
 
 #[test]
-fn a_frozen_page_is_loaded_again_and_then_moved() -> Result<()> {
+fn a_frozen_page_is_reloaded_and_then_moved() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let outcome = record_command(&server, "counter.html?do=freeze&after=500&loads=2")
@@ -113,7 +113,7 @@ fn a_frozen_page_is_loaded_again_and_then_moved() -> Result<()> {
         .finish(TIMEOUT)?;
     let report = outcome.report()?;
     expect_events(&report, &["live", "reloaded freeze", "moved freeze", "ended complete"])?;
-    // The first look sees what was drawn before it froze, the next two are hits.
+    // The first check sees pictures from before the freeze, the next two see none.
     expect_event_after(&report, 1, 3900..=8500)?;
     expect_event_after(&report, 2, 3900..=12_000)?;
     ensure!(evidence_kinds(&report)? == ["freeze"; 4], "{:?}", evidence_kinds(&report)?);
@@ -125,7 +125,7 @@ fn a_frozen_page_is_loaded_again_and_then_moved() -> Result<()> {
 fn a_page_that_freezes_a_while_after_each_load_is_moved_too() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
-    // Four looks and more find it well before it freezes again.
+    // At least four checks pass before it freezes again.
     let outcome = record_command(&server, "counter.html?do=freeze&after=9000&loads=2")
         .option("freeze-check", "2s")
         .option("duration", "36s")
@@ -134,7 +134,7 @@ fn a_page_that_freezes_a_while_after_each_load_is_moved_too() -> Result<()> {
 }
 
 #[test]
-fn painting_the_same_again_is_no_sign_of_life() -> Result<()> {
+fn repainting_the_same_picture_is_a_freeze() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let outcome = record_command(&server, "counter.html?do=repaint&loads=1")
@@ -145,7 +145,7 @@ fn painting_the_same_again_is_no_sign_of_life() -> Result<()> {
 }
 
 #[test]
-fn a_white_page_is_loaded_again() -> Result<()> {
+fn a_white_page_is_reloaded() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let outcome = record_command(&server, "counter.html?do=blank&after=500&loads=1")
@@ -169,7 +169,7 @@ fn a_page_that_hangs_is_moved() -> Result<()> {
         .finish(TIMEOUT)?;
     let report = outcome.report()?;
     expect_events(&report, &["live", "moved crash", "ended complete"])?;
-    // Within two intervals and a bit.
+    // Two check intervals, and the load of the machine.
     expect_event_after(&report, 1, 1900..=7500)?;
     verify_plays(&outcome, 12.0)
 }
@@ -184,7 +184,10 @@ fn a_page_that_hangs_is_reported_and_replaced_by_default() -> Result<()> {
     expect_events(&report, &["live", "moved crash", "ended complete"])?;
     let [hang] = report.hangs.as_slice() else { anyhow::bail!("{:?}", report.hangs) };
     let moved = report.timeline[1].at_ms;
-    ensure!(hang.ms >= 15_000 && (hang.at_ms + hang.ms).abs_diff(moved) < 2500, "{hang:?}, moved at {moved}");
+    ensure!(
+        hang.duration_ms >= 15_000 && (hang.at_ms + hang.duration_ms).abs_diff(moved) < 2500,
+        "{hang:?}, moved at {moved}"
+    );
     verify_plays(&outcome, 22.0)
 }
 
@@ -211,7 +214,7 @@ fn a_browser_that_fills_the_disk_is_replaced() -> Result<()> {
         .option("duration", "12s")
         .start()?;
     run.wait_for_spooled_bytes(20_000, TIMEOUT)?;
-    // As a page would that found a way past the browser's own quota.
+    // Like a page that circumvents the quota of the browser.
     let folders = std::fs::read_dir(run.temp_folder())?.flatten().map(|e| e.path().join("browser-1/tmp"));
     let folder = folders.into_iter().find(|path| path.exists()).context("there is no browser")?;
     std::fs::write(folder.join("large"), vec![1; 300 << 20])?;
@@ -223,7 +226,7 @@ fn a_browser_that_fills_the_disk_is_replaced() -> Result<()> {
     verify_plays(&outcome, 12.0)
 }
 
-/// Starts a recording of the page with beeps and waits until it runs for a second or two.
+/// Starts a recording of the page with beeps and waits until it has a second or two.
 fn start_beeping_page(server: &PageServer, seconds: u32) -> Result<PagecastProcess> {
     let mut run = record_command(server, "sync.html").option("duration", format!("{seconds}s")).start()?;
     run.wait_for_spooled_bytes(20_000, TIMEOUT)?;
@@ -231,7 +234,7 @@ fn start_beeping_page(server: &PageServer, seconds: u32) -> Result<PagecastProce
 }
 
 #[test]
-fn a_renderer_that_dies_is_replaced_and_sound_and_picture_still_agree() -> Result<()> {
+fn a_renderer_that_dies_is_replaced_and_stays_in_sync() -> Result<()> {
     let _turn = MachineLock::exclusive()?;
     let server = PageServer::start()?;
     let mut run = start_beeping_page(&server, 16)?;
@@ -240,7 +243,7 @@ fn a_renderer_that_dies_is_replaced_and_sound_and_picture_still_agree() -> Resul
     let report = outcome.report()?;
     expect_events(&report, &["live", "moved crash", "ended complete"])?;
     verify_plays(&outcome, 16.0)?;
-    // The browser may be quicker to say so in the picture than to us.
+    // The browser may draw one picture of the crash before it reports the crash.
     verify_shows_only_the_page(&outcome, 1)?;
     verify_in_sync(&av_offsets(&outcome)?, 10)
 }
@@ -268,7 +271,7 @@ fn a_page_that_dies_before_it_is_live_is_replaced_and_seen() -> Result<()> {
 }
 
 #[test]
-fn a_page_that_loads_itself_again_goes_on_and_sound_and_picture_still_agree() -> Result<()> {
+fn a_page_that_reloads_itself_stays_in_sync() -> Result<()> {
     let _turn = MachineLock::exclusive()?;
     let server = PageServer::start()?;
     let outcome = record_command(&server, "sync.html?do=reload&after=4000&loads=1")
@@ -310,8 +313,8 @@ fn helpers_of_the_browser_may_die() -> Result<()> {
         .iter()
         .rev()
         .find_map(|p| p.timecode.map(|_| p.pts_s))
-        .context("no strip")?;
-    ensure!(last > 8.0, "the page was last seen at {last} s");
+        .context("no timecode")?;
+    ensure!(last > 8.0, "the last picture of the page is at {last} s");
     Ok(())
 }
 
@@ -323,10 +326,10 @@ fn attempts_are_limited() -> Result<()> {
     run.wait_for_spooled_bytes(20_000, TIMEOUT)?;
     run.kill_browser()?;
     let loaded_twice = |server: &PageServer| server.requests().iter().filter(|r| *r == "/loads").count() >= 2;
-    run.wait_until("the page was loaded again", TIMEOUT, |_| loaded_twice(&server))?;
+    run.wait_until("the page was reloaded", TIMEOUT, |_| loaded_twice(&server))?;
     run.kill_browser()?;
     let outcome = run.finish(TIMEOUT)?;
-    outcome.expect_failure(EXIT_BROWSER, &["crashed again and again", "2 browsers"])?;
+    outcome.expect_failure(EXIT_BROWSER, &["crashed repeatedly", "2 browsers"])?;
     let report = outcome.parse_report()?;
     expect_events(&report, &["live", "moved crash", "ended gave-up crash"])?;
     ensure!((report.end.as_str(), report.fault.as_deref()) == ("gave-up", Some("crash")));
@@ -334,7 +337,7 @@ fn attempts_are_limited() -> Result<()> {
 }
 
 #[test]
-fn a_page_that_never_calls_is_loaded_again_then_moved_then_given_up() -> Result<()> {
+fn a_page_that_never_calls_is_reloaded_then_moved_then_given_up() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let outcome = record_command(&server, "counter.html")
@@ -342,12 +345,12 @@ fn a_page_that_never_calls_is_loaded_again_then_moved_then_given_up() -> Result<
         .option("ready-timeout", "2s")
         .option("attempts", 2)
         .finish(TIMEOUT)?;
-    outcome.expect_failure(EXIT_PAGE, &["never said that it is ready", "2 browsers"])?;
+    outcome.expect_failure(EXIT_PAGE, &["never reported that it was ready", "2 browsers"])?;
     let report = outcome.parse_report()?;
     let again = "reloaded start-timeout";
     expect_events(&report, &[again, "moved start-timeout", again, "ended gave-up start-timeout"])?;
     expect_event_after(&report, 1, 2000..=6000)?;
-    ensure!(!outcome.output.exists(), "a file was left for nothing");
+    ensure!(!outcome.output.exists(), "a file was left although nothing was recorded");
     ensure!(evidence_kinds(&report)? == ["start-timeout"; 4]);
     Ok(())
 }
@@ -360,7 +363,7 @@ fn notify_ready_is_missed_twice_only() -> Result<()> {
         .flag("wait-for-start=ready")
         .option("ready-timeout", "2s")
         .finish(TIMEOUT)?;
-    outcome.expect_failure(EXIT_PAGE, &["never said that it is ready"])?;
+    outcome.expect_failure(EXIT_PAGE, &["never reported that it was ready"])?;
     expect_events(&outcome.parse_report()?, &["reloaded start-timeout", "ended gave-up start-timeout"])
 }
 
@@ -387,27 +390,27 @@ fn a_page_that_ends_early_records_nothing() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let outcome = record_command(&server, "counter.html?end=500").flag("wait-for-start").finish(TIMEOUT)?;
-    outcome.expect_failure(EXIT_PAGE, &["the page called for the end", "nothing was recorded"])?;
+    outcome.expect_failure(EXIT_PAGE, &["the page ended the cast before it was shown"])?;
     expect_events(&outcome.parse_report()?, &["ended page-ended"])
 }
 
 #[test]
-fn the_functions_are_there_only_if_asked_for_and_after_a_reload_too() -> Result<()> {
+fn the_functions_exist_only_with_the_flag_and_after_a_reload_too() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let page = "counter.html?start=300&ready=300&do=reload&after=1500&loads=1";
     record_command(&server, page).option("duration", "2s").finish(TIMEOUT)?.report()?;
-    let said = |server: &PageServer, what: &str| server.requests().iter().filter(|r| *r == what).count();
+    let count = |server: &PageServer, path: &str| server.requests().iter().filter(|r| *r == path).count();
     ensure!(
-        said(&server, "/said/onWebcastStart-undefined") >= 1
-            && said(&server, "/said/notifyReady-undefined") >= 1
+        count(&server, "/report/onWebcastStart-undefined") >= 1
+            && count(&server, "/report/notifyReady-undefined") >= 1
     );
     let server = PageServer::start()?;
     let outcome =
         record_command(&server, page).flag("wait-for-start").option("duration", "4s").finish(TIMEOUT)?;
     expect_events(&outcome.report()?, &["live", "ended complete"])?;
-    ensure!(said(&server, "/said/onWebcastStart-function") == 2, "{:?}", server.requests());
-    ensure!(said(&server, "/said/notifyReady-undefined") == 2, "{:?}", server.requests());
+    ensure!(count(&server, "/report/onWebcastStart-function") == 2, "{:?}", server.requests());
+    ensure!(count(&server, "/report/notifyReady-undefined") == 2, "{:?}", server.requests());
     let server = PageServer::start()?;
     record_command(&server, page)
         .flag("wait-for-start=ready")
@@ -415,8 +418,8 @@ fn the_functions_are_there_only_if_asked_for_and_after_a_reload_too() -> Result<
         .finish(TIMEOUT)?
         .report()?;
     ensure!(
-        said(&server, "/said/notifyReady-function") == 1
-            && said(&server, "/said/onWebcastStart-undefined") == 1
+        count(&server, "/report/notifyReady-function") == 1
+            && count(&server, "/report/onWebcastStart-undefined") == 1
     );
     Ok(())
 }
@@ -427,11 +430,11 @@ fn a_frame_of_another_site_may_call_start_and_end() -> Result<()> {
     let script = "setTimeout(() => onWebcastStart(), 1500); setTimeout(() => onWebcastEnd(), 3500);";
     let server = PageServer::start()?
         .with_route("/frame", PageResponse::Html(200, format!("<script>{script}</script>in here")));
-    // Another site than 127.0.0.1: its frame lives in a process of its own.
+    // Another site than 127.0.0.1, so that its frame has its own process.
     let frame = server.url("/frame").replace("127.0.0.1", "localhost");
-    let around = PageServer::start()?
+    let outer = PageServer::start()?
         .with_route("/", PageResponse::Html(200, format!("<iframe src='{frame}'></iframe>")));
-    let outcome = record_command(&around, "/")
+    let outcome = record_command(&outer, "/")
         .flag("wait-for-start")
         .option("allow-net", "localhost")
         .finish(TIMEOUT)?;
@@ -448,20 +451,20 @@ fn the_maximum_running_time_is_kept() -> Result<()> {
     let outcome = record_command(&server, "counter.html").option("max-time", "10s").finish(TIMEOUT)?;
     let report = outcome.report()?;
     expect_events(&report, &["live", "ended max-time"])?;
-    // Counted from the first frame, so as much was recorded.
+    // The time counts from the first frame, so the recording is as long.
     let ended = report.timeline[1].at_ms - report.timeline[0].at_ms;
     ensure!((10_000..12_500).contains(&ended), "ended after {ended} ms");
     ensure!((9900.0..10_500.0).contains(&report.duration_ms), "{} ms were recorded", report.duration_ms);
     Ok(())
 }
 
-/// Records a page in which `trouble` happens and that must be shown to the end, whatever it takes.
-fn verify_survives(server: &PageServer, trouble: &str) -> Result<()> {
-    let outcome = record_command(server, &format!("counter.html?after=500&do={trouble}"))
+/// Checks that a page with this fault of `misbehave.js` is recorded to the end.
+fn verify_survives(server: &PageServer, fault: &str) -> Result<()> {
+    let outcome = record_command(server, &format!("counter.html?after=500&do={fault}"))
         .option("duration", "6s")
         .finish(TIMEOUT)?;
     let report = outcome.report()?;
-    println!("{trouble}: {:?}, {} MB", report.timeline, report.peak_rss_bytes.browser >> 20);
+    println!("{fault}: {:?}, {} MB", report.timeline, report.peak_rss_bytes.browser >> 20);
     ensure!(report.end == "complete", "{}", report.end);
     verify_plays(&outcome, 6.0)
 }
@@ -479,13 +482,13 @@ fn forty_videos() -> Result<()> {
     let name = file.file_name().context("the video has no name")?.to_string_lossy().into_owned();
     let server = PageServer::start()?.with_folder("/media/", &flash_beep::media_folder());
     verify_survives(&server, &format!("videos&video=/media/{name}"))?;
-    let playing = server.requests().iter().filter(|r| *r == "/said/plays").count();
+    let playing = server.requests().iter().filter(|r| *r == "/report/plays").count();
     ensure!(playing >= 40, "only {playing} videos play");
     Ok(())
 }
 
 #[test]
-fn what_is_waited_for_must_be_there() -> Result<()> {
+fn readiness_conditions_are_awaited() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let outcome = record_command(&server, "counter.html?do=appear&after=2000")

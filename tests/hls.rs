@@ -1,7 +1,8 @@
-//! What is recorded as HLS plays in a browser: while it is recorded, from start to end, and across a cast that was killed.
+//! HLS recordings play in a browser: live, from start to end, and across a cast that was killed.
 //!
-//! Pagecast records a page with hls.js that plays what Pagecast records: the pictures of the second recording say what was played.
-#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+//! Pagecast records a page with hls.js, which plays another recording of Pagecast. The timecodes in the
+//! second recording show which pictures were played.
+#![expect(clippy::print_stdout, reason = "measurements are printed beside a failure")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,18 +19,18 @@ use serde::Deserialize;
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(90);
-/// Where the page shows its first player, and its second.
+/// Positions of the timecodes of the page's first and second player.
 const PLAYER_TIMECODES: [TimecodePosition; 2] =
     [TimecodePosition::PAGE, TimecodePosition { x: 0, y: 360, cell_size: 8 }];
 
-/// A recording in a folder, and a server of it, of our pages and of hls.js.
+/// A recording in a folder, and a server of the recording, of test pages and of hls.js.
 struct HlsFixture {
     format: &'static str,
     folder: ScratchDir,
     server: PageServer,
 }
 
-/// What the page says of a player.
+/// Report of the page on a player.
 #[derive(Debug, Deserialize)]
 struct PlayerReport {
     mode: String,
@@ -40,7 +41,8 @@ struct PlayerReport {
     ended: bool,
 }
 
-/// Pictures in the order they were shown, each once: when, and its number. Numbers begin anew with each page.
+/// Pictures in the order in which they were shown, each once: time in seconds and number. Numbers restart
+/// with each page load.
 struct ShownFrames(Vec<(f64, u32)>);
 
 impl HlsFixture {
@@ -66,15 +68,15 @@ impl HlsFixture {
             .start()
     }
 
-    /// Waits until so many segments can be played.
+    /// Waits until this many segments can be played.
     fn wait_for_segments(&self, run: &mut PagecastProcess, count: usize) -> Result<()> {
         let playlist = self.folder.join("rec/rec_live.m3u8");
-        run.wait_until("there was something to play", TIMEOUT, |_| {
+        run.wait_until("the playlist had its segments", TIMEOUT, |_| {
             std::fs::read_to_string(&playlist).is_ok_and(|text| text.matches("#EXTINF").count() >= count)
         })
     }
 
-    /// Begins to play, and to record what is played.
+    /// Starts players and a recording of them.
     fn play(&self, players: &str) -> Result<PagecastProcess> {
         PagecastCommand::record(PAGECAST, &self.server.url(&format!("pages/hls.html?{players}")))
             .option("size", format!("640x{}", 360 * players.split('&').count()))
@@ -82,7 +84,7 @@ impl HlsFixture {
             .start()
     }
 
-    /// Plays all that was recorded.
+    /// Plays the finished recording from its start to its end.
     fn play_vod(&self) -> Result<(Outcome, PlayerReport)> {
         let outcome = self.play("whole=/recorded/rec.m3u8")?.finish(TIMEOUT)?;
         let player = self.player_reports()?.pop().context("no player")?;
@@ -90,40 +92,42 @@ impl HlsFixture {
         Ok((outcome, player))
     }
 
-    /// The last that the page said of its players.
+    /// Last report of the page on its players.
     fn player_reports(&self) -> Result<Vec<PlayerReport>> {
         let requests = self.server.requests();
-        let last = requests.iter().rfind(|r| r.starts_with("/said/player?")).context("no player spoke")?;
+        let last =
+            requests.iter().rfind(|r| r.starts_with("/report/player?")).context("no player reported")?;
         let url = url::Url::parse(&self.server.url(last))?;
-        let (text, _) = url.query_pairs().next().context("no words")?;
+        let (text, _) = url.query_pairs().next().context("the report is empty")?;
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// What was recorded, as others read it.
+    /// The recording, read from its playlist.
     fn recorded(&self) -> Result<Recording> {
         Recording::open(&self.folder.join("rec/rec.m3u8"))
     }
 }
 
 impl ShownFrames {
-    fn from_timecodes(seen: impl IntoIterator<Item = FrameTimecode>) -> Self {
-        let mut all: Vec<_> = seen.into_iter().filter_map(|s| Some((s.pts_s, s.timecode?.counter))).collect();
+    fn from_timecodes(timecodes: impl IntoIterator<Item = FrameTimecode>) -> Self {
+        let mut all: Vec<_> =
+            timecodes.into_iter().filter_map(|s| Some((s.pts_s, s.timecode?.counter))).collect();
         all.dedup_by_key(|(_, counter)| *counter);
         Self(all)
     }
 
-    /// How often a picture followed that was drawn before.
+    /// Number of pictures that were drawn before the previous one.
     fn jumps_back(&self) -> usize {
         self.0.windows(2).filter(|pair| pair[1].1 < pair[0].1).count()
     }
 
-    /// The longest time that one picture but the first was shown, in seconds.
+    /// Longest time for which a picture was shown, in seconds, without the first picture.
     fn longest_frame_s(&self) -> f64 {
         let times = self.0.iter().skip(1).map(|(at, _)| *at).collect::<Vec<_>>();
         times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
     }
 
-    /// Numbers, with those of later pages behind those of earlier ones.
+    /// Numbers of the pictures, increasing across page loads.
     fn frame_numbers(&self) -> Vec<u64> {
         let (mut page, mut last) = (0_u64, 0);
         let number = |(_, counter): &(f64, u32)| {
@@ -134,8 +138,8 @@ impl ShownFrames {
     }
 }
 
-/// Checks that what was played is what was recorded from some picture on: in order and without a hole but for what a busy machine
-/// may skip, to the last picture, and that the player had nothing to complain about.
+/// Checks that the played pictures are a suffix of the recorded ones, in order, with at most 5 % skipped by a
+/// busy machine, and that the player reported no errors.
 fn verify_played_to_end(
     what: &str,
     player: &PlayerReport,
@@ -145,70 +149,78 @@ fn verify_played_to_end(
     ensure!(player.ended && player.errors.is_empty(), "{what}: {player:?}");
     let (shown, all) = (played.frame_numbers(), recorded.frame_numbers());
     let (first, last) = shown.first().zip(shown.last()).context("nothing was played")?;
-    let place = |number| all.iter().position(|n| n == number).context("what was played was never recorded");
-    let due = &all[place(first)?..=place(last)?];
-    let missing: Vec<_> = due.iter().filter(|n| shown.binary_search(n).is_err()).collect();
+    let place =
+        |number| all.iter().position(|n| n == number).context("a played picture is not in the recording");
+    let expected = &all[place(first)?..=place(last)?];
+    let missing: Vec<_> = expected.iter().filter(|n| shown.binary_search(n).is_err()).collect();
     println!(
         "{what}: {} of {} pictures were played, {} missed, one was shown for {:.2} s, {} jumps back",
         shown.len(),
-        due.len(),
+        expected.len(),
         missing.len(),
         played.longest_frame_s(),
         played.jumps_back()
     );
     ensure!(played.jumps_back() == recorded.jumps_back(), "{what}: it went back: {:?}", played.0);
-    ensure!(shown.iter().all(|n| due.contains(n)), "{what}: pictures were played that were not recorded");
-    ensure!(missing.len() * 20 <= due.len(), "{what}: {missing:?} of {} were not played", due.len());
+    ensure!(
+        shown.iter().all(|n| expected.contains(n)),
+        "{what}: pictures were played that were not recorded"
+    );
+    ensure!(
+        missing.len() * 20 <= expected.len(),
+        "{what}: {missing:?} of {} were not played",
+        expected.len()
+    );
     let stalled_s = played.longest_frame_s() - recorded.longest_frame_s();
     ensure!(stalled_s < 1.0, "{what}: it stalled for {stalled_s:.2} s");
     ensure!(shown.last() == all.last(), "{what}: it ended with {:?}, not {:?}", shown.last(), all.last());
     Ok(())
 }
 
-/// The same for all of it.
+/// As [`verify_played_to_end`], from the first recorded picture on.
 fn verify_played_from_start(
     what: &str,
     player: &PlayerReport,
     played: &ShownFrames,
     recorded: &ShownFrames,
 ) -> Result<()> {
-    let (first, due) = (played.0.first().map(|p| p.1), recorded.0.first().map(|p| p.1));
-    ensure!(first == due, "{what}: it began with {first:?}, not {due:?}");
+    let (first, expected) = (played.0.first().map(|p| p.1), recorded.0.first().map(|p| p.1));
+    ensure!(first == expected, "{what}: it started with {first:?}, not {expected:?}");
     verify_played_to_end(what, player, played, recorded)
 }
 
 fn check_live_and_on_demand(format: &'static str) -> Result<()> {
     let _turn = MachineLock::exclusive()?;
-    let bench = HlsFixture::new(format)?;
-    let mut recorder = bench.record("sync.html")?;
-    bench.wait_for_segments(&mut recorder, 4)?;
-    let viewer = bench.play("live=/recorded/rec_live.m3u8&whole=/recorded/rec.m3u8")?;
-    bench.server.wait_for_request("/said/played-8", TIMEOUT)?;
-    let live = bench.player_reports()?;
+    let fixture = HlsFixture::new(format)?;
+    let mut recorder = fixture.record("sync.html")?;
+    fixture.wait_for_segments(&mut recorder, 4)?;
+    let viewer = fixture.play("live=/recorded/rec_live.m3u8&whole=/recorded/rec.m3u8")?;
+    fixture.server.wait_for_request("/report/played-8", TIMEOUT)?;
+    let live = fixture.player_reports()?;
     println!("{format} live: {live:?}");
     recorder.signal(Signal::INT)?;
     let report = recorder.finish(TIMEOUT)?.report()?;
     let viewed = viewer.finish(TIMEOUT)?;
-    let whole = bench.player_reports()?;
+    let whole = fixture.player_reports()?;
     println!("{format} to its end: {whole:?}");
 
-    let recording = bench.recorded()?;
+    let recording = fixture.recorded()?;
     let recorded = ShownFrames::from_timecodes(recording.timecodes(TimecodePosition::PAGE)?);
     let (mut first, mut second) = (Vec::new(), Vec::new());
-    for (pts_s, strips) in viewed.recording()?.timecodes_at(&PLAYER_TIMECODES)? {
-        first.push(FrameTimecode { pts_s, timecode: strips[0] });
-        second.push(FrameTimecode { pts_s, timecode: strips[1] });
+    for (pts_s, timecodes) in viewed.recording()?.timecodes_at(&PLAYER_TIMECODES)? {
+        first.push(FrameTimecode { pts_s, timecode: timecodes[0] });
+        second.push(FrameTimecode { pts_s, timecode: timecodes[1] });
     }
     verify_played_to_end("live", &whole[0], &ShownFrames::from_timecodes(first), &recorded)?;
     verify_played_from_start("from its start", &whole[1], &ShownFrames::from_timecodes(second), &recorded)?;
     let near = &live[0];
-    // What it says is a little older than what it was waited for.
+    // The player report is up to a second older than `played-8`.
     ensure!(near.mode == "live" && near.played_s > 6.0, "{near:?}");
     ensure!(near.max_latency_s > 0.0 && near.max_latency_s < 20.0, "{near:?}");
 
-    let (outcome, player) = bench.play_vod()?;
-    let seen = outcome.recording()?;
-    let pictures = seen.timecodes(TimecodePosition::PAGE)?;
+    let (outcome, player) = fixture.play_vod()?;
+    let played = outcome.recording()?;
+    let pictures = played.timecodes(TimecodePosition::PAGE)?;
     verify_played_from_start(
         "on demand",
         &player,
@@ -216,7 +228,7 @@ fn check_live_and_on_demand(format: &'static str) -> Result<()> {
         &recorded,
     )?;
     ensure!((player.duration_s - report.duration_ms / 1000.0).abs() < 0.1, "{player:?}, {report:?}");
-    let offsets = av_sync::page_offsets(&pictures, &beeps::onsets(seen.pcm()?, av_sync::PAGE_BEEP)?);
+    let offsets = av_sync::page_offsets(&pictures, &beeps::onsets(played.pcm()?, av_sync::PAGE_BEEP)?);
     println!("{format} on demand: {offsets}");
     ensure!(offsets.len() >= 8 && offsets.median_ms().abs() < 50.0, "{offsets}");
     Ok(())
@@ -224,20 +236,20 @@ fn check_live_and_on_demand(format: &'static str) -> Result<()> {
 
 fn check_playback_across_a_kill(format: &'static str) -> Result<()> {
     let _turn = MachineLock::exclusive()?;
-    let bench = HlsFixture::new(format)?;
-    let mut recorder = bench.record("counter.html?say")?;
-    bench.server.wait_for_request("/said/second-5", TIMEOUT)?;
+    let fixture = HlsFixture::new(format)?;
+    let mut recorder = fixture.record("counter.html?report")?;
+    fixture.server.wait_for_request("/report/second-5", TIMEOUT)?;
     recorder.kill_matching("run-cast")?;
-    bench.server.wait_for_requests("/said/second-4", 2, TIMEOUT)?;
+    fixture.server.wait_for_requests("/report/second-4", 2, TIMEOUT)?;
     recorder.signal(Signal::INT)?;
     let report = recorder.finish(TIMEOUT)?.report()?;
     ensure!(report.restarts == 1, "{report:?}");
-    let playlist = std::fs::read_to_string(bench.folder.join("rec/rec.m3u8"))?;
+    let playlist = std::fs::read_to_string(fixture.folder.join("rec/rec.m3u8"))?;
     ensure!(playlist.matches("#EXT-X-DISCONTINUITY\n").count() == 1, "{playlist}");
 
-    let (outcome, player) = bench.play_vod()?;
+    let (outcome, player) = fixture.play_vod()?;
     let played = ShownFrames::from_timecodes(outcome.recording()?.timecodes(TimecodePosition::PAGE)?);
-    let recorded = ShownFrames::from_timecodes(bench.recorded()?.timecodes(TimecodePosition::PAGE)?);
+    let recorded = ShownFrames::from_timecodes(fixture.recorded()?.timecodes(TimecodePosition::PAGE)?);
     ensure!(recorded.jumps_back() == 1, "the second part was not recorded: {playlist}");
     verify_played_from_start("two parts", &player, &played, &recorded)
 }

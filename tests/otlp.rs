@@ -1,4 +1,5 @@
-//! Traces: what a collector gets of a service that is built with them, and what one without them says.
+//! Traces: the spans that a collector receives from a build with feature `otlp`, and the warning of a build
+//! without.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ fn otlp_environment(collector: &WebhookReceiver) -> Vec<(&'static str, String)> 
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url("")),
         ("OTEL_SERVICE_NAME", "pagecast-of-the-tests".to_owned()),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hush-hush".to_owned()),
-        // Nothing is sent before the end, so that it is the end that sends it.
+        // An hour, so that spans are exported only by the shutdown.
         ("OTEL_BSP_SCHEDULE_DELAY", "3600000".to_owned()),
     ]
 }
@@ -29,7 +30,7 @@ fn without_traces_the_variables_are_reported_as_ineffective() -> Result<()> {
     service.stop(STOP_TIMEOUT)?;
     ensure!(collector.received().is_empty(), "{:#?}", collector.received());
     let log = service.log();
-    ensure!(log.contains("OTEL_EXPORTER_OTLP_ENDPOINT has no effect"), "{log}");
+    ensure!(log.contains("variable has no effect, built without feature otlp"), "{log}");
     ensure!(!log.contains("hush-hush"), "{log}");
     Ok(())
 }
@@ -46,14 +47,14 @@ mod with_traces {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(120);
-    /// Kinds of spans, and the status of one that failed, as the protocol numbers them.
+    /// Span kinds and the status of a failed span (OTLP, `trace.proto`).
     const KIND_SERVER: u64 = 2;
     const KIND_CLIENT: u64 = 3;
     const STATUS_ERROR: u64 = 2;
 
     type Attributes = BTreeMap<String, String>;
 
-    /// A span, as far as it matters.
+    /// The fields of a span that the tests check.
     #[derive(Debug, Default)]
     struct Span {
         name: String,
@@ -70,7 +71,7 @@ mod with_traces {
         }
     }
 
-    /// A field of a protobuf message: its number, and what it holds.
+    /// Value of a field of a protobuf message.
     enum FieldValue<'a> {
         Number(u64),
         Bytes(&'a [u8]),
@@ -79,14 +80,14 @@ mod with_traces {
     fn read_varint(bytes: &mut &[u8]) -> Result<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
-            let (first, rest) = bytes.split_first().context("it ends too soon")?;
+            let (first, rest) = bytes.split_first().context("a varint is truncated")?;
             *bytes = rest;
             number |= u64::from(first & 0x7f) << shift;
             if first & 0x80 == 0 {
                 return Ok(number);
             }
         }
-        bail!("a number that is too long")
+        bail!("a varint is too long")
     }
 
     fn parse_fields(mut bytes: &[u8]) -> Result<Vec<(u64, FieldValue<'_>)>> {
@@ -96,26 +97,27 @@ mod with_traces {
             let value = match tag & 7 {
                 0 => FieldValue::Number(read_varint(&mut bytes)?),
                 kind @ (1 | 5) => {
-                    let (fixed, rest) =
-                        bytes.split_at_checked(if kind == 1 { 8 } else { 4 }).context("too short")?;
+                    let (fixed, rest) = bytes
+                        .split_at_checked(if kind == 1 { 8 } else { 4 })
+                        .context("a field is truncated")?;
                     bytes = rest;
                     let number = fixed.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
                     FieldValue::Number(number)
                 }
                 2 => {
                     let len = usize::try_from(read_varint(&mut bytes)?)?;
-                    let (value, rest) = bytes.split_at_checked(len).context("too short")?;
+                    let (value, rest) = bytes.split_at_checked(len).context("a field is truncated")?;
                     bytes = rest;
                     FieldValue::Bytes(value)
                 }
-                kind => bail!("a field of kind {kind}"),
+                kind => bail!("unknown wire type {kind}"),
             };
             fields.push((tag >> 3, value));
         }
         Ok(fields)
     }
 
-    /// The messages in a message that have this number.
+    /// Submessages in the fields with this number.
     fn submessages(bytes: &[u8], number: u64) -> Result<Vec<&[u8]>> {
         let messages = parse_fields(bytes)?.into_iter().filter_map(|(known, value)| match value {
             FieldValue::Bytes(bytes) if known == number => Some(bytes),
@@ -128,7 +130,7 @@ mod with_traces {
         String::from_utf8_lossy(bytes).into_owned()
     }
 
-    /// `KeyValue`s in the field of this number.
+    /// Attributes (`KeyValue`) in the fields with this number.
     fn parse_attributes(bytes: &[u8], number: u64) -> Result<Attributes> {
         let mut attributes = BTreeMap::new();
         for pair in submessages(bytes, number)? {
@@ -162,14 +164,14 @@ mod with_traces {
         Ok(span)
     }
 
-    /// What a collector was told: attributes of the services, and their spans.
-    fn parse_exports(told: &[ReceivedRequest]) -> Result<(Vec<Attributes>, Vec<Span>)> {
+    /// Parses export requests: attributes of the services, and their spans.
+    fn parse_exports(requests: &[ReceivedRequest]) -> Result<(Vec<Attributes>, Vec<Span>)> {
         let (mut services, mut spans) = (Vec::new(), Vec::new());
-        for told in told {
-            ensure!(told.path == "/v1/traces", "{told:?}");
-            ensure!(told.header("content-type") == Some("application/x-protobuf"), "{told:?}");
-            ensure!(told.header("authorization") == Some("hush-hush"), "{told:?}");
-            for of_service in submessages(&told.body, 1)? {
+        for request in requests {
+            ensure!(request.path == "/v1/traces", "{request:?}");
+            ensure!(request.header("content-type") == Some("application/x-protobuf"), "{request:?}");
+            ensure!(request.header("authorization") == Some("hush-hush"), "{request:?}");
+            for of_service in submessages(&request.body, 1)? {
                 for service in submessages(of_service, 1)? {
                     services.push(parse_attributes(service, 1)?);
                 }
@@ -184,6 +186,7 @@ mod with_traces {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one story, step by step")]
     fn requests_callbacks_and_casts_are_traced() -> Result<()> {
         let _turn = MachineLock::shared()?;
         let (server, receiver, collector) =
@@ -201,16 +204,19 @@ mod with_traces {
         start["UserId"] = json!("webcast_task");
         start["SourceURL"] = json!(server.url("counter.html"));
         start["VideoSolutions"] = json!([{ "Width": 160, "Height": 90, "FrameRate": 5 }]);
-        ensure!(service.call("StartWebcast", &start)?.0, "it is not started");
+        ensure!(service.call("StartWebcast", &start)?.0, "the task is not started");
         let status = |status: &'static str| {
-            move |told: &[ReceivedRequest]| told.iter().any(|told| utf8(&told.body).contains(status))
+            move |received: &[ReceivedRequest]| received.iter().any(|r| utf8(&r.body).contains(status))
         };
-        receiver.wait_until("it is live", TIMEOUT, status("\\\"Status\\\":1"))?;
-        ensure!(service.call("StopWebcast", &task)?.0, "it is not stopped");
-        receiver.wait_until("it is over", TIMEOUT, status("\\\"Status\\\":2"))?;
-        ensure!(!service.call("GetWebCastTask", &json!({ "AppId": "nobody" }))?.0, "nobody's task is told");
+        receiver.wait_until("the task is live", TIMEOUT, status("\\\"Status\\\":1"))?;
+        ensure!(service.call("StopWebcast", &task)?.0, "the task is not stopped");
+        receiver.wait_until("the task has ended", TIMEOUT, status("\\\"Status\\\":2"))?;
+        ensure!(
+            !service.call("GetWebCastTask", &json!({ "AppId": "nobody" }))?.0,
+            "an unknown application is accepted"
+        );
         ensure!(service.rest("GET", "/v1/casts", None)?.status == 200, "no list");
-        ensure!(collector.received().is_empty(), "spans were sent before their time");
+        ensure!(collector.received().is_empty(), "spans were exported before the shutdown");
         service.stop(STOP_TIMEOUT)?;
 
         let (services, spans) = parse_exports(&collector.received())?;
@@ -219,11 +225,11 @@ mod with_traces {
         }
         for span in &spans {
             ensure!(span.end_ns >= span.begin_ns && span.begin_ns > 1_700_000_000_000_000_000, "{span:?}");
-            let said = format!("{span:?}");
-            ensure!(!said.contains(REST_TOKEN) && !said.contains("hush-hush"), "{said}");
+            let text = format!("{span:?}");
+            ensure!(!text.contains(REST_TOKEN) && !text.contains("hush-hush"), "{text}");
         }
-        let one = |what: &dyn Fn(&Span) -> bool, why: &str| {
-            spans.iter().find(|span| what(span)).with_context(|| format!("no {why} in {spans:#?}"))
+        let one = |matches: &dyn Fn(&Span) -> bool, name: &str| {
+            spans.iter().find(|span| matches(span)).with_context(|| format!("no {name} in {spans:#?}"))
         };
         one(
             &|s| {
@@ -235,16 +241,16 @@ mod with_traces {
             "start",
         )?;
         let refused = one(&|s| s.name == "GetWebCastTask" && !s.has_attribute("code", "ok"), "refusal")?;
-        ensure!(refused.status != STATUS_ERROR, "a refusal is no failure: {refused:?}");
+        ensure!(refused.status != STATUS_ERROR, "a refusal is not an error: {refused:?}");
         one(
             &|s| s.name == "GET /v1/casts" && s.has_attribute("api", "v1") && s.has_attribute("code", "200"),
             "list",
         )?;
-        let told = one(
+        let callback = one(
             &|s| s.name == "callback" && s.kind == KIND_CLIENT && s.has_attribute("outcome", "delivered"),
             "callback",
         )?;
-        ensure!(told.has_attribute("status", "200") && told.status != STATUS_ERROR, "{told:?}");
+        ensure!(callback.has_attribute("status", "200") && callback.status != STATUS_ERROR, "{callback:?}");
         let cast = one(&|s| s.name == "cast", "cast")?;
         ensure!(
             cast.has_attribute("end", "stopped")
@@ -253,37 +259,34 @@ mod with_traces {
             "{cast:?}"
         );
         ensure!(cast.attributes.contains_key("live_after_ms") && cast.status != STATUS_ERROR, "{cast:?}");
-        ensure!(told.attributes["cast"] == cast.attributes["cast"], "{told:?}, {cast:?}");
+        ensure!(callback.attributes["cast"] == cast.attributes["cast"], "{callback:?}, {cast:?}");
         Ok(())
     }
 
     #[test]
-    fn an_unreachable_collector_is_logged_once_and_harms_nobody() -> Result<()> {
+    fn an_unreachable_collector_is_logged_once_and_delays_no_request() -> Result<()> {
         let mut collector = WebhookReceiver::start()?;
         let mut environment = otlp_environment(&collector);
         environment.push(("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()));
-        // It asks without a pause, as each request is a span.
+        // The test sends requests without a pause, as each one is a span.
         environment.push(("PAGECAST__LIMITS__REQUESTS_PER_S", "1000000".to_owned()));
         collector.stop();
         let mut service =
             ServiceProcess::start(PAGECAST, &ServiceConfig { environment, ..ServiceConfig::default() })?;
         let begin = std::time::Instant::now();
-        while !service.log().contains("traces do not reach the collector") {
-            ensure!(begin.elapsed() < TIMEOUT, "nothing is said of it");
+        while !service.log().contains("trace export failed") {
+            ensure!(begin.elapsed() < TIMEOUT, "the failure is not logged");
             ensure!(service.rest("GET", "/v1/casts", None)?.status == 200, "no list");
         }
         collector.restart()?;
-        while !service.log().contains("traces reach the collector again") {
-            ensure!(begin.elapsed() < TIMEOUT, "nothing is said of its return");
+        while !service.log().contains("trace export recovered") {
+            ensure!(begin.elapsed() < TIMEOUT, "the recovery is not logged");
             ensure!(service.rest("GET", "/v1/casts", None)?.status == 200, "no list");
         }
         service.stop(STOP_TIMEOUT)?;
         let log = service.log();
-        ensure!(
-            log.matches("traces do not reach the collector").count() == 1 && !log.contains("hush-hush"),
-            "{log}"
-        );
-        ensure!(!parse_exports(&collector.received())?.1.is_empty(), "nothing came");
+        ensure!(log.matches("trace export failed").count() == 1 && !log.contains("hush-hush"), "{log}");
+        ensure!(!parse_exports(&collector.received())?.1.is_empty(), "no spans were exported");
         Ok(())
     }
 }

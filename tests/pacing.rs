@@ -1,5 +1,5 @@
-//! Every tick of the output carries a new frame of the page, in order, exactly on the grid.
-#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+//! Every tick of the output has a new frame of the page, in order, exactly on the grid.
+#![expect(clippy::print_stdout, reason = "measurements are printed beside a failure")]
 
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{MachineLock, PageServer, PagecastCommand};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// How long a page of a few kilobytes may take from the first recorded frame to its first own frame.
+/// Longest time from the first recorded picture to the first picture with a timecode, in seconds, for a page
+/// of a few kilobytes.
 const MAX_PAGE_START_S: f64 = 0.5;
 
-/// Records the counter page; at least 99 % of the ticks must show a frame that was not shown before.
+/// Records the counter page and checks that at least 99 % of the ticks show a new frame.
 fn check_pacing(fps: u32, seconds: u32) -> Result<()> {
     let _turn = MachineLock::exclusive()?;
     let server = PageServer::start()?;
@@ -36,20 +37,20 @@ fn check_pacing(fps: u32, seconds: u32) -> Result<()> {
     ensure!(first < pictures.len(), "no picture shows the page");
     ensure!(pictures[first].pts_s <= MAX_PAGE_START_S, "the page starts at {} s", pictures[first].pts_s);
     let unreadable = pictures[first..].iter().filter(|p| p.timecode.is_none()).count();
-    ensure!(unreadable == 0, "{unreadable} pictures have a damaged strip");
+    ensure!(unreadable == 0, "{unreadable} pictures have a damaged timecode");
     let counters: Vec<_> = pictures.iter().filter_map(|p| Some(p.timecode?.counter)).collect();
     ensure!(counters.is_sorted(), "frames are out of order: {counters:?}");
 
     let new = 1 + counters.windows(2).filter(|w| w[0] != w[1]).count();
     let possible = (all - ticks[first]) as f64;
     println!("{fps} fps: {new} new frames in {possible} ticks, {report:?}");
-    ensure!(new as f64 >= 0.99 * possible, "only {new} of {possible} ticks carry a new frame");
+    ensure!(new as f64 >= 0.99 * possible, "only {new} of {possible} ticks have a new frame");
     ensure!(
         report.frames_encoded == pictures.len() as u64,
         "{} pictures in the file, {report:?}",
         pictures.len()
     );
-    ensure!(report.frames_captured >= new as u64, "fewer captured than seen: {report:?}");
+    ensure!(report.frames_captured >= new as u64, "fewer frames captured than recorded: {report:?}");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! What is in `packaging/`, as far as it can be judged without systemd and without Docker.
+//! Checks the files in `packaging/` without running systemd or Docker.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,11 +10,13 @@ use pagecast_testkit::ScratchDir;
 use pagecast_testkit::command::{install_hint, program, run_for_output, run_for_stdout};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// Where the unit and the image have the program, the configuration and the data.
+/// Path of the program in the unit and in the image.
 const INSTALLED_PROGRAM: &str = "/usr/local/bin/pagecast";
+/// Path of the configuration in the unit and in the image.
 const CONFIG: &str = "/etc/pagecast/pagecast.toml";
+/// Data folder in the unit and in the image.
 const DATA: &str = "/var/lib/pagecast";
-/// Packages that every Debian has.
+/// Packages that every Debian system has.
 const BASE_PACKAGES: [&str; 2] = ["libc6", "libgcc-s1"];
 
 fn read_file(path: &str) -> Result<String> {
@@ -22,12 +24,13 @@ fn read_file(path: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-/// A command of theirs, with files of our own in place of those that are installed, and only looking at its configuration.
+/// A command of the unit or the image, with scratch files instead of installed ones, and with
+/// `--check-config`.
 fn check_config_command(words: &[&str], scratch: &ScratchDir) -> Result<Command> {
     let config = scratch.join("pagecast.toml");
     fs::write(&config, "")?;
     let (first, arguments) = words.split_first().context("no command")?;
-    ensure!([INSTALLED_PROGRAM, "pagecast"].contains(first), "{first} is started");
+    ensure!([INSTALLED_PROGRAM, "pagecast"].contains(first), "unknown program {first}");
     ensure!(arguments.first() == Some(&"serve"), "{words:?}");
     let mut command = program(PAGECAST);
     for word in arguments {
@@ -45,13 +48,13 @@ fn check_config_command(words: &[&str], scratch: &ScratchDir) -> Result<Command>
     Ok(command)
 }
 
-/// Lines of a Dockerfile, with what is continued, and without comments.
+/// Instructions of a Dockerfile, with continuation lines joined, without comments.
 fn instructions(text: &str) -> Vec<String> {
     let text: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     text.join("\n").replace("\\\n", " ").lines().map(str::to_owned).filter(|line| !line.is_empty()).collect()
 }
 
-/// The stages of the image, each as its instructions.
+/// Instructions of each stage of the image.
 fn stages() -> Result<Vec<Vec<String>>> {
     let mut stages: Vec<Vec<String>> = Vec::new();
     for line in instructions(&read_file("packaging/Dockerfile")?) {
@@ -64,34 +67,34 @@ fn stages() -> Result<Vec<Vec<String>>> {
     Ok(stages)
 }
 
-/// What a stage installs.
+/// Packages that a stage installs.
 fn installed_packages(stage: &[String]) -> BTreeSet<String> {
     let installed = stage.iter().filter_map(|line| line.split_once("apt-get install ")).map(|(_, rest)| rest);
     let words = installed.flat_map(|rest| rest.split("&&").next().unwrap_or_default().split_whitespace());
     words.filter(|word| !word.starts_with('-')).map(str::to_owned).collect()
 }
 
-/// What stands behind a word, the last time that it does.
-fn last_instruction<'a>(stage: &'a [String], word: &str) -> Result<&'a str> {
-    stage.iter().rev().find_map(|line| line.strip_prefix(word)).with_context(|| format!("no {word}"))
+/// Arguments of the last instruction with this name.
+fn last_instruction<'a>(stage: &'a [String], name: &str) -> Result<&'a str> {
+    stage.iter().rev().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))
 }
 
 #[test]
-fn the_unit_is_sound() -> Result<()> {
+fn the_unit_is_valid() -> Result<()> {
     let (unit, scratch) = (read_file("packaging/pagecast.service")?, ScratchDir::new()?);
     let copy = scratch.join("pagecast.service");
     fs::write(&copy, unit.replace(INSTALLED_PROGRAM, PAGECAST))?;
-    // What it has to say, it says there, whatever its exit code.
+    // It prints warnings about the unit to stderr, with exit code 0.
     let mut verify = program("systemd-analyze");
-    let said = run_for_output(verify.args(["verify", "--man=no"]).arg(&copy))?;
-    let said = String::from_utf8(said.stderr)?;
-    ensure!(!said.contains("pagecast.service"), "{said}");
-    // It can tell.
+    let output = run_for_output(verify.args(["verify", "--man=no"]).arg(&copy))?;
+    let warnings = String::from_utf8(output.stderr)?;
+    ensure!(!warnings.contains("pagecast.service"), "{warnings}");
+    // It refuses a unit whose program does not exist.
     let mut verify = program("systemd-analyze");
     fs::write(&copy, unit.replace(INSTALLED_PROGRAM, "/nowhere/pagecast"))?;
     ensure!(
         run_for_output(verify.args(["verify", "--man=no"]).arg(&copy)).is_err(),
-        "nothing is wrong with nothing"
+        "a unit without its program is accepted"
     );
 
     let commands =
@@ -109,7 +112,7 @@ fn the_unit_is_sound() -> Result<()> {
 }
 
 #[test]
-fn the_image_starts_what_there_is() -> Result<()> {
+fn the_image_starts_the_service() -> Result<()> {
     let (stages, scratch) = (stages()?, ScratchDir::new()?);
     let last = |word| last_instruction(&stages[1], word);
     let words = |word| -> Result<Vec<String>> { Ok(serde_json::from_str(last(word)?)?) };
@@ -124,7 +127,7 @@ fn the_image_starts_what_there_is() -> Result<()> {
     ensure!(stages[1].iter().any(|line| line.contains(&format!("--home-dir {DATA} --create-home pagecast"))));
     // Both stages have the same libraries.
     ensure!(stages[0][0].trim_end_matches(" AS build") == stages[1][0], "{stages:#?}");
-    // The guide's configuration for it listens where it is reached.
+    // The guide's configuration for the image listens on the exposed ports.
     let guide = read_file("docs/guides/service.md")?;
     let (_, docker) = guide.split_once("\n## Docker\n").context("no Docker in the guide")?;
     let toml = docker.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
@@ -133,7 +136,7 @@ fn the_image_starts_what_there_is() -> Result<()> {
         value.as_str().and_then(|address| address.strip_prefix("0.0.0.0:")).unwrap_or_default().to_owned()
     };
     let rooms = &toml["rooms"];
-    let (api, rooms, media) = (port(&toml["listen"]), port(&rooms["listen"]), port(&rooms["media"]));
+    let (api, rooms, media) = (port(&toml["listen"]), port(&rooms["listen"]), port(&rooms["media_listen"]));
     ensure!(last("EXPOSE ")? == format!("{api} {rooms} {media} {media}/udp"), "{}", last("EXPOSE ")?);
     for port in [&api, &rooms, &media, &format!("{media}/udp")] {
         let bare = port.trim_end_matches("/udp");
@@ -146,7 +149,7 @@ fn the_image_starts_what_there_is() -> Result<()> {
 }
 
 #[test]
-fn the_image_is_built_as_we_build() -> Result<()> {
+fn the_image_is_built_with_our_packages_and_compiler() -> Result<()> {
     let build = stages()?.swap_remove(0);
     let packages = installed_packages(&build);
     let makefile = read_file("Makefile")?.replace("\\\n", " ");
@@ -167,27 +170,27 @@ fn all_packages_exist() -> Result<()> {
     let stages = stages()?;
     let all: BTreeSet<String> =
         installed_packages(&stages[0]).union(&installed_packages(&stages[1])).cloned().collect();
-    // Those that there are not are told by its exit code, too; which ones, only by what is missing.
-    let shown = program("apt-cache").args(["show", "--no-all-versions"]).args(&all).output();
-    let shown = shown.with_context(|| install_hint("apt-cache"))?;
-    let shown = String::from_utf8(shown.stdout)?;
+    // apt-cache does not name missing packages, so they are computed from the output.
+    let output = program("apt-cache").args(["show", "--no-all-versions"]).args(&all).output();
+    let output = output.with_context(|| install_hint("apt-cache"))?;
+    let shown = String::from_utf8(output.stdout)?;
     let shown: BTreeSet<&str> = shown.lines().filter_map(|line| line.strip_prefix("Package: ")).collect();
     let missing: Vec<_> = all.iter().filter(|name| !shown.contains(name.as_str())).collect();
-    ensure!(missing.is_empty(), "there are no packages {missing:?}, or no lists of any (apt-get update)");
+    ensure!(missing.is_empty(), "the packages {missing:?} do not exist, or run apt-get update first");
     Ok(())
 }
 
 #[test]
-fn the_image_has_the_libraries_that_are_linked_and_no_others() -> Result<()> {
+fn the_image_has_exactly_the_linked_libraries() -> Result<()> {
     let installed = installed_packages(&stages()?[1]);
     let needed = String::from_utf8(run_for_stdout(program("objdump").args(["-p", PAGECAST]))?)?;
     let needed = needed.lines().filter_map(|line| line.trim().strip_prefix("NEEDED")).map(str::trim);
     let mut owners = BTreeSet::new();
     for library in needed.filter(|name| !name.starts_with("ld-linux")) {
-        // One library may be found by two paths.
+        // Debian has libraries under two paths.
         let found = run_for_stdout(program("dpkg").args(["-S", &format!("*/{library}")]))?;
         let found = String::from_utf8(found)?;
-        let owner = found.split(':').next().context("nobody's")?.to_owned();
+        let owner = found.split(':').next().context("no owner")?.to_owned();
         ensure!(
             installed.contains(&owner) || BASE_PACKAGES.contains(&owner.as_str()),
             "{library} is in {owner}, which the image lacks"
@@ -195,9 +198,9 @@ fn the_image_has_the_libraries_that_are_linked_and_no_others() -> Result<()> {
         owners.insert(owner);
     }
     ensure!(owners.iter().any(|owner| owner.starts_with("libavcodec")), "{owners:?}");
-    // `libnss3-tools` is no library: it has the `certutil` that `--ca` needs.
+    // `libnss3-tools` has no library but the `certutil` that `--ca` needs.
     let is_library = |name: &&String| name.starts_with("lib") && !name.ends_with("-tools");
-    let idle: Vec<_> = installed.iter().filter(is_library).filter(|name| !owners.contains(*name)).collect();
-    ensure!(idle.is_empty(), "nothing needs {idle:?}");
+    let unused: Vec<_> = installed.iter().filter(is_library).filter(|name| !owners.contains(*name)).collect();
+    ensure!(unused.is_empty(), "nothing links {unused:?}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Pages that ask for things, make noise, fall silent or go elsewhere: all are recorded sensibly.
+//! Pages that open prompts, play sound, are silent or navigate are recorded correctly.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use pagecast_testkit::{MachineLock, PageServer, PagecastCommand, Recording};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(40);
-/// Background of asks.html: red, green, blue.
+/// Background of `prompts.html`: red, green, blue.
 const BACKGROUND_RGB: [f64; 3] = [124.0, 45.0, 18.0];
-/// All of the picture but the strip.
+/// The picture without the timecode.
 const BELOW_TIMECODE: Rect = Rect { x: 0, y: 48, width: 1280, height: 672 };
 
 fn record_page(url: &str, seconds: u32) -> Result<Recording> {
@@ -23,15 +23,15 @@ fn record_page(url: &str, seconds: u32) -> Result<Recording> {
         .recording()
 }
 
-/// When the pictures with this note begin and end, in seconds.
-fn user_bits_interval_s(pictures: &[FrameTimecode], note: u16) -> Result<(f64, f64)> {
-    let with_note: Vec<_> = pictures
+/// First and last time of pictures with these user bits, in seconds.
+fn user_bits_interval_s(pictures: &[FrameTimecode], user_bits: u16) -> Result<(f64, f64)> {
+    let times: Vec<_> = pictures
         .iter()
-        .filter(|p| p.timecode.is_some_and(|s| s.user_bits == note))
+        .filter(|p| p.timecode.is_some_and(|s| s.user_bits == user_bits))
         .map(|p| p.pts_s)
         .collect();
-    let first = with_note.first().with_context(|| format!("no picture with note {note}"))?;
-    Ok((*first, with_note[with_note.len() - 1]))
+    let first = times.first().with_context(|| format!("no picture with user bits {user_bits}"))?;
+    Ok((*first, times[times.len() - 1]))
 }
 
 fn slice_s(samples: &[f32], from_s: f64, to_s: f64) -> &[f32] {
@@ -39,24 +39,25 @@ fn slice_s(samples: &[f32], from_s: f64, to_s: f64) -> &[f32] {
     &samples[at(from_s).min(samples.len())..at(to_s).min(samples.len())]
 }
 
-/// The page asks, gets one of `answers`, and goes on as if nothing had happened.
-fn verify_prompt(what: &str, answers: &[&str]) -> Result<()> {
+/// Checks that the page opens this prompt, gets one of `answers`, and is recorded without interruption.
+fn verify_prompt(prompt: &str, answers: &[&str]) -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
-    let file = record_page(&server.url(&format!("asks.html?{what}")), 4)?;
-    let said = server.requests().into_iter().find_map(|r| r.strip_prefix("/said/").map(str::to_owned));
-    let said = said.with_context(|| format!("{what} was never answered"))?;
-    let known = answers.iter().any(|answer| said == format!("{what}-{answer}"));
-    ensure!(known, "the page was told {said:?}");
+    let file = record_page(&server.url(&format!("prompts.html?{prompt}")), 4)?;
+    let report = server.requests().into_iter().find_map(|r| r.strip_prefix("/report/").map(str::to_owned));
+    let report = report.with_context(|| format!("{prompt} was never answered"))?;
+    let is_expected = answers.iter().any(|answer| report == format!("{prompt}-{answer}"));
+    ensure!(is_expected, "the answer was {report:?}");
     let pictures = file.timecodes(TimecodePosition::PAGE)?;
     let (begin, end) = user_bits_interval_s(&pictures, 1)?;
-    ensure!(begin < 2.5 && end > 3.8, "the page drew from {begin} s to {end} s after it asked");
+    ensure!(begin < 2.5 && end > 3.8, "the page drew from {begin} s to {end} s after the prompt");
     let counters: Vec<_> = pictures.iter().filter_map(|p| Some(p.timecode?.counter)).collect();
     ensure!(counters.is_sorted() && counters[counters.len() - 1] > 80, "{counters:?}");
     for tenths in (10..40).step_by(3) {
         let page = file.frame_at(f64::from(tenths) / 10.0)?.crop(BELOW_TIMECODE);
         let colour = page.mean_rgb(Rect { x: 0, y: 0, ..BELOW_TIMECODE });
-        let near = colour.iter().zip(BACKGROUND_RGB).all(|(is, was)| (is - was).abs() < 3.0);
+        let near =
+            colour.iter().zip(BACKGROUND_RGB).all(|(actual, expected)| (actual - expected).abs() < 3.0);
         ensure!(
             near && page.non_background_share() < 1e-6,
             "something covers the page at {tenths} tenths: {colour:?}"
@@ -85,44 +86,44 @@ fn new_windows_are_refused() -> Result<()> {
 
 #[test]
 fn fullscreen_is_answered() -> Result<()> {
-    // Chromium wants a person's gesture first; either answer is fine as long as the page goes on.
+    // Chromium requires a user gesture; either answer is fine if the page is still recorded.
     verify_prompt("fullscreen", &["refused", "granted"])
 }
 
 #[test]
 fn devices_are_refused() -> Result<()> {
-    for what in ["microphone", "camera", "geolocation"] {
-        verify_prompt(what, &["refused"])?;
+    for device in ["microphone", "camera", "geolocation"] {
+        verify_prompt(device, &["refused"])?;
     }
     verify_prompt("notification", &["denied", "default"])
 }
 
 #[test]
-fn downloads_come_to_nothing() -> Result<()> {
+fn downloads_are_discarded() -> Result<()> {
     verify_prompt("download", &["undefined"])
 }
 
 #[test]
-fn printing_comes_to_nothing() -> Result<()> {
+fn printing_is_ignored() -> Result<()> {
     verify_prompt("print", &["undefined"])
 }
 
 #[test]
-fn everything_at_once_comes_to_nothing() -> Result<()> {
+fn all_prompts_at_once_are_dismissed() -> Result<()> {
     verify_prompt("everything", &["undefined"])
 }
 
 #[test]
-fn the_page_believes_that_it_is_watched() -> Result<()> {
+fn the_page_is_visible_and_focused() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let pictures = record_page(&server.url("state.html"), 3)?.timecodes(TimecodePosition::PAGE)?;
-    let note = pictures.iter().rev().find_map(|p| Some(p.timecode?.user_bits)).context("no strip")?;
+    let user_bits = pictures.iter().rev().find_map(|p| Some(p.timecode?.user_bits)).context("no timecode")?;
     for (bit, fact) in ["visible", "focused", "no scroll bars", "WebGL", "fills the window", "H.264 and AAC"]
         .iter()
         .enumerate()
     {
-        ensure!(note & 1 << bit != 0, "the page does not find itself: {fact}");
+        ensure!(user_bits & 1 << bit != 0, "the page does not see: {fact}");
     }
     Ok(())
 }
@@ -139,22 +140,22 @@ fn a_page_without_sound_has_a_silent_track() -> Result<()> {
 }
 
 #[test]
-fn five_elements_sound_together() -> Result<()> {
+fn five_media_elements_play_together() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
-    let [left, right] = record_page(&server.url("sounds.html"), 5)?.pcm()?.channels()?;
+    let [left, right] = record_page(&server.url("tones.html"), 5)?.pcm()?.channels()?;
     for hz in [300, 500, 700, 1100, 1300] {
         ensure!(
-            server.requests().contains(&format!("/said/playing-{hz}")),
+            server.requests().contains(&format!("/report/playing-{hz}")),
             "{hz} Hz was not allowed to play"
         );
         for side in [&left, &right] {
-            let heard = tone_amplitude(slice_s(side, 3.0, 4.0), f64::from(hz));
-            ensure!((0.09..0.11).contains(&heard), "{hz} Hz at {heard:.3} instead of 0.1");
+            let amplitude = tone_amplitude(slice_s(side, 3.0, 4.0), f64::from(hz));
+            ensure!((0.09..0.11).contains(&amplitude), "{hz} Hz at {amplitude:.3} instead of 0.1");
         }
     }
     let nothing = tone_amplitude(slice_s(&left, 3.0, 4.0), 900.0);
-    ensure!(nothing < 0.005, "900 Hz at {nothing:.3}, nobody plays it");
+    ensure!(nothing < 0.005, "900 Hz at {nothing:.3}, although no element plays it");
     Ok(())
 }
 
@@ -162,15 +163,15 @@ fn five_elements_sound_together() -> Result<()> {
 fn a_page_may_change_its_sample_rate() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
-    let file = record_page(&server.url("rate.html"), 9)?;
+    let file = record_page(&server.url("sample-rate.html"), 9)?;
     let pictures = file.timecodes(TimecodePosition::PAGE)?;
     let [left, _] = file.pcm()?.channels()?;
     for (step, hz) in [(1, 500.0), (2, 700.0), (3, 900.0), (4, 1100.0)] {
         let (begin, end) = user_bits_interval_s(&pictures, step)?;
         let sound = slice_s(&left, begin + 0.6, (end - 0.2).min(begin + 1.6));
-        let (heard, all) = (tone_amplitude(sound, hz), rms(sound) * 2.0_f64.sqrt());
-        ensure!((0.36..0.44).contains(&heard), "step {step}: {hz} Hz at {heard:.3} instead of 0.4");
-        ensure!((heard / all - 1.0).abs() < 0.02, "step {step}: {heard:.3} of {all:.3} is the tone");
+        let (amplitude, all) = (tone_amplitude(sound, hz), rms(sound) * 2.0_f64.sqrt());
+        ensure!((0.36..0.44).contains(&amplitude), "step {step}: {hz} Hz at {amplitude:.3} instead of 0.4");
+        ensure!((amplitude / all - 1.0).abs() < 0.02, "step {step}: {amplitude:.3} of {all:.3} is the tone");
     }
     Ok(())
 }
@@ -192,13 +193,13 @@ fn an_empty_page_is_white_and_silent() -> Result<()> {
 }
 
 #[test]
-fn a_page_may_go_to_another_origin() -> Result<()> {
+fn a_page_may_navigate_to_another_origin() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (here, there) = (PageServer::start()?, PageServer::start()?);
-    let to = there.url("leaves.html?note=2&hz=900");
-    // Characters that would end the parameter are escaped.
+    let to = there.url("navigate.html?user_bits=2&hz=900");
+    // `&` would end the parameter.
     let to = to.replace('&', "%26");
-    let file = record_page(&here.url(&format!("leaves.html?note=1&hz=500&after=3&to={to}")), 8)?;
+    let file = record_page(&here.url(&format!("navigate.html?user_bits=1&hz=500&after=3&to={to}")), 8)?;
     file.ticks(30)?;
     let pictures = file.timecodes(TimecodePosition::PAGE)?;
     let ((_, left_at), (arrived_at, end)) =
@@ -211,8 +212,11 @@ fn a_page_may_go_to_another_origin() -> Result<()> {
     let [sound, _] = file.pcm()?.channels()?;
     for (from, hz, other) in [(left_at - 1.2, 500.0, 900.0), (arrived_at + 1.0, 900.0, 500.0)] {
         let part = slice_s(&sound, from, from + 1.0);
-        let (heard, not) = (tone_amplitude(part, hz), tone_amplitude(part, other));
-        ensure!((0.36..0.44).contains(&heard) && not < 0.01, "{hz} Hz at {heard:.3}, {other} Hz at {not:.3}");
+        let (amplitude, absent) = (tone_amplitude(part, hz), tone_amplitude(part, other));
+        ensure!(
+            (0.36..0.44).contains(&amplitude) && absent < 0.01,
+            "{hz} Hz at {amplitude:.3}, {other} Hz at {absent:.3}"
+        );
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A page sent to real servers while it is recorded: viewers get what is in the file, and a server that dies
-//! is found again.
+//! Pushes to real RTMP servers during a recording: the servers receive the pictures of the file, and a push
+//! reconnects to a server that restarts.
 
 use std::time::Duration;
 
@@ -23,22 +23,23 @@ fn frame_counters(file: &Recording) -> Result<Vec<u32>> {
     Ok(file
         .timecodes(TimecodePosition::PAGE)?
         .into_iter()
-        .filter_map(|seen| Some(seen.timecode?.counter))
+        .filter_map(|frame| Some(frame.timecode?.counter))
         .collect())
 }
 
-/// Checks that a recording of a server is a part of ours: every picture from its first to its last. Where
-/// that part ends.
-fn verify_is_part(of: &[u32], recorded: &std::path::Path) -> Result<(usize, usize)> {
-    let seen = frame_counters(&Recording::open(recorded)?)?;
-    let first = *seen.first().context("the server has a picture")?;
-    let at = of.iter().position(|counter| *counter == first).context("its first picture is in the file")?;
-    ensure!(of[at..].starts_with(&seen), "{seen:?} is no part of {of:?}");
-    Ok((at, at + seen.len()))
+/// Checks that a server's recording has every picture of ours from its first to its last. Returns the range
+/// of these pictures.
+fn verify_is_part(ours: &[u32], recorded: &std::path::Path) -> Result<(usize, usize)> {
+    let counters = frame_counters(&Recording::open(recorded)?)?;
+    let first = *counters.first().context("the server recorded no picture")?;
+    let at =
+        ours.iter().position(|counter| *counter == first).context("its first picture is not in the file")?;
+    ensure!(ours[at..].starts_with(&counters), "{counters:?} is not a part of {ours:?}");
+    Ok((at, at + counters.len()))
 }
 
 #[test]
-fn viewers_get_what_is_in_the_file_and_a_dead_server_is_found_again() -> Result<()> {
+fn servers_receive_the_recorded_pictures_and_a_push_reconnects() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (server, lives, mut dies) = (PageServer::start()?, NginxRtmp::start(None)?, NginxRtmp::start(None)?);
     let mut run = PagecastCommand::record(PAGECAST, &server.url("counter.html"))
@@ -46,7 +47,7 @@ fn viewers_get_what_is_in_the_file_and_a_dead_server_is_found_again() -> Result<
         .option("push", dies.url("dies-hunter2"))
         .option("size", "640x360")
         .start()?;
-    // Some seconds of the page each: a picture every 33 ms, of which a tag is made.
+    // Two seconds of the page each: every picture (33 ms) is an FLV tag.
     let pictures = |nginx: &NginxRtmp, key: &str, file: usize| {
         let files = nginx.recordings(key).unwrap_or_default();
         let tags = files.get(file).and_then(|path| flv::tags(path).ok()).unwrap_or_default();
@@ -78,13 +79,13 @@ fn viewers_get_what_is_in_the_file_and_a_dead_server_is_found_again() -> Result<
         dead.lost > 0 && dead.reconnects == 1 && dead.interruption.is_some() && dead.state == "idle",
         "{dead:?}"
     );
-    ensure!(dead.error.is_none(), "it ran to the end: {dead:?}");
+    ensure!(dead.error.is_none(), "the push failed: {dead:?}");
     ensure!(alive.url.ends_with("/live/…") && !outcome.stderr.contains("hunter2"), "{}", outcome.stderr);
     Ok(())
 }
 
 #[test]
-fn a_push_that_never_works_ends_nothing() -> Result<()> {
+fn a_push_that_never_connects_does_not_end_the_cast() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let nowhere = format!("rtmp://127.0.0.1:{}/live/hunter2", free_port()?);
@@ -92,7 +93,7 @@ fn a_push_that_never_works_ends_nothing() -> Result<()> {
     let outcome = run.option("push", nowhere).finish(TIMEOUT)?;
     let report = outcome.report()?;
     ensure!((outcome.recording()?.end_s() - 8.0).abs() < 0.1 && report.end == "complete", "{report:?}");
-    let push = report.pushes.first().context("its report")?;
+    let push = report.pushes.first().context("no report of the push")?;
     ensure!(push.bytes == 0 && push.error.as_ref().is_some_and(|why| why.contains("refused")), "{push:?}");
     ensure!(
         outcome.stderr.contains("connection refused") && !outcome.stderr.contains("hunter2"),
@@ -121,31 +122,31 @@ fn pushes_are_added_and_removed_while_the_cast_runs() -> Result<()> {
         Ok::<_, SpecError>(Push { url: PushUrl::parse(&nginx.url(key))?, reconnect_timeout: None })
     };
     let (first, second) = (push("first")?, push("second")?);
-    // Before there is anything to push, too.
+    // Sent before the cast runs.
     ensure!(changes.send(Change::AddPush(first.clone())));
-    let mut told = Vec::new();
-    let outcome = process.run(&spec, process::now(), &stop, |news| {
-        let CastEvent::Push(news) = news else { return };
-        match (news.id, news.state) {
+    let mut states = Vec::new();
+    let outcome = process.run(&spec, process::now(), &stop, |event| {
+        let CastEvent::Push(push) = event else { return };
+        match (push.id, push.state) {
             (1, State::Running) => {
-                assert!(changes.send(Change::AddPush(first.clone())), "which is refused");
+                assert!(changes.send(Change::AddPush(first.clone())), "the second push to a URL is refused");
                 assert!(changes.send(Change::AddPush(second.clone())));
             }
             (2, State::Running) => assert!(changes.send(Change::RemovePush(first.url.clone()))),
             (1, State::Idle) => stop.request(),
             _ => {}
         }
-        told.push((news.id, news.state));
+        states.push((push.id, push.state));
     });
     ensure!(outcome.failure.is_none(), "{:?}", outcome.failure);
     for id in [1, 2] {
-        let mut states: Vec<_> = told.iter().filter(|(of, _)| *of == id).map(|(_, state)| *state).collect();
-        // That it connects may be told more than once.
-        states.dedup();
-        let wanted = [State::Connecting, State::Running, State::Disconnecting, State::Idle];
-        ensure!(states == wanted, "{id}: {states:?}");
+        let mut own: Vec<_> = states.iter().filter(|(of, _)| *of == id).map(|(_, state)| *state).collect();
+        // `Connecting` may be reported more than once.
+        own.dedup();
+        let expected = [State::Connecting, State::Running, State::Disconnecting, State::Idle];
+        ensure!(own == expected, "{id}: {own:?}");
     }
-    let refused: Vec<_> = told.iter().filter(|(of, _)| *of == 0).collect();
+    let refused: Vec<_> = states.iter().filter(|(of, _)| *of == 0).collect();
     ensure!(refused == [&(0, State::Failed)], "{refused:?}");
     let report = outcome.report.context("no report")?;
     ensure!(

@@ -1,11 +1,11 @@
-//! Reference pages that are generated stay current. `UPDATE=1 cargo test --test reference` writes them.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Checks that generated reference pages are current. `UPDATE=1 cargo test --test reference` writes them.
+#![expect(clippy::unwrap_used, reason = "a panic fails the test, with the place")]
 
 use std::fs;
 use std::path::Path;
 
 fn help_text(args: &[&str]) -> String {
-    #[expect(clippy::disallowed_methods, reason = "the program is asked once and waited for")]
+    #[expect(clippy::disallowed_methods, reason = "the program runs to its end here")]
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_pagecast"))
         .args(args)
         .env("COLUMNS", "110")

@@ -1,5 +1,5 @@
-//! The service dies, again and again, whenever it likes: no cast is lost, none runs twice, and whoever wants to know is told all of it.
-#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+//! The service is killed repeatedly: no cast is lost, none runs twice, and each callback is delivered.
+#![expect(clippy::print_stdout, reason = "measurements are printed beside a failure")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,24 +18,30 @@ use serde_json::{Value, json};
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(90);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// Times that the service is killed.
-const KILL_COUNT: u32 = 30;
-/// Casts that are wanted at a time while it is.
+/// Seeds of the sequences of requests and kills. Several short sequences meet more states than a long one.
+const SEEDS: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0x2545_f491_4f6c_dd1d, 0xd1b5_4a32_d192_ed03];
+/// Kills of the service for each seed.
+const KILLS_PER_SEED: u32 = 10;
+/// In each n-th round the service is killed when its casts are live; in the others after less than a second.
+const LIVE_KILL_INTERVAL: u32 = 5;
+/// Most casts that run at a time: what two cores carry.
 const MAX_RUNNING_CASTS: usize = 3;
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A recording by Tencent's API to a folder, small.
+/// Parameters of a small recording to a folder by Tencent's API.
 fn record_request(server: &PageServer, page: &str) -> Value {
     json!({
         "RecordUrl": server.url(page),
         "SdkAppId": SDK_APP_ID,
         "StorageParams": { "CloudStorage": {
-            "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "rec-1250000000", "AccessKey": "a", "SecretKey": "s",
+            "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "rec-1250000000",
+            "AccessKey": "a", "SecretKey": "s",
         }},
         "WebRecordVideoParams": { "Width": 640, "Height": 360 },
     })
 }
 
-/// A webcast by Volcengine's API, small.
+/// Parameters of a small webcast by Volcengine's API.
 fn webcast_request(server: &PageServer, task: &str) -> Value {
     json!({
         "AppId": APP_ID, "RoomId": "room", "TaskId": task, "UserId": format!("webcast_{task}"),
@@ -51,16 +57,16 @@ fn start_service(receiver: &WebhookReceiver) -> Result<ServiceProcess> {
     )
 }
 
-/// The types of page and file events of a task, in the order in which they came.
-fn task_events(told: &[ReceivedRequest], task: &str) -> Vec<(u64, u64)> {
-    let of = |told: &ReceivedRequest| {
-        let body = told.json();
+/// Types and statuses of the events of a Tencent task, in order.
+fn task_events(callbacks: &[ReceivedRequest], task: &str) -> Vec<(u64, u64)> {
+    let event = |callback: &ReceivedRequest| {
+        let body = callback.json();
         let info = &body["EventInfo"];
         let id = info["TaskId"].as_str()?;
         id.starts_with(task)
             .then(|| Some((body["EventType"].as_u64()?, info["Payload"]["Status"].as_u64()?)))?
     };
-    told.iter().filter_map(of).collect()
+    callbacks.iter().filter_map(event).collect()
 }
 
 fn stored_file(service: &ServiceProcess, task: &str) -> Result<PathBuf> {
@@ -78,34 +84,34 @@ fn a_recording_resumes_after_the_service_was_killed() -> Result<()> {
     let (done, answer) = service.call("StartWebRecord", &record_request(&server, "sync.html"))?;
     ensure!(done, "{answer}");
     let task = answer["Response"]["TaskId"].as_str().context("no task")?.to_owned();
-    let came = |event: (u64, u64)| {
+    let has_event = |event: (u64, u64)| {
         let task = task.clone();
-        move |told: &[ReceivedRequest]| task_events(told, &task).contains(&event)
+        move |callbacks: &[ReceivedRequest]| task_events(callbacks, &task).contains(&event)
     };
-    receiver.wait_until("it is live", TIMEOUT, came((801, 1)))?;
+    receiver.wait_until("it is live", TIMEOUT, has_event((801, 1)))?;
     std::thread::sleep(Duration::from_secs(4));
     service.kill();
-    // Nobody is there meanwhile: viewers of the recording see the gap, and nothing of before is lost.
+    // A gap of a second: the recording before it must be kept.
     std::thread::sleep(Duration::from_secs(1));
     service.restart()?;
-    receiver.wait_until("another one goes on", TIMEOUT, came((801, 4)))?;
+    receiver.wait_until("the cast is resumed", TIMEOUT, has_event((801, 4)))?;
     let (running, described) = service.call("DescribeWebRecord", &json!({ "TaskId": task }))?;
     ensure!(running && described["Response"]["Status"] == 1, "{described}");
     std::thread::sleep(Duration::from_secs(5));
     ensure!(service.cast_pids().len() == 1, "one process runs the cast: {:?}", service.cast_pids());
-    // An operator restarts it, too.
+    // A restart by the operator.
     service.stop(STOP_TIMEOUT)?;
     service.wait_until_exited(STOP_TIMEOUT)?;
     service.restart()?;
-    let twice = |told: &[ReceivedRequest]| {
-        task_events(told, &task).iter().filter(|event| **event == (801, 4)).count() == 2
+    let twice = |callbacks: &[ReceivedRequest]| {
+        task_events(callbacks, &task).iter().filter(|event| **event == (801, 4)).count() == 2
     };
-    receiver.wait_until("it goes on again", TIMEOUT, twice)?;
+    receiver.wait_until("the cast is resumed again", TIMEOUT, twice)?;
     std::thread::sleep(Duration::from_secs(4));
-    ensure!(service.call("StopWebRecord", &json!({ "TaskId": task }))?.0, "it cannot be stopped");
-    let told = receiver.wait_until("it is stored", TIMEOUT, came((310, 0)))?;
+    ensure!(service.call("StopWebRecord", &json!({ "TaskId": task }))?.0, "the task cannot be stopped");
+    let callbacks = receiver.wait_until("it is stored", TIMEOUT, has_event((310, 0)))?;
     let expected = [(801, 1), (801, 4), (801, 4), (802, 1), (310, 0)];
-    ensure!(task_events(&told, &task) == expected, "{:?}", task_events(&told, &task));
+    ensure!(task_events(&callbacks, &task) == expected, "{:?}", task_events(&callbacks, &task));
     let (_, gone) = service.call("DescribeWebRecord", &json!({ "TaskId": task }))?;
     ensure!(gone["Response"]["Error"]["Code"] == "FailedOperation.TaskNotExist", "{gone}");
     verify_recording(&stored_file(&service, &task)?)?;
@@ -113,7 +119,7 @@ fn a_recording_resumes_after_the_service_was_killed() -> Result<()> {
     service.wait_until_exited(STOP_TIMEOUT)
 }
 
-/// That all three parts of it are there, in step.
+/// Checks that the file has all three parts, in sync.
 fn verify_recording(path: &Path) -> Result<()> {
     let file = Recording::open(path)?;
     println!("{:.1} s", file.end_s());
@@ -121,10 +127,10 @@ fn verify_recording(path: &Path) -> Result<()> {
     ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
     let pictures = file.timecodes(TimecodePosition::PAGE)?;
     ensure!(pictures.is_sorted_by(|a, b| a.pts_s < b.pts_s), "pictures go back in time");
-    // The page begins anew with each process.
+    // The page is loaded anew by each process.
     let counters: Vec<u32> = pictures.iter().filter_map(|p| p.timecode.as_ref()).map(|s| s.counter).collect();
     let starts = counters.windows(2).filter(|pair| pair[1] < pair[0]).count();
-    ensure!(starts == 2, "the page began {starts} more times");
+    ensure!(starts == 2, "the page was loaded {starts} more times");
     let [onsets] = beeps::onsets_of_each(file.pcm()?, [av_sync::PAGE_BEEP])?;
     let offsets = av_sync::page_offsets(&pictures, &onsets);
     println!("{offsets}");
@@ -133,11 +139,11 @@ fn verify_recording(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Numbers without rhyme or reason, the same each time.
+/// Pseudo-random numbers (xorshift), the same sequence for the same seed.
 struct Rng(u64);
 
 impl Rng {
-    /// A number below `end`.
+    /// Next number, below `end`.
     fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -146,32 +152,53 @@ impl Rng {
     }
 }
 
-/// What was asked for while the service was killed.
+/// Requests that were sent while the service was killed.
 #[derive(Default)]
 struct RequestedCasts {
-    /// Casts whose start was answered with a success.
+    /// Casts whose start succeeded.
     started: BTreeSet<String>,
-    /// Those whose stop was asked for, whatever was answered.
+    /// Casts with a stop request, whatever its response.
     stopped: BTreeSet<String>,
-    /// Those whose start was not answered: they may be there or not.
+    /// Casts whose start had no response: they may exist or not.
     unanswered: BTreeSet<String>,
+    /// Casts that the API described as live.
+    seen_live: BTreeSet<String>,
 }
 
 impl RequestedCasts {
+    /// Casts that must be running.
+    fn running(&self) -> Vec<String> {
+        self.started.difference(&self.stopped).cloned().collect()
+    }
+
+    /// Waits until all casts that must be running are live, and returns their number.
+    fn wait_until_live(&mut self, service: &ServiceProcess) -> Result<usize> {
+        let begin = Instant::now();
+        let running = self.running();
+        for task in &running {
+            while status(service, task)? != STATUS_LIVE {
+                ensure!(begin.elapsed() < TIMEOUT, "{task} is not live within {TIMEOUT:?}");
+                std::thread::sleep(POLL_INTERVAL);
+            }
+            self.seen_live.insert(task.clone());
+        }
+        Ok(running.len())
+    }
+
     /// Starts a cast, or stops one.
     fn start_or_stop_cast(
         &mut self,
         service: &ServiceProcess,
         server: &PageServer,
-        chance: &mut Rng,
+        rng: &mut Rng,
         number: u32,
     ) -> Result<()> {
-        let running: Vec<String> = self.started.difference(&self.stopped).cloned().collect();
-        if running.len() >= MAX_RUNNING_CASTS || !running.is_empty() && chance.below(3) == 0 {
-            let task = running[usize::try_from(chance.below(running.len() as u64))?].clone();
-            let stop = json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": task });
+        let running = self.running();
+        if running.len() >= MAX_RUNNING_CASTS || !running.is_empty() && rng.below(3) == 0 {
+            let task = running[usize::try_from(rng.below(running.len() as u64))?].clone();
+            let stop = task_params(&task);
             self.stopped.insert(task);
-            // The service may die of it.
+            // The service may be killed before it responds.
             let _answer = service.call("StopWebcast", &stop);
             return Ok(());
         }
@@ -185,12 +212,12 @@ impl RequestedCasts {
     }
 }
 
-/// `Status` of the callbacks of each task, those with an id that came before left out.
-fn statuses_by_task(told: &[ReceivedRequest]) -> BTreeMap<String, Vec<u64>> {
+/// `Status` of the callbacks of each task, in order. Repeated deliveries of an event count once.
+fn statuses_by_task(callbacks: &[ReceivedRequest]) -> BTreeMap<String, Vec<u64>> {
     let mut known = BTreeSet::new();
     let mut all = BTreeMap::<String, Vec<u64>>::new();
-    for told in told {
-        let body = told.json();
+    for callback in callbacks {
+        let body = callback.json();
         let data: Value =
             serde_json::from_str(body["EventData"].as_str().unwrap_or_default()).unwrap_or_default();
         if known.insert(body["EventId"].to_string())
@@ -202,81 +229,125 @@ fn statuses_by_task(told: &[ReceivedRequest]) -> BTreeMap<String, Vec<u64>> {
     all
 }
 
+/// `Status` of a task in `GetWebCastTask`: started and not yet live.
+const STATUS_STARTING: u64 = 1;
+/// `Status` of a task in `GetWebCastTask`: live.
+const STATUS_LIVE: u64 = 2;
+/// `Status` of a callback: the cast is live.
+const EVENT_LIVE: u64 = 1;
+/// `Status` of callbacks: the cast has ended, or has failed.
+const EVENTS_END: [u64; 2] = [2, 3];
+
+fn task_params(task: &str) -> Value {
+    json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": task })
+}
+
+fn status(service: &ServiceProcess, task: &str) -> Result<u64> {
+    let (_, answer) = service.call("GetWebCastTask", &task_params(task))?;
+    answer["Result"]["WebCastTask"]["Status"].as_u64().with_context(|| format!("{task}: {answer}"))
+}
+
+fn has_ended(statuses: &[u64]) -> bool {
+    statuses.last().is_some_and(|last| EVENTS_END.contains(last))
+}
+
 #[test]
-fn thirty_kills_lose_nothing() -> Result<()> {
+fn kills_lose_neither_casts_nor_callbacks() -> Result<()> {
     let _turn = MachineLock::shared()?;
+    for seed in SEEDS {
+        check_kills(seed).with_context(|| format!("seed {seed:#x}"))?;
+    }
+    Ok(())
+}
+
+/// Kills the service [`KILLS_PER_SEED`] times between and during requests, then checks casts and callbacks.
+fn check_kills(seed: u64) -> Result<()> {
     let (server, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
     let mut service = start_service(&receiver)?;
-    let (mut chance, mut asked) = (Rng(0x9e37_79b9_7f4a_7c15), RequestedCasts::default());
+    let (mut rng, mut requested, mut killed_live) = (Rng(seed), RequestedCasts::default(), 0);
     let begin = Instant::now();
-    for number in 0..KILL_COUNT {
-        let delay = Duration::from_millis(chance.below(900));
-        let seed = Rng(chance.below(u64::MAX) | 1);
+    for number in 0..KILLS_PER_SEED {
+        if (number + 1).is_multiple_of(LIVE_KILL_INTERVAL) {
+            killed_live += requested.wait_until_live(&service)?;
+        }
+        let delay = Duration::from_millis(rng.below(900));
+        let mut request_rng = Rng(rng.below(u64::MAX) | 1);
         std::thread::scope(|scope| -> Result<()> {
-            let (service, asked, server) = (&service, &mut asked, &server);
-            let asking =
-                scope.spawn(move || asked.start_or_stop_cast(service, server, &mut { seed }, number));
+            let (service, requested, server) = (&service, &mut requested, &server);
+            let request =
+                scope.spawn(move || requested.start_or_stop_cast(service, server, &mut request_rng, number));
             std::thread::sleep(delay);
-            // Dies while it is being asked, as likely as not.
+            // The request may be under way.
             service.signal(pagecast_testkit::Signal::KILL)?;
-            asking.join().map_err(|_| anyhow::anyhow!("the asking panicked"))?
+            request.join().map_err(|_| anyhow::anyhow!("the thread with the request panicked"))?
         })?;
         service.kill();
         service.restart()?;
     }
-    println!("{KILL_COUNT} deaths in {:.0} s, {} casts", begin.elapsed().as_secs_f64(), asked.started.len());
-    settle_and_stop_all(&mut service, &receiver, &asked)?;
-    let told = receiver.received();
-    let told_of = statuses_by_task(&told);
-    for (task, statuses) in &told_of {
-        let ends = statuses.iter().filter(|status| matches!(status, 2 | 3)).count();
-        ensure!(ends == 1 && matches!(statuses.last(), Some(2 | 3)), "{task} was told {statuses:?}");
-        ensure!(statuses.iter().filter(|status| **status == 1).count() <= 1, "{task} was told {statuses:?}");
-        ensure!(asked.started.contains(task) || asked.unanswered.contains(task), "nobody asked for {task}");
-    }
-    let lost: Vec<_> = asked.started.iter().filter(|task| !told_of.contains_key(*task)).collect();
-    ensure!(lost.is_empty(), "nobody was told of {lost:?}");
+    println!(
+        "seed {seed:#x}: {KILLS_PER_SEED} kills in {:.0} s, {} casts, {killed_live} live when killed",
+        begin.elapsed().as_secs_f64(),
+        requested.started.len()
+    );
+    ensure!(killed_live > 0, "no cast was live when the service was killed");
+    settle_and_stop_all(&mut service, &receiver, &mut requested)?;
+    verify_callbacks(&statuses_by_task(&receiver.received()), &requested)?;
     service.stop(STOP_TIMEOUT)?;
     service.wait_until_exited(STOP_TIMEOUT)
 }
 
-/// All casts that should run do, each once; then all of them are ended.
+/// Laws of the callbacks: each cast ends once, with its last event; a cast that was live is reported as live
+/// exactly once, before anything else; others at most once.
+fn verify_callbacks(statuses_by_task: &BTreeMap<String, Vec<u64>>, requested: &RequestedCasts) -> Result<()> {
+    for (task, statuses) in statuses_by_task {
+        let is_requested = requested.started.contains(task) || requested.unanswered.contains(task);
+        ensure!(is_requested, "{task} was never requested");
+        let ends = statuses.iter().filter(|status| EVENTS_END.contains(status)).count();
+        ensure!(ends == 1 && has_ended(statuses), "{task} has the events {statuses:?}");
+        let live = statuses.iter().filter(|status| **status == EVENT_LIVE).count();
+        ensure!(live <= 1, "{task} has the events {statuses:?}");
+        if requested.seen_live.contains(task) {
+            ensure!(statuses.first() == Some(&EVENT_LIVE), "{task} was live and has the events {statuses:?}");
+        }
+    }
+    let lost: Vec<_> =
+        requested.started.iter().filter(|task| !statuses_by_task.contains_key(*task)).collect();
+    ensure!(lost.is_empty(), "there are no callbacks of {lost:?}");
+    Ok(())
+}
+
+/// Waits until all casts that must be running are live, each in one process. Then stops all casts and waits
+/// for their last callbacks.
 fn settle_and_stop_all(
     service: &mut ServiceProcess,
     receiver: &WebhookReceiver,
-    asked: &RequestedCasts,
+    requested: &mut RequestedCasts,
 ) -> Result<()> {
-    let of = |task: &str| json!({ "AppId": APP_ID, "RoomId": "room", "TaskId": task });
-    let status = |service: &ServiceProcess, task: &str| -> Result<u64> {
-        let (_, answer) = service.call("GetWebCastTask", &of(task))?;
-        answer["Result"]["WebCastTask"]["Status"].as_u64().with_context(|| format!("{task}: {answer}"))
-    };
-    let wanted: Vec<&String> = asked.started.difference(&asked.stopped).collect();
-    // What was not answered was done or not.
-    let perhaps: Vec<&String> = asked.unanswered.union(&asked.stopped).collect();
+    requested.wait_until_live(service)?;
+    let running = requested.running();
+    // Requests without a response may have been carried out.
+    let uncertain: Vec<String> = requested.unanswered.union(&requested.stopped).cloned().collect();
     let begin = Instant::now();
     loop {
-        let running = wanted.iter().map(|task| status(service, task)).collect::<Result<Vec<_>>>()?;
-        let more = perhaps.iter().filter(|task| matches!(status(service, task), Ok(1 | 2))).count();
+        let active = [STATUS_STARTING, STATUS_LIVE];
+        let is_active = |task: &&String| status(service, task).is_ok_and(|status| active.contains(&status));
+        let expected = running.len() + uncertain.iter().filter(is_active).count();
         let processes = service.cast_pids();
-        if running.iter().all(|status| *status == 2) && processes.len() == wanted.len() + more {
+        if processes.len() == expected {
             break;
         }
-        ensure!(
-            begin.elapsed() < TIMEOUT,
-            "{wanted:?} have {running:?}, {more} more; processes: {processes:?}"
-        );
-        std::thread::sleep(Duration::from_millis(200));
+        ensure!(begin.elapsed() < TIMEOUT, "{expected} casts run, in the processes {processes:?}");
+        std::thread::sleep(POLL_INTERVAL);
     }
-    for task in wanted.into_iter().chain(perhaps) {
-        // One that is not there cannot be stopped.
-        let _stopped = service.call("StopWebcast", &of(task))?;
+    for task in running.iter().chain(&uncertain) {
+        // A cast that has ended cannot be stopped.
+        let _stopped = service.call("StopWebcast", &task_params(task))?;
     }
-    let ended = |statuses: &Vec<u64>| matches!(statuses.last(), Some(2 | 3));
-    let all_ended = |told: &[ReceivedRequest]| {
-        let told = statuses_by_task(told);
-        told.values().all(ended) && asked.started.iter().all(|task| told.contains_key(task))
+    let all_ended = |callbacks: &[ReceivedRequest]| {
+        let by_task = statuses_by_task(callbacks);
+        by_task.values().all(|statuses| has_ended(statuses))
+            && requested.started.iter().all(|task| by_task.contains_key(task))
     };
-    receiver.wait_until("all ends are told", TIMEOUT, all_ended)?;
+    receiver.wait_until("all ends are reported", TIMEOUT, all_ended)?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The REST API is as its description says: schemathesis asks for all that the description allows, and for
-//! what it does not.
+//! The REST API conforms to its OpenAPI description: schemathesis sends requests that the description allows,
+//! and requests that it does not.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,14 @@ use pagecast_testkit::{ScratchDir, ServiceProcess};
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// What must hold of each answer. That all is accepted which the description allows is not among it: it
-/// cannot say which addresses there are, nor that a number is written without a point.
-const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
-    response_schema_conformance,negative_data_rejection,missing_required_header,unsupported_method,ignored_auth";
-/// Examples for each operation, beside those that its description leads to by itself.
+/// Checks of each response. `positive_data_acceptance` is not among them: the description cannot express
+/// which addresses exist, nor that integers are written without a point.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+    response_headers_conformance,response_schema_conformance,negative_data_rejection,\
+    missing_required_header,unsupported_method,ignored_auth";
+/// Generated examples per operation: enough for all branches of the schemas, within a minute.
 const MAX_EXAMPLES: u32 = 20;
-/// Fewer cases than this are not the API.
+/// Least number of cases; with fewer, parts of the API were not tested.
 const MIN_CASES: u64 = 500;
 
 static INSTALL_LOCK: Mutex<()> = Mutex::new(());
@@ -31,18 +32,19 @@ fn install() -> Result<PathBuf> {
     Ok(root.join("target/third-party/schemathesis/python/bin/schemathesis"))
 }
 
-/// Asks for all below `path` with this token; `values` are for parts of paths.
+/// Tests all operations below `path` with this token; `values` are for path parameters.
 fn verify_conformance(service: &ServiceProcess, path: &str, token: &str, values: &Value) -> Result<()> {
     let schemathesis = install()?;
     let scratch = ScratchDir::new()?;
-    // In TOML a JSON text is a text.
+    // A JSON string is a valid TOML string.
     let values: String = values
         .as_object()
         .context("values")?
         .iter()
         .fold(String::new(), |all, (name, value)| format!("{all}\"path.{name}\" = {value}\n"));
     let config = format!(
-        "seed = 1\n[generation]\nmax-examples = {MAX_EXAMPLES}\ndatabase = \"none\"\n[phases.stateful]\nenabled = false\n[parameters]\n{values}"
+        "seed = 1\n[generation]\nmax-examples = {MAX_EXAMPLES}\ndatabase = \"none\"\n\
+         [phases.stateful]\nenabled = false\n[parameters]\n{values}"
     );
     fs::write(scratch.join("schemathesis.toml"), config)?;
     let report = scratch.join("report.xml");
@@ -57,17 +59,17 @@ fn verify_conformance(service: &ServiceProcess, path: &str, token: &str, values:
     command.args(["--include-path-regex", &format!("^{path}"), "--checks", CHECKS, "--continue-on-failure"]);
     command.args(["--report", "junit", "--report-junit-path"]).arg(&report);
     let output = command.output().context("cannot run schemathesis")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    let cases = said.lines().find_map(|line| line.trim().split_once(" generated")?.0.parse::<u64>().ok());
-    ensure!(cases.is_some_and(|cases| cases >= MIN_CASES), "{cases:?} cases: {said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    let cases = stdout.lines().find_map(|line| line.trim().split_once(" generated")?.0.parse::<u64>().ok());
+    ensure!(cases.is_some_and(|cases| cases >= MIN_CASES), "{cases:?} cases: {stdout}");
     Ok(())
 }
 
 fn start_service() -> Result<ServiceProcess> {
-    // As fast as it can: how often a token may ask is another test's business.
+    // No rate limit, which other tests check.
     let environment = vec![("PAGECAST__LIMITS__REQUESTS_PER_S", "1000000".to_owned())];
-    let casts = "max_queue_s = 86400".to_owned();
+    let casts = "max_queue_timeout_s = 86400".to_owned();
     ServiceProcess::start(
         PAGECAST,
         &ServiceConfig { no_capacity: true, casts_toml: casts, environment, ..ServiceConfig::default() },
@@ -75,17 +77,17 @@ fn start_service() -> Result<ServiceProcess> {
 }
 
 #[test]
-fn casts_are_as_the_description_says() -> Result<()> {
+fn casts_conform_to_the_description() -> Result<()> {
     let service = start_service()?;
-    let wish = json!({"url": "http://127.0.0.1:9/", "recording": {}, "queue_s": 86_400});
-    let made = service.rest("POST", "/v1/casts", Some(&wish))?;
+    let request = json!({"url": "http://127.0.0.1:9/", "recording": {}, "queue_timeout_s": 86_400});
+    let made = service.rest("POST", "/v1/casts", Some(&request))?;
     ensure!(made.status == 201, "{made:?}");
     let cast: Value = serde_json::from_slice(&made.body)?;
     verify_conformance(&service, "/v1/casts", REST_TOKEN, &json!({"id": cast["id"], "name": "a.jpg"}))
 }
 
 #[test]
-fn applications_are_as_the_description_says() -> Result<()> {
+fn applications_conform_to_the_description() -> Result<()> {
     let service = start_service()?;
     verify_conformance(&service, "/v1/applications", ADMIN_TOKEN, &json!({}))
 }

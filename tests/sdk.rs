@@ -1,6 +1,8 @@
-//! The vendors' own SDKs, unmodified, against `pagecast serve`: each returns and raises what it does with its cloud.
+//! The vendors' SDKs, unmodified, against `pagecast serve`: results and errors are those of the vendor's
+//! cloud.
 //!
-//! A client in the language of each SDK (`third-party/sdk`) does what it is told and says what came of it; what is right is decided here.
+//! A client in the language of each SDK (`third-party/sdk`) carries out steps and prints their results. The
+//! tests here check them.
 
 #[path = "sdk/client.rs"]
 mod client;

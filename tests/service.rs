@@ -1,5 +1,4 @@
-//! `pagecast serve` as its operator and its users have it: started with nothing, looked at, asked by REST,
-//! ended.
+//! `pagecast serve` for its operator and users: configuration, REST API, queue, metrics, shutdown.
 
 use std::time::{Duration, Instant};
 
@@ -16,49 +15,32 @@ use serde_json::{Value, json};
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Waits until the REST API says this of a cast.
-fn wait_for_cast(
-    service: &ServiceProcess,
-    id: &str,
-    what: &str,
-    like: impl Fn(&Value) -> bool,
-) -> Result<Value> {
-    let begin = Instant::now();
-    loop {
-        let cast = service.rest("GET", &format!("/v1/casts/{id}"), None)?.json()?;
-        if like(&cast) {
-            return Ok(cast);
-        }
-        ensure!(begin.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {what}; it is {cast:#}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[test]
 fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (server, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
-    let setup = ServiceConfig { callback_url: Some(receiver.url("")), ..ServiceConfig::default() };
-    let mut service = ServiceProcess::start(PAGECAST, &setup)?;
-    let wish = json!({
+    let config = ServiceConfig { callback_url: Some(receiver.url("")), ..ServiceConfig::default() };
+    let mut service = ServiceProcess::start(PAGECAST, &config)?;
+    let request = json!({
         "url": server.url("counter.html?do=freeze&after=3000&loads=1&id=rest"),
         "width": 640, "height": 360, "fps": 15,
         "checks": { "freeze_s": 2 },
         "room": { "room": "lecture", "user": "page" },
         "recording": {},
     });
-    let made = service.rest("POST", "/v1/casts", Some(&wish))?;
+    let made = service.rest("POST", "/v1/casts", Some(&request))?;
     ensure!(made.status == 201, "{}", made.text());
     let id = made.json()?["id"].as_str().context("no id")?.to_owned();
-    let cast = wait_for_cast(&service, &id, "it is live", |cast| cast["state"] == "live")?;
+    let cast = service.wait_until_cast(&id, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
     wait_for_publisher(&cast)?;
     let snapshot = service.rest("GET", &format!("/v1/casts/{id}/snapshot.jpg"), None)?;
     ensure!(snapshot.status == 200 && snapshot.body.starts_with(&[0xff, 0xd8, 0xff]), "{}", snapshot.text());
     wait_for_metrics(&service)?;
-    // What was wrong with the page is kept, with the log of the cast.
-    receiver.wait_until("it is loaded again", TIMEOUT, |told| {
-        told.iter().any(|told| told.json()["event"] == "reloaded")
+    // Evidence of the fault is kept, with the log of the cast.
+    receiver.wait_until("it is reloaded", TIMEOUT, |received| {
+        received.iter().any(|callback| callback.json()["event"] == "reloaded")
     })?;
     let evidence = service.rest("GET", &format!("/v1/casts/{id}/evidence"), None)?.json()?;
     let names: Vec<&str> =
@@ -73,15 +55,15 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
         )
     };
     let begin = Instant::now();
-    while !(log()?.contains("the page is live") && log()?.contains("the page is loaded again")) {
+    while !(log()?.contains("page live") && log()?.contains("page reloaded")) {
         ensure!(begin.elapsed() < TIMEOUT, "{}", log()?);
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(POLL_INTERVAL);
     }
     ensure!(
         service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?.status < 300,
-        "it cannot be stopped"
+        "the cast cannot be stopped"
     );
-    let cast = wait_for_cast(&service, &id, "it is stored", |cast| {
+    let cast = service.wait_until_cast(&id, "it is stored", TIMEOUT, |cast| {
         cast["recording"]["stored"]["files"].as_array().is_some_and(|f| !f.is_empty())
     })?;
     ensure!(cast["state"] == "ended" && cast["end"]["reason"] == "stopped", "{cast:#}");
@@ -89,19 +71,19 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
     let file = Recording::open(&find_recording(&service, name)?)?;
     ensure!(
         file.end_s() > 2.0 && file.timecodes(TimecodePosition::PAGE)?.iter().any(|p| p.timecode.is_some()),
-        "nothing is in it"
+        "the recording does not show the page"
     );
-    let told = receiver.wait_until("the files are told", TIMEOUT, |told| {
-        told.iter().any(|told| told.json()["event"] == "stored")
+    let callbacks = receiver.wait_until("the files are reported", TIMEOUT, |received| {
+        received.iter().any(|callback| callback.json()["event"] == "stored")
     })?;
-    for told in &told {
-        verify::native(told, CALLBACK_SECRET)?;
+    for callback in &callbacks {
+        verify::native(callback, CALLBACK_SECRET)?;
     }
     service.stop(STOP_TIMEOUT)?;
     service.wait_until_exited(STOP_TIMEOUT)
 }
 
-/// The room is where it says.
+/// Waits until a publisher is in the room of the cast.
 fn wait_for_publisher(cast: &Value) -> Result<()> {
     let watch =
         cast["room"]["watch_url"].as_str().with_context(|| format!("no room in {cast:#}"))?.to_owned();
@@ -112,8 +94,8 @@ fn wait_for_publisher(cast: &Value) -> Result<()> {
     };
     let begin = Instant::now();
     while !publishes()? {
-        ensure!(begin.elapsed() < TIMEOUT, "nobody publishes at {watch}");
-        std::thread::sleep(Duration::from_millis(100));
+        ensure!(begin.elapsed() < TIMEOUT, "no publisher at {watch}");
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
@@ -126,13 +108,13 @@ fn wait_for_metrics(service: &ServiceProcess) -> Result<()> {
             || http::request("GET", &service.url("/metrics"), &[("Authorization", admin.as_str())], b"");
         while !metrics()?.text().contains(line) {
             ensure!(begin.elapsed() < TIMEOUT, "no {line} among the metrics");
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
     Ok(())
 }
 
-/// A file of this name, somewhere below the recordings of the service.
+/// Finds the file with this name below the recordings of the service.
 fn find_recording(service: &ServiceProcess, name: &str) -> Result<std::path::PathBuf> {
     let mut folders = vec![service.data_folder().join("recordings")];
     while let Some(folder) = folders.pop() {
@@ -144,11 +126,11 @@ fn find_recording(service: &ServiceProcess, name: &str) -> Result<std::path::Pat
             }
         }
     }
-    anyhow::bail!("{name} is not there")
+    anyhow::bail!("there is no file {name}")
 }
 
-/// A vendor's API has a word for a failure; the log and the REST API have the reason, and neither speaks of
-/// flags.
+/// A vendor's API has only a code for a failure; the log and the REST API have the reason, without flags of
+/// the command line.
 #[test]
 fn a_failure_is_reported_with_its_reason() -> Result<()> {
     let _turn = MachineLock::shared()?;
@@ -161,11 +143,11 @@ fn a_failure_is_reported_with_its_reason() -> Result<()> {
     let record = started["Response"]["TaskId"].as_str().context("no TaskId")?.to_owned();
     let webcast =
         json!({ "AppId": APP_ID, "RoomId": "r", "TaskId": "chosen-by-us", "UserId": "u", "SourceURL": page });
-    ensure!(good && service.call("StartWebcast", &webcast)?.0, "it was refused");
+    ensure!(good && service.call("StartWebcast", &webcast)?.0, "a task was refused");
     let casts = service.rest("GET", "/v1/casts?origin=volcengine", None)?.json()?;
     let webcast = casts["casts"][0]["id"].as_str().context("no cast")?.to_owned();
     for (id, task) in [(&record, record.as_str()), (&webcast, "chosen-by-us")] {
-        let cast = wait_for_cast(&service, id, "it has failed", |cast| cast["state"] == "ended")?;
+        let cast = service.wait_until_cast(id, "it has failed", TIMEOUT, |cast| cast["state"] == "ended")?;
         let message = cast["end"]["message"].as_str().context("no message")?;
         ensure!(cast["end"]["reason"] == "start-failed", "{cast:#}");
         ensure!(message.contains("10.1.2.3 is not a public address, and"), "{message}");
@@ -184,38 +166,38 @@ fn a_failure_is_reported_with_its_reason() -> Result<()> {
 }
 
 #[test]
-fn what_is_full_waits_and_then_fails() -> Result<()> {
+fn a_cast_without_capacity_is_queued_and_then_fails() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
-    let casts = "max = 1\nqueue_s = 4\nqueue_limit = 1".to_owned();
+    let casts = "max_running = 1\nqueue_timeout_s = 4\nmax_queued_casts = 1".to_owned();
     let mut service =
         ServiceProcess::start(PAGECAST, &ServiceConfig { casts_toml: casts, ..ServiceConfig::default() })?;
-    let wish =
-        json!({ "url": server.url("still.html"), "width": 320, "height": 180, "fps": 5, "recording": {} });
-    let make = || -> Result<http::Response> { service.rest("POST", "/v1/casts", Some(&wish)) };
+    let request =
+        json!({ "url": server.url("static.html"), "width": 320, "height": 180, "fps": 5, "recording": {} });
+    let make = || -> Result<http::Response> { service.rest("POST", "/v1/casts", Some(&request)) };
     let id = |made: &http::Response| -> Result<String> {
         Ok(made.json()?["id"].as_str().with_context(|| made.text())?.to_owned())
     };
     let first = id(&make()?)?;
-    wait_for_cast(&service, &first, "it is live", |cast| cast["state"] == "live")?;
+    service.wait_until_cast(&first, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
     let second = id(&make()?)?;
     let third = make()?;
     ensure!(third.status == 429 && third.header("retry-after").is_some(), "{}", third.text());
-    let cast =
-        wait_for_cast(&service, &second, "it has waited long enough", |cast| cast["state"] == "ended")?;
+    let cast = service
+        .wait_until_cast(&second, "it has waited long enough", TIMEOUT, |cast| cast["state"] == "ended")?;
     ensure!(cast["end"]["reason"] == "start-failed", "{cast:#}");
-    // One that waits is begun when there is room.
+    // A queued cast starts when there is capacity.
     let fourth = id(&make()?)?;
     ensure!(
         service.rest("POST", &format!("/v1/casts/{first}/stop"), None)?.status < 300,
-        "it cannot be stopped"
+        "the cast cannot be stopped"
     );
-    wait_for_cast(&service, &fourth, "it is live", |cast| cast["state"] == "live")?;
+    service.wait_until_cast(&fourth, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
     service.stop(STOP_TIMEOUT)?;
     service.wait_until_exited(STOP_TIMEOUT)
 }
 
-/// An application beside the one for tests, made by its administrator: its token.
+/// Creates a second application as administrator and returns its token.
 fn another_application(service: &ServiceProcess) -> Result<String> {
     let admin = format!("Bearer {ADMIN_TOKEN}");
     let headers = [("Authorization", admin.as_str()), ("Content-Type", "application/json")];
@@ -229,27 +211,28 @@ fn another_application(service: &ServiceProcess) -> Result<String> {
 }
 
 #[test]
-fn a_cast_that_fits_nowhere_keeps_no_other_tenant_waiting() -> Result<()> {
+fn a_cast_that_is_too_large_does_not_delay_other_tenants() -> Result<()> {
     let _turn = MachineLock::exclusive()?;
     let server = PageServer::start()?;
-    // Room for some small casts on every machine, and never for the large one beside another.
+    // On every machine: capacity for some small casts, and none for the large one beside another.
     let cores = std::thread::available_parallelism()?.get() as f64;
     let share = (1.8 / cores).max(0.1).to_string();
     let environment = vec![("PAGECAST__CASTS__CPU_SHARE", share)];
-    let casts = "queue_s = 60".to_owned();
+    let casts = "queue_timeout_s = 60".to_owned();
     let mut service = ServiceProcess::start(
         PAGECAST,
         &ServiceConfig { casts_toml: casts, environment, ..ServiceConfig::default() },
     )?;
     let cast = |width: u32, height: u32, fps: u32, room: &str| {
         let room = json!({ "room": room, "user": "page" });
-        json!({ "url": server.url("still.html"), "width": width, "height": height, "fps": fps, "room": room })
+        let url = server.url("static.html");
+        json!({ "url": url, "width": width, "height": height, "fps": fps, "room": room })
     };
     let id = |made: http::Response| -> Result<String> {
         Ok(made.json()?["id"].as_str().with_context(|| made.text())?.to_owned())
     };
     let small = id(service.rest("POST", "/v1/casts", Some(&cast(160, 90, 5, "a")))?)?;
-    wait_for_cast(&service, &small, "it is live", |cast| cast["state"] == "live")?;
+    service.wait_until_cast(&small, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
     let large = id(service.rest("POST", "/v1/casts", Some(&cast(3840, 2160, 60, "b")))?)?;
     let token = format!("Bearer {}", another_application(&service)?);
     let headers = [("Authorization", token.as_str()), ("Content-Type", "application/json")];
@@ -263,7 +246,7 @@ fn a_cast_that_fits_nowhere_keeps_no_other_tenant_waiting() -> Result<()> {
             break;
         }
         ensure!(begin.elapsed() < TIMEOUT, "another tenant's small cast waits: {cast:#}");
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(POLL_INTERVAL);
     }
     let waiting = service.rest("GET", &format!("/v1/casts/{large}"), None)?.json()?;
     ensure!(waiting["state"] == "queued", "{waiting:#}");
@@ -272,21 +255,23 @@ fn a_cast_that_fits_nowhere_keeps_no_other_tenant_waiting() -> Result<()> {
 }
 
 #[test]
-fn a_stop_reaches_a_cast_whose_process_stands_still() -> Result<()> {
+fn a_stop_reaches_a_cast_that_hangs() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let mut service = ServiceProcess::start(PAGECAST, &ServiceConfig::default())?;
-    let wish = json!({ "url": server.url("counter.html?say"), "width": 320, "height": 180, "fps": 15, "recording": {} });
-    let made = service.rest("POST", "/v1/casts", Some(&wish))?;
+    let request = json!({
+        "url": server.url("counter.html?report"), "width": 320, "height": 180, "fps": 15, "recording": {},
+    });
+    let made = service.rest("POST", "/v1/casts", Some(&request))?;
     let id = made.json()?["id"].as_str().with_context(|| made.text())?.to_owned();
-    wait_for_cast(&service, &id, "it is live", |cast| cast["state"] == "live")?;
-    server.wait_for_request("/said/second-3", TIMEOUT)?;
+    service.wait_until_cast(&id, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
+    server.wait_for_request("/report/second-3", TIMEOUT)?;
     service.signal_matching("run-cast", Signal::STOP)?;
     ensure!(
         service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?.status < 300,
-        "it cannot be stopped"
+        "the cast cannot be stopped"
     );
-    let cast = wait_for_cast(&service, &id, "it is stored", |cast| {
+    let cast = service.wait_until_cast(&id, "it is stored", TIMEOUT, |cast| {
         cast["recording"]["stored"]["files"].as_array().is_some_and(|files| !files.is_empty())
     })?;
     ensure!(cast["state"] == "ended" && cast["end"]["reason"] == "stopped", "{cast:#}");
@@ -295,7 +280,7 @@ fn a_stop_reaches_a_cast_whose_process_stands_still() -> Result<()> {
 }
 
 #[test]
-fn it_starts_without_configuration_and_reports_what_is_wrong() -> Result<()> {
+fn it_starts_without_configuration_and_reports_invalid_ones() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let check = |config: &str| -> Result<std::process::Output> {
         let path = scratch.join("pagecast.toml");
@@ -311,35 +296,31 @@ fn it_starts_without_configuration_and_reports_what_is_wrong() -> Result<()> {
     let text = |output: &std::process::Output| {
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     };
-    let sound = check("")?;
-    ensure!(
-        sound.status.success() && text(&sound).contains("the configuration is sound"),
-        "{}",
-        text(&sound)
-    );
+    let valid = check("")?;
+    ensure!(valid.status.success() && text(&valid).contains("configuration valid"), "{}", text(&valid));
     for (config, words) in [
         ("lisen = \"127.0.0.1:1\"", "listen"),
-        ("[casts]\nhistory_h = 3", "72"),
+        ("[casts]\nretention_h = 3", "72"),
         ("listen = \"0.0.0.0:8080\"", "demo"),
         ("[tls]\ncertificate = \"/nowhere\"\nkey = \"/nowhere\"", "/nowhere"),
     ] {
-        let wrong = check(config)?;
-        ensure!(wrong.status.code() == Some(2), "{config}: {:?}", wrong.status);
-        ensure!(text(&wrong).contains(words), "{config}: {}", text(&wrong));
+        let invalid = check(config)?;
+        ensure!(invalid.status.code() == Some(2), "{config}: {:?}", invalid.status);
+        ensure!(text(&invalid).contains(words), "{config}: {}", text(&invalid));
     }
     std::fs::remove_file(scratch.join("pagecast.toml"))?;
-    // The same keys each time, for nobody but their owner.
+    // The service keeps its generated keys across restarts.
     let mut service = UnconfiguredService::start(&scratch)?;
     let keys = std::fs::read_to_string(scratch.join("data/credentials.json"))?;
     service.verify_api()?;
     service.stop()?;
     let mut service = UnconfiguredService::start(&scratch)?;
-    ensure!(std::fs::read_to_string(scratch.join("data/credentials.json"))? == keys, "the keys are others");
+    ensure!(std::fs::read_to_string(scratch.join("data/credentials.json"))? == keys, "the keys have changed");
     service.verify_api()?;
     service.stop()
 }
 
-/// A service without any configuration but its ports.
+/// A service without a configuration except its ports.
 struct UnconfiguredService {
     child: std::process::Child,
     port: u16,
@@ -359,13 +340,13 @@ impl UnconfiguredService {
         let begin = Instant::now();
         let ready = || http::request("GET", &format!("http://127.0.0.1:{port}/readyz"), &[], b"");
         while !ready().is_ok_and(|answer| answer.status == 200) {
-            ensure!(begin.elapsed() < TIMEOUT, "it is not ready");
-            std::thread::sleep(Duration::from_millis(50));
+            ensure!(begin.elapsed() < TIMEOUT, "the service is not ready");
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(service)
     }
 
-    /// With the keys that it made.
+    /// Calls each API with the generated keys.
     fn verify_api(&self) -> Result<()> {
         for action in ["GET /v1/casts", "DescribeWebRecord"] {
             let mut command = program(PAGECAST);
@@ -379,10 +360,10 @@ impl UnconfiguredService {
             command.arg(&self.credentials);
             if action == "DescribeWebRecord" {
                 let refused = command.output()?;
-                let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+                let stdout = String::from_utf8_lossy(&refused.stdout).into_owned();
                 ensure!(
-                    refused.status.code() == Some(2) && said.contains("MissingParameter.TaskId"),
-                    "{said}"
+                    refused.status.code() == Some(2) && stdout.contains("MissingParameter.TaskId"),
+                    "{stdout}"
                 );
             } else {
                 run_for_output(&mut command)?;
@@ -393,7 +374,7 @@ impl UnconfiguredService {
 
     fn stop(&mut self) -> Result<()> {
         signal_pid(self.child.id(), Signal::TERM)?;
-        ensure!(self.child.wait()?.success(), "it ended with an error");
+        ensure!(self.child.wait()?.success(), "the service ended with an error");
         Ok(())
     }
 }

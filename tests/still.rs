@@ -1,4 +1,4 @@
-//! A page that does not move costs almost nothing and looks exactly right.
+//! A static page costs almost no encoding and is recorded sharply and with exact colours.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use pagecast_testkit::{MachineLock, Outcome, PageServer, PagecastCommand, Scratc
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const FPS: u32 = 30;
 const DURATION_S: u32 = 8;
-/// By then the page is loaded and refined.
+/// Time by which the page is loaded and its picture refined, in seconds.
 const SETTLED_S: f64 = 3.0;
-/// Colours of the bars of `still.html`.
+/// Colours of the bars of `static.html`.
 const BAR_COLOURS: [[f64; 3]; 8] = [
     [192.0, 192.0, 192.0],
     [192.0, 192.0, 0.0],
@@ -26,13 +26,13 @@ const BAR_COLOURS: [[f64; 3]; 8] = [
 const TEXT_AREA: Rect = Rect { x: 32, y: 216, width: 1216, height: 240 };
 
 fn record(server: &PageServer) -> Result<Outcome> {
-    PagecastCommand::record(PAGECAST, &server.url("still.html"))
+    PagecastCommand::record(PAGECAST, &server.url("static.html"))
         .option("fps", FPS)
         .option("duration", format!("{DURATION_S}s"))
         .finish(Duration::from_secs(40))
 }
 
-/// Mean step between neighbours in a row: falls when text blurs.
+/// Mean difference between neighbouring pixels in a row. Falls when text blurs.
 fn sharpness(picture: &RgbImage) -> f64 {
     let step =
         |row: &[u8]| -> u64 { row.windows(4).step_by(3).map(|w| u64::from(w[0].abs_diff(w[3]))).sum() };
@@ -50,9 +50,12 @@ fn only_heartbeats_are_encoded() -> Result<()> {
     let gaps: Vec<_> = ticks.windows(2).map(|w| w[1] - w[0]).collect();
     ensure!(gaps.iter().all(|g| *g <= i64::from(FPS)), "a second without a heartbeat: {ticks:?}");
     let settled = (SETTLED_S * f64::from(FPS)) as i64;
-    let beats = ticks.iter().filter(|t| **t >= settled).count() as u32;
+    let heartbeats = ticks.iter().filter(|t| **t >= settled).count() as u32;
     let expected = DURATION_S - SETTLED_S as u32;
-    ensure!((expected - 1..=expected + 1).contains(&beats), "{beats} pictures in {expected} s: {ticks:?}");
+    ensure!(
+        (expected - 1..=expected + 1).contains(&heartbeats),
+        "{heartbeats} pictures in {expected} s: {ticks:?}"
+    );
     ensure!(report.frames_unchanged > u64::from(FPS * (DURATION_S - 2)), "{report:?}");
     ensure!(file.end_s() > f64::from(DURATION_S) - 0.1, "the last picture ends at {} s", file.end_s());
     Ok(())
@@ -62,7 +65,7 @@ fn only_heartbeats_are_encoded() -> Result<()> {
 fn thumbnails_have_the_colours_of_the_page() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
-    let outcome = PagecastCommand::record(PAGECAST, &server.url("still.html"))
+    let outcome = PagecastCommand::record(PAGECAST, &server.url("static.html"))
         .output(scratch.join("out"))
         .option("name", "still")
         .option("thumbnails", "1s")
@@ -70,10 +73,10 @@ fn thumbnails_have_the_colours_of_the_page() -> Result<()> {
         .finish(Duration::from_secs(40))?;
     outcome.report()?;
     let shown = RgbImage::open(&scratch.join("out/still/still_4.jpg"))?;
-    for (n, wanted) in BAR_COLOURS.into_iter().enumerate() {
+    for (n, expected) in BAR_COLOURS.into_iter().enumerate() {
         let bar = shown.mean_rgb(Rect { x: 160 * n + 20, y: 20, width: 120, height: 160 });
-        let off = (0..3).map(|c| (bar[c] - wanted[c]).abs()).fold(0.0, f64::max);
-        ensure!(off <= 3.0, "bar {n} is {bar:.1?} instead of {wanted:?}");
+        let off = (0..3).map(|c| (bar[c] - expected[c]).abs()).fold(0.0, f64::max);
+        ensure!(off <= 3.0, "bar {n} is {bar:.1?} instead of {expected:?}");
     }
     Ok(())
 }
@@ -83,19 +86,19 @@ fn the_picture_is_the_page() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let shown = record(&server)?.recording()?.frame_at(f64::from(DURATION_S) - 1.0)?;
-    let wanted = screenshot(&server.url("still.html"), 1280, 720, Duration::from_secs(2))?;
+    let expected = screenshot(&server.url("static.html"), 1280, 720, Duration::from_secs(2))?;
 
-    let psnr = shown.psnr_db(&wanted)?;
-    let text = (shown.crop(TEXT_AREA), wanted.crop(TEXT_AREA));
+    let psnr = shown.psnr_db(&expected)?;
+    let text = (shown.crop(TEXT_AREA), expected.crop(TEXT_AREA));
     let (text_psnr, sharp) = (text.0.psnr_db(&text.1)?, sharpness(&text.0) / sharpness(&text.1));
     println!("PSNR {psnr:.1} dB, text {text_psnr:.1} dB, sharpness {sharp:.3}");
     ensure!(psnr >= 40.0, "PSNR is {psnr:.1} dB");
     ensure!(text_psnr >= 35.0, "PSNR of the text is {text_psnr:.1} dB");
-    ensure!((0.95..1.05).contains(&sharp), "the text is {sharp:.3} times as sharp as it should be");
-    for (n, wanted) in BAR_COLOURS.into_iter().enumerate() {
+    ensure!((0.95..1.05).contains(&sharp), "the text has {sharp:.3} times the sharpness of the screenshot");
+    for (n, expected) in BAR_COLOURS.into_iter().enumerate() {
         let bar = shown.mean_rgb(Rect { x: 160 * n + 20, y: 20, width: 120, height: 160 });
-        let off = (0..3).map(|c| (bar[c] - wanted[c]).abs()).fold(0.0, f64::max);
-        ensure!(off <= 3.0, "bar {n} is {bar:.1?} instead of {wanted:?}");
+        let off = (0..3).map(|c| (bar[c] - expected[c]).abs()).fold(0.0, f64::max);
+        ensure!(off <= 3.0, "bar {n} is {bar:.1?} instead of {expected:?}");
     }
     Ok(())
 }

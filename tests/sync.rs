@@ -1,5 +1,5 @@
-//! Sound and picture agree, and stay together.
-#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+//! Sound and picture are in sync, and do not drift.
+#![expect(clippy::print_stdout, reason = "measurements are printed beside a failure")]
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{MachineLock, PageServer, PagecastCommand, flash_beep};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// Where `sync.html` shows the video's strip, twice as large as in the file.
+/// Position of the video's timecode in `sync.html`, which shows the video in twice its size.
 const VIDEO_TIMECODE: TimecodePosition = TimecodePosition { x: 0, y: 360, cell_size: 16 };
 
 struct SyncResult {
-    /// WebAudio beeps against the page's clock.
+    /// Offsets of WebAudio beeps against page time.
     page: AvOffsets,
-    /// Beeps of a `<video>` against its pictures.
+    /// Offsets of the beeps of a `<video>` against its pictures.
     video: AvOffsets,
 }
 
-/// Records one page that beeps by WebAudio on the left and by a video on the right.
+/// Records a page with WebAudio beeps on the left channel and those of a video on the right.
 fn measure_sync(fps: u32, seconds: u32) -> Result<SyncResult> {
     let file = flash_beep::mp4(seconds + 5)?;
     let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -31,9 +31,9 @@ fn measure_sync(fps: u32, seconds: u32) -> Result<SyncResult> {
         .finish(Duration::from_secs(u64::from(seconds) + 30))?;
     let recording = outcome.recording()?;
     let (mut pictures, mut video) = (Vec::new(), Vec::new());
-    for (pts_s, strips) in recording.timecodes_at(&[TimecodePosition::PAGE, VIDEO_TIMECODE])? {
-        pictures.push(pagecast_testkit::media::FrameTimecode { pts_s, timecode: strips[0] });
-        video.push(pagecast_testkit::media::FrameTimecode { pts_s, timecode: strips[1] });
+    for (pts_s, timecodes) in recording.timecodes_at(&[TimecodePosition::PAGE, VIDEO_TIMECODE])? {
+        pictures.push(pagecast_testkit::media::FrameTimecode { pts_s, timecode: timecodes[0] });
+        video.push(pagecast_testkit::media::FrameTimecode { pts_s, timecode: timecodes[1] });
     }
     let [ours, theirs] = beeps::onsets_of_each(recording.pcm()?, [av_sync::PAGE_BEEP, flash_beep::BEEP])?;
     let measured = SyncResult {
@@ -60,13 +60,14 @@ fn verify_offsets(
     median_ms: f64,
     spread_ms: f64,
 ) -> Result<()> {
-    ensure!(offsets.len() >= events, "{what}: only {} of {events} beeps seen and heard", offsets.len());
+    ensure!(offsets.len() >= events, "{what}: only {} of {events} beeps were measured", offsets.len());
     ensure!(offsets.median_ms().abs() <= median_ms, "{what}: {offsets}");
     ensure!(offsets.spread_ms() < spread_ms, "{what}: {offsets}");
     Ok(())
 }
 
-/// The page starts late in the first second and beeps from 1.5 s on; the first and last video beep lack a neighbour.
+/// Checks the offsets. Four beeps may be missing: the page beeps from 1.5 s on, and the first and last beep
+/// of the video have too few pictures around them.
 fn check_sync(fps: u32, seconds: u32, median_ms: f64, spread_ms: f64) -> Result<SyncResult> {
     let _turn = MachineLock::exclusive()?;
     let measured = measure_sync(fps, seconds)?;

@@ -1,5 +1,5 @@
-//! Pages of others, as they come from the npm registry: what is recorded is what a person sees.
-#![expect(clippy::print_stdout, reason = "what was measured is shown beside a failure")]
+//! Third-party web applications from the npm registry are recorded as Chromium shows them.
+#![expect(clippy::print_stdout, reason = "measurements are printed beside a failure")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 static INSTALL_LOCK: Mutex<()> = Mutex::new(());
 
-/// A server of our pages around the packages, which are installed first if they are not.
+/// Installs the packages if needed, and starts a server of them and of the pages that use them.
 fn start_server() -> Result<PageServer> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let _one_at_a_time = INSTALL_LOCK.lock().map_err(|_| anyhow::anyhow!("an installation failed"))?;
@@ -35,28 +35,29 @@ fn record(server: &PageServer, page: &str, seconds: u32) -> Result<Outcome> {
         .finish(TIMEOUT)
 }
 
-/// Records `page`, which comes to rest within `seconds`, and compares its end with a screenshot of `rest`.
-fn verify_last_frame(page: &str, rest: &str, seconds: u32, least_db: f64) -> Result<Outcome> {
+/// Records `page`, which stops moving within `seconds`, and compares its end with a screenshot of
+/// `final_page`.
+fn verify_last_frame(page: &str, final_page: &str, seconds: u32, min_psnr_db: f64) -> Result<Outcome> {
     let _turn = MachineLock::shared()?;
     let server = start_server()?;
     let outcome = record(&server, page, seconds)?;
     let shown = outcome.recording()?.frame_at(f64::from(seconds) - 0.1)?;
-    let wanted = screenshot(&server.url(rest), 1280, 720, Duration::from_secs(6))?;
-    let psnr = shown.psnr_db(&wanted)?;
+    let expected = screenshot(&server.url(final_page), 1280, 720, Duration::from_secs(6))?;
+    let psnr = shown.psnr_db(&expected)?;
     println!(
         "{page}: PSNR {psnr:.1} dB, detail {:.3}, {} colours",
-        wanted.non_background_share(),
-        wanted.distinct_colours(0.001)
+        expected.non_background_share(),
+        expected.distinct_colours(0.001)
     );
     ensure!(
-        wanted.non_background_share() > 0.03 && wanted.distinct_colours(0.001) >= 4,
-        "the page itself is empty, nothing is proved"
+        expected.non_background_share() > 0.03 && expected.distinct_colours(0.001) >= 4,
+        "the page is empty, so the comparison proves nothing"
     );
-    ensure!(psnr >= least_db, "{page}: PSNR is {psnr:.1} dB");
+    ensure!(psnr >= min_psnr_db, "{page}: PSNR is {psnr:.1} dB");
     Ok(outcome)
 }
 
-/// How different the pictures at two moments are, in dB.
+/// PSNR between the pictures at two times, in dB.
 fn psnr_between_db(outcome: &Outcome, one_s: f64, other_s: f64) -> Result<f64> {
     let file = outcome.recording()?;
     file.frame_at(one_s)?.psnr_db(&file.frame_at(other_s)?)
@@ -84,7 +85,7 @@ fn a_three_js_scene_is_drawn_and_moves() -> Result<()> {
 }
 
 #[test]
-fn a_player_shows_and_sounds() -> Result<()> {
+fn a_player_plays_video_and_sound() -> Result<()> {
     let _turn = MachineLock::exclusive()?;
     let server = start_server()?;
     let playlist = flash_beep::hls(30)?.join("index.m3u8");
@@ -95,21 +96,21 @@ fn a_player_shows_and_sounds() -> Result<()> {
     let onsets = beeps::onsets(file.pcm()?, flash_beep::BEEP)?;
     let offsets = av_sync::video_offsets(&av_sync::hold_to_ticks(&pictures, 30, file.end_s()), 30, &onsets);
     println!("player: {offsets} {:?}", offsets.measurements);
-    ensure!(offsets.len() >= 5, "only {} beeps seen and heard", offsets.len());
+    ensure!(offsets.len() >= 5, "only {} beeps were measured", offsets.len());
     ensure!(offsets.median_ms().abs() <= 15.0 && offsets.spread_ms() < 20.0, "{offsets}");
     let controls = file.frame_at(11.0)?.crop(Rect { x: 160, y: 560, width: 960, height: 40 });
     ensure!(controls.non_background_share() > 0.02, "the player shows no controls");
     Ok(())
 }
 
-/// Kept beside the tests that need it: the script and the lock file it installs from.
+/// URLs of a registry in the lock file would break installations from another one.
 #[test]
 fn the_lock_file_names_no_registry() -> Result<()> {
     let lock = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/third-party/package-lock.json");
     let text = std::fs::read_to_string(lock)?;
     ensure!(
         text.contains("\"integrity\"") && !text.contains("\"resolved\""),
-        "made without the option in install"
+        "make the lock file with the command in tests/third-party/install"
     );
     Ok(())
 }

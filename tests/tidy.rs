@@ -1,5 +1,8 @@
 //! The house rules that no compiler checks.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test, with the place")]
+
+#[path = "tidy/source.rs"]
+mod source;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,12 +10,39 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// Lines of a source file, tests aside.
-const MAX_LINES: usize = 800;
+/// All our crates but testkit and bench.
+const PRODUCT_CRATES: &[&str] = &[
+    "pagecast",
+    "pagecast-core",
+    "pagecast-egress",
+    "pagecast-page",
+    "pagecast-media",
+    "pagecast-listen",
+    "pagecast-room",
+    "pagecast-fleet",
+    "pagecast-server",
+    "pagecast-worker",
+];
 
-/// What a crate must never reach, directly or through others: see ARCHITECTURE.md.
+/// What the root package must not use itself, though its crates do: it wires them and has no logic.
+const ROOT_DIRECT_FORBIDDEN: &[&str] =
+    &["smithay", "pulseaudio", "ffmpeg-the-third", "str0m", "axum", "hyper", "rusqlite", "object_store"];
+
+/// What a crate must never link, directly or through others: the last column of "Crates" in ARCHITECTURE.md.
 const FORBIDDEN_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("pagecast-core", &["tokio", "rustix", "smithay", "ffmpeg-the-third", "pagecast-page", "pagecast-media"]),
+    (
+        "pagecast-egress",
+        &[
+            "rustix",
+            "smithay",
+            "ffmpeg-the-third",
+            "axum",
+            "pagecast-page",
+            "pagecast-media",
+            "pagecast-server",
+        ],
+    ),
     ("pagecast-page", &["ffmpeg-the-third", "axum", "pagecast-media", "pagecast-worker"]),
     ("pagecast-media", &["smithay", "pulseaudio", "axum", "pagecast-page", "pagecast-worker"]),
     (
@@ -37,6 +67,19 @@ const FORBIDDEN_DEPENDENCIES: &[(&str, &[&str])] = &[
         "pagecast-server",
         &["smithay", "pulseaudio", "ffmpeg-the-third", "pagecast-page", "pagecast-media", "pagecast-worker"],
     ),
+    (
+        "pagecast-listen",
+        &[
+            "pagecast-core",
+            "pagecast-page",
+            "pagecast-media",
+            "pagecast-room",
+            "pagecast-fleet",
+            "pagecast-server",
+        ],
+    ),
+    ("pagecast-testkit", PRODUCT_CRATES),
+    ("pagecast-bench", PRODUCT_CRATES),
 ];
 
 fn workspace_root() -> &'static Path {
@@ -44,7 +87,7 @@ fn workspace_root() -> &'static Path {
 }
 
 fn cargo_output(args: &[&str]) -> Vec<u8> {
-    #[expect(clippy::disallowed_methods, reason = "cargo is asked once and waited for")]
+    #[expect(clippy::disallowed_methods, reason = "cargo runs to its end here")]
     let output = std::process::Command::new(env!("CARGO"))
         .args(args)
         .args(["--locked", "--offline"])
@@ -61,15 +104,15 @@ fn cargo_metadata() -> Value {
     serde_json::from_slice(&json).unwrap()
 }
 
-/// Names of all packages that are ever built. The lock file, and so `cargo metadata`, has more: what a dependency would take if
-/// another feature of it were on.
+/// Names of all packages that are ever built. The lock file, and so `cargo metadata`, has more: dependencies
+/// of features that are off.
 fn built_packages() -> BTreeSet<String> {
     let tree = cargo_output(&["tree", "--workspace", "--edges", "normal,build,dev", "--prefix", "none"]);
     String::from_utf8(tree).unwrap().lines().filter_map(|l| l.split(' ').next()).map(str::to_owned).collect()
 }
 
-/// Our files with this ending, as git knows them; in an export without git, all.
-fn files_with_suffix(ending: &str) -> Vec<PathBuf> {
+/// All files of the repository with this suffix, whether git knows them or not: an export has no git.
+fn files_with_suffix(suffix: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![workspace_root().to_owned()];
     while let Some(folder) = folders.pop() {
@@ -79,52 +122,110 @@ fn files_with_suffix(ending: &str) -> Vec<PathBuf> {
                 if !["target", ".git", "node_modules", "corpus"].contains(&name.as_str()) {
                     folders.push(path);
                 }
-            } else if name.ends_with(ending) {
+            } else if name.ends_with(suffix) {
                 found.push(path);
             }
         }
     }
+    found.sort();
     found
 }
 
+/// Panics with all violations that `check` finds in the Rust files; its second argument is the path from the
+/// root of the repository.
+fn check_rust_files(check: impl Fn(&str, &Path) -> Vec<String>) {
+    let mut violations = Vec::new();
+    for path in files_with_suffix(".rs") {
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.strip_prefix(workspace_root()).unwrap();
+        violations.extend(check(&text, name).into_iter().map(|found| format!("{}:{found}", name.display())));
+    }
+    assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), violations.join("\n"));
+}
+
+/// Whether a file has nothing but tests: `tests/…`, `…/tests.rs`, `…_tests.rs`.
+fn is_test_file(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "tests")
+        || path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
+}
+
 #[test]
-fn files_are_short_and_named_by_role() {
+fn files_are_short() {
+    check_rust_files(|text, path| source::length_violations(text, is_test_file(path)));
+}
+
+#[test]
+fn files_are_named_by_role() {
     for path in files_with_suffix(".rs") {
         assert_ne!(path.file_name().unwrap(), "mod.rs", "{}: write name.rs beside name/", path.display());
-        let text = fs::read_to_string(&path).unwrap();
-        let lines = text.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).count();
-        assert!(lines <= MAX_LINES, "{} has {lines} lines, split it", path.display());
     }
+}
+
+#[test]
+fn lines_fit_in_110_columns() {
+    check_rust_files(|text, _| source::width_violations(text));
+}
+
+#[test]
+fn doc_comments_are_sentences() {
+    check_rust_files(|text, _| source::doc_violations(text));
+}
+
+#[test]
+fn names_are_terms_of_the_field() {
+    check_rust_files(|text, _| source::name_violations(text));
+}
+
+/// A forbidden package among those that `owner` reaches by `links`.
+fn forbidden_link(owner: &str, never: &[&str], links: impl Fn(&str) -> Vec<String>) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    let mut queue = links(owner);
+    while let Some(name) = queue.pop() {
+        if never.contains(&name.as_str()) {
+            return Some(name);
+        }
+        if seen.insert(name.clone()) {
+            queue.extend(links(&name));
+        }
+    }
+    None
+}
+
+#[test]
+fn forbidden_links_are_found_through_others() {
+    let links = |name: &str| match name {
+        "a" => vec!["b".to_owned()],
+        "b" => vec!["a".to_owned(), "c".to_owned()],
+        _ => Vec::new(),
+    };
+    assert_eq!(forbidden_link("a", &["d", "c"], links).as_deref(), Some("c"));
+    assert_eq!(forbidden_link("a", &["d"], links), None);
 }
 
 #[test]
 fn crates_do_not_reach_forbidden_dependencies() {
     let metadata = cargo_metadata();
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
-    let name_of = |id: &str| {
-        let package = metadata["packages"].as_array().unwrap().iter().find(|p| p["id"] == id).unwrap();
-        package["name"].as_str().unwrap().to_owned()
-    };
-    // What a package links, tests and build scripts aside.
-    let links = |id: &str| -> Vec<String> {
-        let node = nodes.iter().find(|n| n["id"] == id).unwrap();
-        let deps = node["deps"].as_array().unwrap().iter();
-        let normal = |d: &&Value| d["dep_kinds"].as_array().unwrap().iter().any(|k| k["kind"].is_null());
-        deps.filter(normal).map(|d| d["pkg"].as_str().unwrap().to_owned()).collect()
+    let packages = metadata["packages"].as_array().unwrap();
+    let name_of = |id: &Value| packages.iter().find(|p| p["id"] == *id).unwrap()["name"].as_str().unwrap();
+    // Names of the packages that a package links, without those for tests and build scripts. Two versions of
+    // a package are one name, which can only find more.
+    let links = |name: &str| -> Vec<String> {
+        let is_normal =
+            |dep: &&Value| dep["dep_kinds"].as_array().unwrap().iter().any(|k| k["kind"].is_null());
+        let of = nodes.iter().filter(|node| name_of(&node["id"]) == name);
+        let deps = of.flat_map(|node| node["deps"].as_array().unwrap()).filter(is_normal);
+        deps.map(|dep| name_of(&dep["pkg"]).to_owned()).collect()
     };
     for (owner, never) in FORBIDDEN_DEPENDENCIES {
-        let start = nodes.iter().map(|n| n["id"].as_str().unwrap()).find(|id| name_of(id) == *owner).unwrap();
-        let mut seen = BTreeSet::new();
-        let mut queue = vec![start.to_owned()];
-        while let Some(id) = queue.pop() {
-            if seen.insert(id.clone()) {
-                queue.extend(links(&id));
-            }
-        }
-        for id in seen {
-            assert!(!never.contains(&name_of(&id).as_str()), "{owner} must not reach {}", name_of(&id));
-        }
+        assert!(!links(owner).is_empty(), "there is no package {owner}");
+        let found = forbidden_link(owner, never, links);
+        assert!(found.is_none(), "{owner} must not reach {found:?}");
     }
+    let direct = links("pagecast");
+    let found: Vec<_> =
+        ROOT_DIRECT_FORBIDDEN.iter().filter(|name| direct.iter().any(|d| d == **name)).collect();
+    assert!(found.is_empty(), "the root package has no logic, so it must not use {found:?}");
 }
 
 #[test]
@@ -138,18 +239,18 @@ fn dependencies_are_allowed() {
     let built = built_packages();
     assert!(
         built.contains("pagecast-core") && built.contains("proptest"),
-        "the tree is not understood: {built:?}"
+        "`cargo tree` printed something else: {built:?}"
     );
     let found: Vec<_> = built.intersection(&banned).collect();
     assert!(found.is_empty(), "{found:?} are banned by deny.toml");
     for package in cargo_metadata()["packages"].as_array().unwrap() {
         let name = package["name"].as_str().unwrap();
         let license = package["license"].as_str().unwrap_or_default().replace('/', " OR ");
-        // All parts joined by AND, any of those joined by OR.
-        let good = license
+        // Every part of an AND must be allowed, and one part of an OR.
+        let is_allowed = license
             .split(" AND ")
             .all(|part| part.split(" OR ").any(|l| allowed.contains(l.trim_matches(['(', ')', ' ']))));
-        assert!(good, "the licence of {name}, {license:?}, is not in deny.toml");
+        assert!(is_allowed, "the licence of {name}, {license:?}, is not in deny.toml");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Pages of servers whose certificates no browser trusts by itself.
+//! Pages of servers with certificates that browsers do not trust by default.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn record_with_ca(server: &TlsServer, ca: &Path) -> Result<Outcome> {
 }
 
 #[test]
-fn an_authority_of_ones_own_is_trusted_if_it_is_named() -> Result<()> {
+fn a_private_authority_is_trusted_with_ca() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (scratch, served) = (ScratchDir::new()?, ScratchDir::new()?);
     let authority = CertificateAuthority::create(scratch.path())?;
@@ -31,7 +31,7 @@ fn an_authority_of_ones_own_is_trusted_if_it_is_named() -> Result<()> {
     server.add_page("page.html", PAGE_HTML)?;
     let report = record_with_ca(&server, &authority.certificate)?.report()?;
     ensure!(report.warnings.is_empty(), "{:?}", report.warnings);
-    // Who shows the authority's certificate beside one of his own was not vouched for by it.
+    // A self-signed certificate is not trusted because the authority's certificate is sent with it.
     let forged = pagecast_testkit::end_entity_certificate(scratch.path())?;
     let server = TlsServer::start_with_chain(ScratchDir::new()?, &forged, Some(&authority.certificate))?;
     server.add_page("page.html", PAGE_HTML)?;
@@ -40,14 +40,14 @@ fn an_authority_of_ones_own_is_trusted_if_it_is_named() -> Result<()> {
 }
 
 #[test]
-fn a_server_that_signs_for_itself_is_trusted_if_it_is_named_and_by_no_other_name() -> Result<()> {
+fn a_self_signed_certificate_is_trusted_with_ca_and_for_its_names_only() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let scratch = ScratchDir::new()?;
     let identity = pagecast_testkit::end_entity_certificate(scratch.path())?;
     let server = TlsServer::start_with(ScratchDir::new()?, &identity)?;
     server.add_page("page.html", PAGE_HTML)?;
     record_with_ca(&server, &identity.0)?.recording()?;
-    // This one is for localhost.
+    // This certificate is for localhost only.
     let identity = pagecast_testkit::self_signed_certificate(scratch.path())?;
     let server = TlsServer::start_with(ScratchDir::new()?, &identity)?;
     server.add_page("page.html", PAGE_HTML)?;
@@ -55,7 +55,7 @@ fn a_server_that_signs_for_itself_is_trusted_if_it_is_named_and_by_no_other_name
 }
 
 #[test]
-fn what_is_no_certificate_is_refused() -> Result<()> {
+fn files_without_a_certificate_are_refused() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let file = scratch.join("ca.pem");
     for (text, word) in [
@@ -74,8 +74,8 @@ fn what_is_no_certificate_is_refused() -> Result<()> {
 fn any_certificate_is_accepted_from_the_pages_own_origin_only_with_a_warning() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (page, other) = (TlsServer::start()?, TlsServer::start()?);
-    let told = PageServer::start()?;
-    let say = told.url("said/");
+    let reports = PageServer::start()?;
+    let report_url = reports.url("report/");
     let others = other.url();
     page.add_page("own.txt", "mine")?;
     other.add_page("others.txt", "not mine")?;
@@ -83,10 +83,11 @@ fn any_certificate_is_accepted_from_the_pages_own_origin_only_with_a_warning() -
         "page.html",
         &format!(
             "<!doctype html><p>Ours<script>
-            const say = (word) => fetch('{say}' + word, {{mode: 'no-cors'}});
-            const look = (name, url) =>
-              fetch(url, {{mode: 'no-cors'}}).then(() => say(name + '-open'), () => say(name + '-closed'));
-            look('other', '{others}others.txt').then(() => look('own', 'own.txt'));
+            const report = (name) => fetch('{report_url}' + name, {{mode: 'no-cors'}});
+            const check = (name, url) =>
+              fetch(url, {{mode: 'no-cors'}})
+                .then(() => report(name + '-open'), () => report(name + '-closed'));
+            check('other', '{others}others.txt').then(() => check('own', 'own.txt'));
             </script>"
         ),
     )?;
@@ -95,13 +96,13 @@ fn any_certificate_is_accepted_from_the_pages_own_origin_only_with_a_warning() -
     let mut run = run.start()?;
     run.wait_for_spooled_bytes(1, TIMEOUT)?;
     run.wait_until("the page has tried both", TIMEOUT, |_| {
-        told.requests().iter().any(|request| request.starts_with("/said/own-"))
+        reports.requests().iter().any(|request| request.starts_with("/report/own-"))
     })?;
     run.signal(pagecast_testkit::Signal::INT)?;
     let outcome = run.finish(TIMEOUT)?;
-    let requests = told.requests();
-    let was_said = |word: &str| requests.iter().any(|request| request == word);
-    ensure!(was_said("/said/other-closed") && was_said("/said/own-open"), "{requests:?}");
+    let requests = reports.requests();
+    let was_reported = |path: &str| requests.iter().any(|request| request == path);
+    ensure!(was_reported("/report/other-closed") && was_reported("/report/own-open"), "{requests:?}");
     ensure!(outcome.report()?.warnings == ["insecure-tls"], "{:?}", outcome.report()?.warnings);
     ensure!(outcome.stderr.contains("--insecure-tls"), "{}", outcome.stderr);
     Ok(())

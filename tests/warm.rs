@@ -1,4 +1,4 @@
-//! Browsers that are started before they are wanted: a cast with one begins sooner, and each serves one cast only.
+//! Warm browsers, started in advance: casts start sooner with them, and each serves one cast only.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use pagecast_worker::cast::{Report, StopToken};
 use pagecast_worker::process::{self, Pool, Process};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// What a pool needs to start a browser, many times over.
+/// Longest wait for a browser: many times its start on an idle machine.
 const POOL_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn cast_spec(server: &PageServer, scratch: &ScratchDir, name: &str) -> Result<CastSpec> {
@@ -35,15 +35,14 @@ fn run_cast(process: Process, spec: &CastSpec) -> Result<Report> {
     outcome.report.context("no report")
 }
 
-/// Browsers of ours that run.
+/// Number of browsers that this test runs.
 fn running_browsers() -> usize {
-    let mut family = ProcessTree::new(std::process::id(), std::path::Path::new("/nowhere"));
-    family.refresh();
-    family
-        .with_arguments(|all| {
-            all.contains(&"--remote-debugging-pipe") && !all.iter().any(|a| a.starts_with("--type="))
-        })
-        .len()
+    let mut tree = ProcessTree::new(std::process::id(), std::path::Path::new("/nowhere"));
+    tree.refresh();
+    tree.with_arguments(|all| {
+        all.contains(&"--remote-debugging-pipe") && !all.iter().any(|a| a.starts_with("--type="))
+    })
+    .len()
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) -> Result<()> {
@@ -62,10 +61,10 @@ fn a_warm_browser_is_quicker_and_serves_one_cast() -> Result<()> {
     let cold = run_cast(Process::start(&PathBuf::from(PAGECAST))?, &cast_spec(&server, &scratch, "cold")?)?;
     let mut process = Process::start(&PathBuf::from(PAGECAST))?;
     process.warm_up(&cast_spec(&server, &scratch, "warm")?)?;
-    ensure!(server.requests().iter().all(|r| !r.ends_with("?warm")), "the page was opened before its time");
+    ensure!(server.requests().iter().all(|r| !r.ends_with("?warm")), "the page was opened by the warm-up");
     let warm = run_cast(process, &cast_spec(&server, &scratch, "warm")?)?;
     println!("first frame: {} ms cold, {} ms warm", cold.first_frame_ms, warm.first_frame_ms);
-    ensure!(warm.first_frame_ms < cold.first_frame_ms, "a warm browser gains nothing");
+    ensure!(warm.first_frame_ms < cold.first_frame_ms, "a warm browser is not faster");
     wait_until("no browser runs", || running_browsers() == 0)
 }
 

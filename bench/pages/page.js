@@ -1,13 +1,13 @@
-// Every moving page of the bench draws picture number k at k/60 s on its own clock, whatever the rate of its display.
-// So two recorders see the same motion, and a picture can be drawn again, alone, as a reference: `?at=K`.
+// Every moving page of the bench draws picture k at k/60 s of its own clock, independently of the display rate.
+// So both recorders record the same motion, and `?at=K` draws a single picture as a reference.
 
 const query = new URLSearchParams(location.search);
 const at = query.has("at") ? Number(query.get("at")) : null;
 const clock = query.get("clock");
 
-/// Tells the bench, once, that the page of this cast has drawn.
+/// Reports to the bench, once, that the page of this cast has drawn.
 export function drawn() {
-  if (query.has("cast")) fetch(`/said/drawn/${query.get("cast")}`);
+  if (query.has("cast")) fetch(`/report/drawn/${query.get("cast")}`);
 }
 
 /// A repeatable pseudo-random number of 0 to 1.
@@ -28,8 +28,8 @@ export function play(draw) {
     opened ??= now;
     const k = Math.round(((now - opened) * 60) / 1000);
     draw(k);
-    // The clock of the machine says how long a picture was on its way.
-    drawStrip(k, clock === "machine" ? performance.timeOrigin + performance.now() : now);
+    // With the machine's clock, viewers can measure the delay of a picture.
+    drawTimecode(k, clock === "machine" ? performance.timeOrigin + performance.now() : now);
     requestAnimationFrame(tick);
   };
   requestAnimationFrame(tick);
@@ -38,8 +38,8 @@ export function play(draw) {
 const canvas = document.getElementById("strip");
 const context = canvas?.getContext("2d");
 
-/// The strip that pagecast-testkit reads: 32 x 4 cells of 8 pixels.
-function drawStrip(counter, now) {
+/// Draws the timecode that pagecast-testkit reads: 32 x 4 cells of 8 pixels.
+function drawTimecode(counter, now) {
   const bytes = new Uint8Array(16);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, 0xa5000000 + (counter & 0xffffff));

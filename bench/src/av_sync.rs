@@ -1,4 +1,4 @@
-//! How far sound and picture are apart in what each side records.
+//! Offset between sound and picture in the recordings of each recorder.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::cast::{Cast, Recorder};
 use crate::site::BenchSite;
 use crate::usage::kill_descendants;
 
-/// Offsets of the beeps of testkit's page, corrected by the clock in the picture.
+/// Records the testkit's page with beeps and measures their offsets, corrected by the clock in the picture.
 pub(crate) fn measure_offsets(
     side: Recorder,
     site: &BenchSite,
@@ -28,6 +28,6 @@ pub(crate) fn measure_offsets(
     let recording = Recording::open(&finished.file)?;
     let onsets = beeps::onsets(recording.pcm()?, PAGE_BEEP)?;
     let offsets = page_offsets(&recording.timecodes(TimecodePosition::PAGE)?, &onsets);
-    ensure!(offsets.len() > 2, "{}: beeps or strips are missing", finished.file.display());
+    ensure!(offsets.len() > 2, "{}: beeps or timecodes are missing", finished.file.display());
     Ok(offsets)
 }

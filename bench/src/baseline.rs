@@ -1,4 +1,4 @@
-//! The recipe of the peers: a private Xvfb and PulseAudio, Chromium in kiosk mode, ffmpeg grabbing the screen.
+//! The baseline: a private Xvfb and PulseAudio, Chromium in kiosk mode, and ffmpeg that grabs the screen.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -15,13 +15,13 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::cast::{FPS, HEIGHT, WIDTH};
 
-/// Chromium without Debian's wrapper, as Pagecast starts it too.
+/// Chromium without Debian's wrapper script, like Pagecast's.
 pub(crate) const CHROMIUM: &str = "/usr/lib/chromium/chromium";
 const NOBODY_UID: u32 = 65534;
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const PULSE_SINK: &str = "EG_bench";
 
-/// What LiveKit Egress gives its browser, but for the sandbox, which stays on as it does in Pagecast.
+/// Flags of LiveKit Egress, except that the sandbox stays on, as in Pagecast.
 const CHROMIUM_FLAGS: &[&str] = &[
     "--no-first-run",
     "--no-default-browser-check",
@@ -36,7 +36,8 @@ const CHROMIUM_FLAGS: &[&str] = &[
     "--disable-default-apps",
     "--disable-dev-shm-usage",
     "--disable-extensions",
-    "--disable-features=AudioServiceOutOfProcess,site-per-process,Translate,TranslateUI,BlinkGenPropertyTrees",
+    "--disable-features=AudioServiceOutOfProcess,site-per-process,Translate,TranslateUI,\
+     BlinkGenPropertyTrees",
     "--disable-hang-monitor",
     "--disable-ipc-flooding-protection",
     "--disable-popup-blocking",
@@ -54,11 +55,11 @@ const CHROMIUM_FLAGS: &[&str] = &[
     "--window-position=0,0",
 ];
 
-/// Without these Chromium has no WebGL on a machine without GPU; they do not change how it composes pages.
+/// Flags for WebGL without a GPU. They do not change how Chromium composes pages.
 const WEBGL_FLAGS: &[&str] =
     &["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"];
 
-/// A page on a screen of its own.
+/// A page on its own X server, with a browser and a recorder.
 #[derive(Debug)]
 pub(crate) struct BaselineRecorder {
     home: ScratchDir,
@@ -68,7 +69,7 @@ pub(crate) struct BaselineRecorder {
 }
 
 impl BaselineRecorder {
-    /// Starts the screen, the sound daemon and the browser.
+    /// Starts X server, sound daemon and browser.
     pub(crate) fn start(url: &str) -> Result<Self> {
         let home = ScratchDir::new()?;
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700))?;
@@ -76,31 +77,32 @@ impl BaselineRecorder {
             chown(home.path(), Some(NOBODY_UID), Some(NOBODY_UID))
                 .context("cannot give a folder to nobody")?;
         }
-        let mut peers = Self { home, display: String::new(), children: Vec::new(), ffmpeg: None };
-        peers.start_pulseaudio()?;
-        peers.start_xvfb()?;
-        peers.wait_for_pulseaudio()?;
-        let mut browser = peers.command(CHROMIUM);
+        let mut baseline = Self { home, display: String::new(), children: Vec::new(), ffmpeg: None };
+        baseline.start_pulseaudio()?;
+        baseline.start_xvfb()?;
+        baseline.wait_for_pulseaudio()?;
+        let mut browser = baseline.command(CHROMIUM);
         browser.env("PULSE_SINK", PULSE_SINK).args(CHROMIUM_FLAGS).args(WEBGL_FLAGS);
-        // A window as large as the screen is made one pixel smaller both ways; one row more prevents that.
+        // Chromium makes a window of the size of the screen one pixel smaller. One more row prevents that.
         browser.arg(format!("--window-size={WIDTH},{}", HEIGHT + 1));
-        browser.arg(format!("--user-data-dir={}", peers.home.join("profile").display())).arg(url);
-        peers.spawn(&mut browser)?;
-        Ok(peers)
+        browser.arg(format!("--user-data-dir={}", baseline.home.join("profile").display())).arg(url);
+        baseline.spawn(&mut browser)?;
+        Ok(baseline)
     }
 
-    /// Starts ffmpeg with the encoder line of LiveKit Egress (x264 veryfast, main, 4500 kbit/s, AAC 128 kbit/s).
+    /// Starts ffmpeg with the encoder settings of LiveKit Egress (x264 veryfast, main, 4500 kbit/s, AAC 128
+    /// kbit/s).
     pub(crate) fn record(&mut self, file: &Path) -> Result<()> {
         let mut ffmpeg = self.encode_command(&["-g", "300", "-keyint_min", "30"]);
-        // ffmpeg runs as nobody too, in a folder that may not be nobody's.
+        // ffmpeg runs as nobody, who cannot create files in this folder.
         fs::File::create(file).with_context(|| format!("cannot write {}", file.display()))?;
         fs::set_permissions(file, fs::Permissions::from_mode(0o666))?;
         ffmpeg.arg(file);
         self.spawn_ffmpeg(ffmpeg)
     }
 
-    /// Starts ffmpeg with what LiveKit Egress changes for streams (a keyframe every four seconds and no others, a constant
-    /// bitrate), to one RTMP server or to some.
+    /// Starts ffmpeg with the stream settings of LiveKit Egress (keyframes every four seconds only, constant
+    /// bitrate), to one or several RTMP servers.
     pub(crate) fn stream(&mut self, urls: &[String]) -> Result<()> {
         let mut ffmpeg = self.encode_command(&[
             "-minrate",
@@ -120,7 +122,7 @@ impl BaselineRecorder {
         self.spawn_ffmpeg(ffmpeg)
     }
 
-    /// An ffmpeg command that encodes picture and sound; its output is still to be named.
+    /// An ffmpeg command that encodes picture and sound, without an output.
     fn encode_command(&self, keyframes: &[&str]) -> Command {
         let mut ffmpeg = self.grab_command();
         ffmpeg.args(["-f", "pulse", "-thread_queue_size", "1024", "-i", &format!("{PULSE_SINK}.monitor")]);
@@ -136,7 +138,7 @@ impl BaselineRecorder {
         Ok(())
     }
 
-    /// An ffmpeg command that grabs the screen; outputs are still to be named.
+    /// An ffmpeg command that grabs the screen, without an output.
     pub(crate) fn grab_command(&self) -> Command {
         let mut ffmpeg = self.command("ffmpeg");
         ffmpeg.args(["-y", "-v", "error", "-f", "x11grab", "-draw_mouse", "0"]);
@@ -146,16 +148,16 @@ impl BaselineRecorder {
         ffmpeg
     }
 
-    /// Asks ffmpeg to finish its file, without waiting for it.
+    /// Interrupts ffmpeg, which then finishes its file. Does not wait.
     pub(crate) fn interrupt(&self) -> Result<()> {
         let ffmpeg = self.ffmpeg.as_ref().context("ffmpeg was not started")?;
         kill_process(Pid::from_child(ffmpeg), Signal::INT).context("ffmpeg ended early")
     }
 
-    /// Waits for the file, then ends everything.
+    /// Waits for the file, then stops all processes.
     pub(crate) fn finish(mut self) -> Result<()> {
         if let Some(mut ffmpeg) = self.ffmpeg.take() {
-            // 255 is how ffmpeg says that it was interrupted.
+            // ffmpeg exits with 255 when it was interrupted.
             let status = ffmpeg.wait()?;
             ensure!(status.success() || status.code() == Some(255), "ffmpeg ended with {status}");
         }
@@ -172,7 +174,7 @@ impl BaselineRecorder {
 
     fn start_xvfb(&mut self) -> Result<()> {
         let mut xvfb = self.command("Xvfb");
-        // It writes the number that it chose when it is ready.
+        // When Xvfb is ready, it prints the display number.
         xvfb.args(["-displayfd", "1", "-screen", "0", &format!("{WIDTH}x{HEIGHT}x24")]);
         xvfb.args(["-ac", "-nolisten", "tcp", "-nolisten", "unix"])
             .stdin(Stdio::null())
@@ -206,7 +208,7 @@ impl BaselineRecorder {
         Ok(())
     }
 
-    /// A program in the surroundings of this screen; as nobody if the bench runs as root.
+    /// A program with the environment of this X server; as nobody if the bench runs as root.
     fn command(&self, name: &str) -> Command {
         let mut command = program(name);
         command.env("XDG_RUNTIME_DIR", self.home.path()).env("HOME", self.home.path());

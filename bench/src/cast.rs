@@ -1,4 +1,4 @@
-//! One cast of either side, driven in the same way.
+//! A cast by either recorder, with the same interface.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,10 +16,10 @@ pub(crate) const WIDTH: usize = 1280;
 pub(crate) const HEIGHT: usize = 720;
 pub(crate) const FPS: u32 = 30;
 
-/// A busy machine may take long to show a page.
+/// Longest time until a page is shown, on a busy machine.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Who records.
+/// Program that records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recorder {
     Pagecast,
@@ -32,7 +32,7 @@ impl Recorder {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Pagecast => "Pagecast",
-            Self::Baseline => "recipe",
+            Self::Baseline => "baseline",
         }
     }
 }
@@ -52,24 +52,24 @@ enum RunningRecorder {
 }
 
 impl Cast {
-    /// Starts everything that a cast of `page` needs; `program` is the `pagecast` to run.
+    /// Starts a cast of `page`; `program` is the `pagecast` to run.
     pub(crate) fn start(side: Recorder, site: &BenchSite, page: BenchPage, program: &Path) -> Result<Self> {
         let number = next_cast_number();
         Self::start_url(side, site, &site.page_url(page, number), number, program)
     }
 
-    /// The same for the page that flashes and beeps, which does not say when it has drawn.
+    /// Starts a cast of the page with flashes and beeps, which does not report when it has drawn.
     pub(crate) fn start_flash_beep(side: Recorder, site: &BenchSite, program: &Path) -> Result<Self> {
         let number = next_cast_number();
         let mut cast = Self::start_url(side, site, &site.flash_beep_url(number), number, program)?;
         site.wait_until_requested(number, START_TIMEOUT)?;
-        // The recipe's sound is at its best when the browser already plays as its recording begins.
+        // The baseline's sound is best if the browser plays before the recording starts.
         std::thread::sleep(WARM_UP);
         cast.start_recording()?;
         Ok(cast)
     }
 
-    /// A cast of Pagecast's whose browser was started before.
+    /// Starts a cast of Pagecast with a warm browser.
     pub(crate) fn start_warm(site: &BenchSite, page: BenchPage, program: &Path) -> Result<Self> {
         let number = next_cast_number();
         let file = site.output_path(&format!("warm-{number}.mp4"));
@@ -79,14 +79,14 @@ impl Cast {
 
     fn start_url(side: Recorder, site: &BenchSite, url: &str, number: u32, program: &Path) -> Result<Self> {
         let file = site.output_path(&format!("{}-{number}.mp4", side.name()));
-        let kind = match side {
+        let recorder = match side {
             Recorder::Pagecast => RunningRecorder::Pagecast(PagecastRecorder::start(program, url, &file)?),
             Recorder::Baseline => RunningRecorder::Baseline(BaselineRecorder::start(url)?),
         };
-        Ok(Self { number, file, recorder: kind })
+        Ok(Self { number, file, recorder })
     }
 
-    /// Waits until the page has drawn; the recipe starts to record only then, as its users do.
+    /// Waits until the page has drawn. The baseline starts to record only then, as its users do.
     pub(crate) fn wait_until_shown(&mut self, site: &BenchSite) -> Result<()> {
         site.wait_until_drawn(self.number, START_TIMEOUT)?;
         self.start_recording()
@@ -95,37 +95,37 @@ impl Cast {
     fn start_recording(&mut self) -> Result<()> {
         match &mut self.recorder {
             RunningRecorder::Pagecast(_) => Ok(()),
-            RunningRecorder::Baseline(peers) => peers.record(&self.file),
+            RunningRecorder::Baseline(baseline) => baseline.record(&self.file),
         }
     }
 
-    /// Asks for the end of the recording, without waiting for it.
+    /// Interrupts the recorder, which then finishes its file. Does not wait.
     pub(crate) fn interrupt(&self) -> Result<()> {
         match &self.recorder {
             RunningRecorder::Pagecast(pagecast) => pagecast.interrupt(),
-            RunningRecorder::Baseline(peers) => peers.interrupt(),
+            RunningRecorder::Baseline(baseline) => baseline.interrupt(),
         }
     }
 
-    /// Waits until the file is complete and everything has ended.
+    /// Waits until the file is complete and all processes have ended.
     pub(crate) fn finish(self) -> Result<FinishedCast> {
-        let claims = match self.recorder {
+        let self_report = match self.recorder {
             RunningRecorder::Pagecast(pagecast) => Some(pagecast.finish()?),
-            RunningRecorder::Baseline(peers) => peers.finish().map(|()| None)?,
+            RunningRecorder::Baseline(baseline) => baseline.finish().map(|()| None)?,
         };
-        Ok(FinishedCast { file: self.file, self_report: claims })
+        Ok(FinishedCast { file: self.file, self_report })
     }
 }
 
-/// What a cast leaves.
+/// Result of a cast.
 #[derive(Debug)]
 pub(crate) struct FinishedCast {
     pub(crate) file: PathBuf,
-    /// What Pagecast says about itself.
+    /// Report of Pagecast; the baseline has none.
     pub(crate) self_report: Option<SelfReport>,
 }
 
-/// A number that no other cast of this run has.
+/// A number that is unique in this run.
 pub(crate) fn next_cast_number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! How many casts at once keep the full rate.
+//! Number of simultaneous casts that keep the full frame rate.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use crate::quality::MeasuredFile;
 use crate::site::BenchSite;
 use crate::usage::kill_descendants;
 
-/// Part of the asked rate that counts as full.
+/// Share of the requested frame rate that counts as full.
 pub(crate) const FULL_RATE_SHARE: f64 = 0.97;
-/// A machine that carries more than this is not found out here.
+/// Most casts that are tried.
 pub(crate) const MAX_CASTS: usize = 32;
 
-/// Some casts at once.
+/// Measurement of a number of simultaneous casts.
 #[derive(Debug)]
 pub(crate) struct DensityStep {
     pub(crate) casts: usize,
-    /// New pictures a second of the slowest cast; `None` if a cast failed.
+    /// New pictures per second of the slowest cast; `None` if a cast failed.
     pub(crate) worst_fps: Option<f64>,
-    /// Cores used by all of them.
+    /// CPU cores used by all casts.
     pub(crate) cores: f64,
 }
 
@@ -32,13 +32,13 @@ impl DensityStep {
         self.worst_fps.is_some_and(|fps| fps >= FULL_RATE_SHARE * f64::from(FPS))
     }
 
-    /// The slowest cast in words.
+    /// Text about the slowest cast.
     pub(crate) fn describe_worst(&self) -> String {
         self.worst_fps.map_or_else(|| "a cast failed".to_owned(), |fps| format!("{fps:.1} fps"))
     }
 }
 
-/// One more cast each time, until one of them is too slow.
+/// Adds casts one by one until one of them is too slow.
 pub(crate) fn measure_density(
     side: Recorder,
     site: &BenchSite,
@@ -46,17 +46,17 @@ pub(crate) fn measure_density(
     program: &Path,
     window: Duration,
 ) -> Result<Vec<DensityStep>> {
-    let mut crowds = Vec::new();
+    let mut steps = Vec::new();
     for casts in 1..=MAX_CASTS {
-        let crowd = measure_step(casts, side, site, page, program, window)?;
-        eprintln!("{casts} x {}: {}, {:.2} cores", side.name(), crowd.describe_worst(), crowd.cores);
-        let enough = !crowd.is_full_rate();
-        crowds.push(crowd);
-        if enough {
+        let step = measure_step(casts, side, site, page, program, window)?;
+        eprintln!("{casts} x {}: {}, {:.2} cores", side.name(), step.describe_worst(), step.cores);
+        let is_last = !step.is_full_rate();
+        steps.push(step);
+        if is_last {
             break;
         }
     }
-    Ok(crowds)
+    Ok(steps)
 }
 
 fn measure_step(
@@ -69,7 +69,7 @@ fn measure_step(
 ) -> Result<DensityStep> {
     let mut casts = Vec::new();
     for _ in 0..count {
-        // One after the other: starting is not what is measured.
+        // One after the other, as starts are not measured here.
         let mut cast = Cast::start(side, site, page, program)?;
         cast.wait_until_shown(site)?;
         casts.push(cast);
@@ -85,7 +85,7 @@ fn measure_step(
     Ok(DensityStep { casts: count, worst_fps: worst.ok(), cores: cores.total() })
 }
 
-/// Ends all casts; gives the new pictures a second of the slowest.
+/// Ends all casts and returns the new pictures per second of the slowest one.
 fn finish_all(casts: Vec<Cast>, window: Duration) -> Result<f64> {
     casts.iter().try_for_each(Cast::interrupt)?;
     let finished = casts.into_iter().map(Cast::finish).collect::<Result<Vec<_>>>()?;

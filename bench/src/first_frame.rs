@@ -1,4 +1,4 @@
-//! From process start to the first captured frame that shows the page.
+//! Time from process start to the first captured frame of the page.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::page::BenchPage;
 use crate::site::{BenchSite, TIMECODE_SIZE};
 use crate::usage::kill_descendants;
 
-/// Seconds until `side` has captured the page.
+/// Seconds until the recorder has captured the page.
 pub(crate) fn first_frame_s(side: Recorder, site: &BenchSite, program: &Path) -> Result<f64> {
     let seconds = match side {
         Recorder::Pagecast => Cast::start(side, site, BenchPage::Animation, program)
@@ -28,7 +28,7 @@ pub(crate) fn first_frame_s(side: Recorder, site: &BenchSite, program: &Path) ->
     seconds
 }
 
-/// Seconds from the start command until Pagecast has captured the page with a browser that was started before.
+/// Seconds from the start command until Pagecast has captured the page, with a warm browser.
 pub(crate) fn warm_first_frame_s(site: &BenchSite, program: &Path) -> Result<f64> {
     let seconds =
         Cast::start_warm(site, BenchPage::Animation, program).and_then(|cast| captured_after_s(cast, site));
@@ -36,24 +36,24 @@ pub(crate) fn warm_first_frame_s(site: &BenchSite, program: &Path) -> Result<f64
     seconds
 }
 
-/// What it says about itself, and what its file shows before the page appears.
+/// First frame in Pagecast's report, plus the time until its file shows the page.
 fn captured_after_s(mut cast: Cast, site: &BenchSite) -> Result<f64> {
     cast.wait_until_shown(site)?;
     std::thread::sleep(Duration::from_secs(3));
     cast.interrupt()?;
     let finished = cast.finish()?;
-    let claims = finished.self_report.context("pagecast says nothing about itself")?;
+    let report = finished.self_report.context("pagecast printed no report")?;
     let pictures = Recording::open(&finished.file)?.timecodes(TimecodePosition::PAGE)?;
     let shown = pictures.iter().find(|p| p.timecode.is_some()).context("the page was not recorded")?;
-    Ok(claims.first_frame_s + shown.pts_s)
+    Ok(report.first_frame_s + shown.pts_s)
 }
 
-/// Grabs from the start, and looks at each frame as it comes: the recipe's users wait a fixed time instead.
+/// Grabs from the start and checks each frame. Users of the baseline wait a fixed time instead.
 fn baseline_first_frame_s(site: &BenchSite) -> Result<f64> {
     let started = Instant::now();
-    let peers = BaselineRecorder::start(&site.page_url(BenchPage::Animation, 0))?;
+    let baseline = BaselineRecorder::start(&site.page_url(BenchPage::Animation, 0))?;
     let (width, height) = TIMECODE_SIZE;
-    let mut ffmpeg = peers.grab_command();
+    let mut ffmpeg = baseline.grab_command();
     ffmpeg.args(["-vf", &format!("crop={width}:{height}:0:0,format=gray"), "-f", "rawvideo", "-"]);
     let ffmpeg = ffmpeg.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = ffmpeg.spawn().context(install_hint("ffmpeg"))?;
@@ -67,7 +67,7 @@ fn baseline_first_frame_s(site: &BenchSite) -> Result<f64> {
             break Ok(started.elapsed().as_secs_f64());
         }
         if started.elapsed() > Duration::from_secs(30) {
-            break Err(anyhow::anyhow!("the recipe shows no page"));
+            break Err(anyhow::anyhow!("the baseline does not show the page"));
         }
     };
     child.kill().ok();

@@ -1,4 +1,4 @@
-//! What the numbers were taken on, and whether everything that takes them is there.
+//! Facts about the machine, and a check for required programs.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use pagecast_testkit::command::{program, run_for_stdout};
 
 use crate::baseline::CHROMIUM;
 
-/// Programs and the Debian packages they come from.
+/// Required programs and their Debian packages.
 const REQUIRED_PROGRAMS: [(&str, &str); 5] = [
     ("Xvfb", "xvfb"),
     ("pulseaudio", "pulseaudio"),
@@ -17,11 +17,14 @@ const REQUIRED_PROGRAMS: [(&str, &str); 5] = [
     (CHROMIUM, "chromium"),
 ];
 
-/// What sending needs, and where Debian puts it: nginx itself is not in everybody's PATH.
+/// File that pushes require, and its Debian packages. nginx itself is not in every user's PATH.
 const RTMP_MODULE: (&str, &str) =
     ("/usr/lib/nginx/modules/ngx_rtmp_module.so", "nginx-light libnginx-mod-rtmp");
 
-/// Says which packages are missing.
+/// Checks that all required programs are installed.
+///
+/// # Errors
+/// Names the missing packages.
 pub(crate) fn check_dependencies(outputs: bool) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
@@ -35,7 +38,7 @@ pub(crate) fn check_dependencies(outputs: bool) -> Result<()> {
     Ok(())
 }
 
-/// A line for each thing that a reader wants to know.
+/// Names and values of the facts in the report.
 pub(crate) fn machine_facts() -> Result<Vec<(&'static str, String)>> {
     let cpu_info = fs::read_to_string("/proc/cpuinfo")?;
     let mem_info = fs::read_to_string("/proc/meminfo")?;
@@ -51,8 +54,8 @@ pub(crate) fn machine_facts() -> Result<Vec<(&'static str, String)>> {
         ("memory", format!("{:.0} GiB", memory_kib / 1024.0 / 1024.0)),
         ("kernel", first_line("uname", &["-sr"])?),
         ("browser", first_line(CHROMIUM, &["--version"])?),
-        ("recipe's ffmpeg", first_line("ffmpeg", &["-version"])?.split(" Copyright").take(1).collect()),
-        ("recipe's sound", first_line("pulseaudio", &["--version"])?),
+        ("baseline's ffmpeg", first_line("ffmpeg", &["-version"])?.split(" Copyright").take(1).collect()),
+        ("baseline's sound", first_line("pulseaudio", &["--version"])?),
     ])
 }
 

@@ -1,14 +1,15 @@
-//! `pagecast-bench`: Pagecast against the recipe that everybody else uses (Xvfb, PulseAudio, x11grab, ffmpeg).
+//! `pagecast-bench`: Pagecast against a baseline (Xvfb, PulseAudio, x11grab, ffmpeg).
 //!
-//! Both record the same pages in turn, each alone on the machine; everything is measured from outside, in the same way:
-//! [`usage`] reads /proc, [`quality`] decodes the files, [`mod@reference`] draws single pictures again without loss.
-//! [`plan`] holds the order of the work and [`report`] the page that comes out of it.
+//! Both record the same pages in turn, each alone on the machine, and both are measured from outside:
+//! [`usage`] reads /proc, [`quality`] decodes the files, [`mod@reference`] draws single pictures again
+//! without loss. [`plan`] has the order of the work and [`report`] writes the results.
 //!
-//! [`service`] asks `pagecast serve`, beside which there is no recipe.
+//! [`service`] measures `pagecast serve`, which has no baseline.
 //!
-//! Deliberately absent: anything of Pagecast but its command line, its APIs, and what the process of a cast says first and last.
+//! Deliberately absent: the crates of Pagecast. The bench uses its command line, its APIs, and the first and
+//! last messages of the process of a cast.
 
-#![expect(clippy::print_stderr, reason = "it tells the person at the terminal how far it is")]
+#![expect(clippy::print_stderr, reason = "progress is printed on the terminal")]
 
 mod av_sync;
 mod baseline;

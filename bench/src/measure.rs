@@ -1,4 +1,4 @@
-//! One cast, alone on the machine, measured from outside over a window after its start.
+//! Measures one cast, alone on the machine, from outside, over a window after its start.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,34 +12,34 @@ use crate::reference::ReferenceFrames;
 use crate::site::BenchSite;
 use crate::usage::{CpuUsage, kill_descendants, pss_bytes};
 
-/// From the page's first drawing to the window: caches fill, encoders find their rate, still pictures get sharp.
+/// Time from the page's first drawing to the window: caches fill, encoders adapt, static pictures get sharp.
 pub(crate) const WARM_UP: Duration = Duration::from_secs(4);
-/// From the window to the end of the recording.
+/// Time from the window to the end of the recording.
 pub(crate) const COOL_DOWN: Duration = Duration::from_millis(700);
 
-/// What one cast cost and what it was worth.
+/// Cost and quality of a cast.
 #[derive(Debug)]
 pub(crate) struct Measurement {
-    /// Cores in use during the window.
+    /// CPU cores used during the window.
     pub(crate) cores: CpuUsage,
-    /// Largest memory seen during the window.
+    /// Largest proportional set size during the window.
     pub(crate) pss_bytes: u64,
     pub(crate) distinct_fps: f64,
     pub(crate) coded_fps: f64,
     pub(crate) kbps: f64,
     pub(crate) ssim: Option<Ssim>,
-    /// What Pagecast says it used, over what was seen from outside.
+    /// CPU time in Pagecast's report, divided by that measured from outside.
     pub(crate) self_reported_cpu_ratio: Option<f64>,
 }
 
-/// Casts `page` once; `drawn` is given if pictures are to be compared.
+/// Measures a cast of `page`. Compares its pictures if there are `references`.
 pub(crate) fn measure_cast(
     side: Recorder,
     site: &BenchSite,
     page: BenchPage,
     program: &Path,
     window: Duration,
-    drawn: Option<&mut ReferenceFrames<'_>>,
+    references: Option<&mut ReferenceFrames<'_>>,
 ) -> Result<Measurement> {
     let mut cast = Cast::start(side, site, page, program)?;
     cast.wait_until_shown(site)?;
@@ -50,25 +50,25 @@ pub(crate) fn measure_cast(
     cast.interrupt()?;
     let finished = cast.finish()?;
     kill_descendants()?;
-    let footage = MeasuredFile::open(&finished.file, window.as_secs_f64())?;
+    let file = MeasuredFile::open(&finished.file, window.as_secs_f64())?;
     Ok(Measurement {
         cores,
         pss_bytes,
-        distinct_fps: footage.distinct_fps(),
-        coded_fps: footage.coded_fps(),
-        kbps: footage.kbps()?,
-        ssim: drawn.map(|drawn| footage.ssim(page, side, drawn)).transpose()?,
-        self_reported_cpu_ratio: finished.self_report.map(|claims| claims.cpu_s / used),
+        distinct_fps: file.distinct_fps(),
+        coded_fps: file.coded_fps(),
+        kbps: file.kbps()?,
+        ssim: references.map(|references| file.ssim(page, side, references)).transpose()?,
+        self_reported_cpu_ratio: finished.self_report.map(|report| report.cpu_s / used),
     })
 }
 
-/// Cores used by everything below this process over `window`, and the most memory seen meanwhile.
+/// CPU cores used by all descendants of this process over `window`, and their largest memory.
 pub(crate) fn sample_usage(window: Duration) -> Result<(CpuUsage, u64)> {
     let started = Instant::now();
     let before = CpuUsage::now()?;
     let mut peak = 0;
     while started.elapsed() < window {
-        // Walking page tables takes time from whoever is measured: not more often than needed.
+        // Reading set sizes walks page tables, which takes time from the measured processes.
         peak = peak.max(pss_bytes()?);
         std::thread::sleep(Duration::from_secs(2).min(window.saturating_sub(started.elapsed())));
     }

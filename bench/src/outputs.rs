@@ -1,7 +1,7 @@
-//! What it costs to send a page to servers and buckets while it is recorded, and how late it is there.
+//! Cost of pushes and uploads beside a recording, and the delay of pushes.
 //!
-//! The servers run beside the casts and are not counted: nginx is set apart ([`crate::usage::ExcludedProcess`]), and the storage is a
-//! thread of the bench itself, of which only the processes below it are measured.
+//! The servers are not counted: nginx is an [`crate::usage::ExcludedProcess`], and the storage is a thread of
+//! the bench, of which only the descendants are measured.
 
 pub(crate) mod delay;
 mod pushed_cast;
@@ -24,10 +24,10 @@ use delay::DelayStats;
 use pushes::PushCosts;
 use upload::UploadResults;
 
-/// The most CPU that one more server may cost, in cores.
+/// Goal: most CPU cores that one more server may cost.
 pub(crate) const MAX_CORES_PER_PUSH: f64 = 0.02;
 
-/// All that was found out about outputs.
+/// Results on outputs.
 #[derive(Debug)]
 pub(crate) struct OutputResults {
     pub(crate) pushes: PushCosts,
@@ -38,7 +38,7 @@ pub(crate) struct OutputResults {
 impl OutputResults {
     pub(crate) fn measure(site: &BenchSite, program: &Path, window: Duration, repeat: u32) -> Result<Self> {
         let nginx = NginxRtmp::start(None)?;
-        let _apart = ExcludedProcess::exclude(nginx.pid().context("nginx does not run")?);
+        let _excluded = ExcludedProcess::exclude(nginx.pid().context("nginx does not run")?);
         let (mut pushes, mut delays) = (PushCosts::default(), PerRecorder::<Vec<_>>::default());
         for _ in 0..repeat {
             pushes.measure_once(site, program, &nginx, window)?;
@@ -46,7 +46,7 @@ impl OutputResults {
         for _ in 0..repeat {
             for side in Recorder::ALL {
                 let delay = delay::measure_delay(side, site, program, &nginx, window)?;
-                eprintln!("at the server, {}: {:.0} ms late", side.name(), delay.median_ms());
+                eprintln!("delay at the server, {}: {:.0} ms", side.name(), delay.median_ms());
                 delays.get_mut(side).push(delay);
             }
         }
@@ -55,17 +55,17 @@ impl OutputResults {
     }
 }
 
-/// What some casts of the same kind cost.
+/// Costs of casts of the same kind.
 #[derive(Debug, Default)]
 pub(crate) struct CastCosts {
     cores: Vec<f64>,
-    /// Of these, those of the threads that push.
+    /// CPU cores of the push threads, included in `cores`.
     push_cores: Vec<f64>,
     pss_bytes: Vec<f64>,
 }
 
 impl CastCosts {
-    /// Measures a cast that has warmed up.
+    /// Measures a cast after its warm-up.
     pub(crate) fn measure(&mut self, what: &str, window: Duration) -> Result<()> {
         let (cores, pss_bytes) = sample_usage(window)?;
         eprintln!("{what}: {:.3} cores, {} MiB", cores.total(), pss_bytes >> 20);
@@ -75,17 +75,17 @@ impl CastCosts {
         Ok(())
     }
 
-    /// Cores in use, the middle of all casts.
+    /// Median of the CPU cores.
     pub(crate) fn cores(&self) -> f64 {
         median(self.cores.clone())
     }
 
-    /// Cores in use by the threads that push, the same.
+    /// Median of the CPU cores of the push threads.
     pub(crate) fn push_cores(&self) -> f64 {
         median(self.push_cores.clone())
     }
 
-    /// Memory in MiB, the same.
+    /// Median of the memory, in MiB.
     pub(crate) fn memory_mib(&self) -> f64 {
         median(self.pss_bytes.clone()) / 1024.0 / 1024.0
     }

@@ -1,19 +1,19 @@
-//! The pages that are recorded, and what the project promises for each.
+//! The recorded pages, and the goal for each.
 
 use clap::ValueEnum;
 
 /// A page of the bench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BenchPage {
-    /// A slide on which nothing moves.
+    /// A static slide
     Still,
-    /// A slide with a small drawing that moves.
+    /// A slide with a small animation
     Animation,
-    /// Text that scrolls by 120 pixels each second.
+    /// Text that scrolls by 120 pixels per second
     Scroll,
-    /// A 1280x720 H.264 video with sound that fills the page.
+    /// A full-page H.264 video of 1280x720 with sound
     Video,
-    /// A WebGL scene that fills the page.
+    /// A full-page WebGL scene
     Webgl,
 }
 
@@ -28,7 +28,7 @@ impl BenchPage {
         }
     }
 
-    /// The file under `bench/pages`.
+    /// File name in `bench/pages`.
     pub(crate) fn file(self) -> &'static str {
         match self {
             Self::Still => "still.html",
@@ -39,12 +39,13 @@ impl BenchPage {
         }
     }
 
-    /// Whether a strip counts its pictures.
+    /// Whether the page has a timecode that counts its pictures.
     pub(crate) fn is_animated(self) -> bool {
         self != Self::Still
     }
 
-    /// The most that Pagecast's CPU may be of the recipe's; no promise where it is Chromium that does the work.
+    /// Goal: largest ratio of Pagecast's CPU to the baseline's. None where Chromium does nearly all of the
+    /// work.
     pub(crate) fn max_cpu_ratio(self) -> Option<f64> {
         match self {
             Self::Still => Some(0.10),

@@ -1,4 +1,4 @@
-//! `pagecast record` as a child process.
+//! Runs `pagecast record` as a child process.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -13,9 +13,10 @@ use serde_json::Value;
 
 use crate::cast::{FPS, HEIGHT, WIDTH};
 
-/// Time for a browser to come up.
+/// Longest time for a browser to start.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Time for the start-up work of a new browser.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// A running recorder.
@@ -25,18 +26,18 @@ pub(crate) struct PagecastRecorder {
     log: PathBuf,
 }
 
-/// What `--json` says.
+/// Values of the report of `--json`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SelfReport {
-    /// From process start to the first frame.
+    /// Time from process start to the first frame.
     pub(crate) first_frame_s: f64,
-    /// CPU time of everything over the whole run.
+    /// CPU time of all processes over the whole run.
     pub(crate) cpu_s: f64,
-    /// Pushes that never lost anything.
+    /// Number of pushes without losses.
     pub(crate) lossless_pushes: usize,
 }
 
-/// What a recorder is told beside page, size and rate.
+/// Options and environment of a recorder beside page, size and frame rate.
 #[derive(Debug, Default)]
 pub(crate) struct ExtraOptions {
     pub(crate) arguments: Vec<String>,
@@ -48,27 +49,30 @@ impl PagecastRecorder {
         Self::start_with(pagecast, url, &file.to_string_lossy(), file, &ExtraOptions::default())
     }
 
-    /// Starts it with anything else; it records to `output`; its log and spool are called after `file`.
+    /// Starts a recorder with extra options. It records to `output`; `file` names its log and spool.
     pub(crate) fn start_with(
         pagecast: &Path,
         url: &str,
         output: &str,
         file: &Path,
-        more: &ExtraOptions,
+        extra: &ExtraOptions,
     ) -> Result<Self> {
-        Self::spawn(pagecast, url, output, file, more, Stdio::null())
+        Self::spawn(pagecast, url, output, file, extra, Stdio::null())
     }
 
-    /// Starts it with a browser that waits, and opens the page once it does.
+    /// Starts a recorder with a warm browser, waits for the browser, and opens the page.
     pub(crate) fn start_warm(pagecast: &Path, url: &str, file: &Path) -> Result<Self> {
-        let more = ExtraOptions { arguments: vec!["--standby".to_owned()], ..ExtraOptions::default() };
-        let mut warm = Self::spawn(pagecast, url, &file.to_string_lossy(), file, &more, Stdio::piped())?;
+        let extra = ExtraOptions { arguments: vec!["--standby".to_owned()], ..ExtraOptions::default() };
+        let mut warm = Self::spawn(pagecast, url, &file.to_string_lossy(), file, &extra, Stdio::piped())?;
         let begin = Instant::now();
         while !fs::read_to_string(&warm.log)?.contains("ready") {
-            ensure!(begin.elapsed() < START_TIMEOUT, "no browser waits: {}", fs::read_to_string(&warm.log)?);
+            ensure!(
+                begin.elapsed() < START_TIMEOUT,
+                "the browser is not ready: {}",
+                fs::read_to_string(&warm.log)?
+            );
             std::thread::sleep(POLL_INTERVAL);
         }
-        // A browser that has just come up still has things to do.
         std::thread::sleep(SETTLE_TIME);
         warm.child.stdin.as_mut().context("pagecast has no input")?.write_all(b"\n")?;
         Ok(warm)
@@ -79,17 +83,17 @@ impl PagecastRecorder {
         url: &str,
         output: &str,
         file: &Path,
-        more: &ExtraOptions,
+        extra: &ExtraOptions,
         stdin: Stdio,
     ) -> Result<Self> {
         let (log, spool) = (file.with_extension("log"), file.with_extension("spool"));
-        // A bench that was stopped leaves one, and nobody wants to recover what is in it.
+        // An interrupted bench leaves a spool.
         drop(fs::remove_dir_all(&spool));
         let mut command = program(pagecast);
         command.args(["record", url, "--json", "--overwrite", "-o", output]);
-        command.args(["--allow-net", "127.0.0.0/8"]).args(&more.arguments);
+        command.args(["--allow-net", "127.0.0.0/8"]).args(&extra.arguments);
         command.arg("--spool").arg(&spool);
-        command.envs(more.environment.iter().copied());
+        command.envs(extra.environment.iter().copied());
         command.args(["--size", &format!("{WIDTH}x{HEIGHT}"), "--fps", &FPS.to_string()]);
         command.stdin(stdin).stdout(Stdio::piped()).stderr(File::create(&log)?);
         let child = command.spawn().with_context(|| {
@@ -113,10 +117,10 @@ impl PagecastRecorder {
             value.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {json}"))
         };
         let pushes = value.pointer("/pushes").and_then(Value::as_array);
-        let is_whole =
+        let is_lossless =
             |push: &&Value| push["lost"] == 0 && push["reconnects"] == 0 && push["error"].is_null();
         Ok(SelfReport {
-            lossless_pushes: pushes.map_or(0, |pushes| pushes.iter().filter(is_whole).count()),
+            lossless_pushes: pushes.map_or(0, |pushes| pushes.iter().filter(is_lossless).count()),
             first_frame_s: number("/first_frame_ms")? / 1000.0,
             cpu_s: number("/cpu_ms/total")? / 1000.0,
         })

@@ -1,4 +1,5 @@
-//! The order of the work: both sides in turn, so that whatever else the machine does hits both alike.
+//! Command line and order of the work. The recorders take turns, so that other load of the machine affects
+//! both alike.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,49 +27,49 @@ use crate::usage::{become_subreaper, kill_descendants};
 const DEFAULT_WINDOW_S: u32 = 10;
 const DEFAULT_REPEAT: u32 = 3;
 
-/// A part of the work.
+/// A part of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Section {
-    /// What a cast of each page costs, and what is in its file
+    /// Cost of a cast of each page, and quality of its file
     Pages,
     /// The first frame, and sound against picture
     Times,
-    /// How many casts at once
+    /// Number of simultaneous casts
     Density,
-    /// Pushes, their delay, and recordings in a bucket
+    /// Pushes, their delay, and recordings to a bucket
     Outputs,
-    /// Rooms: what they cost, how late and how soon they show the page
+    /// Rooms: cost, delay, and time to the first picture
     Rooms,
-    /// How soon the service answers, also with a long history
+    /// Latency of the service, also with a long history
     Service,
 }
 
-/// Compares Pagecast with the usual recipe (Xvfb, PulseAudio, x11grab, ffmpeg) and writes a page about it.
+/// Compares Pagecast with a baseline (Xvfb, PulseAudio, x11grab, ffmpeg) and writes a report.
 #[derive(Debug, Parser)]
 #[command(name = "pagecast-bench")]
 pub(crate) struct Args {
-    /// Parts of the work, separated by commas [default: all, quick all but density]
+    /// Parts of the benchmark, separated by commas [default: all, quick all but density]
     #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<Section>,
     /// Pages to record, separated by commas [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     pages: Vec<BenchPage>,
-    /// Casts of each page and side; medians are reported [default: 3, quick 1]
+    /// Casts of each page and recorder; medians are reported [default: 3, quick 1]
     #[arg(long, value_parser = value_parser!(u32).range(1..=99))]
     repeat: Option<u32>,
     /// Seconds over which a cast is measured, after its start [default: 10, quick 5]
     #[arg(long, value_parser = value_parser!(u32).range(3..=300))]
     seconds: Option<u32>,
-    /// A first impression: one short cast each, no casts at once
+    /// One short cast each, no simultaneous casts
     #[arg(long)]
     quick: bool,
-    /// The page to cast many times at once
+    /// Page for simultaneous casts
     #[arg(long, value_enum, default_value = "animation")]
     density: BenchPage,
-    /// The program to measure [default: `pagecast` beside this one]
+    /// Program to measure [default: `pagecast` beside this one]
     #[arg(long)]
     pagecast: Option<PathBuf>,
-    /// Where the results are written
+    /// File for the results
     #[arg(long, default_value = "docs/bench.md")]
     output: PathBuf,
 }
@@ -110,13 +111,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let program = args.program()?;
     ensure!(args.density.is_animated(), "frames of a still page cannot be counted");
     become_subreaper()?;
-    // The tests of this checkout and the bench would spoil each other's numbers.
-    let _alone = MachineLock::exclusive()?;
+    // Tests on this machine would disturb the measurements.
+    let _lock = MachineLock::exclusive()?;
     let length_s = (WARM_UP + args.window()).as_secs() as u32;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
     let site = BenchSite::open(&folder, length_s.next_multiple_of(30))?;
     let results = run_sections(args, &site, &program);
-    // Whatever failed, nothing that was started stays.
+    // Also after a failure, no process may be left.
     kill_descendants()?;
     let results = results?;
     let text = report::markdown(args, &program, &results)?;
@@ -137,12 +138,12 @@ fn run_sections(args: &Args, site: &BenchSite, program: &Path) -> Result<Results
         measure_times(args, site, program, &mut results)?;
     }
     if args.has(Section::Density) {
-        let mut crowds = PerRecorder::default();
+        let mut steps = PerRecorder::default();
         for side in Recorder::ALL {
-            *crowds.get_mut(side) =
+            *steps.get_mut(side) =
                 density::measure_density(side, site, args.density, program, args.window())?;
         }
-        results.density = Some((args.density, crowds));
+        results.density = Some((args.density, steps));
     }
     if args.has(Section::Outputs) {
         results.outputs = Some(OutputResults::measure(site, program, args.window(), args.repeat())?);
@@ -157,13 +158,14 @@ fn run_sections(args: &Args, site: &BenchSite, program: &Path) -> Result<Results
 }
 
 fn measure_pages(args: &Args, site: &BenchSite, program: &Path, results: &mut Results) -> Result<()> {
-    let mut drawn = ReferenceFrames::new(site);
+    let mut references = ReferenceFrames::new(site);
     for page in args.pages() {
         let mut casts = PerRecorder::<Vec<_>>::default();
-        for turn in 1..=args.repeat() {
+        for round in 1..=args.repeat() {
             for side in Recorder::ALL {
-                eprint!("{}, {} {turn}/{}: ", page.title(), side.name(), args.repeat());
-                let measured = measure_cast(side, site, *page, program, args.window(), Some(&mut drawn))?;
+                eprint!("{}, {} {round}/{}: ", page.title(), side.name(), args.repeat());
+                let measured =
+                    measure_cast(side, site, *page, program, args.window(), Some(&mut references))?;
                 let ssim = measured.ssim.map_or(f64::NAN, |ssim| ssim.luma);
                 eprintln!(
                     "{:.2} cores, {:.1} new fps, SSIM {ssim:.4}",
@@ -184,9 +186,9 @@ fn measure_times(args: &Args, site: &BenchSite, program: &Path, results: &mut Re
             let seconds = first_frame_s(side, site, program)?;
             eprintln!("first frame, {}: {seconds:.2} s", side.name());
             results.first_frames_s.get_mut(side).push(seconds);
-            let found = measure_offsets(side, site, program, args.window())?;
-            eprintln!("sound against picture, {}: {found}", side.name());
-            results.offsets.get_mut(side).push(found);
+            let offsets = measure_offsets(side, site, program, args.window())?;
+            eprintln!("sound against picture, {}: {offsets}", side.name());
+            results.offsets.get_mut(side).push(offsets);
         }
     }
     for _ in 0..args.repeat() {

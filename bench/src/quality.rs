@@ -1,4 +1,4 @@
-//! What a recording is worth: how many of its pictures are new, and how close they are to what the page drew.
+//! Quality of a recording: number of new pictures, and their similarity to the page.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use crate::cast::{FPS, HEIGHT, Recorder, WIDTH};
 use crate::page::BenchPage;
 use crate::reference::{ReferenceFrames, TIMECODE_HEIGHT};
 
-/// The last pictures of a file may come from a page that is being closed.
+/// End of a file that is ignored, in seconds: its pictures may be of a page that is being closed.
 const IGNORED_TAIL_S: f64 = 0.5;
-/// Pictures compared with what the page drew.
+/// Number of pictures that are compared with references: SSIM varies little between them.
 const SSIM_SAMPLES: u32 = 12;
 
-/// What is in the last part of a file.
+/// The measured part of a file, at its end.
 #[derive(Debug)]
 pub(crate) struct MeasuredFile {
     recording: Recording,
@@ -29,14 +29,14 @@ pub(crate) struct MeasuredFile {
 /// Structural similarity, 1 for the same picture.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ssim {
-    /// Of the brightness.
+    /// SSIM of luma.
     pub(crate) luma: f64,
-    /// Of all planes, by their size.
+    /// SSIM of all planes, weighted by size.
     pub(crate) all: f64,
 }
 
 impl MeasuredFile {
-    /// Looks at the last `seconds` of a file but for its tail.
+    /// Opens a file to measure its last `seconds`, without the ignored end.
     pub(crate) fn open(file: &Path, seconds: f64) -> Result<Self> {
         let recording = Recording::open(file)?;
         let end = recording.end_s() - IGNORED_TAIL_S;
@@ -45,7 +45,7 @@ impl MeasuredFile {
         Ok(Self { recording, frames: pictures, window_s: end - seconds..end })
     }
 
-    /// New pictures of the page in each second.
+    /// New pictures of the page per second.
     pub(crate) fn distinct_fps(&self) -> f64 {
         let mut counters: Vec<_> = self.frames_with_counter().map(|(_, counter)| counter).collect();
         counters.sort_unstable();
@@ -53,31 +53,32 @@ impl MeasuredFile {
         counters.len() as f64 / (self.window_s.end - self.window_s.start)
     }
 
-    /// Pictures that the file holds for each second.
+    /// Coded pictures per second.
     pub(crate) fn coded_fps(&self) -> f64 {
         let coded = self.frames.iter().filter(|p| self.window_s.contains(&p.pts_s)).count();
         coded as f64 / (self.window_s.end - self.window_s.start)
     }
 
-    /// Size of the file for each second, in kbit/s, sound included.
+    /// Bitrate of the file with sound, in kbit/s.
     pub(crate) fn kbps(&self) -> Result<f64> {
         let bytes = std::fs::metadata(self.recording.path())?.len();
         Ok(bytes as f64 * 8.0 / 1000.0 / self.recording.end_s())
     }
 
-    /// Compares some pictures with what the page drew, drawn again without loss.
+    /// Compares some pictures with references drawn without loss.
     pub(crate) fn ssim(
         &self,
         page: BenchPage,
         side: Recorder,
-        drawn: &mut ReferenceFrames<'_>,
+        source: &mut ReferenceFrames<'_>,
     ) -> Result<Ssim> {
         let chosen = if page.is_animated() { self.sample_by_counter(page)? } else { self.sample_by_time() };
         ensure!(!chosen.is_empty(), "{} has no picture to compare", self.recording.path().display());
         let references =
-            drawn.write_raw_rgb(page, &chosen.iter().map(|(_, counter)| *counter).collect::<Vec<_>>())?;
+            source.write_raw_rgb(page, &chosen.iter().map(|(_, counter)| *counter).collect::<Vec<_>>())?;
         let select: Vec<_> = chosen.iter().map(|(index, _)| format!("eq(n\\,{index})")).collect();
-        // ffmpeg's x11grab converts with its default, BT.601; Pagecast uses BT.709. Each is judged by its own.
+        // x11grab converts with ffmpeg's default, BT.601; Pagecast uses BT.709. References are converted
+        // alike.
         let matrix = match side {
             Recorder::Pagecast => "bt709",
             Recorder::Baseline => "bt601",
@@ -93,18 +94,18 @@ impl MeasuredFile {
         ffmpeg.args(["-video_size", &format!("{WIDTH}x{HEIGHT}"), "-i"]).arg(&references);
         ffmpeg.arg("-i").arg(self.recording.path());
         ffmpeg.args(["-lavfi", &graph, "-fps_mode", "passthrough", "-f", "null", "-"]);
-        let said = String::from_utf8_lossy(&run_for_output(&mut ffmpeg)?.stderr).into_owned();
-        parse_ssim(&said).with_context(|| format!("ffmpeg did not say how similar the pictures are: {said}"))
+        let log = String::from_utf8_lossy(&run_for_output(&mut ffmpeg)?.stderr).into_owned();
+        parse_ssim(&log).with_context(|| format!("ffmpeg printed no SSIM: {log}"))
     }
 
-    /// Pictures of the window whose strip was read: their index in the file and their counter.
+    /// Index in the file and counter of each picture of the window with a timecode.
     fn frames_with_counter(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
         let inside = |(_, p): &(usize, &FrameTimecode)| self.window_s.contains(&p.pts_s);
         let counted = |(i, p): (usize, &FrameTimecode)| Some((i, p.timecode?.counter));
         self.frames.iter().enumerate().filter(inside).filter_map(counted)
     }
 
-    /// The same moments of the page in every file.
+    /// Index and counter of pictures at the same page times in each file.
     fn sample_by_counter(&self, page: BenchPage) -> Result<Vec<(usize, u32)>> {
         let per_second = if page == BenchPage::Video { FPS } else { 60 };
         let length = (self.window_s.end - self.window_s.start) as u32;
@@ -112,8 +113,8 @@ impl MeasuredFile {
             .frames_with_counter()
             .map(|(_, counter)| counter)
             .min()
-            .context("the window has no strip")?;
-        // Whole seconds, because the two sides do not start at the same picture.
+            .context("the window has no timecode")?;
+        // Whole seconds, as the recorders do not start at the same picture.
         let from = first.next_multiple_of(per_second);
         let step = (length.saturating_sub(1).max(1) * per_second / SSIM_SAMPLES).max(1);
         let near =
@@ -144,7 +145,8 @@ mod tests {
 
     #[test]
     fn the_ssim_output_is_parsed() {
-        let text = "frame= 12\n[Parsed_ssim_9 @ 0x55] SSIM Y:0.991234 (20.5) U:0.98 (17) V:0.97 (15) All:0.985 (18.2)\n";
+        let text = "frame= 12\n[Parsed_ssim_9 @ 0x55] SSIM Y:0.991234 (20.5) U:0.98 (17) V:0.97 (15) \
+            All:0.985 (18.2)\n";
         let ssim = parse_ssim(text).expect("a line");
         assert!((ssim.luma - 0.991_234).abs() < 1e-9 && (ssim.all - 0.985).abs() < 1e-9);
         assert!(parse_ssim("nothing").is_none());

@@ -1,4 +1,4 @@
-//! Single pictures of the pages, drawn again without loss.
+//! Single pictures of the pages, drawn again without loss, as references.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,10 +15,10 @@ use crate::cast::{HEIGHT, WIDTH};
 use crate::page::BenchPage;
 use crate::site::{BenchSite, TIMECODE_SIZE};
 
-/// The top of the picture belongs to the strip, which tells the page's time and is not drawn again.
+/// Height of the timecode at the top of the picture, which references do not have, in pixels.
 pub(crate) const TIMECODE_HEIGHT: usize = TIMECODE_SIZE.1;
 
-/// Pictures by page and counter, each drawn once.
+/// References by page and counter, each drawn once.
 #[derive(Debug)]
 pub(crate) struct ReferenceFrames<'a> {
     site: &'a BenchSite,
@@ -30,11 +30,11 @@ impl<'a> ReferenceFrames<'a> {
         Self { site, rendered: HashMap::new() }
     }
 
-    /// A file with these pictures of a page, as raw RGB one after the other; counters go up.
+    /// Writes a file with these pictures of a page in raw RGB, in ascending order of `counters`.
     pub(crate) fn write_raw_rgb(&mut self, page: BenchPage, counters: &[u32]) -> Result<PathBuf> {
         let path = self.site.output_path("references.rgb");
         if page == BenchPage::Video {
-            // What the page is given is what it draws, pixel for pixel.
+            // The page draws the video pixel by pixel.
             decode_frames(&self.site.video_path(), counters, &path)?;
             return Ok(path);
         }

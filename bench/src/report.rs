@@ -1,4 +1,4 @@
-//! The results as a page of Markdown.
+//! Writes the results as Markdown.
 
 mod outputs;
 mod rooms;
@@ -30,7 +30,7 @@ const COMPONENTS: [(Component, &str); 5] = [
 ];
 
 pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Result<String> {
-    let mut text = String::from("# Pagecast against the usual recipe\n\n");
+    let mut text = String::from("# Pagecast against a baseline\n\n");
     intro_section(&mut text, args, pagecast)?;
     if !results.pages.is_empty() {
         cost_section(&mut text, results)?;
@@ -40,8 +40,8 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     if !results.warm_first_frames_s.is_empty() {
         timing_section(&mut text, results)?;
     }
-    if let Some((page, crowds)) = &results.density {
-        density_section(&mut text, page.title(), crowds)?;
+    if let Some((page, steps)) = &results.density {
+        density_section(&mut text, page.title(), steps)?;
     }
     if let Some(outputs) = &results.outputs {
         outputs::markdown(&mut text, outputs)?;
@@ -68,10 +68,13 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
 fn intro_section(text: &mut String, args: &Args, pagecast: &Path) -> Result<()> {
     writeln!(
         text,
-        "Written by `make bench`. Both sides recorded the same pages at {WIDTH}x{HEIGHT} and {FPS} frames a second, in turn, \
-         each alone on the machine.\nThe recipe is Xvfb + PulseAudio + Chromium in kiosk mode + ffmpeg (x11grab, libx264 \
-         veryfast, 4500 kbit/s), as LiveKit Egress configures it.\nValues are medians of {} casts, measured over {} s after \
-         a warm-up.\n",
+        "Written by `make bench`. Both recorders recorded the same pages at {WIDTH}x{HEIGHT} and {FPS} \
+         frames per \
+         second, in turn, each alone on the machine.\nThe baseline is Xvfb + PulseAudio + Chromium in \
+         kiosk mode + \
+         ffmpeg (x11grab, libx264 veryfast, 4500 kbit/s), as LiveKit Egress configures it.\nValues are \
+         medians of \
+         {} casts, measured over {} s after a warm-up.\n",
         args.repeat(),
         args.window().as_secs()
     )?;
@@ -85,9 +88,11 @@ fn intro_section(text: &mut String, args: &Args, pagecast: &Path) -> Result<()> 
 
 fn cost_section(text: &mut String, results: &Results) -> Result<()> {
     text.push_str(
-        "\n## What a cast costs\n\nCores in use by everything that a cast needs, browser included.\n\n",
+        "\n## Cost of a cast\n\nCPU cores used by all processes of a cast, including the browser.\n\n",
     );
-    text.push_str("| page | Pagecast | recipe | ratio | goal | SSIM Pagecast | SSIM recipe | goal met |\n");
+    text.push_str(
+        "| page | Pagecast | baseline | ratio | goal | SSIM Pagecast | SSIM baseline | goal met |\n",
+    );
     text.push_str("|---|---:|---:|---:|---:|---:|---:|---|\n");
     for result in &results.pages {
         let goal =
@@ -106,18 +111,20 @@ fn cost_section(text: &mut String, results: &Results) -> Result<()> {
     }
     writeln!(
         text,
-        "\nA goal is met only if Pagecast's pictures are no worse (SSIM of the brightness, −{MAX_SSIM_LOSS} allowed)."
+        "\nA goal is met only if Pagecast's pictures are not worse (luma SSIM, a loss of {MAX_SSIM_LOSS} \
+         is allowed)."
     )?;
     Ok(())
 }
 
 fn cpu_section(text: &mut String, results: &Results) -> Result<()> {
-    text.push_str("\n## Cores by part\n\n");
+    text.push_str("\n## CPU cores by component\n\n");
     text.push_str(
-        "For the recipe: Chromium, Xvfb, PulseAudio, ffmpeg. For Pagecast: Chromium and its own threads.\n\n",
+        "For the baseline: Chromium, Xvfb, PulseAudio, ffmpeg. For Pagecast: Chromium and its own \
+         threads.\n\n",
     );
     let names: Vec<_> = COMPONENTS.iter().map(|(_, name)| *name).collect();
-    writeln!(text, "| page | side | {} | total | memory |", names.join(" | "))?;
+    writeln!(text, "| page | recorder | {} | total | memory |", names.join(" | "))?;
     writeln!(text, "|---|---|{}---:|---:|", "---:|".repeat(COMPONENTS.len()))?;
     for_each_recorder(results, |result, side| {
         let cores: Vec<_> =
@@ -131,21 +138,21 @@ fn cpu_section(text: &mut String, results: &Results) -> Result<()> {
             cores.join(" | ")
         )?)
     })?;
-    text.push_str("\nMemory is the largest sum of proportional set sizes seen.\n");
+    text.push_str("\nMemory is the largest sum of proportional set sizes.\n");
     let casts = results.pages.iter().flat_map(|result| result.casts.get(Recorder::Pagecast));
-    let claimed = median(casts.filter_map(|m| m.self_reported_cpu_ratio).collect());
+    let ratio = median(casts.filter_map(|m| m.self_reported_cpu_ratio).collect());
     writeln!(
         text,
-        "What Pagecast says about its own CPU time is {:.0} % of what was seen from outside.",
-        claimed * 100.0
+        "The CPU time in Pagecast's own report is {:.0} % of that measured from outside.",
+        ratio * 100.0
     )?;
     Ok(())
 }
 
 fn quality_section(text: &mut String, results: &Results) -> Result<()> {
-    text.push_str("\n## What is in the files\n\n");
+    text.push_str("\n## Quality of the files\n\n");
     text.push_str(
-        "| page | side | new pictures/s | coded pictures/s | kbit/s | SSIM brightness | SSIM all |\n",
+        "| page | recorder | new pictures/s | coded pictures/s | kbit/s | luma SSIM | SSIM all |\n",
     );
     text.push_str("|---|---|---:|---:|---:|---:|---:|\n");
     for_each_recorder(results, |result, side| {
@@ -168,7 +175,7 @@ fn quality_section(text: &mut String, results: &Results) -> Result<()> {
 fn timing_section(text: &mut String, results: &Results) -> Result<()> {
     text.push_str("\n## Start, and sound against picture\n\n");
     text.push_str(
-        "| side | first frame with the page | sound late by, median | spread within a recording |\n",
+        "| recorder | first frame with the page | lag of sound, median | spread within a recording |\n",
     );
     text.push_str("|---|---:|---:|---:|\n");
     for side in Recorder::ALL {
@@ -188,27 +195,29 @@ fn timing_section(text: &mut String, results: &Results) -> Result<()> {
     let warm = results.warm_first_frame_s();
     writeln!(
         text,
-        "With a browser that was started before (`--standby`): {warm:.2} s from the start command; goal ≤ \
+        "With a warm browser (`--standby`): {warm:.2} s from the start command; goal ≤ \
          {MAX_WARM_FIRST_FRAME_S} s; met: {}.",
         format_met(warm <= MAX_WARM_FIRST_FRAME_S)
     )?;
     Ok(())
 }
 
-fn density_section(text: &mut String, page: &str, crowds: &PerRecorder<Vec<DensityStep>>) -> Result<()> {
-    text.push_str("\n## How many at once\n\n");
+fn density_section(text: &mut String, page: &str, steps: &PerRecorder<Vec<DensityStep>>) -> Result<()> {
+    text.push_str("\n## Simultaneous casts\n\n");
     writeln!(
         text,
-        "Casts of the page \"{page}\" at once, while the slowest of them still records at least {:.0} % of {FPS} new pictures a \
-         second.\n",
+        "Most simultaneous casts of the page \"{page}\" of which the slowest records at least {:.0} % of \
+         {FPS} new \
+         pictures per second.\n",
         FULL_RATE_SHARE * 100.0
     )?;
-    text.push_str("| side | casts at full rate | cores they used | slowest cast with one more |\n|---|---:|---:|---:|\n");
+    text.push_str("| recorder | casts at full rate | CPU cores used | slowest cast with one more |\n");
+    text.push_str("|---|---:|---:|---:|\n");
     for side in Recorder::ALL {
-        let climbed = crowds.get(side);
-        let count = max_full_rate_casts(climbed);
-        let cores = climbed.iter().find(|c| c.casts == count).map_or(0.0, |c| c.cores);
-        let next = climbed.iter().find(|c| c.casts == count + 1);
+        let measured = steps.get(side);
+        let count = max_full_rate_casts(measured);
+        let cores = measured.iter().find(|c| c.casts == count).map_or(0.0, |c| c.cores);
+        let next = measured.iter().find(|c| c.casts == count + 1);
         let next = next.map_or_else(|| "not tried".to_owned(), DensityStep::describe_worst);
         writeln!(text, "| {} | **{count}** | {cores:.2} | {next} |", side.name())?;
     }
@@ -218,18 +227,26 @@ fn density_section(text: &mut String, page: &str, crowds: &PerRecorder<Vec<Densi
 fn method_section(text: &mut String, args: &Args) -> Result<()> {
     writeln!(
         text,
-        "\n## How it was measured\n\n\
-         - CPU: user and system time of every process below the bench, from /proc, over the window. Thread names split \
+        "\n## Method\n\n\
+         - CPU: user and system time of all processes that the bench started, from /proc, over the window. \
+         Thread names split \
          Pagecast's own time.\n\
-         - Both browsers are the same binary, sandboxed, run by an unprivileged user, and draw WebGL with SwiftShader.\n\
-         - The moving pages draw picture *k* at *k*/60 s of their own clock and say which in a strip of black and white blocks. \
-         New pictures are different strips in the file.\n\
-         - SSIM: up to 12 pictures of each file against the same pictures drawn again by headless Chromium without loss (video \
-         page: the decoded source), converted to YUV as the side itself does it, without the strip.\n\
-         - First frame: for Pagecast `first_frame_ms` plus the time until its file shows a strip; for the recipe, from starting \
-         Xvfb until a grabbed frame shows one. The recipe's users add a fixed wait, which is not counted.\n\
-         - Sound against picture: beeps in the file against the clock burnt into the picture; a positive value is late sound.\n\
-         - Window {} s, {} casts of each page and side, alternating.",
+         - Both browsers are the same binary, sandboxed, run by an unprivileged user, and draw WebGL with \
+         SwiftShader.\n\
+         - The moving pages draw picture *k* at *k*/60 s of their own clock, with *k* in a timecode of \
+         black and white \
+         blocks. New pictures are distinct timecodes in the file.\n\
+         - SSIM: up to 12 pictures of each file against the same pictures drawn by headless Chromium \
+         without loss \
+         (video page: the decoded source), converted to YUV like by the recorder, without the timecode.\n\
+         - First frame: for Pagecast `first_frame_ms` plus the time until its file shows a timecode; for the \
+         baseline, from the start of Xvfb until a grabbed frame shows one. Users of the baseline add a \
+         fixed wait, \
+         which is not counted.\n\
+         - Sound against picture: beeps in the file against the clock in the picture; positive if the \
+         sound is \
+         late.\n\
+         - Window {} s, {} casts of each page and recorder, alternating.",
         args.window().as_secs(),
         args.repeat()
     )?;
@@ -274,13 +291,13 @@ mod tests {
         }
     }
 
-    fn results(pagecast: [Measurement; 3], recipe: Measurement) -> Results {
-        let casts = PerRecorder { pagecast: pagecast.into(), baseline: vec![recipe] };
+    fn results(pagecast: [Measurement; 3], baseline: Measurement) -> Results {
+        let casts = PerRecorder { pagecast: pagecast.into(), baseline: vec![baseline] };
         Results { pages: vec![PageResult { page: BenchPage::Scroll, casts }], ..Results::default() }
     }
 
     #[test]
-    fn the_middle_cast_counts() {
+    fn the_median_cast_counts() {
         let pagecast =
             [measurement(0.3, 0.2, 0.99), measurement(9.0, 9.0, 0.99), measurement(0.1, 0.1, 0.99)];
         let mut text = String::new();
@@ -290,12 +307,12 @@ mod tests {
         let mut text = String::new();
         let pagecast = [0.99; 3].map(|luma| measurement(0.3, 0.2, luma));
         cpu_section(&mut text, &results(pagecast, measurement(0.7, 0.3, 0.99))).expect("text");
-        let row = "| Scrolling text | recipe | 0.700 | 0.000 | 0.000 | 0.300 | 0.000 | 1.000 | 300 MiB |";
+        let row = "| Scrolling text | baseline | 0.700 | 0.000 | 0.000 | 0.300 | 0.000 | 1.000 | 300 MiB |";
         assert!(text.contains(row), "{text}");
     }
 
     #[test]
-    fn worse_pictures_meet_no_goal() {
+    fn a_goal_is_not_met_with_worse_pictures() {
         let met = |luma| {
             results([luma; 3].map(|l| measurement(0.1, 0.1, l)), measurement(0.7, 0.3, 0.99)).pages[0]
                 .meets_goal()

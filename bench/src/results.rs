@@ -1,4 +1,4 @@
-//! Everything that was measured, and the middle of it.
+//! All measurements and their medians.
 
 use pagecast_testkit::av_sync::{AvOffsets, median};
 
@@ -11,14 +11,14 @@ use crate::rooms::RoomResults;
 use crate::service::ServiceResults;
 use crate::usage::Component;
 
-/// How much less similar than the recipe's pictures Pagecast's may be.
+/// Goal: largest SSIM loss of Pagecast's pictures against the baseline's.
 pub(crate) const MAX_SSIM_LOSS: f64 = 0.003;
-/// The longest that the first frame may take.
+/// Goal: longest time to the first frame, in seconds.
 pub(crate) const MAX_FIRST_FRAME_S: f64 = 0.9;
-/// The same with a browser that was started before.
+/// Goal: longest time to the first frame with a warm browser, in seconds.
 pub(crate) const MAX_WARM_FIRST_FRAME_S: f64 = 0.25;
 
-/// One value for each side.
+/// One value for each recorder.
 #[derive(Debug, Default)]
 pub(crate) struct PerRecorder<T> {
     pub(crate) pagecast: T,
@@ -48,12 +48,12 @@ pub(crate) struct PageResult {
     pub(crate) casts: PerRecorder<Vec<Measurement>>,
 }
 
-/// All that a run found out.
+/// Results of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
     pub(crate) pages: Vec<PageResult>,
     pub(crate) first_frames_s: PerRecorder<Vec<f64>>,
-    /// Of Pagecast with a browser that was started before.
+    /// First frames of Pagecast with a warm browser.
     pub(crate) warm_first_frames_s: Vec<f64>,
     pub(crate) offsets: PerRecorder<Vec<AvOffsets>>,
     pub(crate) density: Option<(BenchPage, PerRecorder<Vec<DensityStep>>)>,
@@ -63,7 +63,7 @@ pub(crate) struct Results {
 }
 
 impl PageResult {
-    /// The middle of a value over all casts of a side.
+    /// Median of a value over all casts of a recorder.
     pub(crate) fn median(&self, side: Recorder, value: impl Fn(&Measurement) -> f64) -> f64 {
         median(self.casts.get(side).iter().map(value).collect())
     }
@@ -76,20 +76,20 @@ impl PageResult {
         self.median(side, |m| m.cores.total())
     }
 
-    /// Pagecast's CPU over the recipe's.
+    /// Ratio of Pagecast's CPU to the baseline's.
     pub(crate) fn ratio(&self) -> f64 {
         self.total_cores(Recorder::Pagecast) / self.total_cores(Recorder::Baseline)
     }
 
-    /// Similarity of brightness and of all planes; NaN if it was not measured.
+    /// Medians of the SSIM of luma and of all planes; NaN if not measured.
     pub(crate) fn ssim(&self, side: Recorder) -> (f64, f64) {
-        let middle = |value: fn(&Measurement) -> Option<f64>| {
+        let median_of = |value: fn(&Measurement) -> Option<f64>| {
             median(self.casts.get(side).iter().filter_map(value).collect())
         };
-        (middle(|m| m.ssim.map(|s| s.luma)), middle(|m| m.ssim.map(|s| s.all)))
+        (median_of(|m| m.ssim.map(|s| s.luma)), median_of(|m| m.ssim.map(|s| s.all)))
     }
 
-    /// Whether the goal for this page is met, if it has one: less CPU at no lower similarity.
+    /// Whether the goal for this page is met, if it has one: less CPU without SSIM loss.
     pub(crate) fn meets_goal(&self) -> Option<bool> {
         let similar = self.ssim(Recorder::Pagecast).0 >= self.ssim(Recorder::Baseline).0 - MAX_SSIM_LOSS;
         self.page.max_cpu_ratio().map(|goal| self.ratio() <= goal && similar)
@@ -106,7 +106,7 @@ impl Results {
     }
 }
 
-/// The most casts that kept the full rate.
-pub(crate) fn max_full_rate_casts(crowds: &[DensityStep]) -> usize {
-    crowds.iter().filter(|c| c.is_full_rate()).map(|c| c.casts).max().unwrap_or_default()
+/// Most casts that kept the full frame rate.
+pub(crate) fn max_full_rate_casts(steps: &[DensityStep]) -> usize {
+    steps.iter().filter(|c| c.is_full_rate()).map(|c| c.casts).max().unwrap_or_default()
 }

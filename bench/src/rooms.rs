@@ -1,6 +1,6 @@
-//! What it costs to show a page in a room, and how late and how soon it is there.
+//! Cost of a room, delay at a viewer, and time to the first picture.
 //!
-//! The room is Pagecast's own, in the process of the cast, so it is counted; those who watch are a browser that is set apart.
+//! The embedded room is in the process of the cast, so it is counted. The browser of the viewers is not.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -22,28 +22,28 @@ use crate::page::BenchPage;
 use crate::site::BenchSite;
 use crate::usage::{ExcludedProcess, kill_descendants};
 
-/// How many watch at once.
+/// Number of simultaneous viewers.
 pub(crate) const VIEWER_COUNT: usize = 5;
-/// The most CPU that one more viewer may cost, in cores.
+/// Goal: most CPU cores that one more viewer may cost.
 pub(crate) const MAX_CORES_PER_VIEWER: f64 = 0.02;
-/// The longest from the start of a cast whose browser waits to the first picture that a viewer has.
+/// Goal: longest time from the start of a cast with a warm browser to a viewer's first picture, in seconds.
 pub(crate) const MAX_FIRST_FRAME_S: f64 = 1.5;
-/// How late a picture may be, in the middle and for all but a twentieth, in milliseconds.
+/// Goal: largest delay of pictures, median and 95th percentile, in milliseconds.
 pub(crate) const MAX_DELAY_MS: [f64; 2] = [150.0, 250.0];
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// A browser that has just come up still has things to do.
+/// Time for the start-up work of a new browser.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// All that was found out about rooms.
+/// Results on rooms.
 #[derive(Debug, Default)]
 pub(crate) struct RoomResults {
-    /// What the small animation costs with one layer and with two.
+    /// Cost of the small animation with one layer and with two.
     pub(crate) layer_costs: [CastCosts; 2],
-    /// The same with one layer and [`VIEWER_COUNT`] viewers.
+    /// Cost with one layer and [`VIEWER_COUNT`] viewers.
     pub(crate) watched_costs: CastCosts,
-    /// Milliseconds from a picture's drawing to its being shown, of each cast: the middle, and 95 % within.
+    /// Milliseconds from drawing to showing a picture, for each cast: median and 95th percentile.
     pub(crate) delays_ms: Vec<[f64; 2]>,
-    /// Seconds from the start to a viewer's first picture, with a browser that was started before.
+    /// Seconds from the start to a viewer's first picture, with a warm browser.
     pub(crate) first_frames_s: Vec<f64>,
 }
 
@@ -70,7 +70,7 @@ impl RoomResults {
         Ok(rooms)
     }
 
-    /// Cores that each viewer adds.
+    /// CPU cores that each viewer adds.
     pub(crate) fn cores_per_viewer(&self) -> f64 {
         (self.watched_costs.cores() - self.layer_costs[0].cores()) / VIEWER_COUNT as f64
     }
@@ -84,11 +84,11 @@ impl RoomResults {
             false,
         )?;
         cast.wait_until_settled()?;
-        let watch = ViewerBrowser::open(site, &cast, VIEWER_COUNT)?;
-        watch.wait_for_report(site, "playing")?;
+        let viewers = ViewerBrowser::open(site, &cast, VIEWER_COUNT)?;
+        viewers.wait_for_report(site, "playing")?;
         std::thread::sleep(WARM_UP);
         self.watched_costs.measure(&format!("in a room, {VIEWER_COUNT} viewers"), window)?;
-        drop(watch);
+        drop(viewers);
         cast.finish()
     }
 
@@ -96,19 +96,19 @@ impl RoomResults {
         let url = format!("{}&absolute", site.flash_beep_url(next_cast_number()));
         let cast = RoomCast::start(site, program, &url, 1, false)?;
         cast.wait_until_settled()?;
-        let watch = ViewerBrowser::open(site, &cast, 1)?;
-        watch.wait_for_report(site, "playing")?;
+        let viewers = ViewerBrowser::open(site, &cast, 1)?;
+        viewers.wait_for_report(site, "playing")?;
         std::thread::sleep(WARM_UP);
-        let before = watch.delays_ms(site).len();
+        let before = viewers.delays_ms(site).len();
         std::thread::sleep(window);
-        let mut delays = watch.delays_ms(site).split_off(before);
-        drop(watch);
+        let mut delays = viewers.delays_ms(site).split_off(before);
+        drop(viewers);
         cast.finish()?;
         delays.sort_by(f64::total_cmp);
-        let at = |part: f64| delays.get((delays.len() as f64 * part) as usize).copied();
-        let found = at(0.5).zip(at(0.95)).context("the viewer saw nothing")?;
-        eprintln!("in a room: {:.0} ms late, 95 % within {:.0} ms", found.0, found.1);
-        self.delays_ms.push([found.0, found.1]);
+        let at = |quantile: f64| delays.get((delays.len() as f64 * quantile) as usize).copied();
+        let (median, p95) = at(0.5).zip(at(0.95)).context("the viewer showed no picture")?;
+        eprintln!("in a room: delay {median:.0} ms, 95 % within {p95:.0} ms");
+        self.delays_ms.push([median, p95]);
         Ok(())
     }
 
@@ -120,26 +120,26 @@ impl RoomResults {
             1,
             true,
         )?;
-        let watch = ViewerBrowser::open(site, &cast, 1)?;
-        watch.wait_for_report(site, "connection-connected")?;
+        let viewers = ViewerBrowser::open(site, &cast, 1)?;
+        viewers.wait_for_report(site, "connection-connected")?;
         std::thread::sleep(SETTLE_TIME);
         let begun = Instant::now();
         cast.child.stdin.as_mut().context("pagecast has no input")?.write_all(b"\n")?;
-        watch.wait_for_report(site, "playing")?;
+        viewers.wait_for_report(site, "playing")?;
         let seconds = begun.elapsed().as_secs_f64();
         eprintln!("in a room: first picture after {seconds:.2} s");
         self.first_frames_s.push(seconds);
-        drop(watch);
+        drop(viewers);
         cast.finish()
     }
 
-    /// The middle of all casts: late by so much, and 95 % within.
+    /// Medians over all casts of the median and of the 95th percentile of the delay.
     pub(crate) fn delay_ms(&self) -> [f64; 2] {
         [0, 1].map(|part| av_sync::median(self.delays_ms.iter().map(|delay| delay[part]).collect()))
     }
 }
 
-/// `pagecast cast` with a room of its own.
+/// Runs `pagecast cast` with an embedded room.
 struct RoomCast {
     child: Child,
     room: String,
@@ -165,7 +165,7 @@ impl RoomCast {
         let cast = Self { child, room: format!("http://{listen}/rooms/bench"), log };
         cast.wait_until("the room is open", |_| http_get(&format!("{}/stats", cast.room)).is_ok())?;
         if standby {
-            cast.wait_until("a browser waits", |log| log.contains("ready"))?;
+            cast.wait_until("the browser is ready", |log| log.contains("ready"))?;
             std::thread::sleep(SETTLE_TIME);
         }
         Ok(cast)
@@ -178,13 +178,13 @@ impl RoomCast {
             if done(&log) {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < START_TIMEOUT, "{what}: not in time: {log}");
+            ensure!(begun.elapsed() < START_TIMEOUT, "not in time: {what}: {log}");
             std::thread::sleep(POLL_INTERVAL);
         }
     }
 
     fn wait_until_settled(&self) -> Result<()> {
-        self.wait_until("the page is live", |log| log.contains("the page is live"))?;
+        self.wait_until("the page is live", |log| log.contains("page live"))?;
         std::thread::sleep(WARM_UP);
         Ok(())
     }
@@ -205,7 +205,7 @@ impl Drop for RoomCast {
     }
 }
 
-/// Some who watch, in one browser.
+/// Viewers in one browser.
 struct ViewerBrowser {
     id: u32,
     _viewer: Viewer,
@@ -216,8 +216,8 @@ impl ViewerBrowser {
     fn open(site: &BenchSite, cast: &RoomCast, count: usize) -> Result<Self> {
         let id = next_cast_number();
         let viewer = Viewer::open(&site.viewer_url(&format!("{}/whep", cast.room), id, count))?;
-        let apart = ExcludedProcess::exclude(viewer.pid());
-        Ok(Self { id, _viewer: viewer, _excluded: apart })
+        let excluded = ExcludedProcess::exclude(viewer.pid());
+        Ok(Self { id, _viewer: viewer, _excluded: excluded })
     }
 
     fn wait_for_report(&self, site: &BenchSite, what: &str) -> Result<()> {
@@ -225,7 +225,7 @@ impl ViewerBrowser {
     }
 
     fn delays_ms(&self, site: &BenchSite) -> Vec<f64> {
-        let said = site.reported(&format!("delays-{}?", self.id));
-        said.iter().flat_map(|delays| delays.split(',').filter_map(|ms| ms.parse().ok())).collect()
+        let reports = site.reported(&format!("delays-{}?", self.id));
+        reports.iter().flat_map(|delays| delays.split(',').filter_map(|ms| ms.parse().ok())).collect()
     }
 }

@@ -1,7 +1,7 @@
-//! How soon the service answers, and whether a long history makes it slower.
+//! Latency of the service, also with a long history.
 //!
-//! The casts are asked for as Volcengine's customers do, each on a connection of its own. No browser runs: casts are left in the queue,
-//! or run by a stub that is live and over at once ([`server`]).
+//! Casts are requested by Volcengine's API, each on its own connection. No browser runs: casts stay in the
+//! queue, or are run by a stub that is live and ends at once ([`server`]).
 
 mod calls;
 mod load;
@@ -21,51 +21,53 @@ pub(crate) use load::LatencyStats;
 use load::{send_at_rate, send_concurrently};
 use server::{CastRunner, MeasuredService};
 
-/// Casts asked for, a second.
+/// Requested casts per second.
 pub(crate) const REQUESTS_PER_S: u32 = 150;
-/// Nearly all of them (99 %) are accepted within this time, in milliseconds.
+/// Goal: longest time within which 99 % of requests are accepted, in milliseconds.
 pub(crate) const MAX_P99_MS: f64 = 50.0;
 const HISTORY_SIZES: [usize; 3] = [10, 1_000, 100_000];
 const LOAD_DURATION_S: u32 = 20;
-/// Seconds of a first impression, which leaves out the longest history.
+/// Duration of the load with `--quick`, which also skips the longest history.
 const QUICK_LOAD_DURATION_S: u32 = 5;
-/// Questions about tasks, and lists.
+/// Number of requests for tasks, and for lists.
 const QUERY_COUNT: usize = 300;
-/// Calls that are signed at once, when a history is made: fewer than 150 with each key.
+/// Calls that are signed at once to fill the history: fewer than 150 with each key.
 const SIGNING_BATCH: usize = 4_500;
-/// That ask at the same time, when a history is made.
+/// Concurrent senders that fill the history.
 pub(crate) const FILL_CONCURRENCY: usize = 32;
 
-/// All that was found out about the service.
+/// Results on the service.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceResults {
-    /// How long casts were asked for, in seconds.
+    /// Duration of the load, in seconds.
     pub(crate) duration_s: u32,
-    /// One for each history, the shortest one first.
+    /// Results for each history, the shortest one first.
     pub(crate) histories: Vec<HistoryResult>,
 }
 
-/// What was found out with a history of this length.
+/// Results with a history of this length.
 #[derive(Debug, Default)]
 pub(crate) struct HistoryResult {
     pub(crate) cast_count: usize,
-    /// How fast it came to be, in casts a second.
+    /// Rate at which the history was filled, in casts per second.
     pub(crate) filled_per_s: f64,
-    /// Casts that nobody begins, and casts that the stub runs.
+    /// Load with casts that stay queued.
     pub(crate) queued: LoadResult,
+    /// Load with casts that the stub runs.
     pub(crate) executed: LoadResult,
-    /// Casts of the second round that the stub ran.
+    /// Number of casts that the stub ran.
     pub(crate) executed_count: usize,
-    /// `GetWebCastTask`, and the REST API's newest 50 casts, asked for one by one.
+    /// Latency of `GetWebCastTask`, sent one by one.
     pub(crate) get: LatencyStats,
+    /// Latency of a list of the newest 50 casts by the REST API, sent one by one.
     pub(crate) list: LatencyStats,
 }
 
-/// Casts asked for at [`REQUESTS_PER_S`].
+/// Result of requests at [`REQUESTS_PER_S`].
 #[derive(Debug, Default)]
 pub(crate) struct LoadResult {
     pub(crate) latency: LatencyStats,
-    /// Cores in use by the service, and by all that it started.
+    /// CPU cores used by the service and its descendants.
     pub(crate) cores: f64,
 }
 
@@ -81,24 +83,24 @@ impl ServiceResults {
 impl HistoryResult {
     fn measure(program: &Path, casts: usize, length_s: u32) -> Result<Self> {
         let mut server = MeasuredService::start(program)?;
-        let mut asker = RequestSigner::new(server.host());
-        let filled_per_s = fill_history(&server, &mut asker, casts)?;
+        let mut signer = RequestSigner::new(server.host());
+        let filled_per_s = fill_history(&server, &mut signer, casts)?;
         eprintln!("service, {casts} casts in the history: {filled_per_s:.0} a second to fill it");
         let date = signature_date()?;
         let every = (casts / QUERY_COUNT).max(1);
-        let questions = (0..QUERY_COUNT).map(|n| asker.sign(&get_task(n * every % casts), &date));
-        let get = load::send_sequentially(&server.url(), &questions.collect::<Result<Vec<_>>>()?);
+        let requests = (0..QUERY_COUNT).map(|n| signer.sign(&get_task(n * every % casts), &date));
+        let get = load::send_sequentially(&server.url(), &requests.collect::<Result<Vec<_>>>()?);
         let list = load::send_sequentially(&server.url(), &vec![list_casts(); QUERY_COUNT]);
         eprintln!("service, {casts} casts in the history: a task {get}; a list {list}");
-        let queued = run_load(&server, &mut asker, casts, length_s)?;
+        let queued = run_load(&server, &mut signer, casts, length_s)?;
         server.wait_until_all_ended()?;
         server.restart(CastRunner::Stub)?;
         let first = casts + cast_count(length_s);
-        let run = run_load(&server, &mut asker, first, length_s)?;
+        let run = run_load(&server, &mut signer, first, length_s)?;
         server.wait_until_all_ended()?;
-        let ran = count_executed(&server, &mut asker, first..first + cast_count(length_s))?;
+        let ran = count_executed(&server, &mut signer, first..first + cast_count(length_s))?;
         eprintln!("service, {casts} casts in the history: the stub ran {ran} casts");
-        ensure!(ran > 0, "no cast was run: the stub does not speak as casts do any more");
+        ensure!(ran > 0, "no cast was run: the stub's messages are not those of a cast");
         drop(server);
         kill_descendants()?;
         Ok(Self { cast_count: casts, filled_per_s, queued, executed: run, executed_count: ran, get, list })
@@ -109,17 +111,17 @@ fn cast_count(length_s: u32) -> usize {
     (REQUESTS_PER_S * length_s) as usize
 }
 
-/// Asks for so many casts, and waits until they are over.
-fn fill_history(server: &MeasuredService, asker: &mut RequestSigner, casts: usize) -> Result<f64> {
+/// Starts this many casts and waits until they have ended. Returns the casts per second.
+fn fill_history(server: &MeasuredService, signer: &mut RequestSigner, casts: usize) -> Result<f64> {
     let (mut from, mut seconds) = (0, 0.0);
     while from < casts {
         let (date, to) = (signature_date()?, casts.min(from + SIGNING_BATCH));
-        let calls = (from..to).map(|n| asker.sign(&start_webcast(n), &date)).collect::<Result<Vec<_>>>()?;
+        let calls = (from..to).map(|n| signer.sign(&start_webcast(n), &date)).collect::<Result<Vec<_>>>()?;
         let begun = Instant::now();
         let times = send_concurrently(&server.url(), &calls, FILL_CONCURRENCY);
         seconds += begun.elapsed().as_secs_f64();
-        ensure!(times.errors == 0, "the history cannot be made: {times}");
-        // Each key may ask 150 times a second.
+        ensure!(times.errors == 0, "the history cannot be filled: {times}");
+        // The limit is 150 requests per second and key.
         thread::sleep(Duration::from_secs(1).saturating_sub(begun.elapsed()));
         from = to;
     }
@@ -129,12 +131,12 @@ fn fill_history(server: &MeasuredService, asker: &mut RequestSigner, casts: usiz
 
 fn run_load(
     server: &MeasuredService,
-    asker: &mut RequestSigner,
+    signer: &mut RequestSigner,
     first: usize,
     length_s: u32,
 ) -> Result<LoadResult> {
     let date = signature_date()?;
-    let calls = (first..first + cast_count(length_s)).map(|n| asker.sign(&start_webcast(n), &date));
+    let calls = (first..first + cast_count(length_s)).map(|n| signer.sign(&start_webcast(n), &date));
     let calls = calls.collect::<Result<Vec<_>>>()?;
     let (before, begun) = (CpuUsage::now()?, Instant::now());
     let times = send_at_rate(&server.url(), &calls, REQUESTS_PER_S);
@@ -143,18 +145,22 @@ fn run_load(
     Ok(LoadResult { latency: times, cores })
 }
 
-/// How many of these tasks came to their own end.
-fn count_executed(server: &MeasuredService, asker: &mut RequestSigner, tasks: Range<usize>) -> Result<usize> {
+/// Number of these tasks that ended by themselves.
+fn count_executed(
+    server: &MeasuredService,
+    signer: &mut RequestSigner,
+    tasks: Range<usize>,
+) -> Result<usize> {
     let date = signature_date()?;
     let mut ran = 0;
     for task in tasks {
-        let answer = asker.sign(&get_task(task), &date)?.send(&server.url())?.json()?;
+        let answer = signer.sign(&get_task(task), &date)?.send(&server.url())?.json()?;
         ran += usize::from(answer["Result"]["WebCastTask"]["Status"] == 3);
     }
     Ok(ran)
 }
 
-/// The time, as signatures have it.
+/// The current time in the format of signatures.
 fn signature_date() -> Result<String> {
     let text = run_for_stdout(program("date").args(["-u", "+%Y%m%dT%H%M%SZ"]))?;
     Ok(String::from_utf8(text)?.trim().to_owned())

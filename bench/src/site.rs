@@ -1,4 +1,4 @@
-//! The pages and the video as a web site, and the folder for everything that is recorded.
+//! Web site with the pages and the video, and the folder for recordings.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,10 +16,10 @@ use pagecast_testkit::timecode::{Timecode, TimecodePosition};
 use crate::cast::{FPS, HEIGHT, WIDTH};
 use crate::page::BenchPage;
 
-/// Size of the picture of a strip, in pixels.
+/// Size of a timecode, in pixels.
 pub(crate) const TIMECODE_SIZE: (usize, usize) = (256, 32);
 
-/// A web site on loopback.
+/// The web site, on loopback.
 #[derive(Debug)]
 pub(crate) struct BenchSite {
     server: PageServer,
@@ -27,9 +27,9 @@ pub(crate) struct BenchSite {
 }
 
 impl BenchSite {
-    /// Opens it; the video page has `video_s` seconds to show before it begins again.
+    /// Starts the site. The video of the video page has `video_s` seconds and repeats.
     pub(crate) fn open(folder: &Path, video_s: u32) -> Result<Self> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let media = folder.join("media");
         fs::create_dir_all(&media)?;
         let source = media.join(format!("source-{video_s}s.mp4"));
@@ -43,57 +43,58 @@ impl BenchSite {
         Ok(Self { server, folder: folder.to_owned() })
     }
 
-    /// Address of a page for one cast.
+    /// URL of a page for one cast.
     pub(crate) fn page_url(&self, page: BenchPage, cast: u32) -> String {
         self.server.url(&format!("/bench/{}?cast={cast}", page.file()))
     }
 
-    /// The same for a page whose strip tells the machine's clock ([`crate::outputs::delay`]) instead of the page's.
+    /// URL of a page whose timecode has the machine's clock instead of the page's
+    /// ([`crate::outputs::delay`]).
     pub(crate) fn page_url_with_machine_clock(&self, page: BenchPage, cast: u32) -> String {
         format!("{}&clock=machine", self.page_url(page, cast))
     }
 
-    /// Address of one picture of a page, standing still.
+    /// URL of a single picture of a page.
     pub(crate) fn still_url(&self, page: BenchPage, counter: u32) -> String {
         self.server.url(&format!("/bench/{}?at={counter}", page.file()))
     }
 
-    /// Address of testkit's page that flashes and beeps, for one cast.
+    /// URL of the testkit's page with flashes and beeps, for one cast.
     pub(crate) fn flash_beep_url(&self, cast: u32) -> String {
         self.server.url(&flash_beep_path(cast))
     }
 
-    /// Waits until a browser has asked for that page.
+    /// Waits until a browser has requested the page with flashes and beeps.
     pub(crate) fn wait_until_requested(&self, cast: u32, limit: Duration) -> Result<()> {
         self.server.wait_for_request(&flash_beep_path(cast), limit)
     }
 
     pub(crate) fn wait_until_drawn(&self, cast: u32, limit: Duration) -> Result<()> {
-        self.server.wait_for_request(&format!("/said/drawn/{cast}"), limit)
+        self.server.wait_for_request(&format!("/report/drawn/{cast}"), limit)
     }
 
-    /// Address of testkit's page that watches a room, with so many connections.
+    /// URL of the testkit's viewer page with `count` connections to a room.
     pub(crate) fn viewer_url(&self, whep: &str, id: u32, count: usize) -> String {
-        self.server.url(&format!("/watch.html?absolute&id={id}&count={count}&whep={whep}"))
+        self.server.url(&format!("/whep-viewer.html?absolute&id={id}&count={count}&whep={whep}"))
     }
 
-    /// Waits until a page has said that.
+    /// Waits for a report of a page.
     pub(crate) fn wait_until_reported(&self, what: &str, limit: Duration) -> Result<()> {
-        self.server.wait_for_request(&format!("/said/{what}"), limit)
+        self.server.wait_for_request(&format!("/report/{what}"), limit)
     }
 
-    /// What pages said after these words.
+    /// Values of all reports with this prefix.
     pub(crate) fn reported(&self, what: &str) -> Vec<String> {
-        let start = format!("/said/{what}");
+        let start = format!("/report/{what}");
         self.server.requests().iter().filter_map(|r| Some(r.strip_prefix(&start)?.to_owned())).collect()
     }
 
-    /// The video that the video page shows.
+    /// Path of the video of the video page.
     pub(crate) fn video_path(&self) -> PathBuf {
         self.folder.join("media/source.mp4")
     }
 
-    /// Path of a file that a run writes.
+    /// Path of an output file.
     pub(crate) fn output_path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -103,16 +104,17 @@ fn flash_beep_path(cast: u32) -> String {
     format!("/sync.html?cast={cast}")
 }
 
-/// A pan over rough ground with some film grain, and a test pattern that travels across it, at the rate of a usual video
-/// of its size; a strip counts the pictures.
+/// Generates a video: a pan over a textured background with film grain and a moving test pattern, at the
+/// usual bitrate of its size, with a timecode.
 fn make_video(path: &Path, seconds: u32) -> Result<()> {
-    eprintln!("making the video of the video page, once");
+    eprintln!("generating the video of the video page, once");
     let (width, height) = TIMECODE_SIZE;
-    let still = format!("color=c=0x808080:s={WIDTH}x{HEIGHT}:r={FPS},format=yuv444p,trim=end_frame=1");
-    let look = format!(
-        "{still},noise=alls=100:all_seed=7,gblur=sigma=40,eq=contrast=20:saturation=8[far];\
-         {still},noise=c0s=100:c0_seed=3,gblur=sigma=6,eq=contrast=4[near];\
-         [far][near]blend=all_mode=softlight,loop=loop=-1:size=1,setpts=N/{FPS}/TB,scroll=h=0.0025:v=0.001[ground];\
+    let blank = format!("color=c=0x808080:s={WIDTH}x{HEIGHT}:r={FPS},format=yuv444p,trim=end_frame=1");
+    let filter = format!(
+        "{blank},noise=alls=100:all_seed=7,gblur=sigma=40,eq=contrast=20:saturation=8[far];\
+         {blank},noise=c0s=100:c0_seed=3,gblur=sigma=6,eq=contrast=4[near];\
+         [far][near]blend=all_mode=softlight,loop=loop=-1:size=1,setpts=N/{FPS}/TB,\
+         scroll=h=0.0025:v=0.001[ground];\
          testsrc2=s=384x216:r={FPS}[pattern];\
          [ground][pattern]overlay=x=440+400*sin(t):y=250+200*cos(t*0.7),noise=c0s=2:c0f=t[scene];\
          [scene][0:v]overlay=0:0,format=yuv420p[v];\
@@ -124,7 +126,7 @@ fn make_video(path: &Path, seconds: u32) -> Result<()> {
     ffmpeg.args(["-video_size", &format!("{width}x{height}"), "-framerate", &FPS.to_string(), "-i", "-"]);
     ffmpeg.args([
         "-filter_complex",
-        &look,
+        &filter,
         "-map",
         "[v]",
         "-map",
@@ -160,7 +162,7 @@ fn make_video(path: &Path, seconds: u32) -> Result<()> {
         }
     }
     drop(pipe);
-    ensure!(child.wait()?.success(), "ffmpeg could not make the video");
+    ensure!(child.wait()?.success(), "ffmpeg failed to generate the video");
     fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644))?;
     fs::rename(&unfinished, path).context("cannot keep the video")
 }

@@ -1,6 +1,6 @@
-//! What the processes below this one use, read from /proc.
+//! CPU and memory of the descendants of this process, read from /proc.
 //!
-//! The bench is the subreaper of everything it starts, so daemons that leave their parents are counted too.
+//! The bench is a subreaper, so daemons whose parents have ended are counted too.
 
 mod excluded;
 
@@ -15,20 +15,20 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_
 
 pub(crate) use excluded::ExcludedProcess;
 
-/// What a process or thread is for.
+/// Purpose of a process or thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Component {
     Browser,
     Display,
     Sound,
     Encode,
-    /// Threads that send to servers.
+    /// Threads that push to servers.
     Push,
     Other,
 }
 
 impl Component {
-    /// By the name of a process, or of a thread of Pagecast.
+    /// Component of a process or of a thread of Pagecast, by its name.
     fn of_name(name: &str) -> Self {
         match name {
             "chromium" | "chrome" | "chrome_crashpad" => Self::Browser,
@@ -42,17 +42,17 @@ impl Component {
     }
 }
 
-/// CPU time by part, in seconds.
+/// CPU time by component: in seconds, or in cores after [`CpuUsage::per_second_of`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CpuUsage(pub(crate) BTreeMap<Component, f64>);
 
 impl CpuUsage {
-    /// Everything that all processes below this one have used so far.
+    /// CPU time of all descendants so far.
     pub(crate) fn now() -> Result<Self> {
         let mut cpu = Self::default();
         let per_second = rustix::param::clock_ticks_per_second() as f64;
         for process in descendants(getpid())? {
-            // A process may end between the listing and the look at it.
+            // A process may end after it was listed.
             let Some(total) = process.cpu_ticks() else { continue };
             if process.name == "pagecast" {
                 let mut rest = total;
@@ -76,7 +76,7 @@ impl CpuUsage {
         self.0.values().sum()
     }
 
-    /// Seconds of CPU to cores.
+    /// Converts seconds to cores.
     pub(crate) fn per_second_of(self, wall: Duration) -> Self {
         Self(self.0.into_iter().map(|(part, s)| (part, s / wall.as_secs_f64())).collect())
     }
@@ -90,7 +90,7 @@ impl Sub for CpuUsage {
     }
 }
 
-/// Proportional set size of all processes below this one, in bytes.
+/// Sum of the proportional set sizes of all descendants, in bytes.
 pub(crate) fn pss_bytes() -> Result<u64> {
     let kib = |process: &Process| {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid)).ok()?;
@@ -100,15 +100,15 @@ pub(crate) fn pss_bytes() -> Result<u64> {
     Ok(descendants(getpid())?.iter().filter_map(kib).sum::<u64>() * 1024)
 }
 
-/// Makes this process the parent of orphans below it.
+/// Makes this process the parent of orphaned descendants.
 pub(crate) fn become_subreaper() -> Result<()> {
     set_child_subreaper(Some(getpid())).context("cannot become a subreaper")
 }
 
-/// Ends whatever is still there below this process, once its owners are done with it.
+/// Terminates all descendants, and kills those that remain after two seconds.
 ///
 /// # Errors
-/// Something survives being killed.
+/// A process is alive after ten seconds.
 pub(crate) fn kill_descendants() -> Result<()> {
     let started = Instant::now();
     loop {
@@ -146,7 +146,7 @@ impl Process {
         Some(Self { pid, parent: stat.field(1)?.try_into().ok()?, name: stat.name })
     }
 
-    /// Clock ticks of the process and of its children that have ended.
+    /// Clock ticks of the process and of its ended children.
     fn cpu_ticks(&self) -> Option<u64> {
         let stat = ProcStat::read(Path::new(&format!("/proc/{}/stat", self.pid)))?;
         (11..=14).map(|i| stat.field(i)).sum()
@@ -159,7 +159,7 @@ impl Process {
     }
 }
 
-/// A `stat` file of /proc: the name, and the fields after it (proc(5) counts the first of them as the third).
+/// A `stat` file of /proc: the name, and the fields after it. The first one is field 3 in proc(5).
 struct ProcStat {
     name: String,
     rest: String,
@@ -171,7 +171,7 @@ impl ProcStat {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // Names may hold brackets and blanks.
+        // Names may contain parentheses and spaces.
         let (head, rest) = text.rsplit_once(") ")?;
         let (_, name) = head.split_once(" (")?;
         Some(Self { name: name.to_owned(), rest: rest.to_owned() })
@@ -182,7 +182,7 @@ impl ProcStat {
     }
 }
 
-/// All processes below `root`, without it and without those that are [`ExcludedProcess`].
+/// All descendants of `root`, without each [`ExcludedProcess`].
 fn descendants(root: Pid) -> Result<Vec<Process>> {
     let mut children = BTreeMap::<i32, Vec<Process>>::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
@@ -220,21 +220,21 @@ mod tests {
     fn a_busy_child_is_measured_and_killed() {
         become_subreaper().expect("a subreaper");
         let mut server = program("sleep").arg("60").spawn().expect("a server");
-        let apart = ExcludedProcess::exclude(server.id());
-        // The inner shell outlives its parent and becomes ours.
+        let excluded = ExcludedProcess::exclude(server.id());
+        // The inner shell outlives its parent and becomes a child of the test.
         let mut shell = program("sh");
         let status = shell.args(["-c", "sh -c 'while :; do :; done' & exit 0"]).status().expect("a shell");
         assert!(status.success());
         let started = Instant::now();
         while CpuUsage::now().expect("usage").of_component(Component::Other) < 0.1 {
-            assert!(started.elapsed() < Duration::from_secs(20), "the child's time is not seen");
+            assert!(started.elapsed() < Duration::from_secs(20), "the time of the child is not counted");
             std::thread::sleep(Duration::from_millis(20));
         }
         assert!(pss_bytes().expect("memory") > 0);
         kill_descendants().expect("an end");
         assert!(descendants(getpid()).expect("processes").is_empty());
-        assert!(matches!(server.try_wait(), Ok(None)), "what is apart is left alone");
-        drop(apart);
+        assert!(matches!(server.try_wait(), Ok(None)), "an excluded process was killed");
+        drop(excluded);
         kill_descendants().expect("an end");
         assert!(!matches!(server.try_wait(), Ok(None)));
     }

@@ -1,7 +1,7 @@
-//! Whatever stands in `pagecast.toml` and in the environment.
+//! Any `pagecast.toml` and any environment.
 //!
-//! Run it with `cargo +nightly fuzz run config`. Up to the first byte of zero an input is the environment, a variable a line; the rest is the
-//! file.
+//! Run it with `cargo +nightly fuzz run config`. An input is the environment, one variable per line, up to
+//! the first zero byte; the rest is the file.
 
 #![no_main]
 
@@ -27,8 +27,8 @@ fuzz_target!(|data: &[u8]| {
     let options = Options { file: Some(file.clone()), ..Options::default() };
     match load(&options, &environment) {
         Ok(config) => {
-            for finding in config.check() {
-                assert!(!finding.text.is_empty());
+            for finding in config.validate() {
+                assert!(!finding.message.is_empty());
             }
         }
         Err(error) => assert!(!error.to_string().is_empty()),

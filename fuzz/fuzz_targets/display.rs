@@ -1,9 +1,9 @@
-//! Anything a client of the display may ask for, against the real compositor over its real socket.
+//! Any requests of a client of the display, against the real compositor over its real socket.
 //!
-//! Run it with `cargo +nightly fuzz run -O display`: as it is released, since the Wayland library asserts things in debug builds
-//! that a hostile client need not keep to. An input is a run of steps. A step picks a request, the object to send it
-//! to, and its arguments, among those that make sense as a rule; some send bytes as they are, so that nothing is left out.
-//! After each input another client, which behaves, must get its answers as ever.
+//! Run it with `cargo +nightly fuzz run -O display`: in release mode, as debug builds of the Wayland library
+//! have assertions that a hostile client can violate. An input is a sequence of steps. A step picks a
+//! request, its object and its arguments, mostly valid ones; some steps send raw bytes. After each input
+//! another, well-behaved client must get its responses.
 
 #![no_main]
 
@@ -20,27 +20,28 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use pagecast_core::Fps;
 use pagecast_core::spec::Size;
-use pagecast_page::clock::{Gate, Origin};
+use pagecast_page::av_sync::RenderLatency;
+use pagecast_page::clock::{Origin, OutputMute};
 use pagecast_page::display::{Config, Display};
 
 use requests::Client;
 use wire::Wire;
 
-/// How long a client that behaves may have to wait.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a client that does not is listened to.
-const FAREWELL: Duration = Duration::from_millis(100);
+/// Longest wait of a well-behaved client.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for the last responses to a fuzzed client.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 
-struct Rig {
+struct Fixture {
     display: Display,
     socket: PathBuf,
 }
 
-/// One display for all inputs: what one client leaves behind, the next one meets.
-fn rig() -> &'static Rig {
-    static RIG: OnceLock<Rig> = OnceLock::new();
-    RIG.get_or_init(|| {
-        // What the Wayland library makes of nonsense, the display must survive; any other panic is a bug.
+/// One display for all inputs, so that later clients find the state that earlier ones left.
+fn fixture() -> &'static Fixture {
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    FIXTURE.get_or_init(|| {
+        // The display must survive panics in the Wayland library. Any other panic is a bug.
         let abort = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if !info.location().is_some_and(|at| at.file().contains("/wayland-server-")) {
@@ -57,30 +58,31 @@ fn rig() -> &'static Rig {
             scale_factor: 1.5,
             viewport: None,
             origin: Origin::unset(),
-            gate: Gate::default(),
-            depth: pagecast_page::sync::Depth::default(),
+            output_mute: OutputMute::default(),
+            render_latency: RenderLatency::default(),
+            client_uid: None,
         };
         let display = Display::start(config, out).expect("the display starts");
-        display.begin();
-        Rig { display, socket }
+        display.start_capture();
+        Fixture { display, socket }
     })
 }
 
-/// Whether a client that behaves gets an answer; not, if the display has no room for it.
-fn is_answered(rig: &Rig) -> bool {
-    let mut wire = Wire::connect(&rig.socket);
+/// Whether a well-behaved client gets a response. It gets none if the display has no free connection.
+fn is_answered(fixture: &Fixture) -> bool {
+    let mut wire = Wire::connect(&fixture.socket);
     let sync = wire.sync(2);
     wire.flush();
-    wire.wait_for(sync, PATIENCE)
+    wire.wait_for(sync, RESPONSE_TIMEOUT)
 }
 
 fuzz_target!(|data: &[u8]| {
-    let rig = rig();
-    let mut client = Client::connect(&rig.socket, PATIENCE);
+    let fixture = fixture();
+    let mut client = Client::connect(&fixture.socket, RESPONSE_TIMEOUT);
     let mut bytes = data;
     while !bytes.is_empty() && client.step(&mut bytes) {}
-    client.leave(FAREWELL);
-    // Connections that were just closed may still be counted.
-    assert!((0..20).any(|_| is_answered(rig)), "the display does not answer others any more");
-    assert!(!rig.display.has_failed());
+    client.disconnect(DISCONNECT_TIMEOUT);
+    // Closed connections may be counted a little longer.
+    assert!((0..20).any(|_| is_answered(fixture)), "the display does not respond to other clients");
+    assert!(!fixture.display.has_failed());
 });

@@ -1,17 +1,18 @@
-//! Whatever comes to the embedded room's port, and whatever is offered to it.
+//! Any datagrams to the embedded room's port, and any offers.
 //!
-//! Run it with `cargo +nightly fuzz run embedded`. What the bytes of an input mean is told in `crates/room/src/embedded/hub/endure.rs`.
+//! Run it with `cargo +nightly fuzz run embedded`. `crates/room/src/embedded/sfu/fuzz.rs` documents the
+//! inputs.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pagecast_room::embedded::endure;
+use pagecast_room::embedded::run_fuzz_input;
 
 fuzz_target!(
     init: {
-        // A bug of one connection is caught where it is called, and ends that connection. libfuzzer takes any panic for the end,
-        // caught or not, unless it is not told of it; those that nobody catches end it all the same.
+        // The room catches a panic of a connection and ends only that connection. The hook of libfuzzer would
+        // abort on it, so it is replaced. Panics that are not caught still end the run.
         std::panic::set_hook(Box::new(|_| ()));
     },
-    |data: &[u8]| endure(data)
+    |data: &[u8]| run_fuzz_input(data)
 );

@@ -1,14 +1,15 @@
-//! Whatever comes to the address of both clouds' APIs, and whatever somebody with a key of Tencent's asks for.
+//! Any requests to Tencent's API, with a valid key or raw.
 //!
-//! Run it with `cargo +nightly fuzz run tencent -- -detect_leaks=0`: what the service remembers is no leak, and to look for one each time
-//! is slow. The first byte of an input says what the rest is: a request as it is; the body of a signed one; changes of a body that is good,
-//! to be signed; a form with a signature of version 1; or changes of the headers of a request that was signed.
+//! Run it with `cargo +nightly fuzz run tencent -- -detect_leaks=0`: the service keeps state, which is not a
+//! leak, and the check is slow. The first byte of an input selects what the rest is: a raw request; the body
+//! of a signed one; mutations of a valid body, which is then signed; a form with a version 1 signature; or
+//! mutations of the headers of a signed request.
 
 #![no_main]
 
-#[path = "service/rig.rs"]
+#[path = "service/fixture.rs"]
 #[allow(dead_code, reason = "other targets use the rest")]
-mod rig;
+mod fixture;
 
 use std::sync::OnceLock;
 
@@ -19,13 +20,14 @@ use pagecast_core::spec::Secret;
 use pagecast_server::tencent::sign_v3;
 use serde_json::{Value, json};
 
-use rig::{HOST, Rig, SDK_APP_ID, SECRET, changed, percent, raw};
+use fixture::{Fixture, HOST, SDK_APP_ID, SECRET, mutated, percent_encode, raw_request};
 
 const ACTIONS: [&str; 3] = ["StartWebRecord", "StopWebRecord", "DescribeWebRecord"];
 
 fn good(vod: bool) -> Value {
     let cloud = json!({
-        "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "b-125", "AccessKey": "ak", "SecretKey": "sk", "FileNamePrefix": ["a", "b"],
+        "Vendor": 0, "Region": "ap-guangzhou", "Bucket": "b-125", "AccessKey": "ak", "SecretKey": "sk",
+        "FileNamePrefix": ["a", "b"],
     });
     let vod_cloud = json!({"TencentVod": {
         "Procedure": "p", "ExpireTime": 86_400, "StorageRegion": "ap-guangzhou", "ClassId": 1, "SubAppId": 2,
@@ -39,19 +41,20 @@ fn good(vod: bool) -> Value {
         "RecordId": "r", "ReadyTimeout": 10,
         "PublishCdnParams": [{"PublishCdnUrl": "rtmp://live.example/app/key", "IsTencentCdn": 1}],
         "EmulateMobileParams": {"MobileDeviceType": 1, "ScreenOrientation": 1},
-        "TaskId": rig::shelf::OVER,
+        "TaskId": fixture::memory_fleet::ENDED_CAST_ID,
     })
 }
 
-fn signed(rig: &Rig, action: &str, body: &[u8], spoil: &[u8]) -> Option<Request<Body>> {
-    let headers = sign_v3(&rig.key(), &Secret::new(SECRET), HOST, action, body, rig.now().div_euclid(1000));
+fn signed(fixture: &Fixture, action: &str, body: &[u8], mutation: &[u8]) -> Option<Request<Body>> {
+    let headers =
+        sign_v3(&fixture.key(), &Secret::new(SECRET), HOST, action, body, fixture.now().div_euclid(1000));
     let mut request = Request::builder().method("POST").uri("/").header("host", HOST);
-    // Each two bytes change one of the headers.
-    let mut spoil = spoil.chunks_exact(2).cycle();
+    // Each pair of bytes changes one header.
+    let mut mutation = mutation.chunks_exact(2).cycle();
     for (name, value) in headers {
         let mut value = value.into_bytes();
         let length = value.len().max(1);
-        if let Some([at, with]) = spoil.next()
+        if let Some([at, with]) = mutation.next()
             && let Some(byte) = value.get_mut(usize::from(*at) % length)
         {
             *byte ^= with;
@@ -61,12 +64,13 @@ fn signed(rig: &Rig, action: &str, body: &[u8], spoil: &[u8]) -> Option<Request<
     request.body(Body::from(body.to_vec())).ok()
 }
 
-/// A form of version 1 with `more` in it, by GET or by POST.
-fn form(rig: &Rig, action: &str, post: bool, more: &[u8]) -> Option<Request<Body>> {
-    let (key, stamp) = (rig.key(), rig.now().div_euclid(1000));
+/// A form with a version 1 signature and `more` fields, by GET or by POST.
+fn form(fixture: &Fixture, action: &str, post: bool, more: &[u8]) -> Option<Request<Body>> {
+    let (key, stamp) = (fixture.key(), fixture.now().div_euclid(1000));
     let form = format!(
-        "Action={action}&Version=2019-07-22&SecretId={key}&Timestamp={stamp}&Nonce=1&Signature=AAAA&SdkAppId={SDK_APP_ID}&{}",
-        percent(more)
+        "Action={action}&Version=2019-07-22&SecretId={key}&Timestamp={stamp}&Nonce=1&Signature=AAAA&\
+         SdkAppId={SDK_APP_ID}&{}",
+        percent_encode(more)
     );
     let request = Request::builder().header("host", HOST);
     if post {
@@ -78,26 +82,31 @@ fn form(rig: &Rig, action: &str, post: bool, more: &[u8]) -> Option<Request<Body
 }
 
 fuzz_target!(|data: &[u8]| {
-    static RIG: OnceLock<Rig> = OnceLock::new();
-    let rig = RIG.get_or_init(|| Rig::new(4000));
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    let fixture = FIXTURE.get_or_init(|| Fixture::new(4000));
     let [kind, rest @ ..] = data else { return };
-    rig.begin();
+    fixture.reset();
     let (action, flag) = (ACTIONS[usize::from(kind >> 3) % 3], kind >> 5 & 1 == 1);
     let request = match kind % 5 {
-        0 => raw(rest),
-        1 => signed(rig, action, rest, &[]),
-        2 => signed(rig, action, changed(&good(flag), rest).to_string().as_bytes(), &[]),
-        3 => form(rig, action, flag, rest),
-        _ => signed(rig, action, good(flag).to_string().as_bytes(), rest),
+        0 => raw_request(rest),
+        1 => signed(fixture, action, rest, &[]),
+        2 => signed(fixture, action, mutated(&good(flag), rest).to_string().as_bytes(), &[]),
+        3 => form(fixture, action, flag, rest),
+        _ => signed(fixture, action, good(flag).to_string().as_bytes(), rest),
     };
-    let Some(said) = request.and_then(|request| rig.send(request)) else { return };
-    assert!(said.status.as_u16() < 500, "{} {}", said.status, String::from_utf8_lossy(&said.body));
-    // A request as it is may be for another API.
+    let Some(response) = request.and_then(|request| fixture.send(request)) else { return };
+    assert!(
+        response.status.as_u16() < 500,
+        "{} {}",
+        response.status,
+        String::from_utf8_lossy(&response.body)
+    );
+    // A raw request may be for another API.
     if kind % 5 != 0 && kind % 5 != 4 {
-        assert!(said.status.is_success(), "{}", said.status);
-        let answer = said.json();
+        assert!(response.status.is_success(), "{}", response.status);
+        let answer = response.json();
         assert!(answer["Response"]["RequestId"].is_string(), "{answer}");
-        // What is good is taken: behind a wall there is nothing to be found.
+        // A valid request must be accepted; otherwise the target tests little.
         let good = kind % 5 == 2 && rest.is_empty() && action == ACTIONS[0];
         assert!(!good || answer["Response"]["TaskId"].is_string(), "{answer}");
         assert_ne!(answer["Response"]["Error"]["Code"], "InternalError", "{answer}");

@@ -1,14 +1,15 @@
-//! Whatever comes to the address of both clouds' APIs, and whatever somebody with a key of Volcengine's asks for.
+//! Any requests to Volcengine's API, with a valid key or raw.
 //!
-//! Run it with `cargo +nightly fuzz run volcengine -- -detect_leaks=0`: what the service remembers is no leak, and to look for one each time
-//! is slow. The first byte of an input says what the rest is: a request as it is; the body of a signed one; changes of a body that is good,
-//! to be signed; a query, to be signed; or changes of the headers of a request that was signed.
+//! Run it with `cargo +nightly fuzz run volcengine -- -detect_leaks=0`: the service keeps state, which is not
+//! a leak, and the check is slow. The first byte of an input selects what the rest is: a raw request; the
+//! body of a signed one; mutations of a valid body, which is then signed; a query, which is then signed; or
+//! mutations of the headers of a signed request.
 
 #![no_main]
 
-#[path = "service/rig.rs"]
+#[path = "service/fixture.rs"]
 #[allow(dead_code, reason = "other targets use the rest")]
-mod rig;
+mod fixture;
 
 use std::sync::OnceLock;
 
@@ -16,10 +17,10 @@ use axum::body::Body;
 use axum::http::Request;
 use libfuzzer_sys::fuzz_target;
 use pagecast_core::spec::Secret;
-use pagecast_server::volcengine::sign::{Unsigned, sign};
+use pagecast_server::volcengine::signature::{UnsignedRequest, sign};
 use serde_json::{Value, json};
 
-use rig::{APP_ID, HOST, Rig, SECRET, changed, percent, raw};
+use fixture::{APP_ID, Fixture, HOST, SECRET, mutated, percent_encode, raw_request};
 
 const ACTIONS: [&str; 3] = ["StartWebcast", "StopWebcast", "GetWebCastTask"];
 const VERSIONS: [&str; 2] = ["2020-12-01", "2023-11-01"];
@@ -37,15 +38,21 @@ fn good() -> Value {
     })
 }
 
-fn signed(rig: &Rig, method: &str, query: &str, body: &[u8], spoil: &[u8]) -> Option<Request<Body>> {
-    let unsigned = Unsigned { method, host: HOST, query, body, region: "cn-north-1" };
-    let headers = sign(&unsigned, &rig.key(), &Secret::new(SECRET), rig.now()).ok()?;
+fn signed(
+    fixture: &Fixture,
+    method: &str,
+    query: &str,
+    body: &[u8],
+    mutation: &[u8],
+) -> Option<Request<Body>> {
+    let unsigned = UnsignedRequest { method, host: HOST, query, body, region: "cn-north-1" };
+    let headers = sign(&unsigned, &fixture.key(), &Secret::new(SECRET), fixture.now()).ok()?;
     let mut request = Request::builder().method(method).uri(format!("/?{query}")).header("host", HOST);
-    // Each two bytes change one of the headers.
-    let mut spoil = spoil.chunks_exact(2).cycle();
+    // Each pair of bytes changes one header.
+    let mut mutation = mutation.chunks_exact(2).cycle();
     for (name, value) in headers {
         let mut value = value.into_bytes();
-        if let Some([at, with]) = spoil.next()
+        if let Some([at, with]) = mutation.next()
             && let Some(byte) = {
                 let length = value.len();
                 value.get_mut(usize::from(*at) % length.max(1))
@@ -59,30 +66,35 @@ fn signed(rig: &Rig, method: &str, query: &str, body: &[u8], spoil: &[u8]) -> Op
 }
 
 fuzz_target!(|data: &[u8]| {
-    static RIG: OnceLock<Rig> = OnceLock::new();
-    let rig = RIG.get_or_init(|| Rig::new(1000));
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    let fixture = FIXTURE.get_or_init(|| Fixture::new(1000));
     let [kind, rest @ ..] = data else { return };
-    rig.begin();
+    fixture.reset();
     let (action, version) = (ACTIONS[usize::from(kind >> 3) % 3], VERSIONS[usize::from(kind >> 5) % 2]);
     let query = format!("Action={action}&Version={version}");
     let method = if action == ACTIONS[2] { "GET" } else { "POST" };
     let request = match kind % 5 {
-        0 => raw(rest),
-        1 => signed(rig, method, &query, rest, &[]),
-        2 => signed(rig, "POST", &query, changed(&good(), rest).to_string().as_bytes(), &[]),
-        3 => signed(rig, method, &format!("{query}&{}", percent(rest)), b"", &[]),
-        _ => signed(rig, method, &query, good().to_string().as_bytes(), rest),
+        0 => raw_request(rest),
+        1 => signed(fixture, method, &query, rest, &[]),
+        2 => signed(fixture, "POST", &query, mutated(&good(), rest).to_string().as_bytes(), &[]),
+        3 => signed(fixture, method, &format!("{query}&{}", percent_encode(rest)), b"", &[]),
+        _ => signed(fixture, method, &query, good().to_string().as_bytes(), rest),
     };
-    let Some(said) = request.and_then(|request| rig.send(request)) else { return };
-    assert!(said.status.as_u16() < 500, "{} {}", said.status, String::from_utf8_lossy(&said.body));
-    // A request as it is may be for another API.
+    let Some(response) = request.and_then(|request| fixture.send(request)) else { return };
+    assert!(
+        response.status.as_u16() < 500,
+        "{} {}",
+        response.status,
+        String::from_utf8_lossy(&response.body)
+    );
+    // A raw request may be for another API.
     if kind % 5 != 0 {
-        let answer = said.json();
-        let about = &answer["ResponseMetadata"];
-        assert_eq!(said.status.is_success(), about["Error"].is_null(), "{answer}");
-        // What is good is taken: behind a wall there is nothing to be found.
+        let answer = response.json();
+        let metadata = &answer["ResponseMetadata"];
+        assert_eq!(response.status.is_success(), metadata["Error"].is_null(), "{answer}");
+        // A valid request must be accepted; otherwise the target tests little.
         let good = kind % 5 == 2 && rest.is_empty() && action == ACTIONS[0];
-        assert!(!good || said.status.is_success(), "{answer}");
-        assert_eq!(said.headers["x-tt-logid"].to_str().ok(), about["RequestId"].as_str(), "{answer}");
+        assert!(!good || response.status.is_success(), "{answer}");
+        assert_eq!(response.headers["x-tt-logid"].to_str().ok(), metadata["RequestId"].as_str(), "{answer}");
     }
 });

@@ -1,4 +1,4 @@
-//! What can be typed about any cast: the page, and everything but where it goes.
+//! Options of any cast: the page, the picture, pushes and the network.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::page::PageOptions;
 
 const NETWORK_HELP_HEADING: &str = "The network";
 
-/// A page, and how it is cast.
+/// Options of `record` and `cast`.
 #[derive(Debug, Args)]
 pub(crate) struct CastOptions {
     /// The page, http or https
@@ -26,48 +26,47 @@ pub(crate) struct CastOptions {
     /// Length of the recording or cast, like 10s, 1m30s or 2h, up to 24h [default: until Ctrl-C]
     #[arg(long, value_name = "TIME", value_parser = super::parse_duration)]
     pub(crate) duration: Option<Duration>,
-    /// Cap on the video bitrate of recording and pushes, like 3M or 2500k; a plain number is kbit/s; 50k to
+    /// Limit of the video bitrate of recording and pushes, like 3M or 2500k; a plain number is kbit/s; 50k to
     /// 100M [default: by size and rate, 6M for 1280x720 at 30]
     #[arg(long, value_name = "RATE", value_parser = super::parse_kbps)]
     pub(crate) bitrate: Option<u32>,
     /// Device pixel ratio: at 2, a page of 1280x720 pixels lays out as 640x360
     #[arg(long, default_value = "1", value_name = "F")]
     pub(crate) scale_factor: f64,
-    /// Start the browser, and open the page when Enter is pressed: it then appears without the browser's
-    /// start-up time
+    /// Start the browser, and open the page when Enter is pressed, which saves the browser's start-up time
     #[arg(long)]
     pub(crate) standby: bool,
-    /// Print what came of it as one JSON object on standard output; its fields are in
+    /// Print the result as one JSON object on standard output; its fields are documented in
     /// docs/guides/recording.md
     #[arg(long)]
     pub(crate) json: bool,
-    /// Say nothing unless something is wrong
+    /// Print only warnings and errors
     #[arg(long, short)]
     pub(crate) quiet: bool,
     /// Also send the stream to this server: rtmp://host/application/key, rtmps://… or
-    /// srt://host:port?streamid=…; may be repeated, up to ten times. A connection that is lost is made again
+    /// srt://host:port?streamid=…; may be repeated, up to ten times. A lost connection is made again
     #[arg(long, value_name = "URL", value_parser = PushUrl::parse)]
     pub(crate) push: Vec<PushUrl>,
     #[command(flatten)]
     pub(crate) page: PageOptions,
     #[command(flatten)]
     pub(crate) health: HealthOptions,
-    /// Let the page reach this, though it is not public: an address, a network like 10.0.0.0/8, a name,
-    /// *.name or *, each with :PORT if you like; may be repeated
+    /// Let the page reach this, although it is not public: an address, a network like 10.0.0.0/8, a name,
+    /// *.name or *, each optionally with :PORT; may be repeated
     #[arg(long, value_name = "RULE", help_heading = NETWORK_HELP_HEADING, value_parser = NetworkRule::parse)]
     pub(crate) allow_net: Vec<NetworkRule>,
-    /// Never let the page reach this, even if it is public or allowed; written like --allow-net; may be
+    /// Never let the page reach this, even if it is public or allowed; same syntax as --allow-net; may be
     /// repeated
     #[arg(long, value_name = "RULE", help_heading = NETWORK_HELP_HEADING, value_parser = NetworkRule::parse)]
     pub(crate) deny_net: Vec<NetworkRule>,
-    /// Let the page send UDP, to any address: some calls (WebRTC) need it, and a page that makes one without
-    /// it is warned of
+    /// Let the page send UDP, to any address: some WebRTC calls need it; a page that makes a call without it
+    /// causes a warning
     #[arg(long, help_heading = NETWORK_HELP_HEADING)]
     pub(crate) allow_udp: bool,
 }
 
 impl CastOptions {
-    /// The cast, which is not recorded yet, nor published.
+    /// Returns the description of the cast, without recording and room.
     pub(crate) fn spec(&self) -> Result<CastSpec, SpecError> {
         let mut spec = CastSpec::new(Source {
             url: self.url.clone(),
@@ -85,7 +84,7 @@ impl CastOptions {
         spec.limits = self.health.limits();
         spec.network =
             NetworkPolicy { allow: self.allow_net.clone(), deny: self.deny_net.clone(), udp: self.allow_udp };
-        // Pages are others', pushes are the user's own.
+        // The network rules restrict the page; the pushes are the user's own.
         spec.pushes_anywhere = true;
         Ok(spec)
     }

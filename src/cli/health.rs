@@ -1,4 +1,4 @@
-//! How a page is waited for, watched and ended.
+//! Options of readiness, health checks and limits of a page.
 
 use std::time::Duration;
 
@@ -7,52 +7,53 @@ use pagecast_core::spec::{HealthChecks, Limits, Readiness, ReadySignal, Size};
 
 use super::{parse_bytes, parse_duration, parse_size};
 
-/// How long the page's scripts may hang unless the command line says otherwise: as long as Chromium waits
-/// before it asks a person whether to end an unresponsive page.
+/// Default of `--crash-check`: as long as Chromium waits before it asks a person whether to close an
+/// unresponsive page.
 const DEFAULT_HANG_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Options of `record` about the life of the cast.
+/// Options of readiness, health checks and limits.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "The life of the recording")]
+#[command(next_help_heading = "Page health and limits")]
 pub(crate) struct HealthOptions {
-    /// Show nothing until the page calls onWebcastStart() (`webcast`, which gives it onWebcastEnd() too) or
+    /// Show nothing until the page calls onWebcastStart() (`webcast`, which also provides onWebcastEnd()) or
     /// notifyReady() (`ready`)
-    #[arg(long, value_name = "FUNCTION", num_args = 0..=1, require_equals = true, default_missing_value = "webcast")]
+    #[arg(long, value_name = "FUNCTION", num_args = 0..=1, require_equals = true,
+    default_missing_value = "webcast")]
     wait_for_start: Option<StartFunction>,
-    /// How long to wait until the page is ready, up to 60s; then it is loaded again, then moved to a fresh
-    /// browser [default: for ever]
+    /// How long to wait until the page is ready, up to 60s; after that the page is reloaded once, then moved
+    /// to a new browser [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     ready_timeout: Option<Duration>,
-    /// Begin when something visible matches this selector
+    /// Start when a visible element matches this selector
     #[arg(long, value_name = "CSS")]
     wait_for_selector: Option<String>,
-    /// Begin when nothing was being loaded for half a second
+    /// Start when the network has been idle for half a second
     #[arg(long)]
     wait_for_network_idle: bool,
-    /// End when the page was shown for so long, whatever happens, 10s to 24h [default: 24h]
+    /// Longest time to show the page, 10s to 24h [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     max_time: Option<Duration>,
-    /// Look every 2 to 30 s whether anything on the page changed; twice in a row not: load it again; twice
-    /// more: fresh browser
+    /// Check for changes every 2 to 30 s; reload after two unchanged checks, replace the browser after two
+    /// more
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     freeze_check: Option<Duration>,
-    /// Look every 2 to 30 s whether the page is all white, and do the same
+    /// Check every 2 to 30 s whether the page is all white; reload and replace as for --freeze-check
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     blank_check: Option<Duration>,
-    /// Give the page a fresh browser when its scripts have not run for so long, 1 to 30 s; 0 for never
-    /// [default: 15s]. A browser that is gone is replaced in any case
+    /// Replace the browser when the page's scripts have not run for this time, 1 to 30 s; 0 is never
+    /// [default: 15s]. A browser that crashed is replaced in any case
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     crash_check: Option<Duration>,
-    /// Browsers to try, 1 to 10, before the recording is given up [default: 3]
+    /// Number of browsers to try before the cast fails, 1 to 10 [default: 3]
     #[arg(long, value_name = "N")]
     attempts: Option<u32>,
-    /// Memory for the browser, like 2G; one that needs more is replaced [default: 4G]
+    /// Memory limit of the browser, like 2G; a browser above it is replaced [default: 4G]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     max_memory: Option<u64>,
-    /// What the browser may write to the disk, like 2G; one that writes more is replaced [default: 1G]
+    /// Disk limit of the browser, like 2G; a browser above it is replaced [default: 1G]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     max_disk: Option<u64>,
-    /// End when the page plays a video larger than this, upright or not [default: any may be played]
+    /// End the cast when the page plays a video larger than this, in either orientation [default: no limit]
     #[arg(long, value_name = "WxH", value_parser = parse_size)]
     max_video: Option<Size>,
 }
@@ -79,23 +80,23 @@ impl HealthOptions {
     }
 
     pub(crate) fn checks(&self) -> HealthChecks {
-        let some = |time: Option<Duration>| time.filter(|t| !t.is_zero());
+        let enabled = |time: Option<Duration>| time.filter(|t| !t.is_zero());
         HealthChecks {
-            freeze: some(self.freeze_check),
-            blank: some(self.blank_check),
-            crash: some(self.crash_check.or(Some(DEFAULT_HANG_TIMEOUT))),
+            freeze: enabled(self.freeze_check),
+            blank: enabled(self.blank_check),
+            crash: enabled(self.crash_check.or(Some(DEFAULT_HANG_TIMEOUT))),
         }
     }
 
     pub(crate) fn limits(&self) -> Limits {
-        let usual = Limits::default();
+        let defaults = Limits::default();
         Limits {
-            max_time: self.max_time.unwrap_or(usual.max_time),
-            attempts: self.attempts.unwrap_or(usual.attempts),
-            memory_bytes: self.max_memory.unwrap_or(usual.memory_bytes),
-            disk_bytes: self.max_disk.unwrap_or(usual.disk_bytes),
+            max_time: self.max_time.unwrap_or(defaults.max_time),
+            attempts: self.attempts.unwrap_or(defaults.attempts),
+            memory_bytes: self.max_memory.unwrap_or(defaults.memory_bytes),
+            disk_bytes: self.max_disk.unwrap_or(defaults.disk_bytes),
             max_video: self.max_video,
-            ..usual
+            ..defaults
         }
     }
 }

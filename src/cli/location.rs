@@ -1,47 +1,47 @@
-//! Where a page is and where a recording goes, as they are typed; what cannot be meant is refused with what
-//! can.
+//! Parsers of the page's address and the recording's location; an error names what is possible instead.
 
 use std::path::{Path, PathBuf};
 
 use pagecast_core::spec::SourceUrl;
 use url::Url;
 
-/// Endings of file names that ask for something that is not made.
+/// File extensions of formats that are not supported.
 const UNSUPPORTED_EXTENSIONS: [&str; 22] = [
     "3gp", "aac", "avi", "flac", "flv", "gif", "jpeg", "jpg", "m3u8", "m4a", "m4v", "mkv", "mov", "mp3",
     "mpeg", "mpg", "ogg", "opus", "png", "ts", "wav", "webm",
 ];
 
-/// Whether this is the name of an MP4 file.
+/// Returns whether this is the name of an MP4 file.
 pub(super) fn has_mp4_extension(name: &str) -> bool {
     extension(name).as_deref() == Some("mp4")
 }
 
-/// The ending of a file name, in small letters.
+/// Returns the extension of a file name, in lower case.
 fn extension(name: &str) -> Option<String> {
-    Path::new(name).extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase())
+    Path::new(name).extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase())
 }
 
-/// Takes a file, a folder or a bucket, but no format that is not made.
+/// Accepts a file, a folder or a bucket; refuses file extensions of other formats.
 pub(super) fn parse_output(text: &str) -> Result<String, String> {
     const SUPPORTED_HINT: &str =
-        "name a file that ends in .mp4, or a folder or bucket, which with --format hls gets HLS";
+        "name a file that ends in .mp4, or a folder or bucket, with --format hls for HLS";
     if text == "-" {
         return Err(format!(
-            "a recording cannot go to standard output, because an MP4 gets its index when it is complete: {SUPPORTED_HINT}; \
-             a live stream goes to a server with --push"
+            "a recording cannot go to standard output, as an MP4 file gets its index at the end: \
+             {SUPPORTED_HINT}; \
+            to stream live, send to a server with --push"
         ));
     }
-    let other = extension(text).filter(|ending| UNSUPPORTED_EXTENSIONS.contains(&ending.as_str()));
+    let other = extension(text).filter(|extension| UNSUPPORTED_EXTENSIONS.contains(&extension.as_str()));
     match other {
-        Some(ending) if !text.contains("://") && !Path::new(text).is_dir() => {
-            Err(format!("a recording is MP4 or HLS and cannot be a .{ending} file: {SUPPORTED_HINT}"))
+        Some(extension) if !text.contains("://") && !Path::new(text).is_dir() => {
+            Err(format!("a recording is MP4 or HLS and cannot be a .{extension} file: {SUPPORTED_HINT}"))
         }
         _ => Ok(text.to_owned()),
     }
 }
 
-/// Takes the address of a page. Of a file of this machine it says how to serve it.
+/// Parses the address of a page; for a file on this machine, the error explains how to serve it.
 pub(super) fn parse_page_url(text: &str) -> Result<SourceUrl, String> {
     match as_local_path(text) {
         Some(path) => Err(serve_hint(&path)),
@@ -49,7 +49,7 @@ pub(super) fn parse_page_url(text: &str) -> Result<SourceUrl, String> {
     }
 }
 
-/// The path, if this is one rather than an address.
+/// Returns the path, if this is one rather than an address.
 fn as_local_path(text: &str) -> Option<PathBuf> {
     if let Some(rest) = text.strip_prefix("file:") {
         let parsed = Url::parse(text).ok().and_then(|url| url.to_file_path().ok());
@@ -60,7 +60,7 @@ fn as_local_path(text: &str) -> Option<PathBuf> {
     (is_path || exists()).then(|| text.into())
 }
 
-/// What to type to have this file served and opened.
+/// Returns the commands that serve and open this file.
 fn serve_hint(path: &Path) -> String {
     let (folder, name) = match (path.parent(), path.file_name()) {
         (Some(folder), Some(name)) if !path.is_dir() => (folder, name.to_string_lossy()),
@@ -71,13 +71,13 @@ fn serve_hint(path: &Path) -> String {
     let mut page = String::from("http://localhost:8000/");
     page.extend(url::form_urlencoded::byte_serialize(name.as_bytes()).map(|part| part.replace('+', "%20")));
     format!(
-        "it is a path of this machine, and pages are opened over HTTP or HTTPS only. Serve it:\n\n  \
+        "this is a path on this machine, but pages are opened over HTTP or HTTPS only. Serve it:\n\n  \
          python3 -m http.server --bind 127.0.0.1 --directory {folder} 8000\n\n\
          and open it with\n\n  {page} --allow-net localhost:8000"
     )
 }
 
-/// As a shell takes it for one word.
+/// Quotes a text as one word for a shell.
 fn shell_quote(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-~".contains(c);
     if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
@@ -88,10 +88,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outputs_that_cannot_be_made_are_refused_with_what_can() {
+    fn unsupported_outputs_are_refused_with_the_alternatives() {
         for bad in ["-", "y.webm", "talks/y.MKV", "stream.m3u8", "sound.mp3"] {
-            let said = parse_output(bad).unwrap_err();
-            assert!(said.contains(".mp4") && said.contains("--format hls"), "{bad}: {said}");
+            let message = parse_output(bad).unwrap_err();
+            assert!(message.contains(".mp4") && message.contains("--format hls"), "{bad}: {message}");
         }
         for good in ["a.mp4", "a.MP4", "talks", "talks/2026.11", "s3://rec/a.webm", "", "webm"] {
             assert_eq!(parse_output(good).as_deref(), Ok(good));
@@ -109,16 +109,16 @@ mod tests {
             ("file:x.html", "/", "/x.html"),
             ("/", "/", "/"),
         ] {
-            let said = parse_page_url(path).unwrap_err();
+            let message = parse_page_url(path).unwrap_err();
             let server = format!("python3 -m http.server --bind 127.0.0.1 --directory {folder} 8000");
             let open = format!("http://localhost:8000{page} --allow-net localhost:8000");
-            assert!(said.contains(&server) && said.contains(&open), "{path}: {said}");
+            assert!(message.contains(&server) && message.contains(&open), "{path}: {message}");
         }
-        // Cargo runs tests in the folder of the crate.
+        // Cargo runs tests in the folder of the crate, which has this file.
         assert!(parse_page_url("Cargo.toml").unwrap_err().contains("/Cargo.toml --allow-net"));
         for address in ["a.example/x.html", "a.example", "localhost:3000"] {
-            let said = parse_page_url(address).unwrap_err();
-            assert!(said.contains(&format!("write http://{address}")), "{said}");
+            let message = parse_page_url(address).unwrap_err();
+            assert!(message.contains(&format!("write http://{address}")), "{message}");
         }
         assert!(parse_page_url("https://a.example/").is_ok());
     }

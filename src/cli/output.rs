@@ -1,4 +1,4 @@
-//! What can be typed about where a recording goes, and what it becomes.
+//! Options of where a recording goes, and of its format.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::{parse_bytes, parse_duration};
 
 const HELP_HEADING: &str = "The recording";
 
-/// Where a recording goes.
+/// Options of a recording.
 #[derive(Debug, Args)]
 #[command(next_help_heading = HELP_HEADING)]
 pub(crate) struct OutputOptions {
@@ -20,17 +20,17 @@ pub(crate) struct OutputOptions {
     /// tos://…, oss://…. Keys come from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (gs:
     /// GOOGLE_SERVICE_ACCOUNT, az: AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY) [default: the
     /// page's host with .mp4]
-    #[arg(short, long, value_name = "WHERE", value_parser = parse_output)]
+    #[arg(short, long, value_name = "LOCATION", value_parser = parse_output)]
     output: Option<String>,
-    /// A second folder or bucket, which gets the whole recording if the first does not answer for a minute
-    #[arg(long, value_name = "WHERE")]
+    /// A second folder or bucket, which gets the whole recording if the first one fails for a minute
+    #[arg(long, value_name = "LOCATION")]
     backup: Option<String>,
-    /// The server of a bucket that is not the service's own, like http://127.0.0.1:9000; for az:// with a
+    /// The server of a bucket, if it is not the cloud's own, like http://127.0.0.1:9000; for az:// with a
     /// path, like http://127.0.0.1:10000/devstoreaccount1
     #[arg(long, value_name = "URL")]
     storage_endpoint: Option<Url>,
-    /// How long to wait for the storage when the recording is over; what is not stored by then stays in the
-    /// spool [default: 10m]
+    /// How long to wait for the upload after the end of the recording; what is not uploaded by then stays in
+    /// the spool [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     upload_timeout: Option<Duration>,
     /// Name of the files in a folder or bucket: NAME/NAME_0.mp4, NAME/NAME.m3u8 [default: host and time]
@@ -40,10 +40,10 @@ pub(crate) struct OutputOptions {
     /// both-ts)
     #[arg(long, value_enum, default_value = "mp4")]
     format: FormatName,
-    /// Length of a segment, 1s to 60s; each is safe on the disk when it is complete [default: 4s]
+    /// Length of a segment, 1s to 60s; a complete segment is safe on the disk [default: 4s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     segment: Option<Duration>,
-    /// Begin another MP4 after so long, to a frame, or 2 GB [default: 24h]
+    /// Start a new MP4 file after this time, exact to a frame, or after 2 GB [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     split: Option<Duration>,
     /// Store a picture of the page (JPEG) at this interval, 1s to 1h
@@ -52,14 +52,14 @@ pub(crate) struct OutputOptions {
     /// Store a list of all files beside them, NAME.json
     #[arg(long)]
     manifest: bool,
-    /// Record the sound alone
+    /// Record only the sound
     #[arg(long)]
     audio_only: bool,
-    /// The folder for what is not stored yet [default: beside the recording, or here, with .spool]
+    /// The folder for what is not uploaded yet [default: beside the recording, or here, with .spool]
     #[arg(long, value_name = "FOLDER")]
     spool: Option<PathBuf>,
-    /// Most that the spool may hold, like 800M or 50G; then the recording ends, and what was recorded is kept
-    /// [default: 50G]
+    /// Largest size of the spool, like 800M or 50G; at this size the recording ends, and what was recorded is
+    /// kept [default: 50G]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     spool_limit: Option<u64>,
     /// Replace the recording if it exists
@@ -89,12 +89,12 @@ impl From<FormatName> for Format {
 }
 
 impl OutputOptions {
-    /// Whether anything is to be recorded where that is not the purpose.
+    /// Returns whether `pagecast cast` also records.
     pub(crate) fn is_given(&self) -> bool {
         self.output.is_some()
     }
 
-    /// The recording, and the folder for evidence beside it.
+    /// Returns the recording, and the folder for evidence beside it.
     pub(crate) fn recording(
         &self,
         page: &SourceUrl,
@@ -119,7 +119,7 @@ impl OutputOptions {
         Ok((recording, with_suffix(&named, ".evidence")))
     }
 
-    /// The recording by its place alone, and what is called after it.
+    /// Returns the default recording for its location, and the path that folders beside it are named after.
     fn target(&self, page: &SourceUrl, now_unix_s: i64) -> Result<(Recording, PathBuf), StorageError> {
         let file = match &self.output {
             None => Some(unused_file_name(page)),
@@ -144,7 +144,7 @@ impl OutputOptions {
 
     fn storage(&self, text: &str) -> Result<Storage, StorageError> {
         let mut storage = Storage::parse(text)?;
-        // One that stands in the address is meant.
+        // An endpoint in the address takes precedence.
         if let (Storage::Bucket(bucket), Some(endpoint)) = (&mut storage, &self.storage_endpoint)
             && bucket.endpoint.is_none()
         {
@@ -155,26 +155,26 @@ impl OutputOptions {
     }
 }
 
-fn with_suffix(path: &Path, ending: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(ending);
+    name.push(suffix);
     name.into()
 }
 
-/// The page's host, as far as it can be the name of a file.
+/// Returns the page's host with the characters replaced that file names cannot have.
 fn sanitized_host(url: &SourceUrl) -> String {
-    let good = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' };
-    url.host().chars().map(good).collect()
+    let replace = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' };
+    url.host().chars().map(replace).collect()
 }
 
-/// The page's host and the time, in UTC.
+/// Returns the page's host and the time in UTC, as the name of a recording.
 fn default_name(url: &SourceUrl, now_unix_s: i64) -> String {
     let time = chrono::DateTime::from_timestamp(now_unix_s, 0).unwrap_or_default();
     let host: String = sanitized_host(url).trim_start_matches('.').chars().take(100).collect();
     format!("{host}-{}", time.format("%Y%m%d-%H%M%S"))
 }
 
-/// The page's host with `.mp4`; a number is added until there is no such file, nor a spool of one.
+/// Returns the page's host with `.mp4`, and a number if that file or its spool exists.
 fn unused_file_name(url: &SourceUrl) -> PathBuf {
     let host = sanitized_host(url);
     let named =

@@ -1,4 +1,4 @@
-//! What can be typed about the page: the device, what is sent and put in.
+//! Options of the page: its device, locale, headers, scripts and certificates.
 
 use std::fs;
 use std::io::Read as _;
@@ -11,11 +11,11 @@ use pagecast_core::spec::{
     Tls,
 };
 
-/// Options of `pagecast record`.
+/// Options of the page.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The page")]
 pub(crate) struct PageOptions {
-    /// Show the page on a phone (390x844) or tablet (820x1180), in the middle of the picture
+    /// Show the page on a phone (390x844) or tablet (820x1180), centred in the picture
     #[arg(long, value_name = "DEVICE[-ORIENTATION]")]
     mobile: Option<DeviceName>,
     /// Send a header with all requests to the page's own origin; may be repeated
@@ -24,32 +24,31 @@ pub(crate) struct PageOptions {
     /// Set a cookie for the page's host; may be repeated
     #[arg(long = "cookie", value_name = "NAME=VALUE")]
     cookies: Vec<Secret>,
-    /// User and password for a server that asks for them by HTTP
+    /// User and password for a server that requires HTTP authentication
     #[arg(long, value_name = "USER:PASSWORD")]
     basic_auth: Option<Secret>,
-    /// What the browser calls itself
+    /// User agent of the browser
     #[arg(long, value_name = "TEXT")]
     user_agent: Option<String>,
-    /// Language of the page, and how it writes numbers and dates, like de-DE
+    /// Language, number and date format of the page, like de-DE
     #[arg(long, value_name = "LOCALE")]
     locale: Option<String>,
     /// Time zone of the page, like Europe/Berlin
     #[arg(long, value_name = "ZONE")]
     timezone: Option<String>,
-    /// The colours that the page is asked for
+    /// Preferred colour scheme of the page
     #[arg(long, value_name = "SCHEME")]
     color_scheme: Option<ColorSchemeName>,
-    /// A style sheet that comes after all of the page's own
+    /// A style sheet to apply after all of the page's own
     #[arg(long, value_name = "FILE", value_parser = read_text_file)]
     css: Option<String>,
-    /// A script that runs in every document before the page's own
+    /// A script to run in every document before the page's own
     #[arg(long, value_name = "FILE", value_parser = read_text_file)]
     script: Option<String>,
-    /// Trust the certificates in this file (PEM), too: of your own authority, or of a server that signs for
-    /// itself
+    /// Also trust the certificates in this file (PEM): of your own authority, or self-signed ones
     #[arg(long, value_name = "FILE", value_parser = read_ca_file)]
     ca: Option<CaBundle>,
-    /// Accept any certificate from the page's own origin. Nobody can tell then who answers: prefer --ca
+    /// Accept any certificate from the page's own origin. The server is then not authenticated: prefer --ca
     #[arg(long)]
     insecure_tls: bool,
 }
@@ -71,10 +70,10 @@ enum ColorSchemeName {
 }
 
 impl PageOptions {
-    /// What the page is to find.
+    /// Returns the browser context of the page.
     ///
     /// # Errors
-    /// A value that cannot be taken apart. It is not shown: it may be a secret.
+    /// A value that cannot be split. The error does not contain it, as it may be a secret.
     pub(crate) fn context(&self) -> Result<BrowserContext, SpecError> {
         let pairs = |texts: &[Secret], at, what, why| {
             texts.iter().map(|text| parse_pair(text, at, what, why)).collect::<Result<Vec<_>, _>>()
@@ -120,32 +119,33 @@ fn parse_pair(
     why: &'static str,
 ) -> Result<(String, Secret), SpecError> {
     let (name, value) = text.reveal().split_once(at).ok_or(SpecError::Context { what, why })?;
-    // Only headers have blanks after the name.
+    // Only header values may have spaces around them.
     let value = if at == ':' && what == "header" { value.trim() } else { value };
     Ok((name.to_owned(), Secret::new(value)))
 }
 
-/// The text of a file that is put into the page.
+/// Reads a file whose text is injected into the page.
 fn read_text_file(path: &str) -> Result<String, String> {
     read_limited(path, MAX_INJECTED_LEN, "1 MiB")
 }
 
-/// The certificates in a file.
+/// Reads the certificates in a file.
 fn read_ca_file(path: &str) -> Result<CaBundle, String> {
     let text = read_limited(path, MAX_CA_LEN, "64 KiB")?;
     CaBundle::parse(&text).map_err(|error| format!("{path}: {error}"))
 }
 
-fn read_limited(path: &str, most: usize, in_words: &str) -> Result<String, String> {
-    let fail = |why: String| format!("cannot read {path}: {why}");
+/// Reads a text file of up to `max_len` bytes; `limit` is that length for the error message.
+fn read_limited(path: &str, max_len: usize, limit: &str) -> Result<String, String> {
+    let fail = |reason: String| format!("cannot read {path}: {reason}");
     let file = fs::File::open(Path::new(path)).map_err(|error| fail(error.to_string()))?;
     let mut bytes = Vec::new();
-    // A byte more than is allowed is enough to be refused.
-    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
-    if bytes.len() > most {
-        return Err(fail(format!("it has more than {in_words}")));
+    // One byte beyond the limit is enough to see that the file is too long.
+    file.take(max_len as u64 + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
+    if bytes.len() > max_len {
+        return Err(fail(format!("the file is larger than {limit}")));
     }
-    String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8 text".into()))
+    String::from_utf8(bytes).map_err(|_| fail("the file is not UTF-8 text".into()))
 }
 
 #[cfg(test)]
@@ -187,8 +187,8 @@ mod tests {
     fn a_secret_that_cannot_be_read_is_not_shown() {
         for option in ["--header", "--cookie", "--basic-auth"] {
             let page = page(&[option, "hunter2"]);
-            let said = page.context().unwrap_err().to_string();
-            assert!(said.contains("write ") && !said.contains("hunter2"), "{said}");
+            let message = page.context().unwrap_err().to_string();
+            assert!(message.contains("write ") && !message.contains("hunter2"), "{message}");
             assert!(!format!("{page:?}").contains("hunter2"));
         }
     }

@@ -1,4 +1,4 @@
-//! What can be typed about the room that a page is shown in.
+//! Options of the room that a page is published to.
 
 use std::net::SocketAddr;
 
@@ -10,62 +10,61 @@ use super::{cast::CastOptions, parse_fps, parse_kbps, parse_size};
 
 const HELP_HEADING: &str = "The room";
 
-/// Where a page is shown live.
+/// Options of the room.
 #[derive(Debug, Args)]
 #[command(next_help_heading = HELP_HEADING)]
 pub(crate) struct RoomOptions {
-    /// The room. Without one of the three servers below, Pagecast opens the room itself, and prints where to
-    /// watch it
+    /// The room. Without one of the three servers below, Pagecast opens the room itself, and prints the
+    /// viewer URL
     #[arg(long, default_value = "demo", value_name = "NAME")]
     room: String,
-    /// User that the page is published as; another publisher of the same name is removed from the room
+    /// User to publish the page as; another publisher of the same name is removed from the room
     #[arg(long, default_value = "webcast", value_name = "NAME")]
     user: String,
-    /// Application, which {app} stands for in addresses and tokens
+    /// Value of {app} in addresses and tokens
     #[arg(long, default_value = "pagecast", value_name = "NAME")]
     app: String,
-    /// Task, which {task} stands for in addresses and tokens
+    /// Value of {task} in addresses and tokens
     #[arg(long, default_value = "cast", value_name = "NAME")]
     task: String,
     /// Publish to a WHIP endpoint, like https://host/whip/{room}; {app}, {room}, {user} and {task} are filled
-    /// in. A bearer token comes from the environment: PAGECAST_ROOM_TOKEN
+    /// in. The bearer token is read from the environment: PAGECAST_ROOM_TOKEN
     #[arg(long, value_name = "URL", value_parser = RoomUrl::parse, group = "server")]
     whip: Option<RoomUrl>,
-    /// Publish to a LiveKit server, like wss://host; LIVEKIT_API_KEY and LIVEKIT_API_SECRET come from the
+    /// Publish to a LiveKit server, like wss://host; LIVEKIT_API_KEY and LIVEKIT_API_SECRET are read from the
     /// environment
     #[arg(long, value_name = "URL", value_parser = RoomUrl::parse, group = "server")]
     livekit: Option<RoomUrl>,
     /// Publish to a Janus VideoRoom, like ws://host:8188 or http://host:8088/janus; JANUS_SECRET (of the
-    /// API), JANUS_ROOM_SECRET and JANUS_ROOM_PIN come from the environment, where they are needed
+    /// API), JANUS_ROOM_SECRET and JANUS_ROOM_PIN are read from the environment, where the server needs them
     #[arg(long, value_name = "URL", value_parser = RoomUrl::parse, group = "server")]
     janus: Option<RoomUrl>,
-    /// A second, smaller layer of the picture for those with a bad line (simulcast), like 640x360 or
-    /// 640x360@15
+    /// A second, smaller simulcast layer for viewers with little bandwidth, like 640x360 or 640x360@15
     #[arg(long, value_name = "WxH[@FPS]", value_parser = parse_layer)]
     layer: Option<(spec::Size, Option<pagecast_core::Fps>)>,
-    /// Cap on the bitrate of the picture in the room, like 1200k or 1.2M; of two layers, RATE,RATE; a plain
-    /// number is kbit/s; 0 is automatic [default: by size and rate, 1200k for 1280x720 at 30]
+    /// Limit of the video bitrate in the room, like 1200k or 1.2M; RATE,RATE for two layers; a plain number
+    /// is kbit/s; 0 is automatic [default: by size and rate, 1200k for 1280x720 at 30]
     #[arg(long, value_name = "RATE", value_delimiter = ',', num_args = 1..=2, value_parser = parse_kbps)]
     room_bitrate: Vec<u32>,
-    /// Codec of the picture in the room
+    /// Video codec in the room
     #[arg(long, value_enum, default_value = "h264")]
     room_codec: CodecName,
-    /// A STUN or TURN server, like turn:host:3478?transport=udp; user and password of a TURN server come from
-    /// the environment: PAGECAST_TURN_USER, PAGECAST_TURN_PASSWORD; may be repeated
+    /// A STUN or TURN server, like turn:host:3478?transport=udp; user and password of a TURN server are read
+    /// from the environment: PAGECAST_TURN_USER, PAGECAST_TURN_PASSWORD; may be repeated
     #[arg(long, value_name = "URL")]
     ice_server: Vec<String>,
     /// Send media through a TURN server only
     #[arg(long)]
     relay_only: bool,
-    /// Where Pagecast's own room listens for browsers. Beyond this machine it wants tokens, which
-    /// PAGECAST_ROOM_SECRET signs
+    /// Address of Pagecast's own room for browsers. Reachable from other machines, it requires tokens, signed
+    /// with PAGECAST_ROOM_SECRET
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) listen: SocketAddr,
-    /// Where Pagecast's own room sends and takes media, UDP and TCP [default: the same address, any port]
+    /// Address for the media of Pagecast's own room, UDP and TCP [default: the same address, any free port]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen_media: Option<SocketAddr>,
-    /// The address at which viewers reach the media of Pagecast's own room, if it is another; port 0 is the
-    /// same port; may be repeated
+    /// The address at which viewers reach the media of Pagecast's own room, if it is a different one; port 0
+    /// is the same port; may be repeated
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) public_address: Vec<SocketAddr>,
 }
@@ -76,26 +75,27 @@ enum CodecName {
     Vp8,
 }
 
-/// What comes from the environment: it must not be seen in the list of processes.
+/// Looks up an environment variable. Secrets are read from the environment, as the list of processes shows
+/// arguments.
 pub(crate) type EnvLookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl RoomOptions {
-    /// Whether Pagecast opens the room itself.
+    /// Returns whether Pagecast opens the room itself.
     pub(crate) fn is_embedded(&self) -> bool {
         self.whip.is_none() && self.livekit.is_none() && self.janus.is_none()
     }
 
-    /// The room's name.
+    /// Returns the name of the room.
     pub(crate) fn name(&self) -> &str {
         &self.room
     }
 
-    /// The user's name.
+    /// Returns the name of the user.
     pub(crate) fn user(&self) -> &str {
         &self.user
     }
 
-    /// The room as it is asked for. `own` is Pagecast's own server, for whom no other is named.
+    /// Returns the description of the room. `own` is Pagecast's own server, used if no other is named.
     pub(crate) fn spec(
         &self,
         cast: &CastOptions,
@@ -156,7 +156,7 @@ impl RoomOptions {
     }
 }
 
-/// `640x360` or `640x360@15`.
+/// Parses a layer: `640x360` or `640x360@15`.
 fn parse_layer(text: &str) -> Result<(spec::Size, Option<pagecast_core::Fps>), String> {
     let (size, fps) = text.split_once('@').map_or((text, None), |(size, fps)| (size, Some(fps)));
     Ok((parse_size(size)?, fps.map(parse_fps).transpose()?))

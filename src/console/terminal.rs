@@ -1,17 +1,17 @@
-//! The terminal that standard error may be, and a line that fits into it.
+//! The width of the terminal, and lines that fit into it.
 
-/// Columns of a terminal that does not say how many it has.
+/// Columns of a terminal that does not report its width.
 const DEFAULT_COLUMNS: usize = 80;
-/// Columns of a character that is not ASCII: terminals disagree about many of them, and none takes more than
-/// two.
+/// Columns counted for a character that is not ASCII: terminals disagree about many of them, and none uses
+/// more than two.
 const MAX_CHAR_COLUMNS: usize = 2;
 const FIELD_SEPARATOR: &str = "  ";
 
-/// A part of a line.
+/// A field of the status line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Field {
     pub(super) text: String,
-    /// How much it matters: where there is no room, the field with the largest number goes first.
+    /// Rank for dropping: where the terminal is too narrow, the field with the largest rank is dropped first.
     pub(super) drop_rank: u8,
 }
 
@@ -21,7 +21,7 @@ impl Field {
     }
 }
 
-/// Columns of the terminal at this moment: its window may have been resized.
+/// Returns the current width of the terminal, in columns.
 pub(super) fn columns() -> usize {
     match rustix::termios::tcgetwinsize(std::io::stderr()) {
         Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
@@ -29,35 +29,35 @@ pub(super) fn columns() -> usize {
     }
 }
 
-/// All fields in one line, however long.
+/// Joins all fields to one line.
 pub(super) fn join(fields: &[Field]) -> String {
     fields.iter().map(|field| field.text.as_str()).collect::<Vec<_>>().join(FIELD_SEPARATOR)
 }
 
-/// The fields that matter most, in one line that no terminal of so many columns wraps. The last column stays
-/// free, because some terminals wrap as soon as it is written to.
+/// Joins the most important fields to a line that a terminal of this width does not wrap. The last column
+/// stays free, because some terminals wrap as soon as it is written.
 pub(super) fn fit(mut fields: Vec<Field>, columns: usize) -> String {
-    let room = columns.saturating_sub(1);
+    let width = columns.saturating_sub(1);
     loop {
         let line = join(&fields);
-        if text_width(&line) <= room {
+        if text_width(&line) <= width {
             return line;
         }
         let least =
             fields.iter().enumerate().max_by_key(|(_, field)| field.drop_rank).map(|(index, _)| index);
         match least {
             Some(index) if fields.len() > 1 => drop(fields.remove(index)),
-            _ => return truncate(&line, room),
+            _ => return truncate(&line, width),
         }
     }
 }
 
-/// The beginning of a line that takes no more than so many columns.
-fn truncate(line: &str, room: usize) -> String {
+/// Returns the start of a line, in no more than `width` columns.
+fn truncate(line: &str, width: usize) -> String {
     let mut taken = 0;
     let fits = |character: &char| {
         taken += char_width(*character);
-        taken <= room
+        taken <= width
     };
     line.chars().take_while(fits).collect()
 }
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_least_goes_first() {
+    fn the_field_with_the_largest_rank_is_dropped_first() {
         for (columns, line) in [
             (200, "00:00:02.000  page 30 fps  unchanged 0/s  sound 0/-∞ dB"),
             (57, "00:00:02.000  page 30 fps  unchanged 0/s  sound 0/-∞ dB"),
@@ -97,11 +97,11 @@ mod tests {
     }
 
     #[test]
-    fn wide_characters_have_room() {
-        let room = || vec![Field::new(0, "课堂 1".to_owned()), Field::new(1, "房间".to_owned())];
-        assert_eq!(fit(room(), 13), "课堂 1  房间");
-        assert_eq!(fit(room(), 12), "课堂 1");
-        assert_eq!(fit(room(), 5), "课堂");
-        assert_eq!(fit(room(), 4), "课");
+    fn wide_characters_count_two_columns() {
+        let width = || vec![Field::new(0, "课堂 1".to_owned()), Field::new(1, "房间".to_owned())];
+        assert_eq!(fit(width(), 13), "课堂 1  房间");
+        assert_eq!(fit(width(), 12), "课堂 1");
+        assert_eq!(fit(width(), 5), "课堂");
+        assert_eq!(fit(width(), 4), "课");
     }
 }

@@ -1,4 +1,4 @@
-//! What the demo needs around the service: a server for its page, and one that callbacks are sent to.
+//! Servers for the demo: one for its page, and a receiver of callbacks.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use serde_json::Value;
 
-/// Time for a request to be sent once somebody has connected.
+/// Longest time for a client on loopback to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is looked whether a callback came.
+/// How often the receiver is checked for new callbacks.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Largest callback that is taken.
+/// Largest callback accepted, in bytes: callbacks have a few kilobytes.
 const MAX_BODY_LEN: usize = 1 << 20;
 
-/// The page: name, type, contents.
+/// Files of the page: path, type, contents.
 const PAGE_FILES: [(&str, &str, &[u8]); 7] = [
     ("/", "text/html; charset=utf-8", include_bytes!("../../demo/index.html")),
     ("/style.css", "text/css", include_bytes!("../../demo/style.css")),
@@ -26,10 +26,10 @@ const PAGE_FILES: [(&str, &str, &[u8]); 7] = [
     ("/music.js", "text/javascript", include_bytes!("../../demo/music.js")),
 ];
 
-/// What came of a request: its path and body.
+/// Path and body of a request.
 type Request = (String, Vec<u8>);
 
-/// Serves [`PAGE_FILES`] on loopback for as long as the program runs.
+/// Serves [`PAGE_FILES`] on loopback until the program ends.
 pub(super) struct PageServer(SocketAddr);
 
 impl PageServer {
@@ -50,7 +50,7 @@ impl PageServer {
     }
 }
 
-/// Takes callbacks on loopback for as long as the program runs.
+/// Receives callbacks on loopback until the program ends.
 pub(super) struct WebhookReceiver {
     address: SocketAddr,
     received: Arc<Mutex<Vec<Value>>>,
@@ -58,15 +58,15 @@ pub(super) struct WebhookReceiver {
 
 impl WebhookReceiver {
     pub(super) fn start() -> std::io::Result<Self> {
-        let told = Arc::<Mutex<Vec<Value>>>::default();
-        let heard = Arc::clone(&told);
+        let received = Arc::<Mutex<Vec<Value>>>::default();
+        let sink = Arc::clone(&received);
         let answer = move |(_, body): Request| {
             if let Ok(body) = serde_json::from_slice(&body) {
-                heard.lock().unwrap_or_else(PoisonError::into_inner).push(body);
+                sink.lock().unwrap_or_else(PoisonError::into_inner).push(body);
             }
             ("200 OK", "application/json", &b"{\"code\":0}"[..])
         };
-        Ok(Self { address: spawn_server("demo-callbacks", answer)?, received: told })
+        Ok(Self { address: spawn_server("demo-callbacks", answer)?, received })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -77,28 +77,28 @@ impl WebhookReceiver {
         format!("http://{}", self.address)
     }
 
-    /// Waits until what came is like this; all of it.
+    /// Waits until the received callbacks satisfy the condition; returns all of them.
     pub(super) async fn wait_until(
         &self,
         what: &str,
-        patience: Duration,
-        like: impl Fn(&[Value]) -> bool,
+        timeout: Duration,
+        condition: impl Fn(&[Value]) -> bool,
     ) -> anyhow::Result<Vec<Value>> {
         let begin = Instant::now();
         loop {
-            let told = self.received.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if like(&told) {
-                return Ok(told);
+            let received = self.received.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if condition(&received) {
+                return Ok(received);
             }
-            if begin.elapsed() > patience {
-                bail!("nobody said within {} s that {what}; what was said: {told:?}", patience.as_secs());
+            if begin.elapsed() > timeout {
+                bail!("no callback within {} s that {what}; received: {received:?}", timeout.as_secs());
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-/// Answers requests on a thread.
+/// Starts a thread that answers requests; returns its address.
 fn spawn_server(
     name: &str,
     answer: impl Fn(Request) -> (&'static str, &'static str, &'static [u8]) + Send + 'static,
@@ -108,7 +108,7 @@ fn spawn_server(
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         for stream in listener.incoming().flatten() {
             if let Err(error) = handle_connection(&stream, &answer) {
-                tracing::debug!(%error, "a request of the demo");
+                tracing::debug!(%error, "demo request failed");
             }
         }
     })?;

@@ -1,4 +1,4 @@
-//! The rooms of the service: where casts publish to, and where to watch them.
+//! Embedded rooms of the service: URLs and tokens for publishing and watching.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,12 @@ use pagecast_room::embedded::{
     token::{self, Claims},
 };
 
-/// How long a token is good for: that of a publisher as long as a cast can last, with a day to be taken up
-/// again.
+/// Lifetime of a publisher's token: the longest cast of a day, and a day for it to be resumed.
 const PUBLISHER_TOKEN_LIFETIME: Duration = Duration::from_secs(2 * 86_400);
-/// That of a viewer, who gets the address anew whenever it is asked for.
+/// Lifetime of a viewer's token. Each query of the watch URL returns a new one.
 const VIEWER_TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 
-/// The embedded rooms.
+/// Embedded rooms, as the APIs use them.
 #[derive(Debug)]
 pub(super) struct EmbeddedRooms {
     server: Arc<Server>,
@@ -25,15 +24,15 @@ pub(super) struct EmbeddedRooms {
 }
 
 impl EmbeddedRooms {
-    /// Rooms that viewers reach at `public_url`, or where they listen.
+    /// Rooms that viewers reach at `public_url`, by default the address of their listener.
     pub(super) fn new(server: Arc<Server>, public_url: Option<String>, secret: Option<Secret>) -> Self {
-        let own = || format!("http://{}", server.http_addr());
-        let public_url = public_url.map_or_else(own, |url| url.trim_end_matches('/').to_owned());
+        let listener_url = || format!("http://{}", server.http_addr());
+        let public_url = public_url.map_or_else(listener_url, |url| url.trim_end_matches('/').to_owned());
         Self { server, public_url, secret }
     }
 
     fn token(&self, claims: &Claims) -> Option<String> {
-        // Without a system's cryptography nobody would be let in, with or without a token.
+        // If signing fails, verifying fails, too, so the missing token changes nothing.
         self.secret.as_ref().and_then(|secret| token::mint(secret, claims).ok())
     }
 }
@@ -44,7 +43,7 @@ impl pagecast_server::EmbeddedRooms for EmbeddedRooms {
         let token =
             self.token(&Claims::new(&room, PUBLISHER_TOKEN_LIFETIME).allow_publish(&ids.user).for_own_cast());
         self.server.expect_publisher(&room, &ids.user);
-        // The rooms may listen on all addresses; publishers are on this machine.
+        // The listener may be bound to all addresses. Publishers are on this machine.
         let address = self.server.http_addr();
         let host =
             if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address.ip()) };
@@ -65,7 +64,7 @@ impl pagecast_server::EmbeddedRooms for EmbeddedRooms {
     }
 }
 
-/// The room of an application: others may have one of the same name. No identifier has a `~`.
+/// Room name that is unique across applications. Identifiers do not contain `~`.
 fn qualified_room_name(ids: &RoomIds) -> String {
     format!("{}~{}", ids.app, ids.room)
 }

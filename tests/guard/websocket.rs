@@ -1,14 +1,14 @@
-//! As much of a WebSocket server (RFC 6455) as it takes to keep connections open.
+//! Minimal WebSocket server (RFC 6455) that keeps connections open.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What RFC 6455 adds to a key before it is hashed.
+/// Text that RFC 6455 appends to a key before hashing.
 const HANDSHAKE_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Serves as long as the test runs; `open` is how many connections are there now.
+/// Starts a server for the rest of the test. Returns its port and the number of open connections.
 pub(crate) fn serve() -> io::Result<(u16, Arc<AtomicUsize>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
@@ -36,7 +36,8 @@ fn keep_open(mut stream: &TcpStream, open: &AtomicUsize) -> io::Result<()> {
     let accept = base64(&sha1(format!("{key}{HANDSHAKE_GUID}").as_bytes()));
     write!(
         stream,
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
     )?;
     open.fetch_add(1, Ordering::SeqCst);
     let ended = io::copy(&mut stream.take(u64::MAX), &mut io::sink());
@@ -44,7 +45,7 @@ fn keep_open(mut stream: &TcpStream, open: &AtomicUsize) -> io::Result<()> {
     ended.map(drop)
 }
 
-/// FIPS 180-4, for messages of one handshake.
+/// SHA-1 (FIPS 180-4).
 fn sha1(message: &[u8]) -> [u8; 20] {
     let mut padded = message.to_vec();
     padded.push(0x80);

@@ -1,4 +1,4 @@
-//! A program that calls an SDK as it is told.
+//! Client programs that call an SDK step by step.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use pagecast_testkit::service::ACCESS_KEY;
 use pagecast_testkit::{ScratchDir, ServiceProcess};
 use serde_json::{Map, Value, json};
 
-/// How long anything may take.
+/// Longest wait for a step or a condition.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
-/// Time between two questions whether something has happened.
+/// Pause between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 static INSTALL_LOCK: Mutex<()> = Mutex::new(());
 
-/// What an SDK is written in.
+/// Language of an SDK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Language {
     Python,
@@ -28,21 +28,20 @@ pub(crate) enum Language {
     Go,
 }
 
-/// An SDK; its program ends with it.
+/// A running client of an SDK; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct SdkClient {
     child: Child,
     stdin: ChildStdin,
     answers: Receiver<String>,
-    /// What all steps have unless they say otherwise.
+    /// Members of all steps, unless a step has its own.
     defaults: Map<String, Value>,
     _home: ScratchDir,
 }
 
 impl SdkClient {
-    /// Starts a client for this service, which is installed first if it is not. `None`, said on stdout, where there is no Go: in CI
-    /// that is an error.
-    #[expect(clippy::print_stdout, reason = "a test that is skipped says so by name")]
+    /// Installs the SDKs if needed, and starts a client for this service. `None` without Go: the test is then
+    /// skipped as by [`pagecast_testkit::skip()`].
     pub(crate) fn start(language: Language, name: &str, service: &ServiceProcess) -> Result<Option<Self>> {
         let (sources, installed) = install_sdks()?;
         let mut command = match language {
@@ -60,7 +59,7 @@ impl SdkClient {
             Language::Go => {
                 let binary = installed.join("go").join(name);
                 if !binary.exists() {
-                    println!("skipped: the SDK of {name} for Go (no Go)");
+                    pagecast_testkit::skip(&format!("the SDK of {name} for Go needs Go"));
                     return Ok(None);
                 }
                 program(binary)
@@ -70,7 +69,7 @@ impl SdkClient {
     }
 
     fn run(command: &mut Command, service: &ServiceProcess) -> Result<Self> {
-        // SDKs look for keys at home and in the environment, and for proxies.
+        // SDKs use keys and proxies of the environment and the home folder.
         let home = ScratchDir::new()?;
         for name in ["VOLC_ACCESSKEY", "VOLC_SECRETKEY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
         {
@@ -80,7 +79,7 @@ impl SdkClient {
             command.env("HOME", home.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let stdin = child.stdin.take().context("no standard input")?;
         let stdout = child.stdout.take().context("no standard output")?;
-        // One answer for each question.
+        // One response for each step.
         let (sender, answers) = sync_channel(1);
         std::thread::Builder::new().name("sdk".into()).spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -90,26 +89,27 @@ impl SdkClient {
             }
         })?;
         let (key, secret) = ACCESS_KEY;
-        let usual = json!({
-            "host": service.host(), "key": key, "secret": secret, "service": "rtc", "region": "cn-north-1", "method": "POST",
+        let defaults = json!({
+            "host": service.host(), "key": key, "secret": secret, "service": "rtc", "region": "cn-north-1",
+            "method": "POST",
         });
-        let Value::Object(usual) = usual else { bail!("that is an object") };
-        Ok(Self { child, stdin, answers, defaults: usual, _home: home })
+        let Value::Object(defaults) = defaults else { bail!("the defaults are not an object") };
+        Ok(Self { child, stdin, answers, defaults, _home: home })
     }
 
-    /// What all further steps have unless they say otherwise.
+    /// Sets members of all further steps, unless a step has its own.
     pub(crate) fn set_defaults(&mut self, members: &Value) {
         self.defaults.extend(members.as_object().cloned().unwrap_or_default());
     }
 
-    /// What came of a step.
+    /// Carries out a step and returns its result.
     pub(crate) fn call(&mut self, step: &Value) -> Result<Value> {
         let mut whole = self.defaults.clone();
         whole.extend(step.as_object().context("a step is an object")?.clone());
         writeln!(self.stdin, "{}", Value::Object(whole)).context("the client ended")?;
         let line =
             self.answers.recv_timeout(TIMEOUT).map_err(|error| anyhow!("no answer to {step}: {error}"))?;
-        serde_json::from_str(&line).with_context(|| format!("no JSON: {line}"))
+        serde_json::from_str(&line).with_context(|| format!("the result is not JSON: {line}"))
     }
 }
 
@@ -120,7 +120,7 @@ impl Drop for SdkClient {
     }
 }
 
-/// Where the clients are, and where what they need is.
+/// Installs the SDKs. Returns the folders of the clients' sources and of the installed SDKs.
 pub(crate) fn install_sdks() -> Result<(PathBuf, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let sources = root.join("tests/third-party/sdk");
@@ -129,11 +129,11 @@ pub(crate) fn install_sdks() -> Result<(PathBuf, PathBuf)> {
     Ok((sources, root.join("target/third-party/sdk")))
 }
 
-/// Asks until the answer is like this.
-pub(crate) fn poll_until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+/// Calls `check` until it returns a value; `what` is for the error.
+pub(crate) fn poll_until<T>(what: &str, mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begin = Instant::now();
     loop {
-        if let Some(found) = ask()? {
+        if let Some(found) = check()? {
             return Ok(found);
         }
         ensure!(begin.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {what}");
@@ -141,7 +141,7 @@ pub(crate) fn poll_until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T
     }
 }
 
-/// `base` with all members of `patch`, those of objects within it too; `null` takes a member away.
+/// `base` with `patch` applied (RFC 7396): members of objects are merged, and `null` removes a member.
 pub(crate) fn merge_patch(mut base: Value, patch: &Value) -> Value {
     match (base.as_object_mut(), patch) {
         (Some(into), Value::Object(patch)) => {

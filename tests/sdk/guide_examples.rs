@@ -1,4 +1,4 @@
-//! The examples of `docs/guides/sdks.md`, as they stand there, but for the addresses of service and page.
+//! Runs the examples of `docs/guides/sdks.md` unchanged, except for the addresses of service and page.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,8 @@ use pagecast_testkit::{MachineLock, PageServer, ScratchDir, ServiceConfig, Servi
 use crate::client::install_sdks;
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// Programs in the guide. Commands for a shell are not run: they are about other machines, or packages too
-/// large for a test.
+/// Number of programs in the guide. Shell commands are not run: they are for other machines, or install
+/// packages too large for a test.
 const EXAMPLE_COUNT: usize = 11;
 
 #[test]
@@ -31,7 +31,7 @@ fn the_examples_of_the_guide_work() -> Result<()> {
         let code = code.replace("127.0.0.1:8080", &service.host());
         let code = code.replace("https://example.com", &pages.url("counter.html"));
         let code = code.replace("\"demo\"", &format!("\"{APP_ID}\""));
-        // Java has its JSON in texts.
+        // In Java, JSON is in string literals.
         let code = code.replace("\\\"demo\\\"", &format!("\\\"{APP_ID}\\\""));
         let folder = ScratchDir::new()?;
         let file = |name: &str| fs::write(folder.join(name), &code).map(|()| folder.join(name));
@@ -47,7 +47,7 @@ fn the_examples_of_the_guide_work() -> Result<()> {
                 node.arg(file("example.js")?);
                 node
             }
-            // Said by name by the other tests.
+            // Other tests report that Go is missing.
             "go" if !installed.join("go/built").exists() => continue,
             "go" => {
                 for name in ["go.mod", "go.sum"] {
@@ -60,14 +60,14 @@ fn the_examples_of_the_guide_work() -> Result<()> {
             }
             "java" => {
                 let Ok(classpath) = fs::read_to_string(installed.join("java/classpath")) else {
-                    println!("skipped: an example in Java (no JDK and Maven)");
+                    pagecast_testkit::skip("an example in Java needs a JDK, Maven and its packages");
                     continue;
                 };
                 let mut java = program("java");
                 java.arg("-cp").arg(classpath.trim()).arg(file("Example.java")?);
                 java
             }
-            other => anyhow::bail!("an example in {other}"),
+            other => anyhow::bail!("an example in an unknown language, {other}"),
         };
         command.current_dir(folder.path()).env("ACCESS_KEY", ACCESS_KEY.0).env("SECRET_KEY", ACCESS_KEY.1);
         for name in ["VOLC_ACCESSKEY", "VOLC_SECRETKEY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
@@ -75,12 +75,12 @@ fn the_examples_of_the_guide_work() -> Result<()> {
             command.env_remove(name);
         }
         let output = run_for_output(&mut command).with_context(|| format!("{language}: {code}"))?;
-        let said = String::from_utf8(output.stdout)?;
+        let stdout = String::from_utf8(output.stdout)?;
         ensure!(
-            said.contains("ok") || said.contains("TaskId") || said.contains("RequestId"),
-            "{code}: {said}"
+            stdout.contains("ok") || stdout.contains("TaskId") || stdout.contains("RequestId"),
+            "{code}: {stdout}"
         );
-        ensure!(!said.contains("Error"), "{code}: {said}");
+        ensure!(!stdout.contains("Error"), "{code}: {stdout}");
     }
     Ok(())
 }

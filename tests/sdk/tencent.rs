@@ -13,10 +13,10 @@ const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TC3: &str = "TC3-HMAC-SHA256";
 const RECORD_ID: &str = "sdk_life_1";
 const TASK_NOT_EXIST: &str = "FailedOperation.TaskNotExist";
-/// The vendor takes 20 a second of each action.
+/// Pause between calls. The vendor allows 20 per second of each action.
 const MIN_CALL_INTERVAL: Duration = Duration::from_millis(60);
 
-/// An SDK that keeps to the vendor's pace.
+/// An SDK client that stays below the vendor's rate limit.
 pub(crate) struct TencentClient {
     sdk: SdkClient,
     language: Language,
@@ -32,11 +32,12 @@ impl TencentClient {
     fn call(&mut self, step: &Value) -> Result<Value> {
         std::thread::sleep(MIN_CALL_INTERVAL.saturating_sub(self.last_call.elapsed()));
         self.last_call = Instant::now();
-        let usual = json!({ "version": "2019-07-22", "region": "ap-guangzhou", "sign": TC3, "typed": true });
-        self.sdk.call(&merge_patch(usual, step))
+        let defaults =
+            json!({ "version": "2019-07-22", "region": "ap-guangzhou", "sign": TC3, "typed": true });
+        self.sdk.call(&merge_patch(defaults, step))
     }
 
-    /// What a call that did well returns.
+    /// Result of a call that must succeed.
     pub(crate) fn expect_ok(&mut self, step: &Value) -> Result<Map<String, Value>> {
         let answer = self.call(step)?;
         let returned =
@@ -46,7 +47,7 @@ impl TencentClient {
         Ok(returned)
     }
 
-    /// The code and the message of what this SDK raises.
+    /// Code and message of the error that this SDK raised.
     fn parse_error(&self, answer: &Value) -> Result<(String, String)> {
         let raised = &answer["raised"];
         let kind = match self.language {
@@ -64,8 +65,8 @@ impl TencentClient {
 
     fn expect_error(&mut self, step: &Value, code: &str) -> Result<String> {
         let answer = self.call(step)?;
-        let (came, message) = self.parse_error(&answer).with_context(|| step.to_string())?;
-        ensure!(came == code, "{:?}, {step}: {came} ({message}), not {code}", self.language);
+        let (actual, message) = self.parse_error(&answer).with_context(|| step.to_string())?;
+        ensure!(actual == code, "{:?}, {step}: {actual} ({message}), expected {code}", self.language);
         Ok(message)
     }
 }
@@ -90,42 +91,42 @@ fn task_step(action: &str, params: &Value) -> Value {
     json!({ "action": action, "params": params })
 }
 
-/// All ways to sign and to send.
+/// All combinations of signature and HTTP method.
 fn signing_variants(language: Language) -> Vec<Value> {
-    let mut ways = Vec::new();
+    let mut variants = Vec::new();
     for sign in [TC3, "HmacSHA1", "HmacSHA256"] {
         for method in ["POST", "GET"] {
-            ways.push(json!({ "sign": sign, "method": method }));
+            variants.push(json!({ "sign": sign, "method": method }));
         }
     }
-    // That for Node.js cannot leave the payload out.
+    // The SDK for Node.js always signs the payload.
     if language != Language::Node {
-        ways.push(json!({ "sign": TC3, "unsigned": true }));
-        ways.push(json!({ "sign": TC3, "method": "GET", "unsigned": true }));
+        variants.push(json!({ "sign": TC3, "unsigned": true }));
+        variants.push(json!({ "sign": TC3, "method": "GET", "unsigned": true }));
     }
-    ways
+    variants
 }
 
-/// A task from its start to its file.
+/// Checks a task from its start to its stored file.
 fn check_lifecycle(
     tencent: &mut TencentClient,
     page: &str,
     service: &ServiceProcess,
-    told: &WebhookReceiver,
+    receiver: &WebhookReceiver,
 ) -> Result<()> {
     let started = tencent.expect_ok(&start_step(page))?;
     let id = started["TaskId"].clone();
     let path = id.as_str().context("no task")?;
     let by_id = json!({ "TaskId": id });
     let by_record = json!({ "SdkAppId": SDK_APP_ID, "RecordId": RECORD_ID });
-    wait_for_event(told, path, 801)?;
-    for way in signing_variants(tencent.language) {
-        let with = |step: Value| merge_patch(step, &way);
+    wait_for_event(receiver, path, 801)?;
+    for variant in signing_variants(tencent.language) {
+        let with = |step: Value| merge_patch(step, &variant);
         let found = tencent.expect_ok(&with(task_step("DescribeWebRecord", &by_id)))?;
-        ensure!(found["Status"] == 1 && found["RecordId"] == RECORD_ID, "{way}: {found:?}");
+        ensure!(found["Status"] == 1 && found["RecordId"] == RECORD_ID, "{variant}: {found:?}");
         let found = tencent.expect_ok(&with(task_step("DescribeWebRecord", &by_record)))?;
-        ensure!(found["Status"] == 1 && found["TaskId"] == id, "{way}: {found:?}");
-        // It is refused by the last of all checks: all before it did well, of every field.
+        ensure!(found["Status"] == 1 && found["TaskId"] == id, "{variant}: {found:?}");
+        // The check for a running task is the last one, so all fields passed theirs.
         tencent.expect_error(&with(start_step(page)), "FailedOperation.TaskExist")?;
         let wrong = merge_patch(start_step(page), &json!({ "secret": "wrong" }));
         tencent.expect_error(&with(wrong), "AuthFailure.SignatureFailure")?;
@@ -136,13 +137,13 @@ fn check_lifecycle(
             TASK_NOT_EXIST,
         )?;
     }
-    // The application may have one.
+    // The application is limited to one cast.
     let second = merge_patch(start_step(page), &json!({ "params": { "RecordId": null } }));
     tencent.expect_error(&second, "ResourceInsufficient.RequestRejection")?;
     let stopped = tencent.expect_ok(&task_step("StopWebRecord", &by_id))?;
     ensure!(stopped.get("TaskId").is_none_or(Value::is_null), "{stopped:?}");
-    wait_for_event(told, path, 310)?;
-    poll_until("the task is over", || {
+    wait_for_event(receiver, path, 310)?;
+    poll_until("the task has ended", || {
         let answer = tencent.call(&task_step("DescribeWebRecord", &by_id))?;
         Ok(answer.get("raised").is_some().then_some(()))
     })?;
@@ -154,25 +155,25 @@ fn check_lifecycle(
     }
     let folder = service.data_folder().join("buckets/rec-125/record/video_1").join(path);
     let files: Vec<_> = std::fs::read_dir(&folder)?.flatten().map(|entry| entry.path()).collect();
-    let video = files.iter().find(|file| file.extension().is_some_and(|ending| ending == "mp4"));
+    let video = files.iter().find(|file| file.extension().is_some_and(|extension| extension == "mp4"));
     ensure!(video.is_some(), "no recording in {}: {files:?}", folder.display());
     Ok(())
 }
 
-/// Waits until the callbacks say this of a task.
-pub(crate) fn wait_for_event(told: &WebhookReceiver, task: &str, event: u64) -> Result<()> {
-    let like = |body: &Value| {
-        // Those about files have something behind it.
-        let of = body["EventInfo"]["TaskId"].as_str().is_some_and(|id| id.starts_with(task));
-        of && body["EventType"] == event
+/// Waits for a callback with this event of a task.
+pub(crate) fn wait_for_event(receiver: &WebhookReceiver, task: &str, event: u64) -> Result<()> {
+    let matches = |body: &Value| {
+        // Callbacks about files append to the task id.
+        let is_task = body["EventInfo"]["TaskId"].as_str().is_some_and(|id| id.starts_with(task));
+        is_task && body["EventType"] == event
     };
-    told.wait_until(&format!("event {event} of {task}"), TIMEOUT, |told| {
-        told.iter().any(|t| like(&t.json()))
+    receiver.wait_until(&format!("event {event} of {task}"), TIMEOUT, |received| {
+        received.iter().any(|callback| matches(&callback.json()))
     })?;
     Ok(())
 }
 
-/// What is asked, beside a good start, and the code that comes back.
+/// Changes to a valid start step, and the expected error codes.
 fn error_cases() -> Vec<(Value, &'static str)> {
     let params = |patch: Value| json!({ "params": patch });
     let cloud = |patch: Value| json!({ "params": { "StorageParams": { "CloudStorage": patch } } });
@@ -221,7 +222,7 @@ fn error_cases() -> Vec<(Value, &'static str)> {
 }
 
 fn check_errors(tencent: &mut TencentClient) -> Result<()> {
-    // The typed clients have their own opinion of what is not a number.
+    // Typed clients would refuse some values themselves.
     let good = merge_patch(start_step("http://127.0.0.1/"), &json!({ "typed": false }));
     for (patch, code) in error_cases() {
         tencent.expect_error(&merge_patch(good.clone(), &patch), code)?;
@@ -235,15 +236,15 @@ fn check_errors(tencent: &mut TencentClient) -> Result<()> {
         ("DescribeWebRecord", json!({ "RecordId": "r", "SdkAppId": SDK_APP_ID }), TASK_NOT_EXIST),
         ("DescribeWebRecord", json!({ "TaskId": "页" }), "InvalidParameter.TaskId"),
     ] {
-        for way in signing_variants(tencent.language) {
-            tencent.expect_error(&merge_patch(task_step(action, &params), &way), code)?;
+        for variant in signing_variants(tencent.language) {
+            tencent.expect_error(&merge_patch(task_step(action, &params), &variant), code)?;
         }
     }
-    // The SDK for Go asks the clock of the machine.
+    // The SDK for Go uses the clock of the machine.
     if tencent.language != Language::Go {
         for clock in [-301 - 60, 301 + 60] {
-            for way in signing_variants(tencent.language) {
-                let step = merge_patch(task_step("DescribeWebRecord", &json!({ "TaskId": "t" })), &way);
+            for variant in signing_variants(tencent.language) {
+                let step = merge_patch(task_step("DescribeWebRecord", &json!({ "TaskId": "t" })), &variant);
                 tencent.expect_error(
                     &merge_patch(step, &json!({ "clock": clock })),
                     "AuthFailure.SignatureExpire",
@@ -254,11 +255,11 @@ fn check_errors(tencent: &mut TencentClient) -> Result<()> {
     Ok(())
 }
 
-/// More questions a second than there may be.
+/// Checks the limit of requests per second.
 fn check_rate_limit(tencent: &mut TencentClient) -> Result<()> {
     let step =
         merge_patch(task_step("DescribeWebRecord", &json!({ "TaskId": "t" })), &json!({ "times": 100 }));
-    let code = poll_until("more than 20 questions in a second", || {
+    let code = poll_until("more than 20 requests within a second", || {
         let answer = tencent.call(&step)?;
         for one in answer["all"].as_array().with_context(|| format!("no answers: {answer}"))? {
             let (code, _message) = tencent.parse_error(one)?;
@@ -274,16 +275,16 @@ fn check_rate_limit(tencent: &mut TencentClient) -> Result<()> {
 
 fn check_all(language: Language) -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let (pages, told) = (PageServer::start()?, WebhookReceiver::start()?);
-    let setup = ServiceConfig {
-        callback_url: Some(told.url("")),
+    let (pages, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
+    let config = ServiceConfig {
+        callback_url: Some(receiver.url("")),
         application_toml: "max_casts = 1".to_owned(),
         ..ServiceConfig::default()
     };
-    let service = ServiceProcess::start(PAGECAST, &setup)?;
+    let service = ServiceProcess::start(PAGECAST, &config)?;
     let Some(mut tencent) = TencentClient::start(language, &service)? else { return Ok(()) };
     check_errors(&mut tencent)?;
-    check_lifecycle(&mut tencent, &pages.url("counter.html?name=页&tags=a+b"), &service, &told)?;
+    check_lifecycle(&mut tencent, &pages.url("counter.html?name=页&tags=a+b"), &service, &receiver)?;
     check_rate_limit(&mut tencent)
 }
 

@@ -1,4 +1,4 @@
-//! The examples of the vendors' documents as they stand there, but for the addresses.
+//! Runs the examples of the vendors' documents unchanged, except for the addresses.
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::{MachineLock, PageServer, ServiceConfig, ServiceProcess, WebhookReceiver};
@@ -9,7 +9,7 @@ use crate::tencent::{TencentClient, wait_for_event};
 use crate::volcengine::{SdkKind, wait_for_status};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
-/// What the example calls its application.
+/// Application with the name and keys of the example.
 const APPLICATION_TOML: &str = "
     [[applications]]
     name = \"example\"
@@ -17,7 +17,7 @@ const APPLICATION_TOML: &str = "
     keys = [{ id = \"AKEXAMPLE\", secret = \"example\" }]
     network.allow = [\"127.0.0.0/8\"]
 ";
-/// The body of `StartWebcast`.
+/// Body of `StartWebcast`.
 const WEBCAST_BODY: &str = r#"{
     "AppId": "Your_AppId",
     "RoomId": "Your_RoomId",
@@ -42,7 +42,7 @@ const WEBCAST_BODY: &str = r#"{
     },
     "MaxRunningTime": 60
 }"#;
-/// The body of `StartWebRecord`, without an `SdkAppId`.
+/// Body of `StartWebRecord`, without an `SdkAppId`.
 const RECORD_BODY: &str = r#"{
 "RecordUrl": "https://web-record-xxxxx.cos.ap-xxx.myqcloud.com/xxxx/xxx.mp4",
 "StorageParams": {
@@ -75,7 +75,7 @@ fn the_example_of_a_webcast() -> Result<()> {
         &ServiceConfig { top_level_toml: APPLICATION_TOML.to_owned(), ..ServiceConfig::default() },
     )?;
     let kind = SdkKind::Base;
-    let mut sdk = kind.start(&service)?.context("Python is always there")?;
+    let mut sdk = kind.start(&service)?.context("Python is always installed")?;
     let own = json!({ "key": "AKEXAMPLE", "secret": "example" });
     sdk.set_defaults(&own);
     let body = WEBCAST_BODY.replace("https://xxx.xxx.xxx", &pages.url("counter.html"));
@@ -99,19 +99,20 @@ fn the_example_of_a_webcast() -> Result<()> {
 #[test]
 fn the_example_of_a_recording() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let (pages, told) = (PageServer::start()?, WebhookReceiver::start()?);
-    let setup = ServiceConfig { callback_url: Some(told.url("")), ..ServiceConfig::default() };
-    let service = ServiceProcess::start(PAGECAST, &setup)?;
-    let mut tencent = TencentClient::start(Language::Python, &service)?.context("Python is always there")?;
+    let (pages, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
+    let config = ServiceConfig { callback_url: Some(receiver.url("")), ..ServiceConfig::default() };
+    let service = ServiceProcess::start(PAGECAST, &config)?;
+    let mut tencent =
+        TencentClient::start(Language::Python, &service)?.context("Python is always installed")?;
     let mut params: Value = serde_json::from_str(RECORD_BODY)?;
     params["RecordUrl"] = pages.url("counter.html").into();
     let started =
         tencent.expect_ok(&json!({ "action": "StartWebRecord", "params": params, "typed": false }))?;
     let id = started["TaskId"].as_str().context("no task")?.to_owned();
-    wait_for_event(&told, &id, 801)?;
+    wait_for_event(&receiver, &id, 801)?;
     let task = json!({ "TaskId": id });
     tencent.expect_ok(&json!({ "action": "StopWebRecord", "params": task }))?;
-    wait_for_event(&told, &id, 310)?;
+    wait_for_event(&receiver, &id, 310)?;
     let video = format!("buckets/webrecord-1234589/record/video/{id}/{id}_0.mp4");
     ensure!(service.data_folder().join(&video).exists(), "no recording at {video}");
     Ok(())

@@ -12,7 +12,7 @@ const VERSIONS: [&str; 2] = ["2020-12-01", "2023-11-01"];
 const ALREADY_STARTED: &str =
     "The task has been started. Please do not call the startup task interface repeatedly";
 const TASK_NOT_FOUND: &str = "InvalidParameter.ErrorActiveTaskNotFound";
-/// An application of somebody else's.
+/// Another application, with its own keys.
 const OTHER_APPLICATION_TOML: &str = "
     [[applications]]
     name = \"other\"
@@ -20,12 +20,12 @@ const OTHER_APPLICATION_TOML: &str = "
     keys = [{ id = \"AKOTHER\", secret = \"another-secret\" }]
 ";
 
-/// Which SDK.
+/// SDK of the vendor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SdkKind {
-    /// `volcengine` for Python.
+    /// The package `volcengine` for Python.
     Base,
-    /// `volcenginesdk-core` for Python.
+    /// The package `volcenginesdk-core` for Python.
     Core,
     Node,
     Go,
@@ -35,12 +35,12 @@ use SdkKind::{Base, Core, Go, Node};
 
 const ALL_KINDS: &[SdkKind] = &[Base, Core, Node, Go];
 
-/// What users learn of a refusal.
+/// Error as an SDK presents it to its users.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
     pub(crate) code: String,
     number: Option<u64>,
-    /// Not all SDKs tell it.
+    /// HTTP status; some SDKs do not expose it.
     status: Option<u64>,
 }
 
@@ -54,11 +54,11 @@ impl SdkKind {
         }
     }
 
-    /// The `Result` of a call that did well, as this SDK hands it on.
+    /// The `Result` of a call that must succeed, as this SDK returns it.
     pub(crate) fn expect_result(self, answer: &Value) -> Result<Value> {
         ensure!(answer.get("raised").is_none(), "{self:?} raised: {answer}");
         let returned = &answer["returned"];
-        // It returns the result alone.
+        // This SDK returns only the result.
         if self == Core {
             return Ok(returned.clone());
         }
@@ -68,14 +68,14 @@ impl SdkKind {
         Ok(returned["Result"].clone())
     }
 
-    /// How this SDK has its users know of a refusal.
+    /// Error of a refused call, as this SDK presents it.
     pub(crate) fn parse_error(self, answer: &Value, method: &str) -> Result<ApiError> {
         let (raised, returned) = (&answer["raised"], &answer["returned"]);
         let text = |value: &Value| -> Result<Value> {
             Ok(serde_json::from_str(value.as_str().with_context(|| format!("no body: {answer}"))?)?)
         };
         let (body, status) = match self {
-            // A bare exception around the text of the answer.
+            // An `Exception` with the text of the response.
             Base => {
                 ensure!(raised["type"] == "Exception", "it raised no exception: {answer}");
                 ensure!(raised["bytes"] == (method == "POST"), "{method}: {answer}");
@@ -85,12 +85,12 @@ impl SdkKind {
                 ensure!(raised["type"] == "ApiException", "it raised no ApiException: {answer}");
                 (text(&raised["body"])?, raised["status"].as_u64())
             }
-            // It never throws.
+            // This SDK never throws.
             Node => {
                 ensure!(raised.is_null(), "it threw: {answer}");
                 (returned.clone(), None)
             }
-            // Both an error and an answer that could be decoded.
+            // This SDK returns an error and the decoded response.
             Go => {
                 let message = raised["message"].as_str().unwrap_or_default();
                 ensure!(message.contains(" http code "), "it returned no error: {answer}");
@@ -110,7 +110,7 @@ fn task_params(name: &str) -> Value {
     json!({ "AppId": APP_ID, "RoomId": "room@sdk-1.a_b", "TaskId": name })
 }
 
-/// A small picture of a page.
+/// Step that starts a small webcast of a page.
 fn start_step(version: &str, task: &Value, page: &str) -> Value {
     let more = json!({
         "UserId": format!("webcast_{}", task["TaskId"].as_str().unwrap_or_default()),
@@ -120,7 +120,8 @@ fn start_step(version: &str, task: &Value, page: &str) -> Value {
         "EventNotifyConfig": { "EnableEventNotify": false, "StartTimeout": 0 },
         "MaxRunningTime": 300,
     });
-    json!({ "action": "StartWebcast", "version": version, "params": merge_patch(task.clone(), &more), "typed": true })
+    let params = merge_patch(task.clone(), &more);
+    json!({ "action": "StartWebcast", "version": version, "params": params, "typed": true })
 }
 
 fn stop_step(version: &str, task: &Value) -> Value {
@@ -131,7 +132,7 @@ pub(crate) fn get_step(version: &str, task: &Value) -> Value {
     json!({ "action": "GetWebCastTask", "version": version, "params": task, "method": "GET", "typed": true })
 }
 
-/// Waits until a task has this status, and returns all that is said of it.
+/// Waits until a task has this status, and returns its description.
 pub(crate) fn wait_for_status(
     kind: SdkKind,
     sdk: &mut SdkClient,
@@ -142,12 +143,12 @@ pub(crate) fn wait_for_status(
     poll_until(&format!("{task} has status {status}"), || {
         let found = kind.expect_result(&sdk.call(&get_step(version, task))?)?["WebCastTask"].clone();
         let now = found["Status"].as_u64().with_context(|| format!("no status: {found}"))?;
-        ensure!(now <= status, "{task} is over: {found}");
+        ensure!(now <= status, "{task} has passed status {status}: {found}");
         Ok((now == status).then_some(found))
     })
 }
 
-/// Two tasks, one of each version of the API, from their start to their end.
+/// Checks two tasks, one for each version of the API, from start to end.
 fn check_lifecycle(kind: SdkKind, sdk: &mut SdkClient, page: &str) -> Result<()> {
     let tasks = VERSIONS.map(|version| (version, task_params(&format!("life.{version}@a"))));
     for (version, task) in &tasks {
@@ -156,9 +157,9 @@ fn check_lifecycle(kind: SdkKind, sdk: &mut SdkClient, page: &str) -> Result<()>
     }
     for (version, task) in &tasks {
         let found = wait_for_status(kind, sdk, version, task, 2)?;
-        let wanted = &start_step(version, task, page)["params"];
+        let expected = &start_step(version, task, page)["params"];
         for name in ["UserId", "SourceURL", "MaxRunningTime", "EventNotifyConfig"] {
-            ensure!(found[name] == wanted[name], "{name}: {found}");
+            ensure!(found[name] == expected[name], "{name}: {found}");
         }
         ensure!(found["VideoSolutions"][0]["Width"] == 320 && found["StopReason"] == "", "{found}");
         ensure!(found["StartTime"].as_u64() > Some(1_700_000_000_000) && found["EndTime"] == 0, "{found}");
@@ -166,7 +167,7 @@ fn check_lifecycle(kind: SdkKind, sdk: &mut SdkClient, page: &str) -> Result<()>
         ensure!(kind.expect_result(&again)? == ALREADY_STARTED, "{again}");
         check_query_signature(sdk, version, task)?;
     }
-    // The application may have two.
+    // The application is limited to two casts.
     let third = start_step(VERSIONS[0], &task_params("third"), page);
     let refusal = kind.parse_error(&sdk.call(&third)?, "POST")?;
     expect_error(kind, "a third task", refusal, ("FlowLimitExceeded.TaskNumberOverLimit", None, 429))?;
@@ -194,29 +195,34 @@ fn check_query_signature(sdk: &mut SdkClient, version: &str, task: &Value) -> Re
     Ok(())
 }
 
-/// Compares what came with what the vendor documents: code, number, status.
-fn expect_error(kind: SdkKind, what: &str, came: ApiError, wanted: (&str, Option<u64>, u64)) -> Result<()> {
-    let (code, number, status) = wanted;
+/// Compares an error with the documented code, number and status.
+fn expect_error(
+    kind: SdkKind,
+    what: &str,
+    actual: ApiError,
+    expected: (&str, Option<u64>, u64),
+) -> Result<()> {
+    let (code, number, status) = expected;
     let status = matches!(kind, Core | Go).then_some(status);
     ensure!(
-        came == ApiError { code: code.to_owned(), number, status },
-        "{kind:?}, {what}: {came:?}, not {wanted:?}"
+        actual == ApiError { code: code.to_owned(), number, status },
+        "{kind:?}, {what}: {actual:?}, expected {expected:?}"
     );
     Ok(())
 }
 
-/// What is asked (beside a good request), what comes of it, and which SDKs can ask it.
+/// Name, change to a valid step, expected error, and the SDKs that can send it.
 type ErrorCase = (&'static str, Value, (&'static str, Option<u64>, u64), &'static [SdkKind]);
 
-/// Refusals of requests before anybody looks at what they ask.
+/// Errors before the parameters are checked.
 fn gateway_error_cases() -> Vec<ErrorCase> {
     let unsigned = ("SignatureDoesNotMatch", Some(100_010), 401);
     let unknown = ("InvalidAccessKey", Some(100_009), 401);
     let untimely = ("InvalidTimestamp", Some(100_006), 403);
     let nothing = ("InvalidActionOrVersion", Some(100_008), 404);
-    // The SDK for Go asks the clock of the machine.
+    // The SDK for Go uses the clock of the machine.
     let clocks: &[SdkKind] = &[Base, Core, Node];
-    // Queries have no objects.
+    // A query cannot have objects.
     let flat = json!({ "VideoSolutions": null, "MonitorConfig": null, "EventNotifyConfig": null });
     vec![
         ("a wrong secret", json!({ "secret": "wrong" }), unsigned, ALL_KINDS),
@@ -238,7 +244,7 @@ fn gateway_error_cases() -> Vec<ErrorCase> {
     ]
 }
 
-/// Refusals of what is asked.
+/// Errors of parameters.
 fn parameter_error_cases() -> Vec<ErrorCase> {
     const BAD: (&str, Option<u64>, u64) = ("InvalidParameter", None, 400);
     let params = |patch: Value| json!({ "params": patch });
@@ -301,15 +307,15 @@ fn check_errors(kind: SdkKind, sdk: &mut SdkClient) -> Result<()> {
         start_step(VERSIONS[0], &task_params("never"), "http://127.0.0.1/"),
         &json!({ "typed": false }),
     );
-    for (what, patch, wanted, who) in gateway_error_cases().into_iter().chain(parameter_error_cases()) {
-        if !who.contains(&kind) {
+    for (what, patch, expected, kinds) in gateway_error_cases().into_iter().chain(parameter_error_cases()) {
+        if !kinds.contains(&kind) {
             continue;
         }
         for version in VERSIONS {
             let step = merge_patch(merge_patch(good.clone(), &json!({ "version": version })), &patch);
             let method = step["method"].as_str().unwrap_or("POST").to_owned();
             let refusal = kind.parse_error(&sdk.call(&step)?, &method).with_context(|| what.to_owned())?;
-            expect_error(kind, what, refusal, wanted)?;
+            expect_error(kind, what, refusal, expected)?;
         }
     }
     for version in VERSIONS {
@@ -321,7 +327,7 @@ fn check_errors(kind: SdkKind, sdk: &mut SdkClient) -> Result<()> {
             (stop_step(version, &unknown), "POST", "InvalidParameter"),
             (get_step(version, &unknown), "GET", "InvalidParameter"),
             (get_step(version, &missing), "GET", "InvalidParameter"),
-            // What follows is signed well, and so gets as far as that there is no such task.
+            // Any region is accepted, so the request gets as far as the lookup of the task.
             (
                 merge_patch(get_step(version, &task_params("t")), &json!({ "region": "ap-singapore-1" })),
                 "GET",
@@ -331,7 +337,7 @@ fn check_errors(kind: SdkKind, sdk: &mut SdkClient) -> Result<()> {
             let refusal = kind.parse_error(&sdk.call(&step)?, method)?;
             expect_error(kind, &step.to_string(), refusal, (code, None, 400))?;
         }
-        // Temporary keys are signed as the vendor signs them, and there are none here.
+        // Temporary keys are signed by the vendor's rule, but the service has none.
         for (step, method) in
             [(stop_step(version, &task_params("t")), "POST"), (get_step(version, &task_params("t")), "GET")]
         {
@@ -343,13 +349,13 @@ fn check_errors(kind: SdkKind, sdk: &mut SdkClient) -> Result<()> {
     Ok(())
 }
 
-/// More questions a second than there may be.
+/// Checks the limit of requests per second.
 fn check_rate_limit(kind: SdkKind, sdk: &mut SdkClient) -> Result<()> {
     let step = merge_patch(
         get_step(VERSIONS[0], &task_params("nobody-s")),
         &json!({ "times": 200, "retry": false }),
     );
-    let refusal = poll_until("more than 60 questions in a second", || {
+    let refusal = poll_until("more than 60 requests within a second", || {
         let answer = sdk.call(&step)?;
         for one in answer["all"].as_array().with_context(|| format!("no answers: {answer}"))? {
             let refusal = kind.parse_error(one, "GET")?;
@@ -365,12 +371,12 @@ fn check_rate_limit(kind: SdkKind, sdk: &mut SdkClient) -> Result<()> {
 fn check_all(kind: SdkKind) -> Result<()> {
     let _turn = MachineLock::shared()?;
     let pages = PageServer::start()?;
-    let setup = ServiceConfig {
+    let config = ServiceConfig {
         top_level_toml: OTHER_APPLICATION_TOML.to_owned(),
         application_toml: "max_casts = 2".to_owned(),
         ..ServiceConfig::default()
     };
-    let service = ServiceProcess::start(PAGECAST, &setup)?;
+    let service = ServiceProcess::start(PAGECAST, &config)?;
     let Some(mut sdk) = kind.start(&service)? else { return Ok(()) };
     check_errors(kind, &mut sdk)?;
     check_lifecycle(kind, &mut sdk, &pages.url("counter.html?name=页&tags=<a>+b"))?;
@@ -397,16 +403,17 @@ fn volcengine_for_go() -> Result<()> {
     check_all(Go)
 }
 
-/// As an operator can have it who holds with the old list of errors.
+/// With `strict_repeat`, version 2020-12-01 refuses a repeated start, as in the vendor's older list of
+/// errors.
 #[test]
 fn a_task_that_is_repeated_can_be_refused_by_the_first_version() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let pages = PageServer::start()?;
-    let setup = ServiceConfig {
-        top_level_toml: "[volcengine]\nstrict_repeat = true".to_owned(),
+    let config = ServiceConfig {
+        top_level_toml: "[volcengine]\nreject_running_task = true".to_owned(),
         ..ServiceConfig::default()
     };
-    let service = ServiceProcess::start(PAGECAST, &setup)?;
+    let service = ServiceProcess::start(PAGECAST, &config)?;
     let (task, page) = (task_params("once"), pages.url("counter.html"));
     let mut first = true;
     for kind in [Base, Core, Node, Go] {

@@ -1,11 +1,12 @@
-//! `make soak`: casts that run side by side for a long time while things go wrong at random, and what is left of memory,
-//! descriptors, processes, files, frames and synchrony.
+//! `make soak`: runs casts side by side for a long time with random faults, and checks memory, file
+//! descriptors, processes, files, frames and sync.
 //!
-//! The faults: the renderer or the browser is killed, the whole browser stands still for seconds, the page freezes, turns white,
-//! hangs, eats memory or loads itself again. The same seed gives the same faults.
+//! The faults: the renderer or the browser is killed, the browser is paused for seconds, the page freezes,
+//! turns white, hangs, leaks memory or reloads itself. The same seed gives the same faults.
 //!
-//! Every other cast is sent to a local nginx and makes HLS beside its MP4: both must be as long as it was.
-#![expect(clippy::print_stdout, reason = "the result is for the terminal")]
+//! Every other cast is pushed to a local nginx and makes HLS beside its MP4. Both must be as long as the
+//! cast.
+#![expect(clippy::print_stdout, reason = "the result is printed on the terminal")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,85 +22,86 @@ use pagecast_testkit::{
     Outcome, PageServer, PagecastCommand, PagecastProcess, Recording, ScratchDir, Signal, flv,
 };
 
-/// Time between two looks at the casts.
+/// Pause between two checks of the casts.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Time between two samples of memory and descriptors.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
-/// What a cast may take beyond its length.
+/// Longest time that a cast may take beyond its duration.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
-/// What a recording with several files is called.
+/// Name of recordings with several files.
 const RECORDING_NAME: &str = "soak";
-/// What a stream or a playlist may lack of the cast's length, in seconds: a stream begins when the server has answered.
+/// Longest part of a cast that may be missing in a stream or a playlist, in seconds. A stream starts when the
+/// server has accepted it.
 const MAX_MISSING_S: f64 = 2.0;
-/// Troubles that the page makes itself; an empty one is none.
+/// Faults of the page (`misbehave.js`); the empty one is none.
 const PAGE_FAULTS: [&str; 6] = ["", "freeze", "blank", "loop", "memory", "reload"];
 
-/// Runs casts for a long time while things go wrong at random.
+/// Runs casts for a long time with random faults.
 #[derive(Debug, Parser)]
 #[command(name = "soak")]
 struct Args {
     /// Casts side by side
     #[arg(long, default_value_t = 2)]
     casts: usize,
-    /// Minutes in all
+    /// Duration of the whole run, in minutes
     #[arg(long, default_value_t = 30)]
     minutes: u64,
-    /// Minutes of each cast
+    /// Duration of each cast, in minutes
     #[arg(long, default_value_t = 5)]
     length: u64,
-    /// Seconds between two faults of a cast, on average
+    /// Mean time between two faults of a cast, in seconds
     #[arg(long, default_value_t = 45)]
-    every: u64,
-    /// Which faults come when
+    fault_interval: u64,
+    /// Seed of the sequence of faults
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The program [default: `pagecast` beside this one]
+    /// Program to run [default: `pagecast` beside this one]
     #[arg(long)]
     pagecast: Option<PathBuf>,
 }
 
-/// Numbers that look random (xorshift64).
+/// Pseudo-random numbers (xorshift64).
 struct Rng(u64);
 
 impl Rng {
-    fn below(&mut self, sides: u64) -> u64 {
+    fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        self.0 % sides
+        self.0 % end
     }
 }
 
-/// A cast that runs.
+/// A running cast.
 struct SoakCast {
     run: PagecastProcess,
     started: Instant,
     next_fault: Instant,
     next_sample: Instant,
-    /// When a browser that stands still may go on.
+    /// When a paused browser is resumed.
     resume_at: Option<Instant>,
-    /// Resident bytes and descriptors of the cast's process, over time.
+    /// Resident bytes and file descriptors of the process of the cast, over time.
     samples: Vec<(u64, usize)>,
     fault_count: u32,
     page_fault: &'static str,
-    /// Where it goes, unless to a file alone.
+    /// Outputs of a cast with more than a file.
     outputs: Option<CastOutputs>,
 }
 
-/// The outputs of a cast that has several.
+/// Outputs of a cast that has several.
 struct CastOutputs {
     folder: ScratchDir,
-    /// Name of its stream.
+    /// Name of the stream.
     key: String,
 }
 
-/// What casts talk to.
+/// Servers of the casts.
 struct Servers {
     pages: PageServer,
     nginx: NginxRtmp,
 }
 
-/// What all casts came to.
+/// Sums over all casts.
 #[derive(Default)]
 struct Totals {
     casts: u32,
@@ -125,27 +127,27 @@ fn main() -> Result<()> {
     ensure!(program.is_file(), "{} is missing: cargo build --release", program.display());
     let servers = Servers { pages: PageServer::start()?, nginx: NginxRtmp::start(None)? };
     let mut started = 0;
-    let mut dice = Rng(args.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut rng = Rng(args.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let (begin, mut total, mut running) = (Instant::now(), Totals::default(), Vec::new());
     let until = begin + Duration::from_secs(60 * args.minutes);
     let length = Duration::from_secs(60 * args.length);
     loop {
         while running.len() < args.casts && Instant::now() + length <= until + POLL_INTERVAL {
-            running.push(start(&args, &program, &servers, started, &mut dice)?);
+            running.push(start(&args, &program, &servers, started, &mut rng)?);
             started += 1;
         }
         if running.is_empty() {
             break;
         }
         for cast in &mut running {
-            inject_fault(cast, &args, &mut dice);
+            inject_fault(cast, &args, &mut rng);
         }
         let over = |cast: &mut SoakCast| cast.started.elapsed() >= length || !cast.run.is_running();
         while let Some(at) = running.iter_mut().position(over) {
             let cast = running.swap_remove(at);
             finish(cast, length, &servers.nginx, &mut total);
             println!(
-                "{:>4.0} min: {} casts done, {} faults, {} reloads, {} fresh browsers, {} wrong",
+                "{:>4.0} min: {} casts done, {} faults, {} reloads, {} new browsers, {} failed",
                 begin.elapsed().as_secs_f64() / 60.0,
                 total.casts,
                 total.fault_count,
@@ -159,12 +161,12 @@ fn main() -> Result<()> {
     report(&args, &total, begin.elapsed())
 }
 
-fn start(args: &Args, program: &Path, servers: &Servers, number: u32, dice: &mut Rng) -> Result<SoakCast> {
-    let trouble = PAGE_FAULTS[dice.below(PAGE_FAULTS.len() as u64) as usize];
-    let after_ms = 10_000 + dice.below(60_000);
+fn start(args: &Args, program: &Path, servers: &Servers, number: u32, rng: &mut Rng) -> Result<SoakCast> {
+    let fault = PAGE_FAULTS[rng.below(PAGE_FAULTS.len() as u64) as usize];
+    let after_ms = 10_000 + rng.below(60_000);
     let url = servers
         .pages
-        .url(&format!("sync.html?do={trouble}&after={after_ms}&loads=1&id={}", dice.below(1 << 40)));
+        .url(&format!("sync.html?do={fault}&after={after_ms}&loads=1&id={}", rng.below(1 << 40)));
     let mut cast = PagecastCommand::record(program, &url)
         .option("size", "640x360")
         .option("duration", format!("{}s", 60 * args.length))
@@ -188,40 +190,40 @@ fn start(args: &Args, program: &Path, servers: &Servers, number: u32, dice: &mut
     Ok(SoakCast {
         run,
         started: now,
-        next_fault: now + next_pause(args, dice),
+        next_fault: now + fault_delay(args, rng),
         next_sample: now + SAMPLE_INTERVAL,
         resume_at: None,
         samples: Vec::new(),
-        fault_count: u32::from(!trouble.is_empty()),
-        page_fault: trouble,
+        fault_count: u32::from(!fault.is_empty()),
+        page_fault: fault,
         outputs,
     })
 }
 
-fn next_pause(args: &Args, dice: &mut Rng) -> Duration {
-    Duration::from_secs(args.every / 2 + dice.below(args.every.max(1)))
+fn fault_delay(args: &Args, rng: &mut Rng) -> Duration {
+    Duration::from_secs(args.fault_interval / 2 + rng.below(args.fault_interval.max(1)))
 }
 
-/// Lets something go wrong, if it is time to, and samples the cast.
-fn inject_fault(cast: &mut SoakCast, args: &Args, dice: &mut Rng) {
+/// Injects a fault if it is due, and samples the cast.
+fn inject_fault(cast: &mut SoakCast, args: &Args, rng: &mut Rng) {
     let now = Instant::now();
     if cast.next_sample <= now {
         cast.next_sample = now + SAMPLE_INTERVAL;
         cast.samples.extend(cast.run.cast_pid().and_then(sample_process));
     }
-    // What cannot be found just now is not hit: the cast is in the middle of healing.
+    // A process that does not exist is not hit: the cast is recovering.
     if cast.resume_at.is_some_and(|at| at <= now) {
         cast.resume_at = None;
         let _gone = cast.run.signal_browser(Signal::CONT);
     }
     if cast.next_fault <= now && cast.resume_at.is_none() {
-        cast.next_fault = now + next_pause(args, dice);
-        let hit = match dice.below(4) {
+        cast.next_fault = now + fault_delay(args, rng);
+        let hit = match rng.below(4) {
             0 => cast.run.kill_browser(),
             1 => cast.run.kill_matching("--type=renderer"),
             2 => cast.run.kill_matching("--type=utility"),
             _ => {
-                cast.resume_at = Some(now + Duration::from_secs(1 + dice.below(8)));
+                cast.resume_at = Some(now + Duration::from_secs(1 + rng.below(8)));
                 cast.run.signal_browser(Signal::STOP)
             }
         };
@@ -229,7 +231,7 @@ fn inject_fault(cast: &mut SoakCast, args: &Args, dice: &mut Rng) {
     }
 }
 
-/// Resident bytes and descriptors of a process.
+/// Resident bytes and file descriptors of a process.
 fn sample_process(pid: u32) -> Option<(u64, usize)> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
@@ -241,11 +243,11 @@ fn finish(mut cast: SoakCast, length: Duration, nginx: &NginxRtmp, total: &mut T
     let _gone = cast.run.signal_browser(Signal::CONT);
     total.casts += 1;
     total.fault_count += cast.fault_count;
-    let (trouble, samples) = (cast.page_fault, std::mem::take(&mut cast.samples));
+    let (fault, samples) = (cast.page_fault, std::mem::take(&mut cast.samples));
     if let Err(error) = verify_cast(cast.run, cast.outputs.as_ref(), nginx, length, total) {
-        total.failures.push(format!("cast {} (page: {trouble:?}): {error:#}", total.casts));
+        total.failures.push(format!("cast {} (page: {fault:?}): {error:#}", total.casts));
     }
-    // The first minute is for warming up.
+    // The first minute is the warm-up.
     let warm = samples.get(6..).unwrap_or_default();
     if let [first, .., last] = warm {
         total.memory_growth_shares.push(last.0 as f64 / first.0 as f64 - 1.0);
@@ -253,7 +255,7 @@ fn finish(mut cast: SoakCast, length: Duration, nginx: &NginxRtmp, total: &mut T
     }
 }
 
-/// That the cast ended as it should, left nothing, and that its file is whole.
+/// Checks that the cast ended normally, left nothing behind, and that its file is complete.
 fn verify_cast(
     run: PagecastProcess,
     outputs: Option<&CastOutputs>,
@@ -271,8 +273,8 @@ fn verify_cast(
         Some(outputs) => verify_outputs(&outcome, outputs, nginx, length, total)?,
     };
     ensure!((file.end_s() - length.as_secs_f64()).abs() < 0.1, "{} s of picture", file.end_s());
-    let complaints = file.decoder_warnings()?;
-    ensure!(complaints.is_empty(), "does not decode: {complaints}");
+    let warnings = file.decoder_warnings()?;
+    ensure!(warnings.is_empty(), "does not decode: {warnings}");
     let pictures = file.timecodes(TimecodePosition::PAGE)?;
     let [onsets] = beeps::onsets_of_each(file.pcm()?, [av_sync::PAGE_BEEP])?;
     let offsets = av_sync::page_offsets(&pictures, &onsets);
@@ -286,7 +288,7 @@ fn verify_cast(
     Ok(())
 }
 
-/// That what was sent and what was cut are as long as the cast; gives its MP4.
+/// Checks that the stream and the playlist are as long as the cast. Returns its MP4.
 fn verify_outputs(
     outcome: &Outcome,
     outputs: &CastOutputs,
@@ -309,14 +311,17 @@ fn verify_outputs(
         sent_s += ms as f64 / 1000.0;
         fs::remove_file(path)?;
     }
-    ensure!(sent_s > least_s, "the server got {sent_s:.1} s");
+    ensure!(sent_s > least_s, "the server received {sent_s:.1} s");
     let folder = outputs.folder.join("kept").join(RECORDING_NAME);
     let playlist =
         fs::read_to_string(folder.join(format!("{RECORDING_NAME}.m3u8"))).context("no playlist")?;
     let lengths =
         playlist.lines().filter_map(|l| l.strip_prefix("#EXTINF:")?.split(',').next()?.parse::<f64>().ok());
-    let cut_s: f64 = lengths.sum();
-    ensure!(cut_s > least_s && playlist.contains("#EXT-X-ENDLIST"), "the playlist has {cut_s:.1} s");
+    let playlist_s: f64 = lengths.sum();
+    ensure!(
+        playlist_s > least_s && playlist.contains("#EXT-X-ENDLIST"),
+        "the playlist has {playlist_s:.1} s"
+    );
     Recording::open(&folder.join(format!("{RECORDING_NAME}_0.mp4")))
 }
 
@@ -328,10 +333,10 @@ fn report(args: &Args, total: &Totals, took: Duration) -> Result<()> {
     println!("\n{} casts at a time for {:.0} min, seed {}", args.casts, took.as_secs_f64() / 60.0, args.seed);
     println!("casts                    {} ({:.0} s recorded)", total.casts, total.recorded_s);
     println!("faults                   {}", total.fault_count);
-    println!("healed                   {} reloads, {} fresh browsers", total.reloads, total.moves);
-    println!("changes told late        {}", total.dropped_frames);
+    println!("restarts                 {} reloads, {} new browsers", total.reloads, total.moves);
+    println!("frames dropped           {}", total.dropped_frames);
     println!(
-        "pushes                   {}, {} packets lost, {} connections made again",
+        "pushes                   {}, {} packets lost, {} reconnects",
         total.push_count, total.lost_packets, total.reconnects
     );
     println!(
@@ -349,10 +354,10 @@ fn report(args: &Args, total: &Totals, took: Duration) -> Result<()> {
         total.fd_growth.iter().copied().max().unwrap_or(0)
     );
     println!(
-        "left behind              {}",
+        "leftovers                {}",
         if total.failures.is_empty() { "no process, no file" } else { "see below" }
     );
-    total.failures.iter().for_each(|wrong| println!("WRONG  {wrong}"));
-    ensure!(total.failures.is_empty(), "{} of {} casts went wrong", total.failures.len(), total.casts);
+    total.failures.iter().for_each(|failure| println!("FAILED  {failure}"));
+    ensure!(total.failures.is_empty(), "{} of {} casts failed", total.failures.len(), total.casts);
     Ok(())
 }

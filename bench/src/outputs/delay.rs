@@ -1,4 +1,4 @@
-//! How long a picture is on its way from the page to whoever watches it at the RTMP server.
+//! Delay of pictures from the page to a viewer of the RTMP server.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -20,20 +20,20 @@ use crate::measure::WARM_UP;
 use crate::site::{BenchSite, TIMECODE_SIZE};
 use crate::usage::ExcludedProcess;
 
-/// A viewer needs a moment until it shows pictures as they come.
+/// Time until a viewer shows pictures without start-up delay.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
-/// For how many microseconds of stream it looks for pictures, which nginx sends from a keyframe on: both sides make one every
-/// four seconds. What it saw meanwhile it does not keep.
+/// ffmpeg's analysis of the stream, in microseconds. nginx sends pictures from a keyframe on, and both
+/// recorders make one every four seconds. ffmpeg does not keep the analyzed part.
 const ANALYZE_DURATION_US: &str = "6000000";
-/// Pictures that wait to be looked at; more wait in the pipe.
+/// Most queued delays; more pictures wait in the pipe.
 const MAX_QUEUED_FRAMES: usize = 64;
-/// What strips count in.
+/// Units of page time per millisecond.
 const TIMECODE_UNITS_PER_MS: f64 = 10.0;
 
 /// Delays of the pictures of one cast.
 #[derive(Debug)]
 pub(crate) struct DelayStats {
-    /// In milliseconds, the smallest first.
+    /// Delays in milliseconds, the smallest first.
     sorted_ms: Vec<f64>,
 }
 
@@ -47,18 +47,18 @@ impl DelayStats {
         self.percentile_ms(0.5)
     }
 
-    /// 95 % of the pictures come earlier.
+    /// 95th percentile of the delays.
     pub(crate) fn p95_ms(&self) -> f64 {
         self.percentile_ms(0.95)
     }
 
-    fn percentile_ms(&self, part: f64) -> f64 {
-        let at = (part * self.sorted_ms.len() as f64) as usize;
+    fn percentile_ms(&self, quantile: f64) -> f64 {
+        let at = (quantile * self.sorted_ms.len() as f64) as usize;
         self.sorted_ms.get(at).copied().unwrap_or(f64::NAN)
     }
 }
 
-/// Watches what one cast sends for the length of `window`.
+/// Measures the delays of one cast over `window`.
 pub(super) fn measure_delay(
     side: Recorder,
     site: &BenchSite,
@@ -81,11 +81,11 @@ pub(super) fn measure_delay(
     }
     drop(viewer);
     stream.finish(window)?;
-    ensure!(!all_ms.is_empty(), "nothing of the page came from the server");
+    ensure!(!all_ms.is_empty(), "the stream does not show the page");
     Ok(DelayStats::new(all_ms))
 }
 
-/// `ffmpeg` as a player that keeps nothing back; ended when dropped.
+/// `ffmpeg` as a player without buffering; killed when dropped.
 #[derive(Debug)]
 struct FfmpegViewer {
     child: Child,
@@ -95,21 +95,21 @@ struct FfmpegViewer {
 }
 
 impl FfmpegViewer {
-    /// Plays `url`; what it complains about goes to `log`.
+    /// Plays `url`; warnings are written to `log`.
     fn start(url: &str, log: &Path) -> Result<Self> {
         let (width, height) = TIMECODE_SIZE;
         let mut ffmpeg = program("ffmpeg");
         ffmpeg.args(["-nostdin", "-v", "error", "-fflags", "nobuffer", "-flags", "low_delay"]);
-        // Threads would each keep a picture back.
+        // Each decoder thread would delay by a picture.
         ffmpeg.args(["-analyzeduration", ANALYZE_DURATION_US, "-threads", "1"]);
         ffmpeg.args(["-rtmp_live", "live", "-i", url, "-map", "0:v"]);
         ffmpeg.args(["-vf", &format!("crop={width}:{height}:0:0,format=gray"), "-fps_mode", "passthrough"]);
         ffmpeg.args(["-flush_packets", "1", "-f", "rawvideo", "-"]);
         ffmpeg.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(log)?);
         let mut child = ffmpeg.spawn().context(install_hint("ffmpeg"))?;
-        let apart = ExcludedProcess::exclude(child.id());
+        let excluded = ExcludedProcess::exclude(child.id());
         let pipe = child.stdout.take();
-        let mut viewer = Self { child, delays: None, reader: None, _excluded: apart };
+        let mut viewer = Self { child, delays: None, reader: None, _excluded: excluded };
         let (pipe, (sender, receiver)) =
             (pipe.context("ffmpeg has no output")?, sync_channel(MAX_QUEUED_FRAMES));
         viewer.delays = Some(receiver);
@@ -117,9 +117,9 @@ impl FfmpegViewer {
         Ok(viewer)
     }
 
-    /// Delay of the next picture, if its strip can be read.
+    /// Delay of the next picture, if its timecode is readable.
     fn next_delay_ms(&self, limit: Duration) -> Result<Option<f64>> {
-        let pictures = self.delays.as_ref().context("nobody watches")?;
+        let pictures = self.delays.as_ref().context("the viewer has ended")?;
         pictures.recv_timeout(limit).context("the server sends no pictures")
     }
 }
@@ -128,7 +128,7 @@ impl Drop for FfmpegViewer {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
-        // Without a receiver the reader ends, whatever it was about to tell.
+        // The reader ends when its channel has no receiver.
         self.delays = None;
         self.reader.take().map(JoinHandle::join);
     }
@@ -139,18 +139,18 @@ fn read_frames(mut pipe: ChildStdout, sender: &SyncSender<Option<f64>>) {
     while pipe.read_exact(&mut picture.data).is_ok() {
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0;
         let delay_ms = Timecode::read(&picture, TimecodePosition::PAGE)
-            .map(|strip| delay_since_ms(f64::from(strip.page_time), now_ms));
+            .map(|timecode| delay_since_ms(f64::from(timecode.page_time), now_ms));
         if sender.send(delay_ms).is_err() {
             return;
         }
     }
 }
 
-/// From what a strip tells, in its units and without the bits above 32, to now.
-fn delay_since_ms(strip: f64, now_ms: f64) -> f64 {
+/// Time since a page time, of which only the lower 32 bits are known.
+fn delay_since_ms(page_time: f64, now_ms: f64) -> f64 {
     const WRAP: f64 = 4_294_967_296.0;
-    let behind = (now_ms * TIMECODE_UNITS_PER_MS - strip).rem_euclid(WRAP);
-    // A clock that is a little ahead is no delay of five days.
+    let behind = (now_ms * TIMECODE_UNITS_PER_MS - page_time).rem_euclid(WRAP);
+    // A page time slightly in the future would be a delay of five days.
     let behind = if behind > WRAP / 2.0 { behind - WRAP } else { behind };
     behind / TIMECODE_UNITS_PER_MS
 }
@@ -163,8 +163,8 @@ mod tests {
     fn a_truncated_timecode_gives_the_delay() {
         let now_ms: f64 = 1_795_000_000_123.0;
         for late_ms in [150.0, 0.0, -3.5] {
-            let strip = ((now_ms - late_ms) * TIMECODE_UNITS_PER_MS).rem_euclid(4_294_967_296.0);
-            assert!((delay_since_ms(strip, now_ms) - late_ms).abs() < 0.01);
+            let page_time = ((now_ms - late_ms) * TIMECODE_UNITS_PER_MS).rem_euclid(4_294_967_296.0);
+            assert!((delay_since_ms(page_time, now_ms) - late_ms).abs() < 0.01);
         }
     }
 

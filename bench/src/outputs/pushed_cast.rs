@@ -1,4 +1,4 @@
-//! A page that either side sends to RTMP servers.
+//! A cast by either recorder that is pushed to RTMP servers.
 
 use std::fs;
 use std::path::Path;
@@ -15,17 +15,17 @@ use crate::pagecast::{ExtraOptions, PagecastRecorder};
 use crate::site::BenchSite;
 use crate::usage::kill_descendants;
 
-/// Part of the asked rate that each server must have got.
+/// Least share of the requested frame rate that each server must receive.
 const MIN_FRAME_SHARE: f64 = 0.5;
 
-/// What strips tell.
+/// Clock of the timecode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TimecodeClock {
     Page,
     Machine,
 }
 
-/// A cast with some servers. Pagecast records a file meanwhile, the recipe does not.
+/// A cast with pushes. Pagecast also records a file, the baseline does not.
 #[derive(Debug)]
 pub(super) struct PushedCast<'a> {
     nginx: &'a NginxRtmp,
@@ -40,7 +40,8 @@ enum RunningRecorder {
 }
 
 impl<'a> PushedCast<'a> {
-    /// Starts everything and waits until the small animation is shown; `servers` are as many names at the same nginx.
+    /// Starts a cast and waits until the small animation is shown. `servers` is the number of stream names at
+    /// one nginx.
     pub(super) fn start(
         side: Recorder,
         site: &BenchSite,
@@ -56,42 +57,46 @@ impl<'a> PushedCast<'a> {
         };
         let keys: Vec<_> = (0..servers).map(|n| format!("{number}x{n}")).collect();
         let urls: Vec<_> = keys.iter().map(|key| nginx.url(key)).collect();
-        let kind = match side {
+        let recorder = match side {
             Recorder::Pagecast => {
                 let file = site.output_path(&format!("pushed-{number}.mp4"));
                 let arguments = urls.into_iter().flat_map(|url| ["--push".to_owned(), url]).collect();
-                let more = ExtraOptions { arguments, ..ExtraOptions::default() };
+                let extra = ExtraOptions { arguments, ..ExtraOptions::default() };
                 let output = file.to_string_lossy();
-                let cast = PagecastRecorder::start_with(program, &page, &output, &file, &more)?;
+                let cast = PagecastRecorder::start_with(program, &page, &output, &file, &extra)?;
                 site.wait_until_drawn(number, START_TIMEOUT)?;
                 RunningRecorder::Pagecast(cast)
             }
             Recorder::Baseline => {
-                let mut peers = BaselineRecorder::start(&page)?;
+                let mut baseline = BaselineRecorder::start(&page)?;
                 site.wait_until_drawn(number, START_TIMEOUT)?;
-                peers.stream(&urls)?;
-                RunningRecorder::Baseline(peers)
+                baseline.stream(&urls)?;
+                RunningRecorder::Baseline(baseline)
             }
         };
-        Ok(Self { nginx, keys, recorder: kind })
+        Ok(Self { nginx, keys, recorder })
     }
 
-    /// Where its first server can be watched.
+    /// URL of the first stream.
     pub(super) fn url(&self) -> Result<String> {
-        Ok(self.nginx.url(self.keys.first().context("it is sent nowhere")?))
+        Ok(self.nginx.url(self.keys.first().context("the cast has no push")?))
     }
 
-    /// Ends it, and checks that every server got pictures for at least `length`.
+    /// Stops the cast and checks that every server received pictures for at least `length`.
     pub(super) fn finish(self, length: Duration) -> Result<()> {
         match self.recorder {
             RunningRecorder::Pagecast(cast) => {
                 cast.interrupt()?;
-                let whole = cast.finish()?.lossless_pushes;
-                ensure!(whole == self.keys.len(), "only {whole} of {} pushes are whole", self.keys.len());
+                let lossless = cast.finish()?.lossless_pushes;
+                ensure!(
+                    lossless == self.keys.len(),
+                    "only {lossless} of {} pushes are lossless",
+                    self.keys.len()
+                );
             }
-            RunningRecorder::Baseline(peers) => {
-                peers.interrupt()?;
-                peers.finish()?;
+            RunningRecorder::Baseline(baseline) => {
+                baseline.interrupt()?;
+                baseline.finish()?;
             }
         }
         kill_descendants()?;
@@ -103,7 +108,7 @@ impl<'a> PushedCast<'a> {
                 pictures += tags.iter().filter(|tag| matches!(tag.kind, flv::TagKind::Video { .. })).count();
                 fs::remove_file(path)?;
             }
-            ensure!(pictures >= least, "a server got {pictures} pictures instead of {least}");
+            ensure!(pictures >= least, "a server received {pictures} pictures, expected at least {least}");
         }
         Ok(())
     }

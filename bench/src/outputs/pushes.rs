@@ -1,4 +1,4 @@
-//! What each RTMP server adds to the cost of a cast.
+//! Cost that each RTMP server adds to a cast.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,17 +14,17 @@ use crate::measure::WARM_UP;
 use crate::results::PerRecorder;
 use crate::site::BenchSite;
 
-/// How many servers at once; none is what the others are compared with.
+/// Numbers of servers; the others are compared with none.
 const PAGECAST_SERVER_COUNTS: [usize; 4] = [0, 1, 5, 10];
-/// The same for the recipe, which does nothing else.
+/// Numbers of servers for the baseline, which needs at least one.
 const BASELINE_SERVER_COUNTS: [usize; 2] = [1, 5];
 
-/// What casts cost, by their number of servers.
+/// Costs of casts by number of servers.
 #[derive(Debug, Default)]
 pub(crate) struct PushCosts(pub(crate) PerRecorder<BTreeMap<usize, CastCosts>>);
 
 impl PushCosts {
-    /// One cast of each kind.
+    /// Measures one cast of each kind.
     pub(super) fn measure_once(
         &mut self,
         site: &BenchSite,
@@ -47,14 +47,14 @@ impl PushCosts {
         Ok(())
     }
 
-    /// Cores and MiB that each of so many servers adds to a recording.
+    /// CPU cores and MiB that each of this many servers adds to a recording.
     pub(crate) fn cost_per_server(&self, servers: usize) -> Option<(f64, f64)> {
         let (none, some) = (self.0.pagecast.get(&0)?, self.0.pagecast.get(&servers)?);
         let each = |with: f64, without: f64| (with - without) / servers as f64;
         (servers > 0).then(|| (each(some.cores(), none.cores()), each(some.memory_mib(), none.memory_mib())))
     }
 
-    /// Whether each of so many servers costs as little as promised.
+    /// Whether the goal is met with this many servers.
     pub(crate) fn meets_goal(&self, servers: usize) -> Option<bool> {
         self.cost_per_server(servers).map(|(cores, _)| cores <= MAX_CORES_PER_PUSH)
     }

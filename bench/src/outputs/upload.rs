@@ -1,4 +1,4 @@
-//! Recordings that are stored in a bucket while they are made, beside the same in a folder.
+//! Cost of recordings to a bucket, compared with recordings to a folder.
 
 use std::fs;
 use std::path::Path;
@@ -17,12 +17,12 @@ use crate::usage::kill_descendants;
 
 const BUCKET: &str = "bench";
 const ACCESS_KEY: (&str, &str) = ("bench", "bench-secret");
-/// A page that fills files.
+/// Recorded page; it has the highest bitrate.
 const UPLOADED_PAGE: BenchPage = BenchPage::Video;
-/// What is recorded before the end is timed.
+/// Duration of MP4 recordings whose completion is timed.
 pub(crate) const MP4_DURATION: Duration = Duration::from_secs(60);
 
-/// Where a recording goes.
+/// Destination of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Destination {
     Folder,
@@ -40,7 +40,7 @@ impl Destination {
     }
 }
 
-/// What a recording becomes.
+/// Format of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Hls,
@@ -50,7 +50,7 @@ pub(crate) enum Format {
 impl Format {
     pub(crate) const ALL: [Self; 2] = [Self::Hls, Self::Mp4];
 
-    /// As the command line calls it.
+    /// Name of the format on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Hls => "hls",
@@ -65,11 +65,11 @@ pub(crate) struct UploadResult {
     pub(crate) format: Format,
     pub(crate) destination: Destination,
     pub(crate) costs: CastCosts,
-    /// From the end of long recordings to their last byte in place, in seconds.
+    /// Time from the end of each MP4 recording until it is stored, in seconds.
     pub(crate) completion_times_s: Vec<f64>,
 }
 
-/// Recordings of all kinds.
+/// Results of all kinds of recordings.
 #[derive(Debug, Default)]
 pub(crate) struct UploadResults(pub(crate) Vec<UploadResult>);
 
@@ -79,19 +79,19 @@ impl UploadResults {
         drop(fs::remove_dir_all(&root));
         let s3 = S3Server::start(&root, ACCESS_KEY.0, ACCESS_KEY.1)?;
         s3.make_bucket(BUCKET)?;
-        let kept = |format, place| UploadResult {
+        let result = |format, destination| UploadResult {
             format,
-            destination: place,
+            destination,
             costs: CastCosts::default(),
             completion_times_s: Vec::new(),
         };
         let mut all: Vec<_> = Format::ALL
             .into_iter()
-            .flat_map(|format| Destination::ALL.map(|place| kept(format, place)))
+            .flat_map(|format| Destination::ALL.map(|destination| result(format, destination)))
             .collect();
         for _ in 0..repeat {
-            for kept in &mut all {
-                kept.measure_once(site, program, &s3, window)?;
+            for result in &mut all {
+                result.measure_once(site, program, &s3, window)?;
             }
         }
         drop(s3);
@@ -99,13 +99,13 @@ impl UploadResults {
         Ok(Self(all))
     }
 
-    pub(crate) fn find(&self, format: Format, place: Destination) -> Option<&UploadResult> {
-        self.0.iter().find(|kept| (kept.format, kept.destination) == (format, place))
+    pub(crate) fn find(&self, format: Format, destination: Destination) -> Option<&UploadResult> {
+        self.0.iter().find(|result| (result.format, result.destination) == (format, destination))
     }
 }
 
 impl UploadResult {
-    /// One recording; an MP4 goes on until it is long.
+    /// Measures one recording; an MP4 lasts for [`MP4_DURATION`].
     fn measure_once(
         &mut self,
         site: &BenchSite,
@@ -141,11 +141,11 @@ impl UploadResult {
         if self.format == Format::Mp4 {
             std::thread::sleep(MP4_DURATION.saturating_sub(began.elapsed()));
         }
-        let over = Instant::now();
+        let ended = Instant::now();
         cast.interrupt()?;
         cast.finish()?;
         if self.format == Format::Mp4 {
-            let took_s = over.elapsed().as_secs_f64();
+            let took_s = ended.elapsed().as_secs_f64();
             eprintln!("stored in a {} {took_s:.2} s after the end", self.destination.name());
             self.completion_times_s.push(took_s);
         }

@@ -1,4 +1,4 @@
-//! The section about servers and buckets.
+//! Section about pushes and uploads.
 
 use std::fmt::Write as _;
 
@@ -11,17 +11,20 @@ use crate::outputs::delay::DelayStats;
 use crate::outputs::upload::{Destination, Format, MP4_DURATION};
 use crate::outputs::{MAX_CORES_PER_PUSH, OutputResults};
 
-/// How it was measured.
+/// Method of the measurements.
 pub(super) const METHOD_TEXT: &str = "\
-- Pushes: a recording of the small animation, sent to as many names at one nginx on the same machine, which is not counted. What \
-each adds is the difference to the recording without pushes, which varies from cast to cast; what the \
-threads that push used is in the other column. A cast counts only if nothing of it was lost. The recipe is one \
-ffmpeg with LiveKit Egress' settings for streams (a keyframe every 4 s, constant bitrate), `-f flv` to one server, `-f tee` to \
-some; Pagecast records a file as well, the recipe does not.
-- Delay: the page writes the machine's clock into its strip as it draws; ffmpeg, told to keep nothing back, plays the stream \
-from nginx, and each strip is compared with the clock when it has been decoded.
-- Buckets: the full-screen video, recorded to a folder and to a storage that speaks S3 on the same machine, which is not \
-counted. After the end: from the signal until pagecast has ended, its browser too.
+- Pushes: a recording of the small animation, sent to several stream names at one nginx on the same machine, \
+which is not counted. The cost of each is the difference to the recording without pushes, which varies \
+                                      from cast to \
+cast; the CPU of the push threads is in its own column. A cast counts only if it lost nothing. The \
+                                      baseline is one \
+ffmpeg with LiveKit Egress' settings for streams (a keyframe every 4 s, constant bitrate), `-f flv` to one \
+                                      server, \
+`-f tee` to several. Pagecast also records a file, the baseline does not.
+- Delay: the page draws the machine's clock in its timecode. ffmpeg, without buffering, plays the stream \
+from nginx, and each decoded timecode is compared with the clock.
+- Buckets: the full-screen video, recorded to a folder and to an S3 storage on the same machine, which is \
+not counted. The time after the end is from the signal until pagecast and its browser have ended.
 ";
 
 pub(super) fn markdown(text: &mut String, outputs: &OutputResults) -> Result<()> {
@@ -33,9 +36,10 @@ pub(super) fn markdown(text: &mut String, outputs: &OutputResults) -> Result<()>
 }
 
 fn push_table(text: &mut String, outputs: &OutputResults) -> Result<()> {
-    text.push_str("What a recording costs that is sent to RTMP servers as well.\n\n");
+    text.push_str("Cost of a recording with pushes to RTMP servers.\n\n");
     text.push_str(
-        "| servers | cores | in push threads | memory | cores added by each | memory added by each | goal | goal met |\n",
+        "| servers | cores | in push threads | memory | cores added by each | memory added by each | goal \
+         | goal met |\n",
     );
     text.push_str("|---:|---:|---:|---:|---:|---:|---:|---|\n");
     for (servers, costs) in &outputs.pushes.0.pagecast {
@@ -53,18 +57,18 @@ fn push_table(text: &mut String, outputs: &OutputResults) -> Result<()> {
 }
 
 fn push_comparison_table(text: &mut String, outputs: &OutputResults) -> Result<()> {
-    text.push_str("\n| servers | Pagecast | recipe | ratio |\n|---:|---:|---:|---:|\n");
-    for (servers, recipe) in &outputs.pushes.0.baseline {
+    text.push_str("\n| servers | Pagecast | baseline | ratio |\n|---:|---:|---:|---:|\n");
+    for (servers, baseline) in &outputs.pushes.0.baseline {
         let Some(ours) = outputs.pushes.0.pagecast.get(servers) else { continue };
-        let (ours, theirs) = (ours.cores(), recipe.cores());
+        let (ours, theirs) = (ours.cores(), baseline.cores());
         writeln!(text, "| {servers} | {ours:.2} | {theirs:.2} | **{:.2}** |", ours / theirs)?;
     }
     Ok(())
 }
 
 fn delay_table(text: &mut String, outputs: &OutputResults) -> Result<()> {
-    text.push_str("\nFrom the page drawing a picture to a viewer of the RTMP server having it:\n\n");
-    text.push_str("| side | median | 95 % within |\n|---|---:|---:|\n");
+    text.push_str("\nDelay from drawing a picture on the page to a viewer of the RTMP server:\n\n");
+    text.push_str("| recorder | median | 95 % within |\n|---|---:|---:|\n");
     for side in Recorder::ALL {
         let over =
             |value: fn(&DelayStats) -> f64| median(outputs.delays.get(side).iter().map(value).collect());
@@ -80,15 +84,15 @@ fn delay_table(text: &mut String, outputs: &OutputResults) -> Result<()> {
 }
 
 fn upload_table(text: &mut String, outputs: &OutputResults) -> Result<()> {
-    text.push_str("\nWhat a recording costs that is stored in a bucket while it is made.\n\n");
+    text.push_str("\nCost of a recording to a bucket.\n\n");
     text.push_str("| format | to | cores | memory | cores added | memory added |\n");
     text.push_str("|---|---|---:|---:|---:|---:|\n");
-    for kept in &outputs.uploads.0 {
-        let costs = &kept.costs;
+    for result in &outputs.uploads.0 {
+        let costs = &result.costs;
         let local = outputs
             .uploads
-            .find(kept.format, Destination::Folder)
-            .filter(|_| kept.destination == Destination::Bucket);
+            .find(result.format, Destination::Folder)
+            .filter(|_| result.destination == Destination::Bucket);
         let added = local.map_or_else(
             || "– | –".to_owned(),
             |local| {
@@ -99,8 +103,8 @@ fn upload_table(text: &mut String, outputs: &OutputResults) -> Result<()> {
         writeln!(
             text,
             "| {} | {} | {:.3} | {:.0} MiB | {added} |",
-            kept.format.name().to_uppercase(),
-            kept.destination.name(),
+            result.format.name().to_uppercase(),
+            result.destination.name(),
             costs.cores(),
             costs.memory_mib()
         )?;
@@ -110,12 +114,13 @@ fn upload_table(text: &mut String, outputs: &OutputResults) -> Result<()> {
             outputs
                 .uploads
                 .find(Format::Mp4, place)
-                .map_or_else(Vec::new, |kept| kept.completion_times_s.clone()),
+                .map_or_else(Vec::new, |result| result.completion_times_s.clone()),
         )
     };
     writeln!(
         text,
-        "\nAn MP4 of {} s was complete in the folder {:.2} s after the end of the cast, in the bucket {:.2} s after it.",
+        "\nAn MP4 of {} s was stored in the folder {:.2} s after the end of the cast, in the bucket after \
+         {:.2} s.",
         MP4_DURATION.as_secs(),
         end_s(Destination::Folder),
         end_s(Destination::Bucket)

@@ -1,4 +1,4 @@
-//! The section about rooms.
+//! Section about rooms.
 
 use std::fmt::Write as _;
 
@@ -8,12 +8,15 @@ use pagecast_testkit::av_sync::median;
 use super::format_met;
 use crate::rooms::{MAX_CORES_PER_VIEWER, MAX_DELAY_MS, MAX_FIRST_FRAME_S, RoomResults, VIEWER_COUNT};
 
-/// How it was measured.
+/// Method of the measurements.
 pub(super) const METHOD_TEXT: &str = "\
-- Rooms: `pagecast cast` of the small animation to its own room, which is in its process and counted; those who watch are one headless \
-Chromium with as many connections, which is not. Delay: a page that writes the machine's clock into its strip, read from each \
-picture when the viewer expects to show it (`requestVideoFrameCallback`). First picture: from Enter with `--standby`, for a viewer that \
-is there already.
+- Rooms: `pagecast cast` of the small animation to an embedded room, which is in its process and counted. \
+                                      The viewers \
+are connections of one headless Chromium, which is not counted. Delay: a page draws the machine's clock in \
+                                      its \
+timecode, which the viewer reads from each picture at its expected display time \
+                                      (`requestVideoFrameCallback`). First \
+picture: from Enter with `--standby`, for a connected viewer.
 ";
 
 pub(super) fn markdown(text: &mut String, rooms: &RoomResults) -> Result<()> {
@@ -26,17 +29,18 @@ pub(super) fn markdown(text: &mut String, rooms: &RoomResults) -> Result<()> {
     for (what, costs) in rows {
         writeln!(text, "| {what} | {:.3} | {:.0} MiB |", costs.cores(), costs.memory_mib())?;
     }
-    let each = rooms.cores_per_viewer();
-    let ([middle, most], first) = (rooms.delay_ms(), median(rooms.first_frames_s.clone()));
+    let cores_per_viewer = rooms.cores_per_viewer();
+    let ([median_ms, p95_ms], first) = (rooms.delay_ms(), median(rooms.first_frames_s.clone()));
     text.push_str("\n| | measured | goal | goal met |\n|---|---:|---:|---|\n");
-    let met = format_met(each <= MAX_CORES_PER_VIEWER);
+    let met = format_met(cores_per_viewer <= MAX_CORES_PER_VIEWER);
     writeln!(
         text,
-        "| cores added by each of {VIEWER_COUNT} viewers | **{each:.3}** | ≤ {MAX_CORES_PER_VIEWER:.2} | {met} |"
+        "| cores added by each of {VIEWER_COUNT} viewers | **{cores_per_viewer:.3}** \
+         | ≤ {MAX_CORES_PER_VIEWER:.2} | {met} |"
     )?;
-    for (what, ms, goal) in [("half", middle, MAX_DELAY_MS[0]), ("95 %", most, MAX_DELAY_MS[1])] {
+    for (share, ms, goal) in [("half", median_ms, MAX_DELAY_MS[0]), ("95 %", p95_ms, MAX_DELAY_MS[1])] {
         let met = format_met(ms <= goal);
-        writeln!(text, "| {what} of the pictures shown within | **{ms:.0} ms** | ≤ {goal:.0} ms | {met} |")?;
+        writeln!(text, "| {share} of the pictures shown within | **{ms:.0} ms** | ≤ {goal:.0} ms | {met} |")?;
     }
     let met = format_met(first <= MAX_FIRST_FRAME_S);
     writeln!(

@@ -1,4 +1,4 @@
-//! Sends requests, and keeps the time.
+//! Sends requests and measures their latency.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,26 +7,27 @@ use std::time::{Duration, Instant};
 
 use super::calls::Request;
 
-/// That wait for an answer at the same time. If all of them do, the next request is late, and counts from when it was due.
+/// Most requests without a response. Further ones are sent late, and their latency counts from when they were
+/// due.
 const MAX_SENDERS: usize = 128;
 
-/// How long it took until answers were there.
+/// Latencies of requests.
 #[derive(Debug, Default)]
 pub(crate) struct LatencyStats {
-    /// In milliseconds, the shortest first. Errors count as well.
+    /// Latencies in milliseconds, the shortest first, errors included.
     sorted_ms: Vec<f64>,
-    /// Requests that were refused, or had no answer.
+    /// Requests that were refused, or had no response.
     pub(crate) errors: usize,
-    /// What was wrong with one of them.
+    /// Message of one of the errors.
     sample_error: Option<String>,
     request_count: usize,
 }
 
 impl LatencyStats {
-    /// Milliseconds and what was wrong, of each answer to so many requests.
-    pub(crate) fn of(answers: Vec<(f64, Option<String>)>, asked: usize) -> Self {
-        let mut times = Self { request_count: asked, errors: asked - answers.len(), ..Self::default() };
-        for (ms, problem) in answers {
+    /// Statistics of responses (milliseconds and error message) to `request_count` requests.
+    pub(crate) fn of(responses: Vec<(f64, Option<String>)>, request_count: usize) -> Self {
+        let mut times = Self { request_count, errors: request_count - responses.len(), ..Self::default() };
+        for (ms, problem) in responses {
             times.sorted_ms.push(ms);
             times.errors += usize::from(problem.is_some());
             times.sample_error = problem.or(times.sample_error);
@@ -35,22 +36,22 @@ impl LatencyStats {
         times
     }
 
-    /// How many requests there were.
+    /// Number of requests.
     pub(crate) fn request_count(&self) -> usize {
         self.request_count
     }
 
-    /// This part of the answers, 0 to 1, was there within so many milliseconds.
-    pub(crate) fn percentile_ms(&self, part: f64) -> f64 {
-        let last = (self.sorted_ms.len() as f64 * part).ceil() as usize;
+    /// Latency within which this share of the requests was answered, in milliseconds.
+    pub(crate) fn percentile_ms(&self, share: f64) -> f64 {
+        let last = (self.sorted_ms.len() as f64 * share).ceil() as usize;
         self.sorted_ms.get(last.saturating_sub(1)).copied().unwrap_or(f64::NAN)
     }
 }
 
 impl fmt::Display for LatencyStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [half, most, nearly, all] = [0.5, 0.95, 0.99, 1.0].map(|part| self.percentile_ms(part));
-        write!(f, "50 % {half:.1} ms, 95 % {most:.1} ms, 99 % {nearly:.1} ms, all {all:.1} ms")?;
+        let [p50, p95, p99, max] = [0.5, 0.95, 0.99, 1.0].map(|share| self.percentile_ms(share));
+        write!(f, "50 % {p50:.1} ms, 95 % {p95:.1} ms, 99 % {p99:.1} ms, all {max:.1} ms")?;
         match &self.sample_error {
             None => write!(f, ", {} errors", self.errors),
             Some(problem) => write!(f, ", {} errors: {problem}", self.errors),
@@ -58,17 +59,17 @@ impl fmt::Display for LatencyStats {
     }
 }
 
-/// Sends each request when it is due, whatever became of those before; its time begins then.
+/// Sends each request when it is due, without waiting for responses. Its latency counts from then.
 pub(super) fn send_at_rate(url: &str, requests: &[Request], per_second: u32) -> LatencyStats {
     send(url, requests, MAX_SENDERS, |n| Duration::from_secs_f64(n as f64 / f64::from(per_second)))
 }
 
-/// Sends them as fast as so many senders can that wait for their answers.
+/// Sends requests by concurrent senders, each of which waits for its responses.
 pub(super) fn send_concurrently(url: &str, requests: &[Request], senders: usize) -> LatencyStats {
     send(url, requests, senders, |_| Duration::ZERO)
 }
 
-/// Sends each one when the answer to the one before is there; its time begins then.
+/// Sends each request after the response to the previous one.
 pub(super) fn send_sequentially(url: &str, requests: &[Request]) -> LatencyStats {
     let answers = requests.iter().map(|request| send_timed(url, request, Instant::now()));
     LatencyStats::of(answers.collect(), requests.len())
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_of_all_answers() {
+    fn percentiles_of_all_responses() {
         let answers = (1..=200).rev().map(|ms| (f64::from(ms), (ms == 7).then(|| "no".to_owned())));
         let times = LatencyStats::of(answers.collect(), 201);
         let within = [0.5, 0.95, 0.99, 1.0].map(|part| times.percentile_ms(part));

@@ -1,4 +1,4 @@
-//! `pagecast serve` under measurement.
+//! The measured `pagecast serve`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,25 +10,25 @@ use pagecast_testkit::{ScratchDir, ServiceConfig, ServiceProcess};
 
 use super::calls::{APP_ID, KEY_COUNT, SECRET, access_key, rest_get, rest_token};
 
-/// Runs a cast as far as the service can tell: it is live, and then complete.
+/// Stub of the process of a cast: it is live, and then complete.
 const STUB_SCRIPT: &str = "#!/bin/sh
-echo '{\"news\":{\"event\":\"live\"}}'
-echo '{\"news\":{\"event\":{\"ended\":\"complete\"}}}'
+echo '{\"event\":{\"lifecycle\":\"live\"}}'
+echo '{\"event\":{\"lifecycle\":{\"ended\":\"complete\"}}}'
 echo '{\"done\":{\"report\":null,\"failure\":null}}'
 ";
-/// A queue that is never full.
-const CASTS_TOML: &str = "queue_limit = 1000000\nqueue_s = 60";
-/// More memory is left to others than there is, so no cast is begun; each is over after a few seconds.
+/// Settings for a queue that is never full.
+const CASTS_TOML: &str = "max_queued_casts = 1000000\nqueue_timeout_s = 60";
+/// Reserves more memory than any machine has, so that no cast starts and each ends after five seconds.
 const NO_CAPACITY_ENV: [(&str, &str); 2] =
-    [("PAGECAST__CASTS__SPARE_MEMORY_MIB", "1048575"), ("PAGECAST__CASTS__QUEUE_S", "5")];
-/// As the service logs for everybody.
+    [("PAGECAST__CASTS__RESERVED_MEMORY_MIB", "1048575"), ("PAGECAST__CASTS__QUEUE_TIMEOUT_S", "5")];
+/// The default log level.
 const LOG_ENV: (&str, &str) = ("RUST_LOG", "info");
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-/// Until all that waits is over: the queue's time, and what a busy machine needs.
+/// Longest time until all queued casts have ended: their time in the queue, and the load of the machine.
 const ALL_ENDED_TIMEOUT: Duration = Duration::from_secs(180);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Who runs casts.
+/// Program that runs casts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CastRunner {
     Disabled,
@@ -37,12 +37,12 @@ pub(super) enum CastRunner {
 
 impl CastRunner {
     fn environment(self) -> Vec<(&'static str, String)> {
-        let nobody = if self == Self::Disabled { &NO_CAPACITY_ENV[..] } else { &[] };
-        [LOG_ENV].iter().chain(nobody).map(|(name, value)| (*name, (*value).to_owned())).collect()
+        let extra = if self == Self::Disabled { &NO_CAPACITY_ENV[..] } else { &[] };
+        [LOG_ENV].iter().chain(extra).map(|(name, value)| (*name, (*value).to_owned())).collect()
     }
 }
 
-/// A service, and a copy of its program.
+/// A service with its own copy of the program.
 pub(super) struct MeasuredService {
     service: ServiceProcess,
     program_folder: ScratchDir,
@@ -50,7 +50,7 @@ pub(super) struct MeasuredService {
 }
 
 impl MeasuredService {
-    /// Starts one that leaves its casts in the queue.
+    /// Starts a service that leaves its casts in the queue.
     pub(super) fn start(pagecast: &Path) -> Result<Self> {
         let programs = ScratchDir::new()?;
         install_program(&programs, &fs::read(pagecast)?)?;
@@ -58,31 +58,33 @@ impl MeasuredService {
             .map(|n| format!("{{ id = \"{}\", secret = \"{SECRET}\" }}", access_key(n)))
             .collect();
         let application = format!(
-            "[[applications]]\nname = \"bench\"\napp_id = \"{APP_ID}\"\ntokens = [\"{}\"]\nmax_casts = 100000\nkeys = [{}]",
+            "[[applications]]\nname = \"bench\"\napp_id = \"{APP_ID}\"\ntokens = [\"{}\"]\nmax_casts = \
+             100000\n\
+             keys = [{}]",
             rest_token(),
             keys.join(", ")
         );
-        let setup = ServiceConfig {
+        let config = ServiceConfig {
             top_level_toml: application,
             casts_toml: CASTS_TOML.to_owned(),
             environment: CastRunner::Disabled.environment(),
             ..ServiceConfig::default()
         };
         let program = programs.join("pagecast");
-        let service = ServiceProcess::start(&program.to_string_lossy(), &setup)?;
+        let service = ServiceProcess::start(&program.to_string_lossy(), &config)?;
         Ok(Self { service, program_folder: programs, original: pagecast.to_owned() })
     }
 
-    /// Ends it, and starts it again with what it has.
+    /// Stops the service and starts it again with the same data.
     ///
-    /// The stub takes the place of the program's file once the service runs, as another version might; the service starts by that name
-    /// what runs its casts. So it needs no way to name another program.
-    pub(super) fn restart(&mut self, runs: CastRunner) -> Result<()> {
+    /// The stub replaces the program's file when the service runs. The service starts casts by that path, so
+    /// it needs no setting for another program.
+    pub(super) fn restart(&mut self, runner: CastRunner) -> Result<()> {
         self.service.stop(STOP_TIMEOUT)?;
         install_program(&self.program_folder, &fs::read(&self.original)?)?;
-        self.service.environment = runs.environment();
+        self.service.environment = runner.environment();
         self.service.restart()?;
-        if runs == CastRunner::Stub {
+        if runner == CastRunner::Stub {
             install_program(&self.program_folder, STUB_SCRIPT.as_bytes())?;
         }
         Ok(())
@@ -96,7 +98,7 @@ impl MeasuredService {
         self.service.host()
     }
 
-    /// Waits until no cast is queued or runs.
+    /// Waits until all casts have ended.
     pub(super) fn wait_until_all_ended(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
@@ -110,10 +112,10 @@ impl MeasuredService {
     }
 }
 
-/// Puts a program where the service has its own. Whoever runs the one that was there keeps it.
+/// Replaces the program of the service. Running processes keep the previous file.
 fn install_program(programs: &ScratchDir, bytes: &[u8]) -> Result<()> {
     let new = programs.join("new");
     fs::write(&new, bytes)?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-    fs::rename(&new, programs.join("pagecast")).context("cannot put the program in place")
+    fs::rename(&new, programs.join("pagecast")).context("cannot replace the program")
 }

@@ -1,11 +1,11 @@
-//! Servers that what is measured talks to: they run below the bench, but are no part of any cast.
+//! Servers that the bench starts for casts, which are not part of a cast.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static EXCLUDED_PIDS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// While this is held, a process is neither counted nor swept.
+/// A process that is neither counted nor killed while this is held.
 #[derive(Debug)]
 pub(crate) struct ExcludedProcess(i32);
 

@@ -1,5 +1,5 @@
-//! The life of a cast: queued → starting → waiting → live → stopping → ended. Sans-IO: told the time and what
-//! happened, it says what to do.
+//! State machine of a cast: queued → starting → waiting → live → stopping → ended. It is sans-IO: callers
+//! hand in the time and inputs, and carry out its outputs.
 //!
 //! ```text
 //!             Start         Opened          Ready          (stop, end, limits)       Drained
@@ -8,8 +8,8 @@
 //!                       └── reload, move┴────────────┘
 //! ```
 //!
-//! [`StateMachine::handle`] takes inputs, [`StateMachine::poll`] gives the outputs to carry out, [`StateMachine::deadline`]
-//! says when to hand in [`Input::Timeout`] at the latest.
+//! [`StateMachine::handle`] takes an input, [`StateMachine::poll`] returns the next output to carry out, and
+//! [`StateMachine::deadline`] is the latest time to hand in [`Input::Timeout`].
 
 mod escalation;
 mod load_error;
@@ -19,97 +19,100 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backoff;
 use crate::spec::{CastSpec, HealthChecks, Limits, Readiness, ReadySignal};
 use crate::time::HostTime;
-use escalation::{Escalation, RecoveryAction};
+use escalation::Escalation;
 pub use load_error::LoadError;
 
-/// Time before a page is opened again that could not be opened; grows with each attempt.
+/// Delay before a page that was loaded before is opened again, multiplied by the number of browsers started:
+/// long enough for a server to restart, and short for viewers.
 const REOPEN_DELAY: Duration = Duration::from_secs(2);
-/// Longest time for which a first load that fails for a passing reason is tried again, where no ready timeout
-/// says how long: a server that restarts, or a name that is being published, is usually there by then, and
-/// nobody waits for an answer much longer.
+/// Longest time for which a first load that fails transiently is retried if no ready timeout is set. A server
+/// that restarts, or a DNS name that is being published, is usually there by then, and users rarely wait
+/// longer.
 const FIRST_LOAD_WINDOW: Duration = Duration::from_secs(15);
-/// Pause before the second try of a first load; it doubles up to [`MAX_LOAD_RETRY_DELAY`].
+/// Delay before the second attempt of a first load; it doubles up to [`MAX_LOAD_RETRY_DELAY`]. Short, because
+/// a user is waiting for the result.
 const FIRST_LOAD_RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Longest pause between two tries of a first load, so that a window of 15 s holds several.
+/// Longest delay between two attempts of a first load, so that [`FIRST_LOAD_WINDOW`] holds several.
 const MAX_LOAD_RETRY_DELAY: Duration = Duration::from_secs(4);
-/// A page that was live for so long has all its attempts again: they are there to end a cast that cannot
-/// work, not one that crashes now and then. After as long without a hit, a check forgets that it had the page
-/// reloaded.
+/// Time after which a live page counts as stable, and all browser attempts are available again: attempts
+/// exist to end a cast that cannot work, not one that crashes occasionally. A check that has not failed for
+/// as long forgets its last reload.
 const STABLE_AFTER: Duration = Duration::from_secs(600);
 
-/// Where a cast stands.
+/// State of a cast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
-    /// Not begun.
+    /// The cast has not been started.
     Queued,
-    /// A browser starts, and the page's server is waited for.
+    /// A browser is starting, or the page's server has not answered yet.
     Starting,
-    /// The page is there, but not yet ready to be shown.
+    /// The page is loaded, but not ready to be shown.
     Waiting,
     /// The page is in all outputs.
     Live,
-    /// The outputs are being finished.
+    /// The outputs are being drained.
     Stopping,
-    /// Over.
+    /// The cast is over.
     Ended(EndReason),
 }
 
-/// Why a cast is over.
+/// Reason why a cast ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndReason {
-    /// By command.
+    /// A command stopped it.
     Stopped,
     /// The page called `onWebcastEnd()`.
     PageEnded,
-    /// Its maximum running time is over.
+    /// Its maximum running time has passed.
     MaxTime,
-    /// The recording has the length that was asked for.
+    /// The recording has reached the requested duration.
     Complete,
-    /// The page plays a video larger than it may.
+    /// The page plays a video larger than its limit.
     LargeVideo,
-    /// The page could not be opened, or no browser be started, in the first place.
+    /// The first load failed, or no browser could be started.
     StartFailed,
-    /// The page was in trouble too often.
+    /// The page failed its health checks too often.
     GaveUp(HealthFault),
-    /// An output cannot go on.
+    /// An output failed for good.
     OutputFailed,
 }
 
-/// What is wrong with a page.
+/// A health fault of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HealthFault {
-    /// It was not ready in time.
+    /// The page was not ready before the ready timeout.
     StartTimeout,
-    /// Nothing changed.
+    /// Nothing changed on the page.
     Freeze,
-    /// All white.
+    /// Every pixel of the page is white.
     Blank,
-    /// Its renderer or its browser is gone, or its scripts do not get on.
+    /// The renderer or the browser exited, or the page's scripts do not respond.
     Crash,
-    /// It could be opened once, but not again.
+    /// The page was loaded once, but cannot be loaded again.
     Unreachable,
 }
 
-/// What to look for on a page.
+/// A periodic health check of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthCheck {
-    /// Whether anything has changed since the last look.
+    /// Fails if nothing changed since the last check.
     Freeze,
-    /// Whether all is white.
+    /// Fails if every pixel is white.
     Blank,
-    /// Whether the scripts have got on since the last look.
+    /// Fails if the page's scripts have not responded since the last check.
     Crash,
 }
 
 impl HealthCheck {
-    /// All of them.
+    /// All checks, in the order in which they run.
     pub const ALL: [Self; 3] = [Self::Freeze, Self::Blank, Self::Crash];
 
-    /// What a hit means.
+    /// Fault that a failed check reports.
     #[must_use]
     pub fn fault(self) -> HealthFault {
         match self {
@@ -120,93 +123,97 @@ impl HealthCheck {
     }
 }
 
-/// What happened.
+/// Input of the [`StateMachine`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
-    /// There is room for the cast.
+    /// The cast is to start.
     Start,
-    /// The page's server answered.
+    /// The page's server answered, and the page is loading.
     Opened,
-    /// The page cannot be opened, or no browser be started.
+    /// The page cannot be loaded, or no browser can be started.
     OpenFailed,
-    /// The page cannot be opened at the moment, for a reason that may pass: see [`LoadError::is_transient`].
+    /// The page cannot be loaded for a transient reason, see [`LoadError::is_transient`].
     OpenFailedTransiently,
-    /// The page made the call that it was asked for, and only its first picture is missing: its time is not
-    /// up any more.
+    /// The page made its ready call, and only its first picture is missing: the ready timeout no longer
+    /// applies.
     ReadySignalReceived,
     /// The page is ready to be shown.
     Ready,
-    /// The outputs have taken the page.
+    /// The outputs have taken the first frame.
     WentLive,
     /// The page called `onWebcastEnd()`.
     PageEnded,
-    /// The page plays a video larger than it may.
+    /// The page plays a video larger than its limit.
     LargeVideo,
-    /// A look at the page: whether it was in trouble.
-    CheckResult(HealthCheck, bool),
-    /// The page's renderer or its browser is gone.
+    /// Result of a check that [`Output::RunCheck`] requested.
+    CheckResult {
+        /// Check that ran.
+        check: HealthCheck,
+        /// Whether the page failed it.
+        failed: bool,
+    },
+    /// The page's renderer or its browser exited.
     Crashed,
-    /// Somebody wants the cast to end.
+    /// A command to end the cast arrived.
     Stop,
-    /// The recording has the length that was asked for.
+    /// The recording has reached the requested duration.
     Complete,
-    /// An output cannot go on.
+    /// An output failed for good.
     OutputFailed,
-    /// The outputs are finished, after [`OutputOptions::StopOutputs`].
+    /// The outputs are drained, after [`Output::StopOutputs`].
     Drained,
-    /// Nothing but that it is later.
+    /// Time has passed; see [`StateMachine::deadline`].
     Timeout,
 }
 
-/// What to do.
+/// Output of the [`StateMachine`] that the caller carries out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// Start a fresh browser, instead of the one there is, and open the page in it.
+    /// Replace the browser by a fresh one and open the page in it.
     StartBrowser,
-    /// Open the page again, in the same browser; it may never have been there.
+    /// Load the page again in the same browser, whether or not it was loaded before.
     Reload,
-    /// Let the page into the outputs, and answer with [`Input::WentLive`] when they have it.
+    /// Unmute the outputs, and answer with [`Input::WentLive`] when they have taken the page.
     GoLive,
-    /// Keep the page out of the outputs: the last picture stays, and silence.
+    /// Keep the page out of the outputs, which repeat the last picture with silence.
     MuteOutputs,
-    /// Look at the page and answer with [`Input::CheckResult`].
+    /// Run a check and answer with [`Input::CheckResult`].
     RunCheck(HealthCheck),
-    /// Keep what tells about the trouble: a picture of the page, its last words.
+    /// Save evidence of a fault: a screenshot of the page and its last console messages.
     SaveEvidence(HealthFault),
-    /// End all outputs now and answer with [`Input::Drained`].
+    /// Stop all outputs now, and answer with [`Input::Drained`] when they are drained.
     StopOutputs,
-    /// Tell whoever wants to know.
+    /// Report an event of the cast.
     Event(Event),
 }
 
-/// News of a cast.
+/// An event of a cast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// The page is in the outputs for the first time.
     Live,
-    /// The page is loaded again.
+    /// The page is being reloaded.
     Reloaded(HealthFault),
-    /// The page gets a fresh browser.
+    /// The page moves to a fresh browser.
     Moved(HealthFault),
-    /// The cast is over. The last event.
+    /// The cast is over; no event follows.
     Ended(EndReason),
 }
 
-/// Something about a page that its owner should know, and that does not keep the cast from going on.
+/// A problem with a page that its owner should know about, and that does not end the cast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Warning {
-    /// The page sets up a connection of WebRTC, and the cast does not let it send UDP.
+    /// The page sets up a WebRTC connection, but the cast's network policy forbids UDP.
     #[serde(rename = "webrtc-without-udp")]
     WebRtcWithoutUdp,
-    /// A certificate of the page's own origin was accepted that the browser does not trust, as it was asked
-    /// to.
+    /// An untrusted certificate of the page's own origin was accepted, as `Tls::insecure` permits.
     InsecureTls,
 }
 
 impl Warning {
-    /// A stable word for it, like `insecure-tls`.
+    /// Stable identifier, as in JSON: `insecure-tls`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -216,42 +223,42 @@ impl Warning {
     }
 }
 
-/// The life of one cast.
+/// State machine of one cast.
 #[derive(Debug)]
 pub struct StateMachine {
     readiness: Readiness,
     checks: HealthChecks,
     limits: Limits,
     state: State,
-    /// Why it ends, once it does.
+    /// Reason of the end, from the moment the cast stops.
     end_reason: Option<EndReason>,
-    /// When the maximum running time is over: counted from the start until the outputs have the page, and
-    /// then anew.
+    /// When the maximum running time is over: counted from the start, and anew once the outputs have the
+    /// page.
     ends_at: Option<HostTime>,
-    /// When the first load is not tried again any more, once it failed.
+    /// When a failed first load is no longer retried.
     first_load_deadline: Option<HostTime>,
-    /// Times the first load was tried again.
+    /// Number of retries of the first load.
     load_retries: u32,
-    /// When the page must be ready.
+    /// Latest time for the page to be ready.
     ready_deadline: Option<HostTime>,
-    /// When the page is opened again.
+    /// When the page is loaded again after a failure.
     retry_at: Option<HostTime>,
     escalations: [(HealthCheck, Escalation); 3],
-    /// Browsers started since the page was stable.
+    /// Browsers started since the page was last stable.
     attempts: u32,
     live_since: HostTime,
-    /// Whether the page was reloaded for not being ready since it got its browser.
+    /// Whether the ready timeout has already caused a reload in the current browser.
     timed_out: bool,
     was_live: bool,
-    /// An earlier process has shown the page, and its running time goes on.
+    /// Whether an earlier process has shown the page, so that its running time continues.
     resumed: bool,
-    /// The page was there once, perhaps for another process.
+    /// Whether the page was loaded before, possibly by an earlier process.
     was_loaded: bool,
     outputs: VecDeque<Output>,
 }
 
 impl StateMachine {
-    /// A cast that has not begun.
+    /// Creates the state machine of a cast that has not been started.
     #[must_use]
     pub fn new(spec: &CastSpec) -> Self {
         Self {
@@ -276,40 +283,40 @@ impl StateMachine {
         }
     }
 
-    /// Where the cast stands.
+    /// State of the cast.
     #[must_use]
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Browsers started since the page was last stable.
+    /// Number of browsers started since the page was last stable.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// Whether the page could not be opened and will be opened again after a pause.
+    /// Whether loading the page failed and will be retried after a delay.
     #[must_use]
     pub fn will_retry(&self) -> bool {
         self.retry_at.is_some() && !matches!(self.state, State::Stopping | State::Ended(_))
     }
 
-    /// The next thing to do.
+    /// Returns the next output to carry out, if any.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When to come back at the latest; `None` if only an input can change anything.
+    /// Latest time to hand in [`Input::Timeout`]; `None` if only another input can change anything.
     #[must_use]
     pub fn deadline(&self) -> Option<HostTime> {
         if matches!(self.state, State::Stopping | State::Ended(_)) {
             return None;
         }
-        let looks = self.escalations.iter().filter_map(|(_, ladder)| ladder.next_check());
-        [self.ends_at, self.ready_deadline, self.retry_at].into_iter().flatten().chain(looks).min()
+        let checks = self.escalations.iter().filter_map(|(_, escalation)| escalation.deadline());
+        [self.ends_at, self.ready_deadline, self.retry_at].into_iter().flatten().chain(checks).min()
     }
 
-    /// Takes what happened.
+    /// Processes an input at time `now`.
     pub fn handle(&mut self, now: HostTime, input: Input) {
         if self.state == State::Live && now.since(self.live_since) >= STABLE_AFTER {
             self.attempts = 1;
@@ -324,7 +331,7 @@ impl StateMachine {
             (_, Input::OutputFailed) => self.stop(EndReason::OutputFailed),
             (State::Queued, Input::Start) => {
                 self.ends_at = Some(now + self.limits.max_time);
-                self.start_browser();
+                self.start_browser(now);
             }
             (State::Queued, _) => {}
             (_, Input::PageEnded) => self.stop(EndReason::PageEnded),
@@ -349,17 +356,19 @@ impl StateMachine {
                 }
                 self.outputs.push_back(Output::Event(Event::Live));
             }
-            (State::Live, Input::CheckResult(check, hit)) => self.handle_check_result(now, check, hit),
+            (State::Live, Input::CheckResult { check, failed }) => {
+                self.handle_check_result(now, check, failed);
+            }
             (_, Input::Crashed) if self.retry_at.is_none() => {
                 self.outputs.push_back(Output::SaveEvidence(HealthFault::Crash));
-                self.move_page(HealthFault::Crash);
+                self.move_page(now, HealthFault::Crash);
             }
             _ => {}
         }
         self.handle_timeout(now);
     }
 
-    /// Does what is due at `now`.
+    /// Carries out whatever is due at `now`.
     fn handle_timeout(&mut self, now: HostTime) {
         let due = |at: Option<HostTime>| at.is_some_and(|at| at <= now);
         if matches!(self.state, State::Queued | State::Stopping | State::Ended(_)) {
@@ -373,37 +382,38 @@ impl StateMachine {
             if self.is_first_load() {
                 self.outputs.push_back(Output::Reload);
             } else {
-                self.start_browser();
+                self.start_browser(now);
             }
         }
         if due(self.ready_deadline) {
-            self.handle_ready_timeout();
+            self.handle_ready_timeout(now);
         }
-        for (check, ladder) in &mut self.escalations {
-            if ladder.take_due_check(now) {
+        for (check, escalation) in &mut self.escalations {
+            if escalation.handle(now, escalation::Input::Timeout) == Some(escalation::Output::RunCheck) {
                 self.outputs.push_back(Output::RunCheck(*check));
             }
         }
     }
 
-    /// Starts the next browser, if there may be one more.
-    fn start_browser(&mut self) {
+    /// Starts the next browser.
+    fn start_browser(&mut self, now: HostTime) {
         self.attempts += 1;
         self.timed_out = false;
-        self.load_page(Output::StartBrowser);
+        self.load_page(now, Output::StartBrowser);
     }
 
-    /// Loads the page: nothing of it is seen until it is ready.
-    fn load_page(&mut self, how: Output) {
+    /// Loads the page by this output, muted until it is ready.
+    fn load_page(&mut self, now: HostTime, output: Output) {
         if self.state == State::Live {
             self.outputs.push_back(Output::MuteOutputs);
         }
         self.state = State::Starting;
         self.ready_deadline = None;
-        for (_, ladder) in &mut self.escalations {
-            ladder.pause(how == Output::StartBrowser);
+        let new_browser = output == Output::StartBrowser;
+        for (_, escalation) in &mut self.escalations {
+            escalation.handle(now, escalation::Input::Pause { new_browser });
         }
-        self.outputs.push_back(how);
+        self.outputs.push_back(output);
     }
 
     fn go_live(&mut self, now: HostTime) {
@@ -411,68 +421,67 @@ impl StateMachine {
         (self.ready_deadline, self.timed_out) = (None, false);
         self.outputs.push_back(Output::GoLive);
         let HealthChecks { freeze, blank, crash } = self.checks;
-        for ((_, ladder), interval) in self.escalations.iter_mut().zip([freeze, blank, crash]) {
-            ladder.start(now, interval);
+        for ((_, escalation), interval) in self.escalations.iter_mut().zip([freeze, blank, crash]) {
+            escalation.handle(now, escalation::Input::Start { interval });
         }
     }
 
-    fn handle_check_result(&mut self, now: HostTime, check: HealthCheck, hit: bool) {
-        let trouble = check.fault();
-        let Some((_, ladder)) = self.escalations.iter_mut().find(|(c, _)| *c == check) else { return };
-        if hit {
-            self.outputs.push_back(Output::SaveEvidence(trouble));
+    fn handle_check_result(&mut self, now: HostTime, check: HealthCheck, failed: bool) {
+        let fault = check.fault();
+        let Some((_, escalation)) = self.escalations.iter_mut().find(|(c, _)| *c == check) else { return };
+        if failed {
+            self.outputs.push_back(Output::SaveEvidence(fault));
         }
-        match ladder.handle_result(now, hit) {
-            RecoveryAction::None => {}
-            RecoveryAction::Reload => self.reload(trouble),
-            RecoveryAction::Move => self.move_page(trouble),
+        match escalation.handle(now, escalation::Input::CheckResult { failed }) {
+            Some(escalation::Output::Reload) => self.reload(now, fault),
+            Some(escalation::Output::Move) => self.move_page(now, fault),
+            Some(escalation::Output::RunCheck) | None => {}
         }
     }
 
-    fn handle_ready_timeout(&mut self) {
-        let trouble = HealthFault::StartTimeout;
+    fn handle_ready_timeout(&mut self, now: HostTime) {
+        let fault = HealthFault::StartTimeout;
         self.ready_deadline = None;
-        self.outputs.push_back(Output::SaveEvidence(trouble));
+        self.outputs.push_back(Output::SaveEvidence(fault));
         if !std::mem::replace(&mut self.timed_out, true) {
-            self.reload(trouble);
+            self.reload(now, fault);
         } else if self.readiness.signal == ReadySignal::NotifyReady {
-            self.stop(EndReason::GaveUp(trouble));
+            self.stop(EndReason::GaveUp(fault));
         } else {
-            self.move_page(trouble);
+            self.move_page(now, fault);
         }
     }
 
-    /// Whether the page was never there, and has still got its first browser.
+    /// Whether the page was never loaded and still has its first browser.
     fn is_first_load(&self) -> bool {
         !self.was_loaded && !self.timed_out && self.attempts == 1
     }
 
-    /// A first load is tried again in the same browser while there is time: nothing was shown yet that would
-    /// have to be healed.
+    /// Retries a first load in the same browser while its window lasts: nothing has been shown yet that would
+    /// need recovery.
     fn handle_transient_open_failure(&mut self, now: HostTime) {
         let timeout = self.readiness.timeout;
         let window = if timeout.is_zero() { FIRST_LOAD_WINDOW } else { timeout };
-        // Counted from the first failure: a browser that is slow to start takes nothing of it.
-        let until = *self.first_load_deadline.get_or_insert(now + window);
-        if !self.is_first_load() || now >= until {
+        // Counted from the first failure, so that a slow start of the browser does not shorten the window.
+        let deadline = *self.first_load_deadline.get_or_insert(now + window);
+        if !self.is_first_load() || now >= deadline {
             return self.handle_open_failure(now);
         }
-        // Doubled no more often than it takes to reach the longest pause.
-        let pause = FIRST_LOAD_RETRY_DELAY * (1 << self.load_retries.min(3));
+        let delay = backoff::exponential(FIRST_LOAD_RETRY_DELAY, MAX_LOAD_RETRY_DELAY, self.load_retries);
         self.load_retries += 1;
-        // The last try is made when the time is up, so that all of it is used.
-        self.retry_at = Some((now + pause.min(MAX_LOAD_RETRY_DELAY)).min(until));
-        // Whatever there is meanwhile is not looked at.
+        // The last attempt is made at the deadline, so that the whole window is used.
+        self.retry_at = Some((now + delay).min(deadline));
+        // Until then, inputs about the failed page are ignored.
         (self.state, self.ready_deadline) = (State::Starting, None);
     }
 
-    /// A page that was there once is tried again; one that never was has failed.
+    /// Opens a page that was loaded before in another browser; a page that never loaded has failed.
     fn handle_open_failure(&mut self, now: HostTime) {
         if self.is_first_load() {
             self.stop(EndReason::StartFailed);
         } else if self.may_move() {
             self.outputs.push_back(Output::Event(Event::Moved(HealthFault::Unreachable)));
-            // Whatever there is meanwhile is not looked at.
+            // Until the retry, inputs about the failed page are ignored.
             (self.state, self.ready_deadline) = (State::Starting, None);
             self.retry_at = Some(now + REOPEN_DELAY * self.attempts);
         } else {
@@ -480,17 +489,18 @@ impl StateMachine {
         }
     }
 
-    fn reload(&mut self, trouble: HealthFault) {
-        self.outputs.push_back(Output::Event(Event::Reloaded(trouble)));
-        self.load_page(Output::Reload);
+    fn reload(&mut self, now: HostTime, fault: HealthFault) {
+        self.outputs.push_back(Output::Event(Event::Reloaded(fault)));
+        self.load_page(now, Output::Reload);
     }
 
-    fn move_page(&mut self, trouble: HealthFault) {
+    /// Moves the page to a fresh browser, or gives up if there are no attempts left.
+    fn move_page(&mut self, now: HostTime, fault: HealthFault) {
         if self.may_move() {
-            self.outputs.push_back(Output::Event(Event::Moved(trouble)));
-            self.start_browser();
+            self.outputs.push_back(Output::Event(Event::Moved(fault)));
+            self.start_browser(now);
         } else {
-            self.stop(EndReason::GaveUp(trouble));
+            self.stop(EndReason::GaveUp(fault));
         }
     }
 

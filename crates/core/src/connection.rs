@@ -1,108 +1,109 @@
-//! One target, a push or a room: when to connect, when to wait, when to give up, and what to tell. Sans-IO: told the time and what happened,
-//! it says what to do.
+//! State machine of the connection to one target, a push or a room: when to connect, to wait and to give up,
+//! and which events to report. Sans-IO: callers hand in the time and inputs, and carry out the outputs.
 //!
 //! ```text
-//!            Start          Connected           Failed           patience over           Closed
+//! Start Connected Failed reconnect timeout Closed
 //!  idle ─────────▶ connecting ─────▶ running ─────────▶ recovering ─────────▶ failed ─────────▶ idle
 //!                       │               ▲ │                 │  │                               ▲
 //!                       │    Connected  └─┼─────────────────┘  │ Stop                          │
 //!                       └─────────────────┴────────────────────┴─────▶ disconnecting ──────────┘
 //! ```
 //!
-//! [`StateMachine::handle`] takes inputs, [`StateMachine::poll`] gives the outputs to carry out, [`StateMachine::deadline`] says when to hand
-//! in [`Input::Timeout`] at the latest.
+//! [`StateMachine::handle`] takes an input, [`StateMachine::poll`] returns the next output to carry out, and
+//! [`StateMachine::deadline`] is the latest time to hand in [`Input::Timeout`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backoff::Backoff;
 use crate::time::HostTime;
 
-/// Longest pause before the second attempt; it doubles with each one that fails.
+/// Longest delay before the second attempt; it doubles with each failure. Most losses are over within a
+/// second.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
-/// Longest pause of all, if nobody says otherwise. Half of a pause is fixed, half is drawn, so that many targets do not come back at
-/// the same moment.
+/// Default of the longest delay between two attempts: a server that is back gets its stream within half a
+/// minute.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// A connection that lasted so long was a good one: the next attempt after it is as good as a first.
+/// Duration after which a connection counts as good, so that the delays start from the shortest again:
+/// servers that accept and then reject a stream do so within a few seconds.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(10);
-/// How often it is told again that there is no connection yet.
+/// Interval at which the lack of a connection is reported again, as the vendors' callbacks do.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
-/// How long that is told again; after that, only what changes is.
+/// Duration of these repeated reports; after it, only changes are reported.
 const REPORT_WINDOW: Duration = Duration::from_secs(60);
-/// How long a connection may take to close before it counts as closed.
+/// Longest time a connection may take to close before it counts as closed. A server that does not answer must
+/// not delay the end of the cast.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where a target stands.
+/// State of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// Not begun, or over.
+    /// Not started, or finished.
     Idle,
-    /// There was no connection yet.
+    /// Connecting for the first time.
     Connecting,
-    /// The stream arrives.
+    /// Connected: the stream is being sent.
     Running,
-    /// The connection was lost.
+    /// The connection was lost and is being restored.
     Recovering,
-    /// Given up.
+    /// Given up: the connection is being closed.
     Failed,
-    /// The connection is being closed.
+    /// Stopped: the connection is being closed.
     Disconnecting,
 }
 
-/// What happened.
+/// Input of the [`StateMachine`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The target is wanted.
+    /// The target is to be connected.
     Start,
-    /// The target takes the stream.
+    /// The target accepted the stream.
     Connected,
-    /// An attempt failed, or the connection is lost, and why.
+    /// An attempt failed or the connection was lost, for this reason.
     Failed(String),
-    /// The target refuses and always will, or is taken by another, and why.
+    /// The target refuses for good, or another publisher took it, for this reason.
     Refused(String),
-    /// The target is not wanted any more, or there is nothing more to send.
+    /// The target is to be disconnected, because it was removed or the stream ended.
     Stop,
-    /// Nothing is left of a connection, after [`OutputOptions::Close`].
+    /// The connection is closed, after [`Output::Close`].
     Closed,
-    /// Nothing but that it is later.
+    /// Time has passed; see [`StateMachine::deadline`].
     Timeout,
 }
 
-/// What to do.
+/// Output of the [`StateMachine`] that the caller carries out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Connect, and answer with [`Input::Connected`] or [`Input::FailureInfo`].
+    /// Connect, and answer with [`Input::Connected`], [`Input::Failed`] or [`Input::Refused`].
     Connect,
-    /// End the connection, or the attempt at one, and answer with [`Input::ResolveError`].
+    /// Close the connection or abort the attempt, and answer with [`Input::Closed`].
     Close,
-    /// Tell whoever wants to know.
+    /// Report an event of the target.
     Event(Event),
 }
 
-/// News of a target.
+/// An event of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Where it stands.
+    /// State that the target is in.
     pub state: State,
-    /// What went wrong last, if it does not run for that reason.
+    /// Last error, unless the target is running.
     pub error: Option<String>,
 }
 
-/// One target.
+/// State machine of one target.
 #[derive(Debug)]
 pub struct StateMachine {
     reconnect_timeout: Option<Duration>,
-    max_backoff: Duration,
-    seed: u64,
+    backoff: Backoff,
     state: State,
     is_finished: bool,
-    /// Since when it is in this state.
+    /// When the current state was entered.
     state_since: HostTime,
-    /// Attempts that failed since the last good connection.
-    failures: u32,
-    /// When the next attempt begins; `None` while one is under way.
+    /// When the next attempt starts; `None` while one is under way.
     retry_at: Option<HostTime>,
     report_at: Option<HostTime>,
     error: Option<String>,
@@ -110,18 +111,16 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    /// A target that is not wanted yet. It is given up for good after `patience` without a connection, or never; equal seeds give
-    /// equal pauses.
+    /// Creates the state machine of a target that is not started yet. The target fails for good after
+    /// `reconnect_timeout` without a connection, or never; equal seeds give equal delays.
     #[must_use]
-    pub fn new(patience: Option<Duration>, seed: u64) -> Self {
+    pub fn new(reconnect_timeout: Option<Duration>, seed: u64) -> Self {
         Self {
-            reconnect_timeout: patience,
-            max_backoff: MAX_BACKOFF,
-            seed,
+            reconnect_timeout,
+            backoff: Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF, seed),
             state: State::Idle,
             is_finished: false,
             state_since: HostTime(0),
-            failures: 0,
             retry_at: None,
             report_at: None,
             error: None,
@@ -129,36 +128,37 @@ impl StateMachine {
         }
     }
 
-    /// Waits no longer than this between two attempts.
+    /// Limits the delay between two attempts.
     #[must_use]
-    pub fn with_max_backoff(self, longest_pause: Duration) -> Self {
-        Self { max_backoff: longest_pause, ..self }
+    pub fn with_max_backoff(mut self, max: Duration) -> Self {
+        self.backoff.set_max(max);
+        self
     }
 
-    /// Where it stands.
+    /// State of the target.
     #[must_use]
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Whether nothing will happen any more.
+    /// Whether the target has ended, so that no output follows.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.is_finished
     }
 
-    /// What went wrong last.
+    /// Last error of the target.
     #[must_use]
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }
 
-    /// The next thing to do.
+    /// Returns the next output to carry out, if any.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When to come back at the latest; `None` if only an input can change anything.
+    /// Latest time to hand in [`Input::Timeout`]; `None` if only another input can change anything.
     #[must_use]
     pub fn deadline(&self) -> Option<HostTime> {
         match self.state {
@@ -170,7 +170,7 @@ impl StateMachine {
         }
     }
 
-    /// Takes what happened.
+    /// Processes an input at time `now`.
     pub fn handle(&mut self, now: HostTime, input: Input) {
         match (self.state, input) {
             (State::Idle, Input::Start) if !self.is_finished => {
@@ -188,7 +188,7 @@ impl StateMachine {
             }
             (State::Running, Input::Failed(error)) => {
                 if now.since(self.state_since) >= BACKOFF_RESET_AFTER {
-                    self.failures = 0;
+                    self.backoff.reset();
                 }
                 self.error = Some(error);
                 self.enter_state(now, State::Recovering);
@@ -207,7 +207,7 @@ impl StateMachine {
         self.handle_timeout(now);
     }
 
-    /// Does what is due at `now`.
+    /// Carries out whatever is due at `now`.
     fn handle_timeout(&mut self, now: HostTime) {
         let due = |at: Option<HostTime>| at.is_some_and(|at| at <= now);
         match self.state {
@@ -231,16 +231,11 @@ impl StateMachine {
     }
 
     fn give_up_at(&self) -> Option<HostTime> {
-        self.reconnect_timeout.map(|patience| self.state_since + patience)
+        self.reconnect_timeout.map(|timeout| self.state_since + timeout)
     }
 
-    /// Waits before the next attempt.
     fn schedule_retry(&mut self, now: HostTime) {
-        let longest = INITIAL_BACKOFF.saturating_mul(1 << self.failures.min(16)).min(self.max_backoff);
-        self.seed = splitmix64(self.seed);
-        let drawn = (longest / 2).mul_f64(f64::from((self.seed >> 32) as u32) / f64::from(u32::MAX));
-        self.failures += 1;
-        self.retry_at = Some(now + longest / 2 + drawn);
+        self.retry_at = Some(now + self.backoff.next_delay());
     }
 
     fn close(&mut self, now: HostTime, state: State) {
@@ -259,22 +254,14 @@ impl StateMachine {
         self.emit_event(now);
     }
 
-    /// Tells the state, and when to tell it again.
+    /// Reports the state, and schedules its next report.
     fn emit_event(&mut self, now: HostTime) {
-        let again = matches!(self.state, State::Connecting | State::Recovering);
+        let repeats = matches!(self.state, State::Connecting | State::Recovering);
         let next = now + REPORT_INTERVAL;
-        self.report_at = (again && next.since(self.state_since) < REPORT_WINDOW).then_some(next);
+        self.report_at = (repeats && next.since(self.state_since) < REPORT_WINDOW).then_some(next);
         let error = self.error.clone();
         self.outputs.push_back(Output::Event(Event { state: self.state, error }));
     }
-}
-
-/// The next of a sequence of numbers without a pattern (splitmix64).
-fn splitmix64(seed: u64) -> u64 {
-    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
-//! Errors of the system and of libraries in words for people: what went wrong, without numbers and names that
-//! only a programmer knows.
+//! Plain-text descriptions of operating-system and library errors, without error numbers and internal names.
 
 use std::error::Error;
 use std::io;
 
-/// What rustls calls a certificate that it does not trust, and what that means.
+/// Certificate errors: rustls's name and its meaning.
 const CERTIFICATE_ERRORS: [(&str, &str); 4] = [
     ("Expired", "its certificate has expired, or the clock of this machine is wrong"),
     ("NotValidYet", "its certificate is not valid yet, or the clock of this machine is wrong"),
@@ -12,21 +11,21 @@ const CERTIFICATE_ERRORS: [(&str, &str); 4] = [
     ("UnknownIssuer", "its certificate is from an authority that this machine does not trust"),
 ];
 
-/// An error and what it came from, in one line.
+/// Describes an error and its sources in one line.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     std::iter::successors(Some(error), |&e| e.source()).map(describe).collect::<Vec<_>>().join(": ")
 }
 
-/// The innermost cause of an error, which says best why a connection failed. It names no address, where outer
-/// errors may.
+/// Describes the innermost source of an error, which usually names the reason of a failed connection. Unlike
+/// outer errors, it contains no address.
 #[must_use]
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let innermost = std::iter::successors(Some(error), |&e| e.source()).last().unwrap_or(error);
     simplify(&describe(innermost))
 }
 
-/// What the system said, in plain words and without its number: "permission denied".
+/// Describes an IO error without its number: "permission denied".
 #[must_use]
 pub fn io_reason(error: &io::Error) -> String {
     let known = match error.kind() {
@@ -41,16 +40,16 @@ pub fn io_reason(error: &io::Error) -> String {
         io::ErrorKind::AddrNotAvailable => "this machine has no such address",
         _ => return strip_os_error(&error.to_string()),
     };
-    // With a text of its own, the error knows more than its kind.
+    // A custom message says more than the error's kind.
     if error.raw_os_error().is_some() { known.to_owned() } else { simplify(&error.to_string()) }
 }
 
-/// One error of a chain, by itself.
+/// Describes one error of a chain, without its source.
 fn describe(error: &(dyn Error + 'static)) -> String {
     error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), io_reason)
 }
 
-/// Replaces what resolvers and TLS libraries say by what it means; other text stays as it is.
+/// Replaces messages of resolvers and TLS libraries by their meaning; other text stays as it is.
 fn simplify(text: &str) -> String {
     if text.contains("lookup address") || text.contains("dns error") {
         return "there is no host of this name".to_owned();
@@ -62,7 +61,7 @@ fn simplify(text: &str) -> String {
     strip_os_error(text)
 }
 
-/// The text without `(os error N)`, and with a small letter in front unless it begins with an abbreviation.
+/// Removes `(os error N)`, and makes the first letter lower case unless the text starts with an abbreviation.
 fn strip_os_error(text: &str) -> String {
     let text = text.split_once(" (os error ").map_or(text, |(before, _)| before);
     let mut letters = text.chars();
@@ -83,8 +82,8 @@ mod tests {
     struct Outer(#[source] io::Error);
 
     #[test]
-    fn system_errors_have_no_numbers() {
-        for (errno, words) in [
+    fn system_errors_are_shown_without_numbers() {
+        for (errno, text) in [
             (2, "no such file or directory"),
             (13, "permission denied"),
             (21, "is a directory"),
@@ -95,15 +94,15 @@ mod tests {
             (104, "the connection was broken off"),
             (111, "connection refused: nothing listens there"),
         ] {
-            assert_eq!(io_reason(&io::Error::from_raw_os_error(errno)), words);
+            assert_eq!(io_reason(&io::Error::from_raw_os_error(errno)), text);
             let error = Outer(io::Error::from_raw_os_error(errno));
-            assert_eq!(chain(&error), format!("cannot write a.mp4: {words}"));
-            assert_eq!(root_cause(&error), words);
+            assert_eq!(chain(&error), format!("cannot write a.mp4: {text}"));
+            assert_eq!(root_cause(&error), text);
         }
     }
 
     #[test]
-    fn an_error_with_a_text_of_its_own_keeps_it() {
+    fn a_custom_message_is_kept() {
         let own = io::Error::new(io::ErrorKind::TimedOut, "the disk is asleep");
         assert_eq!(io_reason(&own), "the disk is asleep");
         assert_eq!(io_reason(&io::Error::from(io::ErrorKind::PermissionDenied)), "permission denied");
@@ -112,7 +111,7 @@ mod tests {
 
     #[test]
     fn library_errors_become_plain_text() {
-        for (said, meaning) in [
+        for (message, meaning) in [
             (
                 "failed to lookup address information: Name or service not known",
                 "there is no host of this name",
@@ -122,7 +121,7 @@ mod tests {
             ("invalid peer certificate: BadSignature", "its certificate is not trusted"),
             ("it closed the connection", "it closed the connection"),
         ] {
-            assert_eq!(root_cause(&io::Error::other(said)), meaning);
+            assert_eq!(root_cause(&io::Error::other(message)), meaning);
         }
     }
 }

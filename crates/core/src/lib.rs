@@ -1,10 +1,12 @@
-//! The words of Pagecast as types: what a cast is asked to do, and what flows through it.
+//! Shared types and decisions of Pagecast: the description of a cast, its media units, and its state
+//! machines.
 //!
-//! The media path is `page → Tick(Frame) / Samples → encode → Packet → sink`; every crate speaks these types.
-//! [`spec`] describes a cast and is the one place where its values are checked.
+//! The media path is `page → Tick(Frame) / Samples → encode → Packet → sink`; every crate uses these types.
+//! [`spec`] describes a cast and is the only place where its values are validated.
 //!
-//! Deliberately absent: IO, clocks, threads, libav, and anything a vendor calls by another name.
+//! Deliberately absent: IO, clocks, threads, libav, and the vocabulary of the vendors' APIs.
 
+pub mod backoff;
 pub mod cast;
 pub mod connection;
 pub mod error_text;
@@ -18,15 +20,15 @@ pub use time::{Fps, HostTime, MediaTime};
 
 use std::sync::Arc;
 
-/// Sample rate of every [`Samples`], in Hz.
+/// Sample rate of all [`Samples`], in Hz.
 pub const SAMPLE_RATE: u32 = 48_000;
-/// Channels of every [`Samples`]: left, right.
+/// Number of channels of all [`Samples`]: left, right.
 pub const CHANNELS: usize = 2;
 
-/// A run of sound: interleaved left/right float samples at 48 kHz, nominal range −1.0 to 1.0.
+/// A block of audio: interleaved left/right float samples at 48 kHz, nominal range −1.0 to 1.0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Samples {
-    /// Index of the first sample pair since the cast's first frame; runs are contiguous.
+    /// Index of the first sample pair, counted from the cast's first frame; blocks are contiguous.
     pub start: u64,
     /// `2 * n` values: left, right, left, right …
     pub pcm: Arc<[f32]>,
@@ -39,19 +41,19 @@ impl Samples {
         self.pcm.len() / CHANNELS
     }
 
-    /// Whether the run holds no sample.
+    /// Whether the block holds no sample.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pcm.is_empty()
     }
 }
 
-/// Which elementary stream a [`PacketBytes`] belongs to.
+/// Elementary stream that a [`Packet`] belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Track {
-    /// The picture.
+    /// The video stream.
     Video,
-    /// The sound.
+    /// The audio stream.
     Audio,
 }
 
@@ -59,15 +61,15 @@ pub enum Track {
 /// packet.
 #[derive(Debug, Clone)]
 pub struct Packet {
-    /// The stream it belongs to.
+    /// Stream that the packet belongs to.
     pub track: Track,
     /// The encoded bytes.
     pub data: Arc<[u8]>,
-    /// When it is shown or heard.
+    /// Presentation time.
     pub pts: MediaTime,
-    /// When it is decoded; never after `pts`, never going back within a track.
+    /// Decoding time: never after `pts`, and never decreasing within a track.
     pub dts: MediaTime,
-    /// How long it lasts if nothing follows.
+    /// Duration of the packet if no other follows.
     pub duration: MediaTime,
     /// Whether decoding can start here.
     pub keyframe: bool,

@@ -1,16 +1,16 @@
-//! Pictures and what changed in them.
+//! Pictures, and the tiles of them that changed.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::time::MediaTime;
 
-/// Width of a tile in pixels.
+/// Width of a tile, in pixels.
 pub const TILE_WIDTH: u32 = 64;
-/// Height of a tile in pixels. Even, so that a tile converts to 4:2:0 on its own.
+/// Height of a tile, in pixels. Even, so that each tile can be converted to 4:2:0 independently.
 pub const TILE_HEIGHT: u32 = 16;
 
-/// A BGRX picture: rows top to bottom, no padding, four bytes a pixel in the order blue, green, red, unused.
+/// A BGRX picture: rows from top to bottom without padding, four bytes per pixel (blue, green, red, unused).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
     width: u32,
@@ -19,14 +19,14 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// A white picture, as a page is before it draws.
+    /// Creates a white picture, which is what a page shows before it draws.
     #[must_use]
     pub fn new(width: u32, height: u32) -> Self {
         Self { width, height, bgrx: vec![0xff; width as usize * height as usize * 4] }
     }
 
-    /// Whether every pixel is white, exactly: pictures come from the page without loss, so one pixel of any other colour is
-    /// something to see.
+    /// Whether every pixel is exactly white. Pictures come from the browser without loss, so a single pixel
+    /// of another colour is content.
     #[must_use]
     pub fn is_white(&self) -> bool {
         self.bgrx.as_chunks().0.iter().all(|[b, g, r, _]| b & g & r == 0xff)
@@ -44,19 +44,19 @@ impl Picture {
         self.height
     }
 
-    /// Bytes from one row to the next.
+    /// Length of a row, in bytes.
     #[must_use]
     pub fn stride(&self) -> usize {
         self.width as usize * 4
     }
 
-    /// All rows: `stride() * height()` bytes.
+    /// The pixels of all rows: `stride() * height()` bytes.
     #[must_use]
     pub fn bgrx(&self) -> &[u8] {
         &self.bgrx
     }
 
-    /// All rows, to draw into.
+    /// The pixels of all rows, for drawing.
     #[must_use]
     pub fn bgrx_mut(&mut self) -> &mut [u8] {
         &mut self.bgrx
@@ -69,7 +69,8 @@ impl fmt::Debug for Picture {
     }
 }
 
-/// A set of tiles of a picture: where it changed. Tiles are [`TILE_WIDTH`] x [`TILE_HEIGHT`], cut at the right and bottom edge.
+/// A set of tiles of a picture, used for its damage. Tiles are [`TILE_WIDTH`] x [`TILE_HEIGHT`] pixels,
+/// clipped at the right and bottom edges.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tiles {
     columns: u32,
@@ -79,14 +80,14 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// No tile of a `width` x `height` picture.
+    /// The empty set of tiles of a `width` x `height` picture.
     #[must_use]
     pub fn none(width: u32, height: u32) -> Self {
         let (columns, rows) = (width.div_ceil(TILE_WIDTH), height.div_ceil(TILE_HEIGHT));
         Self { columns, rows, set: vec![false; columns as usize * rows as usize], count: 0 }
     }
 
-    /// Every tile of a `width` x `height` picture.
+    /// The set of all tiles of a `width` x `height` picture.
     #[must_use]
     pub fn all(width: u32, height: u32) -> Self {
         let mut tiles = Self::none(width, height);
@@ -95,13 +96,13 @@ impl Tiles {
         tiles
     }
 
-    /// Tiles from left to right.
+    /// Number of tiles per row.
     #[must_use]
     pub fn columns(&self) -> u32 {
         self.columns
     }
 
-    /// Tiles from top to bottom.
+    /// Number of rows of tiles.
     #[must_use]
     pub fn rows(&self) -> u32 {
         self.rows
@@ -119,13 +120,13 @@ impl Tiles {
         self.count == 0
     }
 
-    /// Whether the tile is in the set; tiles outside of the picture are not.
+    /// Whether the tile is in the set; tiles outside the picture never are.
     #[must_use]
     pub fn contains(&self, column: u32, row: u32) -> bool {
         column < self.columns && row < self.rows && self.set[self.index(column, row)]
     }
 
-    /// Adds a tile.
+    /// Adds a tile to the set.
     ///
     /// # Panics
     /// If the tile is outside of the picture.
@@ -135,7 +136,7 @@ impl Tiles {
         self.count += u32::from(!std::mem::replace(&mut self.set[i], true));
     }
 
-    /// Adds every tile of `other`.
+    /// Adds all tiles of `other` to the set.
     ///
     /// # Panics
     /// If the two belong to pictures of different sizes.
@@ -154,13 +155,14 @@ impl Tiles {
         self.count = u32::try_from(self.set.iter().filter(|t| **t).count()).unwrap_or(u32::MAX);
     }
 
-    /// Removes every tile.
+    /// Removes all tiles from the set.
     pub fn clear(&mut self) {
         self.set.fill(false);
         self.count = 0;
     }
 
-    /// Runs of neighbouring tiles within a row, as `(row, first column, column after the last)`, top to bottom.
+    /// Runs of adjacent tiles within a row, as `(row, first column, column after the last)`, from top to
+    /// bottom.
     pub fn runs(&self) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
         (0..self.rows).flat_map(move |row| {
             let mut column = 0;
@@ -184,24 +186,24 @@ impl fmt::Debug for Tiles {
     }
 }
 
-/// One picture of the page, immutable and shared.
+/// A picture of the page, immutable and shared.
 #[derive(Debug, Clone)]
 pub struct Frame {
     /// The whole picture.
     pub picture: Arc<Picture>,
-    /// Where it differs from the frame before it; everywhere in the first one.
+    /// Tiles that differ from the previous frame; all tiles in the first frame.
     pub damage: Tiles,
 }
 
-/// One beat of the display. Every tick since the first frame is told exactly once, in order, changed or not,
-/// except those the receiver was too slow to take.
+/// One tick of the display. Each tick since the first frame is emitted exactly once and in order, whether the
+/// picture changed or not, except ticks that were dropped because the receiver was too slow.
 #[derive(Debug, Clone)]
 pub struct Tick {
-    /// Number of the tick; the first frame is tick 0.
+    /// Index of the tick; the first frame is tick 0.
     pub index: i64,
-    /// When the picture is shown.
+    /// Presentation time of the picture.
     pub pts: MediaTime,
-    /// What changed, or nothing.
+    /// The new picture; `None` if nothing changed.
     pub frame: Option<Frame>,
 }
 

@@ -1,4 +1,4 @@
-//! What a cast is asked to do. Every value is checked here and nowhere else.
+//! Description of a cast. Every value is validated here and nowhere else.
 
 mod context;
 mod health;
@@ -43,58 +43,57 @@ pub use storage::{
 };
 pub use tls::{CaBundle, MAX_CA_CERTIFICATES, MAX_CA_LEN, Tls};
 
-/// Smallest and largest cap on the video bitrate, in kbit/s.
+/// Range of the cap on the video bitrate, in kbit/s.
 pub const BITRATE_KBPS_RANGE: std::ops::RangeInclusive<u32> = 50..=100_000;
-/// Longest recording.
+/// Longest duration of a cast that is set in advance: 24 hours.
 pub const MAX_DURATION: Duration = Duration::from_secs(86_400);
 
-/// A cast: one page, and what becomes of it.
+/// Description of a cast: one page, its outputs, and its limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CastSpec {
-    /// The page.
+    /// Page to open, and the display to show it on.
     pub source: Source,
-    /// Cap on the video bitrate in kbit/s; `None` takes [`default_bitrate_kbps`].
+    /// Cap on the video bitrate, in kbit/s; `None` means [`default_bitrate_kbps`].
     #[serde(default)]
     pub bitrate_kbps: Option<u32>,
-    /// The cast ends when it has been live for so long. `None`: when somebody ends it.
+    /// Duration after which the cast ends, counted from going live; `None` means until it is stopped.
     #[serde(default)]
     pub duration: Option<Duration>,
-    /// What is recorded.
+    /// Recording of the cast, if any.
     #[serde(default)]
     pub recording: Option<Recording>,
-    /// Servers that the stream is sent to, at most [`MAX_PUSHES`].
+    /// Servers that the stream is pushed to, at most [`MAX_PUSHES`].
     #[serde(default)]
     pub pushes: Vec<Push>,
-    /// The room that the page is published in.
+    /// Room that the page is published in, if any.
     #[serde(default)]
     pub room: Option<Room>,
-    /// A folder for pictures and last words of a page in trouble, made when it is needed.
+    /// Folder for evidence of health faults (screenshots and console messages), created when needed.
     #[serde(default)]
     pub evidence: Option<PathBuf>,
-    /// When the page may be shown.
+    /// Conditions for showing the page.
     #[serde(default)]
     pub readiness: Readiness,
-    /// How the page is watched.
+    /// Health checks of the page.
     #[serde(default)]
     pub checks: HealthChecks,
-    /// What the cast may use.
+    /// Limits of the cast's time and resources.
     #[serde(default)]
     pub limits: Limits,
-    /// What the page may reach, and its pushes may be sent to.
+    /// Network policy for the page and the pushes.
     #[serde(default)]
     pub network: NetworkPolicy,
-    /// Whether pushes may be sent anywhere, whatever the network is: they were named by whose machine this
-    /// is.
+    /// Whether the network policy does not apply to pushes, because the owner of the machine named them.
     #[serde(default)]
     pub pushes_anywhere: bool,
-    /// Whether an earlier process has shown the page: then the running time goes on from the start of this
-    /// one.
+    /// Whether an earlier process has shown the page; the running time then continues from the start of this
+    /// process.
     #[serde(default)]
     pub resumed: bool,
 }
 
 impl CastSpec {
-    /// A cast of this page that goes nowhere yet, with the usual care.
+    /// Creates a cast of this page without outputs, with default checks and limits.
     #[must_use]
     pub fn new(source: Source) -> Self {
         Self {
@@ -114,10 +113,10 @@ impl CastSpec {
         }
     }
 
-    /// Checks every value that the types leave open.
+    /// Validates every value that the types do not restrict.
     ///
     /// # Errors
-    /// The first value that is out of range.
+    /// The first invalid value.
     pub fn validate(&self) -> Result<(), SpecError> {
         self.source.validate()?;
         if let Some(kbps) = self.bitrate_kbps
@@ -141,7 +140,7 @@ impl CastSpec {
         self.limits.validate()
     }
 
-    /// Whether a browser that was made ready for this cast will do for that one.
+    /// Whether a browser that was warmed for this cast can be used for `other`.
     #[must_use]
     pub fn is_compatible_with(&self, other: &Self) -> bool {
         self.source.is_compatible_with(&other.source)
@@ -151,15 +150,15 @@ impl CastSpec {
             && self.network == other.network
     }
 
-    /// The cap on the video bitrate, in bit/s.
+    /// Cap on the video bitrate, in bit/s.
     #[must_use]
     pub fn bitrate_bps(&self) -> u32 {
         1000 * self.bitrate_kbps.unwrap_or_else(|| default_bitrate_kbps(self.source.size, self.source.fps))
     }
 }
 
-/// A cap that a busy page of this size reaches without visible loss: 6 Mbit/s at 1280x720 and 30 fps, growing
-/// with the square root of the frame rate and slower than the area.
+/// Default cap on the video bitrate, in kbit/s, at which a busy page shows no visible loss: 6 Mbit/s for
+/// 1280x720 at 30 fps, growing with the square root of the frame rate and more slowly than the area.
 #[must_use]
 pub fn default_bitrate_kbps(size: Size, fps: Fps) -> u32 {
     let area = f64::from(size.width() * size.height()) / f64::from(1280 * 720);
@@ -168,125 +167,130 @@ pub fn default_bitrate_kbps(size: Size, fps: Fps) -> u32 {
     (kbps as u32).clamp(300, *BITRATE_KBPS_RANGE.end())
 }
 
-/// Why a [`CastSpec`] is refused.
+/// Reason why a [`CastSpec`] is invalid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
-    /// Not an absolute URL.
+    /// The page address is not an absolute URL.
     #[error("the page address is not a URL{hint}")]
     UrlSyntax {
-        /// What to write instead.
+        /// Suggestion of a valid address, as the end of the message.
         hint: String,
-        /// What the parser found.
+        /// The parser's error.
         #[source]
         source: url::ParseError,
     },
-    /// Neither http nor https.
+    /// The scheme of the page address is neither http nor https.
     #[error("cannot open a {0}: address, only http: and https: pages can be cast")]
     UrlScheme(String),
-    /// Longer than [`MAX_URL_LEN`].
+    /// The page address is longer than [`MAX_URL_LEN`].
     #[error("the page address has {0} characters, at most {MAX_URL_LEN} are allowed")]
     UrlLength(usize),
-    /// Odd or out of range.
+    /// The picture size is odd or out of range.
     #[error(
-        "cannot show a page at {width}x{height}: width and height must be even, at least {MIN_SIDE}, and at most 3840x2160 or 2160x3840"
+        "cannot show a page at {width}x{height}: width and height must be even, at least {MIN_SIDE}, and at \
+        most 3840x2160 or 2160x3840"
     )]
     Size {
-        /// Asked width in pixels.
+        /// Requested width, in pixels.
         width: u32,
-        /// Asked height in pixels.
+        /// Requested height, in pixels.
         height: u32,
     },
-    /// Not a whole number of frames within [`Fps::OUT_OF_RANGE`].
+    /// The frame rate is outside [`Fps::RANGE`].
     #[error("cannot show a page at {0} frames per second: 1 to 60 are possible")]
     Fps(u32),
-    /// Outside of [`SCALE_FACTOR_RANGE`].
+    /// The scale factor is outside [`SCALE_FACTOR_RANGE`].
     #[error("cannot use the scale factor {0}: 0.25 to 8 are possible")]
     ScaleFactor(f64),
-    /// Outside of [`BITRATE_KBPS_RANGE`].
+    /// The bitrate is outside [`BITRATE_KBPS_RANGE`].
     #[error("cannot use a bitrate of {0} kbit/s: 50 to 100000 are possible")]
     Bitrate(u32),
-    /// Shorter than a frame or longer than [`MAX_DURATION`].
+    /// The duration is shorter than a frame or longer than [`MAX_DURATION`].
     #[error("cannot record for {} s: one frame to 24 hours are possible", .0.as_secs_f64())]
     Duration(Duration),
-    /// Not text: it could not be told to the process that writes it.
+    /// The path is not UTF-8, so that it cannot be sent to the cast's process as JSON.
     #[error("cannot write to {}: its name must be UTF-8 text", .0.display())]
     Path(PathBuf),
-    /// Not a name of files.
+    /// The name of the recording is not usable in file names.
     #[error(
-        "cannot call a recording {0:?}: 1 to 128 of the letters a to z and A to Z, digits, and . _ - are possible, no dot in front"
+        "cannot call a recording {0:?}: 1 to 128 of the letters a to z and A to Z, digits, and . _ - are \
+        possible, no dot in front"
     )]
     RecordingName(String),
-    /// Playlists and segments are many files.
+    /// HLS, which consists of many files, cannot go to a single file.
     #[error("cannot put HLS into one file: name a folder or a bucket")]
     HlsToFile,
-    /// A file and video on demand hold other things than a bucket.
+    /// A backup is named for, or is, a single file or video on demand, which hold other files than a bucket.
     #[error(
-        "cannot name a backup for a file or for video on demand: backups are folders and buckets, for folders and buckets"
+        "cannot name a backup for a file or for video on demand: backups are folders and buckets, for \
+        folders and buckets"
     )]
     Backup,
-    /// Video on demand holds nothing else.
+    /// Video on demand stores media files only.
     #[error("cannot store thumbnails or a list of files in video on demand")]
     VodMediaOnly,
-    /// There is nothing to be seen.
+    /// Thumbnails are requested for an audio-only recording.
     #[error("cannot take thumbnails of sound alone")]
     ThumbnailsWithoutVideo,
-    /// A recording cannot be kept there.
+    /// The storage of a recording is invalid.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// A time out of range.
-    #[error("cannot use {} s as {field}: {} to {} s are possible", .value.as_secs_f64(), .low.as_secs(), .high.as_secs())]
+    /// A duration is out of range.
+    #[error("cannot use {} s as {field}: {} to {} s are possible", .value.as_secs_f64(), .low.as_secs(),
+        .high.as_secs())]
     DurationOutOfRange {
-        /// Which.
+        /// Name of the value.
         field: Field,
-        /// What was asked for.
+        /// Requested value.
         value: Duration,
-        /// The least.
+        /// Smallest allowed value.
         low: Duration,
-        /// The most.
+        /// Largest allowed value.
         high: Duration,
     },
-    /// A number out of range.
+    /// A number is out of range.
     #[error("cannot use {value} as {field}: {low} to {high} are possible")]
     NumberOutOfRange {
-        /// Which.
+        /// Name of the value.
         field: Field,
-        /// What was asked for.
+        /// Requested value.
         value: u64,
-        /// The least.
+        /// Smallest allowed value.
         low: u64,
-        /// The most.
+        /// Largest allowed value.
         high: u64,
     },
-    /// Something for the page that cannot be given to it.
+    /// A value of the browser context is invalid.
     #[error("cannot use this {what}: {why}")]
     Context {
-        /// Which.
+        /// Name of the value.
         what: &'static str,
-        /// What is wrong with it.
+        /// Reason why it is invalid.
         why: &'static str,
     },
-    /// Not the address of a server that takes a stream; without the address, which is a secret.
+    /// The address of a push is invalid. The message omits the address, which contains a secret.
     #[error("cannot push to this address: {0}")]
     Push(&'static str),
-    /// Not something that a page can be published in, or with.
+    /// A value of the room is invalid.
     #[error("cannot use {what}: {why}")]
     Room {
-        /// Which value.
+        /// Name of the value.
         what: &'static str,
-        /// What is wrong with it.
+        /// Reason why it is invalid.
         why: &'static str,
     },
-    /// Not a [`NetworkRule`].
+    /// The text is not a [`NetworkRule`].
     #[error(
-        "cannot read {0:?} as a network rule: write an address, a network like 10.0.0.0/8, a name, *.name or *, each with :PORT if you like"
+        "cannot read {0:?} as a network rule: write an address, a network like 10.0.0.0/8, a name, *.name \
+        or *, each optionally with :PORT"
     )]
     NetworkRule(String),
 }
 
-/// A value of a [`CastSpec`] that has a range.
+/// A value of a [`CastSpec`] that has a range; its `Display` names it in error messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "they are shown by the words below")]
+#[expect(missing_docs, reason = "their Display below describes them")]
 pub enum Field {
     ReadyTimeout,
     FreezeCheck,
@@ -307,7 +311,7 @@ pub enum Field {
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::ReadyTimeout => "time to wait for the page's call",
+            Self::ReadyTimeout => "timeout for the page's ready call",
             Self::FreezeCheck => "interval of the freeze check",
             Self::BlankCheck => "interval of the blank check",
             Self::CrashCheck => "interval of the crash check",
@@ -319,8 +323,8 @@ impl fmt::Display for Field {
             Self::Segment => "length of a segment",
             Self::Split => "length of a file",
             Self::Thumbnails => "time between thumbnails",
-            Self::UploadTimeout => "time to wait for storage",
-            Self::Spool => "bytes of the spool",
+            Self::UploadTimeout => "upload timeout",
+            Self::Spool => "size of the spool in bytes",
         })
     }
 }
@@ -368,8 +372,8 @@ mod tests {
             ("/home/me/x.html", ", write one like https://"),
             ("", ", write one like https://"),
         ] {
-            let said = SourceUrl::parse(text).unwrap_err().to_string();
-            assert!(said.contains(hint) && !said.contains("http:///"), "{text}: {said}");
+            let message = SourceUrl::parse(text).unwrap_err().to_string();
+            assert!(message.contains(hint) && !message.contains("http:///"), "{text}: {message}");
         }
         assert_eq!(
             SourceUrl::parse("a.example").unwrap_err().to_string(),
@@ -387,12 +391,12 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_range_are_named() {
+    fn errors_name_the_value_and_its_range() {
         let mut spec = CastSpec::new(Source::new(SourceUrl::parse("http://a.example").unwrap()));
         spec.recording = Some(Recording::new("a", Storage::File("a.mp4".into()), "a.spool".into()));
         assert_eq!(spec.validate(), Ok(()));
         assert_eq!(spec.bitrate_bps(), 6_000_000);
-        let refused = |change: &dyn Fn(&mut CastSpec)| {
+        let error = |change: &dyn Fn(&mut CastSpec)| {
             let mut bad = spec.clone();
             change(&mut bad);
             bad.validate().unwrap_err().to_string()
@@ -402,54 +406,54 @@ mod tests {
         }
         let secs = Duration::from_secs;
         let some = |s| Some(secs(s));
-        for (said, words) in [
-            (refused(&|s| s.source.scale_factor = f64::NAN), "scale factor NaN"),
-            (refused(&|s| s.bitrate_kbps = Some(1)), "bitrate of 1 kbit/s"),
-            (refused(&|s| s.duration = Some(Duration::ZERO)), "record for 0 s"),
+        for (message, part) in [
+            (error(&|s| s.source.scale_factor = f64::NAN), "scale factor NaN"),
+            (error(&|s| s.bitrate_kbps = Some(1)), "bitrate of 1 kbit/s"),
+            (error(&|s| s.duration = Some(Duration::ZERO)), "record for 0 s"),
             (
-                refused(&|s| s.readiness.timeout = secs(61)),
-                "61 s as time to wait for the page's call: 0 to 60 s",
+                error(&|s| s.readiness.timeout = secs(61)),
+                "61 s as timeout for the page's ready call: 0 to 60 s",
             ),
-            (refused(&|s| s.checks.freeze = some(1)), "1 s as interval of the freeze check: 2 to 30 s"),
-            (refused(&|s| s.checks.blank = some(31)), "31 s as interval of the blank check: 2 to 30 s"),
-            (refused(&|s| s.checks.crash = some(31)), "31 s as interval of the crash check: 1 to 30 s"),
-            (refused(&|s| s.limits.max_time = secs(9)), "9 s as maximum running time: 10 to 86400 s"),
-            (refused(&|s| s.limits.attempts = 0), "0 as number of attempts: 1 to 10"),
-            (refused(&|s| s.limits.memory_bytes = 1), "1 as memory"),
-            (refused(&|s| s.limits.disk_bytes = 1), "1 as disk space of the browser in bytes: 268435456 to"),
-            (refused(&|s| s.limits.cpu_weight = 0), "0 as CPU weight"),
-            (refused(&recording(&|r| r.name = "../a".into())), "call a recording"),
-            (refused(&recording(&|r| r.name = ".a".into())), "call a recording"),
-            (refused(&recording(&|r| r.name = "a".repeat(129))), "call a recording"),
-            (refused(&recording(&|r| r.format = Format::Both)), "one file"),
-            (refused(&recording(&|r| r.backup = Some(Storage::Folder("b".into())))), "backup"),
+            (error(&|s| s.checks.freeze = some(1)), "1 s as interval of the freeze check: 2 to 30 s"),
+            (error(&|s| s.checks.blank = some(31)), "31 s as interval of the blank check: 2 to 30 s"),
+            (error(&|s| s.checks.crash = some(31)), "31 s as interval of the crash check: 1 to 30 s"),
+            (error(&|s| s.limits.max_time = secs(9)), "9 s as maximum running time: 10 to 86400 s"),
+            (error(&|s| s.limits.attempts = 0), "0 as number of attempts: 1 to 10"),
+            (error(&|s| s.limits.memory_bytes = 1), "1 as memory"),
+            (error(&|s| s.limits.disk_bytes = 1), "1 as disk space of the browser in bytes: 268435456 to"),
+            (error(&|s| s.limits.cpu_weight = 0), "0 as CPU weight"),
+            (error(&recording(&|r| r.name = "../a".into())), "call a recording"),
+            (error(&recording(&|r| r.name = ".a".into())), "call a recording"),
+            (error(&recording(&|r| r.name = "a".repeat(129))), "call a recording"),
+            (error(&recording(&|r| r.format = Format::Both)), "one file"),
+            (error(&recording(&|r| r.backup = Some(Storage::Folder("b".into())))), "backup"),
             (
-                refused(&recording(&|r| (r.to, r.manifest) = (Storage::TencentVod(Vod::default()), true))),
+                error(&recording(&|r| (r.to, r.manifest) = (Storage::TencentVod(Vod::default()), true))),
                 "in video on demand",
             ),
-            (refused(&recording(&|r| (r.audio_only, r.thumbnails) = (true, some(5)))), "sound alone"),
-            (refused(&recording(&|r| r.segment = secs(61))), "61 s as length of a segment: 1 to 60 s"),
-            (refused(&recording(&|r| r.split = secs(0))), "0 s as length of a file: 5 to 86400 s"),
-            (refused(&recording(&|r| r.thumbnails = some(3601))), "3601 s as time between thumbnails"),
-            (refused(&recording(&|r| r.upload_timeout = secs(90_000))), "time to wait for storage"),
-            (refused(&recording(&|r| r.spool_limit_bytes = 1)), "1 as bytes of the spool"),
-            (refused(&|s| s.readiness.selector = Some(String::new())), "selector"),
+            (error(&recording(&|r| (r.audio_only, r.thumbnails) = (true, some(5)))), "sound alone"),
+            (error(&recording(&|r| r.segment = secs(61))), "61 s as length of a segment: 1 to 60 s"),
+            (error(&recording(&|r| r.split = secs(0))), "0 s as length of a file: 5 to 86400 s"),
+            (error(&recording(&|r| r.thumbnails = some(3601))), "3601 s as time between thumbnails"),
+            (error(&recording(&|r| r.upload_timeout = secs(90_000))), "upload timeout"),
+            (error(&recording(&|r| r.spool_limit_bytes = 1)), "1 as size of the spool in bytes"),
+            (error(&|s| s.readiness.selector = Some(String::new())), "selector"),
         ] {
-            assert!(said.contains(words), "{said}");
+            assert!(message.contains(part), "{message}");
         }
-        let other = |change: &dyn Fn(&mut CastSpec)| {
+        let compatible = |change: &dyn Fn(&mut CastSpec)| {
             let mut other = spec.clone();
             change(&mut other);
             spec.is_compatible_with(&other)
         };
-        assert!(other(&|s| s.source.url = SourceUrl::parse("http://b.example/c").unwrap()));
-        assert!(other(&|s| s.recording = None) && !other(&|s| s.network.udp = true));
-        assert!(!other(&|s| s.limits.disk_bytes *= 2), "its browser has its quota from the start");
+        assert!(compatible(&|s| s.source.url = SourceUrl::parse("http://b.example/c").unwrap()));
+        assert!(compatible(&|s| s.recording = None) && !compatible(&|s| s.network.udp = true));
+        assert!(!compatible(&|s| s.limits.disk_bytes *= 2), "a browser gets its disk quota when it starts");
         assert!(
-            !other(&|s| s.source.fps = Fps::new(29).unwrap())
-                && !other(&|s| s.readiness.signal = ReadySignal::Webcast)
+            !compatible(&|s| s.source.fps = Fps::new(29).unwrap())
+                && !compatible(&|s| s.readiness.signal = ReadySignal::Webcast)
         );
         let same: CastSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
-        assert_eq!(same, spec, "it survives the way to the process that runs it");
+        assert_eq!(same, spec, "it survives serialization");
     }
 }

@@ -1,4 +1,5 @@
-//! One time base: nanoseconds, on the host's monotonic clock ([`HostTime`]) or since the first frame ([`MediaTime`]).
+//! Time in nanoseconds: on the host's monotonic clock ([`HostTime`]), or since the cast's first frame
+//! ([`MediaTime`]).
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -10,7 +11,7 @@ use crate::spec::SpecError;
 
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
-/// A moment on the host's monotonic clock, in nanoseconds.
+/// A point in time on the host's monotonic clock, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostTime(pub i64);
 
@@ -22,30 +23,33 @@ impl Add<Duration> for HostTime {
 }
 
 impl HostTime {
-    /// Time from `earlier` to here; zero if `earlier` is later.
+    /// Duration from `earlier` to this time; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
-/// A moment of the cast, in nanoseconds since its first frame; negative only for encoder priming.
+/// A point in a cast's media timeline, in nanoseconds since its first frame; negative only for encoder
+/// priming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MediaTime(pub i64);
 
 impl MediaTime {
-    /// The first frame.
+    /// Time of the first frame.
     pub const ZERO: Self = Self(0);
 
-    /// The moment of unit `index` of a stream that has `per_second` units a second, rounded to the nearest nanosecond.
+    /// Time of unit `index` of a stream with `per_second` units per second, rounded to the nearest
+    /// nanosecond.
     #[must_use]
     pub fn from_index(index: i64, per_second: u32) -> Self {
         let (n, d) = (i128::from(index) * NANOS_PER_SECOND, i128::from(per_second));
         Self(saturating_i64((2 * n + d).div_euclid(2 * d)))
     }
 
-    /// The nearest unit of a stream that has `per_second` units a second. Inverse of [`MediaTime::from_index`].
+    /// Index of the nearest unit of a stream with `per_second` units per second. Inverse of
+    /// [`MediaTime::from_index`].
     #[must_use]
     pub fn to_index(self, per_second: u32) -> i64 {
         saturating_i64(
@@ -54,13 +58,13 @@ impl MediaTime {
         )
     }
 
-    /// Milliseconds, rounded down.
+    /// The time in milliseconds, rounded down.
     #[must_use]
     pub fn as_millis(self) -> i64 {
         self.0.div_euclid(1_000_000)
     }
 
-    /// Seconds.
+    /// The time in seconds.
     #[must_use]
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / 1e9
@@ -94,7 +98,7 @@ impl fmt::Display for MediaTime {
     }
 }
 
-/// Frames per second, 1 to 60: the rate of the display, and so of every output.
+/// Frame rate in frames per second, 1 to 60: the rate of the display, and therefore of every output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Fps(u32);
@@ -119,31 +123,32 @@ impl Fps {
     /// 30 frames per second.
     pub const DEFAULT: Self = Self(30);
 
-    /// `None` outside of [`Fps::OUT_OF_RANGE`].
+    /// Creates a frame rate; `None` outside of [`Fps::RANGE`].
     #[must_use]
     pub fn new(per_second: u32) -> Option<Self> {
         Self::RANGE.contains(&per_second).then_some(Self(per_second))
     }
 
-    /// Frames per second.
+    /// The rate in frames per second.
     #[must_use]
     pub fn get(self) -> u32 {
         self.0
     }
 
-    /// Time between two frames, rounded to the nearest nanosecond.
+    /// Duration of a frame, rounded up to a whole nanosecond.
     #[must_use]
     pub fn interval(self) -> Duration {
         Duration::from_nanos(u64::from(1_000_000_000_u32.div_ceil(self.0)))
     }
 
-    /// When frame `index` is shown; exact over any length, errors do not add up.
+    /// Time at which frame `index` is shown, computed by multiplication so that rounding errors do not
+    /// accumulate.
     #[must_use]
     pub fn time_of(self, index: i64) -> MediaTime {
         MediaTime::from_index(index, self.0)
     }
 
-    /// The last frame shown at or before `t`.
+    /// Index of the last frame shown at or before `t`.
     #[must_use]
     pub fn index_at(self, t: MediaTime) -> i64 {
         let near = t.to_index(self.0);

@@ -1,4 +1,4 @@
-//! A cast as the fleet knows it.
+//! Casts as the fleet stores them.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,27 +10,27 @@ use serde_json::Value;
 
 use crate::{UnixMs, WorkerId};
 
-/// Names a cast among all casts ever: 12 hex digits of its time in milliseconds and 20 of chance, so that
-/// later ones sort behind earlier ones. Fit for file names and addresses.
+/// Unique id of a cast: 12 hex digits of its creation time in milliseconds and 20 random ones, so that ids
+/// sort by time. It can be used in file names and URLs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CastId(String);
 
-/// Not a [`CastId`].
+/// A text is not a [`CastId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not the id of a cast: 32 hex digits are")]
+#[error("a cast id must have 32 lower-case hex digits")]
 pub struct ParseCastIdError;
 
 impl CastId {
-    /// The id of a cast made now, with this chance.
+    /// Creates an id from the current time and random bytes.
     #[must_use]
-    pub fn new(now: UnixMs, chance: [u8; 10]) -> Self {
+    pub fn new(now: UnixMs, random: [u8; 10]) -> Self {
         let mut text = format!("{:012x}", now.max(0) & 0xffff_ffff_ffff);
-        chance.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
+        random.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
         Self(text)
     }
 
-    /// Reads what [`Self::as_str`] shows.
+    /// Parses an id from the form that [`Self::as_str`] returns.
     ///
     /// # Errors
     /// [`ParseCastIdError`].
@@ -43,7 +43,7 @@ impl CastId {
         }
     }
 
-    /// As text.
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -69,38 +69,38 @@ impl From<CastId> for String {
     }
 }
 
-/// What only one cast at a time may have: in whose words it was asked for, and which.
+/// Key that only one cast can hold at a time: the API and the identifier that it uses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CastKey(pub String);
 
-/// How long a cast keeps its key.
+/// How long a cast holds its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyRetention {
-    /// Until it has ended.
+    /// Until the cast has ended.
     UntilEnded,
-    /// Until then, at least, whether it has ended or not.
+    /// Until the cast has ended, but at least until this time.
     Until(UnixMs),
 }
 
-/// Where a cast stands.
+/// State of a cast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CastState {
-    /// Nobody runs it yet.
+    /// No worker has claimed the cast yet.
     Queued,
-    /// A worker has it, and the page is not in any output yet.
+    /// A worker has claimed the cast, but the page is not in any output yet.
     Starting,
-    /// The page is in its outputs.
+    /// The page is in the outputs.
     Live,
-    /// Over. Its recording may still be being stored.
+    /// The cast is over; its recording may still be uploaded.
     Ended,
 }
 
 impl CastState {
-    /// All of them.
+    /// All states in the order of a cast's life.
     pub const ALL: [Self; 4] = [Self::Queued, Self::Starting, Self::Live, Self::Ended];
 
-    /// Its word.
+    /// Stable identifier, as in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -112,142 +112,145 @@ impl CastState {
     }
 }
 
-/// Why a cast is over.
+/// End of a cast.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CastEnd {
-    /// In a word.
+    /// Reason of the end.
     pub reason: EndReason,
-    /// For people, without secrets, if there is more to say.
+    /// Explanation for users, without secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Why its page could not be loaded, if that is why.
+    /// Error of the page load, if that is the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<LoadError>,
 }
 
-/// A cast that is wanted.
+/// A cast to be created.
 #[derive(Debug, Clone)]
 pub struct NewCast {
-    /// Its id, which its outputs may be named after.
+    /// Id, which names of outputs may contain.
     pub id: CastId,
-    /// The application that wants it.
+    /// Application that owns the cast.
     pub app: String,
-    /// By which API it was asked for.
+    /// API by which the cast was requested.
     pub api: String,
-    /// What no other cast may have at the same time.
+    /// Key that no other cast may hold at the same time.
     pub key: Option<CastKey>,
-    /// For how long.
+    /// How long the cast holds the key.
     pub key_retention: KeyRetention,
-    /// As it was asked for, without the keys of storages: for the API, opaque to the fleet.
+    /// Original request without storage keys; only the API interprets it.
     pub request: Value,
-    /// What is to be done.
+    /// Description of the cast.
     pub spec: CastSpec,
-    /// How long it may wait to be begun; then it has failed.
+    /// Longest time in the queue; then the cast fails.
     pub queue_timeout: Duration,
-    /// Most casts that this application may have that have not ended, and as many again that were asked for
-    /// within the last minute and ended before anybody began them. More are [`CreateOutcome::QuotaExceeded`].
+    /// Maximum number of the application's casts that have not ended. Together with casts created within the
+    /// last minute that ended before any worker claimed them, there may be twice as many. Beyond that, the
+    /// outcome is [`CreateOutcome::QuotaExceeded`].
     pub quota: u32,
-    /// Most bytes that may be kept of this application's casts: requests, descriptions, events, delivery
-    /// logs. Its oldest casts that are over are forgotten for it; if that is not enough,
+    /// Maximum number of bytes stored for the application's casts: requests, descriptions, events and
+    /// delivery logs. Its oldest ended casts are deleted to make room; if that is not enough, the outcome is
     /// [`CreateOutcome::BytesExceeded`].
     pub max_bytes: u64,
-    /// Most casts that may be queued, of all applications. More are [`CreateOutcome::QueueFull`].
+    /// Maximum number of queued casts of all applications. Beyond it, the outcome is
+    /// [`CreateOutcome::QueueFull`].
     pub queue_limit: u32,
-    /// Whether its events go to the outbox.
+    /// Whether the cast's events are added to the outbox.
     pub notify: bool,
 }
 
-/// What became of a wish.
+/// Outcome of a request to create a cast.
 #[derive(Debug, Clone)]
 pub enum CreateOutcome {
-    /// It is queued.
+    /// The cast was created and is queued.
     New(Cast),
-    /// Another has its key: this one.
+    /// This other cast holds its key, or has its id.
     Exists(Cast),
-    /// The application has as many casts as it may have.
+    /// The application has reached its quota.
     QuotaExceeded,
-    /// As many casts are queued as may be.
+    /// The queue is full.
     QueueFull,
-    /// So many bytes are kept of the application's casts that with this one there would be too many.
+    /// The cast would exceed the application's storage limit, of which this many bytes are in use.
     BytesExceeded(u64),
 }
 
-/// A cast.
+/// A stored cast.
 #[derive(Debug, Clone)]
 pub struct Cast {
-    /// Names it.
+    /// Id of the cast.
     pub id: CastId,
-    /// The application that wants it.
+    /// Application that owns the cast.
     pub app: String,
-    /// By which API it was asked for.
+    /// API by which the cast was requested.
     pub api: String,
-    /// What no other cast may have at the same time.
+    /// Key that no other cast may hold at the same time.
     pub key: Option<CastKey>,
-    /// As it was asked for.
+    /// Original request without storage keys.
     pub request: Value,
-    /// What is to be done, without what is put into the page (style sheet, script, headers, cookies): only a
-    /// [`crate::ClaimedSignature`] has that, since it may be megabytes.
+    /// Description of the cast, without the injected data (style sheet, script, headers, cookies), which may
+    /// be megabytes: only a [`crate::Claim`] includes it.
     pub spec: CastSpec,
-    /// Where it stands.
+    /// State of the cast.
     pub state: CastState,
-    /// Why it is over, once it is.
+    /// End of the cast, once it has ended.
     pub end: Option<CastEnd>,
-    /// When it was asked for.
+    /// Time of creation.
     pub created_ms: UnixMs,
-    /// When a worker first took it.
+    /// Time of the first claim by a worker.
     pub started_ms: Option<UnixMs>,
-    /// When the page was first in its outputs.
+    /// Time at which the page was first in the outputs.
     pub live_ms: Option<UnixMs>,
-    /// When it was over.
+    /// Time of the end.
     pub ended_ms: Option<UnixMs>,
-    /// Whether somebody asked for its end.
+    /// Whether a stop was requested.
     pub stop_requested: bool,
-    /// Whether nothing is left to do for it, storing included.
+    /// Whether nothing is left to do for the cast, uploads included.
     pub closed: bool,
-    /// Who runs it, if anybody does.
+    /// Worker that owns the cast, if any.
     pub worker: Option<WorkerId>,
-    /// How often it got another owner.
+    /// Number of claims so far, which fences earlier owners.
     pub epoch: u64,
-    /// What became of it, in the worker's words, once it is closed. Not in lists and in the outbox.
+    /// The worker's summary, once the cast is closed. Lists and the outbox omit it.
     pub report: Option<Value>,
-    /// Events that are not in its history because there were more than [`crate::MAX_EVENTS`].
+    /// Number of events that were not stored because of [`crate::MAX_EVENTS`].
     pub events_dropped: u64,
 }
 
-/// What a cast is expected to take of a machine, in thousandths of what one of 1280x720 at 30 frames per
-/// second does: a part that is the same for all, and one that grows with the picture.
+/// Expected resource use of a cast, in thousandths of a cast of 1280x720 pixels at 30 frames per second: a
+/// fixed part and a part proportional to the pixel rate.
 #[must_use]
 pub fn weight(spec: &CastSpec) -> u32 {
+    // Fixed part: browser and audio cost the same for every picture size.
     const BASE: u64 = 300;
     let size = spec.source.size;
     let pixels = u64::from(size.width()) * u64::from(size.height()) * u64::from(spec.source.fps.get());
     u32::try_from(BASE + (1000 - BASE) * pixels / (1280 * 720 * 30)).unwrap_or(u32::MAX)
 }
 
-/// Which casts.
+/// Filter for a list of casts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Of this application.
+    /// Application of the casts; `None` means any.
     pub app: Option<String>,
-    /// In one of these states; any if empty.
+    /// States of the casts; empty means any.
     pub states: Vec<CastState>,
-    /// By this API.
+    /// API of the casts; `None` means any.
     pub api: Option<String>,
-    /// Asked for at this time or later.
+    /// Earliest creation time, inclusive.
     pub since_ms: Option<UnixMs>,
-    /// Asked for before this time.
+    /// Latest creation time, exclusive.
     pub before_ms: Option<UnixMs>,
-    /// Behind this one, which was the last of the page before.
+    /// Last cast of the previous page.
     pub after: Option<CastId>,
-    /// At most so many, 1 to 1000; fewer, if they are large.
+    /// Maximum number of casts, 1 to 1000; a page may have fewer if they are large.
     pub limit: usize,
 }
 
-/// Some casts, the newest first.
+/// A page of a list of casts, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct CastPage {
-    /// They.
+    /// Casts of the page.
     pub casts: Vec<Cast>,
-    /// Whether there are more behind them.
+    /// Whether another page follows.
     pub has_more: bool,
 }

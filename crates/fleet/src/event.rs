@@ -1,4 +1,4 @@
-//! What happens to casts.
+//! Events of casts.
 
 use pagecast_core::cast::{EndReason, HealthFault, LoadError, Warning};
 use pagecast_core::connection;
@@ -6,127 +6,157 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CastId, UnixMs};
 
-/// One step in the history of a cast.
+/// Maximum number of events stored per cast. Later events are only counted, except for the end and stored
+/// files. A push that connects and disconnects every second produces 86 400 a day.
+pub const MAX_EVENTS: usize = 10_000;
+
+/// One entry in the history of a cast.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// From 1, without a gap within its cast.
+    /// Number within the cast, from 1, without gaps.
     pub seq: u64,
-    /// When.
+    /// Time of the event.
     pub at_ms: UnixMs,
-    /// What.
+    /// Kind of the event and its data.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
 impl Event {
-    /// Names it among all events of all casts, for ever: who hears it twice can tell.
+    /// Id of the event, unique among all events of all casts, by which receivers recognise duplicates.
     #[must_use]
     pub fn id(&self, cast: &CastId) -> String {
         format!("{cast}-{}", self.seq)
     }
 }
 
-/// What happened.
+/// Kind of an event and its data. The aliases are names that earlier versions stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum EventKind {
-    /// It was asked for.
+    /// The cast was created.
     Queued,
-    /// A worker took it for the first time.
+    /// A worker claimed the cast for the first time.
     Started,
     /// The page is in the outputs for the first time.
     Live,
-    /// The page is loaded again.
+    /// The page is being reloaded.
     Reloaded {
-        /// What was wrong with it.
+        /// Reason of the reload.
+        #[serde(alias = "trouble")]
         fault: HealthFault,
     },
-    /// The page gets a fresh browser.
+    /// The page moves to a fresh browser.
     Moved {
-        /// What was wrong with it.
+        /// Reason of the move.
+        #[serde(alias = "trouble")]
         fault: HealthFault,
     },
-    /// Its process died, and another one goes on.
+    /// The cast's process died and was replaced.
     Restarted,
-    /// The service that ran it is gone, and another one, or the same again, goes on.
+    /// The cast resumed after its service instance was lost.
+    #[serde(alias = "taken-up")]
     Resumed,
-    /// Nothing is recorded any more, though it goes on.
+    /// The recording stopped, but the cast continues.
+    #[serde(alias = "unrecorded")]
     RecordingStopped,
-    /// A push of it is in another state, or still in the same.
+    /// A push changed its state, or is still not running.
     Push {
-        /// Its number within the cast, from 1; the first ones are those of the description, in their order.
+        /// Number within the cast, from 1; the pushes of the description come first, in their order.
         id: u32,
-        /// Where the stream is sent, without its key.
+        /// Address of the server, without its key.
         url: String,
-        /// Where it stands.
+        /// State of the connection.
         state: connection::State,
-        /// Why it does not run, if that is so.
+        /// Error, if the push is not running because of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
-    /// Its room is in another state.
+    /// The room changed its state.
     Room {
-        /// Where the connection stands.
+        /// State of the connection.
         state: connection::State,
-        /// Why it does not run, if that is so.
+        /// Error, if the room is not connected because of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
-    /// Storing its recording has been failing for a while, or gets on again.
+    /// Uploads of the recording have been failing for a while, or work again.
+    #[serde(alias = "storing")]
     Upload {
-        /// Whether it is failing.
+        /// Whether uploads are failing.
+        #[serde(alias = "stuck")]
         failing: bool,
-        /// Files that wait.
+        /// Number of files waiting to be uploaded.
         pending: usize,
-        /// Why.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        /// Error, if uploads are failing.
+        #[serde(default, skip_serializing_if = "Option::is_none", alias = "problem")]
         error: Option<String>,
     },
-    /// Its owner should know this; it goes on.
+    /// A problem that the owner should know about, and that does not end the cast.
     Warning {
-        /// What.
+        /// Kind of the warning.
         warning: Warning,
     },
-    /// It is over.
+    /// The cast ended.
     Ended {
-        /// Why, in a word.
+        /// Reason of the end.
         reason: EndReason,
-        /// For people, without secrets.
+        /// Explanation for users, without secrets.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
-        /// Why its page could not be loaded, if that is why.
+        /// Error of the page load, if that is the reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cause: Option<LoadError>,
     },
-    /// What was recorded is stored, or will not be.
+    /// The recording was stored, or storing it was given up.
     Stored {
-        /// The files that players open.
+        /// Files that players open.
         files: Vec<StoredFile>,
-        /// Whether all of them are where they should be.
+        /// Whether all files were stored.
         complete: bool,
-        /// Whether they are in the backup instead.
+        /// Whether they were stored in the backup.
         backup: bool,
-        /// Why not, if not.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        /// Error, if not all files were stored.
+        #[serde(default, skip_serializing_if = "Option::is_none", alias = "problem")]
         error: Option<String>,
     },
 }
 
-/// A file that was stored.
+/// A stored file of a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredFile {
-    /// Its name, without folders.
+    /// Name without folders.
     pub name: String,
-    /// Bytes.
+    /// Size, in bytes.
     pub bytes: u64,
-    /// When its first frame was shown.
+    /// Time at which the first frame was shown.
     pub begin_ms: UnixMs,
-    /// When its last one was.
+    /// Time at which the last frame was shown.
     pub end_ms: UnixMs,
-    /// The id that video on demand gave it.
+    /// Id assigned by video on demand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_id: Option<String>,
-    /// Its address, if the storage told one.
+    /// Address of the file, if the storage returned one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_earlier_versions_are_read() {
+        for (old, new) in [
+            (r#"{"event":"taken-up"}"#, EventKind::Resumed),
+            (r#"{"event":"unrecorded"}"#, EventKind::RecordingStopped),
+            (r#"{"event":"moved","trouble":"crash"}"#, EventKind::Moved { fault: HealthFault::Crash }),
+            (
+                r#"{"event":"storing","stuck":true,"pending":2,"problem":"full"}"#,
+                EventKind::Upload { failing: true, pending: 2, error: Some("full".to_owned()) },
+            ),
+        ] {
+            assert_eq!(serde_json::from_str::<EventKind>(old).unwrap(), new, "{old}");
+        }
+    }
 }

@@ -1,12 +1,12 @@
-//! What is put into a page and sent for it: the part of a description that can be large, and that nobody
-//! needs who does not open the page.
+//! Data that is injected into a page or sent for it: the part of a description that can be large, and that
+//! only a worker needs.
 
 use pagecast_core::CastSpec;
 use pagecast_core::spec::Secret;
 use serde::{Deserialize, Serialize};
 
-/// Style sheet, script, headers and cookies of a page: up to some megabytes, where all else of a description
-/// is some kilobytes.
+/// Style sheet, script, headers and cookies of a page: up to some megabytes, while the rest of a description
+/// takes some kilobytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Injected {
@@ -17,19 +17,19 @@ pub(crate) struct Injected {
 }
 
 impl Injected {
-    /// Takes it out of a description, if there is any of it.
+    /// Moves the injected data out of a description; `None` if there is none.
     pub(crate) fn take_from(spec: &mut CastSpec) -> Option<Self> {
         let context = &mut spec.source.context;
-        let taken = Self {
+        let injected = Self {
             css: context.css.take(),
             script: context.script.take(),
             headers: std::mem::take(&mut context.headers),
             cookies: std::mem::take(&mut context.cookies),
         };
-        (taken != Self::default()).then_some(taken)
+        (injected != Self::default()).then_some(injected)
     }
 
-    /// Puts it back.
+    /// Moves the data back into a description.
     pub(crate) fn put_into(self, spec: &mut CastSpec) {
         let context = &mut spec.source.context;
         (context.css, context.script) = (self.css, self.script);

@@ -1,82 +1,125 @@
-//! Events that somebody has yet to be told of.
+//! Events that are still to be delivered to the receivers of callbacks.
 
+use std::collections::HashSet;
+use std::fmt::Debug;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cast, Event, UnixMs};
+use crate::{Cast, CastId, Error, Event, UnixMs};
 
-/// Longest pause between two tries to tell of an event: none lies further ahead than that, whatever clocks
-/// do.
+/// Longest delay between two delivery attempts of an event. Longer ones are shortened to it, so that no entry
+/// waits unreasonably long after a clock was set.
 pub const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
 
-/// An event whose time to be told has come.
+/// An event that is due for delivery.
 #[derive(Debug, Clone)]
 pub struct OutboxEntry {
-    /// Whose, without what is put into its page.
+    /// Cast of the event, without the data that is injected into its page.
     pub cast: Cast,
-    /// Which.
+    /// Event to deliver.
     pub event: Event,
-    /// How often it was tried.
+    /// Number of failed attempts so far.
     pub attempts: u32,
-    /// How long ago it was tried for the first time, whatever the system clock did since.
+    /// Time since the first attempt, independent of changes of the system clock.
     pub since_first_attempt: Option<Duration>,
-    /// Messages of it that arrived already: an event may be several.
+    /// Number of messages already delivered; an event may consist of several.
     pub parts_delivered: u32,
 }
 
-/// What came of telling an event.
+/// Outcome of a delivery attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// All of it arrived, or there was nothing to tell.
+    /// All messages were delivered, or there was none to send.
     Delivered,
-    /// This many messages of it arrived; the next one can go at once.
+    /// This many messages were delivered; the next one can be sent at once.
     PartDelivered(u32),
-    /// It is to be tried again after this pause, or after [`MAX_RETRY_DELAY`].
+    /// The attempt failed: retry after this delay, at most [`MAX_RETRY_DELAY`].
     RetryAfter(Duration),
-    /// Nobody tries again, unless asked to.
+    /// The attempt failed: do not retry unless requested.
     GivenUp,
 }
 
-/// What comes of having events of a cast told again.
+/// Result of a request to redeliver events of a cast.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RedeliverOutcome {
-    /// Events that are told again.
+    /// Number of events queued for redelivery.
     pub requeued: u64,
-    /// Events of the cast that wait to be told, those included.
+    /// Number of pending events of the cast, including those.
     pub pending: u64,
-    /// How long it is until the first of them is due.
+    /// Time until the first of them is due.
     pub next_due_in: Option<Duration>,
 }
 
-/// One try to tell somebody: an entry of the delivery log.
+/// A delivery attempt: one entry of the delivery log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryAttempt {
-    /// Which event.
+    /// Number of the event.
     pub seq: u64,
-    /// Which of its messages, from 0.
+    /// Number of the message within the event, from 0.
     pub part: u32,
-    /// When.
+    /// Start of the attempt.
     pub at_ms: UnixMs,
-    /// How long it took.
+    /// Duration of the attempt, in milliseconds.
     pub took_ms: u64,
-    /// Where to: scheme, host and path.
+    /// Address of the receiver: scheme, host and path.
     pub url: String,
-    /// What the receiver answered, if it did.
+    /// HTTP status of the response, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Why it did not arrive, if it did not.
+    /// Error, if the message was not delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What waits to be told.
+/// Summary of the outbox.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Events not settled.
+    /// Number of pending events.
     pub pending: u64,
-    /// When the oldest of them happened.
+    /// Time of the oldest pending event.
     pub oldest_event_ms: Option<UnixMs>,
-    /// Events given up that are remembered.
+    /// Number of stored events whose delivery was given up.
     pub given_up: u64,
+}
+
+/// Events to be delivered to the receivers of callbacks, for dispatchers.
+#[async_trait]
+pub trait Outbox: Debug + Send + Sync {
+    /// Returns entries that are due, the longest waiting first: at most the first pending event of each cast
+    /// that is not in `skip`. There may be fewer than `limit` if they are large; an empty result means that
+    /// no entry is due.
+    async fn due_entries(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<OutboxEntry>, Error>;
+
+    /// Returns the time until the next entry becomes due, not counting those that are due already.
+    async fn next_due_in(&self) -> Result<Option<Duration>, Error>;
+
+    /// Records the outcome of a delivery, and the attempt if a message was sent.
+    ///
+    /// # Errors
+    /// [`Error::CastNotFound`].
+    async fn settle(
+        &self,
+        cast: &CastId,
+        seq: u64,
+        outcome: DeliveryOutcome,
+        attempt: Option<DeliveryAttempt>,
+    ) -> Result<(), Error>;
+
+    /// Returns the last 1000 delivery attempts of a cast, in order.
+    ///
+    /// # Errors
+    /// [`Error::CastNotFound`].
+    async fn attempts(&self, cast: &CastId) -> Result<Vec<DeliveryAttempt>, Error>;
+
+    /// Queues an event for redelivery, as if it had never been attempted. Without `seq`, it does so for all
+    /// events that were given up, and makes events that wait for a retry due at once.
+    ///
+    /// # Errors
+    /// [`Error::CastNotFound`].
+    async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<RedeliverOutcome, Error>;
+
+    /// Returns a summary of the outbox.
+    async fn backlog(&self) -> Result<Backlog, Error>;
 }

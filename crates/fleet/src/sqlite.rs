@@ -1,11 +1,11 @@
-//! The embedded backend: SQLite in the data folder.
+//! Embedded backend of the fleet: SQLite in the data folder.
 //!
-//! One thread writes ([`writer`]): it takes all that waits into one transaction, and answers when that is on
-//! the disk, so that many who write at once pay for one `fsync`. Two threads read ([`reader`]) what is
-//! committed. What a cast is, what is told of it and what is said about it is sealed ([`crate::vault`]);
-//! times, states, names and keys are not, because they are searched for.
+//! One thread writes ([`writer`]): it takes all pending writes into one transaction and replies once that is
+//! on the disk, so that concurrent writers share one `fsync`. Two threads read ([`reader`]) committed data.
+//! Descriptions, events, reports and documents are sealed ([`crate::vault`]); times, states, names and keys
+//! are not, because they are searched for.
 //!
-//! No SQL is anywhere but in the modules of this one.
+//! SQL is used only in this module and its submodules.
 
 mod casts;
 mod claims;
@@ -39,39 +39,39 @@ use tokio::sync::watch;
 
 use crate::vault::{self, Vault};
 use crate::{
-    Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Claim, Command, CreateOutcome,
-    DeliveryAttempt, DeliveryOutcome, Error as FleetError, Event, EventKind, Filter, Fleet, NewCast,
-    OutboxEntry, RedeliverOutcome, Ticket, UnixMs, WorkerId, WorkerStatus,
+    Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
+    DeliveryAttempt, DeliveryOutcome, Documents, Error as FleetError, Event, EventKind, Filter, Leases,
+    NewCast, Outbox, OutboxEntry, RedeliverOutcome, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use clock::FleetClock;
-use telemetry::Telemetry;
+use telemetry::TelemetryTable;
 use writer::Tx;
 
-/// Casts of the queue that are read at once while a worker is asked which fits: often the first one does.
+/// Number of queued casts read at once while a worker decides which fits. Small, because often the first one
+/// does.
 const CANDIDATE_BATCH: usize = 16;
 
-/// Tells the time in milliseconds since 1970.
+/// A clock that returns milliseconds.
 pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
 
-/// Where casts are kept, and how.
+/// Configuration of the database.
 pub struct Config {
-    /// The database. Files of the same name with `-wal`, `-shm` and `.lock` behind it stand beside it.
+    /// Path of the database. SQLite and the lock add files with the suffixes `-wal`, `-shm` and `.lock`.
     pub path: PathBuf,
-    /// Seals what nobody may read there.
+    /// Vault that seals confidential values.
     pub vault: Vault,
-    /// How long casts that ended are remembered.
+    /// How long ended casts are kept.
     pub retention: Duration,
-    /// The time that people read.
+    /// System clock, in milliseconds since 1970.
     pub wall_clock: Clock,
-    /// The time that is waited by: milliseconds from any origin, of a clock that nobody sets
-    /// ([`monotonic_clock`]).
+    /// Monotonic clock for deadlines, in milliseconds from any origin ([`monotonic_clock`]).
     pub monotonic_clock: Clock,
-    /// Bytes that the database may hold. Beyond them the casts that ended first are forgotten, however young
-    /// they are.
+    /// Size limit of the database, in bytes. Beyond it, the casts that ended first are deleted, whatever
+    /// their age.
     pub max_bytes: u64,
 }
 
-/// A clock for [`Config::monotonic_clock`] that begins now.
+/// Creates a clock for [`Config::monotonic_clock`] that starts at zero.
 #[must_use]
 pub fn monotonic_clock() -> Clock {
     let begin = Instant::now();
@@ -82,87 +82,89 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("path", &self.path)
-            .field("history", &self.retention)
+            .field("retention", &self.retention)
             .finish_non_exhaustive()
     }
 }
 
-/// Why the database cannot be opened.
+/// Reason why the database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file cannot be used.
+    /// A file operation failed.
     #[error("cannot {operation} {}", path.display())]
     File {
-        /// What was tried.
+        /// Operation that failed.
         operation: &'static str,
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why it failed.
+        /// Error of the file system.
         #[source]
         source: std::io::Error,
     },
-    /// Another process has it.
-    #[error("another service uses {}: stop it first, or give this one a data folder of its own", .0.display())]
+    /// Another process uses the database.
+    #[error("another service uses {}: stop it first, or give this one a data folder of its own",
+        .0.display())]
     Locked(PathBuf),
-    /// Its schema is not known.
+    /// A later version wrote the database.
     #[error(
-        "{} was written by a later version of pagecast (schema {found}, this one knows {known}): update pagecast, or bring back an older copy", path.display()
+        "{} was written by a later version of pagecast (schema {found}, this one knows {known}): update \
+        pagecast, or bring back an older copy", path.display()
     )]
     SchemaTooNew {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Its schema.
+        /// Schema version of the database.
         found: i64,
-        /// The latest known.
+        /// Latest schema version that this program supports.
         known: i64,
     },
-    /// Not one of ours.
-    #[error("{} is a database, but not one of pagecast: name another file", .0.display())]
+    /// The file is a database of another program.
+    #[error("{} is a database of another program: name another file", .0.display())]
     UnknownDatabase(PathBuf),
-    /// It needs another key.
-    #[error("{} cannot be read with this key: use the one that it was made with", path.display())]
+    /// The database was sealed with another key.
+    #[error("{} cannot be read with this key: use the key that it was created with", path.display())]
     WrongKey {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What the vault said.
+        /// Error of the vault.
         #[source]
         source: vault::Error,
     },
-    /// Its file system cannot do what WAL needs.
+    /// The file system does not support WAL mode.
     #[error("cannot use {} in WAL mode: put the data folder on a local file system", .0.display())]
     WalUnsupported(PathBuf),
-    /// Anything else.
+    /// SQLite failed.
     #[error("cannot open the database {}", path.display())]
     Database {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What SQLite said.
+        /// Error of SQLite.
         #[source]
         source: rusqlite::Error,
     },
-    /// No more threads.
+    /// A thread could not be started.
     #[error("cannot start a thread for the database")]
     Thread(#[source] std::io::Error),
 }
 
-/// What all threads need.
+/// State shared by all threads.
 struct Shared {
     vault: Vault,
     clock: FleetClock,
     retention_ms: i64,
     max_bytes: u64,
-    /// When a full database that nothing could be done about is looked at again, in fleet time.
+    /// Fleet time before which a full database without deletable casts is not shrunk again.
     next_shrink_ms: AtomicI64,
-    telemetry: Telemetry,
+    telemetry: TelemetryTable,
     changes: watch::Sender<u64>,
 }
 
-/// All casts, in one file.
+/// A fleet in one SQLite database.
 ///
-/// Dropped, it waits for its threads, and the file is free.
+/// Dropping it waits for its threads and releases the file.
 pub struct SqliteFleet {
-    // In this order: the lock goes when nobody uses the file any more.
+    // Fields drop in this order: the lock is released once no thread uses the file.
     writer: writer::Writer,
     reader: reader::Reader,
     shared: Arc<Shared>,
@@ -171,35 +173,34 @@ pub struct SqliteFleet {
 
 impl fmt::Debug for SqliteFleet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sqlite")
+        f.write_str("SqliteFleet")
     }
 }
 
 impl SqliteFleet {
-    /// Opens the database, or makes it.
+    /// Opens the database, or creates it.
     ///
     /// # Errors
-    /// Another has it, it was made by a later version or with another key, or it cannot be used.
+    /// Another process uses it, a later version or another key wrote it, or it cannot be used.
     pub fn open(config: Config) -> Result<Arc<Self>, Error> {
-        let Config { path, vault, retention: history, wall_clock: clock, monotonic_clock: steady, max_bytes } =
-            config;
+        let Config { path, vault, retention, wall_clock, monotonic_clock, max_bytes } = config;
         let lock = lock::Lock::acquire(&path)?;
-        let schema::OpenedDatabase { db, is_new, saved_clocks: noted } = schema::open(&path, &vault)?;
+        let schema::OpenedDatabase { db, is_new, saved_clocks } = schema::open(&path, &vault)?;
         let failed = |source| Error::Database { path: path.clone(), source };
-        let memory = Telemetry::default();
-        claims::for_each_owner(&db, |id, owner| memory.set_owner(id, owner)).map_err(failed)?;
+        let telemetry = TelemetryTable::default();
+        claims::for_each_owner(&db, |id, owner| telemetry.set_owner(id, owner)).map_err(failed)?;
         let shared = Arc::new(Shared {
             vault,
-            clock: FleetClock::resume(clock, steady, noted, is_new),
-            retention_ms: i64::try_from(history.as_millis()).unwrap_or(i64::MAX),
+            clock: FleetClock::resume(wall_clock, monotonic_clock, saved_clocks, is_new),
+            retention_ms: i64::try_from(retention.as_millis()).unwrap_or(i64::MAX),
             max_bytes,
             next_shrink_ms: AtomicI64::new(i64::MIN),
-            telemetry: memory,
+            telemetry,
             changes: watch::Sender::new(0),
         });
-        // On a full disk it can do without.
+        // Not fatal: on a full disk the fleet must still start, to delete casts.
         if let Err(error) = schema::save_clocks(&db, shared.clock.clocks_to_save()) {
-            tracing::warn!(%error, "the clocks are not noted");
+            tracing::warn!(%error, "saving the clocks failed");
         }
         schema::clamp_future_times(&db, &shared).map_err(failed)?;
         let reader = reader::Reader::start(|| schema::connect(&path), &shared)?;
@@ -209,21 +210,24 @@ impl SqliteFleet {
 }
 
 #[async_trait]
-impl Fleet for SqliteFleet {
+impl Casts for SqliteFleet {
     async fn create(&self, new: NewCast) -> Result<CreateOutcome, FleetError> {
-        let doing = "taking a cast";
-        let new = casts::SealedCast::new(&self.shared, new).map_err(|fail| fail.into_fleet_error(doing))?;
-        self.writer.write(doing, move |tx| casts::create(tx, new)).await
+        let operation = "creating a cast";
+        let new =
+            casts::SealedCast::new(&self.shared, new).map_err(|error| error.into_fleet_error(operation))?;
+        self.writer.write(operation, move |tx| casts::create(tx, new)).await
     }
 
     async fn get(&self, id: &CastId) -> Result<Option<Cast>, FleetError> {
         let id = id.clone();
-        self.reader.read("looking for a cast", move |db, shared| casts::get(db, shared, &id)).await
+        self.reader.read("reading a cast", move |db, shared| casts::get(db, shared, &id)).await
     }
 
     async fn find_by_key(&self, key: &CastKey) -> Result<Option<Cast>, FleetError> {
         let key = key.clone();
-        self.reader.read("looking for a key", move |db, shared| casts::find_by_key(db, shared, &key)).await
+        self.reader
+            .read("finding a cast by key", move |db, shared| casts::find_by_key(db, shared, &key))
+            .await
     }
 
     async fn list(&self, filter: &Filter) -> Result<CastPage, FleetError> {
@@ -238,32 +242,37 @@ impl Fleet for SqliteFleet {
 
     async fn send_command(&self, id: &CastId, command: Command) -> Result<(), FleetError> {
         let id = id.clone();
-        self.writer.write("taking a command", move |tx| casts::send_command(tx, &id, &command)).await
+        self.writer.write("queueing a command", move |tx| casts::send_command(tx, &id, &command)).await
     }
 
     async fn events(&self, id: &CastId, after: u64, limit: usize) -> Result<Vec<Event>, FleetError> {
         let id = id.clone();
         let read = move |db: &_, shared: &_| history::events(db, shared, &id, after, limit);
-        self.reader.read("looking for events", read).await
+        self.reader.read("reading events", read).await
     }
 
-    async fn stats(&self, id: &CastId) -> Option<CastStats> {
-        self.shared.telemetry.stats(id)
+    async fn sweep(&self) -> Result<(), FleetError> {
+        // In small steps, so that other writes do not wait for long.
+        while self.writer.write("failing overdue casts", sweep::fail_overdue).await? {}
+        while self.writer.write("deleting expired casts", sweep::delete_expired).await? {}
+        while self.writer.write("shrinking the database", sweep::shrink).await? {}
+        Ok(())
     }
 
-    async fn snapshot(&self, id: &CastId) -> Option<(UnixMs, Bytes)> {
-        self.shared.telemetry.snapshot(id)
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
     }
 
-    async fn workers(&self) -> Vec<(WorkerId, WorkerStatus)> {
-        self.shared.telemetry.workers(self.shared.clock.fleet_ms())
+    async fn check_writable(&self) -> Result<(), FleetError> {
+        self.writer.write("checking that the database is writable", schema::write_probe).await
     }
+}
 
+#[async_trait]
+impl Leases for SqliteFleet {
     async fn register_worker(&self, worker: &WorkerId) -> Result<(), FleetError> {
         let worker = worker.clone();
-        self.writer
-            .write("freeing the casts of a worker", move |tx| claims::register_worker(tx, &worker))
-            .await
+        self.writer.write("registering a worker", move |tx| claims::register_worker(tx, &worker)).await
     }
 
     async fn claim(
@@ -272,25 +281,25 @@ impl Fleet for SqliteFleet {
         lease: Duration,
         fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
     ) -> Result<Option<Claim>, FleetError> {
-        let doing = "handing out a cast";
+        let operation = "claiming a cast";
         let id = worker.clone();
-        let take_up = move |tx: &mut Tx<'_>| claims::claim_expired(tx, &id, lease);
-        if let Some(claim) = self.writer.write(doing, take_up).await? {
+        let claim_expired = move |tx: &mut Tx<'_>| claims::claim_expired(tx, &id, lease);
+        if let Some(claim) = self.writer.write(operation, claim_expired).await? {
             return Ok(Some(claim));
         }
-        let queue = self.reader.read(doing, claims::queue_order).await?;
+        let queue = self.reader.read(operation, claims::queue_order).await?;
         for rows in queue.chunks(CANDIDATE_BATCH) {
             let rows = rows.to_vec();
             let read = move |db: &_, shared: &_| claims::read_queued(db, shared, &rows);
-            for (n, cast) in self.reader.read(doing, read).await? {
-                // Asked here, because `fits` cannot go to another thread.
+            for (n, cast) in self.reader.read(operation, read).await? {
+                // Decided here, because `fits` cannot be sent to another thread.
                 if cast.is_some_and(|cast| !fits(&cast)) {
                     continue;
                 }
                 let id = worker.clone();
-                let begin = move |tx: &mut Tx<'_>| claims::claim_queued(tx, &id, lease, n);
-                // Somebody may have been faster, or it cannot be read: then it is the next one's turn.
-                if let Some(claim) = self.writer.write(doing, begin).await? {
+                let claim_queued = move |tx: &mut Tx<'_>| claims::claim_queued(tx, &id, lease, n);
+                // Another worker may have claimed it, or it cannot be read: then try the next one.
+                if let Some(claim) = self.writer.write(operation, claim_queued).await? {
                     return Ok(Some(claim));
                 }
             }
@@ -301,7 +310,7 @@ impl Fleet for SqliteFleet {
     async fn fail_queued(&self, id: &CastId, message: &str) -> Result<(), FleetError> {
         let (id, message) = (id.clone(), message.to_owned());
         let fail = move |tx: &mut Tx<'_>| casts::fail_queued(tx, &id, &message);
-        self.writer.write("ending a cast that nobody can run", fail).await
+        self.writer.write("failing a queued cast", fail).await
     }
 
     async fn renew(&self, ticket: &Ticket, lease: Duration) -> Result<(), FleetError> {
@@ -312,22 +321,22 @@ impl Fleet for SqliteFleet {
     async fn commands(&self, ticket: &Ticket) -> Result<Vec<(u64, Command)>, FleetError> {
         let ticket = ticket.clone();
         let read = move |db: &_, shared: &_| claims::commands(db, shared, &ticket);
-        self.reader.read("looking for commands", read).await
+        self.reader.read("reading commands", read).await
     }
 
     async fn ack_commands(&self, ticket: &Ticket, upto: u64) -> Result<(), FleetError> {
         let ticket = ticket.clone();
-        self.writer.write("removing commands", move |tx| claims::ack_commands(tx, &ticket, upto)).await
+        self.writer.write("acknowledging commands", move |tx| claims::ack_commands(tx, &ticket, upto)).await
     }
 
-    async fn report_event(&self, ticket: &Ticket, happening: EventKind) -> Result<(), FleetError> {
+    async fn report_event(&self, ticket: &Ticket, event: EventKind) -> Result<(), FleetError> {
         let ticket = ticket.clone();
-        self.writer.write("keeping an event", move |tx| history::report_event(tx, &ticket, happening)).await
+        self.writer.write("reporting an event", move |tx| history::report_event(tx, &ticket, event)).await
     }
 
     async fn put_pushes(&self, ticket: &Ticket, pushes: Vec<Push>) -> Result<(), FleetError> {
         let ticket = ticket.clone();
-        self.writer.write("keeping pushes", move |tx| casts::put_pushes(tx, &ticket, pushes)).await
+        self.writer.write("updating pushes", move |tx| casts::put_pushes(tx, &ticket, pushes)).await
     }
 
     async fn close(
@@ -352,21 +361,12 @@ impl Fleet for SqliteFleet {
 
     async fn release(&self, ticket: &Ticket) -> Result<(), FleetError> {
         let ticket = ticket.clone();
-        self.writer.write("giving a cast back", move |tx| claims::release(tx, &ticket)).await
+        self.writer.write("releasing a lease", move |tx| claims::release(tx, &ticket)).await
     }
+}
 
-    async fn put_stats(&self, ticket: &Ticket, vitals: CastStats) {
-        self.shared.telemetry.put_stats(ticket, vitals);
-    }
-
-    async fn put_snapshot(&self, ticket: &Ticket, jpeg: Bytes) {
-        self.shared.telemetry.put_snapshot(ticket, self.shared.clock.wall_ms(), jpeg);
-    }
-
-    async fn heartbeat(&self, worker: &WorkerId, load: WorkerStatus) {
-        self.shared.telemetry.heartbeat(worker, self.shared.clock.fleet_ms(), load);
-    }
-
+#[async_trait]
+impl Outbox for SqliteFleet {
     async fn due_entries(
         &self,
         limit: usize,
@@ -374,64 +374,78 @@ impl Fleet for SqliteFleet {
     ) -> Result<Vec<OutboxEntry>, FleetError> {
         let skip = skip.clone();
         let read = move |db: &_, shared: &_| outbox::due_entries(db, shared, limit, &skip);
-        self.reader.read("looking for what is due", read).await
+        self.reader.read("reading due outbox entries", read).await
     }
 
     async fn next_due_in(&self) -> Result<Option<Duration>, FleetError> {
-        self.reader.read("looking for what will be due", outbox::next_due_in).await
+        self.reader.read("reading the next due time", outbox::next_due_in).await
     }
 
     async fn settle(
         &self,
         cast: &CastId,
         seq: u64,
-        settled: DeliveryOutcome,
+        outcome: DeliveryOutcome,
         attempt: Option<DeliveryAttempt>,
     ) -> Result<(), FleetError> {
         let cast = cast.clone();
-        let write = move |tx: &mut writer::Tx<'_>| outbox::settle(tx, &cast, seq, settled, attempt.as_ref());
-        self.writer.write("settling an event", write).await
+        let write = move |tx: &mut Tx<'_>| outbox::settle(tx, &cast, seq, outcome, attempt.as_ref());
+        self.writer.write("settling an outbox entry", write).await
     }
 
     async fn attempts(&self, cast: &CastId) -> Result<Vec<DeliveryAttempt>, FleetError> {
         let cast = cast.clone();
         let read = move |db: &_, shared: &_| outbox::attempts(db, shared, &cast);
-        self.reader.read("looking for attempts", read).await
+        self.reader.read("reading delivery attempts", read).await
     }
 
     async fn redeliver(&self, cast: &CastId, seq: Option<u64>) -> Result<RedeliverOutcome, FleetError> {
         let cast = cast.clone();
-        self.writer.write("having events told again", move |tx| outbox::redeliver(tx, &cast, seq)).await
+        self.writer.write("redelivering events", move |tx| outbox::redeliver(tx, &cast, seq)).await
     }
 
     async fn backlog(&self) -> Result<Backlog, FleetError> {
-        self.reader.read("counting what waits", |db, _| outbox::backlog(db)).await
+        self.reader.read("reading the outbox backlog", |db, _| outbox::backlog(db)).await
     }
+}
 
+#[async_trait]
+impl Documents for SqliteFleet {
     async fn put_document(&self, kind: &str, name: &str, document: Option<Value>) -> Result<(), FleetError> {
         let (kind, name) = (kind.to_owned(), name.to_owned());
-        let write = move |tx: &mut writer::Tx<'_>| documents::put(tx, &kind, &name, document.as_ref());
-        self.writer.write("keeping a document", write).await
+        let write = move |tx: &mut Tx<'_>| documents::put(tx, &kind, &name, document.as_ref());
+        self.writer.write("writing a document", write).await
     }
 
     async fn documents(&self, kind: &str) -> Result<Vec<(String, Value)>, FleetError> {
         let kind = kind.to_owned();
-        self.reader.read("looking for documents", move |db, shared| documents::list(db, shared, &kind)).await
+        self.reader.read("reading documents", move |db, shared| documents::list(db, shared, &kind)).await
+    }
+}
+
+#[async_trait]
+impl Telemetry for SqliteFleet {
+    async fn stats(&self, id: &CastId) -> Option<CastStats> {
+        self.shared.telemetry.stats(id)
     }
 
-    async fn sweep(&self) -> Result<(), FleetError> {
-        // In small steps, so that nobody waits for long behind one.
-        while self.writer.write("ending casts that waited too long", sweep::fail_overdue).await? {}
-        while self.writer.write("forgetting old casts", sweep::delete_expired).await? {}
-        while self.writer.write("keeping the database small", sweep::shrink).await? {}
-        Ok(())
+    async fn snapshot(&self, id: &CastId) -> Option<(UnixMs, Bytes)> {
+        self.shared.telemetry.snapshot(id)
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.shared.changes.subscribe()
+    async fn workers(&self) -> Vec<(WorkerId, WorkerStatus)> {
+        self.shared.telemetry.workers(self.shared.clock.fleet_ms())
     }
 
-    async fn check_writable(&self) -> Result<(), FleetError> {
-        self.writer.write("trying to store something", schema::write_probe).await
+    async fn put_stats(&self, ticket: &Ticket, stats: CastStats) {
+        self.shared.telemetry.put_stats(ticket, stats);
+    }
+
+    async fn put_snapshot(&self, ticket: &Ticket, jpeg: Bytes) {
+        self.shared.telemetry.put_snapshot(ticket, self.shared.clock.wall_ms(), jpeg);
+    }
+
+    async fn heartbeat(&self, worker: &WorkerId, status: WorkerStatus) {
+        self.shared.telemetry.heartbeat(worker, self.shared.clock.fleet_ms(), status);
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept sealed: AES-256-GCM with a key from a file or the environment.
+//! Sealing of confidential values: AES-256-GCM with a key from a file or the environment.
 //!
 //! ```text
 //!  1 byte   16 bytes  12 bytes                     16 bytes
@@ -7,8 +7,8 @@
 //! └────────┴─────────┴──────────┴────────────────┴─────────┘
 //! ```
 //!
-//! Each value has a key of its own, HMAC-SHA-256 of its salt: nonces are drawn at random, and under one key that is safe only 2³² times.
-//! Format and context are authenticated with the value, so that one cannot be put in the place of another.
+//! Each value has its own key, the HMAC-SHA-256 of its salt, because random nonces are safe for only 2³²
+//! values per key. Format and context are authenticated with the value, so that values cannot be exchanged.
 
 mod key_file;
 #[cfg(test)]
@@ -24,50 +24,52 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Bytes of a key.
+/// Length of a key, in bytes.
 pub const KEY_LEN: usize = 32;
 
-/// The only format so far.
+/// First byte of a sealed value; the only format so far.
 const FORMAT_VERSION: u8 = 1;
 const SALT_LEN: usize = 16;
 const TAG_LEN: usize = 16;
 const HEADER_LEN: usize = 1 + SALT_LEN + NONCE_LEN;
 
-/// Why a key cannot be had, or a value not be opened.
+/// Reason why a key cannot be loaded, or a value cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file cannot be read or made.
+    /// The key file cannot be read or created.
     #[error("cannot {operation} the key file {}", path.display())]
     File {
-        /// What was tried.
+        /// Operation that failed.
         operation: &'static str,
-        /// Where.
+        /// Path of the key file.
         path: PathBuf,
-        /// Why it failed.
+        /// Error of the file system.
         #[source]
         source: io::Error,
     },
-    /// Others may read the file.
-    #[error("the key file {} is open to others: make it yours alone with `chmod 600`, and make a new key if somebody has read it", .0.display())]
+    /// Other users may read the key file.
+    #[error("the key file {} is accessible to other users: run `chmod 600` on it, and replace the key if \
+        somebody may have read it", .0.display())]
     InsecurePermissions(PathBuf),
-    /// The file holds something else.
+    /// The key file does not contain a key.
     #[error(
-        "the key file {} is damaged: it must hold 32 bytes as base64 text; bring it back from a backup, for what is sealed with it cannot be read without it", .0.display()
+        "the key file {} is damaged: it must contain 32 bytes as base64 text; restore it from a backup, \
+        because sealed data cannot be read without it", .0.display()
     )]
     InvalidKeyFile(PathBuf),
-    /// The text is something else.
-    #[error("this is not a key: 32 bytes as base64 text are, for example from `openssl rand -base64 32`")]
+    /// The text is not a key.
+    #[error("this is not a key: write 32 bytes as base64 text, for example from `openssl rand -base64 32`")]
     InvalidKey,
-    /// Another key, another place, or damage.
+    /// The value was sealed with another key or in another context, or is damaged.
     #[error("a sealed value cannot be opened: it was sealed with another key, or it is damaged")]
     Decrypt,
-    /// A later version sealed it.
-    #[error("a sealed value has the format {0}, which only a later version of pagecast knows")]
+    /// A later version sealed the value.
+    #[error("a sealed value has format {0}, which only a later version of pagecast supports")]
     UnknownFormat(u8),
 }
 
-/// Seals and opens.
+/// Key that seals and opens values.
 pub struct Vault(hmac::Key);
 
 impl fmt::Debug for Vault {
@@ -77,19 +79,20 @@ impl fmt::Debug for Vault {
 }
 
 impl Vault {
-    /// With the key of a file: 32 bytes as base64 text, for its owner's eyes only. It is made if there is none.
+    /// Loads the key from a file that only its owner can access: 32 bytes as base64 text. The file is created
+    /// if it does not exist.
     ///
     /// # Errors
-    /// [`ErrorBody::StoredFile`], [`ErrorBody::InsecurePermissions`] or [`ErrorBody::InvalidKeyFile`].
+    /// [`Error::File`], [`Error::InsecurePermissions`] or [`Error::InvalidKeyFile`].
     pub fn from_file(path: &Path) -> Result<Self, Error> {
         let text = key_file::read_or_create(path, || STANDARD.encode(random_bytes::<KEY_LEN>()))?;
         Self::from_text(&text).map_err(|_| Error::InvalidKeyFile(path.to_owned()))
     }
 
-    /// With a key that is 32 bytes as base64 text, with or without white space around it.
+    /// Parses a key: 32 bytes as base64 text, optionally surrounded by white space.
     ///
     /// # Errors
-    /// [`ErrorBody::InvalidKey`].
+    /// [`Error::InvalidKey`].
     pub fn from_text(text: &str) -> Result<Self, Error> {
         let bytes = STANDARD.decode(text.trim()).map_err(|_| Error::InvalidKey)?;
         if bytes.len() == KEY_LEN {
@@ -99,7 +102,7 @@ impl Vault {
         }
     }
 
-    /// Seals a value for this place.
+    /// Seals a value in a context, such as its table and row.
     #[must_use]
     pub fn seal(&self, context: &str, bytes: &[u8]) -> Vec<u8> {
         let salt = random_bytes::<SALT_LEN>();
@@ -121,10 +124,10 @@ impl Vault {
         sealed
     }
 
-    /// Opens what was sealed for this place.
+    /// Opens a value that was sealed in this context.
     ///
     /// # Errors
-    /// [`ErrorBody::Decrypt`] or [`ErrorBody::UnknownFormat`].
+    /// [`Error::Decrypt`] or [`Error::UnknownFormat`].
     pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>, Error> {
         match sealed.first() {
             Some(&FORMAT_VERSION) if sealed.len() >= HEADER_LEN + TAG_LEN => {}

@@ -1,4 +1,4 @@
-//! What only the embedded backend promises: about its files, and what happens to them.
+//! Properties of the embedded backend that the contract does not cover: its files, durability and migrations.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::{HashMap, HashSet};
@@ -16,15 +16,15 @@ use pagecast_core::spec::{Push, PushUrl, Source, SourceUrl};
 use pagecast_fleet::sqlite::{self, Config, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{
-    CastId, CastKey, CastState, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, Error, EventKind,
-    Filter, Fleet, KeyRetention, NewCast, UnixMs, WorkerId,
+    CastId, CastKey, CastState, Casts, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, Documents,
+    Error, EventKind, Filter, Fleet, KeyRetention, Leases, NewCast, Outbox, UnixMs, WorkerId,
 };
 use pagecast_testkit::{ScratchDir, Tmpfs, command};
 use serde_json::json;
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const LEASE: Duration = Duration::from_secs(60);
-/// For what takes a moment, on a machine that is busy with other things.
+/// Longest wait for something that takes a moment, on a busy machine.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn now() -> UnixMs {
@@ -33,13 +33,12 @@ fn now() -> UnixMs {
 
 fn open_with(path: PathBuf, key: &str) -> Result<Arc<SqliteFleet>, sqlite::Error> {
     let vault = Vault::from_text(key).unwrap();
-    let (history, steady) = (Duration::from_secs(3600), sqlite::monotonic_clock());
     SqliteFleet::open(Config {
         path,
         vault,
-        retention: history,
+        retention: Duration::from_secs(3600),
         wall_clock: Arc::new(now),
-        monotonic_clock: steady,
+        monotonic_clock: sqlite::monotonic_clock(),
         max_bytes: 1 << 40,
     })
 }
@@ -89,20 +88,20 @@ fn a_lease_is_over_in_real_time() {
     let fleet = open(scratch.join("fleet.db"));
     block_on(async {
         create_cast(&*fleet, new_cast(0)).await;
-        let (short, lease) = (Instant::now(), Duration::from_millis(300));
+        let (start, lease) = (Instant::now(), Duration::from_millis(300));
         let first = fleet.claim(&worker(), lease, &|_| true).await.unwrap().unwrap();
         let other = WorkerId("other".to_owned());
         let second = loop {
             let own = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap();
-            assert!(own.is_none(), "nobody takes what is his own");
+            assert!(own.is_none(), "a worker does not claim its own cast");
             if let Some(claim) = fleet.claim(&other, LEASE, &|_| true).await.unwrap() {
                 break claim;
             }
-            assert!(short.elapsed() < TEST_TIMEOUT, "the lease is never over");
+            assert!(start.elapsed() < TEST_TIMEOUT, "the lease never expires");
             tokio::task::yield_now().await;
         };
         // The clock of the fleet counts milliseconds.
-        assert!(short.elapsed() + Duration::from_millis(2) >= lease, "{:?}", short.elapsed());
+        assert!(start.elapsed() + Duration::from_millis(2) >= lease, "{:?}", start.elapsed());
         assert_eq!((&second.ticket.cast, second.ticket.epoch), (&first.ticket.cast, 2));
         assert!(matches!(fleet.renew(&first.ticket, LEASE).await, Err(Error::Fenced(_))));
     });
@@ -147,18 +146,18 @@ fn nothing_secret_is_readable_in_the_files() {
         };
         fleet.settle(&id, 1, DeliveryOutcome::GivenUp, Some(attempt)).await.unwrap();
         let cast = fleet.get(&id).await.unwrap().unwrap();
-        assert!(format!("{:?}", cast.report).contains("planted-report"), "they are all there");
+        assert!(format!("{:?}", cast.report).contains("planted-report"), "the values are stored");
     });
-    assert!(assert_no_plaintext(&folder) >= 4, "the database, what is before it, and the lock");
+    assert!(assert_no_plaintext(&folder) >= 4, "the database, its WAL and index, and the lock");
     drop(fleet);
     assert_no_plaintext(&folder);
     for file in fs::read_dir(&folder).unwrap() {
         let mode = file.unwrap().metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o077, 0, "nobody else may read it");
+        assert_eq!(mode & 0o077, 0, "only the owner may read it");
     }
 }
 
-/// Looks into each file; how many there are.
+/// Asserts that no file contains a planted text, and returns the number of files.
 fn assert_no_plaintext(folder: &Path) -> usize {
     let files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     for file in &files {
@@ -169,7 +168,7 @@ fn assert_no_plaintext(folder: &Path) -> usize {
 }
 
 #[test]
-fn what_cannot_be_opened_is_refused_in_words() {
+fn unusable_databases_are_refused_with_a_reason() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
     let refused = |key| open_with(path.clone(), key).unwrap_err();
@@ -195,13 +194,13 @@ fn what_cannot_be_opened_is_refused_in_words() {
 
     fs::remove_file(&path).unwrap();
     let raw = rusqlite::Connection::open(&path).unwrap();
-    raw.execute_batch("CREATE TABLE somebody_elses (x)").unwrap();
+    raw.execute_batch("CREATE TABLE other_program (x)").unwrap();
     drop(raw);
     assert!(matches!(refused(KEY), sqlite::Error::UnknownDatabase(_)));
 
     fs::write(&path, vec![b'x'; 10_000]).unwrap();
     assert!(matches!(refused(KEY), sqlite::Error::Database { .. }));
-    assert_eq!(fs::read(&path).unwrap(), vec![b'x'; 10_000], "it is left as it is");
+    assert_eq!(fs::read(&path).unwrap(), vec![b'x'; 10_000], "the file is not changed");
 
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
@@ -209,7 +208,7 @@ fn what_cannot_be_opened_is_refused_in_words() {
 }
 
 #[test]
-fn a_cast_that_is_damaged_is_in_nobodys_way() {
+fn a_damaged_cast_blocks_no_other() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
     let fleet = open(path.clone());
@@ -222,7 +221,7 @@ fn a_cast_that_is_damaged_is_in_nobodys_way() {
     drop(fleet);
     let raw = rusqlite::Connection::open(&path).unwrap();
     let swap = "UPDATE casts SET spec = (SELECT spec FROM casts WHERE id = ?1) WHERE id <> ?1";
-    assert_eq!(raw.execute(swap, [good.as_str()]).unwrap(), 2, "one cannot be put in another's place");
+    assert_eq!(raw.execute(swap, [good.as_str()]).unwrap(), 2, "values are swapped between casts");
     drop(raw);
     let fleet = open(path);
     block_on(async {
@@ -245,8 +244,8 @@ fn a_cast_that_is_damaged_is_in_nobodys_way() {
 }
 
 #[test]
-fn a_full_disk_undoes_what_it_refuses_and_nothing_else() {
-    if !Tmpfs::is_supported() {
+fn a_full_disk_rolls_back_only_refused_writes() {
+    if !Tmpfs::is_supported_or_skip() {
         return;
     }
     let scratch = ScratchDir::new().unwrap();
@@ -269,7 +268,7 @@ fn a_full_disk_undoes_what_it_refuses_and_nothing_else() {
         assert!(fleet.check_writable().await.is_err() || fleet.get(&refused).await.unwrap().is_none());
         disk.resize(64 << 20).unwrap();
         fleet.check_writable().await.unwrap();
-        assert!(fleet.get(&refused).await.unwrap().is_none(), "nothing half done");
+        assert!(fleet.get(&refused).await.unwrap().is_none(), "nothing is half written");
         create_cast(&*fleet, new_cast(1000)).await;
         for id in &kept {
             assert_eq!(fleet.events(id, 0, 10).await.unwrap().len(), 1);
@@ -280,30 +279,30 @@ fn a_full_disk_undoes_what_it_refuses_and_nothing_else() {
     drop(fleet);
 }
 
-/// Says to the child of [`whatever_was_answered_outlives_a_kill`] where the database is.
+/// Path of the database for the child of [`confirmed_writes_survive_a_kill`].
 const CHILD_ENV: &str = "PAGECAST_FLEET_TEST_CHILD";
 
-/// Not a test of its own: works on the database until it is killed, and says what was answered.
+/// Not a test by itself: writes to the database until it is killed, and prints each confirmed write.
 #[test]
 fn child() {
     let Ok(path) = std::env::var(CHILD_ENV) else { return };
     let fleet = open(path.into());
     let mut out = std::io::stdout();
-    let mut say = |line: String| writeln!(out, "\n#{line}").and_then(|()| out.flush()).unwrap();
+    let mut print = |line: String| writeln!(out, "\n#{line}").and_then(|()| out.flush()).unwrap();
     block_on(async {
         fleet.register_worker(&worker()).await.unwrap();
         for n in 0.. {
             let key = format!("{}-{n}", std::process::id());
             let new = NewCast { key: Some(CastKey(key)), ..new_cast(n) };
             let id = create_cast(&*fleet, new).await;
-            say(format!("created {id} 1"));
+            print(format!("created {id} 1"));
             let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
             let id = &claim.cast.id;
-            say(format!("claimed {id} {}", claim.ticket.epoch));
+            print(format!("claimed {id} {}", claim.ticket.epoch));
             fleet.report_event(&claim.ticket, EventKind::Live).await.unwrap();
-            say(format!("live {id} 1"));
+            print(format!("live {id} 1"));
             fleet.settle(id, 1, DeliveryOutcome::Delivered, None).await.unwrap();
-            say(format!("told {id} 1"));
+            print(format!("delivered {id} 1"));
             if n % 3 == 0 {
                 fleet
                     .report_event(
@@ -312,19 +311,19 @@ fn child() {
                     )
                     .await
                     .unwrap();
-                say(format!("ended {id} 1"));
+                print(format!("ended {id} 1"));
                 fleet.close(&claim.ticket, None, None).await.unwrap();
-                say(format!("closed {id} 1"));
+                print(format!("closed {id} 1"));
             }
         }
     });
 }
 
 #[test]
-fn whatever_was_answered_outlives_a_kill() {
+fn confirmed_writes_survive_a_kill() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
-    let mut answered: HashMap<(String, String), u64> = HashMap::new();
+    let mut confirmed: HashMap<(String, String), u64> = HashMap::new();
     for round in 0..10_usize {
         let mut child = command::program(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--nocapture"])
@@ -332,45 +331,45 @@ fn whatever_was_answered_outlives_a_kill() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // Somewhere in what comes after so many answers.
-        let said = read_answers(&mut child, 3 + round * 17 % 41);
-        for line in said {
+        // Killed somewhere after this many confirmed writes.
+        let lines = read_answers(&mut child, 3 + round * 17 % 41);
+        for line in lines {
             let mut words = line.split(' ').map(str::to_owned);
-            let (what, id, n) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
-            answered.insert((what, id), n.parse().unwrap());
+            let (write, id, n) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+            confirmed.insert((write, id), n.parse().unwrap());
         }
         let fleet = open(path.clone());
-        block_on(assert_durable(&*fleet, &answered));
+        block_on(assert_durable(&*fleet, &confirmed));
     }
-    assert!(answered.len() > 100, "{}", answered.len());
+    assert!(confirmed.len() > 100, "{}", confirmed.len());
 }
 
-/// What the child says before and while it is killed.
+/// Lines that the child prints until it is killed after this many.
 fn read_answers(child: &mut Child, answers: usize) -> Vec<String> {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut said = Vec::new();
+    let mut complete = Vec::new();
     for line in lines.map_while(Result::ok) {
-        // The last one may be cut off: then it was not said.
+        // The last line may be cut off; then its write was not confirmed.
         if let Some(line) = line.strip_prefix('#')
             && line.split(' ').count() == 3
         {
-            said.push(line.to_owned());
+            complete.push(line.to_owned());
         }
-        if said.len() == answers {
+        if complete.len() == answers {
             child.kill().unwrap();
         }
     }
     child.wait().unwrap();
-    assert!(said.len() >= answers, "it ended by itself after {said:?}");
-    said
+    assert!(complete.len() >= answers, "the child exited after {complete:?}");
+    complete
 }
 
-/// All that was answered is there.
-async fn assert_durable(fleet: &dyn Fleet, answered: &HashMap<(String, String), u64>) {
-    for ((what, id), n) in answered {
+/// Asserts that all confirmed writes are stored.
+async fn assert_durable(fleet: &dyn Fleet, confirmed: &HashMap<(String, String), u64>) {
+    for ((write, id), n) in confirmed {
         let id = CastId::parse(id).unwrap();
-        let cast = fleet.get(&id).await.unwrap().unwrap_or_else(|| panic!("{what} {id} is lost"));
-        let holds = match &what[..] {
+        let cast = fleet.get(&id).await.unwrap().unwrap_or_else(|| panic!("{write} {id} is lost"));
+        let holds = match &write[..] {
             "created" => fleet.find_by_key(cast.key.as_ref().unwrap()).await.unwrap().unwrap().id == id,
             "claimed" => cast.epoch >= *n && cast.state != CastState::Queued,
             "live" => cast.live_ms.is_some(),
@@ -378,18 +377,18 @@ async fn assert_durable(fleet: &dyn Fleet, answered: &HashMap<(String, String), 
             "closed" => cast.closed,
             _ => true,
         };
-        assert!(holds, "{what} {id}: {cast:?}");
+        assert!(holds, "{write} {id}: {cast:?}");
         let events = fleet.events(&id, 0, 1000).await.unwrap();
         assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as u64), "{events:?}");
         let ends = events.iter().filter(|event| matches!(event.kind, EventKind::Ended { .. })).count();
-        assert_eq!(ends, usize::from(cast.state == CastState::Ended), "state and history are one");
+        assert_eq!(ends, usize::from(cast.state == CastState::Ended), "state and history agree");
     }
     let due = fleet.due_entries(10_000, &HashSet::new()).await.unwrap();
-    for ((_, id), _) in answered.iter().filter(|((what, _), _)| what == "told") {
-        let notice = due.iter().find(|notice| notice.cast.id.as_str() == id);
+    for ((_, id), _) in confirmed.iter().filter(|((write, _), _)| write == "delivered") {
+        let entry = due.iter().find(|entry| entry.cast.id.as_str() == id);
         assert!(
-            notice.is_some_and(|notice| notice.event.seq > 1),
-            "what was told is not told again, the rest is"
+            entry.is_some_and(|entry| entry.event.seq > 1),
+            "delivered events are not due again, but the next one is"
         );
     }
     let listed = fleet.list(&Filter { limit: 1000, ..Filter::default() }).await.unwrap().casts.len();
@@ -397,8 +396,8 @@ async fn assert_durable(fleet: &dyn Fleet, answered: &HashMap<(String, String), 
     assert_eq!(listed as u64, counted);
 }
 
-/// What version 1 of the schema wrote, row by row: a cast that waits, one that runs and one that is over,
-/// each with a style sheet.
+/// Creates a database of schema version 1 with a queued, a running and an ended cast, each with a style
+/// sheet.
 fn create_version_1(path: &Path) -> [CastId; 3] {
     let vault = Vault::from_text(KEY).unwrap();
     let db = rusqlite::Connection::open(path).unwrap();
@@ -409,13 +408,15 @@ fn create_version_1(path: &Path) -> [CastId; 3] {
     [0, 1, 3].map(|state: i64| {
         let NewCast { id, mut spec, request, .. } = new_cast(state.unsigned_abs());
         spec.source.context.css = Some("x".repeat(100_000));
-        let seal = |what: &str, json: String| vault.seal(&format!("cast/{id}/{what}"), json.as_bytes());
+        let seal = |value: &str, json: String| vault.seal(&format!("cast/{id}/{value}"), json.as_bytes());
         let request = seal("request", request.to_string());
         let spec = seal("spec", serde_json::to_string(&spec).unwrap());
         db.execute(
-            "INSERT INTO casts (id, app, origin, key, held, notify, request, spec, state, queue_until_ms, created_ms,
+            "INSERT INTO casts (id, app, origin, key, held, notify, request, spec, state, queue_until_ms, \
+            created_ms,
                                 started_ms, ended_ms, closed, worker, lease_until_ms, epoch, last_seq)
-             VALUES (?1, 'app', 'test', NULL, 0, 1, ?2, ?3, ?4, ?5, ?6, iif(?4 > 0, ?6, NULL), iif(?4 > 2, ?6, NULL),
+             VALUES (?1, 'app', 'test', NULL, 0, 1, ?2, ?3, ?4, ?5, ?6, iif(?4 > 0, ?6, NULL), iif(?4 > 2, \
+             ?6, NULL),
                      ?4 > 2, iif(?4 = 1, 'w', NULL), 0, ?4 > 0, 1)",
             (id.as_str(), request, spec, state, now() + 60_000, now()),
         )
@@ -423,15 +424,16 @@ fn create_version_1(path: &Path) -> [CastId; 3] {
         let event = seal("event/1", "{\"event\":\"queued\"}".to_owned());
         let row = db.last_insert_rowid();
         db.execute("INSERT INTO events VALUES (?, 1, ?, ?)", (row, now(), event)).unwrap();
-        // It was to be tried again, by a clock that was set back since.
-        let sql = "INSERT INTO outbox (whose, seq, at_ms, next_ms, tries, first_try_ms) VALUES (?1, 1, ?2, ?2, 1, ?2)";
+        // Its retry is due by a clock that was set back since.
+        let sql = "INSERT INTO outbox (whose, seq, at_ms, next_ms, tries, first_try_ms) VALUES (?1, 1, ?2, \
+            ?2, 1, ?2)";
         db.execute(sql, (row, now() + 7_200_000)).unwrap();
         id
     })
 }
 
 #[test]
-fn a_database_of_version_1_is_brought_up_to_date() {
+fn a_database_of_version_1_is_migrated() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
     let [queued, running, over] = create_version_1(&path);
@@ -447,28 +449,26 @@ fn a_database_of_version_1_is_brought_up_to_date() {
             assert_eq!(cast.request, json!({ "Url": "planted-in-request" }));
         }
         let due = fleet.due_entries(10, &HashSet::new()).await.unwrap();
-        assert_eq!(due.len(), 3, "what waits for a time that is too far ahead waits no longer: {due:?}");
+        assert_eq!(due.len(), 3, "implausibly late retries are due at once: {due:?}");
         assert!(
-            due.iter()
-                .all(|notice| notice.attempts == 1 && notice.since_first_attempt.unwrap() < TEST_TIMEOUT)
+            due.iter().all(|entry| entry.attempts == 1 && entry.since_first_attempt.unwrap() < TEST_TIMEOUT)
         );
         fleet.register_worker(&worker()).await.unwrap();
         for id in [&running, &queued] {
             let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
             assert_eq!(&claim.cast.id, id);
-            assert_eq!(claim.cast.spec.source.context.css.unwrap().len(), 100_000, "it is there");
+            assert_eq!(claim.cast.spec.source.context.css.unwrap().len(), 100_000);
         }
         let one_more = NewCast { max_bytes: 200_000, ..new_cast(9) };
-        assert!(
-            matches!(fleet.create(one_more).await.unwrap(), CreateOutcome::BytesExceeded(kept) if kept > 200_000)
-        );
+        assert!(matches!(fleet.create(one_more).await.unwrap(), CreateOutcome::BytesExceeded(
+            kept) if kept > 200_000));
         assert_eq!(fleet.count(Some("app")).await.unwrap().iter().map(|(_, n)| n).sum::<u64>(), 3);
     });
     drop(fleet);
     let raw = rusqlite::Connection::open(&path).unwrap();
     let number = |sql: &str| raw.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(number("PRAGMA user_version"), 2);
-    assert_eq!(number("SELECT count(*) FROM injected"), 2, "nobody needs that of the one that is over");
+    assert_eq!(number("SELECT count(*) FROM injected"), 2, "the ended cast needs none");
     let sum = "SELECT sum(length(request) + length(spec)) + (SELECT sum(length(what)) FROM injected)
                       + (SELECT sum(length(what)) FROM events) FROM casts";
     assert_eq!(number("SELECT bytes FROM kept"), number(sum));
@@ -477,20 +477,17 @@ fn a_database_of_version_1_is_brought_up_to_date() {
 }
 
 #[test]
-fn the_oldest_go_when_the_database_is_too_large() {
+fn the_oldest_casts_are_deleted_when_the_database_is_full() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
-    let steady = sqlite::monotonic_clock();
     let vault = Vault::from_text(KEY).unwrap();
-    let history = Duration::from_secs(3600);
-    let max_bytes = 1 << 20;
     let fleet = SqliteFleet::open(Config {
         path,
         vault,
-        retention: history,
+        retention: Duration::from_secs(3600),
         wall_clock: Arc::new(now),
-        monotonic_clock: steady,
-        max_bytes,
+        monotonic_clock: sqlite::monotonic_clock(),
+        max_bytes: 1 << 20,
     })
     .unwrap();
     block_on(async {
@@ -500,7 +497,7 @@ fn the_oldest_go_when_the_database_is_too_large() {
         for n in 1..=80 {
             let id = create_cast(&*fleet, large(n)).await;
             fleet.send_command(&id, Command::Stop).await.unwrap();
-            // Of some, somebody has yet to hear.
+            // The first two keep undelivered events.
             if n > 2 {
                 for seq in [1, 2] {
                     fleet.settle(&id, seq, DeliveryOutcome::Delivered, None).await.unwrap();
@@ -513,11 +510,11 @@ fn the_oldest_go_when_the_database_is_too_large() {
         for id in &closed {
             left.push(fleet.get(id).await.unwrap().is_some());
         }
-        assert!(left[0] && left[1], "what has yet to be told is not forgotten");
+        assert!(left[0] && left[1], "casts with undelivered events are kept");
         assert!(!left[2] && left.ends_with(&[true; 10]), "{left:?}");
-        assert!(left[2..].is_sorted(), "the oldest go first: {left:?}");
+        assert!(left[2..].is_sorted(), "the oldest are deleted first: {left:?}");
         assert!(fleet.get(&waits).await.unwrap().is_some());
-        // Nothing more happens when it is small enough.
+        // A second sweep deletes nothing more.
         let count = fleet.count(None).await.unwrap();
         fleet.sweep().await.unwrap();
         assert_eq!(fleet.count(None).await.unwrap(), count);

@@ -1,6 +1,6 @@
-//! What operations on many casts take of the memory, when what is put into their pages is large.
+//! Memory use of operations on many casts with large injected data.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(unsafe_code, reason = "counts what is allocated")]
+#![expect(unsafe_code, reason = "counts allocations")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashSet;
@@ -12,14 +12,16 @@ use pagecast_core::CastSpec;
 use pagecast_core::spec::{Source, SourceUrl};
 use pagecast_fleet::sqlite::{Config, SqliteFleet, monotonic_clock};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{CastId, CreateOutcome, Filter, Fleet, KeyRetention, NewCast, UnixMs, WorkerId};
+use pagecast_fleet::{
+    CastId, Casts, CreateOutcome, Filter, KeyRetention, Leases, NewCast, Outbox, UnixMs, WorkerId,
+};
 use pagecast_testkit::ScratchDir;
 use serde_json::json;
 
-/// Casts, each with a style sheet of this size.
+/// Number of casts, and the size of the style sheet of each.
 const CASTS: u64 = 200;
 const CSS_BYTES: usize = 1 << 20;
-/// All of them at once would take 200 MiB and more.
+/// Limit of the peak: reading all style sheets at once would take more than 200 MiB.
 const MAX_PEAK_BYTES: usize = 16 << 20;
 
 struct CountingAllocator;
@@ -27,18 +29,18 @@ struct CountingAllocator;
 static USED: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: all is left to the system's allocator.
+// SAFETY: all calls are forwarded to the system's allocator.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let used = USED.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(used, Ordering::Relaxed);
-        // SAFETY: as we were called.
+        // SAFETY: the caller fulfils the contract of the same method.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         USED.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as we were called.
+        // SAFETY: the caller fulfils the contract of the same method.
         unsafe { System.dealloc(memory, layout) }
     }
 }
@@ -70,7 +72,7 @@ fn new_cast(n: u64) -> NewCast {
     }
 }
 
-/// How much more memory was in use meanwhile, at most.
+/// Peak of the additional memory in use while `work` ran, in bytes.
 async fn measure_peak<T>(work: impl Future<Output = T>) -> (T, usize) {
     let before = USED.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
@@ -79,7 +81,7 @@ async fn measure_peak<T>(work: impl Future<Output = T>) -> (T, usize) {
 }
 
 #[test]
-fn nothing_reads_what_is_put_into_many_pages() {
+fn injected_data_of_many_casts_is_not_read_at_once() {
     let scratch = ScratchDir::new().unwrap();
     let vault = Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
     let fleet = SqliteFleet::open(Config {
@@ -104,24 +106,24 @@ fn nothing_reads_what_is_put_into_many_pages() {
             "a list took {list} bytes"
         );
         let skip = HashSet::new();
-        let (told, due) = measure_peak(fleet.due_entries(4096, &skip)).await;
+        let (entries, due) = measure_peak(fleet.due_entries(4096, &skip)).await;
         assert_eq!(
-            (told.unwrap().len() as u64, due < MAX_PEAK_BYTES),
+            (entries.unwrap().len() as u64, due < MAX_PEAK_BYTES),
             (CASTS, true),
             "the outbox took {due} bytes"
         );
         let worker = WorkerId("w".to_owned());
         let lease = Duration::from_secs(60);
-        let (claim, asked) = measure_peak(fleet.claim(&worker, lease, &|_| false)).await;
+        let (claim, search) = measure_peak(fleet.claim(&worker, lease, &|_| false)).await;
         assert!(
-            claim.unwrap().is_none() && asked < MAX_PEAK_BYTES,
-            "to look for one that fits took {asked} bytes"
+            claim.unwrap().is_none() && search < MAX_PEAK_BYTES,
+            "searching for a cast that fits took {search} bytes"
         );
         let (claim, one) = measure_peak(fleet.claim(&worker, lease, &|_| true)).await;
         let claim = claim.unwrap().unwrap();
         assert_eq!(claim.cast.spec.source.context.css.unwrap().len(), CSS_BYTES);
-        assert!(one < MAX_PEAK_BYTES, "to take one took {one} bytes");
+        assert!(one < MAX_PEAK_BYTES, "claiming a cast took {one} bytes");
         let (_, get) = measure_peak(fleet.get(&claim.ticket.cast)).await;
-        assert!(get < CSS_BYTES, "to look at one took {get} bytes");
+        assert!(get < CSS_BYTES, "reading a cast took {get} bytes");
     });
 }

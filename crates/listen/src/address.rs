@@ -1,18 +1,20 @@
-//! Addresses: whose a connection is, which proxies are trusted, and which client a proxy names.
+//! Addresses of connections and requests: limits per source, trusted proxies, forwarded clients, and the
+//! check that a request is for this host.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName, header};
 use serde::{Deserialize, Serialize};
+use url::{Host, Url};
 
-/// Bits of an IPv6 address that name a network. A single host commonly has a whole /64 to choose addresses
-/// from (RFC 6177), so these are counted as one.
+/// Prefix length by which IPv6 addresses are counted, in bits. A single host commonly has a whole /64 to
+/// choose addresses from (RFC 6177), so such a network counts as one source.
 const V6_SOURCE_PREFIX: u8 = 64;
-/// Header in which a proxy names its client, the nearest one last.
+/// Header to which each proxy appends the address of its client.
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// Headers that a proxy adds to what it passes on.
+/// Headers that proxies add to forwarded requests.
 const PROXY_HEADERS: [&str; 4] = ["forwarded", FORWARDED_FOR, "x-real-ip", "via"];
 
 /// An address, or a network like `10.0.0.0/8` or `fd00::/8`.
@@ -25,12 +27,11 @@ pub struct Subnet {
 
 /// A text is not a [`Subnet`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("an address or a network like 10.0.0.0/8 or fd00::/8 is wanted")]
+#[error("expected an address or a network like 10.0.0.0/8 or fd00::/8")]
 pub struct ParseSubnetError;
 
 impl Subnet {
-    /// Whether this address lies in it. An IPv4 address that is wrapped in an IPv6 one counts as what it
-    /// wraps.
+    /// Whether the network contains this address. An IPv4-mapped IPv6 address counts as the IPv4 address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
@@ -56,9 +57,9 @@ impl FromStr for Subnet {
             None => (text, None),
         };
         let address: IpAddr = address.parse().map_err(|_| ParseSubnetError)?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.unwrap_or(most);
-        if prefix <= most { Ok(Self { address, prefix }) } else { Err(ParseSubnetError) }
+        let max = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.unwrap_or(max);
+        if prefix <= max { Ok(Self { address, prefix }) } else { Err(ParseSubnetError) }
     }
 }
 
@@ -82,7 +83,7 @@ impl fmt::Display for Subnet {
     }
 }
 
-/// The address that a connection is counted for: one host, or one network of IPv6.
+/// Source that a connection counts for: an IPv4 address, or a /64 network of IPv6.
 pub(crate) fn limit_key(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
@@ -93,19 +94,18 @@ pub(crate) fn limit_key(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// The client of a request: whoever a trusted proxy names, or else the other end of the connection. The port
-/// of a named one is 0.
+/// Client of a request: the one that trusted proxies report, with port 0, or else the peer of the connection.
 pub(crate) fn client_address(peer: SocketAddr, headers: &HeaderMap, trusted: &[Subnet]) -> SocketAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|subnet| subnet.contains(address));
     if !is_trusted(peer.ip()) {
         return peer;
     }
-    // Each proxy appends the address that it was asked from; what stands in front of those that are trusted
-    // was made up by anybody.
-    let named = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let named: Vec<&str> = named.flat_map(|value| value.split(',')).map(str::trim).collect();
+    // Each proxy appends its client, so the list is trusted from its end up to the first untrusted address.
+    // Clients can forge everything before that.
+    let values = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let forwarded: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
     let mut client = peer;
-    for text in named.into_iter().rev() {
+    for text in forwarded.into_iter().rev() {
         let Ok(address) = text.parse::<IpAddr>() else { break };
         client = SocketAddr::new(address, 0);
         if !is_trusted(address) {
@@ -115,11 +115,36 @@ pub(crate) fn client_address(peer: SocketAddr, headers: &HeaderMap, trusted: &[S
     client
 }
 
-/// Whether a request comes from a program on this machine, and no proxy says that it passes it on for
-/// somebody else.
+/// Whether a request comes from a program on this machine that is not a proxy.
 pub(crate) fn is_local_request(peer: IpAddr, local: IpAddr, headers: &HeaderMap) -> bool {
-    let here = peer.to_canonical().is_loopback() || peer.to_canonical() == local.to_canonical();
-    here && !PROXY_HEADERS.iter().any(|name| headers.contains_key(*name))
+    let is_local = peer.to_canonical().is_loopback() || peer.to_canonical() == local.to_canonical();
+    is_local && !is_forwarded(headers)
+}
+
+/// Whether a proxy forwarded this request, by the headers that proxies usually add.
+#[must_use]
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
+    PROXY_HEADERS.iter().any(|name| headers.contains_key(*name))
+}
+
+/// Whether a request is for this host by a loopback name or address: its `Host`, and its `Origin` if a page's
+/// script sent it. Other names may point here by DNS rebinding, and other origins are pages of other sites.
+#[must_use]
+pub fn is_for_localhost(headers: &HeaderMap) -> bool {
+    // A header that is not text becomes an invalid URL.
+    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(header::HOST).map(|host| format!("http://{host}"));
+    let mut urls = host.into_iter().chain(text(header::ORIGIN).map(str::to_owned));
+    urls.all(|url| is_loopback_url(&url))
+}
+
+fn is_loopback_url(url: &str) -> bool {
+    match Url::parse(url).ok().as_ref().and_then(Url::host) {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_counted_by_what_they_cannot_choose() {
+    fn ipv6_addresses_count_by_their_network() {
         let source = |text: &str| limit_key(text.parse().unwrap()).to_string();
         assert_eq!(source("::ffff:198.51.100.7"), "198.51.100.7");
         assert_eq!(source("2001:db8:1:2:3:4:5:6"), source("2001:db8:1:2:ffff::"));
@@ -156,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_proxies_name_clients() {
+    fn only_trusted_proxies_report_clients() {
         let trusted: Vec<Subnet> = vec!["10.0.0.0/8".parse().unwrap(), "127.0.0.1".parse().unwrap()];
         for (peer, forwarded, want) in [
             ("198.51.100.7:5", &["203.0.113.9"][..], "198.51.100.7:5"),
@@ -178,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_known_by_both_ends() {
+    fn local_requests_are_told_by_both_ends_of_the_connection() {
         let mut headers = HeaderMap::new();
         for (peer, local, want) in [
             ("127.0.0.1", "127.0.0.1", true),
@@ -190,7 +215,37 @@ mod tests {
             assert_eq!(found, want, "{peer} to {local}");
         }
         headers.insert("x-forwarded-for", "203.0.113.6".parse().unwrap());
-        let here = IpAddr::from([127, 0, 0, 1]);
-        assert!(!is_local_request(here, here, &headers), "passed on for somebody else");
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert!(!is_local_request(loopback, loopback, &headers), "a proxy forwarded it");
+    }
+
+    #[test]
+    fn only_loopback_urls_are_local() {
+        for url in ["http://localhost:1", "http://127.0.0.1", "http://[::1]:8080", "https://a.localhost"] {
+            assert!(is_loopback_url(url), "{url}");
+        }
+        for url in
+            ["null", "", "http://localhost.example", "http://192.168.1.1", "https://evil.example", "file://"]
+        {
+            assert!(!is_loopback_url(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn requests_for_localhost_are_told_by_host_and_origin() {
+        let check = |all: &[(HeaderName, &[u8])]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in all {
+                headers.insert(name, header::HeaderValue::from_bytes(value).unwrap());
+            }
+            is_for_localhost(&headers)
+        };
+        assert!(check(&[]));
+        assert!(check(&[(header::HOST, b"localhost:8080")]));
+        assert!(check(&[(header::HOST, b"[::1]"), (header::ORIGIN, b"http://127.0.0.1:3000")]));
+        assert!(!check(&[(header::HOST, b"rebound.example")]));
+        assert!(!check(&[(header::HOST, b"localhost"), (header::ORIGIN, b"https://evil.example")]));
+        assert!(!check(&[(header::HOST, b"localhost"), (header::ORIGIN, b"null")]));
+        assert!(!check(&[(header::HOST, b"localhost\xff")]));
     }
 }

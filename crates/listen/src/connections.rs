@@ -1,8 +1,8 @@
-//! All connections of a listener, and which of them is closed when there are too many. No IO; callers tell
-//! the time.
+//! Table of a listener's connections, and the choice of which to evict when there are too many. No IO;
+//! callers pass the time.
 //!
-//! A new connection is never kept waiting: if there is no room, the least useful connection without an answer
-//! under way is closed. So silent connections, however many, delay nobody.
+//! A new connection never waits: if there is no room, the least useful connection without a response under
+//! way is evicted. So silent connections, however many, delay nobody.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,20 +14,20 @@ use tokio::time::Instant;
 use crate::Limits;
 use crate::address::limit_key;
 
-/// What a connection is doing.
+/// Phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
-    /// TLS is being agreed on.
+    /// The TLS handshake is under way.
     Handshake,
-    /// Nothing has come yet.
+    /// No byte of the first request has arrived.
     AwaitingFirstByte,
-    /// A request's head is coming.
+    /// The head of a request is arriving.
     ReadingHead,
-    /// A request was answered, and no other has begun.
+    /// A response was sent, and no further request has started.
     Idle,
-    /// A request's body is coming.
+    /// The body of a request is arriving.
     ReadingBody,
-    /// A request is being answered.
+    /// A response is being prepared or sent.
     Responding,
 }
 
@@ -36,8 +36,9 @@ impl Phase {
         self >= Self::ReadingBody
     }
 
-    /// In which order connections are closed to make room, those with the same rank by age; never, if none.
-    /// Whoever has sent nothing useful so far goes first, an answer under way is never cut off.
+    /// Rank by which connections are evicted, the lowest first and the oldest first within a rank; `None`
+    /// means never. Connections that have sent nothing useful go first, and a response under way is never cut
+    /// off.
     fn eviction_rank(self) -> Option<u8> {
         match self {
             Self::Handshake | Self::AwaitingFirstByte | Self::ReadingHead => Some(0),
@@ -48,12 +49,12 @@ impl Phase {
     }
 }
 
-/// Why a connection is not taken.
+/// Reason why a connection is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// Its address has as many as it may have, all of them with answers under way.
+    /// Its address has reached its limit, and table of its connections have responses under way.
     PerAddressLimit,
-    /// There are as many as there may be, all of them with answers under way.
+    /// The listener has reached its limit, and table connections have responses under way.
     ConnectionLimit,
 }
 
@@ -67,20 +68,20 @@ pub(crate) struct Connections {
 struct ConnectionTable {
     next_id: u64,
     entries: HashMap<u64, Entry>,
-    /// Entries whose phase is one of a request.
+    /// Number of entries in a phase of a request.
     requests: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// The address that it is counted for; none if its address is not limited.
+    /// Source that the connection counts for; `None` if its address is not limited.
     limit_key: Option<IpAddr>,
     phase: Phase,
     since: Instant,
     evicted: Arc<Notify>,
 }
 
-/// A connection's place among all others, given back when it is dropped.
+/// Entry of a connection in the table, removed on drop.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
     id: u64,
@@ -93,7 +94,7 @@ impl Connections {
         Arc::new(Self { limits, table: Mutex::default() })
     }
 
-    /// Takes a new connection, and closes another one if there is no room for it.
+    /// Admits a new connection, and evicts another if there is no room.
     pub(crate) fn admit(
         self: &Arc<Self>,
         now: Instant,
@@ -101,29 +102,29 @@ impl Connections {
         phase: Phase,
     ) -> Result<ConnectionSlot, Rejection> {
         let limits = &self.limits;
-        let source = limits.applies_to(peer).then(|| limit_key(peer));
-        let mut all = self.lock();
-        if source.is_some()
-            && all.count(|entry| entry.limit_key == source) >= limits.max_connections_per_address
-            && !all.evict_one(|entry| entry.limit_key == source)
+        let limit_key = limits.applies_to(peer).then(|| limit_key(peer));
+        let mut table = self.lock();
+        if limit_key.is_some()
+            && table.count(|entry| entry.limit_key == limit_key) >= limits.max_connections_per_address
+            && !table.evict_one(|entry| entry.limit_key == limit_key)
         {
             return Err(Rejection::PerAddressLimit);
         }
-        let shaking = |entry: &Entry| entry.phase == Phase::Handshake;
-        if phase == Phase::Handshake && all.count(shaking) >= limits.max_handshakes {
-            all.evict_one(shaking);
+        let in_handshake = |entry: &Entry| entry.phase == Phase::Handshake;
+        if phase == Phase::Handshake && table.count(in_handshake) >= limits.max_handshakes {
+            table.evict_one(in_handshake);
         }
-        if all.entries.len() >= limits.max_connections && !all.evict_one(|_| true) {
+        if table.entries.len() >= limits.max_connections && !table.evict_one(|_| true) {
             return Err(Rejection::ConnectionLimit);
         }
-        let (id, closed) = (all.next_id, Arc::new(Notify::new()));
-        all.next_id += 1;
-        all.entries.insert(id, Entry { limit_key: source, phase, since: now, evicted: Arc::clone(&closed) });
-        drop(all);
-        Ok(ConnectionSlot { id, connections: Arc::clone(self), evicted: closed })
+        let (id, evicted) = (table.next_id, Arc::new(Notify::new()));
+        table.next_id += 1;
+        table.entries.insert(id, Entry { limit_key, phase, since: now, evicted: Arc::clone(&evicted) });
+        drop(table);
+        Ok(ConnectionSlot { id, connections: Arc::clone(self), evicted })
     }
 
-    /// Closes the connection that is needed least, if any can go.
+    /// Evicts the least useful connection, and returns whether there was one to evict.
     pub(crate) fn evict_one(&self) -> bool {
         self.lock().evict_one(|_| true)
     }
@@ -143,7 +144,7 @@ impl ConnectionTable {
         self.entries.values().filter(|entry| which(entry)).count()
     }
 
-    /// Closes the connection of these that is needed least, and says whether there was one.
+    /// Evicts the least useful connection among those selected, and returns whether there was one.
     fn evict_one(&mut self, which: impl Fn(&Entry) -> bool) -> bool {
         let candidates = self.entries.iter().filter(|(_, entry)| which(entry));
         let ranked =
@@ -153,7 +154,7 @@ impl ConnectionTable {
         true
     }
 
-    /// Forgets a connection, and has it closed if it is not yet.
+    /// Removes a connection, which closes it if it is still open.
     fn remove(&mut self, id: u64) {
         let Some(entry) = self.entries.remove(&id) else { return };
         self.requests -= usize::from(entry.phase.in_request());
@@ -173,64 +174,65 @@ impl ConnectionSlot {
         &self.connections.limits
     }
 
-    /// Waits until the connection is closed to make room for others.
+    /// Waits until the connection is evicted.
     pub(crate) async fn wait_until_evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// Notes what the connection does from now on.
+    /// Records the phase that the connection enters.
     pub(crate) fn set_phase(&self, now: Instant, phase: Phase) {
         self.connections.lock().set_phase(self.id, phase, now);
     }
 
-    /// Notes that something came, if it is the beginning of a request's head.
+    /// Records that bytes arrived, which may be the start of a request's head.
     pub(crate) fn bytes_received(&self, now: Instant) {
-        let mut all = self.connections.lock();
-        if all
+        let mut table = self.connections.lock();
+        if table
             .entries
             .get(&self.id)
             .is_some_and(|e| matches!(e.phase, Phase::AwaitingFirstByte | Phase::Idle))
         {
-            all.set_phase(self.id, Phase::ReadingHead, now);
+            table.set_phase(self.id, Phase::ReadingHead, now);
         }
     }
 
-    /// Notes that a request's body is there, unless the request is over already.
+    /// Records that a request's body is complete, unless the request has already ended.
     pub(crate) fn body_complete(&self, now: Instant) {
-        let mut all = self.connections.lock();
-        if all.entries.get(&self.id).is_some_and(|entry| entry.phase == Phase::ReadingBody) {
-            all.set_phase(self.id, Phase::Responding, now);
+        let mut table = self.connections.lock();
+        if table.entries.get(&self.id).is_some_and(|entry| entry.phase == Phase::ReadingBody) {
+            table.set_phase(self.id, Phase::Responding, now);
         }
     }
 
-    /// Begins a request, and says whether it may be answered: the last [`KeyedRateLimiter::reserved_requests`] places are for
-    /// `reserved` ones. If there is none left, the request whose body has been coming for longest makes room.
+    /// Starts a request, and returns whether it may be answered. The last [`Limits::reserved_requests`]
+    /// places are for `reserved` requests. If no place is left, the request whose body has been arriving
+    /// longest is evicted.
     pub(crate) fn try_begin_request(&self, now: Instant, reserved: bool) -> bool {
         let limits = &self.connections.limits;
-        let most = limits.max_connections
+        let max = limits.max_connections
             - if reserved { 0 } else { limits.reserved_requests.min(limits.max_connections) };
-        let mut all = self.connections.lock();
-        if !all.entries.contains_key(&self.id) {
+        let mut table = self.connections.lock();
+        if !table.entries.contains_key(&self.id) {
             return false;
         }
-        if all.requests >= most && !all.evict_one(|entry| entry.phase == Phase::ReadingBody) {
+        if table.requests >= max && !table.evict_one(|entry| entry.phase == Phase::ReadingBody) {
             return false;
         }
-        all.set_phase(self.id, Phase::ReadingBody, now);
+        table.set_phase(self.id, Phase::ReadingBody, now);
         true
     }
 
-    /// When the connection has had its time for what it does; never, while it is answered.
+    /// Time at which the current phase times out; `None` during a request's body and response.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let limits = &self.connections.limits;
-        let all = self.connections.lock();
-        let entry = all.entries.get(&self.id)?;
+        let table = self.connections.lock();
+        let entry = table.entries.get(&self.id)?;
         let time = match entry.phase {
             Phase::Handshake => limits.handshake_timeout,
             Phase::AwaitingFirstByte => limits.first_byte_timeout,
             Phase::ReadingHead => limits.header_timeout,
             Phase::Idle => limits.idle_timeout,
-            // How long a body may take depends on whose it is, which the handlers know.
+            // The time for a body depends on the client, which the handlers know.
             Phase::ReadingBody | Phase::Responding => return None,
         };
         Some(entry.since + time)

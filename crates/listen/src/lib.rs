@@ -1,9 +1,9 @@
-//! The accept loop of our web servers, HTTP/1.1, plain or in TLS: which connections stay, for how long, and
-//! whose requests are answered when there are too many.
+//! Accept loop of the HTTP/1.1 servers, with or without TLS: limits and timeouts of connections, and the
+//! choice of requests to answer under overload.
 //!
-//! A connection enters through [`serve`], is counted in `connections`, and its requests leave through the
-//! router, which finds the client's address as [`ConnectInfo`] and [`RequestSource`]. Deliberately absent: what is
-//! served, certificates, and how long a request's body may take.
+//! A connection enters through [`serve`] and is counted in `connections`. Its requests go to the router, with
+//! the client's address as extensions [`ConnectInfo`] and [`RequestSource`]. Deliberately absent: content,
+//! certificates, and timeouts of request bodies.
 
 mod address;
 mod connections;
@@ -31,44 +31,44 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-pub use address::{ParseSubnetError, Subnet};
+pub use address::{ParseSubnetError, Subnet, is_for_localhost, is_forwarded};
 use connections::{ConnectionSlot, Connections, Phase, Rejection};
 
-/// What is sent must be acknowledged within this time, or the connection is closed.
+/// Longest time for the peer to acknowledge sent data, in milliseconds, before the kernel closes the
+/// connection: enough for a change of mobile networks.
 const TCP_USER_TIMEOUT_MS: u32 = 30_000;
-/// Pause after a connection could not be accepted, as the process or the machine has no file descriptor left.
+/// Delay after a failed accept, usually for lack of file descriptors, so that the loop does not spin.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(20);
-/// Time between two warnings that connections are refused: there can be thousands in a second.
+/// Interval of warnings about refused connections, of which there can be thousands per second.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
-/// File descriptors beside those of connections: the database, casts' pipes, and whatever else the process
-/// has.
+/// File descriptors needed besides those of connections: database, pipes of casts, and files.
 const OTHER_FDS: u64 = 1024;
 
-/// How many connections there may be, and how long each may take.
+/// Limits and timeouts of a listener's connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once.
+    /// Maximum number of connections.
     pub max_connections: usize,
-    /// Connections at once from one address, or from one /64 network of IPv6. Addresses of this machine and
-    /// of `trusted_proxies` are not limited.
+    /// Maximum number of connections from one IPv4 address or one /64 network of IPv6. Loopback addresses and
+    /// `trusted_proxies` are not limited.
     pub max_connections_per_address: usize,
-    /// Requests at once that are left to those that are reserved for, see [`Service::is_reserved`].
+    /// Number of concurrent requests reserved for those that [`Service::is_reserved`] selects.
     pub reserved_requests: usize,
-    /// TLS handshakes at once; more close the oldest.
+    /// Maximum number of concurrent TLS handshakes; beyond it, the oldest is closed.
     pub max_handshakes: usize,
-    /// Time for a TLS handshake.
+    /// Longest time for a TLS handshake.
     pub handshake_timeout: Duration,
-    /// Time until the first byte of the first request.
+    /// Longest time until the first byte of the first request.
     pub first_byte_timeout: Duration,
-    /// Time for a request's head, from its first byte on.
+    /// Longest time for a request's head, from its first byte.
     pub header_timeout: Duration,
-    /// Time without a request after one was answered.
+    /// Longest idle time after a response.
     pub idle_timeout: Duration,
-    /// Largest head of a request, in bytes.
+    /// Maximum size of a request's head, in bytes.
     pub max_head_bytes: usize,
-    /// Most headers of a request.
+    /// Maximum number of headers of a request.
     pub max_headers: usize,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<Subnet>,
 }
 
@@ -76,20 +76,19 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 1024,
-            // Four addresses are needed to fill all places, and no SDK's pool has as many (Java's usual ones
-            // have 50 to 200).
+            // It takes four addresses to use all connections, and pools of SDKs are smaller (Java's common
+            // ones have 50 to 200).
             max_connections_per_address: 256,
             reserved_requests: 64,
-            // A handshake takes less than a millisecond of CPU and two round trips: these are some thousand a
-            // second.
+            // A handshake takes less than a millisecond of CPU and two round trips, so this allows some
+            // thousand per second.
             max_handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
-            // Clients send at once; a first byte is late when its packet was lost, which is sent again after
-            // 1 and 3 s.
+            // Clients send at once; if the first packet is lost, it is retransmitted after 1 and 3 s.
             first_byte_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
-            // Longer than proxies keep theirs (nginx and AWS 60 s), so that it is they who close: a request
-            // that meets a closing connection is lost.
+            // Longer than proxies keep idle connections (nginx and AWS: 60 s), so that the proxy closes
+            // first: a request on a connection that we just closed is lost.
             idle_timeout: Duration::from_secs(75),
             max_head_bytes: 64 * 1024,
             max_headers: 100,
@@ -99,34 +98,35 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether connections of this address are counted.
+    /// Whether connections from this address are limited.
     fn applies_to(&self, peer: IpAddr) -> bool {
         !peer.to_canonical().is_loopback() && !self.trusted_proxies.iter().any(|net| net.contains(peer))
     }
 }
 
-/// What is served.
+/// Service of a listener.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// Answers requests.
+    /// Router that answers requests.
     pub router: Router,
-    /// Whether a request may use the places that are reserved, by what it asks for and whether it comes from
-    /// this machine.
+    /// Whether a request may use the reserved places, by its method, its URI, and whether it comes from this
+    /// machine.
     pub is_reserved: fn(&Method, &Uri, bool) -> bool,
 }
 
-/// How far the end of a server has come.
+/// Progress of a server's shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ShutdownPhase {
-    /// It goes on.
+    /// The server is running.
     Running,
-    /// Requests that run are finished, and no connection is taken.
+    /// Running requests are finished, and no connection is accepted.
     Draining,
-    /// All connections are closed.
+    /// All connections are closed at once.
     Closed,
 }
 
-/// Serves until told to stop. `acceptor` is asked for each connection; none means plain HTTP.
+/// Serves connections until `stop` changes. `acceptor` is called for each connection; `None` means plain
+/// HTTP.
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
@@ -135,10 +135,10 @@ pub async fn serve(
     mut stop: watch::Receiver<ShutdownPhase>,
 ) {
     raise_fd_limit(limits.max_connections);
-    let all = Connections::new(limits);
+    let connections = Connections::new(limits);
     let mut running = JoinSet::new();
-    let mut warned: Option<Instant> = None;
-    let stopped = stop.clone();
+    let mut last_warning: Option<Instant> = None;
+    let stop_receiver = stop.clone();
     loop {
         tokio::select! {
             () = wait_for_phase(&mut stop, ShutdownPhase::Draining) => break,
@@ -147,22 +147,23 @@ pub async fn serve(
                 Ok((stream, peer)) => {
                     let tls = acceptor();
                     let phase = if tls.is_some() { Phase::Handshake } else { Phase::AwaitingFirstByte };
-                    match all.admit(Instant::now(), peer.ip(), phase) {
-                        Ok(place) => {
-                            let (service, stop) = (service.clone(), stopped.clone());
+                    match connections.admit(Instant::now(), peer.ip(), phase) {
+                        Ok(slot) => {
+                            let (service, stop) = (service.clone(), stop_receiver.clone());
                             running.spawn(async move {
-                                if let Err(error) = handle_connection(stream, peer, tls, place, service, stop).await {
-                                    tracing::trace!(%error, %peer, "a connection ends");
+                                if let Err(error) = handle_connection(stream, peer, tls, slot, service,
+                                stop).await {
+                                    tracing::trace!(%error, %peer, "connection closed");
                                 }
                             });
                         }
-                        Err(refused) => warn_rejected(refused, peer, &mut warned),
+                        Err(rejection) => warn_rejected(rejection, peer, &mut last_warning),
                     }
                 }
                 Err(error) => {
-                    // There is no file descriptor left, most likely: one that is needed less makes room.
-                    let closed = all.evict_one();
-                    tracing::warn!(%error, closed, "cannot accept a connection");
+                    // Most likely no file descriptor is left: free one.
+                    let evicted = connections.evict_one();
+                    tracing::warn!(%error, evicted, "accepting a connection failed");
                     sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
@@ -176,67 +177,66 @@ pub async fn serve(
     running.shutdown().await;
 }
 
-fn warn_rejected(refused: Rejection, peer: SocketAddr, warned: &mut Option<Instant>) {
-    if warned.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {
+fn warn_rejected(rejection: Rejection, peer: SocketAddr, last_warning: &mut Option<Instant>) {
+    if last_warning.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {
         return;
     }
-    *warned = Some(Instant::now());
-    match refused {
+    *last_warning = Some(Instant::now());
+    match rejection {
         Rejection::PerAddressLimit => tracing::warn!(%peer, "connection refused: too many from this address"),
         Rejection::ConnectionLimit => tracing::warn!(%peer, "connection refused: too many connections"),
     }
 }
 
-/// Lets the process have as many file descriptors as its connections may need, if the system's hard limit
-/// permits.
+/// Raises the limit of open files to what the connections may need, within the system's hard limit.
 fn raise_fd_limit(connections: usize) {
-    let wanted = OTHER_FDS + 2 * connections as u64;
+    let needed = OTHER_FDS + 2 * connections as u64;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let possible = maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    let possible = maximum.map_or(needed, |maximum| needed.min(maximum));
     if current.is_some_and(|current| current < possible)
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(possible), maximum })
     {
-        tracing::warn!(%error, wanted, "cannot raise the limit of open files");
+        tracing::warn!(%error, needed, "raising the open file limit failed");
     }
 }
 
-/// Waits until the end has come so far; a server that is gone is as far as can be.
-async fn wait_for_phase(stop: &mut watch::Receiver<ShutdownPhase>, so_far: ShutdownPhase) {
-    let _gone = stop.wait_for(|stop| *stop >= so_far).await.map(drop);
+/// Waits until the shutdown reaches this phase, or its sender is gone.
+async fn wait_for_phase(stop: &mut watch::Receiver<ShutdownPhase>, phase: ShutdownPhase) {
+    let _sender_is_gone = stop.wait_for(|stop| *stop >= phase).await.map(drop);
 }
 
 async fn handle_connection(
     stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
-    place: ConnectionSlot,
+    slot: ConnectionSlot,
     service: Service,
     stop: watch::Receiver<ShutdownPhase>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     rustix::net::sockopt::set_tcp_user_timeout(&stream, TCP_USER_TIMEOUT_MS)?;
     let ends = ConnectionAddresses { peer, local: stream.local_addr()?.ip() };
-    let Some(tls) = tls else { return serve_requests(stream, ends, place, service, stop).await };
-    let handshake = place.limits().handshake_timeout;
+    let Some(tls) = tls else { return serve_requests(stream, ends, slot, service, stop).await };
+    let handshake = slot.limits().handshake_timeout;
     let stream = tokio::select! {
-        shaken = timeout(handshake, tls.accept(stream)) => shaken.map_err(io::Error::from)??,
-        () = place.wait_until_evicted() => return Err(stream::evicted_error()),
+        accepted = timeout(handshake, tls.accept(stream)) => accepted.map_err(io::Error::from)??,
+        () = slot.wait_until_evicted() => return Err(stream::evicted_error()),
     };
-    place.set_phase(Instant::now(), Phase::AwaitingFirstByte);
-    serve_requests(stream, ends, place, service, stop).await
+    slot.set_phase(Instant::now(), Phase::AwaitingFirstByte);
+    serve_requests(stream, ends, slot, service, stop).await
 }
 
-/// Both ends of a connection.
+/// Addresses of both ends of a connection.
 #[derive(Debug, Clone, Copy)]
 struct ConnectionAddresses {
     peer: SocketAddr,
     local: IpAddr,
 }
 
-/// Where a request comes from: an extension of each, beside [`ConnectInfo`].
+/// Source of a request: an extension of each request, besides [`ConnectInfo`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestSource {
-    /// Whoever a trusted proxy names, or else the other end of the connection.
+    /// Client that trusted proxies report, or else the peer of the connection.
     client: IpAddr,
     local: IpAddr,
 }
@@ -253,29 +253,30 @@ impl RequestSource {
 async fn serve_requests(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     ends: ConnectionAddresses,
-    place: ConnectionSlot,
+    slot: ConnectionSlot,
     service: Service,
     mut stop: watch::Receiver<ShutdownPhase>,
 ) -> io::Result<()> {
-    let place = Arc::new(place);
+    let slot = Arc::new(slot);
     let mut builder = http1::Builder::new();
-    let limits = place.limits();
-    // Times are kept here: hyper knows one for heads alone.
+    let limits = slot.limits();
+    // [`stream::PhaseTimer`] keeps all timeouts; hyper has one for heads only.
     builder.header_read_timeout(None).max_buf_size(limits.max_head_bytes).max_headers(limits.max_headers);
-    let asked = Arc::clone(&place);
+    let request_slot = Arc::clone(&slot);
     let each = service_fn(move |request| {
-        let (service, place) = (service.clone(), Arc::clone(&asked));
-        async move { Ok::<_, std::convert::Infallible>(handle_request(request, ends, place, service).await) }
+        let (service, slot) = (service.clone(), Arc::clone(&request_slot));
+        async move { Ok::<_, std::convert::Infallible>(handle_request(request, ends, slot, service).await) }
     });
-    let stream = stream::TrackedStream::new(stream, Arc::clone(&place));
+    let stream = stream::TrackedStream::new(stream, Arc::clone(&slot));
     let connection = builder.serve_connection(TokioIo::new(stream), each);
     tokio::pin!(connection);
     let mut timer = stream::PhaseTimer::new();
     let mut stopping = false;
     loop {
         tokio::select! {
-            done = timer.run_until_timeout(&place, connection.as_mut()) => return done?.map_err(io::Error::other),
-            () = place.wait_until_evicted() => return Err(stream::evicted_error()),
+            done = timer.run_until_timeout(&slot, connection.as_mut(
+            )) => return done?.map_err(io::Error::other),
+            () = slot.wait_until_evicted() => return Err(stream::evicted_error()),
             () = wait_for_phase(&mut stop, ShutdownPhase::Draining), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
@@ -287,25 +288,25 @@ async fn serve_requests(
 async fn handle_request(
     request: Request<Incoming>,
     ends: ConnectionAddresses,
-    place: Arc<ConnectionSlot>,
+    slot: Arc<ConnectionSlot>,
     service: Service,
 ) -> Response<Body> {
-    let here = address::is_local_request(ends.peer.ip(), ends.local, request.headers());
-    let reserved = (service.is_reserved)(request.method(), request.uri(), here);
-    if !place.try_begin_request(Instant::now(), reserved) {
+    let is_local = address::is_local_request(ends.peer.ip(), ends.local, request.headers());
+    let reserved = (service.is_reserved)(request.method(), request.uri(), is_local);
+    if !slot.try_begin_request(Instant::now(), reserved) {
         return service_unavailable();
     }
-    let client = address::client_address(ends.peer, request.headers(), &place.limits().trusted_proxies);
-    let ended = stream::RequestGuard::new(Arc::clone(&place));
-    let mut request = request.map(|body| Body::new(stream::RequestBody::new(body, place)));
+    let client = address::client_address(ends.peer, request.headers(), &slot.limits().trusted_proxies);
+    let guard = stream::RequestGuard::new(Arc::clone(&slot));
+    let mut request = request.map(|body| Body::new(stream::RequestBody::new(body, slot)));
     request.extensions_mut().insert(ConnectInfo(client));
     request.extensions_mut().insert(RequestSource { client: client.ip(), local: ends.local });
-    let answered = service.router.oneshot(request).await;
-    let response = answered.unwrap_or_else(|never| match never {});
-    response.map(|body| Body::new(stream::ResponseBody::new(body, ended)))
+    let result = service.router.oneshot(request).await;
+    let response = result.unwrap_or_else(|never| match never {});
+    response.map(|body| Body::new(stream::ResponseBody::new(body, guard)))
 }
 
-/// All places for requests are taken. Told without a look at the request's body.
+/// Response to a request for which no place is left, sent without reading the request's body.
 fn service_unavailable() -> Response<Body> {
     let mut response = Response::new(Body::from("too many requests at once: try again\n"));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

@@ -1,5 +1,5 @@
-//! What goes through a connection, watched: its bytes, the bodies of its requests and of its answers, and its
-//! time.
+//! Wrappers that report the phases of a connection: its stream, its request and response bodies, and its
+//! timer.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -16,12 +16,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::connections::{ConnectionSlot, Phase};
 
-/// The connection was closed to make room for another.
+/// Error of a connection that was evicted to make room for another.
 pub(crate) fn evicted_error() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "closed to make room for others")
 }
 
-/// A stream whose first bytes of each request are noted.
+/// A stream that reports received bytes to its connection slot.
 #[derive(Debug)]
 pub(crate) struct TrackedStream<S> {
     stream: S,
@@ -29,8 +29,8 @@ pub(crate) struct TrackedStream<S> {
 }
 
 impl<S> TrackedStream<S> {
-    pub(crate) fn new(stream: S, place: Arc<ConnectionSlot>) -> Self {
-        Self { stream, slot: place }
+    pub(crate) fn new(stream: S, slot: Arc<ConnectionSlot>) -> Self {
+        Self { stream, slot }
     }
 }
 
@@ -75,13 +75,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
     }
 }
 
-/// The end of a request: when this is dropped, the connection waits for the next one.
+/// Guard of a running request: dropping it makes the connection idle.
 #[derive(Debug)]
 pub(crate) struct RequestGuard(Arc<ConnectionSlot>);
 
 impl RequestGuard {
-    pub(crate) fn new(place: Arc<ConnectionSlot>) -> Self {
-        Self(place)
+    pub(crate) fn new(slot: Arc<ConnectionSlot>) -> Self {
+        Self(slot)
     }
 }
 
@@ -91,7 +91,7 @@ impl Drop for RequestGuard {
     }
 }
 
-/// A request's body. That it is complete, or that nobody wants more of it, is noted.
+/// A request's body that reports when it is complete or dropped.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     body: Incoming,
@@ -99,11 +99,11 @@ pub(crate) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, place: Arc<ConnectionSlot>) -> Self {
+    pub(crate) fn new(body: Incoming, slot: Arc<ConnectionSlot>) -> Self {
         if body.is_end_stream() {
-            place.body_complete(Instant::now());
+            slot.body_complete(Instant::now());
         }
-        Self { body, slot: place }
+        Self { body, slot }
     }
 }
 
@@ -137,7 +137,7 @@ impl Drop for RequestBody {
     }
 }
 
-/// An answer's body: with it ends the request.
+/// A response's body, whose end is the end of the request.
 #[derive(Debug)]
 pub(crate) struct ResponseBody {
     body: Body,
@@ -145,8 +145,8 @@ pub(crate) struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(crate) fn new(body: Body, ended: RequestGuard) -> Self {
-        Self { body, _request: ended }
+    pub(crate) fn new(body: Body, request: RequestGuard) -> Self {
+        Self { body, _request: request }
     }
 }
 
@@ -170,7 +170,7 @@ impl HttpBody for ResponseBody {
     }
 }
 
-/// The time of a connection, which depends on what it is doing.
+/// Timer of a connection's current phase.
 #[derive(Debug)]
 pub(crate) struct PhaseTimer(Pin<Box<Sleep>>);
 
@@ -179,18 +179,18 @@ impl PhaseTimer {
         Self(Box::pin(sleep_until(Instant::now())))
     }
 
-    /// Runs a connection until it ends, or until it has taken too long for what it does.
+    /// Runs a connection until it ends or its phase times out.
     pub(crate) async fn run_until_timeout<F: Future>(
         &mut self,
-        place: &ConnectionSlot,
+        slot: &ConnectionSlot,
         mut connection: Pin<&mut F>,
     ) -> io::Result<F::Output> {
         poll_fn(|cx| {
             if let Poll::Ready(done) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
-            // After each step: what it does may have changed with it.
-            let Some(deadline) = place.deadline() else { return Poll::Pending };
+            // The deadline is read after each poll, which may have changed the phase.
+            let Some(deadline) = slot.deadline() else { return Poll::Pending };
             if self.0.deadline() != deadline {
                 self.0.as_mut().reset(deadline);
             }

@@ -16,7 +16,7 @@ impl TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(ShutdownPhase::Running);
-        let reserved = |_: &Method, uri: &Uri, here| here && uri.path() == "/healthz";
+        let reserved = |_: &Method, uri: &Uri, is_local| is_local && uri.path() == "/healthz";
         let mut running = JoinSet::new();
         running.spawn(serve(listener, limits, Service { router, is_reserved: reserved }, || None, stopped));
         Self { addr, stop, running }
@@ -26,14 +26,14 @@ impl TestServer {
         TcpStream::connect(self.addr).await.unwrap()
     }
 
-    /// A connection on which this was sent.
+    /// Opens a connection and sends this text.
     async fn connect_and_send(&self, text: &str) -> TcpStream {
         let mut stream = self.connect().await;
         stream.write_all(text.as_bytes()).await.unwrap();
         stream
     }
 
-    /// What is answered to this, until the other end closes.
+    /// Sends a request, and returns everything received until the server closes the connection.
     async fn request(&self, head: &str) -> String {
         let stream = self.connect_and_send(&format!("{head}\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
         read_to_end(stream).await
@@ -45,10 +45,10 @@ impl TestServer {
     }
 }
 
-/// What comes until the other end closes.
+/// Reads everything until the peer closes the connection.
 async fn read_to_end(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
-    let _reset_is_an_end_too = stream.read_to_end(&mut answer).await;
+    let _reset_counts_as_end = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -69,7 +69,7 @@ async fn silent_connections_delay_nobody() {
     let server = TestServer::start(limits, health_router()).await;
     let mut held = Vec::new();
     for n in 0..300 {
-        // Some of them begin a head.
+        // Half of them start a head.
         held.push(server.connect_and_send(if n % 2 == 0 { "" } else { "GET / HTTP/1.1\r\nX: " }).await);
     }
     for path in ["/healthz", "/other"] {
@@ -101,7 +101,7 @@ async fn silent_clients_time_out() {
         let server = TestServer::start(limits, health_router()).await;
         let stream = server.connect_and_send(text).await;
         if what == "half a second request" {
-            // It may come with the first one, and is then noted only with its next bytes.
+            // If it arrives together with the first request, the server sees it only with its next bytes.
             let mut stream = stream;
             let mut answer = [0; 512];
             let n = stream.read(&mut answer).await.unwrap();
@@ -142,8 +142,8 @@ async fn health_is_answered_when_all_request_slots_are_taken() {
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: 1"), "{refused}");
     let answer = server.request("GET /healthz HTTP/1.1").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    let passed_on = server.request("GET /healthz HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9").await;
-    assert!(passed_on.starts_with("HTTP/1.1 503"), "it says where it comes from: {passed_on}");
+    let forwarded = server.request("GET /healthz HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9").await;
+    assert!(forwarded.starts_with("HTTP/1.1 503"), "it is not a local request: {forwarded}");
     leave.add_permits(100);
     for stream in waiting {
         assert!(read_to_end(stream).await.ends_with("done"));
@@ -153,7 +153,7 @@ async fn health_is_answered_when_all_request_slots_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_that_do_not_come_make_room() {
+async fn bodies_that_do_not_arrive_are_evicted() {
     let echo = any(|body: axum::body::Bytes| async move { body });
     let limits = Limits { max_connections: 8, reserved_requests: 2, ..Limits::default() };
     let server = TestServer::start(limits, health_router().route("/echo", echo)).await;
@@ -174,7 +174,7 @@ async fn bodies_that_do_not_come_make_room() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_router_gets_the_client_address() {
     let peer = get(
-        |ConnectInfo(client): ConnectInfo<SocketAddr>, Extension(source): Extension<RequestSource>| async move {
+        async |ConnectInfo(client): ConnectInfo<SocketAddr>, Extension(source): Extension<RequestSource>| {
             assert_eq!(source.non_local_ip(), Some(client.ip()).filter(|ip| !ip.is_loopback()));
             client.ip().to_string()
         },

@@ -1,4 +1,4 @@
-//! A contact sheet: stills of a recording, side by side in one PNG.
+//! Makes contact sheets: stills of a recording, side by side in one PNG.
 
 use std::path::{Path, PathBuf};
 
@@ -15,20 +15,20 @@ const STILL_WIDTH: u32 = 420;
 const GAP: u32 = 8;
 /// Stills from left to right.
 const COLUMNS: u32 = 3;
-/// Grey between the stills.
+/// Grey level between the stills.
 const BACKGROUND_LEVEL: u8 = 24;
 
-/// Why there is no sheet.
+/// Errors of [`write()`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The recording cannot be decoded.
     #[error("cannot decode {}", .0.display())]
     Decode(PathBuf, #[source] ff::Error),
-    /// The picture cannot be made.
+    /// The PNG cannot be encoded.
     #[error("cannot make a PNG")]
     Encode(#[source] ff::Error),
-    /// The picture cannot be written.
+    /// The PNG cannot be written.
     #[error("cannot write {}", .0.display())]
     Write(PathBuf, #[source] std::io::Error),
 }
@@ -36,21 +36,21 @@ pub enum Error {
 /// Writes `count` stills of `recording`, evenly spaced over its length, to the PNG file `sheet`.
 ///
 /// # Errors
-/// See [`ErrorBody`].
+/// See [`Error`].
 pub fn write(recording: &Path, sheet: &Path, count: u32) -> Result<(), Error> {
     let stills = decode_stills(recording, count).map_err(|e| Error::Decode(recording.to_owned(), e))?;
     let png = still::encode_png(&compose(&stills)).map_err(Error::Encode)?;
     std::fs::write(sheet, png).map_err(|e| Error::Write(sheet.to_owned(), e))
 }
 
-/// Small RGB pictures, in order.
+/// Decodes `count` stills as small RGB pictures, in order.
 fn decode_stills(recording: &Path, count: u32) -> Result<Vec<Video>, ff::Error> {
     let mut input = ff::format::input(recording)?;
     let stream = input.streams().best(ff::media::Type::Video).ok_or(ff::Error::StreamNotFound)?;
     let (index, length) = (stream.index(), stream.duration().max(1));
     let mut decoder = ff::codec::Context::from_parameters(stream.parameters())?.decoder().video()?;
     let mut small = StillScaler { scaler: None, stills: Vec::new() };
-    // The middle of each of `count` equal stretches.
+    // The middle of each of `count` equal intervals.
     let wanted: Vec<i64> =
         (0..i64::from(count)).map(|i| length * (2 * i + 1) / (2 * i64::from(count))).collect();
     let mut shown = Video::empty();
@@ -69,7 +69,7 @@ fn decode_stills(recording: &Path, count: u32) -> Result<Vec<Video>, ff::Error> 
         }
         while decoder.receive_frame(&mut next).is_ok() {
             let start = next.pts().unwrap_or(0);
-            // A picture is shown until the next one starts.
+            // A picture lasts until the next one starts.
             while wanted.get(small.stills.len()).is_some_and(|w| *w < start) && shown.width() > 0 {
                 small.scale_and_push(&shown)?;
             }
@@ -102,7 +102,7 @@ impl StillScaler {
     }
 }
 
-/// libswscale takes video for BT.601 unless told otherwise.
+/// A scaler for BT.709; libswscale assumes BT.601 by default.
 #[expect(unsafe_code, reason = "a setting of libswscale that its bindings do not wrap")]
 fn bt709_scaler(frame: &Video, (width, height): (u32, u32)) -> Result<scaling::Context, ff::Error> {
     const ONE: i32 = 1 << 16;

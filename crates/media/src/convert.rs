@@ -1,4 +1,4 @@
-//! BGRX pictures become planar 4:2:0, limited range, only where they changed.
+//! Converts BGRX pictures to planar 4:2:0 in limited range, only where they changed.
 
 use pagecast_core::{Picture, TILE_HEIGHT, TILE_WIDTH, Tiles};
 use yuv::{
@@ -8,23 +8,23 @@ use yuv::{
 /// Three planes to write to: Y at full size, U and V at half width and half height.
 #[derive(Debug)]
 pub struct Planes<'a> {
-    /// Y, U, V.
+    /// Samples of Y, U and V.
     pub data: [&'a mut [u8]; 3],
     /// Bytes from one row to the next, per plane.
     pub stride: [usize; 3],
 }
 
-/// How colours become Y, U and V.
+/// The colour matrix from RGB to Y, U and V.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Matrix {
     /// ITU-R BT.709.
     Bt709,
-    /// ITU-R BT.601, which VP8 cannot say and means (RFC 6386, section 9.2).
+    /// ITU-R BT.601, the implied matrix of VP8 (RFC 6386, section 9.2).
     Bt601,
 }
 
-/// Converts the tiles of `picture` that are in `damage`. Chroma is the mean of two by two pixels, so it is sited in their
-/// centre.
+/// Converts the tiles of `picture` that are in `damage`. A chroma sample is the mean of two by two pixels, so
+/// it is sited in their centre.
 ///
 /// # Panics
 /// If a plane is too small for the picture, whose sides must be even.
@@ -34,7 +34,7 @@ pub fn convert(picture: &Picture, damage: &Tiles, matrix: Matrix, planes: &mut P
         Matrix::Bt601 => YuvStandardMatrix::Bt601,
     };
     for (row, first, end) in damage.runs() {
-        // The library takes whole rows, and the picture's last ones do not go on behind their right edge.
+        // The library reads whole strides, and the last row of tiles has no data behind its right edge.
         let first = if row + 1 == damage.rows() { 0 } else { first };
         let (x, y) = ((first * TILE_WIDTH) as usize, (row * TILE_HEIGHT) as usize);
         let width = (end * TILE_WIDTH).min(picture.width()) - first * TILE_WIDTH;
@@ -70,7 +70,7 @@ pub fn convert(picture: &Picture, damage: &Tiles, matrix: Matrix, planes: &mut P
 mod tests {
     use super::*;
 
-    /// A picture of one colour, as `(y, u, v)` of its last pixel.
+    /// Converts a picture of one colour; `(y, u, v)` of its last pixel.
     fn one_colour(width: u32, height: u32, bgr: [u8; 3], matrix: Matrix) -> (u8, u8, u8) {
         let mut picture = Picture::new(width, height);
         for pixel in picture.bgrx_mut().chunks_exact_mut(4) {

@@ -1,4 +1,4 @@
-//! Space on a disk that is ours before it is needed: what others write meanwhile cannot take it.
+//! Disk space reserved before it is needed, so that other processes cannot take it.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -8,15 +8,14 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open};
 use rustix::io::Errno;
 
-/// Free space from which on something is reserved early: a hundred times what is reserved so.
+/// Least free space at which space is reserved early: about a hundred times the usual reservation (512 KiB).
 const MIN_FREE_FOR_PREALLOCATE_BYTES: u64 = 64 << 20;
 
-/// Reserves `bytes` behind the end of a file, whose length stays. What is appended next, up to so much, finds
-/// room however full the disk has become. File systems that cannot reserve anything are left as they are.
+/// Reserves `bytes` behind the end of a file without changing its length. The next `bytes` appended bytes
+/// then find room even on a full disk. Does nothing on file systems that cannot reserve space.
 ///
 /// # Errors
-/// There is no such file, or the disk is full ([`io::ErrorKind::StorageFull`]): what was reserved before
-/// stays.
+/// The file does not exist, or the disk is full ([`io::ErrorKind::StorageFull`]); earlier reservations stay.
 pub fn preallocate(path: &Path, bytes: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path)?;
     if bytes == 0 {
@@ -28,38 +27,38 @@ pub fn preallocate(path: &Path, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// The same as long as the disk has plenty of room. On one that is nearly full already, or very small, what
-/// is left is for what is written now.
+/// Does the same as [`preallocate`] if the disk has plenty of room. On a nearly full or very small disk, the
+/// rest is left for current writes.
 pub(crate) fn preallocate_if_space(path: &Path, bytes: u64) {
     let has_plenty = path
         .parent()
         .and_then(|folder| space(folder).ok())
         .is_some_and(|s| s.free_bytes >= MIN_FREE_FOR_PREALLOCATE_BYTES);
     if has_plenty {
-        // Without it, things go on as long as there is room.
+        // Without the reservation, writes still succeed as long as there is room.
         let _reserved = preallocate(path, bytes);
     }
 }
 
-/// Gives back what is reserved behind the end of a file.
+/// Releases the space that is reserved behind the end of a file.
 ///
 /// # Errors
-/// There is no such file.
+/// The file does not exist.
 pub fn release_preallocated(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path)?;
     file.set_len(file.metadata()?.len())
 }
 
-/// Space on a disk that no file has yet, for what must find room though the disk is full. It is given back
-/// when this is dropped, and by the system if the process dies.
+/// Space on a disk that is kept free for data that must be written even when the disk is full. Dropping the
+/// value releases it; the kernel does so if the process dies.
 #[derive(Debug)]
 pub struct ReservedSpace {
     _unnamed: OwnedFd,
 }
 
 impl ReservedSpace {
-    /// Reserves `bytes` on the disk of `folder`. `None` on a disk with little room, whose rest is for what is
-    /// written now, and where files without a name or space without contents are not possible.
+    /// Reserves `bytes` on the disk of `folder`. `None` on a disk with little room, and on file systems
+    /// without unnamed files (`O_TMPFILE`) or `fallocate`.
     #[must_use]
     pub fn on_disk_of(folder: &Path, bytes: u64) -> Option<Self> {
         if space(folder).ok()?.free_bytes < MIN_FREE_FOR_PREALLOCATE_BYTES.saturating_add(bytes) {
@@ -72,19 +71,19 @@ impl ReservedSpace {
     }
 }
 
-/// The disk that a folder is on.
+/// Free and total space of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes that can be written before it is full.
+    /// Free space available to this user, in bytes.
     pub free_bytes: u64,
-    /// All of its bytes.
+    /// Size of the disk, in bytes.
     pub total_bytes: u64,
 }
 
-/// The space of the disk that a folder is on.
+/// Measures the disk that a folder is on.
 ///
 /// # Errors
-/// There is no such folder.
+/// The folder does not exist.
 pub fn space(folder: &Path) -> io::Result<Space> {
     let disk = rustix::fs::statvfs(folder)?;
     let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
@@ -102,12 +101,12 @@ mod tests {
         let folder = std::env::temp_dir();
         let bytes = 1 << 30;
         if space(&folder).unwrap().free_bytes < 8 * bytes {
-            eprintln!("skipped: {} has too little room", folder.display());
+            pagecast_testkit::skip(&format!("{} has less than 8 GiB free", folder.display()));
             return;
         }
         let before = space(&folder).unwrap().free_bytes;
         let reserved = ReservedSpace::on_disk_of(&folder, bytes).unwrap();
-        // Others write meanwhile.
+        // Other processes write at the same time, so only half is expected.
         assert!(space(&folder).unwrap().free_bytes < before - bytes / 2);
         drop(reserved);
         assert!(space(&folder).unwrap().free_bytes > before - bytes / 2);
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_is_not_seen_in_the_length() {
+    fn a_reservation_does_not_change_the_length() {
         let path = std::env::temp_dir().join(format!("pagecast-reserve-{}", std::process::id()));
         std::fs::write(&path, "text").unwrap();
         preallocate(&path, 1 << 20).unwrap();

@@ -1,7 +1,7 @@
-//! Ticks and samples become packets.
+//! Encodes ticks and samples to packets.
 //!
-//! [`planner`] decides which ticks are worth encoding, [`video`] and [`audio`] are one named thread for each encoder; where there are
-//! several, [`split`] hands each of them everything.
+//! [`planner`] decides which ticks are encoded. [`video`] and [`audio`] run each encoder on a named thread of
+//! its own; [`tee`] copies the input to several encoders.
 
 pub mod audio;
 mod packet_sender;
@@ -22,30 +22,30 @@ pub use packet_sender::{PacketSender, SendOutcome};
 pub use planner::{FrameCost, FrameDecision, FramePlanner, GopPolicy};
 pub use rate::RateTarget;
 
-/// Why nothing can be encoded.
+/// Errors of the encoders.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// libavcodec was built without it.
+    /// libavcodec was built without this encoder.
     #[error("this machine's libavcodec has no {0} encoder")]
     EncoderNotFound(&'static str),
-    /// The encoder does not take these settings.
+    /// The encoder rejected the settings.
     #[error("cannot open the {0} encoder")]
     Open(&'static str, #[source] ff::Error),
     /// The encoder failed.
     #[error("the {0} encoder failed")]
     Encode(&'static str, #[source] ff::Error),
-    /// The thread cannot be started.
+    /// The encoder's thread cannot be started.
     #[error("cannot start the thread {0}")]
     Thread(&'static str, #[source] std::io::Error),
 }
 
-/// What is encoded, for those who pack it.
+/// Codec parameters of the encoded tracks, for muxers.
 #[derive(Clone)]
 pub struct Tracks {
-    /// H.264 and its ticks per second, if there is a picture.
+    /// H.264 parameters and ticks per second; `None` without a picture.
     pub video: Option<(Parameters, Fps)>,
-    /// AAC.
+    /// AAC parameters.
     pub audio: Parameters,
 }
 
@@ -56,46 +56,46 @@ impl std::fmt::Debug for Tracks {
     }
 }
 
-/// When the cast ends: known from the start, or decided while it runs. Both encoders end exactly there.
+/// Media time at which the cast ends, known from the start or set later. Both encoders end exactly there.
 #[derive(Debug, Clone)]
 pub struct EndTime(Arc<AtomicI64>);
 
 impl EndTime {
-    /// `None` until [`EndTime::set`] says otherwise.
+    /// An end at `at`, or no end until [`EndTime::set`] is called.
     #[must_use]
     pub fn new(at: Option<MediaTime>) -> Self {
         Self(Arc::new(AtomicI64::new(at.map_or(i64::MAX, |t| t.0))))
     }
 
-    /// Ends there, or earlier if an earlier end was decided before.
+    /// Sets the end to `t`, unless an earlier end is set already.
     pub fn set(&self, t: MediaTime) {
         self.0.fetch_min(t.0, Ordering::AcqRel);
     }
 
-    /// The end as decided so far.
+    /// The end that is set now; [`i64::MAX`] if none is.
     #[must_use]
     pub fn get(&self) -> MediaTime {
         MediaTime(self.0.load(Ordering::Acquire))
     }
 }
 
-/// Asks the video encoder for a keyframe, for a sink that begins anew.
+/// Requests a keyframe from the video encoder, for a sink that starts or reconnects.
 #[derive(Debug, Clone, Default)]
 pub struct KeyframeRequest(Arc<AtomicBool>);
 
 impl KeyframeRequest {
-    /// The next tick is a keyframe, or the first that is far enough from the last one.
+    /// Makes the next tick a keyframe, or the first one after the least interval between requested keyframes.
     pub fn request(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether one was asked for since the last call.
+    /// Whether a keyframe was requested since the last call.
     fn take(&self) -> bool {
         self.0.swap(false, Ordering::AcqRel)
     }
 }
 
-/// Runs an encoder on a thread of this name.
+/// Runs an encoder on a thread called `name`.
 fn spawn_thread(
     name: &'static str,
     run: impl FnOnce() -> Result<(), Error> + Send + 'static,
@@ -103,7 +103,7 @@ fn spawn_thread(
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(|e| Error::Thread(name, e))
 }
 
-/// The next packet that an encoder has ready.
+/// The next finished packet of an encoder; `None` if there is none yet.
 fn receive_packet(
     encoder: &mut ff::encoder::Encoder,
     name: &'static str,
@@ -116,7 +116,7 @@ fn receive_packet(
     }
 }
 
-/// Whether an encoder has no packet for now: it waits for a frame, or has ended.
+/// Whether an encoder has no packet now: it needs another frame, or has ended.
 fn is_again_or_eof(error: ff::Error) -> bool {
     use ff::Error::{Eof, Other};
     matches!(error, Eof)

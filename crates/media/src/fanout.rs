@@ -1,8 +1,8 @@
-//! One stream of packets, many sinks, on the thread `fan-out`.
+//! Distributes one stream of packets to many sinks, on the thread `fan-out`.
 //!
-//! The encoders send to one channel. A sink reads through a [`Subscription`], a queue of its own: a sink that is slow or dead loses its own
-//! packets, and neither the encoders nor other sinks wait for it. What it gets can always be decoded: after a gap it goes on
-//! with a keyframe.
+//! The encoders send to one channel. Each sink reads from a [`Subscription`] with its own queue. A slow or
+//! dead sink loses its own packets; neither the encoders nor other sinks wait for it. Every sink can always
+//! decode what it receives: after a gap its stream continues with a keyframe.
 
 mod queue;
 
@@ -16,17 +16,17 @@ use pagecast_core::{Packet, Track};
 use queue::Queue;
 pub use queue::{QueueLimit, QueueStats};
 
-/// Packets on their way from the encoders. Full: the encoders wait, which is short, as nothing waits behind.
+/// Packets on their way from the encoders. Full: the encoders wait, but briefly, as this thread never blocks.
 const MAX_QUEUED_PACKETS: usize = 256;
 
-/// The thread that hands packets on. Ends when all encoders are gone.
+/// The thread that distributes packets. Ends when all senders are dropped.
 #[derive(Debug)]
 pub struct FanOut {
     handle: FanOutHandle,
     thread: JoinHandle<()>,
 }
 
-/// Where taps are made; any number of these may be around.
+/// A cloneable handle that creates subscriptions.
 #[derive(Debug, Clone)]
 pub struct FanOutHandle {
     reference_track: Track,
@@ -36,19 +36,19 @@ pub struct FanOutHandle {
 #[derive(Debug, Default)]
 struct Subscriptions {
     queues: Vec<Weak<SharedQueue>>,
-    /// A packet has passed.
+    /// Whether a packet has passed.
     has_started: bool,
     ended: bool,
 }
 
-/// What both ends of a tap see.
+/// The queue shared by the thread and a [`Subscription`].
 #[derive(Debug)]
 struct SharedQueue {
     queue: Mutex<Queue>,
     available: Condvar,
 }
 
-/// One sink's queue of packets. Dropped, it is removed.
+/// One sink's queue of packets. Dropping it removes it.
 #[derive(Debug)]
 pub struct Subscription {
     name: String,
@@ -56,32 +56,34 @@ pub struct Subscription {
 }
 
 impl FanOut {
-    /// Starts the thread. `lead` is the track whose keyframes others begin with: the video, or the audio if that is all there is.
+    /// Starts the thread. `reference_track` is the track whose keyframes later subscriptions start with:
+    /// video, or audio if there is no video.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn spawn(lead: Track) -> std::io::Result<(SyncSender<Packet>, Self)> {
+    pub fn spawn(reference_track: Track) -> std::io::Result<(SyncSender<Packet>, Self)> {
         let (sender, packets) = sync_channel(MAX_QUEUED_PACKETS);
-        let taps = FanOutHandle { reference_track: lead, subscriptions: Arc::default() };
-        let list = Arc::clone(&taps.subscriptions);
+        let handle = FanOutHandle { reference_track, subscriptions: Arc::default() };
+        let list = Arc::clone(&handle.subscriptions);
         let thread =
             std::thread::Builder::new().name("fan-out".into()).spawn(move || run(&packets, &list))?;
-        Ok((sender, Self { handle: taps, thread }))
+        Ok((sender, Self { handle, thread }))
     }
 
-    /// As [`FanOutHandle::subscribe`].
+    /// Creates a queue; see [`FanOutHandle::subscribe`].
     #[must_use]
     pub fn subscribe(&self, name: &str, limit: QueueLimit) -> Subscription {
         self.handle.subscribe(name, limit)
     }
 
-    /// For those who add sinks later.
+    /// A handle for sinks that are added later.
     #[must_use]
     pub fn handle(&self) -> FanOutHandle {
         self.handle.clone()
     }
 
-    /// Waits until all packets are handed on: no encoder may be left. False if the thread panicked.
+    /// Waits until all packets are distributed; call it after all encoders ended. False if the thread
+    /// panicked.
     #[must_use]
     pub fn finish(self) -> bool {
         self.thread.join().is_ok()
@@ -89,13 +91,14 @@ impl FanOut {
 }
 
 impl FanOutHandle {
-    /// A new queue, named in logs. Made before the first packet, it gets everything; made later, it begins with a keyframe.
+    /// Creates a queue; `name` appears in logs. Created before the first packet, it receives everything;
+    /// created later, it starts with a keyframe.
     #[must_use]
     pub fn subscribe(&self, name: &str, limit: QueueLimit) -> Subscription {
         self.add_subscription(name, limit, false)
     }
 
-    /// A new queue that takes nothing until [`Subscription::restart`].
+    /// Creates a queue that takes nothing until [`Subscription::restart`].
     #[must_use]
     pub fn subscribe_paused(&self, name: &str, limit: QueueLimit) -> Subscription {
         self.add_subscription(name, limit, true)
@@ -120,39 +123,39 @@ fn run(packets: &Receiver<Packet>, list: &Mutex<Subscriptions>) {
     for packet in packets {
         let mut list = lock(list);
         list.has_started = true;
-        list.queues.retain(|tap| {
-            let Some(tap) = tap.upgrade() else { return false };
-            lock(&tap.queue).push(packet.clone());
-            tap.available.notify_one();
+        list.queues.retain(|subscription| {
+            let Some(subscription) = subscription.upgrade() else { return false };
+            lock(&subscription.queue).push(packet.clone());
+            subscription.available.notify_one();
             true
         });
     }
     let mut list = lock(list);
     list.ended = true;
-    for tap in list.queues.drain(..).filter_map(|tap| tap.upgrade()) {
-        lock(&tap.queue).close();
-        tap.available.notify_one();
+    for subscription in list.queues.drain(..).filter_map(|subscription| subscription.upgrade()) {
+        lock(&subscription.queue).close();
+        subscription.available.notify_one();
     }
 }
 
-/// A queue is whole between any two calls, so one whose owner panicked is as good as any.
+/// Locks a mutex even if it is poisoned: a queue is consistent between any two calls.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a tap has for its sink.
+/// Result of reading from a subscription.
 #[derive(Debug, Clone)]
 pub enum Received {
     /// The next packet.
     Packet(Packet),
-    /// Nothing came in time.
+    /// Nothing arrived in time.
     Empty,
-    /// Nothing will come any more.
+    /// The stream has ended.
     Closed,
 }
 
 impl Subscription {
-    /// Its name.
+    /// Its name in logs.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -188,17 +191,17 @@ impl Subscription {
         }
     }
 
-    /// Drops what is queued and takes nothing until [`Subscription::restart`].
+    /// Drops all queued packets and takes nothing until [`Subscription::restart`].
     pub fn pause(&self) {
         lock(&self.shared.queue).pause();
     }
 
-    /// Drops what is queued and goes on with the next keyframe.
+    /// Drops all queued packets and continues with the next keyframe.
     pub fn restart(&self) {
         lock(&self.shared.queue).restart();
     }
 
-    /// What is queued, and what was lost.
+    /// Statistics of the queue.
     #[must_use]
     pub fn stats(&self) -> QueueStats {
         lock(&self.shared.queue).stats()
@@ -211,7 +214,7 @@ impl Subscription {
     }
 }
 
-/// Packets until the last one, waiting for each.
+/// Yields packets until the last one, blocking for each.
 impl Iterator for Subscription {
     type Item = Packet;
     fn next(&mut self) -> Option<Packet> {
@@ -229,25 +232,25 @@ mod tests {
     #[test]
     fn every_subscription_gets_every_packet_and_the_end() {
         let (packets, fan_out) = FanOut::spawn(Track::Video).unwrap();
-        let taps = [fan_out.subscribe("a", UNLIMITED), fan_out.subscribe("b", UNLIMITED)];
+        let subscriptions = [fan_out.subscribe("a", UNLIMITED), fan_out.subscribe("b", UNLIMITED)];
         for at in 0..1000 {
             packets.send(video(at, at % 100 == 0)).unwrap();
         }
         drop(packets);
         assert!(fan_out.finish());
-        for tap in taps {
-            assert!(tap.map(|p| p.pts.as_millis()).eq(0..1000));
+        for subscription in subscriptions {
+            assert!(subscription.map(|p| p.pts.as_millis()).eq(0..1000));
         }
     }
 
     #[test]
     fn data_is_shared_not_copied() {
         let (packets, fan_out) = FanOut::spawn(Track::Video).unwrap();
-        let taps = [fan_out.subscribe("a", UNLIMITED), fan_out.subscribe("b", UNLIMITED)];
+        let subscriptions = [fan_out.subscribe("a", UNLIMITED), fan_out.subscribe("b", UNLIMITED)];
         let packet = video(0, true);
         packets.send(packet.clone()).unwrap();
-        for tap in taps {
-            assert!(tap.recv().is_some_and(|got| Arc::ptr_eq(&got.data, &packet.data)));
+        for subscription in subscriptions {
+            assert!(subscription.recv().is_some_and(|got| Arc::ptr_eq(&got.data, &packet.data)));
         }
     }
 
@@ -260,17 +263,17 @@ mod tests {
             packets.send(video(at, at % 100 == 0)).unwrap();
             assert_eq!(alive.recv().map(|p| p.pts.as_millis()), Some(at));
         }
-        let tally = dead.stats();
-        assert!(tally.bytes <= 10_000 && tally.lost > 4000, "{tally:?}");
+        let stats = dead.stats();
+        assert!(stats.bytes <= 10_000 && stats.lost > 4000, "{stats:?}");
     }
 
     #[test]
     fn a_late_subscription_begins_with_a_keyframe_and_one_after_the_end_is_closed() {
         let (packets, fan_out) = FanOut::spawn(Track::Video).unwrap();
-        let (first, taps) = (fan_out.subscribe("first", UNLIMITED), fan_out.handle());
+        let (first, handle) = (fan_out.subscribe("first", UNLIMITED), fan_out.handle());
         packets.send(video(0, true)).unwrap();
         assert!(first.recv().is_some());
-        let later = taps.subscribe("later", UNLIMITED);
+        let later = handle.subscribe("later", UNLIMITED);
         assert!(matches!(later.recv_timeout(Duration::ZERO), Received::Empty));
         for packet in [video(1, false), audio(1), video(2, true), audio(2)] {
             packets.send(packet).unwrap();
@@ -278,7 +281,7 @@ mod tests {
         drop((first, packets));
         assert!(fan_out.finish());
         assert!(later.map(|p| p.pts.as_millis()).eq([2, 2]));
-        assert!(taps.subscribe("too late", UNLIMITED).recv().is_none());
+        assert!(handle.subscribe("too late", UNLIMITED).recv().is_none());
     }
 
     #[test]

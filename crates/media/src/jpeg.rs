@@ -1,7 +1,7 @@
-//! JPEG files whose colours are those of the page.
+//! Encodes JPEG files with the colours of the page.
 //!
-//! Every reader takes a JPEG for BT.601 in full range (JFIF 1.02, section "Color Space"), and nothing in the
-//! file can say otherwise. So a picture is converted to exactly that, wherever it comes from.
+//! Readers decode every JPEG as full-range BT.601 (JFIF 1.02, section "Color Space"); the format has no field
+//! for another colour space. So every picture is converted to full-range BT.601 first.
 
 use ff::codec::Context;
 use ff::format::Pixel;
@@ -19,10 +19,10 @@ use crate::convert::Matrix;
 const QUALITY: i32 = 3;
 /// libavcodec's unit of quality (`FF_QP2LAMBDA`).
 const QP_TO_LAMBDA: i32 = 118;
-/// Bits behind the point of the fixed-point factors: products of 8-bit values stay below 2³¹.
+/// Fraction bits of the fixed-point factors: with 16, products of 8-bit values stay below 2³¹.
 const FRACTION_BITS: u32 = 16;
 
-/// A picture of the page as a JPEG.
+/// Encodes a picture of the page as a JPEG.
 pub(crate) fn encode_picture(picture: &Picture) -> Result<Vec<u8>, ff::Error> {
     let mut frame = Video::new(Pixel::YUVJ420P, picture.width(), picture.height());
     let strides = [0, 1, 2].map(|plane| frame.stride(plane));
@@ -53,14 +53,14 @@ pub(crate) fn encode_picture(picture: &Picture) -> Result<Vec<u8>, ff::Error> {
     encode_mjpeg(&frame)
 }
 
-/// A 4:2:0 picture in limited range, as encoders of video take it, as a JPEG.
+/// Encodes a limited-range 4:2:0 picture, the input of the video encoders, as a JPEG.
 pub(crate) fn encode_video_frame(picture: &Video, matrix: Matrix) -> Result<Vec<u8>, ff::Error> {
     let mut frame = Video::new(Pixel::YUVJ420P, picture.width(), picture.height());
     FullRangeBt601::from(matrix).convert(picture, &mut frame);
     encode_mjpeg(&frame)
 }
 
-/// A picture in full-range BT.601 as the bytes of a file.
+/// Encodes a full-range BT.601 picture as a JPEG.
 fn encode_mjpeg(frame: &Video) -> Result<Vec<u8>, ff::Error> {
     let codec = ff::encoder::find(ff::codec::Id::MJPEG).ok_or(ff::Error::EncoderNotFound)?;
     let mut context = Context::new_with_codec(codec).encoder().video()?;
@@ -78,21 +78,21 @@ fn encode_mjpeg(frame: &Video) -> Result<Vec<u8>, ff::Error> {
     Ok(packet.data().unwrap_or_default().to_vec())
 }
 
-/// From Y'CbCr of one matrix in limited range to BT.601 in full range.
+/// Converts limited-range Y'CbCr of one matrix to full-range BT.601.
 ///
-/// The difference of two lumas is a sum of the colour differences alone. So chroma is made of chroma, and one
-/// correction of luma holds for the four pixels that share a chroma sample.
+/// Two matrices' lumas differ by a sum of the colour differences alone. So chroma depends on chroma only, and
+/// the four pixels that share a chroma sample share one luma correction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FullRangeBt601 {
-    /// Full range of luma.
+    /// Factor from limited-range to full-range luma.
     luma_scale: i32,
-    /// What Cb and Cr add to luma, Cb and Cr, in fixed-point with [`FRACTION_BITS`] bits.
+    /// Factors of Cb and Cr for luma, in fixed point with [`FRACTION_BITS`] bits; `cb` and `cr` likewise.
     luma_from_chroma: [i32; 2],
     cb: [i32; 2],
     cr: [i32; 2],
 }
 
-/// Luma's share of red and blue, of BT.601 and BT.709.
+/// Weights of red and blue in luma (`Kr`, `Kb`) of BT.601 and BT.709.
 const BT601_KR_KB: (f64, f64) = (0.299, 0.114);
 const BT709_KR_KB: (f64, f64) = (0.2126, 0.0722);
 
@@ -129,7 +129,7 @@ impl FullRangeBt601 {
         let (width, height) = (from.width() as usize, from.height() as usize);
         let columns = width.div_ceil(2);
         let byte = |value: i32| (value >> FRACTION_BITS).clamp(0, 255) as u8;
-        // What luma is corrected by, and both colours, of one line of chroma.
+        // Luma corrections, Cb and Cr of one chroma line.
         let (mut offsets, mut blue, mut red) =
             (vec![0_i32; columns], vec![0_u8; columns], vec![0_u8; columns]);
         for line in 0..height.div_ceil(2) {
@@ -168,15 +168,14 @@ mod tests {
     use super::*;
     use crate::convert::{Planes, convert};
 
-    /// Largest difference of a channel from the page's colour: all that 8 bits of limited range and of JPEG
-    /// allow.
+    /// Largest error of a channel, in levels: the precision that 8-bit limited range and JPEG allow.
     const MAX_CHANNEL_ERROR: f64 = 3.0;
-    /// Side of a patch: what a JPEG quantizes as one, of luma and of chroma.
+    /// Side of a patch in pixels: a JPEG macroblock, so that luma and chroma are quantized as a whole.
     const PATCH_SIZE: usize = 16;
     /// Patches from left to right.
     const PATCH_COLUMNS: usize = 64;
 
-    /// Every 15th level of each channel, and colours that pages have.
+    /// Every 15th level of each channel, and some colours of real pages.
     fn test_colours() -> Vec<[u8; 3]> {
         let level = |i: usize| (i % 18 * 15) as u8;
         let mut all: Vec<_> = (0..18 * 18 * 18).map(|i| [level(i), level(i / 18), level(i / 324)]).collect();
@@ -185,7 +184,7 @@ mod tests {
         all
     }
 
-    /// A picture with a patch of each colour, in R, G and B.
+    /// A picture with a patch of each colour, given as R, G and B.
     fn chart(colours: &[[u8; 3]]) -> Picture {
         let (width, height) =
             (PATCH_COLUMNS * PATCH_SIZE, colours.len().div_ceil(PATCH_COLUMNS) * PATCH_SIZE);
@@ -198,7 +197,7 @@ mod tests {
         picture
     }
 
-    /// What a reader of JPEG shows of each patch (JFIF 1.02: R = Y + 1.402 Cr, and so on), before it rounds.
+    /// The decoded colour of each patch (JFIF 1.02: R = Y + 1.402 Cr, and so on), before rounding.
     fn decode_patches(jpeg: &[u8], count: usize) -> Vec<[f64; 3]> {
         let codec = ff::decoder::find(ff::codec::Id::MJPEG).unwrap();
         let mut decoder = Context::new_with_codec(codec).decoder().video().unwrap();

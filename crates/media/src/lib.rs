@@ -1,9 +1,9 @@
-//! Frames and samples become packets, and packets become files.
+//! Encodes frames and samples to packets, and records, uploads or pushes the packets.
 //!
-//! [`encode_mjpeg`] takes [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples) and gives
-//! [`PacketBytes`](pagecast_core::Packet)s; [`fanout`] hands them to the sinks. [`record`] writes them to
-//! segments, makes files of those, and has [`store`] bring them to where recordings are kept; [`connection`] sends
-//! them to servers. libav lives here and nowhere else.
+//! [`encode`] takes [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples) and emits
+//! [`Packet`](pagecast_core::Packet)s; [`fanout`] distributes them to the sinks. [`record`] writes them to
+//! segments, assembles files and uploads these through [`store`]; [`push`] sends them to RTMP and SRT
+//! servers. Only this crate uses libav.
 //!
 //! Deliberately absent: where frames come from, and when a cast begins or ends.
 
@@ -13,7 +13,6 @@ pub mod disk;
 pub mod encode;
 pub mod fanout;
 mod jpeg;
-mod local_addresses;
 mod mux;
 pub mod push;
 pub mod record;
@@ -25,7 +24,7 @@ pub mod thumbnail;
 
 pub use pagecast_core::error_text::chain;
 
-/// Keeps libav from writing to standard error, errors aside; call once, before anything else here.
+/// Limits libav's output on standard error to errors. Call it once, before anything else in this crate.
 pub fn init_libav_logging() {
     ffmpeg_the_third::log::set_level(ffmpeg_the_third::log::Level::Error);
 }

@@ -1,4 +1,4 @@
-//! What everything that packs packets into a container has in common.
+//! Helpers shared by all muxers.
 #![expect(unsafe_code, reason = "calls of libavformat that its bindings do not wrap")]
 
 use std::ffi::OsString;
@@ -9,10 +9,10 @@ use ff::{ffi, packet};
 use ffmpeg_the_third as ff;
 use pagecast_core::{MediaTime, Packet};
 
-/// `lseek` from where it stands.
+/// `SEEK_CUR` of `lseek`: an offset from the current position.
 const SEEK_CUR: i32 = 1;
 
-/// Adds a stream whose times are multiples of `base` seconds. Its number.
+/// Adds a stream with time base `base` and returns its index.
 pub(crate) fn add_stream(
     output: &mut Output,
     parameters: impl ff::AsPtr<ffi::AVCodecParameters>,
@@ -21,14 +21,15 @@ pub(crate) fn add_stream(
     let mut stream = output.add_stream(ff::codec::Id::None)?;
     stream.set_parameters(parameters);
     stream.set_time_base(base);
-    // SAFETY: the stream and its parameters were just made by libavformat; 0 lets the container choose its tag.
+    // SAFETY: the stream and its parameters were just made by libavformat; 0 lets the container choose its
+    // tag.
     unsafe {
         (*(*stream.as_mut_ptr()).codecpar).codec_tag = 0;
     }
     Ok(stream.index())
 }
 
-/// A packet as libavformat takes it, for a stream that counts `per_second` units a second.
+/// Converts a packet for libavformat, with time stamps in units of 1/`per_second` seconds.
 pub(crate) fn to_av_packet(packet: &Packet, stream: usize, per_second: u32) -> ff::Packet {
     let mut av = ff::Packet::copy(&packet.data);
     let at = |t: MediaTime| t.to_index(per_second);
@@ -40,15 +41,15 @@ pub(crate) fn to_av_packet(packet: &Packet, stream: usize, per_second: u32) -> f
     av
 }
 
-/// Hands a packet to a muxer.
+/// Writes a packet to a muxer.
 pub(crate) fn write_packet(output: &mut Output, packet: &mut ff::Packet) -> Result<(), ff::Error> {
     // SAFETY: the context is ours, open, and past its header; the packet lives until the call returns.
     check_av(unsafe { ffi::av_write_frame(output.as_mut_ptr(), packet::Mut::as_mut_ptr(packet)) })
 }
 
-/// Hands what was written to whom it is for. How much was written to it so far, where that is known.
+/// Flushes the output and returns its position in bytes, or 0 where it has none.
 pub(crate) fn flush(output: &mut Output) -> Result<u64, ff::Error> {
-    // SAFETY: the context is ours. Without a file, which could not be opened, nothing is touched.
+    // SAFETY: we own the context. Nothing is dereferenced if its file could not be opened.
     unsafe {
         let io = (*output.as_mut_ptr()).pb;
         if io.is_null() {
@@ -60,18 +61,18 @@ pub(crate) fn flush(output: &mut Output) -> Result<u64, ff::Error> {
     }
 }
 
-/// Writes what stands at a file's end.
+/// Writes the container's trailer.
 pub(crate) fn write_trailer(output: &mut Output) -> Result<(), ff::Error> {
     // SAFETY: the context is ours and past its header.
     check_av(unsafe { ffi::av_write_trailer(output.as_mut_ptr()) })
 }
 
-/// Some calls return how much they wrote.
+/// Maps a negative result to an error. Some calls return a positive count.
 pub(crate) fn check_av(result: i32) -> Result<(), ff::Error> {
     if result < 0 { Err(result.into()) } else { Ok(()) }
 }
 
-/// A path that libavformat does not take for another protocol.
+/// A `file:` URL of a path, so that libavformat does not take it for another protocol.
 pub(crate) fn file_url(path: &Path) -> OsString {
     let mut url = OsString::from("file:");
     url.push(path);

@@ -1,8 +1,8 @@
-//! The stream sent to servers, over RTMP, RTMPS and SRT, while a cast runs.
+//! Pushes the stream of a cast to servers over RTMP, RTMPS and SRT.
 //!
-//! The thread `pushes` holds a [`StateMachine`] for each target and decides; a thread `push-N` for each target
-//! connects and sends, and may block as long as its watch lets it. Targets come and go at any time, and know
-//! nothing of each other.
+//! The thread `pushes` runs a [`StateMachine`] for each target. A thread `push-N` for each target connects
+//! and sends; it may block up to its deadline. Targets are independent, and are added and removed at any
+//! time.
 
 mod deadline;
 mod error_text;
@@ -30,52 +30,50 @@ pub use resolve::{Resolver, system_resolver};
 use runner::{Message, Runner, TargetHandle};
 use target::{Target, TargetStatus};
 
-/// What a target may be behind. Full: it loses everything up to the next keyframe.
+/// Queue of a target: 8 s cover a reconnect, 16 MiB that at 16 Mbit/s. Full: drops up to the next keyframe.
 const QUEUE_LIMIT: QueueLimit = QueueLimit { bytes: 16 * 1024 * 1024, duration: Duration::from_secs(8) };
-/// News that nobody took yet. Full: what is new is lost; [`PushCosts::statuses`] knows it all the same.
+/// Events that the caller has not received yet. Full: new ones are dropped; [`Pushes::statuses`] has them.
 const MAX_QUEUED_EVENTS: usize = 256;
-/// What the thread `pushes` has not heard yet. Full: who has something to say waits; the thread itself waits
-/// for nobody.
+/// Messages to the thread `pushes`. Full: the sender waits, but briefly, as the thread never blocks.
 const MAX_QUEUED_MESSAGES: usize = 64;
-/// Commands to one target: at most one of each is under way.
+/// Commands to one target: at most one of each kind is pending.
 const MAX_QUEUED_COMMANDS: usize = 2;
-/// Targets that are over and still known. Full: the oldest is forgotten.
+/// Ended targets whose status is kept. Full: the oldest is dropped.
 const MAX_ENDED_TARGETS: usize = 50;
 
-/// Why a target cannot be added.
+/// Errors of adding a target.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There are [`MAX_PUSHES`] already.
+    /// The cast has [`MAX_PUSHES`] targets already.
     #[error("cannot push to more than {MAX_PUSHES} servers at a time")]
     TooMany,
-    /// It is a target already.
+    /// The address is a target already.
     #[error("the stream is sent to {0} already")]
     Duplicate(PushUrl),
-    /// The cast is over.
-    #[error("the stream is over")]
+    /// The cast has ended.
+    #[error("the cast has ended")]
     Ended,
     /// A thread cannot be started.
     #[error("cannot start a thread for a push")]
     Thread(#[source] std::io::Error),
 }
 
-/// What all targets have in common.
+/// Settings of all targets.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// How long a target may take to accept the stream.
+    /// Longest time for a target to accept the stream.
     pub connect_timeout: Duration,
-    /// How long it may take for one packet.
+    /// Longest time for sending one packet.
     pub write_timeout: Duration,
-    /// How long it may take for the end.
+    /// Longest time for closing the stream in order.
     pub close_timeout: Duration,
-    /// A file of certificates: who is trusted to vouch for an RTMPS server. `None`: `SSL_CERT_FILE`, or those
-    /// the system trusts.
+    /// File with the certificate authorities that are trusted for RTMPS. `None`: `SSL_CERT_FILE`, or the
+    /// system's authorities.
     pub ca_file: Option<PathBuf>,
-    /// What targets may lead to: their names are looked up and judged before each connection. `None`:
-    /// anywhere.
+    /// Networks that targets may be in; names are resolved and checked before each connection. `None`: any.
     pub network: Option<NetworkPolicy>,
-    /// How names are looked up for that.
+    /// Resolver of host names for that check.
     pub resolver: Resolver,
 }
 
@@ -93,47 +91,47 @@ impl Default for Config {
     }
 }
 
-/// Names a target within its cast.
+/// Id of a target within its cast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u32);
 
-/// What happened to a target.
+/// A state change of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetEvent {
-    /// Which.
+    /// Id of the target.
     pub id: Id,
-    /// Its address.
+    /// Address of the target.
     pub url: PushUrl,
-    /// Where it stands now.
+    /// New state, and the error if there is one.
     pub event: Event,
 }
 
-/// How a target is doing.
+/// Status of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// Which.
+    /// Id of the target.
     pub id: Id,
-    /// Its address.
+    /// Address of the target.
     pub url: PushUrl,
-    /// Where it stands.
+    /// State of the connection.
     pub state: State,
-    /// Whether that is for good.
+    /// Whether the target has ended.
     pub finished: bool,
-    /// Why it does not run, or was given up; `None` while it runs, and once it ended as it should.
+    /// Why the target is not connected or was given up; `None` while it runs and after a normal end.
     pub error: Option<String>,
-    /// Why the connection was lost last, if it ever was.
+    /// Why the connection was last lost, if it ever was.
     pub interruption: Option<String>,
-    /// Encoded bytes sent, without what containers and protocols add.
+    /// Encoded bytes sent, without container and protocol overhead.
     pub bytes: u64,
     /// Packets sent.
     pub packets: u64,
-    /// Packets it did not get since its first one, because it was too slow or not there.
+    /// Packets dropped since the first one, because the target was too slow or not connected.
     pub lost: u64,
     /// Connections after the first one.
     pub reconnects: u64,
-    /// Length of the stream that is queued for it.
+    /// Duration of the queued packets.
     pub queue_delay: Duration,
-    /// Bytes that are queued for it, with a little for each packet.
+    /// Bytes queued, with 128 bytes of overhead for each packet.
     pub queued_bytes: usize,
 }
 
@@ -152,110 +150,106 @@ pub struct Pushes {
 }
 
 impl Pushes {
-    /// Starts without a target. The receiver gets the news of all targets, in order.
+    /// Starts the thread `pushes` without a target. The receiver gets the events of all targets, in order.
     ///
     /// # Errors
-    /// [`ErrorBody::NamedThread`].
+    /// [`Error::Thread`].
     pub fn start(
         tracks: Tracks,
-        taps: FanOutHandle,
-        keyframes: KeyframeRequest,
+        fan_out: FanOutHandle,
+        keyframe_request: KeyframeRequest,
         config: Config,
     ) -> Result<(Self, Receiver<TargetEvent>), Error> {
-        let (messages, heard) = sync_channel(MAX_QUEUED_MESSAGES);
-        let (news, told) = sync_channel(MAX_QUEUED_EVENTS);
+        let (messages, message_receiver) = sync_channel(MAX_QUEUED_MESSAGES);
+        let (event_sender, events) = sync_channel(MAX_QUEUED_EVENTS);
         let close = config.close_timeout;
-        let trusted = config.ca_file.or_else(session::find_ca_file);
-        let config = Config { ca_file: trusted, ..config };
-        let run = move || Runner::new(news, close).run(&heard);
+        let ca_file = config.ca_file.or_else(session::find_ca_file);
+        let config = Config { ca_file, ..config };
+        let run = move || Runner::new(event_sender, close).run(&message_receiver);
         let thread = std::thread::Builder::new().name("pushes".into()).spawn(run).map_err(Error::Thread)?;
-        let (next, gauges) = (AtomicU32::new(1), Mutex::default());
+        let (next_id, statuses) = (AtomicU32::new(1), Mutex::default());
         Ok((
             Self {
                 tracks,
-                fan_out: taps,
-                keyframe_request: keyframes,
+                fan_out,
+                keyframe_request,
                 config,
-                next_id: next,
+                next_id,
                 messages,
-                statuses: gauges,
+                statuses,
                 thread: Some(thread),
             },
-            told,
+            events,
         ))
     }
 
-    /// Sends the stream there too, from the next keyframe on.
+    /// Adds a target, which receives the stream from the next keyframe on.
     ///
     /// # Errors
-    /// Any [`ErrorBody`]. That the server cannot be reached is none, but news.
+    /// Any [`Error`]. A server that cannot be reached is an event, not an error.
     pub fn add(&self, push: Push) -> Result<Id, Error> {
-        let mut gauges = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut active = gauges.iter().filter(|gauge| !gauge.is_finished());
+        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut active = statuses.iter().filter(|status| !status.is_finished());
         if active.clone().count() >= MAX_PUSHES {
             return Err(Error::TooMany);
         }
-        if active.any(|gauge| gauge.url == push.url) {
+        if active.any(|status| status.url == push.url) {
             return Err(Error::Duplicate(push.url));
         }
         let id = Id(self.next_id.fetch_add(1, Ordering::Relaxed));
         let name = format!("push-{}", id.0);
-        let tap = Arc::new(self.fan_out.subscribe_paused(&name, QUEUE_LIMIT));
-        let gauge = Arc::new(TargetStatus::new(id, push.url, Arc::clone(&tap)));
-        let watch = Arc::new(IoDeadline::new());
-        let (commands, orders) = sync_channel(MAX_QUEUED_COMMANDS);
+        let subscription = Arc::new(self.fan_out.subscribe_paused(&name, QUEUE_LIMIT));
+        let status = Arc::new(TargetStatus::new(id, push.url, Arc::clone(&subscription)));
+        let deadline = Arc::new(IoDeadline::new());
+        let (commands, command_receiver) = sync_channel(MAX_QUEUED_COMMANDS);
         let target = Target {
             id,
             tracks: self.tracks.clone(),
             config: self.config.clone(),
-            subscription: tap,
+            subscription,
             keyframe_request: self.keyframe_request.clone(),
-            deadline: Arc::clone(&watch),
-            status: Arc::clone(&gauge),
+            deadline: Arc::clone(&deadline),
+            status: Arc::clone(&status),
             messages: self.messages.clone(),
             last_dts: [MediaTime(i64::MIN); 2],
         };
-        let run = move || target.run(&orders);
+        let run = move || target.run(&command_receiver);
         let thread = std::thread::Builder::new().name(name).spawn(run).map_err(Error::Thread)?;
         let machine = StateMachine::new(push.reconnect_timeout, RandomState::new().hash_one(id));
-        let gauge_here = Arc::clone(&gauge);
-        let running = TargetHandle {
-            machine,
-            commands,
-            deadline: watch,
-            status: gauge_here,
-            thread,
-            thread_ended: false,
-        };
-        self.messages.send(Message::Add(id, Box::new(running))).map_err(|_| Error::Ended)?;
-        let oldest =
-            gauges.iter().position(|gauge| gauge.is_finished()).filter(|_| gauges.len() >= MAX_ENDED_TARGETS);
+        let handle_status = Arc::clone(&status);
+        let handle =
+            TargetHandle { machine, commands, deadline, status: handle_status, thread, thread_ended: false };
+        self.messages.send(Message::Add(id, Box::new(handle))).map_err(|_| Error::Ended)?;
+        let oldest = statuses
+            .iter()
+            .position(|status| status.is_finished())
+            .filter(|_| statuses.len() >= MAX_ENDED_TARGETS);
         if let Some(oldest) = oldest {
-            gauges.remove(oldest);
+            statuses.remove(oldest);
         }
-        gauges.push(gauge);
+        statuses.push(status);
         Ok(id)
     }
 
-    /// Ends a target; news tell when it has. False if there is no such target, or it is over.
+    /// Ends a target; an event reports its end. False if there is no such target, or it has ended.
     #[must_use]
     pub fn remove(&self, id: Id) -> bool {
         let known = self.statuses().iter().any(|status| status.id == id && !status.finished);
         known && self.messages.send(Message::Remove(id)).is_ok()
     }
 
-    /// How all targets are doing, those that are over too, oldest first.
+    /// Status of all targets, ended ones included, oldest first.
     #[must_use]
     pub fn statuses(&self) -> Vec<Status> {
-        let gauges = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
-        gauges.iter().map(|gauge| gauge.snapshot()).collect()
+        let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        statuses.iter().map(|status| status.snapshot()).collect()
     }
 
-    /// Ends all targets, once each has what is queued for it, and says how they did. Takes ten seconds at
-    /// most, provided that the stream is over: no encoder sends packets any more.
+    /// Sends what is queued, ends all targets and returns their final status. Takes at most ten seconds,
+    /// provided that all encoders have ended.
     #[must_use]
     pub fn finish(mut self) -> Vec<Status> {
-        let _over = self.messages.send(Message::Finish);
+        let _ended = self.messages.send(Message::Finish);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread pushes panicked");
         }
@@ -265,7 +259,7 @@ impl Pushes {
 
 impl Drop for Pushes {
     fn drop(&mut self) {
-        // After `finish` nobody hears it.
-        let _over = self.messages.try_send(Message::Finish);
+        // After `finish` the thread has ended.
+        let _ended = self.messages.try_send(Message::Finish);
     }
 }

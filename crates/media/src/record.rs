@@ -1,9 +1,8 @@
-//! A recording is a chain of segments in a [`Spool`], written by the thread `record`. The thread `deliver`
-//! makes of them what was asked for and stores it; see [`upload`].
+//! Records a cast. The thread `record` writes segments to a [`Spool`]; the thread `upload` assembles the
+//! requested files from them and stores these, see [`upload`].
 //!
-//! What a segment holds is on the disk when it is closed, and in the system's hands within a second: whoever
-//! is killed, nothing older is lost. A recording that was broken off goes on in another run of the same
-//! spool.
+//! A closed segment is synced to the disk; an open one is handed to the kernel once a second. So a killed
+//! process loses at most a second. An interrupted recording continues in another run of the same spool.
 
 mod append_log;
 mod assemble;
@@ -42,130 +41,130 @@ use spool::{RecordedEntry, Run, Segment, Thumbnail, sync_folder};
 
 pub use spool::Spool;
 
-/// Length of a fragment: what a segment that is not closed may lose.
+/// Length of a fragment: the most that an open segment loses when the process is killed.
 const FRAGMENT_DURATION: MediaTime = MediaTime(1_000_000_000);
 
-/// Space that is kept reserved for the open segment, in multiples of its recording's largest fragment so far:
-/// one for the next, and as much again, because it may be larger.
+/// Disk space reserved for the open segment, in multiples of the largest fragment so far: one for the next
+/// fragment, and one because that may be larger.
 const RESERVED_FRAGMENTS: u64 = 2;
-/// Space that is reserved for a segment before the first fragment is known: a second at 4 Mbit/s.
+/// Space reserved for a segment before the first fragment, in bytes: a second at 4 Mbit/s.
 const INITIAL_RESERVE_BYTES: u64 = 512 << 10;
 
-/// Length of an AAC frame.
+/// Length of an AAC frame: 1024 samples at 48 kHz.
 const AAC_FRAME_DURATION: MediaTime = MediaTime(21_333_333);
 
-/// Why a recording cannot be made or finished.
+/// Errors of a recording.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is such a file already.
-    #[error("{} exists already: choose another name, or replace it with --overwrite", .0.display())]
+    /// The destination exists, and overwriting is not allowed.
+    #[error("{} already exists: choose another name, or allow overwriting", .0.display())]
     Exists(PathBuf),
-    /// The spool and the recording would be in each other's way.
-    #[error("{} is in the spool, or the spool in it: name another folder for the spool", .0.display())]
+    /// The spool and the destination contain each other.
+    #[error("{} and the spool contain each other: choose another folder for the spool", .0.display())]
     Overlap(PathBuf),
-    /// Another recording of that name was never finished.
-    #[error("{spool} holds a recording that was not finished: finish it with `pagecast recover {spool}`, or remove it", spool = .0.display())]
+    /// The spool holds another, unfinished recording.
+    #[error("{} holds an unfinished recording: recover or remove it first", .0.display())]
     Unfinished(PathBuf),
-    /// The folder is not there.
-    #[error("there is no folder {}: make it first", .0.display())]
+    /// The folder does not exist.
+    #[error("there is no folder {}: create it first", .0.display())]
     NoFolder(PathBuf),
-    /// The folder is there, but its file system takes no files, as that of `/proc`.
-    #[error("no files can be made in {}: choose another folder", .0.display())]
+    /// The folder exists, but its file system does not support new files, like `/proc`.
+    #[error("cannot create files in {}: choose another folder", .0.display())]
     CannotCreateFiles(PathBuf),
-    /// The file cannot be made.
+    /// A file or folder cannot be created.
     #[error("cannot write {}", .0.display())]
     Create(PathBuf, #[source] io::Error),
-    /// Not a spool, or one that cannot be read.
+    /// The folder is not a spool, or cannot be read.
     #[error("{} is not the spool of a recording", folder.display())]
     NotASpool {
         /// The folder.
         folder: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Somebody works on it.
-    #[error("{} is in use: its recording still runs, or is being stored", .0.display())]
+    /// Another process has locked the spool.
+    #[error("{} is in use: its recording is still running or being stored", .0.display())]
     Busy(PathBuf),
     /// The disk is full.
-    #[error("the disk that {} is on is full: what was recorded until then is kept", .0.display())]
+    #[error("the disk of {} is full: everything recorded so far is kept", .0.display())]
     DiskFull(PathBuf),
-    /// The spool holds as much as it may.
-    #[error("{} holds {used} bytes, and {limit} are allowed: what was recorded until then is kept", spool.display())]
+    /// The spool has reached its size limit.
+    #[error("{} has {used} bytes, the limit is {limit}: everything recorded so far is kept", spool.display())]
     SpoolFull {
         /// The folder.
         spool: PathBuf,
-        /// What it holds, in bytes.
+        /// Its size in bytes.
         used: u64,
-        /// What it may hold.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The recording cannot go on.
-    #[error("cannot go on recording to {}: what was recorded until then is kept", .0.display())]
+    /// The muxer failed.
+    #[error("cannot continue recording to {}: everything recorded so far is kept", .0.display())]
     Write(PathBuf, #[source] ff::Error),
-    /// The same, as the system says it.
-    #[error("cannot go on recording to {}: what was recorded until then is kept", .0.display())]
+    /// A file operation failed.
+    #[error("cannot continue recording to {}: everything recorded so far is kept", .0.display())]
     Io(PathBuf, #[source] io::Error),
-    /// It cannot be stored where it shall be.
+    /// The storage cannot be opened.
     #[error(transparent)]
     Store(#[from] crate::store::Error),
-    /// The thread cannot be started.
+    /// A thread cannot be started.
     #[error("cannot start the thread {0}")]
     Thread(&'static str, #[source] io::Error),
 }
 
-/// What one run added to a recording.
+/// Summary of one run of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunSummary {
-    /// Its length.
+    /// Length of the run.
     pub duration: MediaTime,
-    /// Its bytes.
+    /// Size of its segments in bytes.
     pub bytes: u64,
-    /// Packets that were lost, because the disk was too slow.
+    /// Packets dropped because the disk was too slow.
     pub lost: u64,
 }
 
-/// The one who writes segments.
+/// Writes the segments of one run.
 #[derive(Debug)]
 pub struct Recorder {
     spool: Arc<Spool>,
-    /// Rings when there is something to deliver.
+    /// Notified when there is something to upload.
     wakeup: Arc<Notify>,
     log: LogWriter<RecordedEntry>,
     muxer: Muxer,
     interleaver: Interleaver,
     run: u32,
-    /// Where the run begins in the recording.
+    /// Start of the run in the recording.
     run_start: MediaTime,
-    /// Which track segments are cut by, and its interval.
+    /// The track that segments are cut by, and its frame interval.
     reference_track: Track,
     frame_interval: MediaTime,
-    /// Where its MP4 files end, if there are any.
+    /// Split points, if MP4 files are made.
     split_points: Option<SplitPoints>,
     segment_index: u32,
     next_thumbnail: u32,
-    /// When the open segment began, and when its next fragment does.
+    /// Start of the open segment, and start of its next fragment.
     open_segment: Option<(MediaTime, MediaTime)>,
-    /// Bytes of the open segment, and of the largest fragment.
+    /// Size of the open segment, and of the largest fragment so far, in bytes.
     segment_bytes: u64,
     largest_fragment_bytes: u64,
-    /// Where the recording ends so far.
+    /// End of the recording so far.
     end: MediaTime,
     summary: RunSummary,
 }
 
 impl Recorder {
-    /// Begins a run. What an earlier one left is completed first.
+    /// Starts a run, after salvaging the segment that an earlier run left open.
     ///
     /// # Errors
-    /// [`ErrorBody::Create`], [`ErrorBody::DiskFull`], [`ErrorBody::PendingWrite`] or [`ErrorBody::Io`].
+    /// [`Error::DiskFull`], [`Error::Write`] or [`Error::Io`].
     pub fn create(spool: Arc<Spool>, tracks: Tracks) -> Result<Self, Error> {
         let fail = |e: io::Error| io_error(&spool, e);
-        let past = salvage::load(&spool).map_err(fail)?;
-        let run = past.runs.last().map_or(0, |run| run.index + 1);
-        let segment = past.segments.last().map_or(0, |segment| segment.index + 1);
-        let (lead, interval) = match &tracks.video {
+        let contents = salvage::load(&spool).map_err(fail)?;
+        let run = contents.runs.last().map_or(0, |run| run.index + 1);
+        let segment = contents.segments.last().map_or(0, |segment| segment.index + 1);
+        let (reference_track, frame_interval) = match &tracks.video {
             Some((_, fps)) => (Track::Video, MediaTime::from(fps.interval())),
             None => (Track::Audio, AAC_FRAME_DURATION),
         };
@@ -178,54 +177,54 @@ impl Recorder {
             log: spool.recorded_log_writer().map_err(fail)?,
             wakeup: Arc::default(),
             muxer,
-            interleaver: Interleaver::new(lead == Track::Video),
+            interleaver: Interleaver::new(reference_track == Track::Video),
             run,
-            run_start: past.end(),
-            reference_track: lead,
-            frame_interval: interval,
+            run_start: contents.end(),
+            reference_track,
+            frame_interval,
             split_points: spool
                 .recording()
                 .format
                 .has_mp4()
-                .then(|| SplitPoints::new(spool.recording().split, interval)),
+                .then(|| SplitPoints::new(spool.recording().split, frame_interval)),
             segment_index: segment,
-            next_thumbnail: past.next_thumbnail,
+            next_thumbnail: contents.next_thumbnail,
             open_segment: None,
             segment_bytes: 0,
             largest_fragment_bytes: 0,
-            end: past.end(),
+            end: contents.end(),
             summary: RunSummary { duration: MediaTime::ZERO, bytes: 0, lost: 0 },
             spool,
         })
     }
 
-    /// Where the run begins in the recording.
+    /// Start of the run in the recording.
     #[must_use]
     pub fn begins_at(&self) -> MediaTime {
         self.run_start
     }
 
-    /// Rings when a segment was closed.
+    /// Notified whenever a segment or thumbnail is complete.
     #[must_use]
     pub fn wakeup(&self) -> Arc<Notify> {
         Arc::clone(&self.wakeup)
     }
 
-    /// Writes packets until nobody sends any more, and pictures that come meanwhile.
+    /// Records packets until the subscription ends, and the thumbnails that arrive meanwhile.
     ///
     /// # Errors
-    /// [`ErrorBody::NamedThread`]; the thread itself ends with [`ErrorBody::DiskFull`], [`ErrorBody::SpoolFull`], [`ErrorBody::PendingWrite`] or
-    /// [`ErrorBody::Io`].
+    /// [`Error::Thread`]; the thread itself ends with [`Error::DiskFull`], [`Error::SpoolFull`],
+    /// [`Error::Write`] or [`Error::Io`].
     pub fn spawn(
         mut self,
         packets: Subscription,
         pictures: Option<Receiver<Jpeg>>,
     ) -> Result<JoinHandle<Result<RunSummary, Error>>, Error> {
         let run = move || {
-            let done = self.run(&packets, pictures.as_ref());
+            let result = self.run(&packets, pictures.as_ref());
             self.discard_prepared();
             self.wakeup.notify_one();
-            done.map(|()| self.summary)
+            result.map(|()| self.summary)
         };
         std::thread::Builder::new().name("record".into()).spawn(run).map_err(|e| Error::Thread("record", e))
     }
@@ -234,13 +233,13 @@ impl Recorder {
         while let Some(mut packet) = packets.recv() {
             packet.pts = packet.pts + self.run_start;
             packet.dts = packet.dts + self.run_start;
-            // Sound that primes the decoder comes before the run begins; only the first has room for it.
+            // Priming samples lie before the run; only the first run has room for them.
             if self.run > 0 && packet.dts < self.run_start {
                 continue;
             }
             let lost = packets.lost();
             if lost > self.summary.lost {
-                tracing::warn!(lost, "the disk is too slow: a part of the recording is missing");
+                tracing::warn!(lost, "disk too slow, packets dropped from recording");
                 self.summary.lost = lost;
             }
             self.interleaver.push(packet);
@@ -263,19 +262,20 @@ impl Recorder {
         Ok(())
     }
 
-    /// Puts a packet into the segment that it belongs to.
+    /// Writes a packet, after closing the segment or fragment that ends before it.
     fn write_packet(&mut self, packet: &Packet) -> Result<(), Error> {
         if packet.track == self.reference_track {
             match self.open_segment {
                 None => self.begin_run(packet.dts)?,
                 Some((start, fragment)) => {
-                    // Keyframes are on ticks, and a length is a whole number of them only nearly.
+                    // Keyframes lie on ticks, and the segment length is not a whole number of ticks: allow
+                    // half a tick.
                     let due =
                         start + self.spool.recording().segment.into() - MediaTime(self.frame_interval.0 / 2);
-                    let cut = self
+                    let is_split_point = self
                         .split_points
-                        .is_some_and(|cuts| cuts.count_until(packet.dts) > cuts.count_until(start));
-                    if packet.keyframe && (packet.dts >= due || cut) {
+                        .is_some_and(|splits| splits.count_until(packet.dts) > splits.count_until(start));
+                    if packet.keyframe && (packet.dts >= due || is_split_point) {
                         self.close_segment(packet.dts)?;
                         self.prepare_next_segment()?;
                         self.open_segment = Some((packet.dts, packet.dts + FRAGMENT_DURATION));
@@ -307,8 +307,8 @@ impl Recorder {
         Ok(bytes)
     }
 
-    /// Has room for what comes next in the open segment. When there is none, the segment is closed at `end`,
-    /// in order, and the recording is over: what was reserved before is enough for that.
+    /// Reserves space for the next fragments of the open segment. On a full disk, closes the segment at
+    /// `end`, for which the earlier reservation suffices, and returns the error that ends the recording.
     fn reserve(&mut self, end: MediaTime) -> Result<(), Error> {
         let path = self.spool.path(&self.spool.names().segment(self.segment_index));
         match reserve_fragments(&path, self.largest_fragment_bytes) {
@@ -316,16 +316,16 @@ impl Recorder {
                 self.close_segment(end)?;
                 Err(Error::DiskFull(self.spool.folder().to_owned()))
             }
-            // Only the disk itself can refuse a write.
+            // Other errors are left to the write itself.
             _ => Ok(()),
         }
     }
 
-    /// A segment that was prepared and has nothing in it is not left.
+    /// Removes the prepared file of the next segment if it is empty.
     fn discard_prepared(&self) {
         let path = self.spool.path(&self.spool.names().segment(self.segment_index));
         if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == 0) {
-            let _later = std::fs::remove_file(path);
+            let _ignored = std::fs::remove_file(path);
         }
     }
 
@@ -337,8 +337,8 @@ impl Recorder {
         let names = self.spool.names();
         let path = self.spool.path(&names.segment(self.segment_index));
         let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
-        // What is behind its end is for others.
-        let _kept = release_preallocated(&path);
+        // The reservation behind its end is no longer needed.
+        let _ignored = release_preallocated(&path);
         let mut synced = sync(&path);
         if self.summary.bytes == 0 {
             synced = synced.and_then(|()| sync(&self.spool.path(&names.init(self.run))));
@@ -353,13 +353,13 @@ impl Recorder {
         self.account_bytes(bytes)
     }
 
-    /// Has a file with room in it for the segment after the one that was closed.
+    /// Creates the file of the next segment and reserves space in it.
     fn prepare_next_segment(&mut self) -> Result<(), Error> {
         let next = self.spool.path(&self.spool.names().segment(self.segment_index));
-        let has_room =
+        let reserved =
             create_segment_file(&next).and_then(|()| reserve_fragments(&next, self.largest_fragment_bytes));
         self.muxer.set_next_file(next);
-        has_room.map_err(|e| io_error(&self.spool, e))
+        reserved.map_err(|e| io_error(&self.spool, e))
     }
 
     fn save_thumbnail(&mut self, picture: &Jpeg) -> Result<(), Error> {
@@ -391,12 +391,12 @@ impl Recorder {
     }
 }
 
-/// Makes an empty file for a segment. One may be there that was torn when its recorder died.
+/// Creates an empty file for a segment, replacing a torn one of a killed recorder.
 fn create_segment_file(path: &Path) -> io::Result<()> {
     File::create(path).map(drop)
 }
 
-/// Reserves room for the next fragments behind a segment: as many as shall be, or just one.
+/// Reserves space behind a segment: for [`RESERVED_FRAGMENTS`] fragments, or else for one.
 fn reserve_fragments(path: &Path, largest: u64) -> io::Result<()> {
     preallocate(path, RESERVED_FRAGMENTS * largest).or_else(|_| preallocate(path, largest))
 }

@@ -1,37 +1,38 @@
-//! Planar 4:2:0 pictures become smaller ones, only where they changed.
+//! Scales planar 4:2:0 pictures down, only where they changed.
 //!
-//! Each pixel is the mean of the area it covers in the larger picture, exactly: text stays readable, and nothing shimmers.
+//! Each pixel is the exact mean of the area that it covers in the larger picture, so text stays readable and
+//! motion does not shimmer.
 
 use pagecast_core::{TILE_HEIGHT, TILE_WIDTH, Tiles};
 
 use crate::convert::Planes;
 
-/// What the weights of one pixel add up to.
+/// Sum of the weights of one pixel.
 const WEIGHT_SUM: u16 = 256;
 
-/// Scales pictures of one size to another, which is no larger.
+/// Scales pictures of one size to another that is no larger.
 #[derive(Debug)]
 pub struct Scaler {
-    /// Luma and chroma, across and down.
+    /// Horizontal and vertical filters of luma and of chroma.
     filters: [(AxisFilter, AxisFilter); 2],
     /// A row of the larger picture, in units of [`WEIGHT_SUM`].
     row_sums: Vec<u16>,
 }
 
-/// Which pixels of a line make each pixel of the shorter line.
+/// Weights that map a line of pixels to a shorter line.
 #[derive(Debug)]
 struct AxisFilter {
-    /// Pixels that make one.
+    /// Source pixels per target pixel.
     taps: usize,
-    /// The first of them.
+    /// First source pixel of each target pixel.
     starts: Vec<usize>,
-    /// `taps` for each pixel.
+    /// `taps` weights for each target pixel.
     weights: Vec<u16>,
     source_len: usize,
 }
 
 impl Scaler {
-    /// From one width and height in pixels, all even, to another.
+    /// A scaler from one size to another, as width and height in pixels, all even.
     #[must_use]
     pub fn new(from: (u32, u32), to: (u32, u32)) -> Self {
         let axes = |half: u32| {
@@ -41,7 +42,7 @@ impl Scaler {
         Self { filters: [axes(1), axes(2)], row_sums: vec![0; from.0 as usize] }
     }
 
-    /// Scales what lies in `damage`, tiles of the larger picture.
+    /// Scales the area in `damage`, tiles of the larger picture.
     ///
     /// # Panics
     /// If planes are smaller than their pictures.
@@ -73,7 +74,8 @@ impl Scaler {
 
 impl AxisFilter {
     fn new(from: usize, to: usize) -> Self {
-        // A pixel that covers `from / to` pixels touches at most one more than that, and one if they are as many.
+        // A target pixel covers `from / to` source pixels and touches at most two more, or none if `to`
+        // divides.
         let taps = if from.is_multiple_of(to) { from / to } else { (from / to + 2).min(from) };
         let mut axis = Self {
             taps,
@@ -82,14 +84,14 @@ impl AxisFilter {
             source_len: from,
         };
         for i in 0..to {
-            // Everything in units of a `to`-th of a pixel: pixel `i` covers `from` of them.
+            // In units of 1/`to` source pixel: target pixel `i` covers `from` units.
             let (begin, end) = (i * from, (i + 1) * from);
             let start = (begin / to).min(from - taps);
             let covered = |pixel: usize| end.min((pixel + 1) * to).saturating_sub(begin.max(pixel * to));
             let mut left = usize::from(WEIGHT_SUM);
             let mut rest = from;
             for pixel in start..start + taps {
-                // What is rounded off here is there for the next one, so that the sum is exact.
+                // Rounding errors are carried to the next weight, so that the sum is exact.
                 let weight = (left * covered(pixel) + rest / 2).checked_div(rest).unwrap_or(0);
                 rest -= covered(pixel);
                 left -= weight;
@@ -100,7 +102,7 @@ impl AxisFilter {
         axis
     }
 
-    /// The pixels of the shorter line that some pixel of `begin..end` of the longer one is in.
+    /// The target pixels that depend on source pixels `begin..end`.
     fn affected_range(&self, begin: usize, end: usize) -> std::ops::Range<usize> {
         let to = self.starts.len();
         let first = begin.min(self.source_len) * to / self.source_len;
@@ -108,12 +110,12 @@ impl AxisFilter {
         first..last
     }
 
-    /// Adds up the lines that make line `at`.
+    /// Writes the weighted sum of the source lines of target line `at`.
     fn filter_vertical<'a>(&self, at: usize, line: impl Fn(usize) -> &'a [u8], sum: &mut [u16]) {
         let weights = &self.weights[at * self.taps..][..self.taps];
         let lines = (self.starts[at]..).map(line);
         for (tap, (weight, line)) in weights.iter().zip(lines).enumerate() {
-            // The weights of a pixel add up to [`WEIGHT_SUM`], so nothing wraps; that it is not checked makes it four times as fast.
+            // The weights sum to `WEIGHT_SUM`, so nothing wraps; unchecked arithmetic is four times as fast.
             let part = |pixel: &u8| u16::from(*pixel).wrapping_mul(*weight);
             if tap == 0 {
                 sum.iter_mut().zip(line).for_each(|(sum, pixel)| *sum = part(pixel));
@@ -123,7 +125,7 @@ impl AxisFilter {
         }
     }
 
-    /// Adds up the pixels of `line` that make those from `first` on.
+    /// Writes target pixels from `first` on, as weighted means of `line`.
     fn filter_horizontal(&self, first: usize, line: &[u16], to: &mut [u8]) {
         match self.taps {
             1 => self.filter_horizontal_taps::<1>(first, line, to),
@@ -139,7 +141,7 @@ impl AxisFilter {
         }
     }
 
-    /// The same, for a number of taps that the compiler knows.
+    /// The same with a constant number of taps, which the compiler unrolls.
     fn filter_horizontal_taps<const TAPS: usize>(&self, first: usize, line: &[u16], to: &mut [u8]) {
         let weights = &self.weights.as_chunks::<TAPS>().0[first..];
         for ((to, start), weights) in to.iter_mut().zip(&self.starts[first..]).zip(weights) {
@@ -227,7 +229,7 @@ mod tests {
                 let tile = ((x_luma / 64) as u32, (y_luma / 16) as u32);
                 if damage.contains(tile.0, tile.1) { !old(plane, x, y) } else { old(plane, x, y) }
             });
-            // Where the picture changed, scaling the damage alone comes to the same as scaling all of it.
+            // Scaling only the damage gives the same result as scaling the whole picture.
             let mut into = scaled(from, to, &mut before, &Tiles::all(from.0, from.1));
             let source = as_planes(&mut after, w);
             Scaler::new(from, to).scale(&source, &damage, &mut as_planes(&mut into, to.0 as usize));
@@ -236,7 +238,11 @@ mod tests {
         }
 
         #[test]
-        fn weights_add_up_and_one_colour_stays(from in 1_usize..500, part in 0.01..1.0, colour in any::<u8>()) {
+        fn weights_add_up_and_one_colour_stays(
+            from in 1_usize..500,
+            part in 0.01..1.0,
+            colour in any::<u8>(),
+        ) {
             let to = ((from as f64 * part) as usize).max(1);
             let axis = AxisFilter::new(from, to);
             for (i, weights) in axis.weights.chunks_exact(axis.taps).enumerate() {

@@ -1,4 +1,4 @@
-//! One picture as a file: PNG, or JPEG.
+//! Encodes one picture as a PNG or JPEG file.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use pagecast_core::Picture;
 
 use crate::jpeg;
 
-/// Why there is no file.
+/// Errors of this module.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -21,10 +21,10 @@ pub enum Error {
     Write(PathBuf, #[source] std::io::Error),
 }
 
-/// `picture` as the bytes of a PNG file.
+/// Encodes `picture` as a PNG file.
 ///
 /// # Errors
-/// [`ErrorBody::Encode`].
+/// [`Error::Encode`].
 pub fn to_png(picture: &Picture) -> Result<Vec<u8>, Error> {
     let mut rgb = Video::new(Pixel::RGB24, picture.width(), picture.height());
     let stride = rgb.stride(0);
@@ -41,13 +41,13 @@ pub fn to_png(picture: &Picture) -> Result<Vec<u8>, Error> {
 /// Writes `picture` to the JPEG file `path`.
 ///
 /// # Errors
-/// See [`ErrorBody`].
+/// See [`Error`].
 pub fn write_jpeg(picture: &Picture, path: &Path) -> Result<(), Error> {
     let jpeg = jpeg::encode_picture(picture).map_err(Error::Encode)?;
     std::fs::write(path, jpeg).map_err(|e| Error::Write(path.to_owned(), e))
 }
 
-/// An RGB24 picture as the bytes of a PNG.
+/// Encodes an RGB24 picture as a PNG file.
 pub(crate) fn encode_png(picture: &Video) -> Result<Vec<u8>, ff::Error> {
     let codec = ff::encoder::find(ff::codec::Id::PNG).ok_or(ff::Error::EncoderNotFound)?;
     let mut video = ff::codec::Context::new_with_codec(codec).encoder().video()?;

@@ -1,22 +1,23 @@
-//! Files become objects: in a folder, a bucket or video on demand.
+//! Stores files as objects: in a folder, a bucket or a video-on-demand service.
 //!
-//! A thing is stored when the storage has confirmed it: what was sent carries its checksum, and the size is
-//! asked for afterwards. Storing the same bytes under the same name again changes nothing, so whoever calls
-//! may simply try again; nothing is tried twice in here.
+//! An object counts as stored when the storage has confirmed it: requests carry a checksum, and the size is
+//! checked afterwards. Storing the same bytes under the same name again is idempotent, so callers may retry.
+//! Nothing is retried here.
 
 mod bucket;
 mod error;
 mod http;
 mod local;
 mod resolver;
-pub mod tc3;
 mod vod;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pagecast_core::spec::{Storage, is_object_name};
+use serde::{Deserialize, Serialize};
 
 pub use error::{Attempt, Error, ErrorClass};
 pub use vod::VodAsset;
@@ -26,39 +27,69 @@ use local::LocalStore;
 pub(crate) use local::parent_folder;
 use vod::VodStore;
 
-/// How long to wait, and in what pieces to send.
+/// Timeouts and part sizes of transfers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransferConfig {
-    /// For a connection.
+    /// Longest time for a connection to be established.
     pub connect_timeout: Duration,
-    /// For anything to move on a connection.
+    /// Longest time without progress on a connection.
     pub stall_timeout: Duration,
-    /// Bytes of a part of an upload; a file of up to so many is sent in one piece. Services want at least 5
-    /// MiB.
+    /// Size of a part of a multipart upload, in bytes; smaller files are sent in one request. Services
+    /// require at least 5 MiB.
     pub part_bytes: u64,
-    /// Parts under way at a time. So many, and one more, are in memory.
+    /// Parts in flight at a time. One more is held in memory.
     pub max_parallel_parts: usize,
 }
 
 impl Default for TransferConfig {
     fn default() -> Self {
-        let (connect, stall) = (Duration::from_secs(5), Duration::from_secs(30));
-        Self { connect_timeout: connect, stall_timeout: stall, part_bytes: 8 << 20, max_parallel_parts: 3 }
+        let (connect_timeout, stall_timeout) = (Duration::from_secs(5), Duration::from_secs(30));
+        // 8 MiB: above the services' minimum, and 32 MiB of memory for each upload.
+        Self { connect_timeout, stall_timeout, part_bytes: 8 << 20, max_parallel_parts: 3 }
     }
 }
 
-/// What was stored, as the storage confirmed it.
+/// A stored object, as the storage confirmed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredObject {
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// What the service calls this version of it; a folder has no such thing.
+    /// Entity tag of this version; `None` in folders.
     pub etag: Option<String>,
-    /// Where video on demand keeps it.
+    /// The asset that a video-on-demand service made of it.
     pub vod_asset: Option<VodAsset>,
 }
 
-/// A place where files are kept.
+/// A multipart upload that is neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UnfinishedUpload {
+    /// Key of the object in its bucket.
+    pub(crate) key: String,
+    /// The service's id of the upload.
+    pub(crate) upload_id: String,
+}
+
+/// Records multipart uploads, so that the next process can abort those of a killed one.
+pub(crate) trait UploadJournal: Send + Sync {
+    /// Records an upload before its first part is sent. An error fails the upload.
+    fn started(&self, upload: &UnfinishedUpload) -> std::io::Result<()>;
+    /// Records that an upload was completed or aborted.
+    fn ended(&self, upload: &UnfinishedUpload);
+}
+
+/// How a storage arranges the files of a recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// The first MP4 file has this path, others get a number.
+    SingleFile(PathBuf),
+    /// All files are objects in a folder called like the recording.
+    Folder,
+    /// Each file becomes an asset; a playlist is stored with its segments as one asset. There are no names to
+    /// look up, and nothing can be replaced.
+    Assets,
+}
+
+/// An open storage.
 #[derive(Debug)]
 pub struct Store(Backend);
 
@@ -70,34 +101,33 @@ enum Backend {
 }
 
 impl Store {
-    /// Prepares a way to this storage; nothing is sent yet.
+    /// Opens a storage without sending anything yet.
     ///
     /// # Errors
-    /// [`ErrorBody::InvalidStorage`] or [`ErrorBody::OpenNotLoopback`].
+    /// [`Error::InvalidStorage`] or [`Error::Open`].
     pub fn open(storage: &Storage) -> Result<Self, Error> {
         Self::open_with(storage, TransferConfig::default())
     }
 
-    /// As [`Self::open`], with another pace.
+    /// Opens a storage as [`Self::open`] does, with other timeouts and part sizes.
     ///
     /// # Errors
-    /// [`ErrorBody::InvalidStorage`] or [`ErrorBody::OpenNotLoopback`].
-    pub fn open_with(storage: &Storage, pace: TransferConfig) -> Result<Self, Error> {
+    /// [`Error::InvalidStorage`] or [`Error::Open`].
+    pub fn open_with(storage: &Storage, transfer: TransferConfig) -> Result<Self, Error> {
         storage.validate()?;
         Ok(Self(match storage {
             Storage::File(path) => Backend::Local(LocalStore::File(path.clone())),
             Storage::Folder(path) => Backend::Local(LocalStore::Folder(path.clone())),
-            Storage::Bucket(bucket) => Backend::Bucket(Box::new(BucketStore::open(bucket, pace)?)),
-            Storage::TencentVod(vod) => Backend::Vod(Box::new(VodStore::open(vod, pace)?)),
+            Storage::Bucket(bucket) => Backend::Bucket(Box::new(BucketStore::open(bucket, transfer)?)),
+            Storage::TencentVod(vod) => Backend::Vod(Box::new(VodStore::open(vod, transfer)?)),
         }))
     }
 
-    /// Stores a file under `name` and waits until that is confirmed. For a single file (`Storage::File`) any
-    /// name means that file. For video on demand the file becomes a medium.
+    /// Stores a file under `name` and waits for the confirmation. A single file (`Storage::File`) ignores the
+    /// name. In video on demand the file becomes an asset.
     ///
     /// # Errors
-    /// Any [`ErrorBody`]; nothing half is to be seen under that name then, and parts that were sent are taken
-    /// back.
+    /// Any [`Error`]. No partial object is visible then, and uploaded parts are aborted.
     pub async fn put(&self, name: &str, file: &Path, content_type: &str) -> Result<StoredObject, Error> {
         check_name(name)?;
         match &self.0 {
@@ -107,11 +137,11 @@ impl Store {
         }
     }
 
-    /// Stores a playlist with its segments as one medium of video on demand; `files` has all of them, with
-    /// names that are relative to each other, the playlist at the end.
+    /// Stores a playlist with its segments as one asset. The last of `files` is the playlist; the names of
+    /// the segments are relative to the same root.
     ///
     /// # Errors
-    /// As [`Self::put`]; [`ErrorBody::Permanent`] for any other storage.
+    /// As [`Self::put`]; [`Error::Permanent`] if the storage has no assets ([`Self::is_single_asset`]).
     pub async fn put_playlist(&self, files: &[(&str, &Path)]) -> Result<StoredObject, Error> {
         for (name, _) in files {
             check_name(name)?;
@@ -120,16 +150,16 @@ impl Store {
         match &self.0 {
             Backend::Vod(vod) if !files.is_empty() => vod.put(playlist, files).await,
             Backend::Local(_) | Backend::Bucket(_) | Backend::Vod(_) => {
-                Err(self.unsupported("store as one medium", playlist))
+                Err(self.unsupported("store as one asset", playlist))
             }
         }
     }
 
-    /// Stores a small thing that will be replaced, like a playlist. `cache_control` says how long others may
-    /// keep it, as in `max-age=2`.
+    /// Stores a small object that will be replaced, like a playlist. `cache_control` is the header's value,
+    /// for example `max-age=2`.
     ///
     /// # Errors
-    /// As [`Self::put`]; [`ErrorBody::Permanent`] for a single file and for video on demand.
+    /// As [`Self::put`]; [`Error::Permanent`] for a single file and for video on demand.
     pub async fn put_bytes(
         &self,
         name: &str,
@@ -145,32 +175,32 @@ impl Store {
         }
     }
 
-    /// What is stored under `name`; `None` when there is nothing. Video on demand has no names to ask for.
+    /// Looks up the object `name`; `None` if there is none. Not supported by video on demand.
     ///
     /// # Errors
-    /// The storage does not say.
+    /// The lookup failed.
     pub async fn head(&self, name: &str) -> Result<Option<StoredObject>, Error> {
         check_name(name)?;
         match &self.0 {
             Backend::Local(local) => local.clone().head(name).await,
             Backend::Bucket(remote) => remote.head(name).await,
-            Backend::Vod(_) => Err(self.unsupported("look for", name)),
+            Backend::Vod(_) => Err(self.unsupported("look up", name)),
         }
     }
 
-    /// Whether the storage answers at all, with whatever: one small request, for `name`, changes nothing.
+    /// Whether the storage responds at all, even with an error. Sends one small read-only request for `name`.
     pub async fn is_reachable(&self, name: &str) -> bool {
-        let answer = match &self.0 {
+        let response = match &self.0 {
             Backend::Local(_) | Backend::Bucket(_) => self.head(name).await.map(drop),
             Backend::Vod(vod) => vod.probe().await,
         };
-        answer.err().is_none_or(|error| error.class() != ErrorClass::Transient)
+        response.err().is_none_or(|error| error.class() != ErrorClass::Transient)
     }
 
-    /// Takes something away that is not needed any more; nothing there is fine, too.
+    /// Deletes an object, if it exists.
     ///
     /// # Errors
-    /// It is still there, or that is not known.
+    /// The object still exists, or its state is unknown.
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
         check_name(name)?;
         match &self.0 {
@@ -180,10 +210,10 @@ impl Store {
         }
     }
 
-    /// Finds out whether things can be stored here, by storing and deleting one of a few bytes.
+    /// Checks that objects can be stored, by storing and deleting a small one.
     ///
     /// # Errors
-    /// Why not: [`ErrorClass::Denied`], [`ErrorClass::NotFound`] and so on.
+    /// Why nothing can be stored: [`ErrorClass::Denied`], [`ErrorClass::NotFound`] and so on.
     pub async fn probe(&self) -> Result<(), Error> {
         match &self.0 {
             Backend::Local(local) => local.clone().probe().await,
@@ -192,8 +222,23 @@ impl Store {
         }
     }
 
-    /// Takes back the parts of uploads that failed while the storage could not be reached, as each upload
-    /// does before it begins. How many are left.
+    /// Sets the journal of multipart uploads. Only buckets whose uploads have an id use it.
+    pub(crate) fn set_upload_journal(&mut self, journal: Arc<dyn UploadJournal>) {
+        if let Backend::Bucket(remote) = &mut self.0 {
+            remote.set_journal(journal);
+        }
+    }
+
+    /// Takes over multipart uploads that an earlier process started and did not end;
+    /// [`Self::abort_orphaned_uploads`] aborts them.
+    pub(crate) fn adopt_uploads(&self, uploads: Vec<UnfinishedUpload>) {
+        if let Backend::Bucket(remote) = &self.0 {
+            remote.adopt_uploads(uploads);
+        }
+    }
+
+    /// Aborts multipart uploads that failed while the storage was not reachable, and those of an earlier
+    /// process. Each upload does so first. Returns how many are left.
     pub async fn abort_orphaned_uploads(&self) -> usize {
         match &self.0 {
             Backend::Bucket(remote) => remote.abort_orphaned_uploads().await,
@@ -201,7 +246,33 @@ impl Store {
         }
     }
 
-    /// The place in words, without anything secret.
+    /// How the files of a recording are arranged.
+    pub(crate) fn layout(&self) -> Layout {
+        match &self.0 {
+            Backend::Local(LocalStore::File(path)) => Layout::SingleFile(path.clone()),
+            Backend::Local(LocalStore::Folder(_)) | Backend::Bucket(_) => Layout::Folder,
+            Backend::Vod(_) => Layout::Assets,
+        }
+    }
+
+    /// Whether a playlist is stored together with its segments, as one asset.
+    #[must_use]
+    pub fn is_single_asset(&self) -> bool {
+        self.layout() == Layout::Assets
+    }
+
+    /// The folder of the recording `name`: an absolute path, an address like `s3://BUCKET/PREFIX/NAME`, or,
+    /// for assets, the storage in words. Also the endpoint of a bucket, if it is not the service's own.
+    pub(crate) fn recording_location(&self, name: &str) -> (String, Option<String>) {
+        match &self.0 {
+            Backend::Local(LocalStore::File(path)) => (absolute_path(parent_folder(path)), None),
+            Backend::Local(LocalStore::Folder(folder)) => (absolute_path(&folder.join(name)), None),
+            Backend::Bucket(remote) => remote.recording_location(name),
+            Backend::Vod(vod) => (vod.location().to_owned(), None),
+        }
+    }
+
+    /// The storage in words, without secrets.
     #[must_use]
     pub fn location(&self) -> String {
         match &self.0 {
@@ -213,15 +284,20 @@ impl Store {
 
     fn unsupported(&self, verb: &'static str, name: &str) -> Error {
         let attempt = Attempt { verb, name: name.to_owned(), location: self.location() };
-        Error::Permanent(attempt, "this kind of storage has no such thing".into())
+        Error::Permanent(attempt, "not supported by this kind of storage".into())
     }
+}
+
+/// An absolute path in words: its reader may have another working directory.
+fn absolute_path(path: &Path) -> String {
+    std::path::absolute(path).as_deref().unwrap_or(path).display().to_string()
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
     if is_object_name(name) { Ok(()) } else { Err(Error::InvalidName(name.chars().take(64).collect())) }
 }
 
-/// Name of the object that [`Store::probe`] writes; of this process and moment, so that two do not meet.
+/// Name of the object that [`Store::probe`] writes: unique by process id, time and a counter.
 fn probe_name() -> String {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Pictures of a cast now and then, as JPEG, on the thread `thumbnails`.
+//! Takes a JPEG of the cast at a regular interval, on the thread `thumbnails`.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -11,65 +11,66 @@ use pagecast_core::{Fps, MediaTime};
 use crate::convert::Matrix;
 use crate::jpeg;
 
-/// Pictures that wait to be encoded. Full: one is left out, as the machine is too busy.
+/// Pictures waiting to be encoded. Full: the picture is skipped, as the machine is too busy.
 const MAX_QUEUED_PICTURES: usize = 2;
-/// Encoded pictures that wait to be written. Full: the next ones wait.
+/// JPEGs waiting to be written. Full: the thread waits, and further pictures are skipped.
 const MAX_QUEUED_JPEGS: usize = 8;
 
-/// A picture.
+/// An encoded thumbnail.
 #[derive(Debug, Clone)]
 pub struct Jpeg {
-    /// When it was on.
+    /// Media time of the picture.
     pub at: MediaTime,
-    /// The file.
+    /// Contents of the JPEG file.
     pub data: Vec<u8>,
 }
 
-/// Takes pictures when they are due.
+/// Copies the encoder's picture whenever a thumbnail is due.
 #[derive(Debug)]
 pub struct ThumbnailCapture {
     fps: Fps,
     interval: Duration,
-    /// The tick of the next one.
+    /// Tick of the next thumbnail.
     next_index: i64,
     count: i64,
     pictures: SyncSender<(MediaTime, frame::Video, Matrix)>,
 }
 
 impl ThumbnailCapture {
-    /// Starts the thread: a picture every so often, the first one at once. It ends with this.
+    /// Starts the thread. The first thumbnail is taken at once, further ones after each `interval`. The
+    /// thread ends when the returned value is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn spawn(every: Duration, fps: Fps) -> std::io::Result<(Self, Receiver<Jpeg>, JoinHandle<()>)> {
-        let (pictures, todo) = sync_channel::<(MediaTime, frame::Video, Matrix)>(MAX_QUEUED_PICTURES);
-        let (done, jpegs) = sync_channel(MAX_QUEUED_JPEGS);
+    pub fn spawn(interval: Duration, fps: Fps) -> std::io::Result<(Self, Receiver<Jpeg>, JoinHandle<()>)> {
+        let (pictures, queue) = sync_channel::<(MediaTime, frame::Video, Matrix)>(MAX_QUEUED_PICTURES);
+        let (output, jpegs) = sync_channel(MAX_QUEUED_JPEGS);
         let run = move || {
-            for (at, picture, matrix) in todo {
+            for (at, picture, matrix) in queue {
                 match jpeg::encode_video_frame(&picture, matrix) {
-                    // Nobody wants any more.
+                    // An error means that the receiver is gone.
                     Ok(data) => {
-                        if done.send(Jpeg { at, data }).is_err() {
+                        if output.send(Jpeg { at, data }).is_err() {
                             return;
                         }
                     }
-                    Err(error) => tracing::warn!(%error, "a thumbnail is left out"),
+                    Err(error) => tracing::warn!(%error, "thumbnail encoding failed, skipped"),
                 }
             }
         };
         let thread = std::thread::Builder::new().name("thumbnails".into()).spawn(run)?;
-        Ok((Self { fps, interval: every, next_index: 0, count: 0, pictures }, jpegs, thread))
+        Ok((Self { fps, interval, next_index: 0, count: 0, pictures }, jpegs, thread))
     }
 
-    /// Looks at the picture that is on at tick `index`, whose colours are coded by `matrix`.
+    /// Takes a thumbnail of tick `index` if one is due. `matrix` is the colour matrix of `picture`.
     pub(crate) fn offer(&mut self, index: i64, picture: &frame::Video, matrix: Matrix) {
         if index < self.next_index {
             return;
         }
         let at = self.fps.time_of(index);
-        // A copy: the encoder goes on with its own.
+        // The encoder keeps writing to the original.
         if self.pictures.try_send((at, picture.clone(), matrix)).is_err() {
-            tracing::debug!(%at, "a thumbnail is left out");
+            tracing::debug!(%at, "thumbnail queue full, thumbnail skipped");
         }
         while self.next_index <= index {
             self.count += 1;

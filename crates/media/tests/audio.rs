@@ -1,4 +1,4 @@
-//! Runs of samples become a whole track, whatever is missing, doubled or too late.
+//! Runs of samples with gaps, overlaps and late ends become a gapless AAC track.
 
 #[path = "synthetic/stream.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -15,16 +15,16 @@ use pagecast_testkit::{Recording, ScratchDir};
 
 use stream::{encode_audio, encode_video, end_at, record_to_file, sample_run, tick};
 
-/// That packets follow each other without a hole; how many samples they hold in all, priming aside.
+/// Checks that packets have no gaps and returns the number of samples without priming.
 fn total_samples(packets: &[Packet]) -> Result<i64> {
     let at = |t: MediaTime| t.to_index(SAMPLE_RATE);
     for pair in packets.windows(2) {
-        ensure!(at(pair[0].pts) + at(pair[0].duration) == at(pair[1].pts), "a hole after {:?}", pair[0].pts);
+        ensure!(at(pair[0].pts) + at(pair[0].duration) == at(pair[1].pts), "a gap after {:?}", pair[0].pts);
     }
     Ok(packets.last().map_or(0, |p| at(p.pts) + at(p.duration)))
 }
 
-/// What a player hears of one channel.
+/// Decodes the left channel.
 fn decode_left(packets: Vec<Packet>) -> Result<Vec<f32>> {
     let scratch = ScratchDir::new()?;
     let path = scratch.join("sound.mp4");
@@ -45,7 +45,7 @@ fn a_gap_is_silence_of_the_same_length() -> Result<()> {
         stats.silence_samples()
     );
     let left = decode_left(packets)?;
-    // A level that never changes is not sound: what is heard is its beginning and its end.
+    // A constant level decodes to silence except at its start and end.
     let quiet = rms(&left[6000..8400]);
     let loud = rms(&left[4000..4700]);
     ensure!(quiet < 0.02 && loud > 0.2, "{quiet} in the gap, {loud} before it");
@@ -53,7 +53,7 @@ fn a_gap_is_silence_of_the_same_length() -> Result<()> {
 }
 
 #[test]
-fn what_is_sent_twice_is_heard_once() -> Result<()> {
+fn overlapping_samples_are_encoded_once() -> Result<()> {
     let runs = vec![
         sample_run(0, 4800, 0.5),
         sample_run(2400, 4800, -0.5),
@@ -63,8 +63,8 @@ fn what_is_sent_twice_is_heard_once() -> Result<()> {
     let (packets, stats) = encode_audio(runs, EndTime::new(None))?;
     ensure!(total_samples(&packets)? == 7200 && stats.silence_samples() == 0);
     let left = decode_left(packets)?;
-    ensure!(left[4300..4700].iter().all(|v| *v > 0.3), "what came first counts");
-    ensure!(left[5000..6800].iter().all(|v| *v < -0.3), "what was new counts");
+    ensure!(left[4300..4700].iter().all(|v| *v > 0.3), "the first samples win");
+    ensure!(left[5000..6800].iter().all(|v| *v < -0.3), "only the new part is used");
     Ok(())
 }
 
@@ -97,24 +97,24 @@ fn without_an_end_the_last_sample_is_the_end() -> Result<()> {
 }
 
 #[test]
-fn an_end_that_is_over_ends_it_at_once() -> Result<()> {
+fn an_end_in_the_past_ends_the_encoder_at_once() -> Result<()> {
     let (runs_in, runs) = sync_channel(0);
     let (packets_in, packets) = sync_channel(1000);
     let end = EndTime::new(None);
     let thread = audio::Encoder::open(audio::Config::FILES)?.spawn(runs, end.clone(), packets_in)?;
     runs_in.send(sample_run(0, 48_000, 0.1))?;
-    // Nothing in it; it is taken when the run before it has been dealt with.
+    // An empty run is taken only after the previous one was processed.
     runs_in.send(sample_run(48_000, 0, 0.1))?;
     end.set(MediaTime::from_index(1, 2));
-    // Refused if the encoder has seen the end already.
-    let _over = runs_in.send(sample_run(48_000, 4800, 0.1));
+    // Fails if the encoder has ended already.
+    let _ended = runs_in.send(sample_run(48_000, 4800, 0.1));
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     ensure!(total_samples(&packets.iter().collect::<Vec<_>>())? == 48_000);
     Ok(())
 }
 
 #[test]
-fn when_nobody_listens_a_day_of_silence_is_not_encoded() -> Result<()> {
+fn without_a_receiver_a_day_of_silence_is_not_encoded() -> Result<()> {
     let (packets_in, packets) = sync_channel(1);
     drop(packets);
     let begin = Instant::now();

@@ -1,25 +1,25 @@
-//! Colours: what comes to rest in a room is refined in colour as it is in brightness.
+//! Colours in rooms: a still picture is refined in chroma as in luma.
 
-#[path = "synthetic/live.rs"]
+#[path = "synthetic/layer_encoder.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
-mod live;
+mod layer_encoder;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::RoomCodec;
 use pagecast_core::{Picture, Tiles};
 use pagecast_media::convert::{Matrix, Planes, convert};
 
-use live::{LayerEncoder, PAGE, decode};
+use layer_encoder::{LayerEncoder, PAGE, decode};
 
-/// What one room's layer may cost, in kbit/s.
+/// Bitrate of the layer, in kbit/s.
 const BITRATE_KBPS: u32 = 1000;
-/// Ticks that move, and that rest afterwards: three seconds and five.
+/// Ticks in motion and still ticks afterwards: three and five seconds.
 const MOVING_TICKS: i64 = 90;
 const STILL_TICKS: i64 = 150;
-/// Side of a chroma block that is coded as one, in samples.
+/// Side of a chroma block, in samples.
 const BLOCK_SIZE: usize = 8;
 
-/// Bars of all saturated colours that move above a ramp of greys.
+/// Moving bars of all saturated colours above a moving ramp of greys.
 fn colour_bars(index: i64) -> Picture {
     let mut picture = Picture::new(PAGE.0, PAGE.1);
     let width = PAGE.0 as usize;
@@ -33,7 +33,7 @@ fn colour_bars(index: i64) -> Picture {
     picture
 }
 
-/// Cb and Cr as the encoder gets them.
+/// Cb and Cr of the encoder's input.
 fn chroma(picture: &Picture, matrix: Matrix) -> [Vec<u8>; 2] {
     let (width, height) = (PAGE.0 as usize, PAGE.1 as usize);
     let (mut y, mut u, mut v) =
@@ -43,7 +43,7 @@ fn chroma(picture: &Picture, matrix: Matrix) -> [Vec<u8>; 2] {
     [u, v]
 }
 
-/// How far a plane is off at most: a sample, and the mean of a block.
+/// Largest error of a plane: of a sample, and of a block's mean.
 fn max_error(wanted: &[u8], seen: &[u8]) -> (u8, f64) {
     let width = PAGE.0 as usize / 2;
     let sample = wanted.iter().zip(seen).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
@@ -58,14 +58,14 @@ fn max_error(wanted: &[u8], seen: &[u8]) -> (u8, f64) {
 }
 
 #[test]
-fn what_came_to_rest_has_its_colours() -> Result<()> {
-    // VP8 has no quantizer of its own for chroma, and is coarser for that.
+fn a_still_picture_has_its_colours() -> Result<()> {
+    // VP8 has no chroma quantizer offset, so its chroma is coarser.
     for (codec, matrix, sample, block) in
         [(RoomCodec::H264, Matrix::Bt709, 3, 0.6), (RoomCodec::Vp8, Matrix::Bt601, 6, 0.8)]
     {
-        let mut live = LayerEncoder::start(codec, BITRATE_KBPS)?;
-        live.feed(MOVING_TICKS + STILL_TICKS, |index| (index < MOVING_TICKS).then(|| colour_bars(index)))?;
-        let shown = decode(codec, &live.finish()?)?;
+        let mut layer = LayerEncoder::start(codec, BITRATE_KBPS)?;
+        layer.feed(MOVING_TICKS + STILL_TICKS, |index| (index < MOVING_TICKS).then(|| colour_bars(index)))?;
+        let shown = decode(codec, &layer.finish()?)?;
         let wanted = chroma(&colour_bars(MOVING_TICKS - 1), matrix);
         for (plane, wanted) in wanted.iter().enumerate() {
             let found = max_error(wanted, &shown.last().context("a picture")?.chroma[plane]);

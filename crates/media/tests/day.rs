@@ -1,4 +1,4 @@
-//! A recording that lasts a day: times, numbers and memory at its end, with packets that take no time.
+//! A recording of a whole day, faster than real time: times, counts and memory at its end.
 
 #[path = "synthetic/stream.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -24,7 +24,7 @@ const FPS: u32 = 30;
 /// Samples of an AAC frame.
 const AAC_FRAME_SAMPLES: i64 = 1024;
 
-/// Memory of this process, in bytes.
+/// Resident memory of this process, in bytes.
 fn resident_bytes() -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
@@ -40,16 +40,16 @@ fn a_day_ends_as_it_began() -> Result<()> {
     let spec = Spec { format: Format::BothTs, segment, ..Spec::new("day", to, scratch.join("day.spool")) };
     let pattern = sorted_by_dts(test_packets(FPS, 1)?);
     let key = pattern.iter().find(|p| p.track == Track::Video).context("a picture")?;
-    let sound = pattern.iter().filter(|p| p.track == Track::Audio).nth(2).context("sound")?;
+    let audio = pattern.iter().filter(|p| p.track == Track::Audio).nth(2).context("sound")?;
     let fps = Fps::new(FPS).context("a rate")?;
 
     let spool = Spool::create(&spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
-    let delivery = UploadTask::spawn(spool, recorder.wakeup(), Config::default())?;
-    // The queue makes nobody wait, so it is not filled faster than it is emptied.
+    let upload = UploadTask::spawn(spool, recorder.wakeup(), Config::default())?;
+    // The unlimited queue never blocks the sender, so the test waits for the recorder below.
     let (packets_in, fan_out) = FanOut::spawn(Track::Video)?;
-    let tap = fan_out.subscribe("test", QueueLimit { bytes: usize::MAX, duration: Duration::MAX });
-    let thread = recorder.spawn(tap, None)?;
+    let subscription = fan_out.subscribe("test", QueueLimit { bytes: usize::MAX, duration: Duration::MAX });
+    let thread = recorder.spawn(subscription, None)?;
     let closed =
         || fs::read_to_string(spec.spool.join("recorded.log")).map_or(0, |log| log.lines().count() as i64);
     let mut at_hour = Vec::new();
@@ -60,7 +60,7 @@ fn a_day_ends_as_it_began() -> Result<()> {
         packets_in.send(Packet { pts, dts: pts, keyframe: second % 4 == 0, ..key.clone() })?;
         while frame * AAC_FRAME_SAMPLES < (second + 1) * i64::from(SAMPLE_RATE) {
             let pts = MediaTime::from_index(frame * AAC_FRAME_SAMPLES, SAMPLE_RATE);
-            packets_in.send(Packet { pts, dts: pts, ..sound.clone() })?;
+            packets_in.send(Packet { pts, dts: pts, ..audio.clone() })?;
             frame += 1;
         }
         if second % 3600 == 3599 {
@@ -71,20 +71,23 @@ fn a_day_ends_as_it_began() -> Result<()> {
         }
     }
     drop(packets_in);
-    let added = thread.join().ok().context("a panic")??;
+    let summary = thread.join().ok().context("a panic")??;
     let log = fs::read_to_string(spec.spool.join("recorded.log"))?;
     let last: serde_json::Value =
         serde_json::from_str(log.lines().rev().find(|line| line.contains("segment")).context("a segment")?)?;
     ensure!(last["segment"]["index"] == 1439, "{last}");
     ensure!(last["segment"]["start"] == 86_340_000_000_000_i64, "{last}");
-    ensure!(added.duration.as_secs_f64() > 86_399.0 && added.duration.as_secs_f64() < 86_400.1, "{added:?}");
+    ensure!(
+        summary.duration.as_secs_f64() > 86_399.0 && summary.duration.as_secs_f64() < 86_400.1,
+        "{summary:?}"
+    );
     println!("resident after 1, 12, 24 hours: {:?} MB", [0, 11, 23].map(|h: usize| at_hour[h] >> 20));
     ensure!(at_hour[23] < at_hour[0] + (96 << 20), "memory grows: {at_hour:?}");
 
-    delivery.end_input();
-    let done = delivery.join().context("a panic")?;
+    upload.end_input();
+    let done = upload.join().context("a panic")?;
     ensure!(done.spool.is_none() && done.files.len() == 2, "{done:?}");
-    println!("resident when all is stored: {} MB", resident_bytes()? >> 20);
+    println!("resident when everything is stored: {} MB", resident_bytes()? >> 20);
     let folder = scratch.join("out/day");
     let file = Recording::open(&folder.join("day_0.mp4"))?;
     ensure!((file.end_s() - 86_399.0).abs() < 1.1, "{} s", file.end_s());

@@ -1,5 +1,5 @@
-//! Emulators of Azure and of Google's storage, as far as requests differ from those to the services: an
-//! endpoint with a path, no keys.
+//! Emulators of Azure and Google Cloud Storage, where requests differ from those to the services: an endpoint
+//! with a path, and no keys.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -10,14 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::{Bucket, Storage, StorageKeys, StorageService};
 use pagecast_media::store::Store;
 
-/// The account that Azurite has, and a key that is one.
+/// The account of Azurite, and a well-formed key.
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str = "b3BlbiBzZXNhbWU=";
 
-/// What a request said: method, path, and its `Authorization`.
+/// A request: method, path and the header `Authorization`.
 type RecordedRequest = (String, String, Option<String>);
 
-/// A server that keeps what is put, and remembers who asked for what. It runs until the test ends.
+/// A server that stores object sizes and records requests, until the test ends.
 #[derive(Clone, Default)]
 struct Emulator {
     objects: Arc<Mutex<BTreeMap<String, usize>>>,
@@ -73,7 +73,8 @@ impl Emulator {
             let date = "Mon, 30 Nov 2026 12:00:00 GMT";
             write!(
                 stream,
-                "HTTP/1.1 {status}\r\nContent-Length: {size}\r\nETag: \"1\"\r\nLast-Modified: {date}\r\nDate: {date}\r\n\r\n"
+                "HTTP/1.1 {status}\r\nContent-Length: {size}\r\nETag: \"1\"\r\nLast-Modified: {date}\r\n\
+                 Date: {date}\r\n\r\n"
             )?;
         }
     }
@@ -87,14 +88,14 @@ fn lock<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Stores a few bytes and looks for them.
+/// Stores a small object and looks up another.
 fn put_and_head(bucket: Bucket) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(&Storage::Bucket(bucket))?;
         let stored = store.put_bytes("a.m3u8", "#EXTM3U\n".into(), "text/plain", None).await?;
         ensure!(stored.bytes == 8 && store.head("b.m3u8").await?.is_none());
-        ensure!(store.is_reachable("b.m3u8").await, "whoever says that there is nothing is there");
+        ensure!(store.is_reachable("b.m3u8").await, "a response of 404 counts as reachable");
         Ok(())
     })
 }
@@ -132,8 +133,8 @@ fn an_emulator_of_google_needs_no_keys() -> Result<()> {
     ensure!(!requests.is_empty());
     for (method, path, authorization) in &requests {
         ensure!(path.starts_with("/rec/room"), "{method} {path}");
-        // The library says of some requests that there is a token, but has none to give.
-        let bare = authorization.as_deref().is_none_or(|said| said == "Bearer");
+        // The library sends an empty token with some requests.
+        let bare = authorization.as_deref().is_none_or(|value| value == "Bearer");
         ensure!(bare, "{method} {path} is signed: {authorization:?}");
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! Layers of a room: what is asked of them is what a viewer sees, at once, within what they may cost.
+//! Encoders of room layers: content, latency, keyframes and bitrate limits.
 
-#[path = "synthetic/live.rs"]
-mod live;
+#[path = "synthetic/layer_encoder.rs"]
+mod layer_encoder;
 
 use std::sync::mpsc::sync_channel;
 
@@ -12,14 +12,14 @@ use pagecast_media::encode::{EndTime, tee, video};
 use pagecast_testkit::flv::parse_annex_b;
 use tokio::sync::mpsc::channel;
 
-use live::{
+use layer_encoder::{
     FPS, LayerEncoder, PAGE, busy_picture, config, decode, kbps, keyframes, plain_picture, tick, ticks,
     wave_picture,
 };
 
 const CODECS: [RoomCodec; 2] = [RoomCodec::H264, RoomCodec::Vp8];
 
-/// What the layers of these sizes make of the same ticks.
+/// Encodes the same ticks in layers of these sizes.
 fn encode_layers(codec: RoomCodec, sizes: &[(u32, u32)], count: i64) -> Result<Vec<Vec<Packet>>> {
     let (sender, input) = sync_channel(1);
     let lengths = vec![usize::try_from(count)?; sizes.len()];
@@ -64,20 +64,20 @@ fn layers_show_the_same_at_the_same_time() -> Result<()> {
 }
 
 #[test]
-fn nothing_is_held_back() -> Result<()> {
+fn encoders_have_no_delay() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::start(codec, 1000)?;
+        let mut layer = LayerEncoder::start(codec, 1000)?;
         for index in 0..10 {
-            live.feed(1, |index| Some(busy_picture(index)))?;
-            let packet = live.recv_packet()?;
+            layer.feed(1, |index| Some(busy_picture(index)))?;
+            let packet = layer.recv_packet()?;
             ensure!((packet.pts, packet.dts) == (FPS.time_of(index), FPS.time_of(index)));
         }
-        live.finish()?;
+        layer.finish()?;
     }
     Ok(())
 }
 
-/// Reads a header of H.264 bit by bit.
+/// Reads an H.264 header bit by bit.
 struct BitReader<'a>(&'a [u8], usize);
 
 impl BitReader<'_> {
@@ -99,12 +99,12 @@ impl BitReader<'_> {
 
 #[test]
 fn h264_is_constrained_baseline_with_its_headers_before_each_keyframe() -> Result<()> {
-    let mut live = LayerEncoder::start(RoomCodec::H264, 1000)?;
+    let mut layer = LayerEncoder::start(RoomCodec::H264, 1000)?;
     for _ in 0..2 {
-        live.keyframe_request.request();
-        live.feed(40, |index| Some(busy_picture(index)))?;
+        layer.keyframe_request.request();
+        layer.feed(40, |index| Some(busy_picture(index)))?;
     }
-    let packets = live.finish()?;
+    let packets = layer.finish()?;
     ensure!(keyframes(&packets).len() >= 2, "{:?}", keyframes(&packets));
     for packet in &packets {
         ensure!(packet.data.starts_with(&[0, 0, 0, 1]), "not Annex B");
@@ -113,7 +113,7 @@ fn h264_is_constrained_baseline_with_its_headers_before_each_keyframe() -> Resul
         ensure!(kinds == if packet.keyframe { vec![7, 8, 5] } else { vec![1] }, "{kinds:?}");
         for unit in units {
             match unit[0] & 0x1f {
-                // Baseline, without what Main has not.
+                // Baseline profile with `constraint_set1_flag`.
                 7 => ensure!(unit[1] == 66 && unit[2] & 0x40 != 0, "profile {} {:#x}", unit[1], unit[2]),
                 8 => {
                     let mut bits = BitReader(&unit, 8);
@@ -135,28 +135,29 @@ fn h264_is_constrained_baseline_with_its_headers_before_each_keyframe() -> Resul
 #[test]
 fn a_keyframe_comes_with_the_next_tick_but_not_too_often() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::start(codec, 1000)?;
-        live.feed(60, |index| (index == 0).then(|| plain_picture(0)))?;
+        let mut layer = LayerEncoder::start(codec, 1000)?;
+        layer.feed(60, |index| (index == 0).then(|| plain_picture(0)))?;
         for _ in 0..2 {
-            live.keyframe_request.request();
-            live.feed(5, |_| None)?;
+            layer.keyframe_request.request();
+            layer.feed(5, |_| None)?;
         }
-        live.feed(30, |_| None)?;
-        let keys = keyframes(&live.finish()?);
-        // The encoder may see a request one tick early, as it has taken that tick but not looked yet.
+        layer.feed(30, |_| None)?;
+        let keys = keyframes(&layer.finish()?);
+        // The encoder may see a request one tick early, if it has taken that tick but not checked for
+        // requests.
         ensure!(keys.len() == 3 && (59..=60).contains(&keys[1]) && keys[2] == keys[1] + 15, "{keys:?}");
     }
     Ok(())
 }
 
 #[test]
-fn a_keyframe_in_motion_is_as_good_as_what_is_around_it() -> Result<()> {
+fn a_keyframe_in_motion_is_as_good_as_its_neighbours() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::start(codec, 200)?;
-        live.feed(90, |index| Some(wave_picture(index)))?;
-        live.keyframe_request.request();
-        live.feed(30, |index| Some(wave_picture(index)))?;
-        let packets = live.finish()?;
+        let mut layer = LayerEncoder::start(codec, 200)?;
+        layer.feed(90, |index| Some(wave_picture(index)))?;
+        layer.keyframe_request.request();
+        layer.feed(30, |index| Some(wave_picture(index)))?;
+        let packets = layer.finish()?;
         let keys = keyframes(&packets);
         ensure!(keys.len() == 2, "{codec:?}: {keys:?}");
         let shown = decode(codec, &packets)?;
@@ -172,17 +173,17 @@ fn a_keyframe_in_motion_is_as_good_as_what_is_around_it() -> Result<()> {
 }
 
 #[test]
-fn a_keyframe_costs_what_the_network_carries_by_then() -> Result<()> {
+fn the_size_of_a_keyframe_follows_the_current_bitrate() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::start(codec, 1500)?;
+        let mut layer = LayerEncoder::start(codec, 1500)?;
         let caps = [1500, 150, 1500];
         for cap in caps {
-            live.rate_target.set(cap * 1000, FPS.get());
-            live.feed(60, |index| Some(wave_picture(index)))?;
-            live.keyframe_request.request();
-            live.feed(30, |index| Some(wave_picture(index)))?;
+            layer.rate_target.set(cap * 1000, FPS.get());
+            layer.feed(60, |index| Some(wave_picture(index)))?;
+            layer.keyframe_request.request();
+            layer.feed(30, |index| Some(wave_picture(index)))?;
         }
-        let packets = live.finish()?;
+        let packets = layer.finish()?;
         let keys: Vec<_> = packets.iter().filter(|packet| packet.keyframe).collect();
         ensure!(keys.len() == 4, "{codec:?}: {:?}", keyframes(&packets));
         for (key, cap) in keys[1..].iter().zip(caps) {
@@ -199,13 +200,13 @@ fn a_keyframe_costs_what_the_network_carries_by_then() -> Result<()> {
 #[test]
 fn the_bitrate_follows_within_a_second_and_without_keyframes() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::start(codec, 800)?;
+        let mut layer = LayerEncoder::start(codec, 800)?;
         let caps = [800, 300, 800, 1500];
         for cap in caps {
-            live.rate_target.set(cap * 1000, FPS.get());
-            live.feed(90, |index| Some(busy_picture(index)))?;
+            layer.rate_target.set(cap * 1000, FPS.get());
+            layer.feed(90, |index| Some(busy_picture(index)))?;
         }
-        let packets = live.finish()?;
+        let packets = layer.finish()?;
         for (phase, cap) in (0..).zip(caps) {
             let got = kbps(&packets, phase * 90 + 30, phase * 90 + 90);
             let cap = i64::from(cap);
@@ -220,15 +221,15 @@ fn the_bitrate_follows_within_a_second_and_without_keyframes() -> Result<()> {
 }
 
 #[test]
-fn what_a_codec_cannot_do_costs_frames_and_not_the_network() -> Result<()> {
+fn below_a_codec_s_lowest_rate_frames_are_skipped() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::start(codec, 1500)?;
-        live.feed(90, |index| Some(busy_picture(index)))?;
-        live.rate_target.set(50_000, FPS.get());
-        live.feed(240, |index| Some(busy_picture(index)))?;
-        live.rate_target.set(1_500_000, FPS.get());
-        live.feed(120, |index| Some(busy_picture(index)))?;
-        let packets = live.finish()?;
+        let mut layer = LayerEncoder::start(codec, 1500)?;
+        layer.feed(90, |index| Some(busy_picture(index)))?;
+        layer.rate_target.set(50_000, FPS.get());
+        layer.feed(240, |index| Some(busy_picture(index)))?;
+        layer.rate_target.set(1_500_000, FPS.get());
+        layer.feed(120, |index| Some(busy_picture(index)))?;
+        let packets = layer.finish()?;
         let (low, high) = (kbps(&packets, 180, 329), kbps(&packets, 390, 450));
         ensure!(low < 70 && (1000..1700).contains(&high), "{codec:?}: {low} and {high} kbit/s");
         let frames = ticks(&packets).iter().filter(|tick| (180..329).contains(*tick)).count();
@@ -240,16 +241,16 @@ fn what_a_codec_cannot_do_costs_frames_and_not_the_network() -> Result<()> {
 }
 
 #[test]
-fn paused_it_is_silent_and_then_begins_with_a_keyframe() -> Result<()> {
+fn a_paused_encoder_sends_nothing_and_resumes_with_a_keyframe() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::start(codec, 1000)?;
-        live.feed(30, |index| Some(plain_picture(index)))?;
-        live.rate_target.set(0, FPS.get());
-        // The last picture comes while nobody looks.
-        live.feed(60, |index| (index < 70).then(|| plain_picture(index)))?;
-        live.rate_target.set(1_000_000, FPS.get());
-        live.feed(10, |_| None)?;
-        let packets = live.finish()?;
+        let mut layer = LayerEncoder::start(codec, 1000)?;
+        layer.feed(30, |index| Some(plain_picture(index)))?;
+        layer.rate_target.set(0, FPS.get());
+        // The last change happens during the pause.
+        layer.feed(60, |index| (index < 70).then(|| plain_picture(index)))?;
+        layer.rate_target.set(1_000_000, FPS.get());
+        layer.feed(10, |_| None)?;
+        let packets = layer.finish()?;
         let all = ticks(&packets);
         ensure!(!all.iter().any(|tick| (31..89).contains(tick)), "{codec:?}: {all:?}");
         let keys = keyframes(&packets);
@@ -262,14 +263,14 @@ fn paused_it_is_silent_and_then_begins_with_a_keyframe() -> Result<()> {
 }
 
 #[test]
-fn fewer_frames_lie_on_the_grid_and_show_the_newest_picture() -> Result<()> {
+fn at_a_lower_frame_rate_frames_show_the_newest_picture() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::start(codec, 1000)?;
-        live.rate_target.set(1_000_000, 15);
-        live.feed(60, |index| Some(plain_picture(index)))?;
-        live.rate_target.set(1_000_000, 60);
-        live.feed(30, |index| Some(plain_picture(index)))?;
-        let packets = live.finish()?;
+        let mut layer = LayerEncoder::start(codec, 1000)?;
+        layer.rate_target.set(1_000_000, 15);
+        layer.feed(60, |index| Some(plain_picture(index)))?;
+        layer.rate_target.set(1_000_000, 60);
+        layer.feed(30, |index| Some(plain_picture(index)))?;
+        let packets = layer.finish()?;
         let all = ticks(&packets);
         let slow: Vec<_> = all.iter().copied().filter(|tick| *tick < 59).collect();
         ensure!(slow.into_iter().eq((0..59).step_by(2)), "{codec:?}: {all:?}");
@@ -285,10 +286,10 @@ fn fewer_frames_lie_on_the_grid_and_show_the_newest_picture() -> Result<()> {
 #[test]
 fn a_still_page_is_sharp_and_then_nearly_silent() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::start(codec, 600)?;
-        live.feed(300, |index| (index == 0).then(|| busy_picture(0)))?;
-        let next = live.next_tick();
-        let packets = live.finish()?;
+        let mut layer = LayerEncoder::start(codec, 600)?;
+        layer.feed(300, |index| (index == 0).then(|| busy_picture(0)))?;
+        let next = layer.next_tick();
+        let packets = layer.finish()?;
         let quiet = kbps(&packets, 150, next);
         ensure!(quiet < 30, "{codec:?}: {quiet} kbit/s");
         let beats = ticks(&packets).into_iter().filter(|tick| *tick >= 210).count();
@@ -302,19 +303,19 @@ fn a_still_page_is_sharp_and_then_nearly_silent() -> Result<()> {
 }
 
 #[test]
-fn who_does_not_keep_up_goes_on_with_a_keyframe() -> Result<()> {
+fn after_an_overflow_the_stream_resumes_with_a_keyframe() -> Result<()> {
     for codec in CODECS {
-        let mut live = LayerEncoder::with_capacity(codec, 1000, 5)?;
-        live.feed(66, |index| Some(plain_picture(index)))?;
-        let mut packets = live.drain_packets();
+        let mut layer = LayerEncoder::with_capacity(codec, 1000, 5)?;
+        layer.feed(66, |index| Some(plain_picture(index)))?;
+        let mut packets = layer.drain_packets();
         ensure!(ticks(&packets) == [0, 1, 2, 3, 4], "{codec:?}: {:?}", ticks(&packets));
-        ensure!(live.stats.lost() >= 50, "{} lost", live.stats.lost());
+        ensure!(layer.stats.lost() >= 50, "{} lost", layer.stats.lost());
         for _ in 0..30 {
-            live.feed(1, |index| Some(plain_picture(index)))?;
-            packets.extend(live.drain_packets());
+            layer.feed(1, |index| Some(plain_picture(index)))?;
+            packets.extend(layer.drain_packets());
         }
-        packets.extend(live.finish()?);
-        // A keyframe was asked for all the time; it is no older than half a second.
+        packets.extend(layer.finish()?);
+        // Keyframes are requested all the time, at most one each half second.
         ensure!(packets[5].keyframe && ticks(&packets)[5] <= 81, "{codec:?}: {:?}", ticks(&packets));
         for seen in decode(codec, &packets)? {
             ensure!(seen.counter().map(i64::from) == Some(seen.tick), "{codec:?}: {seen:?}");
@@ -324,14 +325,14 @@ fn who_does_not_keep_up_goes_on_with_a_keyframe() -> Result<()> {
 }
 
 #[test]
-fn colours_are_what_players_take_them_for() -> Result<()> {
-    // Red, as ITU-R BT.709 and BT.601 have it.
+fn colours_use_the_codec_s_matrix() -> Result<()> {
+    // Red in ITU-R BT.709 and BT.601.
     for (codec, wanted) in [(RoomCodec::H264, [63, 102, 240]), (RoomCodec::Vp8, [81, 90, 240])] {
-        let mut live = LayerEncoder::start(codec, 1000)?;
+        let mut layer = LayerEncoder::start(codec, 1000)?;
         let mut red = Picture::new(PAGE.0, PAGE.1);
         red.bgrx_mut().chunks_exact_mut(4).for_each(|pixel| pixel[..3].copy_from_slice(&[0, 0, 255]));
-        live.feed(30, |index| (index == 0).then(|| red.clone()))?;
-        let shown = decode(codec, &live.finish()?)?;
+        layer.feed(30, |index| (index == 0).then(|| red.clone()))?;
+        let shown = decode(codec, &layer.finish()?)?;
         let middle = shown.last().context("a picture")?.center_yuv;
         let near = middle.iter().zip(wanted).all(|(got, wanted)| got.abs_diff(wanted) <= 3);
         ensure!(near, "{codec:?}: {middle:?}");

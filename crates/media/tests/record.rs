@@ -1,4 +1,4 @@
-//! Segments that become files, whatever happens to who writes them.
+//! Recording to segments and assembling files, also after crashes and with full disks.
 
 #[path = "synthetic/stream.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -30,14 +30,14 @@ use stream::{
 
 const FPS: u32 = 30;
 
-/// Bytes on a small disk that are taken already: a disk cannot be smaller.
+/// Bytes used on a small disk before the test, as a tmpfs cannot be smaller.
 const BALLAST_BYTES: u64 = 65_536;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A recording into `folder/rec`, in segments of a second or more.
+/// A recording to the folder `out/rec`.
 fn folder_spec(scratch: &ScratchDir, format: Format) -> Spec {
     let to = Storage::Folder(scratch.join("out"));
     Spec { format, ..Spec::new("rec", to, scratch.join("rec.spool")) }
@@ -60,20 +60,20 @@ fn counters(path: &Path) -> Result<Vec<u32>> {
 }
 
 fn expect_all_stored(done: (Result<RunSummary, Error>, UploadReport)) -> Result<UploadReport> {
-    let (added, delivered) = done;
-    added?;
-    ensure!(delivered.spool.is_none(), "{delivered:?}");
-    Ok(delivered)
+    let (summary, report) = done;
+    summary?;
+    ensure!(report.spool.is_none(), "{report:?}");
+    Ok(report)
 }
 
 #[test]
-fn a_file_is_what_was_sent() -> Result<()> {
+fn a_file_has_all_packets() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
     let all = sorted_by_dts(test_packets(FPS, 9)?);
     let done = record_to_file(&path, FPS, all.clone())?;
     ensure!(is_faststart(&path)?, "{:?}", top_level_boxes(&path)?);
-    ensure!(fs::read_dir(scratch.path())?.count() == 1, "something lies beside the file");
+    ensure!(fs::read_dir(scratch.path())?.count() == 1, "something was left beside the file");
     ensure!(done.files.len() == 1 && done.files[0].bytes == fs::metadata(&path)?.len(), "{done:?}");
     ensure!(done.duration.as_millis() == 9000, "{:?}", done.duration);
     ensure!(done.files[0].end_unix_ms - done.files[0].start_unix_ms == 9000, "{done:?}");
@@ -96,17 +96,17 @@ fn a_file_is_what_was_sent() -> Result<()> {
 }
 
 #[test]
-fn a_relative_place_is_the_same_for_whoever_finishes_it() -> Result<()> {
+fn a_relative_destination_becomes_absolute() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let spec = Spec { spool: scratch.join("a.spool"), ..Spec::to_file("a.mp4".into()) };
     drop(Spool::create(&spec)?);
-    let taken_up = Spool::open(&scratch.join("a.spool"))?;
-    ensure!(taken_up.recording().to == Storage::File(std::env::current_dir()?.join("a.mp4")));
+    let opened = Spool::open(&scratch.join("a.spool"))?;
+    ensure!(opened.recording().to == Storage::File(std::env::current_dir()?.join("a.mp4")));
     Ok(())
 }
 
 #[test]
-fn a_file_is_not_replaced_unless_asked_for() -> Result<()> {
+fn a_file_is_not_replaced_unless_allowed() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
     fs::write(&path, "precious")?;
@@ -120,34 +120,37 @@ fn a_file_is_not_replaced_unless_asked_for() -> Result<()> {
 }
 
 #[test]
-fn a_folder_must_be_there_and_no_spool() -> Result<()> {
+fn a_destination_folder_must_exist_and_the_spool_must_not() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let made = record(&Spec::to_file(scratch.join("no/out.mp4")), tracks(FPS)?, Vec::new());
-    ensure!(matches!(made, Err(Error::NoFolder(p)) if p == scratch.join("no")));
-    let made = record(&Spec::to_file(scratch.path().to_owned()), tracks(FPS)?, Vec::new());
-    ensure!(matches!(made, Err(Error::Create(..))), "a folder is no file");
+    let result = record(&Spec::to_file(scratch.join("no/out.mp4")), tracks(FPS)?, Vec::new());
+    ensure!(matches!(result, Err(Error::NoFolder(p)) if p == scratch.join("no")));
+    let result = record(&Spec::to_file(scratch.path().to_owned()), tracks(FPS)?, Vec::new());
+    ensure!(matches!(result, Err(Error::Create(..))), "a folder is not a file");
     let spec = Spec::to_file(scratch.join("out.mp4"));
     fs::create_dir(&spec.spool)?;
     fs::write(spec.spool.join("mine"), "")?;
-    let made = record(&spec, tracks(FPS)?, Vec::new());
-    ensure!(matches!(made, Err(Error::Unfinished(p)) if p == spec.spool));
-    ensure!(matches!(Spool::open(&spec.spool), Err(Error::NotASpool { .. })), "any folder is no spool");
+    let result = record(&spec, tracks(FPS)?, Vec::new());
+    ensure!(matches!(result, Err(Error::Unfinished(p)) if p == spec.spool));
+    ensure!(
+        matches!(Spool::open(&spec.spool), Err(Error::NotASpool { .. })),
+        "a folder without a description is not a spool"
+    );
     Ok(())
 }
 
 #[test]
-fn a_spool_is_not_where_its_recording_goes() -> Result<()> {
+fn a_spool_does_not_overlap_with_its_destination() -> Result<()> {
     let scratch = ScratchDir::new()?;
     for spool in ["out/rec", "out/rec/spool", "out"] {
         let spec = Spec { spool: scratch.join(spool), ..folder_spec(&scratch, Format::Both) };
-        let made = record(&spec, tracks(FPS)?, Vec::new());
-        ensure!(matches!(made, Err(Error::Overlap(_))), "{spool}: {made:?}");
+        let result = record(&spec, tracks(FPS)?, Vec::new());
+        ensure!(matches!(result, Err(Error::Overlap(_))), "{spool}: {result:?}");
     }
     Ok(())
 }
 
 #[test]
-fn a_file_that_appears_meanwhile_is_kept() -> Result<()> {
+fn a_file_that_appears_during_the_recording_is_kept() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
     let spec = Spec::to_file(path.clone());
@@ -155,17 +158,16 @@ fn a_file_that_appears_meanwhile_is_kept() -> Result<()> {
     fs::write(&path, "precious")?;
     let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
     ensure!(done.spool.is_some() && fs::read(&path)? == b"precious", "{done:?}");
-    ensure!(done.status.problem.is_some_and(|problem| problem.contains("exists already")));
+    ensure!(done.status.problem.is_some_and(|problem| problem.contains("already exists")));
     fs::remove_file(&path)?;
     let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
     ensure!(done.spool.is_none() && counters(&path)?.len() > 100, "{done:?}");
     Ok(())
 }
 
-/// Every file of a spool is cut, filled with nonsense, or taken away: whatever happens, it is an error or
-/// less of a recording.
+/// Every file of a spool is truncated, corrupted or removed; the result is an error or a shorter recording.
 #[test]
-fn a_damaged_spool_harms_nobody() -> Result<()> {
+fn a_damaged_spool_causes_no_panic() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let spec = Spec { overwrite: true, ..folder_spec(&scratch, Format::BothTs) };
     record_and_crash(&spec, test_packets(FPS, 10)?)?;
@@ -187,9 +189,9 @@ fn a_damaged_spool_harms_nobody() -> Result<()> {
             }
             let recovered = Spool::open(&spec.spool)
                 .and_then(|spool| upload::recover(Arc::new(spool), fast_retry_config()));
-            if let Ok(delivery) = recovered {
-                // A panic would be one here.
-                let _whatever = wait_for_upload(delivery);
+            if let Ok(upload) = recovered {
+                // A panic of the upload would panic here.
+                let _report = wait_for_upload(upload);
             }
         }
     }
@@ -197,7 +199,7 @@ fn a_damaged_spool_harms_nobody() -> Result<()> {
 }
 
 #[test]
-fn nothing_recorded_is_no_file() -> Result<()> {
+fn an_empty_recording_has_no_file() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let spec = Spec { manifest: true, ..Spec::to_file(scratch.join("out.mp4")) };
     let done = expect_all_stored(record(&spec, tracks(FPS)?, Vec::new())?)?;
@@ -206,14 +208,14 @@ fn nothing_recorded_is_no_file() -> Result<()> {
 }
 
 #[test]
-fn a_split_loses_and_doubles_nothing() -> Result<()> {
+fn a_split_neither_loses_nor_repeats_packets() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let spec = Spec { split: secs(8), ..folder_spec(&scratch, Format::Mp4) };
     let all = test_packets(FPS, 22)?;
     let done = expect_all_stored(record(&spec, tracks(FPS)?, all.clone())?)?;
     let names: Vec<_> = done.files.iter().map(|f| f.name.as_str()).collect();
     ensure!(names == ["rec_0.mp4", "rec_1.mp4", "rec_2.mp4"], "{names:?}");
-    let (mut pictures, mut sound) = (Vec::new(), 0);
+    let (mut pictures, mut audio_packets) = (Vec::new(), 0);
     for (name, length) in names.iter().zip([8.0, 8.0, 6.0]) {
         let path = scratch.join("out/rec").join(name);
         ensure!(is_faststart(&path)?);
@@ -221,11 +223,11 @@ fn a_split_loses_and_doubles_nothing() -> Result<()> {
         ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
         ensure!((file.end_s() - length).abs() < 0.001, "{name} lasts {} s", file.end_s());
         ensure!(packets(&path, "v:0")?.first().is_some_and(|p| p.pts == 0 && p.keyframe));
-        sound += packets(&path, "a:0")?.len();
+        audio_packets += packets(&path, "a:0")?.len();
         pictures.extend(counters(&path)?);
     }
     ensure!(pictures == (0..660).collect::<Vec<_>>(), "{pictures:?}");
-    ensure!(sound == all.iter().filter(|p| p.track == Track::Audio).count());
+    ensure!(audio_packets == all.iter().filter(|p| p.track == Track::Audio).count());
     let times: Vec<_> = done.files.iter().map(|f| (f.start_unix_ms, f.end_unix_ms)).collect();
     ensure!(
         times[0].1 == times[1].0 && times[1].1 == times[2].0 && times[2].1 - times[0].0 == 22_000,
@@ -234,8 +236,7 @@ fn a_split_loses_and_doubles_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A second of picture and sound for each of `seconds`, with keyframes where files of `split` end; it begins
-/// at `begins_at`.
+/// Encoded video and audio of `seconds` seconds from `begins_at` on, with keyframes at split points.
 fn test_packets_split(split: Duration, begins_at: MediaTime, seconds: i64) -> Result<Vec<Packet>> {
     let ticks =
         (0..seconds * i64::from(FPS)).map(|i| stream::tick(FPS, i, true)).collect::<Result<Vec<_>>>()?;
@@ -250,7 +251,7 @@ fn test_packets_split(split: Duration, begins_at: MediaTime, seconds: i64) -> Re
     Ok(all)
 }
 
-/// How long the pictures of each file last, in ticks; each file begins with a keyframe at zero.
+/// Length of each file in ticks; checks that each file starts with a keyframe at zero.
 fn file_lengths(scratch: &ScratchDir, done: &UploadReport) -> Result<Vec<u32>> {
     let length = |name: &str| {
         let path = scratch.join("out/rec").join(name);
@@ -269,14 +270,14 @@ fn file_lengths(scratch: &ScratchDir, done: &UploadReport) -> Result<Vec<u32>> {
 }
 
 #[test]
-fn files_are_as_long_as_asked_to_a_frame() -> Result<()> {
+fn files_have_the_requested_length_to_a_frame() -> Result<()> {
     for (split, wanted) in [(5, &[150, 150, 60][..]), (10, &[300, 60]), (12, &[360])] {
         let scratch = ScratchDir::new()?;
         let spec = Spec { split: secs(split), ..folder_spec(&scratch, Format::Both) };
         let all = test_packets_split(spec.split, MediaTime::ZERO, 12)?;
         let done = expect_all_stored(record(&spec, tracks(FPS)?, all)?)?;
         ensure!(file_lengths(&scratch, &done)? == wanted, "{split} s: {:?}", file_lengths(&scratch, &done)?);
-        // No segment is longer than the playlist says, and none is lost.
+        // No segment exceeds the target duration, and none is lost.
         let playlist = scratch.join("out/rec/rec.m3u8");
         ensure!(fs::read_to_string(&playlist)?.contains("#EXT-X-TARGETDURATION:4\n"));
         ensure!(counters(&playlist)? == (0..360).collect::<Vec<_>>());
@@ -285,7 +286,7 @@ fn files_are_as_long_as_asked_to_a_frame() -> Result<()> {
 }
 
 #[test]
-fn a_recording_that_goes_on_is_cut_where_it_would_have_been() -> Result<()> {
+fn a_resumed_recording_has_the_same_split_points() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let spec = Spec { split: secs(5), ..folder_spec(&scratch, Format::Mp4) };
     record_and_crash(&spec, test_packets_split(spec.split, MediaTime::ZERO, 8)?)?;
@@ -300,7 +301,7 @@ fn a_recording_that_goes_on_is_cut_where_it_would_have_been() -> Result<()> {
 }
 
 #[test]
-fn a_file_says_when_it_was_recorded() -> Result<()> {
+fn a_file_has_its_creation_time() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let spec = Spec { split: secs(5), ..folder_spec(&scratch, Format::Mp4) };
     let all = test_packets_split(spec.split, MediaTime::ZERO, 7)?;
@@ -344,7 +345,7 @@ fn playlists_hold_every_frame() -> Result<()> {
         let playlist = folder.join("rec.m3u8");
         let text = fs::read_to_string(&playlist)?;
         ensure!(text.contains("#EXT-X-PLAYLIST-TYPE:VOD") && text.ends_with("#EXT-X-ENDLIST\n"), "{text}");
-        // Who watches it while it is recorded gets to its end.
+        // Live viewers can play to the end.
         let live = fs::read_to_string(folder.join("rec_live.m3u8"))?;
         ensure!(!live.contains("PLAYLIST-TYPE") && live.ends_with("#EXT-X-ENDLIST\n"), "{live}");
         ensure!(
@@ -366,12 +367,12 @@ fn playlists_hold_every_frame() -> Result<()> {
 }
 
 #[test]
-fn sound_alone() -> Result<()> {
+fn an_audio_only_recording() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let spec = Spec { audio_only: true, ..folder_spec(&scratch, Format::BothTs) };
-    let alone = || Ok::<_, anyhow::Error>(Tracks { video: None, ..tracks(FPS)? });
+    let audio_only = || Ok::<_, anyhow::Error>(Tracks { video: None, ..tracks(FPS)? });
     let all: Vec<_> = test_packets(FPS, 10)?.into_iter().filter(|p| p.track == Track::Audio).collect();
-    expect_all_stored(record(&spec, alone()?, all.clone())?)?;
+    expect_all_stored(record(&spec, audio_only()?, all.clone())?)?;
     for (name, least) in [("rec_0.mp4", all.len()), ("rec.m3u8", all.len())] {
         let kept = packets(&scratch.join("out/rec").join(name), "a:0")?.len();
         ensure!(kept == least, "{name}: {kept} of {least} packets");
@@ -384,17 +385,17 @@ fn sound_alone() -> Result<()> {
     Ok(())
 }
 
-/// Records packets up to a point, and leaves the spool as a crash would: what the recorder holds is lost.
+/// Records packets and leaves the spool as a crash would: packets in the recorder's memory are lost.
 fn record_and_crash(spec: &Spec, all: Vec<Packet>) -> Result<()> {
     let spool = Spool::create(spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
-    let (sender, tap) = subscribed(Track::Video)?;
-    let thread = recorder.spawn(tap, None)?;
+    let (sender, subscription) = subscribed(Track::Video)?;
+    let thread = recorder.spawn(subscription, None)?;
     let last = all.iter().map(|p| p.dts).max().context("packets")?;
     for packet in sorted_by_dts(all) {
         sender.send(packet)?;
     }
-    // What has come is written, but for what waits for its neighbours, and the last fragment.
+    // Everything is written except packets in the interleaver and the last fragment.
     let written = || -> Result<bool> {
         let files = fs::read_dir(&spec.spool)?.flatten();
         let bytes: u64 = files.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum();
@@ -410,7 +411,7 @@ fn record_and_crash(spec: &Spec, all: Vec<Packet>) -> Result<()> {
     drop(spool);
     fs::remove_dir_all(&spec.spool)?;
     fs::rename(left, &spec.spool)?;
-    tracing::debug!(?last, "broken off");
+    tracing::debug!(?last, "recording interrupted");
     Ok(())
 }
 
@@ -423,12 +424,12 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 }
 
 #[test]
-fn what_was_broken_off_is_finished_later_and_lacks_less_than_a_fragment() -> Result<()> {
+fn an_interrupted_recording_is_recovered_without_at_most_a_fragment() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let spec = folder_spec(&scratch, Format::Both);
     record_and_crash(&spec, test_packets(FPS, 10)?)?;
     let spool = Arc::new(Spool::open(&spec.spool)?);
-    ensure!(matches!(Spool::open(&spec.spool), Err(Error::Busy(_))), "two have it");
+    ensure!(matches!(Spool::open(&spec.spool), Err(Error::Busy(_))), "two owners of one spool");
     let done = wait_for_upload(upload::recover(spool, fast_retry_config())?);
     ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
     for name in ["rec_0.mp4", "rec.m3u8"] {
@@ -443,7 +444,7 @@ fn what_was_broken_off_is_finished_later_and_lacks_less_than_a_fragment() -> Res
 }
 
 #[test]
-fn a_torn_segment_is_cut_to_what_is_whole() -> Result<()> {
+fn a_torn_segment_is_truncated_to_complete_fragments() -> Result<()> {
     let scratch = ScratchDir::new()?;
     for (cut, least) in [(1_u64, 180), (3000, 120)] {
         let spec = Spec { overwrite: true, ..Spec::to_file(scratch.join("out.mp4")) };
@@ -462,7 +463,7 @@ fn a_torn_segment_is_cut_to_what_is_whole() -> Result<()> {
 }
 
 #[test]
-fn a_recording_goes_on_in_another_run() -> Result<()> {
+fn a_recording_is_resumed_in_another_run() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let spec = Spec { manifest: true, ..folder_spec(&scratch, Format::Both) };
     record_and_crash(&spec, test_packets(FPS, 6)?)?;
@@ -479,18 +480,18 @@ fn a_recording_goes_on_in_another_run() -> Result<()> {
     let file = Recording::open(&path)?;
     ensure!(file.decoder_warnings()?.is_empty(), "{}", file.decoder_warnings()?);
     let steps: Vec<_> = packets(&path, "v:0")?.windows(2).map(|p| p[1].pts - p[0].pts).collect();
-    ensure!(steps.iter().all(|step| *step == steps[0]), "a seam in the picture: {steps:?}");
+    ensure!(steps.iter().all(|step| *step == steps[0]), "a gap in the video: {steps:?}");
     let sound = packets(&path, "a:0")?;
     let gaps = sound.windows(2).map(|p| file.audio.as_ref().map_or(0.0, |a| a.seconds(p[1].pts - p[0].pts)));
     let worst = gaps.fold(0.0, f64::max);
-    ensure!(worst < 0.1, "a hole of {worst} s in the sound");
+    ensure!(worst < 0.1, "a gap of {worst} s in the audio");
     let text = fs::read_to_string(scratch.join("out/rec/rec.m3u8"))?;
     ensure!(text.matches("#EXT-X-DISCONTINUITY\n").count() == 1 && text.contains("rec_init_1.mp4"), "{text}");
     let listed = counters(&scratch.join("out/rec/rec.m3u8"))?;
     ensure!(listed == seen, "{listed:?}");
     let manifest: serde_json::Value = serde_json::from_slice(&fs::read(scratch.join("out/rec/rec.json"))?)?;
     ensure!(
-        manifest["spans"].as_array().is_some_and(|s| s.len() == 2 && s[1]["duration_ms"] == 5000),
+        manifest["runs"].as_array().is_some_and(|s| s.len() == 2 && s[1]["duration_ms"] == 5000),
         "{manifest}"
     );
     ensure!(done.duration.as_millis() == first as i64 * 1000 / 30 + 5000, "{:?}", done.duration);
@@ -498,12 +499,12 @@ fn a_recording_goes_on_in_another_run() -> Result<()> {
 }
 
 #[test]
-fn a_recording_goes_on_where_only_sound_had_gone_on() -> Result<()> {
+fn a_recording_is_resumed_after_a_still_picture_with_longer_audio() -> Result<()> {
     let scratch = ScratchDir::new()?;
     for format in [Format::Mp4, Format::HlsTs] {
         let spec = Spec { overwrite: true, ..folder_spec(&scratch, format) };
         let mut first = test_packets(FPS, 6)?;
-        // A picture that rests is encoded once a second; sound never rests.
+        // A still picture is encoded once a second; audio is continuous.
         let second = 1_000_000_000;
         first.retain(|p| p.track == Track::Audio || p.pts.0 < 2 * second || p.pts.0 % second < second / 60);
         record_and_crash(&spec, first)?;
@@ -523,7 +524,7 @@ fn a_recording_goes_on_where_only_sound_had_gone_on() -> Result<()> {
     Ok(())
 }
 
-/// Records 20 s in a spool on a disk with `room` bytes left; how it ended, and what could be saved.
+/// Records 20 s to a spool on a disk with `room` bytes left; returns the result and the recovered counters.
 fn record_on_small_disk(room: u64) -> Result<(Result<RunSummary, Error>, Vec<u32>)> {
     let scratch = ScratchDir::new()?;
     let disk = Tmpfs::mount(scratch.join("disk"), room + BALLAST_BYTES)?;
@@ -545,9 +546,8 @@ fn record_on_small_disk(room: u64) -> Result<(Result<RunSummary, Error>, Vec<u32
 }
 
 #[test]
-fn a_full_disk_keeps_what_was_recorded() -> Result<()> {
-    if !Tmpfs::is_supported() {
-        eprintln!("skipped: mounting a small disk needs root");
+fn on_a_full_disk_everything_recorded_so_far_is_kept() -> Result<()> {
+    if !Tmpfs::is_supported_or_skip() {
         return Ok(());
     }
     let (added, _) = record_on_small_disk(0)?;
@@ -563,13 +563,13 @@ fn a_full_disk_keeps_what_was_recorded() -> Result<()> {
     ensure!(matches!(added, Err(Error::DiskFull(_))), "{added:?}");
     ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>());
     ensure!((120..450).contains(&seen.len()), "{} pictures of 600 on half a disk", seen.len());
-    // Room for the recording, but not for a second one beside it.
+    // Room for the recording, but not for a copy of it.
     let (added, seen) = record_on_small_disk(whole * 3 / 2)?;
     ensure!(added.is_ok() && seen.len() == 600, "{added:?}: {} pictures", seen.len());
     Ok(())
 }
 
-/// Waits until what was sent is written, but for what is still to become a fragment.
+/// Waits until all packets are written, except those of the open fragment.
 fn wait_until_written(spool: &Path) -> Result<()> {
     let bytes = || -> Result<u64> {
         Ok(fs::read_dir(spool)?.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum())
@@ -583,7 +583,7 @@ fn wait_until_written(spool: &Path) -> Result<()> {
     }
 }
 
-/// Takes all room that a disk has.
+/// Fills a disk completely.
 fn fill_disk(disk: &Path) -> Result<()> {
     let mut filler = fs::File::create(disk.join("filler"))?;
     for size in [1 << 20, 4096, 1] {
@@ -592,11 +592,10 @@ fn fill_disk(disk: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Others fill the disk in the middle of a segment, 10.5 s from the beginning.
+/// The disk is filled by others in the middle of a segment, at 10.5 s.
 #[test]
-fn a_disk_that_others_fill_costs_nothing_that_was_recorded() -> Result<()> {
-    if !Tmpfs::is_supported() {
-        eprintln!("skipped: mounting a small disk needs root");
+fn a_disk_filled_by_others_loses_nothing_that_was_recorded() -> Result<()> {
+    if !Tmpfs::is_supported_or_skip() {
         return Ok(());
     }
     let scratch = ScratchDir::new()?;
@@ -605,8 +604,8 @@ fn a_disk_that_others_fill_costs_nothing_that_was_recorded() -> Result<()> {
     let spec = Spec { spool: disk.path().join("spool"), ..Spec::to_file(path.clone()) };
     let spool = Spool::create(&spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
-    let (sender, tap) = subscribed(Track::Video)?;
-    let thread = recorder.spawn(tap, None)?;
+    let (sender, subscription) = subscribed(Track::Video)?;
+    let thread = recorder.spawn(subscription, None)?;
     let all = sorted_by_dts(test_packets(FPS, 20)?);
     let half = all.iter().position(|p| p.dts.as_secs_f64() >= 10.5).context("a middle")?;
     for packet in &all[..half] {
@@ -615,14 +614,14 @@ fn a_disk_that_others_fill_costs_nothing_that_was_recorded() -> Result<()> {
     wait_until_written(&spec.spool)?;
     fill_disk(disk.path())?;
     for packet in &all[half..] {
-        // It may be over by now.
-        let _over = sender.send(packet.clone());
+        // The recorder may have ended already.
+        let _ended = sender.send(packet.clone());
     }
     drop(sender);
     let ended = thread.join().ok().context("a panic")?;
     ensure!(matches!(ended, Err(Error::DiskFull(_))), "{ended:?}");
     drop(spool);
-    // As it was closed, not as it could be salvaged: the disk is still full.
+    // The segment was closed in order, not salvaged: the disk is still full.
     let segments = fs::read_to_string(spec.spool.join("recorded.log"))?.matches("\"segment\"").count();
     ensure!(segments == 3, "{segments} segments of 4 s are in the log");
     let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
@@ -639,12 +638,12 @@ fn a_disk_that_others_fill_costs_nothing_that_was_recorded() -> Result<()> {
 }
 
 #[test]
-fn a_full_spool_ends_the_recording_and_keeps_it() -> Result<()> {
+fn a_full_spool_ends_the_recording_and_is_kept() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
     let spec = Spec { spool_limit_bytes: 1 << 20, ..Spec::to_file(path.clone()) };
     let mut all = test_packets(FPS, 20)?;
-    // Zeros behind a picture mean nothing.
+    // Decoders ignore zeros behind a picture.
     for packet in all.iter_mut().filter(|p| p.track == Track::Video && p.keyframe) {
         packet.data = [&packet.data[..], &[0; 600_000]].concat().into();
     }

@@ -1,7 +1,7 @@
-//! Files become objects: whole, confirmed, or not at all; and what goes wrong is told in words, without keys.
+//! Storages store files completely or not at all, and describe errors without keys.
 
-#[path = "store/place.rs"]
-mod place;
+#[path = "store/storage_fixture.rs"]
+mod storage_fixture;
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -18,14 +18,14 @@ use pagecast_media::store::{Error, ErrorClass, Store};
 use pagecast_testkit::s3::Credential;
 use pagecast_testkit::{InjectedFault, S3Server, ScratchDir, TlsServer, Tmpfs};
 
-use place::{
+use storage_fixture::{
     ACCESS, MIB, PART_BYTES, SECRET, block_on, bucket, random_file, start_s3_store, transfer_config,
 };
 
 const MP4: &str = "video/mp4";
 
 #[test]
-fn what_is_stored_is_there_byte_for_byte() -> Result<()> {
+fn stored_objects_equal_their_files() -> Result<()> {
     block_on(async {
         let (scratch, server, store) = start_s3_store()?;
         for (name, bytes) in [
@@ -47,7 +47,7 @@ fn what_is_stored_is_there_byte_for_byte() -> Result<()> {
             }
         }
         ensure!(server.objects("rec")?.len() == 5 && server.pending_uploads()? == 0);
-        // Two files, twice, in parts of 2 and of 4.
+        // Two files, each stored twice, in 2 and 4 parts.
         ensure!(
             (server.request_count("begin"), server.request_count("part"), server.request_count("complete"))
                 == (4, 12, 4)
@@ -62,7 +62,7 @@ fn what_is_stored_is_there_byte_for_byte() -> Result<()> {
 
 #[test]
 fn uploads_may_run_on_any_thread() -> Result<()> {
-    fn sent<T: Send>(task: T) -> T {
+    fn assert_send<T: Send>(task: T) -> T {
         task
     }
     block_on(async {
@@ -71,14 +71,14 @@ fn uploads_may_run_on_any_thread() -> Result<()> {
         let mut tasks = tokio::task::JoinSet::new();
         for n in 0..3 {
             let (path, store) = (path.clone(), store.clone());
-            tasks.spawn(sent(async move { store.put(&format!("{n}.mp4"), &path, MP4).await }));
+            tasks.spawn(assert_send(async move { store.put(&format!("{n}.mp4"), &path, MP4).await }));
         }
         while let Some(done) = tasks.join_next().await {
             ensure!(done??.bytes == 2 * PART_BYTES);
         }
         let vod = Vod { keys: Some(StorageKeys::new("a", "b")), ..Vod::default() };
         let vod = Store::open(&Storage::TencentVod(vod))?;
-        drop(sent(vod.put("a.mp4", &path, MP4)));
+        drop(assert_send(vod.put("a.mp4", &path, MP4)));
         Ok(())
     })
 }
@@ -109,8 +109,8 @@ fn names_are_checked() -> Result<()> {
             ensure!(store.delete(name).await.is_err() && store.head(name).await.is_err());
         }
         ensure!(server.objects("rec")?.is_empty());
-        let gone = store.put("a.mp4", &scratch.join("no.mp4"), MP4).await;
-        ensure!(gone.is_err_and(
+        let missing = store.put("a.mp4", &scratch.join("no.mp4"), MP4).await;
+        ensure!(missing.is_err_and(
             |e| e.class() == ErrorClass::Local && e.to_string().contains("cannot read no.mp4 in /tmp/")
         ));
         Ok(())
@@ -123,12 +123,12 @@ fn a_name_that_leads_to_this_machine_is_refused_unless_a_rule_allows_it() -> Res
         let scratch = ScratchDir::new()?;
         let server = S3Server::start(&scratch.join("s3"), ACCESS, SECRET)?;
         server.make_bucket("rec")?;
-        let mut place = bucket(&server);
-        place.endpoint = server.url().replace("127.0.0.1", "localhost").parse().ok();
+        let mut spec = bucket(&server);
+        spec.endpoint = server.url().replace("127.0.0.1", "localhost").parse().ok();
         for (allow, reached) in [(None, false), (Some("127.0.0.1:9"), false), (Some("127.0.0.1"), true)] {
             let allow = allow.map(NetworkRule::parse).transpose()?.into_iter().collect();
-            place.network = Some(NetworkPolicy { allow, ..NetworkPolicy::default() });
-            let probed = Store::open_with(&Storage::Bucket(place.clone()), transfer_config())?.probe().await;
+            spec.network = Some(NetworkPolicy { allow, ..NetworkPolicy::default() });
+            let probed = Store::open_with(&Storage::Bucket(spec.clone()), transfer_config())?.probe().await;
             ensure!(probed.is_ok() == reached, "{probed:?}");
             if let Err(error) = probed {
                 let text = error.to_string();
@@ -138,20 +138,20 @@ fn a_name_that_leads_to_this_machine_is_refused_unless_a_rule_allows_it() -> Res
                 );
             }
         }
-        // What is no name is refused at once.
-        place.network = Some(NetworkPolicy::default());
-        place.endpoint = server.url().parse().ok();
-        let refused = Store::open_with(&Storage::Bucket(place), transfer_config());
+        // An address instead of a name is refused when the store is opened.
+        spec.network = Some(NetworkPolicy::default());
+        spec.endpoint = server.url().parse().ok();
+        let refused = Store::open_with(&Storage::Bucket(spec), transfer_config());
         ensure!(refused.is_err_and(|error| error.to_string().contains("not public")));
         Ok(())
     })
 }
 
-/// What a probe and an upload say of a place; both must say the same.
-async fn probe_and_put_error(place: &Bucket) -> Result<(ErrorClass, String)> {
+/// The error of a probe and an upload to a bucket; both must have the same class.
+async fn probe_and_put_error(spec: &Bucket) -> Result<(ErrorClass, String)> {
     let scratch = ScratchDir::new()?;
-    let store = Store::open_with(&Storage::Bucket(place.clone()), transfer_config())?;
-    let probed = store.probe().await.err().context("it can be written to")?;
+    let store = Store::open_with(&Storage::Bucket(spec.clone()), transfer_config())?;
+    let probed = store.probe().await.err().context("the probe succeeded")?;
     let put = store
         .put("a.mp4", &random_file(&scratch, 2 * PART_BYTES, 1)?, MP4)
         .await
@@ -163,7 +163,7 @@ async fn probe_and_put_error(place: &Bucket) -> Result<(ErrorClass, String)> {
 }
 
 #[test]
-fn a_place_that_cannot_be_used_says_why() -> Result<()> {
+fn an_unusable_bucket_is_described() -> Result<()> {
     block_on(async {
         let scratch = ScratchDir::new()?;
         let mut server = S3Server::start(&scratch.join("s3"), ACCESS, SECRET)?;
@@ -174,31 +174,35 @@ fn a_place_that_cannot_be_used_says_why() -> Result<()> {
         );
         let good = bucket(&server);
         let with = |change: &dyn Fn(&mut Bucket)| {
-            let mut place = good.clone();
-            change(&mut place);
-            place
+            let mut spec = good.clone();
+            change(&mut spec);
+            spec
         };
         let keys = |access: &str, secret: &str, token: Option<&str>| {
             Some(StorageKeys { session_token: token.map(Secret::new), ..StorageKeys::new(access, secret) })
         };
-        for (place, class, words) in [
+        for (spec, class, words) in [
             (
                 with(&|b| b.keys = keys(ACCESS, "hunter2", None)),
                 ErrorClass::Denied,
                 "secret key does not belong",
             ),
             (with(&|b| b.keys = keys("AKIDhunter2", SECRET, None)), ErrorClass::Denied, "no such access key"),
-            (with(&|b| b.keys = keys("AKIDOLD", "s", Some("tok-hunter2"))), ErrorClass::Denied, "too old"),
+            (
+                with(&|b| b.keys = keys("AKIDOLD", "s", Some("tok-hunter2"))),
+                ErrorClass::Denied,
+                "have expired",
+            ),
             (
                 with(&|b| b.keys = keys("AKIDOLD", "s", Some("tok-hunter3"))),
                 ErrorClass::Denied,
                 "session token",
             ),
-            (with(&|b| b.bucket = "other".into()), ErrorClass::NotFound, "make the bucket first"),
+            (with(&|b| b.bucket = "other".into()), ErrorClass::NotFound, "create the bucket first"),
         ] {
-            let (seen, text) = probe_and_put_error(&place).await?;
+            let (seen, text) = probe_and_put_error(&spec).await?;
             ensure!(seen == class && text.contains(words), "{text}");
-            ensure!(text.contains(&format!("bucket {} at 127.0.0.1:", place.bucket)), "{text}");
+            ensure!(text.contains(&format!("bucket {} at 127.0.0.1:", spec.bucket)), "{text}");
             ensure!(!text.contains("hunter") && !text.contains(SECRET), "{text}");
         }
         server.stop();
@@ -221,7 +225,7 @@ fn a_place_that_cannot_be_used_says_why() -> Result<()> {
 }
 
 #[test]
-fn whatever_goes_wrong_leaves_nothing_half() -> Result<()> {
+fn no_fault_leaves_a_partial_object() -> Result<()> {
     block_on(async {
         let (scratch, server, store) = start_s3_store()?;
         let (small, large) = (random_file(&scratch, 1000, 1)?, random_file(&scratch, 2 * PART_BYTES + 7, 2)?);
@@ -257,7 +261,7 @@ fn whatever_goes_wrong_leaves_nothing_half() -> Result<()> {
 }
 
 #[test]
-fn a_storage_that_goes_away_in_the_middle_is_tidied_when_it_is_back() -> Result<()> {
+fn a_multipart_upload_that_an_outage_interrupts_is_aborted_afterwards() -> Result<()> {
     block_on(async {
         let (scratch, mut server, store) = start_s3_store()?;
         let large = random_file(&scratch, 4 * PART_BYTES, 1)?;
@@ -271,7 +275,7 @@ fn a_storage_that_goes_away_in_the_middle_is_tidied_when_it_is_back() -> Result<
             };
             tokio::pin!(put);
             tokio::select! {
-                early = &mut put => anyhow::bail!("it ended early: {early:?}"),
+                ended = &mut put => anyhow::bail!("the upload ended early: {ended:?}"),
                 () = third_part => {}
             }
             server.set_fault(Some(InjectedFault::Down));
@@ -290,12 +294,12 @@ fn a_storage_that_goes_away_in_the_middle_is_tidied_when_it_is_back() -> Result<
     })
 }
 
-/// Answers every request on a port of its own with the same bytes.
-fn start_fake_server(answer: Vec<u8>) -> Result<String> {
+/// Starts a server that sends the same bytes in response to every request.
+fn start_fake_server(response: Vec<u8>) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = format!("http://{}", listener.local_addr()?);
-    // It ends with the process: it waits for connections that may never come.
-    std::thread::Builder::new().name("impostor".into()).spawn(move || {
+    // The thread ends with the process, as it waits for connections.
+    std::thread::Builder::new().name("fake-server".into()).spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
             let mut seen = Vec::new();
             let mut buffer = [0; 65_536];
@@ -305,16 +309,16 @@ fn start_fake_server(answer: Vec<u8>) -> Result<String> {
                     Ok(n) => seen.extend_from_slice(&buffer[..n]),
                 }
             }
-            // What is not read when a connection is dropped would reset it, and the answer be lost.
-            let answered = stream.write_all(&answer).and_then(|()| stream.shutdown(Shutdown::Write));
-            let _it_hung_up = answered.and_then(|()| io::copy(&mut stream, &mut io::sink()));
+            // Unread data would reset the connection when it is dropped, and lose the response.
+            let sent = stream.write_all(&response).and_then(|()| stream.shutdown(Shutdown::Write));
+            let _ignored = sent.and_then(|()| io::copy(&mut stream, &mut io::sink()));
         }
     })?;
     Ok(address)
 }
 
 #[test]
-fn answers_that_make_no_sense_are_errors_and_nothing_else() -> Result<()> {
+fn invalid_responses_are_errors() -> Result<()> {
     block_on(async {
         let scratch = ScratchDir::new()?;
         let paths = [random_file(&scratch, 100, 1)?, random_file(&scratch, 2 * PART_BYTES, 2)?];
@@ -323,7 +327,7 @@ fn answers_that_make_no_sense_are_errors_and_nothing_else() -> Result<()> {
         };
         let long = "<a>".repeat(1 << 20);
         let endless = [&b"HTTP/1.1 200 OK\r\n"[..], &b"X-Header: x\r\n".repeat(100_000)].concat();
-        for (answer, words) in [
+        for (response, words) in [
             (ok(""), ""),
             (ok("<InitiateMultipartUploadResult><UploadId>../../x y</UploadId>"), ""),
             (ok("<?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>"), "500 (InternalError)"),
@@ -339,22 +343,22 @@ fn answers_that_make_no_sense_are_errors_and_nothing_else() -> Result<()> {
             (b"\0\xff\0".repeat(1000), ""),
             (Vec::new(), ""),
         ] {
-            let said = String::from_utf8_lossy(&answer[..answer.len().min(60)]).into_owned();
+            let start = String::from_utf8_lossy(&response[..response.len().min(60)]).into_owned();
             let keys = Some(StorageKeys::new(ACCESS, SECRET));
-            let mut place = Bucket::new(StorageService::S3, "rec");
-            (place.keys, place.endpoint) = (keys, start_fake_server(answer)?.parse().ok());
-            let store = Store::open_with(&Storage::Bucket(place), transfer_config())?;
+            let mut spec = Bucket::new(StorageService::S3, "rec");
+            (spec.keys, spec.endpoint) = (keys, start_fake_server(response)?.parse().ok());
+            let store = Store::open_with(&Storage::Bucket(spec), transfer_config())?;
             for path in &paths {
                 let error = store
                     .put("a.mp4", path, MP4)
                     .await
                     .err()
-                    .with_context(|| format!("{said:?} is stored"))?;
+                    .with_context(|| format!("{start:?} was stored"))?;
                 let text = format!("{error} {error:?}");
-                ensure!(text.contains(words) && !text.contains("hunter2"), "{said:?}: {text}");
+                ensure!(text.contains(words) && !text.contains("hunter2"), "{start:?}: {text}");
                 ensure!(
                     matches!(error.class(), ErrorClass::Transient | ErrorClass::Permanent),
-                    "{said:?}: {text}"
+                    "{start:?}: {text}"
                 );
             }
         }
@@ -363,7 +367,7 @@ fn answers_that_make_no_sense_are_errors_and_nothing_else() -> Result<()> {
 }
 
 #[test]
-fn an_upload_that_is_given_up_is_taken_back() -> Result<()> {
+fn a_dropped_upload_is_aborted() -> Result<()> {
     block_on(async {
         let (scratch, server, store) = start_s3_store()?;
         let large = random_file(&scratch, 4 * PART_BYTES, 1)?;
@@ -375,7 +379,7 @@ fn an_upload_that_is_given_up_is_taken_back() -> Result<()> {
                 }
             };
             tokio::select! {
-                early = store.put("a.mp4", &large, MP4) => anyhow::bail!("it ended early: {early:?}"),
+                ended = store.put("a.mp4", &large, MP4) => anyhow::bail!("the upload ended early: {ended:?}"),
                 () = part => {}
             }
         }
@@ -398,14 +402,14 @@ fn slow_is_not_stalled() -> Result<()> {
         let began = Instant::now();
         let path = random_file(&scratch, PART_BYTES, 1)?;
         store.put("a.mp4", &path, MP4).await?;
-        ensure!(began.elapsed() > transfer_config().stall_timeout, "it was not slow: {:?}", began.elapsed());
+        ensure!(began.elapsed() > transfer_config().stall_timeout, "it took only {:?}", began.elapsed());
         Ok(())
     })
 }
 
 #[test]
 fn keys_of_other_services_are_read_or_refused() -> Result<()> {
-    // A key of Azure is base64; those of Google are a file of JSON.
+    // Azure's keys are base64; Google's are a JSON document.
     for (address, access, secret, good) in [
         ("az://rec?endpoint=http://127.0.0.1:9", "account", "aHVudGVyMg==", true),
         ("az://rec", "account", "hunter2 is no base64", false),
@@ -438,7 +442,7 @@ fn storage_host(address: &str) -> &str {
 
 #[test]
 fn keys_are_in_no_line_of_any_log() -> Result<()> {
-    let log = place::LogBuffer::start();
+    let log = storage_fixture::LogBuffer::start();
     block_on(async {
         let scratch = ScratchDir::new()?;
         let server = S3Server::start(&scratch.join("s3"), ACCESS, SECRET)?;
@@ -455,7 +459,7 @@ fn keys_are_in_no_line_of_any_log() -> Result<()> {
             let store = Store::open_with(&storage, transfer_config())?;
             let put = store.put("a.mp4", &path, MP4).await;
             ensure!(put.is_ok() == good, "{put:?}");
-            tracing::trace!(?store, ?storage, ?put, "what a careless engineer writes");
+            tracing::trace!(?store, ?storage, ?put, "everything, as a careless log line would");
         }
         Ok(())
     })?;
@@ -478,11 +482,11 @@ fn a_folder_takes_files_without_copying_them() -> Result<()> {
             let stored = store.put("a/b.mp4", &path, MP4).await?;
             ensure!(stored.bytes == 1000 && store.head("a/b.mp4").await? == Some(stored));
         }
-        let there = folder.join("a/b.mp4");
-        ensure!(fs::metadata(&there)?.ino() == fs::metadata(&path)?.ino(), "it was copied");
+        let target = folder.join("a/b.mp4");
+        ensure!(fs::metadata(&target)?.ino() == fs::metadata(&path)?.ino(), "it was copied");
         let other = random_file(&scratch, 2000, 2)?;
         store.put("a/b.mp4", &other, MP4).await?;
-        ensure!(fs::read(&there)? == fs::read(&other)? && fs::metadata(&path)?.len() == 1000);
+        ensure!(fs::read(&target)? == fs::read(&other)? && fs::metadata(&path)?.len() == 1000);
         store.put_bytes("a.m3u8", "#EXTM3U\n".into(), "", None).await?;
         store.put_bytes("a.m3u8", "#EXTM3U".into(), "", None).await?;
         ensure!(fs::read_to_string(folder.join("a.m3u8"))? == "#EXTM3U");
@@ -506,7 +510,7 @@ fn a_folder_takes_files_without_copying_them() -> Result<()> {
         for error in [nowhere.probe().await.err(), nowhere.put("a.mp4", &path, MP4).await.err()] {
             let error = error.context("it was stored")?;
             ensure!(
-                error.class() == ErrorClass::NotFound && error.to_string().ends_with("make it first"),
+                error.class() == ErrorClass::NotFound && error.to_string().ends_with("create it first"),
                 "{error}"
             );
         }
@@ -516,8 +520,7 @@ fn a_folder_takes_files_without_copying_them() -> Result<()> {
 
 #[test]
 fn another_disk_is_copied_to_until_it_is_full() -> Result<()> {
-    if !Tmpfs::is_supported() {
-        eprintln!("skipped: mounting a small disk needs root");
+    if !Tmpfs::is_supported_or_skip() {
         return Ok(());
     }
     block_on(async {

@@ -1,4 +1,4 @@
-//! Ticks become pictures on their grid: each at its time, none for nothing, the last one up to the end.
+//! Encoding ticks as video: times, keyframes, heartbeats and the end.
 
 #[path = "synthetic/stream.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -22,17 +22,17 @@ fn end_time(seconds: i64) -> EndTime {
     EndTime::new(Some(MediaTime::from_index(seconds, 1)))
 }
 
-/// Numbers of the ticks that have a packet.
+/// Indexes of the ticks that have a packet.
 fn encoded_ticks(fps: u32, packets: &[Packet]) -> Vec<i64> {
     packets.iter().map(|p| p.pts.to_index(fps)).collect()
 }
 
-/// Numbers of the ticks that decoding can start at.
+/// Indexes of the keyframes.
 fn keyframes(fps: u32, packets: &[Packet]) -> Vec<i64> {
     packets.iter().filter(|p| p.keyframe).map(|p| p.pts.to_index(fps)).collect()
 }
 
-/// Ticks and burnt-in counters of what a player shows.
+/// Ticks and burnt-in counters of the decoded pictures.
 fn decode_counters(fps: u32, packets: Vec<Packet>) -> Result<(Recording, Vec<(i64, u32)>)> {
     let scratch = ScratchDir::new()?;
     let path = scratch.join("picture.mp4");
@@ -68,22 +68,22 @@ fn keyframes_come_first_and_every_four_seconds() -> Result<()> {
 }
 
 #[test]
-fn a_keyframe_comes_when_it_is_asked_for() -> Result<()> {
+fn a_requested_keyframe_is_encoded() -> Result<()> {
     let (ticks_in, ticks) = sync_channel(0);
     let (packets_in, packets) = sync_channel(1000);
     let encoder = video::Encoder::open(stream::config(10)?)?;
-    let asked = encoder.keyframe_request();
+    let requests = encoder.keyframe_request();
     let thread = encoder.spawn(ticks, EndTime::new(None), packets_in)?;
     for index in 0..30 {
         if index == 16 {
-            asked.request();
+            requests.request();
         }
         ticks_in.send(tick(10, index, index == 0)?)?;
     }
     drop(ticks_in);
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     let packets: Vec<_> = packets.iter().collect();
-    // The encoder may see the request one tick early, as it has taken that tick but not looked yet.
+    // The encoder may see the request one tick early, if it has taken that tick but not checked for requests.
     let keys = keyframes(10, &packets);
     ensure!(keys == [0, 15] || keys == [0, 16], "{keys:?}");
     Ok(())
@@ -106,7 +106,7 @@ fn a_still_picture_costs_heartbeats_and_lasts_to_the_end() -> Result<()> {
 
 #[test]
 fn missing_ticks_show_the_picture_before_them() -> Result<()> {
-    // Of 60 ticks, some in the middle never arrive, and none after the 40th until the end is over.
+    // Of 60 ticks, some in the middle are missing, and all after the 40th.
     let arriving = (0..20).chain(30..40).chain([75]);
     let (packets, stats) = encode_video(30, ticks(30, arriving, |_| true)?, end_time(2))?;
     ensure!(
@@ -124,7 +124,7 @@ fn missing_ticks_show_the_picture_before_them() -> Result<()> {
 }
 
 #[test]
-fn nothing_comes_of_nothing() -> Result<()> {
+fn no_ticks_give_no_packets() -> Result<()> {
     for (ticks, end) in [
         (Vec::new(), end_time(1)),
         (Vec::new(), EndTime::new(None)),
@@ -145,7 +145,7 @@ fn without_an_end_the_last_tick_is_the_end() -> Result<()> {
 }
 
 #[test]
-fn an_end_that_is_over_ends_it_at_once() -> Result<()> {
+fn an_end_in_the_past_ends_the_encoder_at_once() -> Result<()> {
     let (ticks_in, ticks) = sync_channel(0);
     let (packets_in, packets) = sync_channel(1000);
     let end = EndTime::new(None);
@@ -154,8 +154,8 @@ fn an_end_that_is_over_ends_it_at_once() -> Result<()> {
         ticks_in.send(tick(30, index, true)?)?;
     }
     end.set(MediaTime::from_index(10, 30));
-    // Refused if the encoder has seen the end already.
-    let _over = ticks_in.send(tick(30, 30, true)?);
+    // Fails if the encoder has ended already.
+    let _ended = ticks_in.send(tick(30, 30, true)?);
     ensure!(thread.join().is_ok_and(|r| r.is_ok()), "the encoder failed");
     let packets: Vec<_> = packets.iter().collect();
     // The last tick may be taken before or after the end is known.

@@ -1,8 +1,8 @@
-//! Media get all the way into video on demand, once each, with keys that do not last.
+//! Uploads to video on demand: each file becomes one asset, also with keys that expire.
 
-#[path = "store/place.rs"]
+#[path = "store/storage_fixture.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
-mod place;
+mod storage_fixture;
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use pagecast_media::store::{ErrorClass, Store};
 use pagecast_testkit::vod::BUCKET;
 use pagecast_testkit::{InjectedFault, ScratchDir, VodServer};
 
-use place::{PART_BYTES, SECRET, block_on, random_file, transfer_config};
+use storage_fixture::{PART_BYTES, SECRET, block_on, random_file, transfer_config};
 
 const MP4: &str = "video/mp4";
 
@@ -50,9 +50,9 @@ fn a_file_becomes_one_asset() -> Result<()> {
         store.probe().await?;
         let path = random_file(&scratch, 2 * PART_BYTES + 1, 1)?;
         let stored = store.put("task/task_0.mp4", &path, MP4).await?;
-        let medium = stored.vod_asset.context("no medium")?;
-        ensure!((stored.bytes, &*medium.file_id) == (2 * PART_BYTES + 1, "file-2"), "{medium:?}");
-        ensure!(medium.url == "http://125.vod2.example/upload/2/f0.mp4");
+        let asset = stored.vod_asset.context("no asset")?;
+        ensure!((stored.bytes, &*asset.file_id) == (2 * PART_BYTES + 1, "file-2"), "{asset:?}");
+        ensure!(asset.url == "http://125.vod2.example/upload/2/f0.mp4");
         ensure!(fs::read(server.storage().object_path(BUCKET, "upload/2/f0.mp4"))? == fs::read(&path)?);
         let call = server.calls("ApplyUpload").pop().context("no call")?;
         for (field, value) in [
@@ -85,16 +85,16 @@ fn a_playlist_takes_its_segments_along() -> Result<()> {
         fs::write(&list, "#EXTM3U\n")?;
         let files: [(&str, &Path); 3] =
             [("task/t_0.ts", &one), ("task/more/t_1.ts", &two), ("task/t.m3u8", &list)];
-        let medium = store.put_playlist(&files).await?.vod_asset.context("no medium")?;
-        ensure!(medium.url.ends_with("/upload/1/f0.m3u8"), "{medium:?}");
+        let asset = store.put_playlist(&files).await?.vod_asset.context("no asset")?;
+        ensure!(asset.url.ends_with("/upload/1/f0.m3u8"), "{asset:?}");
         let objects: Vec<_> = server.storage().objects(BUCKET)?.into_iter().collect();
         let sizes: Vec<_> = objects.iter().map(|(name, size)| (name.as_str(), *size)).collect();
         ensure!(
             sizes == [("upload/1/f0.m3u8", 8), ("upload/1/more/t_1.ts", 20), ("upload/1/t_0.ts", 10)],
             "{sizes:?}"
         );
-        let apart: [(&str, &Path); 2] = [("other/t_0.ts", &one), ("task/t.m3u8", &list)];
-        let refused = store.put_playlist(&apart).await.err().context("it was stored")?;
+        let elsewhere: [(&str, &Path); 2] = [("other/t_0.ts", &one), ("task/t.m3u8", &list)];
+        let refused = store.put_playlist(&elsewhere).await.err().context("it was stored")?;
         ensure!(refused.to_string().contains("not in the folder of its playlist"), "{refused}");
         ensure!(store.put_playlist(&[]).await.is_err());
         Ok(())
@@ -114,7 +114,7 @@ fn keys_that_end_too_soon_are_applied_for_again() -> Result<()> {
         server.issue_expired_keys(100);
         let error = store.put("a.mp4", &small, MP4).await.err().context("it was stored")?;
         ensure!(error.class() == ErrorClass::Denied && error.to_string().contains("ExpiredToken"), "{error}");
-        ensure!(server.calls("ApplyUpload").len() == 10, "it asks for ever");
+        ensure!(server.calls("ApplyUpload").len() == 10, "ApplyUpload is repeated without end");
         Ok(())
     })
 }
@@ -126,11 +126,11 @@ fn one_file_is_one_asset_even_if_a_response_is_lost() -> Result<()> {
         let path = random_file(&scratch, 100, 1)?;
         server.drop_commit_responses(2);
         for _ in 0..2 {
-            let error = store.put("a.mp4", &path, MP4).await.err().context("the answer was lost")?;
+            let error = store.put("a.mp4", &path, MP4).await.err().context("the response was not lost")?;
             ensure!(error.class() == ErrorClass::Transient, "{error}");
         }
-        let medium = store.put("a.mp4", &path, MP4).await?.vod_asset.context("no medium")?;
-        ensure!(medium.file_id == "file-1" && server.calls("ApplyUpload").len() == 1, "{medium:?}");
+        let asset = store.put("a.mp4", &path, MP4).await?.vod_asset.context("no asset")?;
+        ensure!(asset.file_id == "file-1" && server.calls("ApplyUpload").len() == 1, "{asset:?}");
         Ok(())
     })
 }
@@ -140,34 +140,34 @@ fn errors_are_reported_without_keys() -> Result<()> {
     block_on(async {
         let (scratch, server, store) = start_vod()?;
         let path = random_file(&scratch, 2 * PART_BYTES, 1)?;
-        let mut told = Vec::new();
+        let mut texts = Vec::new();
         for keys in [StorageKeys::new("AKIDAPP", "hunter2"), StorageKeys::new("hunter3", SECRET)] {
             let wrong = Storage::TencentVod(Vod { keys: Some(keys), ..vod_spec(&server) });
             let wrong = Store::open_with(&wrong, transfer_config())?;
             for error in [wrong.probe().await.err(), wrong.put("a.mp4", &path, MP4).await.err()] {
-                let error = error.context("it was taken")?;
+                let error = error.context("it was accepted")?;
                 ensure!(error.class() == ErrorClass::Denied, "{error}");
-                told.push(format!("{error} {error:?} {wrong:?}"));
+                texts.push(format!("{error} {error:?} {wrong:?}"));
             }
         }
         ensure!(
-            told[0].contains("AuthFailure.SignatureFailure") && told[2].contains("SecretIdNotFound"),
-            "{told:?}"
+            texts[0].contains("AuthFailure.SignatureFailure") && texts[2].contains("SecretIdNotFound"),
+            "{texts:?}"
         );
         ensure!(server.calls("ApplyUpload").is_empty(), "an unsigned call was carried out");
         server.storage().set_fault(Some(InjectedFault::ResetMidBody));
         let error = store.put("a.mp4", &path, MP4).await.err().context("it was stored")?;
         ensure!(error.class() == ErrorClass::Transient, "{error}");
-        told.push(format!("{error} {error:?} {store:?}"));
+        texts.push(format!("{error} {error:?} {store:?}"));
         ensure!(
-            !told
+            !texts
                 .iter()
                 .any(|text| text.contains("hunter") || text.contains(SECRET) || text.contains("temporary-"))
         );
         server.storage().set_fault(None);
         store.put("a.mp4", &path, MP4).await?;
         let bare = Storage::TencentVod(vod_spec(&server)).without_keys();
-        let error = Store::open(&bare).err().context("it opened")?;
+        let error = Store::open(&bare).err().context("it was opened")?;
         ensure!(error.to_string().contains("keys of the application"), "{error}");
         Ok(())
     })

@@ -1,9 +1,9 @@
-//! What must be known of Chromium so that its pictures and its sound agree in the recording.
+//! Alignment of picture and sound: measures how long Chromium takes to render.
 //!
-//! A picture belongs to the tick on which the page began to draw it; what it drew in `requestAnimationFrame` is then exactly
-//! as old as its time stamp says. How many ticks lie between that and the commit is Chromium's own affair: it keeps the
-//! same [`RenderLatency`] for minutes and changes it when the page was too busy for once. Nothing in the commits tells, so
-//! [`probe`] asks the browser now and then.
+//! A frame belongs to the tick on which the page began to draw it: then its time stamp matches what
+//! `requestAnimationFrame` gave the page. Chromium chooses the number of ticks from there to the commit. It
+//! keeps this [`RenderLatency`] for minutes and changes it after the page was too busy once. The commits do
+//! not show it, so [`probe`] reads it from the browser's trace from time to time.
 
 mod probe;
 
@@ -15,12 +15,13 @@ use pagecast_core::Fps;
 
 pub(crate) use probe::LatencyProbe;
 
-/// What Chromium settles on unless it was disturbed.
+/// Render latency of Chromium when nothing has disturbed it, in ticks.
 const DEFAULT_LATENCY_TICKS: u8 = 1;
-/// A page deeper than this cannot draw every tick, and has no depth.
+/// Largest render latency that is measured, in ticks. A slower page cannot draw on every tick.
 const MAX_LATENCY_TICKS: u8 = 3;
 
-/// Ticks from the moment when the page begins to draw until the slot in which it commits. Shared by all who must know.
+/// Number of ticks from when the page begins to draw a frame until the slot in which it commits it. Clones
+/// share it.
 #[derive(Debug, Clone)]
 pub struct RenderLatency(Arc<AtomicU8>);
 
@@ -31,40 +32,42 @@ impl Default for RenderLatency {
 }
 
 impl RenderLatency {
-    /// What was known was of another browser.
+    /// Resets to the default, for a new browser.
     pub(crate) fn reset(&self) {
         self.set_ticks(DEFAULT_LATENCY_TICKS);
     }
 
-    /// As far as is known now: 0 to 3.
+    /// The latency measured last, in ticks: 0 to 3.
     #[must_use]
     pub fn ticks(&self) -> u8 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// From now on; what is too much to be true is cut.
+    /// Sets the latency in ticks; values above 3 are cut to 3.
     pub fn set_ticks(&self, ticks: u8) {
         self.0.store(ticks.min(MAX_LATENCY_TICKS), Ordering::Relaxed);
     }
 }
 
-/// How much later than it is a media element must believe that it is heard, so that its pictures fit.
+/// Extra sound latency that media elements are told, so that their video matches their sound.
 ///
-/// Chromium chooses a video's picture for the tick after the one on which it composes it, and commits it in that tick's
-/// slot, whatever the page around it does.
+/// Chromium chooses the frame of a video for the tick after the one on which it composes the page, and
+/// commits it in that tick's slot, regardless of the page around it.
 #[derive(Debug, Clone, Default)]
 pub struct MediaElementDelay(Option<(RenderLatency, Duration)>);
 
 impl MediaElementDelay {
-    /// For pages at this rate whose pictures are dated by `depth`.
+    /// The delay for pages at `fps` whose frames are dated by `latency`.
     #[must_use]
-    pub fn new(depth: &RenderLatency, fps: Fps) -> Self {
-        Self(Some((depth.clone(), fps.interval())))
+    pub fn new(latency: &RenderLatency, fps: Fps) -> Self {
+        Self(Some((latency.clone(), fps.interval())))
     }
 
-    /// As of now; none by default.
+    /// The current delay; zero by default.
     #[must_use]
     pub fn get(&self) -> Duration {
-        self.0.as_ref().map_or(Duration::ZERO, |(depth, interval)| *interval * (u32::from(depth.ticks()) + 1))
+        self.0
+            .as_ref()
+            .map_or(Duration::ZERO, |(latency, interval)| *interval * (u32::from(latency.ticks()) + 1))
     }
 }

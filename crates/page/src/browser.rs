@@ -1,4 +1,4 @@
-//! One Chromium with one page: started, told what to open, watched, and gone with the cast.
+//! Runs one Chromium with one page: starts it, navigates, tracks its state, and kills it with the cast.
 
 mod cdp;
 mod console;
@@ -42,44 +42,44 @@ use cdp::{CdpClient, PendingResponse};
 use intercept::RequestInterceptor;
 use page_signal::PageSignal;
 
-/// Time for the browser to come up, and for any single call.
+/// How long the browser may take to start, and to answer any single call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time for the first answer of the page's server.
+/// How long the server of the page may take to send the first response.
 const NAVIGATION_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time for a browser that hung up to end.
+/// How long a browser that closed its pipes may take to exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// What Chromium writes on standard error is kept up to this, for a start that fails.
+/// Bytes that are kept of the browser's standard error, for the error of a failed start.
 const MAX_STDERR_BYTES: u64 = 16 * 1024;
 
-/// What is known of the page.
+/// State of the page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageState {
-    /// The document drew something.
+    /// The document has painted something.
     pub painted: bool,
-    /// The document and what it names were loaded.
+    /// The document and its resources were loaded.
     pub loaded: bool,
-    /// The document said that it is ready to be shown.
+    /// The document signalled that it is ready to be shown.
     pub signalled_ready: bool,
-    /// The page said that the cast is over.
+    /// The page signalled that the cast is over.
     pub signalled_end: bool,
     /// Width and height of a video that is larger than the page may play.
     pub oversized_video: Option<(u32, u32)>,
-    /// The page has set up a connection of WebRTC, if that is watched.
+    /// The page has set up a WebRTC connection, if [`PagePolicy::detect_webrtc`].
     pub uses_webrtc: bool,
-    /// A certificate of the page's own origin was accepted that the browser does not trust.
+    /// An untrusted certificate of the page's own origin was accepted.
     pub insecure_tls: bool,
-    /// Nothing was being loaded for half a second since the document came.
+    /// The network was idle for half a second since the document was loaded.
     pub network_idle: bool,
-    /// Which document that is, as the browser numbers them; none while another one is awaited.
+    /// Identifier of the document that this is about; `None` during a navigation.
     loader_id: Option<String>,
-    /// The renderer is gone.
+    /// The renderer process crashed.
     pub crashed: bool,
-    /// The browser is gone.
+    /// The browser exited.
     pub closed: bool,
 }
 
 impl PageState {
-    /// Whether browser and renderer live.
+    /// Whether browser and renderer are running.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         !self.closed && !self.crashed
@@ -91,9 +91,9 @@ struct Shared {
     state: Mutex<(PageState, console::ConsoleLog)>,
     changed: Condvar,
     trace: trace::TraceBuffer,
-    /// Session of the page itself; there are others for frames.
+    /// DevTools session of the page itself; frames of other sites have their own.
     page_session: OnceLock<String>,
-    /// Set before the first frame comes that has to be told.
+    /// Commands for frames; set before the first frame can be attached.
     frame_setup: OnceLock<context::FrameSetup>,
 }
 
@@ -108,14 +108,14 @@ impl Shared {
     }
 }
 
-/// What is agreed with the page about its cast.
+/// What the page may do and signal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PagePolicy {
-    /// The functions that the page finds.
+    /// The signal functions that the page gets.
     pub signal: ReadySignal,
-    /// The largest video that it may play; any, if `None`.
+    /// The largest video that it may play; no limit if `None`.
     pub max_video_size: Option<Size>,
-    /// Whether it is watched for connections of WebRTC.
+    /// Whether WebRTC connections of the page are detected.
     pub detect_webrtc: bool,
 }
 
@@ -130,64 +130,65 @@ pub struct Browser {
     reader: Option<JoinHandle<()>>,
 }
 
-/// Where the browser finds what we are to it.
+/// Surroundings and limits of a browser.
 #[derive(Debug)]
 pub(crate) struct LaunchConfig<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) wayland_socket: &'a Path,
     pub(crate) pulse_socket: &'a Path,
     pub(crate) egress: &'a EgressProxy,
-    /// Whether it may send UDP past the guard.
+    /// Whether it may send UDP past the egress proxy.
     pub(crate) allow_udp: bool,
     pub(crate) user: Option<User>,
     /// See [`child::SpawnOptions::isolated_run_folder`].
     pub(crate) isolated_run_folder: Option<&'a Path>,
-    /// What it may write to the disk, in bytes: one file, and what pages may store in all.
+    /// Largest file that it may write, and quota for storage of pages, in bytes.
     pub(crate) max_disk_bytes: u64,
-    /// Shut when the page is gone.
+    /// Muted when the page crashes.
     pub(crate) output_mute: &'a OutputMute,
 }
 
 impl Browser {
-    /// Starts Chromium with an empty page. It dies with the calling thread.
+    /// Starts Chromium with an empty page; `on_spawn` is called with its process. The kernel kills it when
+    /// the calling thread ends.
     pub(crate) fn start(
         source: &Source,
-        rules: PagePolicy,
-        around: &LaunchConfig<'_>,
-        watch: impl FnOnce(&Child) -> std::io::Result<()>,
+        policy: PagePolicy,
+        config: &LaunchConfig<'_>,
+        on_spawn: impl FnOnce(&Child) -> std::io::Result<()>,
     ) -> Result<Self, Error> {
         let program = find_chromium().map_err(Error::ChromiumNotFound)?;
         let fail = |source| Error::Spawn { program: program.clone(), source };
         let (commands_r, commands_w) = child::pipe().map_err(fail)?;
         let (answers_r, answers_w) = child::pipe().map_err(fail)?;
-        let (complaint_r, complaint_w) = child::pipe().map_err(fail)?;
+        let (stderr_r, stderr_w) = child::pipe().map_err(fail)?;
         let spec = child::SpawnOptions {
             program: &program,
             args: launch::switches(
                 source,
-                around.egress.address(),
-                around.allow_udp,
-                &around.folder.join("profile"),
-                launch::StorageQuota::from_bytes(around.folder, around.max_disk_bytes),
+                config.egress.address(),
+                config.allow_udp,
+                &config.folder.join("profile"),
+                launch::StorageQuota::from_bytes(config.folder, config.max_disk_bytes),
             ),
-            env: launch::environment(around.folder, around.wayland_socket, around.pulse_socket),
-            folder: around.folder,
+            env: launch::environment(config.folder, config.wayland_socket, config.pulse_socket),
+            folder: config.folder,
             fds: vec![commands_r, answers_w],
-            user: around.user,
-            isolated_run_folder: around.isolated_run_folder,
-            max_file_bytes: Some(around.max_disk_bytes),
-            stderr: Stdio::from(complaint_w),
+            user: config.user,
+            isolated_run_folder: config.isolated_run_folder,
+            max_file_bytes: Some(config.max_disk_bytes),
+            stderr: Stdio::from(stderr_w),
         };
         let child = child::spawn(spec).map_err(fail)?;
         let shared = Arc::new(Shared::default());
-        let complaint = StderrCapture::start(complaint_r).map_err(fail)?;
+        let stderr = StderrCapture::start(stderr_r).map_err(fail)?;
         let intercept = RequestInterceptor::new(source);
-        let held = intercept.as_ref().map(|i| (i.page_command(), i.frame_command()));
+        let intercept_commands = intercept.as_ref().map(|i| (i.page_command(), i.frame_command()));
         let insecure = source.context.tls.insecure.then(|| source.url.clone());
         let events = PageEventHandler {
             shared: Arc::clone(&shared),
-            output_mute: around.output_mute.clone(),
-            policy: rules,
+            output_mute: config.output_mute.clone(),
+            policy,
             interceptor: intercept,
             insecure_origin: insecure,
         };
@@ -196,36 +197,36 @@ impl Browser {
             child,
             cdp,
             session: String::new(),
-            egress_failures: around.egress.failures(),
+            egress_failures: config.egress.failures(),
             shared,
             reader: Some(reader),
         };
-        watch(&browser.child).map_err(fail)?;
-        let attached = browser.attach().and_then(|()| browser.apply_context(source, rules, held));
+        on_spawn(&browser.child).map_err(fail)?;
+        let attached =
+            browser.attach().and_then(|()| browser.apply_context(source, policy, intercept_commands));
         match attached {
-            Err(Error::CdpCall(CallError::Closed)) => Err(browser.startup_error(program, complaint)),
+            Err(Error::CdpCall(CallError::Closed)) => Err(browser.startup_error(program, stderr)),
             other => other.map(|()| browser),
         }
     }
 
-    /// Opens a page and waits until its server answered, or until `given_up` says that nobody wants it any
-    /// more.
+    /// Opens a page and waits until its server has answered, or until `is_cancelled` returns true.
     ///
     /// # Errors
-    /// [`ErrorBody::Navigation`], [`ErrorBody::HttpStatus`], [`ErrorBody::NavigationTimeout`], [`ErrorBody::Cancelled`], or a
-    /// browser that is gone.
-    pub fn open(&self, url: &SourceUrl, given_up: &dyn Fn() -> bool) -> Result<(), Error> {
+    /// [`Error::Navigation`], [`Error::AddressDenied`], [`Error::HttpStatus`], [`Error::NavigationTimeout`],
+    /// [`Error::Cancelled`], or a browser or page that is gone.
+    pub fn open(&self, url: &SourceUrl, is_cancelled: &dyn Fn() -> bool) -> Result<(), Error> {
         self.shared.update(|s| {
             (s.signalled_end, s.oversized_video) = (false, None);
             s.expect_document(None);
         });
         let begin = self.egress_failures.attempt_count();
-        // A page without its renderer answers nothing.
+        // A crashed page would never answer.
         let has_crashed = || self.shared.lock().0.crashed;
-        let given_up = || given_up() || self.has_exited() || has_crashed();
-        let ask = |method, params, timeout| {
-            self.cdp.call_cancellable(&self.session, method, params, timeout, &given_up).map_err(|error| {
-                match error {
+        let is_cancelled = || is_cancelled() || self.has_exited() || has_crashed();
+        let call = |method, params, timeout| {
+            self.cdp.call_cancellable(&self.session, method, params, timeout, &is_cancelled).map_err(
+                |error| match error {
                     CallError::Cancelled { .. } if self.has_exited() => Error::BrowserExited,
                     CallError::Cancelled { .. } if has_crashed() => Error::PageCrashed,
                     CallError::Timeout { after, .. } => {
@@ -233,31 +234,31 @@ impl Browser {
                     }
                     CallError::Cancelled { .. } => Error::Cancelled,
                     other => other.into(),
-                }
-            })
+                },
+            )
         };
-        let answer = ask("Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT)?;
+        let answer = call("Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT)?;
         match answer["loaderId"].as_str() {
-            // By now the page may have gone on to yet another one.
+            // The page may already have navigated to yet another document.
             Some(document) => self.shared.update(|s| {
                 if s.loader_id.is_none() {
                     s.expect_document(Some(document));
                 }
             }),
-            // Only the fragment differs from where the browser is: the document stayed.
+            // Without a new loader only the fragment of the URL differs, and the document stayed.
             None if answer["errorText"].is_null() => {
-                ask("Page.reload", json!({"ignoreCache": true}), CALL_TIMEOUT)?;
+                call("Page.reload", json!({"ignoreCache": true}), CALL_TIMEOUT)?;
                 self.wait_until(CALL_TIMEOUT, |s| s.loader_id.is_some())?;
             }
             None => {}
         }
-        // Until then the focus is in the browser's address field, out of sight, and a list that the page
-        // opens closes at once.
+        // Otherwise the focus stays in the browser's hidden address field, and a list that the page opens
+        // closes at once.
         self.cdp.send(&self.session, "Page.bringToFront", json!({}));
         match answer["errorText"].as_str() {
-            // The browser names a response with an error status and an empty body so: the status says more.
+            // This code stands for an error status with an empty body: the status is the better error.
             Some("net::ERR_HTTP_RESPONSE_CODE_FAILURE") | None => {
-                check_http_status(url, &ask("Runtime.evaluate", http_status_query(), CALL_TIMEOUT)?)
+                check_http_status(url, &call("Runtime.evaluate", http_status_query(), CALL_TIMEOUT)?)
             }
             Some(reason) => Err(load_failure::navigation_error(
                 url,
@@ -267,10 +268,11 @@ impl Browser {
         }
     }
 
-    /// Waits until `done` holds of the page's state or `timeout` is over; the state at that moment.
+    /// Waits until `done` is true for the state of the page, or for `timeout`. Returns the state at that
+    /// moment.
     ///
     /// # Errors
-    /// [`ErrorBody::PageCrashed`] and [`ErrorBody::BrowserExited`].
+    /// [`Error::PageCrashed`] and [`Error::BrowserExited`].
     pub fn wait_until(
         &self,
         timeout: Duration,
@@ -294,7 +296,7 @@ impl Browser {
         }
     }
 
-    /// What is known of the page now.
+    /// The current state of the page.
     #[must_use]
     pub fn state(&self) -> PageState {
         let mut state = self.shared.lock().0.clone();
@@ -302,13 +304,13 @@ impl Browser {
         state
     }
 
-    /// The last lines of the page's console.
+    /// The last messages of the page's console.
     #[must_use]
     pub fn console(&self) -> Vec<ConsoleMessage> {
         self.shared.lock().1.messages()
     }
 
-    /// Asks the page's scripts for a sign of life.
+    /// Sends a call that is answered once the page's main thread is free.
     #[must_use]
     pub fn ping(&self) -> PendingPing {
         PendingPing(self.cdp.start_call(&self.session, "Runtime.evaluate", json!({"expression": "0"})))
@@ -331,7 +333,7 @@ impl Browser {
         Ok(answer["product"].as_str().unwrap_or("unknown").to_owned())
     }
 
-    /// Says how long the browser takes to draw.
+    /// A tracer that measures how long the browser takes to draw.
     pub(crate) fn tracer(&self) -> FrameTracer {
         FrameTracer { cdp: self.cdp.clone(), shared: Arc::clone(&self.shared) }
     }
@@ -350,7 +352,8 @@ impl Browser {
         })
     }
 
-    /// Whether the browser's main process has ended. Its pipes may say so much later: helpers hold them, too.
+    /// Whether the main process of the browser has exited. Its pipes may close much later, as helpers hold
+    /// them, too.
     fn has_exited(&self) -> bool {
         child::has_exited(&self.child)
     }
@@ -366,7 +369,7 @@ impl Browser {
         let attached =
             self.call_session("", "Target.attachToTarget", json!({"targetId": target, "flatten": true}))?;
         self.session = attached["sessionId"].as_str().unwrap_or_default().to_owned();
-        // Before anything is asked of it, so that it is known before it says anything.
+        // Set before the first command, so that it is known before the first event.
         let _once = self.shared.page_session.set(self.session.clone());
         self.cdp.send("", "Browser.setDownloadBehavior", json!({"behavior": "deny"}));
         for (method, params) in [
@@ -384,24 +387,24 @@ impl Browser {
 
     fn kill_process_group(&self) {
         let group = rustix::process::Pid::from_child(&self.child);
-        // Fails when all of them are gone already.
+        // Fails if all of them have exited.
         let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
 
-    /// Why a browser that is gone did not come up.
-    fn startup_error(&mut self, program: PathBuf, complaint: StderrCapture) -> Error {
+    /// The error for a browser that closed its pipes during startup.
+    fn startup_error(&mut self, program: PathBuf, stderr: StderrCapture) -> Error {
         let deadline = Instant::now() + EXIT_TIMEOUT;
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break status.to_string(),
                 Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-                Ok(None) => break "it still runs, but does not listen".to_owned(),
+                Ok(None) => break "it still runs, but closed its pipes".to_owned(),
                 Err(error) => break error.to_string(),
             }
         };
-        // Whatever it started may hold on to its standard error.
+        // Its helpers may keep standard error open.
         self.kill_process_group();
-        Error::ExitedAtStartup { program, status, stderr: complaint.into_error_lines() }
+        Error::ExitedAtStartup { program, status, stderr: stderr.into_error_lines() }
     }
 }
 
@@ -409,32 +412,32 @@ impl Drop for Browser {
     fn drop(&mut self) {
         self.kill_process_group();
         if let Err(error) = self.child.wait() {
-            tracing::warn!(%error, "cannot tell whether the browser has ended");
+            tracing::warn!(%error, "waiting for the browser process failed");
         }
         if let Some(reader) = self.reader.take()
             && reader.join().is_err()
         {
-            tracing::error!("the cdp thread panicked");
+            tracing::error!("cdp thread panicked");
         }
     }
 }
 
+/// Handles DevTools events of the browser, and updates the state of the page.
 #[derive(Debug)]
 struct PageEventHandler {
     shared: Arc<Shared>,
     output_mute: OutputMute,
     policy: PagePolicy,
     interceptor: Option<RequestInterceptor>,
-    /// The page whose own origin may have any certificate.
+    /// The page whose origin may have an untrusted certificate, if one may.
     insecure_origin: Option<SourceUrl>,
 }
 
 impl PageEventHandler {
-    /// A certificate that the browser does not trust: only the page's own origin may have one, and only if it
-    /// was asked for.
+    /// Accepts an untrusted certificate only for the page's own origin, and only if the request allows it.
     fn handle_certificate_error(&self, cdp: &CdpClient, session: &str, params: &Value) {
         let accept = params["requestURL"].as_str().is_some_and(|url| {
-            // Sockets of the page's own server are its, too.
+            // WebSockets to the page's own server count as its origin.
             let url = url.strip_prefix("wss:").map_or_else(|| url.to_owned(), |rest| format!("https:{rest}"));
             self.insecure_origin.as_ref().is_some_and(|own| own.is_same_origin(&url))
         });
@@ -451,12 +454,12 @@ impl PageEventHandler {
     }
 }
 
-/// A question to the page's scripts.
+/// A call that waits for the page's main thread.
 #[derive(Debug)]
 pub struct PendingPing(Option<PendingResponse>);
 
 impl PendingPing {
-    /// Whether it was answered by now. A browser that is gone answers nothing.
+    /// Whether the response has arrived. Stays false if the browser is gone.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         self.0.as_ref().is_some_and(|answer| answer.try_recv().is_ok())
@@ -467,8 +470,8 @@ impl cdp::EventHandler for PageEventHandler {
     fn handle_event(&mut self, cdp: &CdpClient, session: &str, method: &str, params: &Value) {
         match method {
             "Page.javascriptDialogOpening" => {
-                // Leaving must not be prevented. Of the others there are none, unless a page found a way
-                // around our script: they are answered as by a person who closes the dialog.
+                // A page must not prevent navigation. Other dialogs only open if a page got around our
+                // script: they are dismissed.
                 let accept = params["type"] == "beforeunload";
                 cdp.send(session, "Page.handleJavaScriptDialog", json!({"accept": accept}));
             }
@@ -476,8 +479,8 @@ impl cdp::EventHandler for PageEventHandler {
                 self.shared.update(|s| s.handle_event(method, params));
             }
             "Runtime.bindingCalled" => {
-                if let Some(word) = PageSignal::parse(self.policy.signal, params) {
-                    self.shared.update(|s| s.handle_signal(word));
+                if let Some(signal) = PageSignal::parse(self.policy.signal, params) {
+                    self.shared.update(|s| s.handle_signal(signal));
                 } else if let Some(size) = video_size::parse_oversized(self.policy.max_video_size, params) {
                     self.shared.update(|s| s.oversized_video = Some(size));
                 } else if webrtc::is_connection_event(params) {
@@ -496,9 +499,9 @@ impl cdp::EventHandler for PageEventHandler {
                 }
             }
             "Security.certificateError" => self.handle_certificate_error(cdp, session, params),
-            // A frame of another site that crashes is a hole in the page, no more.
+            // Crashed frames of other sites only leave a gap in the page.
             "Inspector.targetCrashed" if self.is_page_session(session) => {
-                // At once: the browser is about to show a page of its own.
+                // Immediately, before the browser shows its own error page.
                 self.output_mute.mute();
                 self.shared.update(|s| s.crashed = true);
             }
@@ -514,7 +517,7 @@ impl cdp::EventHandler for PageEventHandler {
     }
 }
 
-/// What the browser writes on standard error, for the case that it does not come up.
+/// Captures the standard error of the browser, for the error of a failed start.
 #[derive(Debug)]
 struct StderrCapture(JoinHandle<String>);
 
@@ -523,7 +526,7 @@ impl StderrCapture {
         let collect = move || {
             let mut reader = BufReader::new(File::from(pipe));
             let mut text = Vec::new();
-            // The rest is read too, or the browser would block on a full pipe.
+            // The rest is read and dropped, or the browser would block on a full pipe.
             let _all = (&mut reader).take(MAX_STDERR_BYTES).read_to_end(&mut text);
             let _rest = std::io::copy(&mut reader, &mut std::io::sink());
             String::from_utf8_lossy(&text).into_owned()
@@ -531,20 +534,21 @@ impl StderrCapture {
         Ok(Self(std::thread::Builder::new().name("browser-stderr".into()).spawn(collect)?))
     }
 
-    /// The lines that say most, once the browser is gone.
+    /// Waits for the browser to exit, and returns up to three error lines.
     fn into_error_lines(self) -> String {
         let all = self.0.join().unwrap_or_default();
-        let telling = all
+        let errors = all
             .as_bytes()
             .lines()
             .map_while(Result::ok)
             .filter(|l| l.contains("FATAL") || l.contains("ERROR"));
-        let telling: Vec<String> = telling.take(3).collect();
-        if telling.is_empty() { "it gave no reason".into() } else { telling.join("; ") }
+        let errors: Vec<String> = errors.take(3).collect();
+        if errors.is_empty() { "it gave no reason".into() } else { errors.join("; ") }
     }
 }
 
-/// Asks for the HTTP status of the main document. A page that came from no server has none.
+/// Parameters of a call that returns the HTTP status of the main document; 0 if it did not come from a
+/// server.
 fn http_status_query() -> Value {
     let expression = "performance.getEntriesByType('navigation')[0]?.responseStatus ?? 0";
     json!({"expression": expression, "returnByValue": true})

@@ -1,4 +1,4 @@
-//! How child processes start and how they end: in a session of their own, and never later than the cast.
+//! Starts child processes in sessions of their own, and makes sure that they end with the cast.
 #![expect(unsafe_code, reason = "sets up the child between fork and exec")]
 #![expect(clippy::disallowed_methods, reason = "this is the one place where child processes start")]
 
@@ -23,18 +23,18 @@ pub use namespace::PRIVATE_FOLDER_VARIABLE;
 pub use user::BROWSER_UIDS_VARIABLE;
 pub(crate) use user::{ReservedUser, User, is_browser_peer};
 
-/// First descriptor that cannot be one of a child's well-known ones.
+/// Descriptors for the child are duplicated to this number or above, clear of 3, 4 … that it will have.
 const MIN_DUPLICATE_FD: RawFd = 10;
-/// What a janitor is called among its arguments.
+/// Name of the janitor process, as `ps` shows it among the arguments.
 const JANITOR_NAME: &str = "pagecast-janitor";
-/// The file in a run folder that is locked for as long as somebody looks after the folder.
+/// File in a run folder that is locked as long as a cast or its janitor uses the folder.
 const LOCK_FILE_NAME: &str = "lock";
 
-/// Ends a group of processes and removes a folder once its standard input closes: when it is told to, or when
-/// the process that started it is gone, however it died. Each line names the group; an empty one says that it
-/// is gone. Signals meant for the terminal's foreground do not reach it. A second argument is the user of
-/// these processes, if it is theirs alone: then all that run as it are ended, also those that left the group.
-/// Its standard error is the lock of that user: nothing is written to it.
+/// Kills a process group and removes a folder once its standard input closes: on request, or when the process
+/// that started it is gone for any reason. Each input line names the group; an empty line means that it is
+/// gone. Signals for the foreground of the terminal do not reach it. The optional second argument is a user
+/// id that belongs to these processes alone: all processes of that user are killed, also those that left the
+/// group. Standard error is the lock of that user: nothing is written to it.
 const JANITOR_SCRIPT: &str = r#"
 trap '' HUP INT TERM
 while read -r line; do group=$line; done
@@ -44,21 +44,21 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" 2>/dev/null; [ -e "$1" ] || exi
 exit 1
 "#;
 
-/// What to start.
+/// Program to start, with its surroundings and limits.
 #[derive(Debug)]
 pub(crate) struct SpawnOptions<'a> {
     pub(crate) program: &'a Path,
     pub(crate) args: Vec<String>,
-    /// The whole environment.
+    /// All environment variables of the child; it inherits none.
     pub(crate) env: Vec<(&'static str, String)>,
     pub(crate) folder: &'a Path,
     /// Descriptors that become 3, 4 … in the child.
     pub(crate) fds: Vec<OwnedFd>,
-    /// Another user to run as; only root can ask for it.
+    /// User to run as, which only root can set; the own one if `None`.
     pub(crate) user: Option<User>,
-    /// The run folder, if it is to have namespaces of its own in which it sees nothing else of ours.
+    /// The run folder, if the child gets its own namespaces, in which it sees no other file of the service.
     pub(crate) isolated_run_folder: Option<&'a Path>,
-    /// Largest file that it may write, in bytes; any, if `None`.
+    /// Largest file that it may write, in bytes; no limit if `None`.
     pub(crate) max_file_bytes: Option<u64>,
     pub(crate) stderr: Stdio,
 }
@@ -106,15 +106,15 @@ pub(crate) fn spawn(spec: SpawnOptions<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
-/// What separates a browser from those of other casts and from the service.
+/// How a browser is separated from those of other casts and from the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isolation {
-    /// A system user that nobody else has, with this id; what root can give.
+    /// A system user of its own, with this id. Needs root.
     User(u32),
-    /// The same user as everybody, but namespaces of its own: no process and no file of others is to be seen.
+    /// The user of the service, but its own namespaces: it sees no process and no file of others.
     Namespaces,
-    /// Nothing but Chromium's own sandbox, as the system allows neither.
+    /// Only Chromium's own sandbox, because the system allows neither of the above.
     Sandbox,
 }
 
@@ -128,40 +128,41 @@ impl Isolation {
     }
 }
 
-/// Folder of the service that browsers must not see, as casts of this process are told.
+/// Folder of the service that browsers must not see; passed on to the casts of this process.
 static PRIVATE_FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
-/// Hides a folder from the browsers of all casts that are started from now on. The first call counts.
+/// Hides a folder from the browsers of all casts that are started from now on. Only the first call has an
+/// effect.
 pub fn set_private_folder(folder: &Path) {
-    let _first_counts = PRIVATE_FOLDER.set(folder.to_owned());
+    let _only_first_call_counts = PRIVATE_FOLDER.set(folder.to_owned());
 }
 
-/// The user ids that casts of this process are told, if they are told any.
+/// User id range for browsers, if one is set; passed on to the casts of this process.
 static BROWSER_UID_RANGE: OnceLock<String> = OnceLock::new();
 
-/// Has all casts that are started from now on take their browsers' user ids from this range, both ends
-/// included. The first call counts.
+/// Sets the user ids that browsers of all casts started from now on may have, both ends included. Only the
+/// first call has an effect.
 pub fn set_browser_uid_range(first: u32, last: u32) {
-    let _first_counts = BROWSER_UID_RANGE.set(format!("{first}-{last}"));
+    let _only_first_call_counts = BROWSER_UID_RANGE.set(format!("{first}-{last}"));
 }
 
-/// Starts the process of a cast, in a process group of its own, with pipes for input and output, and for what
-/// it logs if it is `heard`. It sees its input end when the caller is gone.
+/// Starts the process of a cast in a process group of its own, with pipes for standard input and output, and
+/// for its log if `capture_log`. Its standard input ends when the caller is gone.
 ///
 /// # Errors
 /// The program cannot be started.
-pub fn spawn_cast(program: &Path, args: &[&str], heard: bool) -> io::Result<Child> {
+pub fn spawn_cast(program: &Path, args: &[&str], capture_log: bool) -> io::Result<Child> {
     let mut command = Command::new(program);
-    let stderr = if heard { Stdio::piped() } else { Stdio::inherit() };
+    let stderr = if capture_log { Stdio::piped() } else { Stdio::inherit() };
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
     command.envs(PRIVATE_FOLDER.get().map(|folder| (PRIVATE_FOLDER_VARIABLE, folder)));
     command.envs(BROWSER_UID_RANGE.get().map(|range| (BROWSER_UIDS_VARIABLE, range)));
-    if heard {
-        // Nothing but this: so the standard library need not copy the caller's memory map, which takes a
-        // service longer than all else that it does for a cast.
+    if capture_log {
+        // Without `pre_exec` the standard library need not copy the memory map of the caller, which would be
+        // the most expensive part of starting a cast.
         command.process_group(0);
     } else {
-        // Its log may go to a terminal, which may stop those of its session that are in the background.
+        // Its log may go to a terminal, which can stop background processes of its own session.
         // SAFETY: the closure only makes a system call.
         unsafe {
             command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
@@ -170,10 +171,11 @@ pub fn spawn_cast(program: &Path, args: &[&str], heard: bool) -> io::Result<Chil
     command.spawn()
 }
 
-/// Runs a small program to its end, in an empty environment, and says whether it did what it should.
+/// Runs a small program to its end in an empty environment, and returns whether it succeeded.
 ///
 /// # Errors
-/// It cannot be started. Inside: what it wrote about its failure, at most 1000 characters of one line.
+/// The program cannot be started. The inner error is its standard error, as one line of at most 1000
+/// characters.
 pub(crate) fn run_tool<'a>(
     program: &Path,
     arguments: impl Iterator<Item = &'a str>,
@@ -182,20 +184,20 @@ pub(crate) fn run_tool<'a>(
     let mut command = Command::new(program);
     command.args(arguments).env_clear().current_dir(folder).stdin(Stdio::null());
     let output = command.output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(1000).collect();
-    Ok(if output.status.success() { Ok(()) } else { Err(said) })
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stderr: String = stderr.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(1000).collect();
+    Ok(if output.status.success() { Ok(()) } else { Err(stderr) })
 }
 
-/// Whether a child has ended; it may still be waited for.
+/// Whether a child has exited. Does not reap it, so it can still be waited for.
 #[must_use]
 pub fn has_exited(child: &Child) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     !matches!(waitid(WaitId::Pid(rustix::process::Pid::from_child(child)), options), Ok(None))
 }
 
-/// Removes the folders of casts that are gone, janitor and all, and kills what still runs on them. Returns
-/// the folders.
+/// Removes the run folders that neither a cast nor its janitor uses any more, and kills the processes that
+/// still run in them. Returns the removed folders.
 #[must_use]
 pub fn remove_stale_run_folders(base: &Path) -> Vec<PathBuf> {
     use std::os::unix::fs::MetadataExt;
@@ -207,14 +209,13 @@ pub fn remove_stale_run_folders(base: &Path) -> Vec<PathBuf> {
         if !ours || !name.to_str().is_some_and(is_run_folder) {
             continue;
         }
-        // Held by the cast and by its janitor, whichever lives longer, also where their process ids mean
-        // nothing to us.
+        // The cast and its janitor hold this lock. Unlike their process ids, it also works across containers.
         let Ok(lock) = File::open(path.join(LOCK_FILE_NAME)) else { continue };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
         kill_processes_naming(&path);
-        // The group of the folder is that of the browser.
+        // The group of the folder is that of the browser, whose user has the same id.
         if let Ok(meta) = entry.metadata()
             && me == 0
             && meta.gid() != 0
@@ -228,51 +229,51 @@ pub fn remove_stale_run_folders(base: &Path) -> Vec<PathBuf> {
     removed
 }
 
-/// Whether a folder of this name is one of ours.
+/// Whether a folder name is that of a run folder.
 fn is_run_folder(name: &str) -> bool {
     let numbers = name.strip_prefix("pagecast-").and_then(|rest| rest.split_once('-'));
     numbers.is_some_and(|(pid, attempt)| pid.parse::<u32>().is_ok() && attempt.parse::<u32>().is_ok())
 }
 
-/// Kills every process that names the folder on its command line, as the browser's do.
+/// Kills every process with the folder on its command line, as those of the browser have it.
 fn kill_processes_naming(folder: &Path) {
     let Some(folder) = folder.to_str() else { return };
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments);
-        // Not that of a folder whose number begins with the same digits.
+        // The path of another folder may begin with this one: its number then continues with a digit.
         let named = |(at, _): (usize, &str)| {
             !arguments[at + folder.len()..].starts_with(|c: char| c.is_ascii_digit())
         };
         if arguments.match_indices(folder).any(named)
             && let Some(pid) = rustix::process::Pid::from_raw(pid)
         {
-            // Gone by itself.
+            // Fails if the process has exited meanwhile.
             let _gone = rustix::process::kill_process(pid, Signal::KILL);
         }
     }
 }
 
-/// A folder that lives as long as the cast, together with the processes that use it. However the cast ends, a
-/// kill -9 included, the processes are killed and the folder is removed.
+/// A temporary folder that lives as long as the cast, together with the processes that use it. When the cast
+/// ends, even by SIGKILL, the processes are killed and the folder is removed.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,
     janitor: Child,
     janitor_stdin: Option<File>,
     _lock: File,
-    // Given back when the janitor, which has it too, is gone.
+    // Released when the janitor, which also holds the lock, is gone.
     _user: Option<ReservedUser>,
 }
 
 impl RunFolder {
-    /// Makes a folder of the caller's under the system's folder for temporary files. The user of the browser,
-    /// if it has one, may pass through it, to what is given to it by name, and nobody else may.
+    /// Creates a folder in the temporary folder of the system. Of other users only `user`, that of the
+    /// browser, may pass through it to paths that it knows; it cannot list it.
     pub(crate) fn create(user: Option<ReservedUser>) -> io::Result<Self> {
         let path = create_private_folder(0o700)?;
         Self::start_janitor(&path, user).inspect_err(|_| {
-            // It is empty but for the lock.
+            // It holds no more than the lock file.
             let _gone = std::fs::remove_dir_all(&path);
         })
     }
@@ -288,7 +289,7 @@ impl RunFolder {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", JANITOR_SCRIPT, JANITOR_NAME]).arg(path).current_dir("/");
-        // The janitor holds the locks as well, and says nothing.
+        // The janitor holds the locks as its output streams, and writes nothing.
         command.stdin(Stdio::from(reader)).stdout(Stdio::from(lock.try_clone()?)).stderr(Stdio::null());
         if let Some(user) = &user {
             command.arg(user.user.uid.to_string()).stderr(Stdio::from(user.clone_lock()?));
@@ -307,16 +308,16 @@ impl RunFolder {
         })
     }
 
-    /// The folder.
+    /// Path of the folder.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The group of processes that must be gone before the folder is; `None` when they are.
+    /// Sets the process group to kill before the folder is removed; `None` when it is gone.
     pub(crate) fn set_process_group(&mut self, leader: Option<&Child>) -> io::Result<()> {
         let group = leader.map(|leader| leader.id().to_string()).unwrap_or_default();
-        // One write, or the janitor might read half a number.
-        self.janitor_stdin.as_mut().map_or(Ok(()), |line| line.write_all(format!("{group}\n").as_bytes()))
+        // One write, so that the janitor never reads half a number.
+        self.janitor_stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(format!("{group}\n").as_bytes()))
     }
 }
 
@@ -324,7 +325,7 @@ impl Drop for RunFolder {
     fn drop(&mut self) {
         self.janitor_stdin = None;
         if let Err(error) = self.janitor.wait() {
-            tracing::warn!(%error, folder = %self.path.display(), "cannot tell whether the temporary folder was removed");
+            tracing::warn!(%error, folder = %self.path.display(), "waiting for the janitor failed");
         }
     }
 }
@@ -341,7 +342,10 @@ fn create_private_folder(mode: u32) -> io::Result<PathBuf> {
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is full of our leftovers", base.display())))
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("{} holds 100 run folders of this process id: remove those named pagecast-*", base.display()),
+    ))
 }
 
 /// Both ends of a pipe: `(read, write)`, closed on exec.

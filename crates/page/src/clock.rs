@@ -1,4 +1,4 @@
-//! The one clock of a cast, and the moment its picture and sound begin.
+//! The clock that a cast shares, and the moment when its picture and sound begin.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -6,34 +6,34 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use pagecast_core::HostTime;
 use rustix::time::{ClockId, clock_gettime};
 
+/// Marks an origin that is not set.
 const UNSET: i64 = i64::MIN;
 
-/// The host's monotonic clock, the one Wayland presentation time and the sound card count on.
+/// Reads the monotonic clock of the host, which Wayland presentation times and the sound card use.
 #[must_use]
 pub fn now() -> HostTime {
     let t = clock_gettime(ClockId::Monotonic);
     HostTime(t.tv_sec.saturating_mul(1_000_000_000).saturating_add(t.tv_nsec))
 }
 
-/// When the first frame of the cast is shown: set once by the display, read by the sound card, so that both count from
-/// the same moment. It always lies in the future when it is set.
+/// When the first frame of the cast is shown. The display sets it once, always to a moment in the future; the
+/// sound card reads it, so that both count from the same moment. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Origin(Arc<AtomicI64>);
 
 impl Origin {
-    /// Not yet decided.
+    /// An origin that is not set yet.
     #[must_use]
     pub fn unset() -> Self {
         Self(Arc::new(AtomicI64::new(UNSET)))
     }
 
-    /// Decides it; later calls change nothing.
+    /// Sets the origin; later calls change nothing.
     pub fn set(&self, at: HostTime) {
-        // Whoever comes first wins; the loser has nothing to undo.
-        let _ignored = self.0.compare_exchange(UNSET, at.0, Ordering::Release, Ordering::Relaxed);
+        let _already_set = self.0.compare_exchange(UNSET, at.0, Ordering::Release, Ordering::Relaxed);
     }
 
-    /// The moment, once decided.
+    /// The origin; `None` until it is set.
     #[must_use]
     pub fn get(&self) -> Option<HostTime> {
         match self.0.load(Ordering::Acquire) {
@@ -43,22 +43,23 @@ impl Origin {
     }
 }
 
-/// Whether what the page shows and plays goes into the outputs. While it is shut, the last picture stays, and silence.
+/// Switch that keeps the page out of the outputs: while muted, they repeat the last frame and are silent.
+/// Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct OutputMute(Arc<AtomicBool>);
 
 impl OutputMute {
-    /// Lets nothing through from now on.
+    /// Keeps the page out of the outputs from now on.
     pub fn mute(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Lets everything through from now on; it is open at first.
+    /// Lets the page into the outputs from now on, which is also the initial state.
     pub fn unmute(&self) {
         self.0.store(false, Ordering::Release);
     }
 
-    /// Whether nothing gets through.
+    /// Whether the page is kept out of the outputs.
     #[must_use]
     pub fn is_muted(&self) -> bool {
         self.0.load(Ordering::Acquire)

@@ -1,5 +1,5 @@
-//! What a browser has on the disk, measured on a thread of its own: a profile may hold very many files, and a
-//! cast must not wait for a look at them.
+//! Measures the disk usage of the browser, on a thread of its own: a profile may hold very many files, and a
+//! cast must not wait until they are counted.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Time between two measurements. A page can write some 400 MB/s, so this is how far it gets past its limit.
+/// Time between two measurements. A page can write some 400 MB/s, so it may exceed its limit by twice that.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
-/// Most files of a browser that one measurement looks at. An ordinary profile has some 200; so many take a
-/// quarter of a second.
+/// Most files of a browser that one measurement counts. An ordinary profile has some 200; counting this many
+/// takes a quarter of a second.
 const MAX_COUNTED_FILES: usize = 100_000;
 
 /// Disk usage of the running browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskUsage {
-    /// Bytes of its profile, home and temporary files. `u64::MAX` if it has more files than are counted.
+    /// Bytes of its profile, home and temporary files. `u64::MAX` if it has more files than a measurement
+    /// counts.
     pub used_bytes: u64,
-    /// Bytes that anybody can still write to that disk.
+    /// Bytes that are free for any user of that disk.
     pub free_bytes: u64,
-    /// When the measurement began; `None` before the first of this browser.
+    /// When the measurement began; `None` before the first one of this browser.
     pub measured_at: Option<Instant>,
 }
 
@@ -29,7 +30,7 @@ impl DiskUsage {
     const UNKNOWN: Self = Self { used_bytes: 0, free_bytes: u64::MAX, measured_at: None };
 }
 
-/// The folder of the browser with this number, counted from 1.
+/// The folder of a browser, numbered from 1.
 pub(crate) fn browser_folder(run_folder: &Path, browser: u32) -> PathBuf {
     run_folder.join(format!("browser-{browser}"))
 }
@@ -48,8 +49,8 @@ impl Shared {
 
     fn measure(&self) {
         let (browser, measured_at) = (self.lock().0, Some(Instant::now()));
-        // The last processes of earlier browsers may still be dying and writing: what cannot be removed now is
-        // tried again, and goes with the run folder at the latest.
+        // The last processes of earlier browsers may still be writing. What cannot be removed now is tried
+        // again, and goes with the run folder at the latest.
         for old in (1..browser).map(|number| browser_folder(&self.run_folder, number)) {
             if old.exists() {
                 let _later = std::fs::remove_dir_all(old);
@@ -59,14 +60,14 @@ impl Shared {
             .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         let used_bytes = folder_bytes(&browser_folder(&self.run_folder, browser));
         let mut current = self.lock();
-        // What another browser had is not held against the one that replaced it meanwhile.
+        // If the browser was replaced meanwhile, the result is that of the earlier one.
         if current.0 == browser {
             current.1 = DiskUsage { used_bytes, free_bytes, measured_at };
         }
     }
 }
 
-/// The running thread. Stops when dropped.
+/// The running measurement thread. Stops when dropped.
 #[derive(Debug)]
 pub(crate) struct DiskMeter {
     shared: Arc<Shared>,
@@ -87,11 +88,11 @@ impl DiskMeter {
                 measured.measure();
             }
         };
-        let thread = std::thread::Builder::new().name("disk".into()).spawn(run)?;
+        let thread = std::thread::Builder::new().name("disk-meter".into()).spawn(run)?;
         Ok(Self { shared, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// From now on this browser is the one that is measured; folders of earlier ones are removed.
+    /// Measures `browser` from now on, and removes the folders of earlier ones.
     pub(crate) fn set_browser(&self, browser: u32) {
         *self.shared.lock() = (browser, DiskUsage::UNKNOWN);
     }
@@ -108,23 +109,23 @@ impl Drop for DiskMeter {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the disk thread panicked");
+            tracing::error!("disk-meter thread panicked");
         }
     }
 }
 
-/// Bytes on the disk of all that is in a folder, holes left out.
+/// Bytes that the contents of a folder take on the disk, without the holes of sparse files.
 fn folder_bytes(folder: &Path) -> u64 {
     let (mut bytes, mut files) = (0_u64, 0);
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        // What goes away meanwhile is not there.
+        // Files may disappear while they are counted.
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             files += 1;
             if files > MAX_COUNTED_FILES {
                 return u64::MAX;
             }
-            // Of a link, not of what it leads to.
+            // Of a symbolic link itself, not of its target.
             let Ok(meta) = entry.metadata() else { continue };
             bytes = bytes.saturating_add(meta.blocks().saturating_mul(512));
             if meta.is_dir() {

@@ -1,8 +1,8 @@
-//! The display: a Wayland compositor for one browser, which owns the vblank and knows what changed.
+//! The display: a Wayland compositor for one browser, which sets the refresh and tracks what changed.
 //!
-//! Commits come in, [`Tick`]s go out. [`pacer`] says when, `screen` and `scene` say what; this file is the
-//! thread that joins them. There is no keyboard, the pointer never enters, and what a page copies stays in
-//! the page.
+//! Commits come in, [`Tick`]s go out. [`pacer`] decides when, `screen` and `scene` decide what; this file is
+//! the thread that connects them. There is no keyboard, the pointer never enters, and the clipboard stays
+//! inside the page.
 
 mod geometry;
 mod image;
@@ -34,31 +34,31 @@ use crate::clock::{self, Origin, OutputMute};
 use pacer::Pacer;
 use protocol::{ClientState, State};
 
-/// Connections at a time; further ones are closed at once. Chromium uses two.
+/// Most connections at a time: Chromium uses two. When full, further connections are closed.
 const MAX_CLIENTS: usize = 8;
-/// Time for the display to answer: it does within a tick, unless the machine stands still.
+/// How long a snapshot may take: it is ready within a tick, unless the machine is stalled.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the display looks like.
+/// Configuration of a [`Display`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Path of the socket to create. Its folder must exist; who may enter the folder may connect.
+    /// Path of the socket to create. Its folder must exist; users with access to the folder may connect.
     pub socket: PathBuf,
     /// Size in pixels.
     pub size: Size,
-    /// Refresh rate: the page draws no faster.
+    /// Refresh rate, and so the highest frame rate of the page.
     pub fps: Fps,
-    /// Pixels per CSS pixel, unless there is a viewport.
+    /// Pixels per CSS pixel; ignored if there is a viewport.
     pub scale_factor: f64,
-    /// Width and height of the page in CSS pixels, as large as they fit into the middle of the display.
+    /// Width and height of the page in CSS pixels; scaled to fit, and centred on the display.
     pub viewport: Option<(u32, u32)>,
-    /// Set by the display when the capture begins.
+    /// Moment of the first frame; the display sets it when the capture begins.
     pub origin: Origin,
-    /// Shut: ticks bring no picture, and what changes is told when it opens.
+    /// While muted, ticks carry no frame; the changes follow once it is unmuted.
     pub output_mute: OutputMute,
-    /// Ticks that the page takes from the begin of a picture to its commit.
+    /// Ticks from when the page begins to draw a frame to its commit.
     pub render_latency: RenderLatency,
-    /// The user that clients run as, if it is not ours.
+    /// User id of the browser, if it is not our own.
     pub client_uid: Option<u32>,
 }
 
@@ -69,13 +69,13 @@ pub enum Error {
     /// The socket cannot be created.
     #[error("cannot listen on {}", path.display())]
     Listen {
-        /// The socket's path.
+        /// Path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// The Wayland library refused.
+    /// The Wayland library cannot create a display.
     #[error("cannot set up the Wayland display: {0}")]
     Wayland(String),
     /// The thread cannot be started.
@@ -83,19 +83,19 @@ pub enum Error {
     Thread(#[source] std::io::Error),
 }
 
-/// What the display counted since it started.
+/// Counters of the display since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Ticks that brought a changed picture.
+    /// Ticks that carried a changed picture.
     pub frames: u64,
-    /// Ticks whose change was handed on later, because the receiver was busy.
+    /// Ticks whose change was delivered with a later tick, because the receiver was busy.
     pub dropped: u64,
-    /// Pictures of its window that the browser committed.
+    /// Frames that the browser committed to its window.
     pub commits: u64,
 }
 
 impl Stats {
-    /// Grows with every change of the picture, told or not.
+    /// Grows with every change of the picture, whether delivered or not.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.frames + self.dropped
@@ -110,18 +110,18 @@ pub struct Display {
     socket: PathBuf,
 }
 
-/// How the browser commits, as it goes on.
+/// Live counters of the browser's commits.
 #[derive(Debug)]
 pub(crate) struct CommitCounters(Arc<Shared>);
 
 impl CommitCounters {
-    /// Pictures so far.
+    /// Frames committed so far.
     pub(crate) fn commits(&self) -> u64 {
         self.0.commits.load(Ordering::Relaxed)
     }
 
-    /// Times so far that a browser that draws had no picture for a slot, or more than one: what happens
-    /// whenever it gets behind or catches up.
+    /// Slots so far in which a drawing browser committed no frame, or more than one. It does so when it falls
+    /// behind or catches up.
     pub(crate) fn irregular_slots(&self) -> u64 {
         self.0.irregular_slots.load(Ordering::Relaxed)
     }
@@ -129,7 +129,7 @@ impl CommitCounters {
 
 #[derive(Debug)]
 struct Shared {
-    /// Who waits for a picture of the screen.
+    /// Where to send the requested snapshot.
     snapshot_request: Mutex<Option<SyncSender<Picture>>>,
     wake: rustix::fd::OwnedFd,
     capture_requested: AtomicBool,
@@ -141,11 +141,11 @@ struct Shared {
 }
 
 impl Display {
-    /// Starts the thread `display`. Ticks go to `out` once [`Display::start_capture`] was called; when it is full, a
-    /// tick without a change is forgotten and a change is told with a later tick.
+    /// Starts the thread `display`. Ticks go to `out` once [`Display::start_capture`] was called. When `out`
+    /// is full, a tick without a change is dropped, and a change is delivered with a later tick.
     ///
     /// # Errors
-    /// See [`ErrorBody`].
+    /// See [`Error`].
     pub fn start(config: Config, out: SyncSender<Tick>) -> Result<Self, Error> {
         let listener = listen(&config.socket)?;
         let wayland = Wayland::<State>::new().map_err(|e| Error::Wayland(e.to_string()))?;
@@ -162,8 +162,8 @@ impl Display {
             irregular_slots: AtomicU64::new(0),
         });
         let (socket, client_uid) = (config.socket.clone(), config.client_uid);
-        let beats = TickEmitter::new(&config, out, Arc::clone(&shared));
-        let state = State::new(&wayland.handle(), &config, beats);
+        let emitter = TickEmitter::new(&config, out, Arc::clone(&shared));
+        let state = State::new(&wayland.handle(), &config, emitter);
         let thread = std::thread::Builder::new()
             .name("display".into())
             .spawn(move || run(wayland, state, &listener, client_uid))
@@ -171,31 +171,31 @@ impl Display {
         Ok(Self { shared, thread: Some(thread), socket })
     }
 
-    /// Starts the capture: the next tick is the moment of the first frame. Calling it again changes nothing.
+    /// Starts the capture: the next tick is the first frame. Further calls change nothing.
     pub fn start_capture(&self) {
         self.shared.capture_requested.store(true, Ordering::Release);
         self.wake();
     }
 
-    /// The browser's screen as it is now, without the black around it, whether it goes into the outputs or
-    /// not. `None` if the display is stuck or gone.
+    /// The browser's current screen, without the black border, even while muted. `None` if the display thread
+    /// is stalled or gone.
     #[must_use]
     pub fn snapshot(&self) -> Option<Picture> {
         if self.has_failed() {
             return None;
         }
-        let (ask, answer) = sync_channel(1);
-        *self.shared.snapshot_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(ask);
+        let (request, snapshot) = sync_channel(1);
+        *self.shared.snapshot_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
         self.wake();
-        answer.recv_timeout(SNAPSHOT_TIMEOUT).ok()
+        snapshot.recv_timeout(SNAPSHOT_TIMEOUT).ok()
     }
 
-    /// The count of commits, for others to watch.
+    /// Counters that other threads can read while the display runs.
     pub(crate) fn commit_counters(&self) -> CommitCounters {
         CommitCounters(Arc::clone(&self.shared))
     }
 
-    /// What was counted so far.
+    /// Current counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
@@ -205,14 +205,14 @@ impl Display {
         }
     }
 
-    /// Whether the thread has ended without being asked to: a bug of ours.
+    /// Whether the thread has ended unexpectedly, which is a bug.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     fn wake(&self) {
-        // The counter can only be full if the thread has not read it for 2^64 calls.
+        // Fails only if the thread has not read the counter for 2^64 calls.
         let _woken = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
     }
 }
@@ -224,9 +224,9 @@ impl Drop for Display {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the display thread panicked");
+            tracing::error!("display thread panicked");
         }
-        // Gone already when its folder was removed.
+        // Fails if the folder was removed.
         let _removed = std::fs::remove_file(&self.socket);
     }
 }
@@ -238,7 +238,7 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
-/// Hands out one beat per slot.
+/// Sends one tick per slot.
 #[derive(Debug)]
 pub(crate) struct TickEmitter {
     pub(crate) pacer: Pacer,
@@ -264,7 +264,7 @@ impl TickEmitter {
         }
     }
 
-    /// Where the pacer stands at `now`.
+    /// Position in the tick grid, for answers to clients at `now`.
     pub(crate) fn timing(&self, now: HostTime) -> screen::Timing {
         screen::Timing {
             now,
@@ -274,24 +274,24 @@ impl TickEmitter {
         }
     }
 
-    /// The oldest slot that is over at `now` is closed, and tells the beat that it still owes. False when
-    /// none is over.
+    /// Closes the oldest slot that is over at `now`, and sends the ticks that it still owes. False if none is
+    /// over.
     pub(crate) fn close_slot(&mut self, now: HostTime, scene: &mut scene::Scene) -> bool {
-        let owed = self.pacer.close_slot(now, self.render_latency.ticks());
-        owed.is_some_and(|owed| {
-            self.emit_all(owed, scene);
+        let due = self.pacer.close_slot(now, self.render_latency.ticks());
+        due.is_some_and(|due| {
+            self.emit_all(due, scene);
             true
         })
     }
 
-    /// The picture of this slot is there.
+    /// Sends the tick of a slot whose frame was committed.
     pub(crate) fn emit_committed(&mut self, scene: &mut scene::Scene) {
         let due = self.pacer.due_ticks(self.render_latency.ticks());
         self.emit_all(due, scene);
     }
 
-    /// Tells beats of which the last has what is on the screen; there are others when the page's depth has
-    /// become less.
+    /// Sends ticks, the last one with the current screen. There are several after the render latency has
+    /// decreased.
     fn emit_all(&self, due: Range<i64>, scene: &mut scene::Scene) {
         for index in due.clone() {
             if index == 0 {
@@ -300,19 +300,19 @@ impl TickEmitter {
             if index == 0 || index + 1 == due.end {
                 self.emit(index, scene);
             } else {
-                // A receiver without room for it does not miss it: nothing changed.
+                // Dropped if the receiver is busy, as nothing changed.
                 let _full = self.out.try_send(Tick { index, pts: self.fps.time_of(index), frame: None });
             }
         }
     }
 
-    /// Tells beat `index`, with the screen if it changed.
+    /// Sends tick `index`, with the screen if it changed.
     fn emit(&self, index: i64, scene: &mut scene::Scene) {
-        // The first frame is told in any case: there must be one.
-        let shut = self.output_mute.is_muted() && index > 0;
-        let frame = if scene.is_dirty() && !shut { scene.render_frame() } else { None };
+        // Every cast needs a first frame, so that one is sent even while muted.
+        let muted = self.output_mute.is_muted() && index > 0;
+        let frame = if scene.is_dirty() && !muted { scene.render_frame() } else { None };
         let changed = frame.is_some();
-        if scene.is_dirty() && !shut {
+        if scene.is_dirty() && !muted {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
         match self.out.try_send(Tick { index, pts: self.fps.time_of(index), frame }) {
@@ -325,7 +325,7 @@ impl TickEmitter {
                     self.shared.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            // The cast is ending.
+            // The receiver is gone: the cast is ending.
             Err(TrySendError::Disconnected(_)) => {}
         }
     }
@@ -341,50 +341,50 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener, c
     let alive = Arc::new(());
     let shared = Arc::clone(&state.emitter.shared);
     let mut counted = state.emitter.pacer.slot();
-    let (mut committed, mut drew) = (0, false);
+    let (mut committed, mut was_drawing) = (0, false);
     while !shared.stop_requested.load(Ordering::Acquire) {
         state.advance(clock::now());
         state.emitter.start_capture_if_requested();
-        // The Wayland library panics at requests that no library would send, like a string that is none. It
-        // holds nothing then.
+        // The Wayland library panics at malformed requests, for example invalid strings. It holds no lock
+        // then.
         match catch_unwind(AssertUnwindSafe(|| wayland.dispatch_clients(&mut state))) {
             Ok(Ok(_)) => {}
-            Ok(Err(reason)) => tracing::debug!(%reason, "dispatch of display clients"),
-            // Hung up on with the next dispatch.
+            Ok(Err(reason)) => tracing::debug!(%reason, "dispatching display clients failed"),
+            // The connections close with the next dispatch.
             Err(_) => limits::disconnect_all(&wayland.handle()),
         }
         state.emit_if_committed();
-        let asked = shared.snapshot_request.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(asked) = asked {
-            // Whoever asked may have given up.
-            let _unheard = asked.try_send(state.screen.scene.snapshot());
+        let request = shared.snapshot_request.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(request) = request {
+            // Fails if the request has timed out.
+            let _timed_out = request.try_send(state.screen.scene.snapshot());
         }
         let slot = state.emitter.pacer.slot();
         if slot != counted {
             let slots = u64::try_from(slot - counted).unwrap_or(1);
             let pictures = state.commits - committed;
-            if drew && pictures != slots {
+            if was_drawing && pictures != slots {
                 shared.irregular_slots.fetch_add(1, Ordering::Relaxed);
             }
-            (counted, committed, drew) = (slot, state.commits, pictures > 0);
+            (counted, committed, was_drawing) = (slot, state.commits, pictures > 0);
             limits::check_object_counts(&wayland.handle());
         }
         shared.commits.store(state.commits, Ordering::Relaxed);
         if let Err(reason) = wayland.flush_clients() {
-            tracing::debug!(%reason, "flush of display clients");
+            tracing::debug!(%reason, "flushing display clients failed");
         }
         wait(&mut wayland, &state, listener, &shared);
         while let Ok((stream, _)) = listener.accept() {
             if is_browser_peer(&stream, client_uid) {
                 accept(&wayland, stream, &alive);
             } else {
-                tracing::warn!("display client refused: it runs as another user than the browser");
+                tracing::warn!(reason = "not the browser's user", "display client refused");
             }
         }
     }
 }
 
-/// Sleeps until a client, a command or the next tick wants something.
+/// Sleeps until a client sends something, a command arrives, or the next tick is due.
 fn wait(wayland: &mut Wayland<State>, state: &State, listener: &UnixListener, shared: &Shared) {
     let timeout = state.deadline().map(|at| {
         let left = at.since(clock::now());
@@ -399,7 +399,7 @@ fn wait(wayland: &mut Wayland<State>, state: &State, listener: &UnixListener, sh
         PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(shared.wake.as_fd(), PollFlags::IN),
     ];
-    // Interrupted by a signal: the loop looks at everything anyway.
+    // Fails if interrupted by a signal: the loop then checks everything anyway.
     let _ready = poll(&mut fds, timeout.as_ref());
     if fds[2].revents().contains(PollFlags::IN) {
         let _count = rustix::io::read(&shared.wake, &mut [0_u8; 8]);
@@ -408,7 +408,7 @@ fn wait(wayland: &mut Wayland<State>, state: &State, listener: &UnixListener, sh
 
 fn accept(wayland: &Wayland<State>, stream: UnixStream, alive: &Arc<()>) {
     if Arc::strong_count(alive) > MAX_CLIENTS {
-        tracing::warn!("display client refused: {MAX_CLIENTS} are connected");
+        tracing::warn!(reason = "too many clients", limit = MAX_CLIENTS, "display client refused");
         return;
     }
     if let Err(reason) = wayland.handle().insert_client(stream, Arc::new(ClientState::new(alive))) {

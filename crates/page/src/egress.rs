@@ -1,14 +1,12 @@
-//! The page's only way to the network: a SOCKS5 proxy (RFC 1928) that resolves names itself and connects to
-//! the very address that it has checked.
+//! The page's only way to the network: a SOCKS5 proxy (RFC 1928) that resolves names itself and connects only
+//! to addresses that it has checked.
 //!
-//! SOCKS and not HTTP, because then `http`, `https`, `ws` and `wss` are all the same: the browser says a name
-//! and a port, and all that follows is bytes that nobody here reads.
+//! SOCKS rather than HTTP, because it treats `http`, `https`, `ws` and `wss` alike: the browser sends a name
+//! and a port, and the proxy relays all bytes that follow without reading them.
 
 mod client;
 mod connect;
 mod failures;
-mod interfaces;
-mod resolve;
 mod socks;
 mod tunnel;
 
@@ -20,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pagecast_core::spec::{NetworkPolicy, NetworkRefusal};
+use pagecast_egress::{Resolve, SystemResolver, local_addresses};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
@@ -28,120 +27,117 @@ use tokio::task::JoinSet;
 pub use client::AllowedClients;
 pub use failures::{ConnectError, DeniedTarget};
 pub(crate) use failures::{ConnectionFailures, FailedTarget};
-pub(crate) use resolve::is_localhost_name;
-pub use resolve::{Resolve, SystemResolver};
 
-/// Tunnels at once. Full: a client is told that it cannot be served. Chromium has up to 256 connections and
-/// as many WebSockets.
+/// Most tunnels at a time: Chromium has up to 256 connections and as many WebSockets. When full, further
+/// clients get an error reply.
 const MAX_TUNNELS: usize = 512;
-/// Tunnels at once where the process may hardly open files.
+/// Most tunnels at a time where the limit of open files is low.
 const MIN_TUNNELS: usize = 64;
-/// Clients at once that are told so. Full: they are hung up on.
+/// Most clients at a time that wait for such an error reply. When full, connections are closed.
 const MAX_REJECTED_CLIENTS: usize = 64;
-/// Open files that a cast has beside its tunnels: a page must not take the last one from the recording.
+/// Open files that are left for the rest of the cast: a page must not take the last one from the recording.
 const RESERVED_FILES: u64 = 512;
-/// Threads that ask name servers. Full: names wait for their turn.
+/// Most lookups at a time, each on a thread. When full, lookups wait.
 const MAX_RESOLVER_THREADS: usize = 8;
-/// How long a thread that asks name servers is kept without work.
+/// How long an idle lookup thread is kept.
 const RESOLVER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a name server is waited for at the end. A thread that still asks then ends when it has its
-/// answer.
+/// How long shutdown waits for running lookups. A thread with a slower one ends when its lookup does.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
-/// Pause when no connection can be accepted, as when the process has no file descriptor left.
+/// Pause after a failed accept, for example when the process has no file descriptor left.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// What a guard needs to know.
+/// Configuration of an [`EgressProxy`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What may be reached.
+    /// Which addresses the page may reach.
     pub network: NetworkPolicy,
-    /// Who knows addresses.
+    /// Looks up names.
     pub resolver: Arc<dyn Resolve>,
-    /// Who may connect.
+    /// Which processes may connect to the proxy.
     pub allowed_clients: AllowedClients,
 }
 
 impl Config {
-    /// A guard that asks this machine's resolver, and takes anybody on this machine for its client.
+    /// A configuration with the resolver of this machine, for any client on this machine.
     #[must_use]
     pub fn new(network: NetworkPolicy) -> Self {
         Self { network, resolver: Arc::new(SystemResolver), allowed_clients: AllowedClients::Any }
     }
 }
 
-/// Why there is no guard.
+/// Why the egress proxy cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No port of 127.0.0.1 can be had.
+    /// No port of 127.0.0.1 is available.
     #[error("cannot listen on 127.0.0.1 for the browser's connections")]
     Listen(#[source] io::Error),
     /// Its thread cannot be started.
-    #[error("cannot start the guard thread")]
+    #[error("cannot start the egress proxy thread")]
     Thread(#[source] io::Error),
 }
 
-/// A running guard. When it is dropped, all its connections end.
+/// A running proxy. Dropping it ends all its connections.
 #[derive(Debug)]
 pub struct EgressProxy {
     address: SocketAddr,
     failures: Arc<ConnectionFailures>,
-    /// The thread ends when this is dropped.
+    /// Stops the thread when dropped.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl EgressProxy {
-    /// Listens on a free port of 127.0.0.1, with the thread `guard`.
+    /// Listens on a free port of 127.0.0.1, on the thread `egress`.
     ///
     /// # Errors
-    /// See [`ErrorBody`].
+    /// See [`Error`].
     pub fn start(config: Config) -> Result<Self, Error> {
         let tunnels = tunnel_limit();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(MAX_RESOLVER_THREADS)
             .thread_keep_alive(RESOLVER_IDLE_TIMEOUT)
-            .thread_name("guard-resolve")
+            .thread_name("egress-resolve")
             .build()
             .map_err(Error::Thread)?;
         let listener =
             runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(Error::Listen)?;
         let address = listener.local_addr().map_err(Error::Listen)?;
-        let journal = Arc::new(ConnectionFailures::default());
-        let Config { network, resolver, allowed_clients: clients } = config;
+        let failures = Arc::new(ConnectionFailures::default());
+        let Config { network, resolver, allowed_clients } = config;
         let shared = Arc::new(Shared {
             network,
             resolver,
-            allowed_clients: clients,
+            allowed_clients,
             resolve_permits: Arc::new(Semaphore::new(MAX_RESOLVER_THREADS)),
-            failures: Arc::clone(&journal),
+            failures: Arc::clone(&failures),
             address,
-            own_addresses: interfaces::addresses(),
+            own_addresses: local_addresses(),
         });
         let (stop, stopped) = oneshot::channel();
-        let places = Arc::new(Semaphore::new(tunnels));
+        let permits = Arc::new(Semaphore::new(tunnels));
         let run = move || {
-            runtime.block_on(serve(listener, shared, places, stopped));
+            runtime.block_on(serve(listener, shared, permits, stopped));
             runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
         };
-        let thread = std::thread::Builder::new().name("guard".into()).spawn(run).map_err(Error::Thread)?;
-        Ok(Self { address, failures: journal, stop: Some(stop), thread: Some(thread) })
+        let thread = std::thread::Builder::new().name("egress".into()).spawn(run).map_err(Error::Thread)?;
+        Ok(Self { address, failures, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where the browser finds it.
+    /// Address that the proxy listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the page wanted to go and may not, the last 100 places, latest last.
+    /// The last 100 targets that the policy denied to the page, latest last.
     #[must_use]
     pub fn denied_targets(&self) -> Vec<DeniedTarget> {
         self.failures.denied_targets()
     }
 
-    /// Why the last connection to `host` and `port` that was not made was not; `None` if all were.
+    /// The last error of a connection to `host` and `port`; `None` if all succeeded.
     #[must_use]
     pub fn last_error(&self, host: &str, port: u16) -> Option<ConnectError> {
         self.failures.last_error(host, port)
@@ -156,28 +152,28 @@ impl Drop for EgressProxy {
     fn drop(&mut self) {
         drop(self.stop.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the guard thread panicked");
+            tracing::error!("egress thread panicked");
         }
     }
 }
 
-/// What all connections need.
+/// State that all connections share.
 #[derive(Debug)]
 struct Shared {
     network: NetworkPolicy,
     resolver: Arc<dyn Resolve>,
     allowed_clients: AllowedClients,
-    /// A place for each question that may be asked at a time.
+    /// One permit for each lookup at a time.
     resolve_permits: Arc<Semaphore>,
     failures: Arc<ConnectionFailures>,
     address: SocketAddr,
-    /// Of this machine.
+    /// Addresses of this machine, read at the start.
     own_addresses: HashSet<IpAddr>,
 }
 
 impl Shared {
     fn permits(&self, host: &str, address: IpAddr, port: u16) -> Result<(), NetworkRefusal> {
-        // No rule lets a page talk to its guard.
+        // No rule permits connections to the proxy itself.
         let canonical = address.to_canonical();
         if port == self.address.port() && (canonical.is_loopback() || canonical.is_unspecified()) {
             return Err(NetworkRefusal::Denied);
@@ -189,7 +185,7 @@ impl Shared {
 async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let mut clients = JoinSet::new();
@@ -199,20 +195,20 @@ async fn serve(
             _ = &mut stopped => break,
             Some(ended) = clients.join_next() => {
                 if ended.is_err_and(|e| e.is_panic()) {
-                    tracing::error!("a tunnel of the guard panicked");
+                    tracing::error!("egress tunnel panicked");
                 }
             }
             accepted = listener.accept() => match accepted {
                 Ok((client, peer)) => {
                     if shared.allowed_clients.allows(peer, shared.address) {
-                        spawn_tunnel(client, &shared, &places, &mut clients);
+                        spawn_tunnel(client, &shared, &permits, &mut clients);
                     } else {
-                        tracing::debug!(%peer, "a connection to the guard was closed: it is not the browser's");
+                        tracing::debug!(%peer, reason = "not the browser", "egress client refused");
                     }
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut warned, true) {
-                        tracing::warn!(%error, "the guard cannot accept a connection");
+                        tracing::warn!(%error, "egress accept failed");
                     }
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
@@ -222,22 +218,28 @@ async fn serve(
     clients.shutdown().await;
 }
 
-fn spawn_tunnel(client: TcpStream, shared: &Arc<Shared>, places: &Arc<Semaphore>, clients: &mut JoinSet<()>) {
-    let place = Arc::clone(places).try_acquire_owned().ok();
-    if place.is_some() || clients.len() < MAX_TUNNELS + MAX_REJECTED_CLIENTS {
-        clients.spawn(tunnel::run(client, Arc::clone(shared), place));
+fn spawn_tunnel(
+    client: TcpStream,
+    shared: &Arc<Shared>,
+    permits: &Arc<Semaphore>,
+    clients: &mut JoinSet<()>,
+) {
+    let permit = Arc::clone(permits).try_acquire_owned().ok();
+    if permit.is_some() || clients.len() < MAX_TUNNELS + MAX_REJECTED_CLIENTS {
+        clients.spawn(tunnel::run(client, Arc::clone(shared), permit));
     }
 }
 
-/// How many tunnels the process has open files for: two each. Many systems give it 1024 but let it have more.
+/// Number of tunnels that the limit of open files allows, at two files each. Raises the soft limit first,
+/// which is 1024 on many systems.
 fn tunnel_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = 2 * MAX_TUNNELS as u64 + RESERVED_FILES;
-    let mut files = current.unwrap_or(wanted);
-    if files < wanted {
-        let more = maximum.map_or(wanted, |most| most.min(wanted));
-        if setrlimit(Resource::Nofile, Rlimit { current: Some(more), maximum }).is_ok() {
-            files = more;
+    let needed = 2 * MAX_TUNNELS as u64 + RESERVED_FILES;
+    let mut files = current.unwrap_or(needed);
+    if files < needed {
+        let raised = maximum.map_or(needed, |most| most.min(needed));
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }).is_ok() {
+            files = raised;
         }
     }
     let tunnels = usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(MAX_TUNNELS);

@@ -1,11 +1,12 @@
-//! A URL becomes [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples): Pagecast is itself the display
-//! and the sound card of the browser.
+//! Renders a URL into [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples): Pagecast itself
+//! is the display and the sound card of the browser.
 //!
-//! [`Page::start`] is the way in; ticks and samples leave through the channels given to it. [`display`] and [`sound`] are
-//! each one thread and one socket, [`browser_usage`] is Chromium and the pipe that drives it, [`guard`] is its only way to the
-//! network, [`publisher_clock`] is the time they share, [`av_sync`] is what makes picture and sound agree.
+//! [`Page::start`] is the entry point; ticks and samples leave through the channels given to it. [`display`]
+//! and [`sound`] have one thread and one socket each. [`browser`] starts Chromium and drives it over a pipe.
+//! [`egress`] is the browser's only way to the network. [`clock`] is the clock they share, [`av_sync`] aligns
+//! picture and sound.
 //!
-//! Deliberately absent: encoding, files, and the decision what to do when a page misbehaves.
+//! Deliberately absent: encoding, files, and decisions about pages that misbehave.
 
 pub mod av_sync;
 pub mod browser;

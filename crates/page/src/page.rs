@@ -1,4 +1,4 @@
-//! The three together: a browser on its own display and sound card.
+//! A browser on its own display and sound card, with its own way to the network.
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -19,59 +19,59 @@ use crate::display::{self, Display};
 use crate::egress::{self, EgressProxy};
 use crate::sound::{self, SoundCard};
 
-/// Why there is no page.
+/// Why a page cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The folder for the browser's files cannot be made.
-    #[error("cannot prepare a folder for the browser under {}", .0.display())]
+    /// The folder for the files of the browser cannot be created.
+    #[error("cannot create a run folder for the browser in {}", .0.display())]
     CreateRunFolder(PathBuf, #[source] std::io::Error),
-    /// There is nobody to run the browser as.
-    #[error("started as root, the browser must run as a user of its own, and there is none")]
+    /// No system user is available to run the browser as.
+    #[error("cannot reserve a user for the browser, which pagecast needs when it runs as root")]
     ReserveUser(#[source] std::io::Error),
-    /// See [`display::ErrorBody`].
+    /// The display cannot start, see [`display::Error`].
     #[error(transparent)]
     Display(#[from] display::Error),
-    /// See [`sound::ErrorBody`].
+    /// The sound card cannot start, see [`sound::Error`].
     #[error(transparent)]
     SoundCard(#[from] sound::Error),
-    /// See [`guard::ErrorBody`].
+    /// The egress proxy cannot start, see [`egress::Error`].
     #[error(transparent)]
     Egress(#[from] egress::Error),
-    /// The thread that watches the browser cannot be started.
-    #[error("cannot start the sync thread")]
+    /// The thread that measures the render latency cannot be started.
+    #[error("cannot start the A/V sync thread")]
     StartProbe(#[source] std::io::Error),
-    /// The thread that measures the browser's files cannot be started.
-    #[error("cannot start the disk thread")]
+    /// The thread that measures disk usage cannot be started.
+    #[error("cannot start the disk meter thread")]
     StartDiskMeter(#[source] std::io::Error),
-    /// See [`browser_usage::TrustError`].
+    /// The trusted certificates cannot be set up, see [`browser::TrustError`].
     #[error(transparent)]
     TrustStore(#[from] browser::TrustError),
-    /// See [`browser_usage::ErrorBody`].
+    /// The browser cannot start, see [`browser::Error`].
     #[error(transparent)]
     Browser(#[from] browser::Error),
 }
 
-/// What to show, and what must be known of it from the start.
+/// What to show, and under which limits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The page and its display.
     pub source: Source,
-    /// What is agreed with it.
+    /// What the page may do and signal.
     pub policy: PagePolicy,
-    /// What it may reach.
+    /// Which addresses the page may reach.
     pub network: NetworkPolicy,
-    /// What the browser may write to the disk, in bytes. Its own quota and the largest size of a file come
-    /// from it; [`Page::disk_usage`] says what it takes in all.
+    /// How much the browser may write to the disk, in bytes. Sets its own quota and the largest file;
+    /// [`Page::disk_usage`] is the total.
     pub max_disk_bytes: u64,
 }
 
-/// A page in a browser, shown and heard by nobody but us. Everything it consists of goes when it is dropped.
+/// A page in a browser with its own display, sound card and network proxy. Dropping it ends all of them.
 ///
-/// The browser may be replaced: display and sound card stay, and count on.
+/// The browser can be replaced; display and sound card keep running.
 #[derive(Debug)]
 pub struct Page {
-    // Dropped in this order: the browser before what it is connected to, the folder last.
+    // Dropped in this order: the browser before what it is connected to, the run folder last.
     running_browser: Option<RunningBrowser>,
     /// The browser's way to the network.
     pub egress: EgressProxy,
@@ -86,16 +86,15 @@ pub struct Page {
     session_leader_pid: Arc<AtomicU32>,
     render_latency: RenderLatency,
     output_mute: OutputMute,
-    /// Files that make its browsers trust the certificates they are given: names below the home folder, and
-    /// contents.
+    /// Certificate database of the browsers: names below the home folder, and contents.
     trust_files: Vec<(String, Vec<u8>)>,
-    /// Browsers started so far.
+    /// Number of browsers started so far.
     browser_count: u32,
     disk_meter: DiskMeter,
     folder: RunFolder,
 }
 
-/// A browser and who waits for its answers, which goes after it.
+/// A browser and the probe that waits for its answers, which therefore is dropped after it.
 #[derive(Debug)]
 struct RunningBrowser {
     browser: Browser,
@@ -103,23 +102,24 @@ struct RunningBrowser {
 }
 
 impl Page {
-    /// Starts display, sound card, guard and browser with an empty page. `network` is what it may reach.
-    /// Ticks and samples flow once the capture has begun. The browser dies with the calling thread.
+    /// Starts display, sound card, egress proxy and a browser with an empty page. Ticks and samples are sent
+    /// once the capture has begun. The kernel kills the browser when the calling thread ends.
     ///
     /// # Errors
-    /// See [`ErrorBody`].
+    /// See [`Error`].
     pub fn start(
         config: Config,
         ticks: SyncSender<Tick>,
         samples: SyncSender<Samples>,
     ) -> Result<Self, Error> {
-        let lease = ReservedUser::reserve().map_err(Error::ReserveUser)?;
-        let user = lease.as_ref().map(|lease| lease.user);
+        let reserved = ReservedUser::reserve().map_err(Error::ReserveUser)?;
+        let user = reserved.as_ref().map(|reserved| reserved.user);
         let uid = user.map(|user| user.uid);
         let fail = |e| Error::CreateRunFolder(std::env::temp_dir(), e);
-        let folder = RunFolder::create(lease).map_err(fail)?;
+        let folder = RunFolder::create(reserved).map_err(fail)?;
         let (wayland, pulse) = (folder.path().join("wayland"), folder.path().join("pulse"));
-        let (origin, gate, depth) = (Origin::unset(), OutputMute::default(), RenderLatency::default());
+        let (origin, output_mute, latency) =
+            (Origin::unset(), OutputMute::default(), RenderLatency::default());
         let display = display::Config {
             socket: wayland.clone(),
             size: config.source.size,
@@ -127,16 +127,16 @@ impl Page {
             scale_factor: config.source.scale_factor,
             viewport: config.source.context.mobile.map(Mobile::viewport),
             origin: origin.clone(),
-            output_mute: gate.clone(),
-            render_latency: depth.clone(),
+            output_mute: output_mute.clone(),
+            render_latency: latency.clone(),
             client_uid: uid,
         };
         let display = Display::start(display, ticks)?;
         let sound = sound::Config {
             socket: pulse.clone(),
             origin,
-            output_mute: gate.clone(),
-            media_element_delay: MediaElementDelay::new(&depth, config.source.fps),
+            output_mute: output_mute.clone(),
+            media_element_delay: MediaElementDelay::new(&latency, config.source.fps),
             client_uid: uid,
         };
         let sound = sound::start(sound, samples)?;
@@ -166,8 +166,8 @@ impl Page {
             user,
             isolation: Isolation::detect(user, folder.path()),
             session_leader_pid: leader,
-            render_latency: depth,
-            output_mute: gate,
+            render_latency: latency,
+            output_mute,
             trust_files: trust,
             browser_count: 0,
             disk_meter: disk,
@@ -177,10 +177,10 @@ impl Page {
         Ok(page)
     }
 
-    /// Replaces the browser by a fresh one, with an empty page: nothing of the old one is left.
+    /// Replaces the browser by a new one with an empty page and an empty profile.
     ///
     /// # Errors
-    /// See [`ErrorBody`]; then there is no browser.
+    /// See [`Error`]. After an error there is no browser.
     pub fn replace_browser(&mut self) -> Result<(), Error> {
         let fail = |e| Error::CreateRunFolder(std::env::temp_dir(), e);
         self.session_leader_pid.store(0, Ordering::Release);
@@ -192,7 +192,7 @@ impl Page {
         let profile = profile_files(&self.config.source.context, &self.config.network);
         create_browser_folder(&path, self.user, &profile, &self.trust_files).map_err(fail)?;
         let run_folder = self.folder.path().to_owned();
-        let around = browser::LaunchConfig {
+        let launch = browser::LaunchConfig {
             folder: &path,
             wayland_socket: &self.folder.path().join("wayland"),
             pulse_socket: &self.folder.path().join("pulse"),
@@ -203,14 +203,14 @@ impl Page {
             max_disk_bytes: self.config.max_disk_bytes,
             output_mute: &self.output_mute,
         };
-        let Config { source, policy: rules, .. } = &self.config;
+        let Config { source, policy, .. } = &self.config;
         self.render_latency.reset();
         let (folder, leader) = (&mut self.folder, &self.session_leader_pid);
-        let watch = |child: &std::process::Child| {
+        let on_spawn = |child: &std::process::Child| {
             leader.store(child.id(), Ordering::Release);
             folder.set_process_group(Some(child))
         };
-        let browser = Browser::start(source, *rules, &around, watch)?;
+        let browser = Browser::start(source, *policy, &launch, on_spawn)?;
         let probe = LatencyProbe::start(
             browser.tracer(),
             self.display.commit_counters(),
@@ -222,21 +222,21 @@ impl Page {
         Ok(())
     }
 
-    /// Disk usage of the running browser, as it was measured within the last seconds.
+    /// Disk usage of the running browser, measured within the last seconds.
     #[must_use]
     pub fn disk_usage(&self) -> DiskUsage {
         self.disk_meter.usage()
     }
 
-    /// The browser.
+    /// The running browser.
     ///
     /// # Errors
-    /// There is none, because it could not be replaced.
+    /// [`browser::Error::BrowserExited`] if it could not be replaced.
     pub fn browser(&self) -> Result<&Browser, browser::Error> {
         self.running_browser.as_ref().map(|running| &running.browser).ok_or(browser::Error::BrowserExited)
     }
 
-    /// What separates the browser from those of other casts and from the service.
+    /// How the browser is separated from those of other casts and from the service.
     #[must_use]
     pub fn isolation(&self) -> Isolation {
         self.isolation
@@ -247,15 +247,15 @@ impl Page {
         self.display.start_capture();
     }
 
-    /// Keeps the page out of the outputs, or lets it in again; it is in at first. While it is out, the last
-    /// picture stays, and silence.
-    pub fn set_output_muted(&self, out: bool) {
-        if out { self.output_mute.mute() } else { self.output_mute.unmute() }
+    /// Keeps the page out of the outputs, or lets it in again, which is the initial state. While muted, the
+    /// outputs repeat the last frame and are silent.
+    pub fn set_output_muted(&self, muted: bool) {
+        if muted { self.output_mute.mute() } else { self.output_mute.unmute() }
     }
 }
 
-/// Makes the browser's home and profile. They are ours until they are complete: nobody can slip a link under
-/// what we write.
+/// Creates the home and profile of the browser. They belong to us until they are complete, so that the
+/// browser's user cannot place a link where we write.
 fn create_browser_folder(
     path: &Path,
     user: Option<User>,

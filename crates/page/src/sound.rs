@@ -1,15 +1,15 @@
-//! The browser's sound card: a server that speaks PulseAudio's protocol, counts on the cast's clock and hands
-//! out [`Samples`].
+//! The browser's sound card: a server for PulseAudio's protocol that runs on the cast's clock and emits
+//! [`Samples`].
 //!
 //! ```text
 //! socket ─▶ client ─▶ command ─▶ stream (queue ─▶ format ─▶ remix ─▶ resample) ─▶ mix ─▶ Samples
 //! ```
 //!
-//! [`server::PulseServer`] is all of it but the socket, and never looks at a clock. Samples are contiguous from the
-//! cast's first frame on, silence included; what a stream is asked to give up at a moment is what is heard at
-//! that moment.
+//! [`server::PulseServer`] is everything but the sockets, and reads no clock. Samples are contiguous from the
+//! cast's first frame on, silence included. A sample that is taken from a stream at a moment is heard at that
+//! moment.
 //!
-//! Deliberately absent: recording (a page never gets a microphone), shared memory, more than one sink.
+//! Deliberately absent: recording (a page gets no microphone), shared memory, more than one sink.
 
 mod buffer_attr;
 mod client;
@@ -43,55 +43,55 @@ use crate::clock::{self, Origin, OutputMute};
 use event_loop::EventLoop;
 use server::PulseServer;
 
-/// Where the sound card listens, and when the cast begins.
+/// Configuration of a [`SoundCard`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The socket; it must not exist, its folder must, and who may enter that folder may play.
+    /// Path of the socket to create. Its folder must exist; users with access to the folder may connect.
     pub socket: PathBuf,
     /// The moment at which sample 0 is heard.
     pub origin: Origin,
-    /// Shut: what streams play is not heard.
+    /// While muted, the samples are silent.
     pub output_mute: OutputMute,
-    /// How much later than it is a media element is told that it will be heard, so that its pictures match.
+    /// Extra latency that media elements are told, so that their video matches their sound.
     pub media_element_delay: MediaElementDelay,
-    /// The user that clients run as, if it is not ours.
+    /// User id of the browser, if it is not our own.
     pub client_uid: Option<u32>,
 }
 
-/// What the sound card has to say about itself.
+/// Counters and levels of the sound card.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stats {
-    /// Streams that exist.
+    /// Number of open streams.
     pub streams_open: u32,
-    /// Streams that are heard.
+    /// Number of streams that play.
     pub streams_playing: u32,
-    /// Times a stream had nothing to play, since the start.
+    /// Number of underruns of all streams, since the start.
     pub underruns: u64,
-    /// Samples that the receiver was too slow to take or that were never mixed, since the start.
+    /// Samples that were lost because the receiver or this process was too slow, since the start.
     pub dropped_samples: u64,
-    /// Highest level left and right since the last call, 1.0 being full scale.
+    /// Peak level left and right since the last call; 1.0 is full scale.
     pub peak: [f32; 2],
 }
 
-/// Why there is no sound card.
+/// Why the sound card cannot start.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The socket could not be made.
+    /// The socket cannot be created.
     #[error("cannot listen on {}", path.display())]
     Listen {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
-    /// Its thread could not be started.
+    /// The thread cannot be started.
     #[error("cannot start the sound thread")]
     Start(#[source] io::Error),
 }
 
-/// The running sound card. Dropping it stops it.
+/// A running sound card. Stops when dropped.
 #[derive(Debug)]
 pub struct SoundCard {
     shared: Arc<SharedStats>,
@@ -100,13 +100,13 @@ pub struct SoundCard {
     socket: PathBuf,
 }
 
-/// Starts the sound card. `out` is never waited for: samples that do not fit are dropped and counted, and the
-/// next ones that do carry their true index.
+/// Starts the sound card on the thread `sound`. It never blocks on `out`: samples that do not fit are dropped
+/// and counted, and later ones carry their true index.
 ///
 /// # Errors
-/// The socket or the thread could not be made.
+/// The socket or the thread cannot be created.
 pub fn start(config: Config, out: SyncSender<Samples>) -> Result<SoundCard, Error> {
-    let Config { socket, origin, output_mute: gate, media_element_delay: player_delay, client_uid } = config;
+    let Config { socket, origin, output_mute, media_element_delay, client_uid } = config;
     let listener = listen(&socket).map_err(|source| Error::Listen { path: socket.clone(), source })?;
     let shared = Arc::new(SharedStats::default());
     let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
@@ -114,10 +114,10 @@ pub fn start(config: Config, out: SyncSender<Samples>) -> Result<SoundCard, Erro
     let server = EventLoop::new(
         (listener, client_uid),
         Arc::clone(&stop),
-        (origin, gate),
+        (origin, output_mute),
         out,
         Arc::clone(&shared),
-        PulseServer::new(clock::now(), player_delay),
+        PulseServer::new(clock::now(), media_element_delay),
     );
     let thread =
         std::thread::Builder::new().name("sound".into()).spawn(|| server.run()).map_err(Error::Start)?;
@@ -125,7 +125,7 @@ pub fn start(config: Config, out: SyncSender<Samples>) -> Result<SoundCard, Erro
 }
 
 impl SoundCard {
-    /// The state of things now.
+    /// Current counters and levels. Resets the peak.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = &self.shared;
@@ -138,13 +138,13 @@ impl SoundCard {
         }
     }
 
-    /// Whether the thread has ended without being asked to: a bug of ours.
+    /// Whether the thread has ended unexpectedly, which is a bug.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
-    /// The socket that clients connect to.
+    /// Path of the socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -159,28 +159,28 @@ impl SoundCard {
 impl Drop for SoundCard {
     fn drop(&mut self) {
         if let Err(error) = rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()) {
-            tracing::error!(%error, "the sound thread could not be told to stop");
+            tracing::error!(%error, "stopping the sound thread failed");
             return;
         }
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the sound thread panicked");
+            tracing::error!("sound thread panicked");
         }
         if let Err(error) = std::fs::remove_file(&self.socket)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(socket = %self.socket.display(), %error, "the sound socket could not be removed");
+            tracing::warn!(socket = %self.socket.display(), %error, "removing the sound socket failed");
         }
     }
 }
 
-/// What the sound thread tells the others.
+/// Counters that the sound thread publishes.
 #[derive(Debug, Default)]
 struct SharedStats {
     streams_open: AtomicU32,
     streams_playing: AtomicU32,
     underruns: AtomicU64,
     dropped_samples: AtomicU64,
-    /// Bits of the floats; those of positive floats are ordered like the floats.
+    /// Peak levels as bits of floats; the bits of positive floats are ordered like the floats.
     peak: [AtomicU32; 2],
 }
 

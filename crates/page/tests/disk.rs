@@ -1,39 +1,42 @@
-//! A page that stores as fast as it can is stopped by the browser's own quota, long before the disk is full.
+//! The browser's quota stops a page that stores as much as it can, long before the disk is full.
 
-#[path = "live/rig.rs"]
-mod rig;
+#[path = "live/browser_fixture.rs"]
+mod browser_fixture;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use browser_fixture::BrowserFixture;
 use pagecast_page::DiskUsage;
-use rig::BrowserFixture;
 
-/// What a page is given here, in MiB: the least that a cast may have.
+/// Disk limit of the page, in MiB: the smallest that a cast may have.
 const QUOTA_MIB: u64 = 256;
-/// What it tries to store by each way, in MiB.
+/// How much the page tries to store in each kind of storage, in MiB.
 const ATTEMPTED_MIB: u64 = 640;
 
-/// Stores `WANTED_MIB` in pieces, each by `store(name, bytes)`: the MiB that were stored, and why no more
-/// were.
+/// A script that stores [`ATTEMPTED_MIB`] in pieces with `store(name, bytes)`. Returns the MiB that were
+/// stored, and the error that ended it.
 fn script(prepare: &str, store: &str) -> String {
     format!(
         "(async () => {{
-            // Noise, or databases would make less of it.
+            // Random bytes, which databases cannot compress.
             const noise = crypto.getRandomValues(new Uint8Array(1 << 16));
             const piece = new Uint8Array(16 << 20);
             for (let at = 0; at < piece.length; at += noise.length) {{ piece.set(noise, at); }}
-            let stored = 0, why = '';
+            let stored = 0, error_name = '';
             try {{
                 {prepare}
-                for (let i = 0; i < {ATTEMPTED_MIB} / 16; i++) {{ await ({store})('n' + i, piece); stored += 16; }}
-            }} catch (error) {{ why = error ? error.name : 'aborted'; }}
-            return [stored, why];
+                for (let i = 0; i < {ATTEMPTED_MIB} / 16; i++) {{
+                    await ({store})('n' + i, piece);
+                    stored += 16;
+                }}
+            }} catch (error) {{ error_name = error ? error.name : 'aborted'; }}
+            return [stored, error_name];
         }})()"
     )
 }
 
-/// What a measurement says that begins from now on.
+/// The first measurement that begins after the call.
 fn measured(live: &BrowserFixture) -> Result<DiskUsage> {
     let begin = Instant::now();
     loop {
@@ -41,7 +44,7 @@ fn measured(live: &BrowserFixture) -> Result<DiskUsage> {
         if usage.measured_at.is_some_and(|at| at > begin) {
             return Ok(usage);
         }
-        ensure!(begin.elapsed() < Duration::from_secs(30), "nothing is measured");
+        ensure!(begin.elapsed() < Duration::from_secs(30), "no measurement within 30 s");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -72,16 +75,17 @@ fn a_page_cannot_fill_the_disk() -> Result<()> {
         "(name, piece) => new Promise((done, failed) => {
             const all = db.transaction('s', 'readwrite');
             all.objectStore('s').put(piece, name);
-            all.oncomplete = done; all.onabort = () => failed(all.error); all.onerror = () => failed(all.error);
+            all.oncomplete = done;
+            all.onabort = all.onerror = () => failed(all.error);
         })",
     );
-    for (way, script) in [("OPFS", files), ("Cache", cache), ("IndexedDB", database)] {
+    for (storage, script) in [("OPFS", files), ("Cache", cache), ("IndexedDB", database)] {
         let answer = live.evaluate(&script)?;
         let DiskUsage { used_bytes: used, free_bytes: free, .. } = measured(&live)?;
-        println!("{way}: {answer}, {} MiB on the disk, {} MiB free", used >> 20, free >> 20);
+        println!("{storage}: {answer}, {} MiB on the disk, {} MiB free", used >> 20, free >> 20);
         let stored = answer[0].as_u64().context("a number")?;
-        ensure!(answer[1] == "QuotaExceededError", "{way}: {answer}");
-        ensure!(stored < QUOTA_MIB && used < (QUOTA_MIB + 64) << 20, "{way}: {stored} MiB, {used} bytes");
+        ensure!(answer[1] == "QuotaExceededError", "{storage}: {answer}");
+        ensure!(stored < QUOTA_MIB && used < (QUOTA_MIB + 64) << 20, "{storage}: {stored} MiB, {used} bytes");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The display over its real socket, with clients of our own: tame, odd and hostile ones.
+//! The display over its real socket, with well-behaved and hostile clients.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "display/client.rs"]
@@ -26,7 +26,7 @@ const RED: u32 = 0xffff_0000;
 const GREEN: u32 = 0xff00_ff00;
 const BLUE: u32 = 0xff00_00ff;
 
-/// A display in a folder of its own.
+/// A display in its own folder.
 struct Fixture {
     display: Option<Display>,
     ticks: Receiver<Tick>,
@@ -63,7 +63,7 @@ impl Fixture {
     }
 
     fn next_tick(&self) -> Tick {
-        self.ticks.recv_timeout(TIMEOUT).expect("ticks keep coming")
+        self.ticks.recv_timeout(TIMEOUT).expect("no tick within 10 s")
     }
 
     /// The next changed picture.
@@ -76,7 +76,7 @@ impl Fixture {
         (0..600).map(|_| self.next_frame()).find(|f| pixel(f, at) == colour & 0xff_ffff).unwrap()
     }
 
-    /// That the display still serves others.
+    /// Checks that the display still serves other clients.
     fn assert_still_serving(&self) {
         let mut client = self.connect();
         client.roundtrip();
@@ -87,7 +87,7 @@ impl Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         self.display = None;
-        assert!(!self.folder.join("wayland").exists(), "the socket is gone with the display");
+        assert!(!self.folder.join("wayland").exists(), "the display removes its socket");
         std::fs::remove_dir_all(&self.folder).unwrap();
     }
 }
@@ -98,13 +98,13 @@ fn pixel(frame: &Frame, (x, y): (i32, i32)) -> u32 {
     u32::from_le_bytes([bgrx[0], bgrx[1], bgrx[2], 0])
 }
 
-/// A display that shows a red window.
+/// Starts a display, and shows a red window on it.
 fn show_red_window(name: &str, fps: u32) -> (Fixture, Client, Window) {
-    let rig = Fixture::new(name, fps, 1.0);
-    let mut client = rig.connect();
+    let fixture = Fixture::new(name, fps, 1.0);
+    let mut client = fixture.connect();
     let window = client.create_window();
     client.paint(&window.surface, SIZE, RED);
-    (rig, client, window)
+    (fixture, client, window)
 }
 
 fn resident_kib() -> u64 {
@@ -114,47 +114,47 @@ fn resident_kib() -> u64 {
 }
 
 #[test]
-fn the_first_tick_is_the_whole_picture_and_an_identical_one_is_no_change() {
-    let (rig, mut client, window) = show_red_window("first", 60);
+fn the_first_tick_has_the_whole_picture_and_an_identical_commit_is_no_change() {
+    let (fixture, mut client, window) = show_red_window("first", 60);
     assert_eq!(client.received.configured, Some(SIZE));
-    assert!(client.received.activated, "the page believes that it is watched");
-    rig.start_capture();
-    let first = rig.next_tick();
+    assert!(client.received.activated, "the window is activated");
+    fixture.start_capture();
+    let first = fixture.next_tick();
     assert_eq!((first.index, first.pts.0), (0, 0));
-    assert!(rig.origin.get().is_some());
+    assert!(fixture.origin.get().is_some());
     let frame = first.frame.unwrap();
     assert_eq!(frame.damage.count(), 5 * 10);
     assert_eq!((pixel(&frame, (0, 0)), pixel(&frame, (WIDTH - 1, HEIGHT - 1))), (0xff_0000, 0xff_0000));
     client.paint(&window.surface, SIZE, RED);
     for index in 1..20 {
-        let tick = rig.next_tick();
+        let tick = fixture.next_tick();
         assert_eq!((tick.index, tick.pts), (index, Fps::new(60).unwrap().time_of(index)));
         assert!(tick.frame.is_none(), "the same picture again is no change");
     }
-    assert!(client.received.released >= 1, "buffers go back at once");
+    assert!(client.received.released >= 1, "buffers are released immediately");
 }
 
 #[test]
 fn only_tiles_that_differ_are_damage() {
-    let (rig, mut client, window) = show_red_window("tiles", 60);
-    rig.start_capture();
-    rig.next_frame();
+    let (fixture, mut client, window) = show_red_window("tiles", 60);
+    fixture.start_capture();
+    fixture.next_frame();
     let buffer = client
         .create_buffer(SIZE, |x, y| if (70..75).contains(&x) && (40..50).contains(&y) { BLUE } else { RED });
     window.surface.attach(Some(&buffer), 0, 0);
     window.surface.damage_buffer(0, 0, WIDTH, HEIGHT);
     window.surface.commit();
     client.roundtrip();
-    let frame = rig.next_frame();
+    let frame = fixture.next_frame();
     assert_eq!(frame.damage.runs().collect::<Vec<_>>(), [(2, 1, 2), (3, 1, 2)]);
     assert_eq!((pixel(&frame, (72, 45)), pixel(&frame, (0, 0))), (BLUE & 0xff_ffff, RED & 0xff_ffff));
 }
 
 #[test]
-fn presentation_is_told_on_the_grid_and_haste_is_slowed() {
-    let (rig, mut client, window) = show_red_window("pace", 50);
+fn presentation_times_lie_on_the_grid_and_slow_fast_clients_down() {
+    let (fixture, mut client, window) = show_red_window("pace", 50);
     let handle = client.handle();
-    rig.start_capture();
+    fixture.start_capture();
     for n in 0..25_u32 {
         let done = client.received.frames_done;
         window.surface.frame(&handle, ());
@@ -164,7 +164,7 @@ fn presentation_is_told_on_the_grid_and_haste_is_slowed() {
     }
     assert_eq!(client.received.presented.len(), 25);
     assert!(client.received.presented.iter().all(|(_, refresh)| *refresh == 20_000_000));
-    let origin = rig.origin.get().unwrap().0;
+    let origin = fixture.origin.get().unwrap().0;
     for (at, _) in &client.received.presented {
         assert_eq!((*at as i64 - origin).rem_euclid(20_000_000), 0, "presentation lies on the tick grid");
     }
@@ -174,16 +174,16 @@ fn presentation_is_told_on_the_grid_and_haste_is_slowed() {
         .iter()
         .map(|(at, _)| (*at as i64 - origin).div_euclid(20_000_000))
         .collect();
-    assert!(slots.windows(5).all(|w| w[0] < w[4]), "a client that hurries is slowed down: {slots:?}");
+    assert!(slots.windows(5).all(|w| w[0] < w[4]), "a fast client is slowed down: {slots:?}");
 }
 
 #[test]
-fn popups_and_subsurfaces_are_on_top_and_go_again() {
-    let (rig, mut client, window) = show_red_window("layers", 60);
-    rig.start_capture();
-    rig.next_frame();
+fn popups_and_subsurfaces_are_on_top_until_they_are_destroyed() {
+    let (fixture, mut client, window) = show_red_window("layers", 60);
+    fixture.start_capture();
+    fixture.next_frame();
     let (popup, surface) = client.create_popup(&window, (100, 50), (40, 20), GREEN);
-    let frame = rig.next_frame_with((110, 60), GREEN);
+    let frame = fixture.next_frame_with((110, 60), GREEN);
     assert_eq!(
         (pixel(&frame, (99, 50)), pixel(&frame, (139, 69)), pixel(&frame, (140, 70))),
         (0xff_0000, 0x00_ff00, 0xff_0000)
@@ -191,7 +191,7 @@ fn popups_and_subsurfaces_are_on_top_and_go_again() {
     popup.destroy();
     surface.destroy();
     client.roundtrip();
-    rig.next_frame_with((110, 60), RED);
+    fixture.next_frame_with((110, 60), RED);
 
     let handle = client.handle();
     let child = client.compositor.create_surface(&handle, ());
@@ -199,13 +199,13 @@ fn popups_and_subsurfaces_are_on_top_and_go_again() {
     sub.set_position(200, 100);
     client.paint(&child, (30, 30), 0x8000_0080);
     client.paint(&window.surface, SIZE, RED);
-    let frame = rig.next_frame_with((210, 110), 0xff7f_0080);
+    let frame = fixture.next_frame_with((210, 110), 0xff7f_0080);
     assert_eq!(pixel(&frame, (230, 130)), 0xff_0000, "half transparent blue over red, and nothing beside it");
 }
 
 #[test]
 fn a_popup_that_would_leave_the_screen_is_moved_onto_it() {
-    let (rig, mut client, window) = show_red_window("popup-edge", 60);
+    let (fixture, mut client, window) = show_red_window("popup-edge", 60);
     let handle = client.handle();
     let positioner = client.wm_base.create_positioner(&handle, ());
     positioner.set_size(100, 100);
@@ -220,15 +220,15 @@ fn a_popup_that_would_leave_the_screen_is_moved_onto_it() {
     surface.commit();
     client.roundtrip();
     client.paint(&surface, (100, 100), GREEN);
-    rig.start_capture();
-    let frame = rig.next_frame_with((319, 159), GREEN);
+    fixture.start_capture();
+    let frame = fixture.next_frame_with((319, 159), GREEN);
     assert_eq!((pixel(&frame, (220, 60)), pixel(&frame, (219, 59))), (0x00_ff00, 0xff_0000));
 }
 
 #[test]
-fn a_scale_factor_makes_more_pixels_of_fewer() {
-    let rig = Fixture::new("scale", 60, 1.5);
-    let mut client = rig.connect();
+fn a_scale_factor_has_fewer_logical_pixels() {
+    let fixture = Fixture::new("scale", 60, 1.5);
+    let mut client = fixture.connect();
     let window = client.create_window();
     assert_eq!(client.received.configured, Some((214, 107)), "logical pixels, rounded up");
     let handle = client.handle();
@@ -238,22 +238,22 @@ fn a_scale_factor_makes_more_pixels_of_fewer() {
     let viewport = client.viewporter.get_viewport(&window.surface, &handle, ());
     viewport.set_destination(214, 107);
     client.paint(&window.surface, (321, 161), RED);
-    rig.start_capture();
-    rig.next_frame_with((WIDTH - 1, HEIGHT - 1), RED);
+    fixture.start_capture();
+    fixture.next_frame_with((WIDTH - 1, HEIGHT - 1), RED);
     // Damage in surface coordinates reaches the pixels it covers.
     let buffer = client.create_buffer((321, 161), |x, y| if x >= 300 && y >= 150 { GREEN } else { RED });
     window.surface.attach(Some(&buffer), 0, 0);
     window.surface.damage(200, 100, 14, 7);
     window.surface.commit();
     client.roundtrip();
-    let frame = rig.next_frame();
+    let frame = fixture.next_frame();
     assert_eq!((pixel(&frame, (300, 150)), pixel(&frame, (299, 149))), (0x00_ff00, 0xff_0000));
 }
 
 #[test]
-fn a_commit_storm_changes_nothing_but_the_newest_picture() {
-    let (rig, mut client, window) = show_red_window("storm", 30);
-    rig.start_capture();
+fn many_commits_make_few_frames() {
+    let (fixture, mut client, window) = show_red_window("storm", 30);
+    fixture.start_capture();
     let before = resident_kib();
     let storm: Vec<_> = (0..64).map(|n| client.create_buffer(SIZE, move |_, _| 0xff00_0000 + n)).collect();
     for _ in 0..200 {
@@ -265,33 +265,33 @@ fn a_commit_storm_changes_nothing_but_the_newest_picture() {
         assert!(client.flush());
     }
     client.paint(&window.surface, SIZE, BLUE);
-    rig.next_frame_with((5, 5), BLUE);
-    let stats = rig.display.as_ref().unwrap().stats();
-    assert!(stats.frames < 600, "{stats:?}: twelve thousand commits do not make as many frames");
+    fixture.next_frame_with((5, 5), BLUE);
+    let stats = fixture.display.as_ref().unwrap().stats();
+    assert!(stats.frames < 600, "{stats:?}: 12800 commits make few frames");
     assert!(resident_kib() < before + 50_000, "{} KiB before, {} after", before, resident_kib());
 }
 
 #[test]
-fn a_receiver_that_sleeps_gets_the_sum_of_what_it_missed() {
-    let (rig, mut client, window) = show_red_window("slow", 60);
-    rig.start_capture();
-    rig.next_frame();
-    // 64 ticks fill the queue; pictures beyond what may be in flight are told later.
+fn a_slow_receiver_gets_all_damage_later() {
+    let (fixture, mut client, window) = show_red_window("slow", 60);
+    fixture.start_capture();
+    fixture.next_frame();
+    // 64 ticks fill the queue; later changes must wait.
     for n in 0..20 {
         client.paint(&window.surface, SIZE, 0xff00_0000 + n);
         std::thread::sleep(Duration::from_millis(20));
     }
     client.paint(&window.surface, SIZE, GREEN);
-    let frame = rig.next_frame_with((0, 0), GREEN);
+    let frame = fixture.next_frame_with((0, 0), GREEN);
     assert_eq!(frame.damage.count(), 50);
-    assert!(rig.display.as_ref().unwrap().stats().dropped > 0);
+    assert!(fixture.display.as_ref().unwrap().stats().dropped > 0);
 }
 
 #[test]
-fn buffers_that_lie_about_their_size_cost_only_the_liar() {
-    let rig = Fixture::new("liar", 60, 1.0);
-    // A file that is shorter than its pool says: reading it raises SIGBUS.
-    let mut short = rig.connect();
+fn invalid_buffers_affect_only_their_client() {
+    let fixture = Fixture::new("invalid", 60, 1.0);
+    // A file that is shorter than its pool: reading it raises SIGBUS.
+    let mut short = fixture.connect();
     let window = short.create_window();
     let handle = short.handle();
     let file = create_memfd(&[0; 16]);
@@ -300,17 +300,17 @@ fn buffers_that_lie_about_their_size_cost_only_the_liar() {
     window.surface.attach(Some(&buffer), 0, 0);
     window.surface.commit();
     assert!(short.is_disconnected());
-    // A buffer that reaches out of its pool.
-    let mut outside = rig.connect();
+    // A buffer that extends beyond its pool.
+    let mut outside = fixture.connect();
     let window = outside.create_window();
     let handle = outside.handle();
     let pool = outside.shm.create_pool(create_memfd(&[0; 64]).as_fd(), 64, &handle, ());
     let buffer = pool.create_buffer(32, 1000, 1000, 4000, Format::Argb8888, &handle, ());
     window.surface.attach(Some(&buffer), 0, 0);
     window.surface.commit();
-    let _ignored_or_cut_off = outside.queue.roundtrip(&mut outside.received);
-    // A pool of two gigabytes with nothing in it.
-    let mut huge = rig.connect();
+    let _ignored_or_disconnected = outside.queue.roundtrip(&mut outside.received);
+    // An empty pool of two gigabytes.
+    let mut huge = fixture.connect();
     let window = huge.create_window();
     let handle = huge.handle();
     let file = create_memfd(&[]);
@@ -321,35 +321,35 @@ fn buffers_that_lie_about_their_size_cost_only_the_liar() {
     window.surface.attach(Some(&buffer), 0, 0);
     window.surface.commit();
     huge.roundtrip();
-    assert!(resident_kib() < before + 50_000, "only what fits on the screen is kept");
-    rig.assert_still_serving();
+    assert!(resident_kib() < before + 50_000, "only the visible part is kept");
+    fixture.assert_still_serving();
 }
 
 #[test]
-fn requests_without_sense_cost_only_who_makes_them() {
-    let rig = Fixture::new("sense", 60, 1.0);
+fn invalid_requests_affect_only_their_client() {
+    let fixture = Fixture::new("sense", 60, 1.0);
     type Request = fn(&Client);
     let requests: [(&str, Request); 2] = [
-        ("a pool of nothing", |c| {
+        ("an empty pool", |c| {
             c.shm.create_pool(create_memfd(&[0; 64]).as_fd(), 0, &c.handle(), ());
         }),
-        ("a pool that shrinks to nothing", |c| {
+        ("a pool that shrinks to zero", |c| {
             c.shm.create_pool(create_memfd(&[0; 64]).as_fd(), 64, &c.handle(), ()).resize(0);
         }),
     ];
     for (name, request) in requests {
-        let mut client = rig.connect();
+        let mut client = fixture.connect();
         request(&client);
         assert!(client.is_disconnected(), "{name}");
-        rig.assert_still_serving();
+        fixture.assert_still_serving();
     }
 }
 
 #[test]
-fn a_string_that_is_none_ends_the_connection_and_not_the_display() {
-    let rig = Fixture::new("null", 60, 1.0);
-    let clipboard = rig.connect().global("wl_data_device_manager");
-    let mut liar = UnixStream::connect(rig.folder.join("wayland")).unwrap();
+fn a_malformed_string_ends_the_connection_and_not_the_display() {
+    let fixture = Fixture::new("null", 60, 1.0);
+    let clipboard = fixture.connect().global("wl_data_device_manager");
+    let mut hostile = UnixStream::connect(fixture.folder.join("wayland")).unwrap();
     let request = |object: u32, opcode: u32, arguments: &[u32]| {
         let length = 8 + 4 * arguments.len() as u32;
         [&[object, length << 16 | opcode][..], arguments].concat()
@@ -363,18 +363,18 @@ fn a_string_that_is_none_ends_the_connection_and_not_the_display() {
         request(4, 0, &[0]),
     ];
     let bytes: Vec<u8> = requests.concat().iter().flat_map(|word| word.to_ne_bytes()).collect();
-    liar.write_all(&bytes).unwrap();
+    hostile.write_all(&bytes).unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    rig.assert_still_serving();
-    liar.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    liar.read_to_end(&mut Vec::new()).unwrap();
+    fixture.assert_still_serving();
+    hostile.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    hostile.read_to_end(&mut Vec::new()).unwrap();
 }
 
 #[test]
-fn a_client_that_piles_up_is_cut_off() {
-    let rig = Fixture::new("pile", 60, 1.0);
-    type Pile = fn(&mut Client);
-    let piles: [(&str, Pile); 9] = [
+fn a_client_beyond_a_limit_is_disconnected() {
+    let fixture = Fixture::new("pile", 60, 1.0);
+    type Request = fn(&mut Client);
+    let requests: [(&str, Request); 9] = [
         ("surfaces", |c| {
             for _ in 0..2000 {
                 c.compositor.create_surface(&c.handle(), ());
@@ -433,17 +433,17 @@ fn a_client_that_piles_up_is_cut_off() {
             c.data_device_manager.create_data_source(&c.handle(), ()).offer("text/".repeat(500));
         }),
     ];
-    for (name, pile) in piles {
-        let mut client = rig.connect();
-        pile(&mut client);
+    for (name, request) in requests {
+        let mut client = fixture.connect();
+        request(&mut client);
         assert!(client.is_disconnected(), "{name}");
-        rig.assert_still_serving();
+        fixture.assert_still_serving();
     }
 }
 
 #[test]
 fn damage_without_a_commit_is_bounded() {
-    let (rig, client, window) = show_red_window("damage", 60);
+    let (fixture, client, window) = show_red_window("damage", 60);
     let before = resident_kib();
     for n in 0..500_000 {
         window.surface.damage_buffer(n % 300, 0, 1, 1);
@@ -451,14 +451,14 @@ fn damage_without_a_commit_is_bounded() {
             break;
         }
     }
-    rig.assert_still_serving();
+    fixture.assert_still_serving();
     assert!(resident_kib() < before + 100_000, "{} KiB before, {} after", before, resident_kib());
 }
 
 #[test]
-fn noise_and_crowds_are_turned_away() {
-    let rig = Fixture::new("noise", 60, 1.0);
-    let socket = rig.folder.join("wayland");
+fn noise_and_too_many_clients_are_rejected() {
+    let fixture = Fixture::new("noise", 60, 1.0);
+    let socket = fixture.folder.join("wayland");
     let mut seed = 1_u32;
     let mut random = || {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -467,8 +467,8 @@ fn noise_and_crowds_are_turned_away() {
     for length in [1, 7, 8, 64, 5000, 100_000] {
         let mut stream = UnixStream::connect(&socket).unwrap();
         let bytes: Vec<u8> = (0..length).map(|_| random()).collect();
-        // The display may hang up before it has read everything.
-        let _cut_off = stream.write_all(&bytes);
+        // The display may close the connection before it has read everything.
+        let _disconnected = stream.write_all(&bytes);
     }
     // Well-formed messages: object, then length and opcode, then arguments of zeros.
     for opcode in 0..24_u32 {
@@ -476,11 +476,11 @@ fn noise_and_crowds_are_turned_away() {
             let mut stream = UnixStream::connect(&socket).unwrap();
             let mut bytes = [object, (16 << 16) | opcode, 0, 0].map(u32::to_ne_bytes).concat();
             bytes.extend([1_u32, (12 << 16) | 1, 2].map(u32::to_ne_bytes).concat());
-            let _cut_off = stream.write_all(&bytes);
+            let _disconnected = stream.write_all(&bytes);
         }
     }
     let crowd: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     drop(crowd);
     std::thread::sleep(Duration::from_millis(100));
-    rig.assert_still_serving();
+    fixture.assert_still_serving();
 }

@@ -1,14 +1,14 @@
-//! A page on a phone or tablet: it finds what it would find there, and each of its pixels is one of the picture.
+//! Emulated phones and tablets: what a page detects, and that each of its pixels is one pixel of the picture.
 
-#[path = "live/rig.rs"]
-mod rig;
+#[path = "live/browser_fixture.rs"]
+mod browser_fixture;
 
 use anyhow::{Result, ensure};
 use pagecast_core::Picture;
 use pagecast_core::spec::{BrowserContext, Device, Mobile, Orientation};
 use serde_json::json;
 
-use rig::{BrowserFixture, count_other_pixels, rgb};
+use browser_fixture::{BrowserFixture, count_other_pixels, rgb};
 
 const HD: (u32, u32) = (1280, 720);
 const BLACK: u32 = 0;
@@ -16,7 +16,7 @@ const WHITE: u32 = 0xff_ffff;
 const RED: u32 = 0xff_0000;
 const TEAL: u32 = 0x0f_766e;
 
-/// Fills the viewport with a canvas of as many pixels as it has, black and white in turn.
+/// A page whose viewport is a canvas with a checkerboard of single black and white pixels.
 const CHECKERBOARD: &str = "<meta name=viewport content='width=device-width'><style>body { margin: 0 }
     canvas { position: fixed; inset: 0; width: 100%; height: 100% }</style><canvas id=c></canvas><script>
     new ResizeObserver(([seen]) => {
@@ -32,17 +32,17 @@ fn device_context(device: Device, orientation: Orientation) -> BrowserContext {
     BrowserContext { mobile: Some(Mobile { device, orientation }), ..BrowserContext::default() }
 }
 
-/// Whether the picture is black, but for a board of black and white pixels in `x0,y0 .. x1,y1`.
+/// Whether the picture is a checkerboard of pixels in `x0,y0 .. x1,y1`, and black outside of it.
 fn is_checkerboard(p: &Picture, (x0, y0, x1, y1): (u32, u32, u32, u32)) -> bool {
     let inside = |x, y| (x0..x1).contains(&x) && (y0..y1).contains(&y);
-    let wanted = |x, y| {
+    let expected = |x, y| {
         if inside(x, y) && (x - x0 + y - y0) % 2 == 1 { WHITE } else { BLACK }
     };
-    (0..p.height()).all(|y| (0..p.width()).all(|x| rgb(p, x, y) == wanted(x, y)))
+    (0..p.height()).all(|y| (0..p.width()).all(|x| rgb(p, x, y) == expected(x, y)))
 }
 
 #[test]
-fn every_pixel_of_the_device_is_one_of_the_picture() -> Result<()> {
+fn every_pixel_of_the_device_is_one_pixel_of_the_picture() -> Result<()> {
     use Device::{Phone, Tablet};
     use Orientation::{Landscape, Portrait};
     for (size, device, orientation, area) in [
@@ -62,7 +62,7 @@ fn every_pixel_of_the_device_is_one_of_the_picture() -> Result<()> {
 }
 
 #[test]
-fn a_page_finds_the_device() -> Result<()> {
+fn a_page_detects_the_device() -> Result<()> {
     for (device, orientation, size, kind) in [
         (Device::Phone, Orientation::Portrait, (390, 844), "portrait-primary"),
         (Device::Tablet, Orientation::Landscape, (1180, 820), "landscape-primary"),
@@ -70,7 +70,7 @@ fn a_page_finds_the_device() -> Result<()> {
         let live =
             BrowserFixture::open_with_context(device_context(device, orientation), HD, 1.0, CHECKERBOARD)?;
         let phone = device == Device::Phone;
-        for (question, answer) in [
+        for (expression, expected) in [
             ("[innerWidth, innerHeight]", json!([size.0, size.1])),
             ("[screen.width, screen.height]", json!([size.0, size.1])),
             ("screen.orientation.type", json!(kind)),
@@ -82,15 +82,15 @@ fn a_page_finds_the_device() -> Result<()> {
             ("navigator.userAgentData.mobile", json!(phone)),
             ("navigator.userAgentData.platform", json!("Android")),
         ] {
-            let told = live.evaluate(question)?;
-            ensure!(told == answer, "{device:?}: {question} is {told} instead of {answer}");
+            let value = live.evaluate(expression)?;
+            ensure!(value == expected, "{device:?}: {expression} is {value} instead of {expected}");
         }
     }
     Ok(())
 }
 
 #[test]
-fn a_page_for_desktops_is_laid_out_wide() -> Result<()> {
+fn a_page_without_a_viewport_is_980_pixels_wide() -> Result<()> {
     let live = BrowserFixture::open_with_context(
         device_context(Device::Phone, Orientation::Portrait),
         HD,
@@ -103,7 +103,7 @@ fn a_page_for_desktops_is_laid_out_wide() -> Result<()> {
 }
 
 #[test]
-fn an_open_select_lies_at_its_place() -> Result<()> {
+fn an_open_select_is_in_place() -> Result<()> {
     let html = format!(
         "<meta name=viewport content='width=device-width'><style>html {{ background: #0f766e; height: 100% }}
         body {{ margin: 0 }}</style><select id=s style='position:absolute; left:40px; top:80px; width:300px;

@@ -1,7 +1,7 @@
-//! What belongs to a page is in its picture, to the last pixel, and nothing else is.
+//! The picture holds all of the page, popups included, and nothing else.
 
-#[path = "live/rig.rs"]
-mod rig;
+#[path = "live/browser_fixture.rs"]
+mod browser_fixture;
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use anyhow::{Result, ensure};
 use pagecast_core::Picture;
 use serde_json::json;
 
-use rig::{BrowserFixture, count_other_pixels, is_uniform, rgb};
+use browser_fixture::{BrowserFixture, count_other_pixels, is_uniform, rgb};
 
 const HD: (u32, u32) = (1280, 720);
 const TEAL: u32 = 0x0f_766e;
 const RED: u32 = 0xff_0000;
-/// A page of one colour, which the browser's own things do not have.
+/// A page of one colour, which no part of the browser's own interface has.
 const PLAIN: &str = "<style>html { background: #0f766e; height: 100% } body { margin: 0 }</style><body>";
 
-/// Time for something to appear that should not.
+/// How long the picture must stay unchanged.
 const OBSERVATION_TIME: Duration = Duration::from_millis(1500);
 
-/// Moves or clicks the mouse at CSS pixels, as a person would.
+/// Moves or clicks the mouse, at a position in CSS pixels.
 fn send_mouse_event(live: &BrowserFixture, kind: &str, x: i32, y: i32) -> Result<()> {
     let button = if kind == "mouseMoved" { "none" } else { "left" };
     let event = json!({"type": kind, "x": x, "y": y, "button": button, "clickCount": 1});
@@ -58,28 +58,28 @@ fn a_mouse_that_hovers_has_no_cursor() -> Result<()> {
     live.wait_for_picture("the page", |p| is_uniform(p, TEAL))?;
     send_mouse_event(&live, "mouseMoved", 600, 300)?;
     send_mouse_event(&live, "mouseMoved", 604, 302)?;
-    live.wait_for_picture("what hovering does", |p| count_other_pixels(p, (1180, 0, 1280, 720), RED) == 0)?;
+    live.wait_for_picture("the hover style", |p| count_other_pixels(p, (1180, 0, 1280, 720), RED) == 0)?;
     live.assert_picture_stays(OBSERVATION_TIME, "the page", |p| {
         count_other_pixels(p, (0, 0, 1180, 720), TEAL) == 0
     })
 }
 
 #[test]
-fn the_page_is_in_front_of_a_person_with_a_mouse() -> Result<()> {
+fn the_page_detects_focus_and_a_mouse() -> Result<()> {
     let live = BrowserFixture::open(HD, 1.0, PLAIN)?;
-    for (question, answer) in [
+    for (expression, expected) in [
         ("document.hasFocus()", true),
         ("document.visibilityState === 'visible'", true),
         ("matchMedia('(hover: hover)').matches", true),
         ("matchMedia('(pointer: fine)').matches", true),
         ("matchMedia('(prefers-reduced-motion: reduce)').matches", false),
     ] {
-        ensure!(live.evaluate(question)? == answer, "{question} is not {answer}");
+        ensure!(live.evaluate(expression)? == expected, "{expression} is not {expected}");
     }
     Ok(())
 }
 
-/// Whether a frame of one pixel is around the picture and nothing but the page within.
+/// Whether the picture has a border of one pixel, and only the page within.
 fn is_framed(p: &Picture) -> bool {
     let (w, h) = (p.width(), p.height());
     let edges = [(0, 0, w, 1), (0, h - 1, w, h), (0, 0, 1, h), (w - 1, 0, w, h)];
@@ -87,23 +87,23 @@ fn is_framed(p: &Picture) -> bool {
         && count_other_pixels(p, (1, 1, w - 1, h - 1), TEAL) == 0
 }
 
-/// The page has exactly the display, and its outermost pixels are the picture's.
+/// Checks that the page fills the display exactly.
 fn assert_fills_display(size: (u32, u32), scale: f64) -> Result<()> {
     let frame =
         format!("position:fixed; inset:0; border:{}px solid #ff0000; box-sizing:border-box", 1.0 / scale);
     let mut live = BrowserFixture::open(size, scale, &format!("{PLAIN}<div style='{frame}'></div>"))?;
     let css = |side: u32| (f64::from(side) / scale).ceil();
-    for (question, answer) in [
+    for (expression, expected) in [
         ("devicePixelRatio", scale),
         ("innerWidth", css(size.0)),
         ("innerHeight", css(size.1)),
         ("screen.width", css(size.0)),
         ("screen.height", css(size.1)),
     ] {
-        let told = live.evaluate(question)?;
+        let value = live.evaluate(expression)?;
         ensure!(
-            told.as_f64() == Some(answer),
-            "{size:?} at {scale}: {question} is {told} instead of {answer}"
+            value.as_f64() == Some(expected),
+            "{size:?} at {scale}: {expression} is {value} instead of {expected}"
         );
     }
     live.wait_for_picture(&format!("a whole page of {size:?} at {scale}"), is_framed)

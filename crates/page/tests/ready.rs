@@ -1,7 +1,7 @@
-//! What a cast may wait for: something visible, and a network at rest.
+//! Readiness conditions: visible elements, and an idle network.
 
-#[path = "live/rig.rs"]
-mod rig;
+#[path = "live/browser_fixture.rs"]
+mod browser_fixture;
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -9,17 +9,19 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use pagecast_page::browser::CallError;
 
-use rig::BrowserFixture;
+use browser_fixture::BrowserFixture;
 
 const SIZE: (u32, u32) = (400, 300);
-/// Time for a network to come to rest, and twice the half second after which it counts as such.
+/// How long the network may take to become idle.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// More than twice the half second after which the network counts as idle.
 const OBSERVATION_TIME: Duration = Duration::from_millis(1200);
 
 #[test]
-fn only_what_is_visible_matches() -> Result<()> {
-    let html = "<p id=shown>x</p><p id=none style='display:none'>x</p><p id=hidden style='visibility:hidden'>x</p>
-        <p id=empty></p><div id=contents style='display:contents'></div><div class=two hidden></div><div class=two>x</div>";
+fn only_visible_elements_match() -> Result<()> {
+    let html = "<p id=shown>x</p><p id=none style='display:none'>x</p>
+        <p id=hidden style='visibility:hidden'>x</p><p id=empty></p>
+        <div id=contents style='display:contents'></div><div class=two hidden></div><div class=two>x</div>";
     let live = BrowserFixture::open(SIZE, 1.0, html)?;
     for (selector, visible) in [
         ("#shown", true),
@@ -34,10 +36,10 @@ fn only_what_is_visible_matches() -> Result<()> {
         ensure!(live.page.browser()?.has_visible_match(selector)? == visible, "{selector} is not {visible}");
     }
     live.evaluate("document.getElementById('none').style.display = ''")?;
-    ensure!(live.page.browser()?.has_visible_match("#none")?, "what appears does not match");
+    ensure!(live.page.browser()?.has_visible_match("#none")?, "an element that appeared does not match");
     for wrong in ["[[", "", "p:", "\"); alert(\""] {
         match live.page.browser()?.has_visible_match(wrong) {
-            Err(CallError::InvalidSelector(said)) => ensure!(said == wrong, "{said}"),
+            Err(CallError::InvalidSelector(selector)) => ensure!(selector == wrong, "{selector}"),
             other => anyhow::bail!("{wrong:?} gives {other:?}"),
         }
     }
@@ -45,7 +47,7 @@ fn only_what_is_visible_matches() -> Result<()> {
 }
 
 #[test]
-fn a_busy_page_is_not_waited_for() -> Result<()> {
+fn a_busy_page_times_out() -> Result<()> {
     let live = BrowserFixture::open(SIZE, 1.0, "<p>x")?;
     live.evaluate(
         "setTimeout(() => { const end = performance.now() + 3000; while (performance.now() < end); }, 0), 0",
@@ -56,19 +58,19 @@ fn a_busy_page_is_not_waited_for() -> Result<()> {
 }
 
 #[test]
-fn the_network_is_idle_when_nothing_is_loaded_any_more() -> Result<()> {
+fn the_network_is_idle_once_nothing_is_loaded() -> Result<()> {
     let silent = TcpListener::bind(("127.0.0.1", 0))?;
     let html = format!("<p>x</p><img src='http://{}/'>", silent.local_addr()?);
     let live = BrowserFixture::open(SIZE, 1.0, &html)?;
     let state = live.page.browser()?.wait_until(OBSERVATION_TIME, |s| s.network_idle)?;
-    ensure!(!state.network_idle, "an image is still on its way");
+    ensure!(!state.network_idle, "an image is still loading");
     drop(silent);
     let state = live.page.browser()?.wait_until(TIMEOUT, |s| s.network_idle)?;
-    ensure!(state.network_idle, "the image will not come, but the network never rests");
+    ensure!(state.network_idle, "the image failed, but the network is never idle");
     live.evaluate("location.reload()")?;
     let state = live.page.browser()?.wait_until(TIMEOUT, |s| !s.network_idle)?;
-    ensure!(!state.network_idle, "a page that is loaded again counts as idle");
+    ensure!(!state.network_idle, "a page that reloads counts as idle");
     let state = live.page.browser()?.wait_until(TIMEOUT, |s| s.network_idle)?;
-    ensure!(state.network_idle, "the second time, the network never rests");
+    ensure!(state.network_idle, "after the reload, the network is never idle");
     Ok(())
 }

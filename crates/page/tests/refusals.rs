@@ -1,22 +1,22 @@
-//! Whatever a page asks the browser for, as if a person had just clicked: nothing of the browser covers the page, nothing
-//! stops it, and its window stays as it is.
+//! Whatever a page requests from the browser, as if a person had just clicked: no dialog covers the page,
+//! nothing stops it, and its window keeps its size.
 
-#[path = "live/rig.rs"]
-mod rig;
+#[path = "live/browser_fixture.rs"]
+mod browser_fixture;
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use rig::{BrowserFixture, is_uniform};
+use browser_fixture::{BrowserFixture, is_uniform};
 
 const SIZE: (u32, u32) = (800, 600);
 const TEAL: u32 = 0x0f_766e;
 const PAGE: &str = "<style>html { background: #0f766e; height: 100% } input, a { opacity: 0 }</style><body>";
-/// Time for something to appear that should not.
+/// How long the picture must stay unchanged.
 const OBSERVATION_TIME: Duration = Duration::from_millis(700);
 
-/// What is asked for, and the JavaScript that asks. It ends with a promise or at once.
+/// Requests: a name, and JavaScript that returns a promise or nothing.
 const REQUESTS: &[(&str, &str)] = &[
     ("print", "print()"),
     ("dialogs without end", "for (let i = 0; i < 30; i++) { alert(i); confirm(i); prompt(i) }"),
@@ -31,12 +31,14 @@ const REQUESTS: &[(&str, &str)] = &[
     ("camera and microphone", "navigator.mediaDevices.getUserMedia({audio: true, video: true})"),
     (
         "a passkey",
-        "navigator.credentials.get({publicKey: {challenge: new Uint8Array(32), userVerification: 'required'}})",
+        "navigator.credentials.get({publicKey: {challenge: new Uint8Array(32),
+        userVerification: 'required'}})",
     ),
     (
         "to make a passkey",
         "navigator.credentials.create({publicKey: {challenge: new Uint8Array(32), rp: {name: 'x'},
-        user: {id: new Uint8Array(8), name: 'x', displayName: 'x'}, pubKeyCredParams: [{type: 'public-key', alg: -7}]}})",
+        user: {id: new Uint8Array(8), name: 'x', displayName: 'x'},
+        pubKeyCredParams: [{type: 'public-key', alg: -7}]}})",
     ),
     ("a password", "navigator.credentials.get({password: true, mediation: 'required'})"),
     ("a device on USB", "navigator.usb.requestDevice({filters: []})"),
@@ -44,13 +46,16 @@ const REQUESTS: &[(&str, &str)] = &[
     ("an input device", "navigator.hid.requestDevice({filters: []})"),
     ("a device on Bluetooth", "navigator.bluetooth.requestDevice({acceptAllDevices: true})"),
     ("MIDI", "navigator.requestMIDIAccess({sysex: true})"),
-    ("the place", "new Promise((yes, no) => navigator.geolocation.getCurrentPosition(yes, no))"),
+    ("the location", "new Promise((yes, no) => navigator.geolocation.getCurrentPosition(yes, no))"),
     ("notifications", "Notification.requestPermission()"),
     ("a colour of the screen", "new EyeDropper().open()"),
     ("all screens", "getScreenDetails()"),
     ("fonts", "queryLocalFonts()"),
-    ("to pay", "new PaymentRequest([{supportedMethods: 'https://a.invalid/'}], {total: {label: 'x',
-        amount: {currency: 'EUR', value: '1'}}}).show()"),
+    (
+        "to pay",
+        "new PaymentRequest([{supportedMethods: 'https://a.invalid/'}], {total: {label: 'x',
+        amount: {currency: 'EUR', value: '1'}}}).show()",
+    ),
     ("to share", "navigator.share({text: 'x'})"),
     ("to handle mail", "navigator.registerProtocolHandler('mailto', location.origin + '/?%s')"),
     ("to write mail", "location = 'mailto:somebody@a.invalid'"),
@@ -60,13 +65,13 @@ const REQUESTS: &[(&str, &str)] = &[
     ("a tab", "Object.assign(document.createElement('a'), {href: '/', target: '_blank'}).click()"),
     ("a window on top", "documentPictureInPicture.requestWindow()"),
     ("another size", "resizeTo(300, 300); moveTo(50, 50)"),
-    ("to go", "close()"),
+    ("to close the window", "close()"),
 ];
 
-/// Checks that neither picture nor size change while the page asks and after.
-fn assert_unchanged_by(live: &mut BrowserFixture, asked: &str) -> Result<()> {
+/// Checks that neither the picture nor the window size changes while `script` runs and afterwards.
+fn assert_unchanged_by(live: &mut BrowserFixture, script: &str) -> Result<()> {
     live.wait_for_picture("the page", |p| is_uniform(p, TEAL))?;
-    live.evaluate(asked)?;
+    live.evaluate(script)?;
     live.assert_picture_stays(OBSERVATION_TIME, "the page", |p| is_uniform(p, TEAL))?;
     ensure!(live.evaluate("[innerWidth, innerHeight].join()")? == "800,600", "the window changed its size");
     Ok(())
@@ -75,19 +80,19 @@ fn assert_unchanged_by(live: &mut BrowserFixture, asked: &str) -> Result<()> {
 #[test]
 fn nothing_of_the_browser_covers_the_page() -> Result<()> {
     let mut live = BrowserFixture::open(SIZE, 1.0, PAGE)?;
-    let mut wrong = Vec::new();
-    for (what, expression) in REQUESTS {
+    let mut failures = Vec::new();
+    for (name, expression) in REQUESTS {
         let quoted = serde_json::to_string(expression)?;
-        let asked = format!(
+        let script = format!(
             "Promise.race([(async () => eval({quoted}))().then(() => 'granted', error => error.name),
             new Promise(done => setTimeout(done, 300, 'open'))])"
         );
-        if let Err(error) = assert_unchanged_by(&mut live, &asked) {
-            wrong.push(format!("{what}: {error:#}"));
+        if let Err(error) = assert_unchanged_by(&mut live, &script) {
+            failures.push(format!("{name}: {error:#}"));
             drop(live);
             live = BrowserFixture::open(SIZE, 1.0, PAGE)?;
         }
     }
-    ensure!(wrong.is_empty(), "{wrong:#?}");
+    ensure!(failures.is_empty(), "{failures:#?}");
     Ok(())
 }

@@ -20,7 +20,7 @@ use pulseaudio::protocol::{
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A sound card in a folder of its own.
+/// A sound card in its own folder.
 struct Fixture {
     sound: Option<SoundCard>,
     out: Receiver<Samples>,
@@ -60,15 +60,15 @@ impl Fixture {
         Client { reader: BufReader::new(socket.try_clone().unwrap()), socket, seq: 0 }
     }
 
-    /// Everything told until sample `end`, from sample 0 on.
+    /// Receives all samples from sample 0 to at least `end`.
     fn receive_samples(&self, end: usize) -> Vec<[f32; 2]> {
-        let mut heard = Vec::new();
-        while heard.len() < end {
-            let samples = self.out.recv_timeout(TIMEOUT).expect("samples keep coming");
-            assert_eq!(samples.start, heard.len() as u64);
-            heard.extend(samples.pcm.as_chunks::<2>().0);
+        let mut all = Vec::new();
+        while all.len() < end {
+            let samples = self.out.recv_timeout(TIMEOUT).expect("no samples within 10 s");
+            assert_eq!(samples.start, all.len() as u64);
+            all.extend(samples.pcm.as_chunks::<2>().0);
         }
-        heard
+        all
     }
 }
 
@@ -118,7 +118,7 @@ impl Client {
         read_ack_message(&mut self.reader).unwrap();
     }
 
-    /// Whether the server has closed the connection, once it has nothing more to say.
+    /// Whether the server closes the connection.
     fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {
@@ -144,39 +144,39 @@ fn a_beep_is_heard_where_the_reported_latency_says() {
     let origin = card.start_capture();
     std::thread::sleep(Duration::from_millis(50));
     client.uncork(channel);
-    // The first turn tells that the stream started.
+    // The first mixing period reports the start of the stream.
     assert_eq!(read_command_message(&mut client.reader, 35).unwrap().1, Command::Started(channel));
     let before = clock::now();
     client.send(&Command::GetPlaybackLatency(LatencyParams { channel, now: UNIX_EPOCH }));
     let (_, latency) = read_reply_message::<PlaybackLatency>(&mut client.reader, 35).unwrap();
     let after = clock::now();
-    let heard = card.receive_samples(48_000);
-    let first = heard.iter().position(|f| *f != [0.0; 2]).unwrap();
+    let samples = card.receive_samples(48_000);
+    let first = samples.iter().position(|f| *f != [0.0; 2]).unwrap();
     let left = 24_000 - (latency.read_offset / 8) as usize;
     let index = |t: HostTime| (t.since(origin).as_nanos() * 48_000 / 1_000_000_000) as usize;
     let range = index(before) + left..=index(after) + left;
     assert!(latency.playing && latency.sink_usec == 0);
     assert!(range.contains(&first), "heard at {first}, expected within {range:?}");
-    assert!(heard[first..first + 48].iter().all(|f| *f == [0.5, -0.25]));
+    assert!(samples[first..first + 48].iter().all(|f| *f == [0.5, -0.25]));
     let stats = card.sound().stats();
     assert_eq!((stats.streams_open, stats.peak, stats.dropped_samples), (1, [0.5, 0.25], 0));
-    assert_eq!(card.sound().stats().peak, [0.0, 0.0], "a level is told once");
+    assert_eq!(card.sound().stats().peak, [0.0, 0.0], "reading the peak resets it");
 }
 
 #[test]
-fn silence_is_told_in_real_time() {
+fn silence_is_emitted_in_real_time() {
     let card = Fixture::new("silence", 1000);
     std::thread::sleep(Duration::from_millis(30));
-    assert!(card.out.try_recv().is_err(), "nothing before the beginning");
+    assert!(card.out.try_recv().is_err(), "no samples before the origin");
     let origin = card.start_capture();
-    let heard = card.receive_samples(24_000);
-    let late = clock::now().since(origin + Duration::from_millis(heard.len() as u64 / 48));
-    assert!(heard.iter().all(|f| *f == [0.0; 2]));
+    let samples = card.receive_samples(24_000);
+    let late = clock::now().since(origin + Duration::from_millis(samples.len() as u64 / 48));
+    assert!(samples.iter().all(|f| *f == [0.0; 2]));
     assert!(late < Duration::from_millis(100), "{late:?} late");
 }
 
 #[test]
-fn a_slow_receiver_finds_the_right_index_again() {
+fn a_slow_receiver_gets_the_right_index_after_a_gap() {
     let card = Fixture::new("slow", 2);
     card.start_capture();
     let deadline = Instant::now() + TIMEOUT;
@@ -207,11 +207,11 @@ fn one_bad_client_does_not_disturb_another() {
         ("an empty command", command(0)),
         ("a cut off string", [command(12), b"L\0\0\0\x0aL\0\0\0\x01tx".to_vec()].concat()),
     ];
-    for (what, bytes) in bad {
+    for (name, bytes) in bad {
         let mut client = card.connect();
         client.socket.write_all(&bytes).unwrap();
-        assert!(client.is_closed(), "{what} ends the connection");
-        assert!(good.is_served(), "{what} is not the others' problem");
+        assert!(client.is_closed(), "{name} ends the connection");
+        assert!(good.is_served(), "{name} affects another client");
     }
     let mut cut_off = card.connect();
     cut_off.socket.write_all(&command(100)).unwrap();
@@ -220,17 +220,17 @@ fn one_bad_client_does_not_disturb_another() {
 }
 
 #[test]
-fn ten_thousand_questions_without_listening() {
-    let card = Fixture::new("questions", 1000);
-    let (mut good, mut rude) = (card.connect(), card.connect());
+fn ten_thousand_requests_without_reading() {
+    let card = Fixture::new("requests", 1000);
+    let (mut good, mut hostile) = (card.connect(), card.connect());
     good.authenticate();
-    rude.authenticate();
+    hostile.authenticate();
     let mut bytes = Vec::new();
     (0..10_000)
         .for_each(|seq| write_command_message(&mut bytes, seq, &Command::GetSinkInfoList, 35).unwrap());
-    rude.socket.set_nonblocking(true).unwrap();
+    hostile.socket.set_nonblocking(true).unwrap();
     let mut written = 0;
-    while let Ok(n) = rude.socket.write(&bytes[written..]) {
+    while let Ok(n) = hostile.socket.write(&bytes[written..]) {
         written += n;
         assert!(good.is_served());
         if written == bytes.len() {
@@ -238,16 +238,16 @@ fn ten_thousand_questions_without_listening() {
         }
     }
     assert!(good.is_served());
-    rude.socket.set_nonblocking(false).unwrap();
+    hostile.socket.set_nonblocking(false).unwrap();
     let mut rest = bytes.split_off(written);
-    let mut writer = rude.socket.try_clone().unwrap();
-    let asking = std::thread::spawn(move || writer.write_all(&std::mem::take(&mut rest)));
+    let mut writer = hostile.socket.try_clone().unwrap();
+    let sending = std::thread::spawn(move || writer.write_all(&std::mem::take(&mut rest)));
     for seq in 0..10_000 {
         let (answered, _) =
-            read_reply_message::<Vec<pulseaudio::protocol::SinkInfo>>(&mut rude.reader, 35).unwrap();
-        assert_eq!(answered, seq, "once it listens, it gets every answer");
+            read_reply_message::<Vec<pulseaudio::protocol::SinkInfo>>(&mut hostile.reader, 35).unwrap();
+        assert_eq!(answered, seq, "once it reads, it gets every reply");
     }
-    asking.join().unwrap().unwrap();
+    sending.join().unwrap().unwrap();
 }
 
 #[test]
@@ -263,18 +263,18 @@ fn a_thousand_connections() {
     let deadline = Instant::now() + TIMEOUT;
     loop {
         let mut client = card.connect();
-        let hello = Command::Auth(AuthParams { version: 35, ..Default::default() });
-        if write_command_message(&mut client.socket, 0, &hello, 35).is_ok()
+        let auth = Command::Auth(AuthParams { version: 35, ..Default::default() });
+        if write_command_message(&mut client.socket, 0, &auth, 35).is_ok()
             && read_reply_message::<AuthReply>(&mut client.reader, 35).is_ok()
         {
             break;
         }
-        assert!(Instant::now() < deadline, "there is room again once the crowd is gone");
+        assert!(Instant::now() < deadline, "new clients are accepted once the others are gone");
     }
 }
 
 #[test]
-fn a_socket_in_use_is_not_taken() {
+fn a_socket_in_use_is_an_error() {
     let card = Fixture::new("twice", 1);
     let config = Config {
         socket: card.sound().socket().to_owned(),

@@ -1,17 +1,17 @@
-//! Videos that are larger than the page may play, wherever they are in it.
+//! Detection of videos that are larger than the page may play.
 
-#[path = "live/rig.rs"]
-mod rig;
+#[path = "live/browser_fixture.rs"]
+mod browser_fixture;
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use browser_fixture::BrowserFixture;
 use pagecast_core::spec::{ReadySignal, Size};
 use pagecast_page::browser::PagePolicy;
-use rig::BrowserFixture;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Long enough for a video to be told of.
+/// Long enough for a video to be reported.
 const OBSERVATION_TIME: Duration = Duration::from_secs(2);
 
 /// A page that can play videos of any size.
@@ -31,7 +31,7 @@ const PLAYER: &str = r#"<body>A player<script>
     }
     function inFrame(width, height) {
         const frame = document.createElement("iframe");
-        // Of another origin: in a process of its own.
+        // Another origin, so in its own process.
         const html = `<body><script>${play}; play(document.body, ${width}, ${height})<\/script>`;
         frame.src = "data:text/html," + encodeURIComponent(html);
         document.body.append(frame);
@@ -46,7 +46,7 @@ fn open(max_video: Option<Size>) -> Result<BrowserFixture> {
 }
 
 #[test]
-fn a_large_video_is_seen_wherever_it_is() -> Result<()> {
+fn a_large_video_is_detected_wherever_it_is() -> Result<()> {
     for expression in [
         "play(document.body, 1284, 720).then(() => true)",
         "play(document.body, 726, 900).then(() => true)",
@@ -62,7 +62,7 @@ fn a_large_video_is_seen_wherever_it_is() -> Result<()> {
 }
 
 #[test]
-fn a_video_that_is_small_enough_is_none_of_our_business() -> Result<()> {
+fn smaller_videos_are_not_reported() -> Result<()> {
     for (limit, expression) in [
         (
             Some(Size::HD),
@@ -71,7 +71,7 @@ fn a_video_that_is_small_enough_is_none_of_our_business() -> Result<()> {
         (None, "play(document.body, 1284, 720).then(() => true)"),
     ] {
         let live = open(limit)?;
-        ensure!(live.evaluate(expression)? == true, "it plays");
+        ensure!(live.evaluate(expression)? == true, "the video does not play");
         let state =
             live.page.browser()?.wait_until(OBSERVATION_TIME, |state| state.oversized_video.is_some())?;
         ensure!(state.oversized_video.is_none(), "{expression}: {state:?}");
@@ -80,20 +80,21 @@ fn a_video_that_is_small_enough_is_none_of_our_business() -> Result<()> {
 }
 
 #[test]
-fn a_page_finds_no_more_than_was_agreed() -> Result<()> {
-    let rules =
+fn a_page_finds_only_the_agreed_functions() -> Result<()> {
+    let policy =
         PagePolicy { signal: ReadySignal::Webcast, max_video_size: Some(Size::HD), ..PagePolicy::default() };
-    // Names that our own scripts use are the page's to use, too.
-    let names = "const tell = 1, value = 2, watch = 3, look = 4, FUNCTIONS = 5, BINDING = 6, functions = 7, binding = 8;";
+    // The page may use the names that our own scripts use.
+    let names = "const report = 1, value = 2, watch = 3, check = 4, FUNCTIONS = 5, BINDING = 6, \
+                 functions = 7, binding = 8;";
     let live = BrowserFixture::open_with_policy(
-        rules,
-        &format!("<body>A page<script>{names}; window.fine = tell + binding;</script>"),
+        policy,
+        &format!("<body>A page<script>{names}; window.fine = report + binding;</script>"),
     )?;
-    ensure!(live.evaluate("window.fine")? == 9, "its own names are taken");
+    ensure!(live.evaluate("window.fine")? == 9, "our scripts occupy its names");
     let ours = "Object.keys(window).filter((name) => name.includes('pagecast')).join()";
     ensure!(live.evaluate(ours)? == "", "{}", live.evaluate(ours)?);
-    let told = "typeof onWebcastStart + typeof onWebcastEnd + typeof notifyReady";
-    ensure!(live.evaluate(told)? == "functionfunctionundefined", "{}", live.evaluate(told)?);
+    let types = "typeof onWebcastStart + typeof onWebcastEnd + typeof notifyReady";
+    ensure!(live.evaluate(types)? == "functionfunctionundefined", "{}", live.evaluate(types)?);
     live.evaluate("onWebcastStart()")?;
     let state = live.page.browser()?.wait_until(TIMEOUT, |state| state.signalled_ready)?;
     ensure!(state.signalled_ready && !state.signalled_end, "{state:?}");

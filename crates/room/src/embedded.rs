@@ -1,10 +1,10 @@
-//! A room to publish and watch in, within this process: WHIP in, WHEP out, and a page.
+//! Embedded rooms: a selective forwarding unit in this process, with WHIP in, WHEP out and a viewer page.
 //!
-//! Packets are passed on as they are. Each viewer gets one layer of the picture, which is chosen by what its
-//! line carries; what it gets goes on without a gap when the layer changes, or the publisher goes and comes
-//! again.
+//! Packets are forwarded without transcoding. Each viewer gets one layer of the video, selected by the
+//! bandwidth of its link. Its stream continues without a gap when the layer changes or the publisher
+//! reconnects.
 //!
-//! [`sfu`] decides; [`io_loop`] carries its datagrams, and [`http`] the words; nothing else here does any IO.
+//! [`sfu`] decides; [`io_loop`] moves its datagrams, and [`http`] answers requests. Nothing else does IO.
 
 mod command;
 mod demux;
@@ -41,34 +41,34 @@ use self::sfu::{SessionConfig, Sfu};
 pub use self::stats::{LayerStats, PublisherStats, RoomStats, ViewerStats};
 use crate::rtc::answerer::Certificate;
 
-/// Commands that wait for the room's thread; more wait with whoever gives them.
+/// Commands that wait for the media thread. When full, requests wait for a place until their timeout.
 const MAX_QUEUED_COMMANDS: usize = 64;
 
-/// How the rooms are reached, and by whom.
+/// Configuration of the embedded rooms.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the web server listens; port 0: any.
+    /// Address of the HTTP listener; port 0 means any.
     pub http: SocketAddr,
-    /// Where media come and go, all of them through one port; port 0: any.
+    /// UDP address of all media; port 0 means any.
     pub media: SocketAddr,
-    /// Whether they can go by TCP too, through the port of the same number, where UDP does not get through.
+    /// Whether media may use TCP on the port of the same number, for clients whose UDP is blocked.
     pub tcp: bool,
-    /// Where others reach `media`, if that is not where it is; port 0: its port.
+    /// Addresses that clients use for `media`, if they differ from it; port 0 means the port of `media`.
     pub advertised_addresses: Vec<SocketAddr>,
-    /// Who may do what.
+    /// Who may publish and watch.
     pub access: Access,
-    /// How much of everything.
+    /// Limits of rooms and sessions.
     pub limits: Limits,
-    /// Connections of the web server.
+    /// Limits of HTTP connections.
     pub connection_limits: pagecast_listen::Limits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let here = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         Self {
-            http: here(8080),
-            media: here(0),
+            http: loopback(8080),
+            media: loopback(0),
             tcp: true,
             advertised_addresses: Vec::new(),
             access: Access::Open,
@@ -81,42 +81,41 @@ impl Default for Config {
 /// Who may publish and watch.
 #[derive(Debug, Clone)]
 pub enum Access {
-    /// Everybody on this machine.
+    /// Every client on this machine.
     Open,
-    /// Who has a token that was made with this secret; see [`token`].
+    /// Clients with a token signed with this secret; see [`token`].
     Jwt(Secret),
 }
 
-/// How much there may be of everything. What is more is refused.
+/// Limits of rooms and sessions. Requests above a limit are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Rooms with somebody in them. Rooms of this service's own casts are not refused for it.
+    /// Most rooms with a session. Casts of this service are exempt.
     pub rooms: usize,
-    /// Rooms of one application: what stands before the `~` in their names. Names without one have no such
-    /// limit.
+    /// Most rooms of one application, which is the part before the `~` in a room's name. Names without `~`
+    /// are exempt.
     pub rooms_per_application: usize,
-    /// Users that publish in a room.
+    /// Most users that publish in one room.
     pub publishers_per_room: usize,
-    /// Viewers in a room.
+    /// Most viewers in one room.
     pub viewers_per_room: usize,
-    /// Viewers in all rooms of one application.
+    /// Most viewers in all rooms of one application.
     pub viewers_per_application: usize,
-    /// Viewers in all rooms.
+    /// Most viewers in all rooms.
     pub viewers: usize,
-    /// Sessions with one token that have not connected yet. All viewers of a room may have the same one, and
+    /// Most sessions with one token that are still connecting. All viewers of a room may share a token, and
     /// connect within a second.
     pub connecting_per_token: usize,
-    /// Sessions from one address that have not connected yet: an IPv4 address, or a network of 64 bits of
-    /// IPv6. This machine's own addresses have no such limit, as a proxy in front of the rooms has one of
-    /// them.
+    /// Most sessions from one IPv4 address or IPv6 /64 network that are still connecting. Local addresses are
+    /// exempt, because a proxy in front of the rooms has one.
     pub connecting_per_address: usize,
-    /// Bytes of an offer.
+    /// Longest offer, in bytes.
     pub sdp_bytes: usize,
 }
 
 impl Default for Limits {
-    /// A gigabit carries 500 viewers at 2 Mbit/s. One application can have half of everything, so that no
-    /// other is shut out by it.
+    /// A gigabit carries 500 viewers at 2 Mbit/s. One application gets half of the rooms and viewers, so that
+    /// it cannot shut out the others.
     fn default() -> Self {
         Self {
             rooms: 100,
@@ -132,30 +131,30 @@ impl Default for Limits {
     }
 }
 
-/// Why the rooms cannot be opened.
+/// Why the rooms cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An open room is only for this machine.
-    #[error("a room without tokens can only be reached from this machine: listen on 127.0.0.1, not on {0}")]
+    /// Rooms without tokens may only listen on a loopback address.
+    #[error("rooms without tokens may not listen on {0}; use a loopback address or set a secret")]
     OpenNotLoopback(SocketAddr),
-    /// An address is in use, or is not ours.
+    /// The address is in use or not an address of this machine.
     #[error("cannot listen on {address} for {what}")]
     Listen {
-        /// Where.
+        /// Address of the socket.
         address: SocketAddr,
-        /// For what.
+        /// Use of the address: HTTP or media.
         what: &'static str,
-        /// Why not.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
-    /// The system does not give what is needed.
+    /// The system refused a resource.
     #[error("cannot start the rooms")]
     Start(#[source] io::Error),
 }
 
-/// Running rooms. Dropped, they end.
+/// Running rooms. Dropping it ends them.
 #[derive(Debug)]
 pub struct Server {
     http: SocketAddr,
@@ -167,10 +166,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts two threads: `room` for media, `room-http` for words.
+    /// Starts two threads: `room-media` for media and `room-http` for HTTP.
     ///
     /// # Errors
-    /// [`ErrorBody`].
+    /// [`Error`].
     pub fn start(config: Config) -> Result<Self, Error> {
         if matches!(config.access, Access::Open) && !config.http.ip().is_loopback() {
             return Err(Error::OpenNotLoopback(config.http));
@@ -187,18 +186,18 @@ impl Server {
             sockets::advertised_addresses(&config.advertised_addresses, media).map_err(Error::Start)?;
         let expected = Arc::new(Mutex::new(ExpectedPublishers::default()));
         let limits = config.limits;
-        let setup = SessionConfig {
+        let session_config = SessionConfig {
             certificate,
             addresses,
             tcp: config.tcp,
             limits,
             expected: Arc::clone(&expected),
         };
-        let hub = Sfu::new(Instant::now(), setup);
+        let sfu = Sfu::new(Instant::now(), session_config);
         let stats = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = watch::channel(false);
-        let (commands, orders) = mpsc::channel(MAX_QUEUED_COMMANDS);
-        let rooms = http::AppState {
+        let (commands, command_receiver) = mpsc::channel(MAX_QUEUED_COMMANDS);
+        let state = http::AppState {
             commands,
             stats: Arc::clone(&stats),
             access: Arc::new(config.access),
@@ -206,63 +205,64 @@ impl Server {
             token_hasher: RandomState::new(),
         };
         let mut server = Self { http, media, stats: Arc::clone(&stats), expected, stop, threads: Vec::new() };
-        let told = stopped.clone();
-        server.spawn("room", async move || io_loop::run(hub, sockets, orders, stats, told).await)?;
+        let media_stop = stopped.clone();
+        server.spawn("room-media", async move || {
+            io_loop::run(sfu, sockets, command_receiver, stats, media_stop).await;
+        })?;
         server.spawn("room-http", async move || match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                let router = http::router(rooms);
+                let router = http::router(state);
                 http::serve::run(listener, config.connection_limits, router, limits.viewers, stopped).await;
             }
-            Err(error) => tracing::error!(%error, "the room's web server cannot be started"),
+            Err(error) => tracing::error!(%error, "room HTTP listener failed"),
         })?;
         Ok(server)
     }
 
-    fn spawn<F>(&mut self, name: &str, what: F) -> Result<(), Error>
+    fn spawn<F>(&mut self, name: &str, task: F) -> Result<(), Error>
     where
         F: AsyncFnOnce() + Send + 'static,
     {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.map_err(Error::Start)?;
         let thread = std::thread::Builder::new().name(name.to_owned());
-        let thread = thread.spawn(move || runtime.block_on(what())).map_err(Error::Start)?;
+        let thread = thread.spawn(move || runtime.block_on(task())).map_err(Error::Start)?;
         self.threads.push(thread);
         Ok(())
     }
 
-    /// A cast of this service is going to publish in this room as this user. From now on its viewers can wait
-    /// in the room, for two hours unless this is said again, and the cast finds a place in it however many
-    /// rooms there are.
+    /// Announces that a cast of this service will publish in this room as this user. For two hours, viewers
+    /// may wait in the room, and the cast is exempt from the limit of rooms. Repeated calls extend the time.
     pub fn expect_publisher(&self, room: &str, user: &str) {
         let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         expected.add(Instant::now(), room, user);
     }
 
-    /// Where the web server listens.
+    /// Address of the HTTP listener.
     #[must_use]
     pub fn http_addr(&self) -> SocketAddr {
         self.http
     }
 
-    /// Where media come and go.
+    /// Address of the media port.
     #[must_use]
     pub fn media_addr(&self) -> SocketAddr {
         self.media
     }
 
-    /// How a room is, at most half a second ago; none if nobody is in it.
+    /// Statistics of a room, at most half a second old. `None` if the room has no session.
     #[must_use]
     pub fn stats(&self, room: &str) -> Option<RoomStats> {
         self.rooms().into_iter().find(|stats| stats.room == room)
     }
 
-    /// All rooms that somebody is in.
+    /// Statistics of all rooms with a session.
     #[must_use]
     pub fn rooms(&self) -> Vec<RoomStats> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends all sessions, and waits until both threads are over.
+    /// Ends all sessions and waits for the threads.
     pub fn stop(self) {
         drop(self);
     }
@@ -273,7 +273,7 @@ impl Drop for Server {
         self.stop.send_replace(true);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                tracing::error!("a thread of the rooms panicked");
+                tracing::error!("room thread panicked");
             }
         }
     }

@@ -1,13 +1,13 @@
-//! Rooms: packets become a WebRTC stream.
+//! Rooms: sends the encoded packets of a cast as a WebRTC stream.
 //!
 //! A [`publish::Publisher`] sends the packets of one cast to a server, over a connection that one of
-//! [`signaling`]'s dialects sets up: WHIP, LiveKit, Janus. [`embedded`] is such a server: WHIP in, WHEP out,
-//! with a page to watch it on.
+//! the protocols in [`signaling`] sets up: WHIP, LiveKit or Janus. [`embedded`] is such a server: WHIP in,
+//! WHEP out, with a viewer page.
 //!
-//! The path is `Packet → publish → rtc → net → the server`; back come wishes for keyframes and bitrates,
-//! which the encoders are told through [`publish::EncoderControl`].
+//! The path is `Packet → publish → rtc → net → the server`. Keyframe requests and target bitrates come back
+//! and reach the encoders through [`publish::EncoderControl`].
 //!
-//! Deliberately absent: encoding (packets come ready, and nothing is decoded here), and the page.
+//! Deliberately absent: encoding, decoding, and the web page that is cast.
 
 mod congestion;
 pub mod embedded;

@@ -1,4 +1,4 @@
-//! All sockets of one connection: this machine's own, those of TURN servers, and connections to servers that want TCP.
+//! All sockets of one peer connection: local UDP sockets, TURN allocations and active TCP connections.
 
 mod gather;
 mod ice_server;
@@ -22,42 +22,43 @@ use crate::rtc::{Candidate, Protocol};
 use relay::PeerDatagram;
 use tcp_active::ActiveTcp;
 
-/// Most addresses of this machine that are offered.
+/// Most local addresses that become candidates; each one costs a socket and connectivity checks.
 const MAX_LOCAL_ADDRESSES: usize = 8;
-/// Datagrams that wait to be read. Full: sockets are read no further, and the system drops what comes.
+/// Received datagrams that wait. When full, sockets are not read and the kernel drops what arrives.
 const MAX_QUEUED_DATAGRAMS: usize = 256;
-/// Longest datagram; what is longer is none of ours.
+/// Largest datagram, in bytes; ours fit into an MTU of 1500.
 const MAX_DATAGRAM_BYTES: usize = 2000;
 
-/// Why there is no way out of this machine.
+/// Why no socket could be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
-    /// No socket can be opened.
+    /// The system refused a socket.
     #[error("cannot open a socket: {0}")]
     Socket(#[from] io::Error),
-    /// All is to be relayed, and no server does. This is what became of the last one.
-    #[error("no TURN server relays: {server}: {why}")]
+    /// Only relayed candidates are allowed, and no TURN server gave one. This is the last server's error.
+    #[error("no TURN server gave a relayed address: {server}: {why}")]
     NoRelay {
-        /// Its address.
+        /// Address of the server.
         server: String,
-        /// What went wrong.
+        /// Its error.
         why: String,
     },
 }
 
-/// Something that arrived.
+/// A received datagram.
 #[derive(Debug)]
 pub(crate) struct ReceivedDatagram {
     pub(crate) protocol: Protocol,
-    /// Who sent it.
+    /// Address of the sender.
     pub(crate) from: SocketAddr,
-    /// Which candidate of ours it was sent to.
+    /// Local candidate that it was sent to.
     pub(crate) to: SocketAddr,
     pub(crate) data: Vec<u8>,
 }
 
-/// All sockets of one connection, and what reads them. Dropped, they are closed, and relayed addresses are given back.
+/// All sockets of one peer connection and the tasks that read them. Dropping it closes the sockets and
+/// releases the TURN allocations.
 #[derive(Debug)]
 pub(crate) struct IceSockets {
     udp: Vec<(SocketAddr, Arc<UdpSocket>)>,
@@ -66,17 +67,17 @@ pub(crate) struct IceSockets {
     candidates: Vec<Candidate>,
     sender: mpsc::Sender<ReceivedDatagram>,
     received: mpsc::Receiver<ReceivedDatagram>,
-    /// What came while servers were asked.
+    /// Datagrams that arrived while candidates were gathered.
     received_while_gathering: VecDeque<ReceivedDatagram>,
     tasks: JoinSet<()>,
 }
 
 impl IceSockets {
-    /// Opens a socket on each address of this machine, and asks the servers for more. `local`: the server is on this machine, so its
-    /// own addresses will do.
+    /// Opens a socket on each local address and gathers further candidates from the ICE servers. `local`
+    /// says that the remote peer is on this machine, so that loopback addresses are used, too.
     ///
     /// # Errors
-    /// There is no address at all: no socket can be opened, or, if all is to be relayed, no server gives one.
+    /// There is no candidate: no socket can be opened, or only relayed ones are allowed and there is none.
     pub(crate) async fn open(ice: &Ice, local: bool) -> Result<Self, Error> {
         let (sender, received) = mpsc::channel(MAX_QUEUED_DATAGRAMS);
         let mut net = Self {
@@ -117,18 +118,18 @@ impl IceSockets {
         Ok(())
     }
 
-    /// The ways in which this side can be reached.
+    /// Local candidates.
     pub(crate) fn candidates(&self) -> &[Candidate] {
         &self.candidates
     }
 
-    /// Sends from one of the candidates. Never waits: what does not fit into a socket is lost, as it would be on the way.
+    /// Sends from one of the candidates. Never waits: a datagram that a full socket does not take is lost.
     pub(crate) fn send(&mut self, protocol: Protocol, from: SocketAddr, to: SocketAddr, data: &[u8]) {
         if protocol == Protocol::Tcp {
             self.tcp_active.send((from, to), data, &self.sender, &mut self.tasks);
         } else if let Some((_, relay)) = self.relays.iter().find(|(relayed, _)| *relayed == from) {
             if relay.try_send((to, data.to_vec())).is_err() {
-                tracing::trace!(%to, "a datagram is not relayed");
+                tracing::trace!(%to, "datagram dropped, relay queue full");
             }
         } else {
             self.send_udp(from, to, data);
@@ -139,33 +140,33 @@ impl IceSockets {
         if let Some((_, socket)) = self.udp.iter().find(|(address, _)| *address == from)
             && let Err(error) = socket.try_send_to(data, to)
         {
-            tracing::trace!(%error, %to, "a datagram is not sent");
+            tracing::trace!(%error, %to, "datagram send failed");
         }
     }
 
-    /// Asks further servers for ways in which this side can be reached: the new ones.
+    /// Gathers candidates from further ICE servers and returns the new ones.
     pub(crate) async fn add_ice_servers(&mut self, ice: &Ice) -> Vec<Candidate> {
         let known: HashSet<_> = self.candidates.iter().map(Candidate::to_sdp_string).collect();
         if let Some(error) = self.gather_candidates(&ice.servers, ice.relay_only).await {
-            tracing::debug!(%error, "not every server for ICE is of use");
+            tracing::debug!(%error, "some ICE servers failed");
         }
         let is_new = |c: &&Candidate| !known.contains(&c.to_sdp_string());
         self.candidates.iter().filter(is_new).cloned().collect()
     }
 
-    /// The next datagram, if one waits.
+    /// The next datagram, if one is queued.
     pub(crate) fn try_receive(&mut self) -> Option<ReceivedDatagram> {
         self.received_while_gathering.pop_front().or_else(|| self.received.try_recv().ok())
     }
 
-    /// Waits for the next datagram. Safe to be dropped and called again.
+    /// Waits for the next datagram. Cancel-safe.
     pub(crate) async fn receive(&mut self) -> ReceivedDatagram {
-        if let Some(kept) = self.received_while_gathering.pop_front() {
-            return kept;
+        if let Some(earlier) = self.received_while_gathering.pop_front() {
+            return earlier;
         }
         match self.received.recv().await {
             Some(received) => received,
-            // All sockets failed; nothing comes any more, which others notice.
+            // All sockets failed. The session notices the silence.
             None => std::future::pending().await,
         }
     }
@@ -182,24 +183,24 @@ async fn receive_loop(socket: Arc<UdpSocket>, address: SocketAddr, sender: mpsc:
                     return;
                 }
             }
-            // Somebody refused what was sent: that says nothing about the socket.
+            // ICMP refused an earlier datagram; the socket itself is fine.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(error) => {
-                tracing::debug!(%error, %address, "a socket is read no longer");
+                tracing::debug!(%error, %address, "socket receive failed");
                 return;
             }
         }
     }
 }
 
-/// Addresses of this machine that a server could send to.
+/// Addresses of this machine that the remote peer could send to.
 fn local_addresses(local: bool) -> io::Result<Vec<IpAddr>> {
     let fits = |ip: &IpAddr| match ip {
         IpAddr::V4(v4) => !v4.is_link_local() && (local || !v4.is_loopback()),
         IpAddr::V6(v6) => !v6.is_unicast_link_local() && (local || !v6.is_loopback()),
     };
     let mut found: Vec<IpAddr> = if_addrs::get_if_addrs()?.iter().map(if_addrs::Interface::ip).collect();
-    // This machine's own first, as they are only there where they are of use.
+    // Loopback addresses come first: they are included only if the peer is on this machine.
     found.sort_by_key(|ip| (!ip.is_loopback(), ip.is_ipv6()));
     Ok(found.into_iter().filter(fits).take(MAX_LOCAL_ADDRESSES).collect())
 }

@@ -1,4 +1,4 @@
-//! One cast's stream in a room.
+//! Publishes the stream of one cast to a room.
 
 mod bitrate;
 mod media;
@@ -20,41 +20,41 @@ use media::lock_status;
 use runner::Runner;
 pub use status::{LayerStatus, Status};
 
-/// News that wait to be heard. Full: later ones are not told; the status says it, too.
+/// Events that wait to be read. When full, later ones are dropped; the status contains the latest state.
 const MAX_QUEUED_EVENTS: usize = 64;
-/// Commands on their way. There are never more than two.
+/// Commands that wait for the thread. There are never more than two.
 const MAX_QUEUED_COMMANDS: usize = 4;
 
-/// What the encoders of a room are told. Layers are counted from 0, the larger one first.
+/// Control of a room's encoders. Layers are counted from 0, the larger one first.
 pub trait EncoderControl: Send + 'static {
-    /// A keyframe is wanted, with the next tick.
+    /// Requests a keyframe with the next tick.
     fn request_keyframe(&self, layer: usize);
-    /// What a layer may cost from now on.
+    /// Sets the target of a layer.
     fn set_target(&self, layer: usize, target: LayerTarget);
 }
 
-/// What a layer may cost.
+/// Target of a layer's encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerTarget {
-    /// Cap on the bitrate in bit/s; 0: the layer is not wanted, and nothing is encoded.
+    /// Bitrate cap in bit/s; 0 pauses the layer.
     pub bitrate_bps: u32,
-    /// Most frames per second.
+    /// Highest frame rate, in frames per second.
     pub fps: u32,
 }
 
-/// Packets for a room, from the encoders.
+/// Encoded packets for a room.
 #[derive(Debug)]
 pub struct Feed {
-    /// The picture's layers, the larger one first.
+    /// Packets of the video layers, the larger one first.
     pub video: Vec<mpsc::Receiver<Packet>>,
-    /// Opus, 20 ms a packet.
+    /// Opus packets of 20 ms.
     pub audio: mpsc::Receiver<Packet>,
 }
 
-/// What happened to a room.
+/// Event of a publisher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublisherEvent {
-    /// Where it stands now, and why.
+    /// New state of the connection, and its error.
     pub event: Event,
 }
 
@@ -63,8 +63,8 @@ enum Command {
     Stop,
 }
 
-/// A stream that is published, on the thread `room`. It connects at once, and sends when it is fed; a connection that is lost is made again
-/// until it is stopped. Dropped, it stops without a goodbye.
+/// Publishes a stream, on the thread `room`. It connects at once, sends once it has a feed, and reconnects
+/// until it is stopped. Dropping it ends it without closing the session on the server.
 #[derive(Debug)]
 pub struct Publisher {
     commands: mpsc::Sender<Command>,
@@ -81,7 +81,7 @@ impl Publisher {
     pub fn start(room: Room) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (commands, receiver) = mpsc::channel(MAX_QUEUED_COMMANDS);
-        let (sender, news) = sync_channel(MAX_QUEUED_EVENTS);
+        let (sender, events) = sync_channel(MAX_QUEUED_EVENTS);
         let status = Arc::new(Mutex::new(Status {
             server: room.redacted_url(),
             state: State::Idle,
@@ -95,46 +95,45 @@ impl Publisher {
         let runner = Runner::new(room, receiver, sender, Arc::clone(&status));
         let thread = std::thread::Builder::new().name("room".into()).spawn(move || {
             runtime.block_on(runner.run());
-            // A name that is being looked up must not hold up the end.
+            // A blocking DNS lookup must not delay the end of the thread.
             runtime.shutdown_background();
         })?;
-        Ok(Self { commands, events: news, status, thread })
+        Ok(Self { commands, events, status, thread })
     }
 
-    /// What is sent from now on.
+    /// Sets the packets to send, and the control of their encoders.
     pub fn set_feed(&self, feed: Feed, encoders: Box<dyn EncoderControl>) {
         if self.commands.try_send(Command::Feed(feed, encoders)).is_err() {
-            tracing::debug!("a room that is over is not fed");
+            tracing::debug!("feed ignored, room has ended");
         }
     }
 
-    /// How it gets on.
+    /// Current status.
     #[must_use]
     pub fn status(&self) -> Status {
         lock_status(&self.status).clone()
     }
 
-    /// What happened since the last call.
+    /// The events since the last call.
     pub fn events(&self) -> impl Iterator<Item = PublisherEvent> + '_ {
         self.events.try_iter()
     }
 
-    /// Whether nothing is sent any more, nor will be.
+    /// Whether the publisher has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Says goodbye to the server: how it got on, and the last news. `None` if the thread panicked.
+    /// Closes the session and returns the final status and events. `None` if the thread panicked.
     #[must_use]
     pub fn finish(self) -> Option<(Status, Vec<PublisherEvent>)> {
-        let Self { commands, events: news, status, thread } = self;
-        // One that is over takes none.
+        let Self { commands, events, status, thread } = self;
         if commands.try_send(Command::Stop).is_err() {
-            tracing::trace!("a room was over already");
+            tracing::trace!("room had already ended");
         }
         thread.join().ok()?;
         let status = lock_status(&status).clone();
-        Some((status, news.try_iter().collect()))
+        Some((status, events.try_iter().collect()))
     }
 }

@@ -1,9 +1,9 @@
-//! The few lines of SDP that are read and written here (RFC 8866, RFC 8840); everything else is str0m's.
+//! Reads and writes the few lines of SDP that str0m does not (RFC 8866, RFC 8840).
 
-/// Longest fragment that is looked at, in lines.
+/// Longest SDP or fragment that is read, in lines; offers of browsers have a few hundred.
 const MAX_LINES: usize = 2000;
 
-/// Lines of an SDP, without their ends.
+/// Lines of an SDP, without line endings.
 fn lines(sdp: &str) -> impl Iterator<Item = &str> {
     sdp.lines().map(str::trim_end).filter(|line| !line.is_empty()).take(MAX_LINES)
 }
@@ -12,12 +12,12 @@ fn find_line<'a>(sdp: &'a str, prefix: &str) -> Option<&'a str> {
     lines(sdp).find(|line| line.starts_with(prefix))
 }
 
-/// What is wrong with an SDP, with the line where its parser names a place: that is an address in memory,
-/// which is nobody's business.
+/// Describes a parser error of an SDP. The parser gives positions as addresses in memory, which must not
+/// get out, so they become line numbers.
 pub(crate) fn describe_parse_error(sdp: &str, error: &str) -> String {
-    const PLACE: &str = "PointerOffset(";
-    let mut parts = error.split(PLACE);
-    let mut said = parts.next().unwrap_or_default().to_owned();
+    const POSITION: &str = "PointerOffset(";
+    let mut parts = error.split(POSITION);
+    let mut described = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (address, rest) = part.split_once(')').unwrap_or((part, ""));
         let address = usize::from_str_radix(address.trim_start_matches("0x"), 16).ok();
@@ -26,17 +26,17 @@ pub(crate) fn describe_parse_error(sdp: &str, error: &str) -> String {
         match before {
             Some(before) => {
                 let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-                said.push_str(&format!("line {line}"));
+                described.push_str(&format!("line {line}"));
             }
-            None => said.push_str("an unknown place"),
+            None => described.push_str("an unknown position"),
         }
-        said.push_str(rest);
+        described.push_str(rest);
     }
-    // The parser writes a line for each thing that it would have liked better.
-    said.trim_end().replace('\n', ", ")
+    // The parser writes one line for each thing that it expected.
+    described.trim_end().replace('\n', ", ")
 }
 
-/// The first media line of an SDP, and its `mid`: what a fragment hangs on (RFC 8840, 9).
+/// The first media line of an SDP and its `mid`, which a fragment refers to (RFC 8840, section 9).
 fn first_media_lines(sdp: &str) -> String {
     let media = find_line(sdp, "m=").unwrap_or("m=audio 9 UDP/TLS/RTP/SAVPF 0");
     let mid = find_line(sdp, "a=mid:").unwrap_or("a=mid:0");
@@ -48,13 +48,13 @@ fn ice_credential_lines(sdp: &str) -> String {
     lines.map(|line| format!("{line}\r\n")).collect()
 }
 
-/// A fragment that tells one more candidate of this offer.
+/// An SDP fragment with one more candidate of this offer.
 pub(crate) fn trickle_fragment(offer: &str, candidate: &str) -> String {
     let candidate = candidate.trim_start_matches("a=");
     format!("{}{}a={candidate}\r\n", ice_credential_lines(offer), first_media_lines(offer))
 }
 
-/// A fragment that asks for an ICE restart with the credentials and candidates of this offer.
+/// An SDP fragment that requests an ICE restart with the credentials and candidates of this offer.
 pub(crate) fn restart_fragment(offer: &str) -> String {
     let mut fragment = ice_credential_lines(offer) + &first_media_lines(offer);
     let is_media = |line: &&str| line.starts_with("m=");
@@ -67,7 +67,7 @@ pub(crate) fn restart_fragment(offer: &str) -> String {
     fragment
 }
 
-/// An answer with the credentials and candidates of a fragment in place of its own.
+/// Replaces the credentials and candidates of an answer by those of a fragment.
 pub(crate) fn apply_fragment(answer: &str, fragment: &str) -> String {
     let (ufrag, password) = (find_line(fragment, "a=ice-ufrag:"), find_line(fragment, "a=ice-pwd:"));
     let candidates: Vec<&str> = lines(fragment).filter(|line| line.starts_with("a=candidate:")).collect();
@@ -91,12 +91,12 @@ pub(crate) fn apply_fragment(answer: &str, fragment: &str) -> String {
     patched
 }
 
-/// The candidates of a fragment, from `candidate:` on.
+/// The candidates of a fragment, without the leading `a=`.
 pub(crate) fn candidate_lines(fragment: &str) -> impl Iterator<Item = &str> {
     lines(fragment).filter_map(|line| line.strip_prefix("a=")).filter(|line| line.starts_with("candidate:"))
 }
 
-/// What the track with this `mid` is called (RFC 8830): the second word of its `msid`.
+/// The track identifier of the media section with this `mid`: the second word of its `msid` (RFC 8830).
 pub(crate) fn track_id<'a>(sdp: &'a str, mid: &str) -> Option<&'a str> {
     let (mut here, mut name) = (false, None);
     for line in lines(sdp) {
@@ -119,7 +119,8 @@ pub(crate) fn track_id<'a>(sdp: &'a str, mid: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    const OFFER: &str = "v=0\r\na=ice-ufrag:u1\r\na=ice-pwd:p1\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\n\
+    const OFFER: &str = "v=0\r\na=ice-ufrag:u1\r\na=ice-pwd:p1\r\n\
+        m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\n\
         a=candidate:1 1 udp 1 127.0.0.1 5 typ host\r\nm=video 9 UDP/TLS/RTP/SAVPF 108\r\na=mid:1\r\n\
         a=candidate:1 1 udp 1 127.0.0.1 5 typ host\r\n";
 
@@ -127,15 +128,15 @@ mod tests {
     fn a_parse_error_names_the_line_and_no_address() {
         let offer = OFFER.replace("m=video 9", "m=video nine");
         let error = str0m::change::SdpOffer::from_sdp_string(&offer).unwrap_err().to_string();
-        assert!(error.contains("PointerOffset(0x"), "the parser has learned to speak: {error}");
-        let said = describe_parse_error(&offer, &error);
-        assert!(said.contains("line ") && !said.contains("0x") && !said.contains("Pointer"), "{said}");
-        assert_eq!(said.lines().count(), 1);
+        assert!(error.contains("PointerOffset(0x"), "the parser no longer prints addresses: {error}");
+        let text = describe_parse_error(&offer, &error);
+        assert!(text.contains("line ") && !text.contains("0x") && !text.contains("Pointer"), "{text}");
+        assert_eq!(text.lines().count(), 1);
         let at = |offset: usize| format!("at PointerOffset({:#x}): bad", offer.as_ptr().addr() + offset);
         assert_eq!(describe_parse_error(&offer, &at(0)), "at line 1: bad");
         assert_eq!(describe_parse_error(&offer, &at(6)), "at line 2: bad");
         for elsewhere in ["at PointerOffset(0x1): bad", "at PointerOffset(x): bad"] {
-            assert_eq!(describe_parse_error(&offer, elsewhere), "at an unknown place: bad");
+            assert_eq!(describe_parse_error(&offer, elsewhere), "at an unknown position: bad");
         }
     }
 
@@ -150,9 +151,10 @@ mod tests {
 
     #[test]
     fn a_trickle_fragment_has_one_candidate() {
-        let told = trickle_fragment(OFFER, "candidate:2 1 udp 1 127.0.0.1 6 typ relay");
-        assert!(told.ends_with("a=mid:0\r\na=candidate:2 1 udp 1 127.0.0.1 6 typ relay\r\n"), "{told}");
-        assert!(told.starts_with("a=ice-ufrag:u1\r\n"), "{told}");
+        let fragment = trickle_fragment(OFFER, "candidate:2 1 udp 1 127.0.0.1 6 typ relay");
+        let expected = "a=mid:0\r\na=candidate:2 1 udp 1 127.0.0.1 6 typ relay\r\n";
+        assert!(fragment.ends_with(expected), "{fragment}");
+        assert!(fragment.starts_with("a=ice-ufrag:u1\r\n"), "{fragment}");
     }
 
     #[test]

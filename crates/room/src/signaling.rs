@@ -1,4 +1,4 @@
-//! How a server is asked to take a stream. Each dialect is one [`SignalingClient`]; of media it knows nothing but the words of SDP.
+//! Signaling with a server. Each protocol is one [`SignalingClient`], which handles SDP but no media.
 //!
 //! ```text
 //!  join ─▶ ICE servers ─▶ offer ─▶ negotiate ─▶ answer ─▶ next, next … ─▶ leave
@@ -11,91 +11,91 @@ mod whip;
 use async_trait::async_trait;
 use pagecast_core::spec::{IceServer, Room, RoomService};
 
-/// Most characters of what a server said that are repeated.
+/// Longest text of a server in an error, in characters: a line of a log.
 const MAX_ERROR_TEXT_CHARS: usize = 200;
 
-/// Why a server does not take the stream, or takes it no longer. What it says holds no secret.
+/// Why a server does not accept the stream, or no longer. The texts contain no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
-    /// It cannot be reached, or does not answer in time: worth another try.
+    /// The server cannot be reached or does not answer in time. A retry may succeed.
     #[error("cannot reach {server}: {why}")]
     Unreachable {
-        /// Which server, without secrets.
+        /// URL of the server, without secrets.
         server: String,
-        /// What went wrong.
+        /// Cause of the failure.
         why: String,
     },
-    /// It answered something that cannot be understood, or failed: worth another try.
+    /// The server failed or its response is invalid. A retry may succeed.
     #[error("{server} failed: {why}")]
     Failed {
-        /// Which server, without secrets.
+        /// URL of the server, without secrets.
         server: String,
-        /// What it said.
+        /// Text of the server.
         why: String,
     },
-    /// It refuses, and will again: a wrong token, a room that does not exist.
+    /// The server refuses the stream for a lasting reason, such as a wrong token or an unknown room.
     #[error("{server} refuses: {why}")]
     Refused {
-        /// Which server, without secrets.
+        /// URL of the server, without secrets.
         server: String,
-        /// What it said.
+        /// Text of the server.
         why: String,
     },
-    /// Somebody else publishes as this user now.
+    /// Another publisher of this user replaced this one.
     #[error("another publisher took over as this user")]
     Replaced,
 }
 
 impl Error {
-    /// Whether trying again may help.
+    /// Whether a retry may succeed.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Failed { .. })
     }
 }
 
-/// What is going to be sent, for dialects that want to know it beside the SDP.
+/// An SDP offer, with the details that some protocols send beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Offer {
-    /// The SDP.
+    /// SDP offer.
     pub(crate) sdp: String,
-    /// `mid` of the sound.
+    /// `mid` of the audio.
     pub(crate) audio_mid: String,
-    /// `mid` of the picture.
+    /// `mid` of the video.
     pub(crate) video_mid: String,
-    /// The picture's layers, the larger one first.
+    /// Layers of the video, the larger one first.
     pub(crate) layers: Vec<OfferedLayer>,
 }
 
-/// A layer of the picture in an [`LayerOption`].
+/// A layer of the video in an [`Offer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OfferedLayer {
-    /// Its `rid`; none where there is only one.
+    /// `rid` of the layer. `None` without simulcast.
     pub(crate) rid: Option<String>,
     /// Width and height in pixels.
     pub(crate) size: (u32, u32),
     /// Frames per second.
     pub(crate) fps: u32,
-    /// Most bits per second.
+    /// Highest bitrate, in bit/s.
     pub(crate) bitrate_bps: u32,
 }
 
-/// What a server says of itself after the answer.
+/// Event that a server sends after the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ServerEvent {
-    /// One more way to reach it: the value of an `a=candidate` line, from `candidate:` on.
+    /// A remote candidate: the value of an `a=candidate` line, from `candidate:` on.
     Candidate(String),
-    /// A layer is watched by nobody, or is again; by its place in the offer. It may be paused then.
+    /// The subscription of a layer changed. A layer without subscribers may be paused.
     LayerSubscription {
-        /// Its place in the offer.
+        /// Index of the layer in the offer.
         layer: usize,
-        /// Whether anybody watches it.
+        /// Whether the layer has subscribers.
         subscribed: bool,
     },
 }
 
-/// A dialect. One value is one connection: made, joined, negotiated, left, dropped. Nothing is tried twice here: whoever calls may.
-/// Each call has a deadline of its own, so none lasts for ever; dropped halfway, a call leaves nothing running.
+/// Client of a signaling protocol, for one connection: create, join, negotiate, leave, drop. It does not
+/// retry; the caller may. Each call has its own deadline. A dropped call leaves nothing running.
 #[async_trait]
 pub(crate) trait SignalingClient: Send {
     /// The `rid`s of two layers, the larger one first.
@@ -103,37 +103,37 @@ pub(crate) trait SignalingClient: Send {
         ["h", "m"]
     }
 
-    /// Greets the server: which servers for ICE it names, besides those that are configured.
+    /// Joins the room and returns the ICE servers that the server names.
     async fn join(&mut self) -> Result<Vec<IceServer>, Error>;
 
-    /// Sends an offer, with all candidates in it; the SDP of the answer.
+    /// Sends an offer with all candidates and returns the SDP answer.
     async fn negotiate(&mut self, offer: &Offer) -> Result<String, Error>;
 
-    /// Servers for ICE that only the answer named.
+    /// ICE servers that came with the answer.
     fn answer_ice_servers(&mut self) -> Vec<IceServer> {
         Vec::new()
     }
 
-    /// Tells candidates that were not in the offer, as a fragment of SDP (RFC 8840).
+    /// Sends candidates that were not in the offer, as an SDP fragment (RFC 8840).
     async fn trickle(&mut self, _fragment: &str) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Asks for new ways between the two, as a fragment of SDP with new credentials and candidates; the server's fragment. `None`
-    /// where the dialect has no such thing: then a new session has to be made.
+    /// Restarts ICE with an SDP fragment of new credentials and candidates, and returns the server's
+    /// fragment. `None` if the protocol has no ICE restart, so that a new session is needed.
     async fn restart_ice(&mut self, _fragment: &str) -> Result<Option<String>, Error> {
         Ok(None)
     }
 
-    /// Waits for what the server has to say, keeping the connection alive meanwhile. Safe to be dropped and called again: nothing is
-    /// lost. An error is the end of this connection.
+    /// Waits for the next event of the server and keeps the connection alive meanwhile. Cancel-safe. An error
+    /// ends the connection.
     async fn next_event(&mut self) -> Result<ServerEvent, Error>;
 
-    /// Says goodbye, for a second at most. What the server has to say about why the session was over before, if it has.
+    /// Leaves the room, within a second. Returns why the session had ended before, if the server says so.
     async fn leave(&mut self) -> Option<Error>;
 }
 
-/// The dialect of a room's server.
+/// The client for a room's server.
 pub(crate) fn client_for(room: &Room) -> Box<dyn SignalingClient> {
     match &room.service {
         RoomService::Whip { url, token } => Box::new(whip::WhipClient::new(url, token.as_ref(), &room.ids)),
@@ -146,7 +146,7 @@ pub(crate) fn client_for(room: &Room) -> Box<dyn SignalingClient> {
     }
 }
 
-/// What a server said, on one line, shortened to what a person reads.
+/// Text of a server, on one line, printable and shortened.
 pub(crate) fn sanitize_text(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     line.chars().filter(|c| !c.is_control()).take(MAX_ERROR_TEXT_CHARS).collect()

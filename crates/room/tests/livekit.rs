@@ -1,6 +1,6 @@
-//! A real LiveKit server takes what is published, and LiveKit's own client in Chromium sees and hears it.
+//! Tests publishing to a real LiveKit server. LiveKit's own client watches in Chromium.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "an error fails the test")]
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -18,24 +18,24 @@ use pagecast_testkit::{LiveKitServer, MachineLock, PageServer, ScratchDir, TlsSe
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-/// How long anything may take.
+/// Longest duration of any step.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const FPS: u32 = 30;
-/// Length of what is sent over and over, in seconds.
+/// Length of the repeated clip, in seconds.
 const CLIP_S: u32 = 2;
 const SIZES: [(u32, u32); 2] = [(640, 360), (320, 180)];
 const ROOM: &str = "here";
 
-/// Encoded once, sent by all tests.
+/// A clip that is encoded once and sent by all tests.
 struct Clip {
     layers: Vec<Vec<AccessUnit>>,
-    sound: Vec<Vec<u8>>,
+    audio: Vec<Vec<u8>>,
 }
 
-/// What the publisher asked of the encoders.
+/// State of the fake encoders.
 #[derive(Debug, Default)]
 struct EncoderState {
-    /// A keyframe is due, for each layer.
+    /// Whether a keyframe was requested, for each layer.
     keyframe: [AtomicBool; 2],
     bitrate_bps: [AtomicU32; 2],
     sent: [AtomicU64; 2],
@@ -53,7 +53,7 @@ impl EncoderControl for RecordingEncoders {
     }
 }
 
-/// A cast that is published until it is dropped.
+/// A cast that publishes until it is dropped.
 struct TestCast {
     publisher: Option<Publisher>,
     encoder_state: Arc<EncoderState>,
@@ -66,23 +66,23 @@ impl TestCast {
         let clip = load_clip()?;
         let layers = room.layers.len();
         let publisher = Publisher::start(room)?;
-        let (asked, stop) = (Arc::new(EncoderState::default()), Arc::new(AtomicBool::new(false)));
+        let (encoder_state, stop) = (Arc::new(EncoderState::default()), Arc::new(AtomicBool::new(false)));
         let (video_senders, video): (Vec<_>, Vec<_>) = (0..layers).map(|_| mpsc::channel(8)).unzip();
         let (audio_sender, audio) = mpsc::channel(16);
-        publisher.set_feed(Feed { video, audio }, Box::new(RecordingEncoders(Arc::clone(&asked))));
-        let (told, stopped) = (Arc::clone(&asked), Arc::clone(&stop));
-        let send = move || send_loop(&clip, &told, &stopped, &video_senders, &audio_sender);
+        publisher.set_feed(Feed { video, audio }, Box::new(RecordingEncoders(Arc::clone(&encoder_state))));
+        let (state, stopped) = (Arc::clone(&encoder_state), Arc::clone(&stop));
+        let send = move || send_loop(&clip, &state, &stopped, &video_senders, &audio_sender);
         let thread = std::thread::Builder::new().name("clip".into()).spawn(send)?;
-        Ok(Self { publisher: Some(publisher), encoder_state: asked, stop, thread: Some(thread) })
+        Ok(Self { publisher: Some(publisher), encoder_state, stop, thread: Some(thread) })
     }
 
     fn status(&self) -> pagecast_room::publish::Status {
         self.publisher.as_ref().unwrap().status()
     }
 
-    fn wait(&self, what: &str, until: impl Fn(&Self) -> bool) -> Result<()> {
+    fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
         let began = Instant::now();
-        while !until(self) {
+        while !condition(self) {
             let status = self.status();
             ensure!(began.elapsed() < TIMEOUT, "{what} took too long: {status:?}, {:?}", self.encoder_state);
             std::thread::sleep(Duration::from_millis(20));
@@ -94,16 +94,16 @@ impl TestCast {
         self.wait(&format!("{state:?}"), |cast| cast.status().state == state)
     }
 
-    /// Waits until it is given up, and says why.
+    /// Waits until the publisher fails, and returns its error.
     fn wait_for_failure(&self) -> Result<String> {
-        self.wait("giving up", |cast| cast.publisher.as_ref().unwrap().is_finished())?;
-        let news: Vec<_> = self.publisher.as_ref().unwrap().events().map(|news| news.event).collect();
-        let failed = news.iter().find(|event| event.state == State::Failed);
-        let failed = failed.with_context(|| format!("it was not given up: {news:?}"))?;
+        self.wait("failing", |cast| cast.publisher.as_ref().unwrap().is_finished())?;
+        let events: Vec<_> = self.publisher.as_ref().unwrap().events().map(|event| event.event).collect();
+        let failed = events.iter().find(|event| event.state == State::Failed);
+        let failed = failed.with_context(|| format!("it did not fail: {events:?}"))?;
         Ok(failed.error.clone().unwrap_or_default())
     }
 
-    /// What it says went wrong.
+    /// Last error of the publisher.
     fn error(&self) -> String {
         self.status().error.unwrap_or_default()
     }
@@ -121,11 +121,11 @@ impl Drop for TestCast {
     }
 }
 
-/// Sends the clip over and over, as an encoder would: nothing of a layer that is not wanted, and keyframes when they are asked for.
+/// Sends the clip repeatedly, as encoders would: no packets of a paused layer, and keyframes on request.
 fn send_loop(
     clip: &Clip,
-    asked: &EncoderState,
-    stop: &AtomicBool,
+    state: &EncoderState,
+    stopped: &AtomicBool,
     video: &[mpsc::Sender<Packet>],
     audio: &mpsc::Sender<Packet>,
 ) {
@@ -134,50 +134,51 @@ fn send_loop(
         let duration = MediaTime::ZERO;
         Packet { track, data: data.into(), pts, dts: pts, duration, keyframe }
     };
-    let mut at = [0; 2];
-    let (mut frames, mut sounds) = (0, 0);
-    while !stop.load(Ordering::Relaxed) {
+    let mut positions = [0; 2];
+    let (mut frames, mut audio_packets) = (0, 0);
+    while !stopped.load(Ordering::Relaxed) {
         let frame_at = MediaTime::from_index(frames, FPS);
-        let sound_at = MediaTime::from_index(sounds * i64::from(encoded_media::OPUS_PACKET_SAMPLES), 48_000);
-        let next = frame_at.min(sound_at);
+        let audio_at =
+            MediaTime::from_index(audio_packets * i64::from(encoded_media::OPUS_PACKET_SAMPLES), 48_000);
+        let next = frame_at.min(audio_at);
         let due = began + Duration::from_nanos(u64::try_from(next.0).unwrap());
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        if sound_at == next {
-            let data = &clip.sound[usize::try_from(sounds).unwrap() % clip.sound.len()];
-            // A full queue loses what is new, as an encoder's would.
+        if audio_at == next {
+            let data = &clip.audio[usize::try_from(audio_packets).unwrap() % clip.audio.len()];
+            // A full queue drops packets, as with a real encoder.
             let _full = audio.try_send(packet(Track::Audio, data, next, true));
-            sounds += 1;
+            audio_packets += 1;
             continue;
         }
         for (layer, sender) in video.iter().enumerate() {
-            if asked.bitrate_bps[layer].load(Ordering::Relaxed) == 0 {
+            if state.bitrate_bps[layer].load(Ordering::Relaxed) == 0 {
                 continue;
             }
-            if asked.keyframe[layer].swap(false, Ordering::Relaxed) {
-                at[layer] = 0;
+            if state.keyframe[layer].swap(false, Ordering::Relaxed) {
+                positions[layer] = 0;
             }
-            let picture = &clip.layers[layer][at[layer] % clip.layers[layer].len()];
-            at[layer] += 1;
-            let _full = sender.try_send(packet(Track::Video, &picture.data, next, picture.keyframe));
-            asked.sent[layer].fetch_add(1, Ordering::Relaxed);
+            let frame = &clip.layers[layer][positions[layer] % clip.layers[layer].len()];
+            positions[layer] += 1;
+            let _full = sender.try_send(packet(Track::Video, &frame.data, next, frame.keyframe));
+            state.sent[layer].fetch_add(1, Ordering::Relaxed);
         }
         frames += 1;
     }
 }
 
 fn load_clip() -> Result<Arc<Clip>> {
-    static MADE: Mutex<Option<Arc<Clip>>> = Mutex::new(None);
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if made.is_none() {
+    static CLIP: Mutex<Option<Arc<Clip>>> = Mutex::new(None);
+    let mut clip = CLIP.lock().unwrap_or_else(PoisonError::into_inner);
+    if clip.is_none() {
         let layers = SIZES
             .iter()
             .map(|(width, height)| encoded_media::h264_access_units(*width, *height, FPS, CLIP_S));
-        *made = Some(Arc::new(Clip {
+        *clip = Some(Arc::new(Clip {
             layers: layers.collect::<Result<_>>()?,
-            sound: encoded_media::opus_packets(CLIP_S)?,
+            audio: encoded_media::opus_packets(CLIP_S)?,
         }));
     }
-    made.clone().context("no clip was made")
+    clip.clone().context("no clip")
 }
 
 fn room(server: &LiveKitServer, user: &str, layers: usize) -> Room {
@@ -198,13 +199,13 @@ fn room(server: &LiveKitServer, user: &str, layers: usize) -> Room {
     room
 }
 
-/// A server of the page that watches; it goes `on`, and `away`, when there is a file of that name.
-fn page_server(go: &ScratchDir) -> Result<PageServer> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+/// A server for the viewer page, which waits for files named `on` and `away` in the folder.
+fn page_server(steps: &ScratchDir) -> Result<PageServer> {
+    let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     Ok(PageServer::start()?
-        .with_folder("/pages/", &here.join("tests/pages"))
-        .with_folder("/go/", go.path())
-        .with_folder("/packages/", &here.join("../../target/third-party/node_modules")))
+        .with_folder("/pages/", &manifest_dir.join("tests/pages"))
+        .with_folder("/go/", steps.path())
+        .with_folder("/packages/", &manifest_dir.join("../../target/third-party/node_modules")))
 }
 
 fn watch(pages: &PageServer, server: &LiveKitServer, low: u32) -> Result<Viewer> {
@@ -214,28 +215,28 @@ fn watch(pages: &PageServer, server: &LiveKitServer, low: u32) -> Result<Viewer>
     Viewer::open(&pages.url(&page))
 }
 
-/// Waits until the page says so.
+/// Waits for a report of the page.
 fn wait_for(pages: &PageServer, viewer: &Viewer, cast: &TestCast, what: &str) -> Result<()> {
     pages
-        .wait_for_request(&format!("/said/{what}"), TIMEOUT)
+        .wait_for_request(&format!("/report/{what}"), TIMEOUT)
         .with_context(|| format!("{:?} {:?}\n{}", cast.status(), cast.encoder_state, viewer.log()))
 }
 
-/// The last that the page said of what it sees.
+/// The details of the page's latest report.
 fn last_report(pages: &PageServer) -> Result<Value> {
     let requests = pages.requests();
-    let last = requests.iter().rfind(|r| r.starts_with("/said/more?")).context("the page said nothing")?;
+    let last = requests.iter().rfind(|r| r.starts_with("/report/more?")).context("no report of the page")?;
     let url = url::Url::parse(&pages.url(last))?;
-    let (text, _) = url.query_pairs().next().context("no words")?;
+    let (text, _) = url.query_pairs().next().context("no details")?;
     Ok(serde_json::from_str(&text)?)
 }
 
 #[test]
-fn both_layers_are_seen_and_what_nobody_watches_is_not_sent() -> Result<()> {
+fn both_layers_arrive_and_unsubscribed_ones_are_paused() -> Result<()> {
     let Some(server) = LiveKitServer::start()? else { return Ok(()) };
-    let _turn = MachineLock::shared()?;
-    let go = ScratchDir::new()?;
-    let pages = page_server(&go)?;
+    let _lock = MachineLock::shared()?;
+    let steps = ScratchDir::new()?;
+    let pages = page_server(&steps)?;
     let cast = TestCast::start(room(&server, "page", 2))?;
     cast.wait_for(State::Running)?;
     let viewer = watch(&pages, &server, SIZES[1].0)?;
@@ -247,23 +248,23 @@ fn both_layers_are_seen_and_what_nobody_watches_is_not_sent() -> Result<()> {
     ensure!(first["energy"].as_f64().is_some_and(|energy| energy > 0.001), "{first}");
     wait_for(&pages, &viewer, &cast, "low")?;
     cast.wait("pausing the larger layer", |cast| !cast.is_layer_active(0) && cast.is_layer_active(1))?;
-    std::fs::write(go.join("on"), "")?;
+    std::fs::write(steps.join("on"), "")?;
     wait_for(&pages, &viewer, &cast, "high-again")?;
     let last = last_report(&pages)?;
     ensure!(last["heights"] == json!([SIZES[0].1, SIZES[1].1, SIZES[0].1]), "{last}");
     ensure!(cast.is_layer_active(0) && cast.is_layer_active(1), "{:?}", cast.encoder_state);
-    std::fs::write(go.join("away"), "")?;
+    std::fs::write(steps.join("away"), "")?;
     cast.wait("pausing everything", |cast| !cast.is_layer_active(0) && !cast.is_layer_active(1))?;
     ensure!(cast.status().reconnects == 0, "{:?}", cast.status());
     Ok(())
 }
 
 #[test]
-fn a_single_layer_is_seen_again_after_the_server_was_killed() -> Result<()> {
+fn a_single_layer_arrives_again_after_a_restart_of_the_server() -> Result<()> {
     let Some(mut server) = LiveKitServer::start()? else { return Ok(()) };
-    let _turn = MachineLock::shared()?;
-    let go = ScratchDir::new()?;
-    let pages = page_server(&go)?;
+    let _lock = MachineLock::shared()?;
+    let steps = ScratchDir::new()?;
+    let pages = page_server(&steps)?;
     let cast = TestCast::start(room(&server, "page", 1))?;
     cast.wait_for(State::Running)?;
     {
@@ -276,13 +277,13 @@ fn a_single_layer_is_seen_again_after_the_server_was_killed() -> Result<()> {
     println!("{}", cast.error());
     server.restart()?;
     cast.wait_for(State::Running)?;
-    let pages = self::page_server(&go)?;
+    let pages = self::page_server(&steps)?;
     let viewer = watch(&pages, &server, 0)?;
     wait_for(&pages, &viewer, &cast, "high")
 }
 
 #[test]
-fn a_wrong_key_is_refused_in_words_without_it() -> Result<()> {
+fn the_error_of_a_wrong_key_does_not_contain_it() -> Result<()> {
     let Some(server) = LiveKitServer::start()? else { return Ok(()) };
     let wrong = |key: &str, secret: &str| -> Result<String> {
         let mut room = room(&server, "page", 1);
@@ -302,11 +303,11 @@ fn a_wrong_key_is_refused_in_words_without_it() -> Result<()> {
 }
 
 #[test]
-fn a_certificate_that_nobody_vouches_for_is_not_trusted() -> Result<()> {
+fn an_untrusted_certificate_is_refused() -> Result<()> {
     let Some(server) = LiveKitServer::start()? else { return Ok(()) };
-    let stranger = TlsServer::start()?;
+    let untrusted = TlsServer::start()?;
     let mut room = room(&server, "page", 1);
-    let url = RoomUrl::parse(&stranger.url().replace("https:", "wss:"))?;
+    let url = RoomUrl::parse(&untrusted.url().replace("https:", "wss:"))?;
     room.service = RoomService::LiveKit {
         url,
         key: LiveKitServer::API_KEY.into(),
@@ -329,7 +330,7 @@ fn the_same_user_again_replaces_the_first() -> Result<()> {
     let error = first.wait_for_failure()?;
     ensure!(error.contains("another publisher took over"), "{error}");
     second.wait_for(State::Running)?;
-    // Somebody else in the same room disturbs nobody.
+    // Another user in the same room has no effect.
     let other = TestCast::start(room(&server, "other", 1))?;
     other.wait_for(State::Running)?;
     ensure!(
@@ -341,7 +342,7 @@ fn the_same_user_again_replaces_the_first() -> Result<()> {
 }
 
 #[test]
-fn who_is_removed_stays_away() -> Result<()> {
+fn a_removed_publisher_does_not_reconnect() -> Result<()> {
     let Some(server) = LiveKitServer::start()? else { return Ok(()) };
     let removed = TestCast::start(room(&server, "page", 1))?;
     removed.wait_for(State::Running)?;

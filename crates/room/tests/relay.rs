@@ -1,5 +1,5 @@
-//! The ways to a server's media, from end to end: a publisher, a real TURN server, and the embedded room.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Tests the paths of media from a publisher to the embedded rooms: TURN with a real server, and TCP.
+#![expect(clippy::unwrap_used, reason = "an error fails the test")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -18,9 +18,9 @@ use pagecast_testkit::command::program;
 use pagecast_testkit::coturn::{Coturn, PASSWORD, USER};
 use tokio::sync::mpsc;
 
-/// How long anything may take on a machine that has other things to do.
+/// Longest duration of any step, on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// In which environment variable a test that runs in a process of its own finds its server.
+/// Environment variable with the server's URL, for the test that runs in its own process.
 const TLS_SERVER_ENV: &str = "PAGECAST_TEST_TURNS";
 
 struct NoopEncoders;
@@ -30,16 +30,16 @@ impl EncoderControl for NoopEncoders {
     fn set_target(&self, _layer: usize, _target: LayerTarget) {}
 }
 
-/// Something that can be sent, though not seen: a parameter set, and a slice of a keyframe.
-fn video_packet(at: i64) -> Packet {
+/// A packet that can be sent but not decoded: parameter sets, and a slice of a keyframe.
+fn video_packet(index: i64) -> Packet {
     let mut data =
         vec![0, 0, 0, 1, 0x67, 0x42, 0xE0, 0x1F, 0x8C, 0, 0, 0, 1, 0x68, 0xCE, 0x3C, 0x80, 0, 0, 0, 1, 0x65];
     data.extend((0..3000).map(|byte| 0x11 + (byte % 200) as u8));
-    let (pts, duration) = (MediaTime(at * 33_000_000), MediaTime(33_000_000));
+    let (pts, duration) = (MediaTime(index * 33_000_000), MediaTime(33_000_000));
     Packet { track: Track::Video, data: data.into(), pts, dts: pts, duration, keyframe: true }
 }
 
-/// Pictures for ever.
+/// Sends video until it is dropped.
 struct VideoFeeder {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -50,19 +50,19 @@ impl VideoFeeder {
         let (sender, video) = mpsc::channel(8);
         let (_none, audio) = mpsc::channel(1);
         publisher.set_feed(Feed { video: vec![video], audio }, Box::new(NoopEncoders));
-        let over = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&over);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            for at in 0.. {
-                if stop.load(Ordering::Acquire) {
+            for index in 0.. {
+                if stopped.load(Ordering::Acquire) {
                     return;
                 }
-                // What finds no room is dropped, as encoders drop it.
-                let _full = sender.try_send(video_packet(at));
+                // A full queue drops packets, as with a real encoder.
+                let _full = sender.try_send(video_packet(index));
                 std::thread::sleep(Duration::from_millis(33));
             }
         });
-        Self { stop: over, thread: Some(thread) }
+        Self { stop, thread: Some(thread) }
     }
 }
 
@@ -91,33 +91,33 @@ fn relayed_by(url: String) -> Ice {
     Ice { servers: vec![server], relay_only: true }
 }
 
-/// Waits until pictures arrive in a room, or do no longer.
+/// Waits until video arrives in the room.
 fn wait_until_active(server: &Server, publisher: &Publisher) {
     let began = Instant::now();
-    let arrives = || {
+    let is_active = || {
         let stats = server.stats("demo")?;
         Some(stats.publishers.first()?.layers.iter().any(|layer| layer.bitrate_bps > 100_000))
     };
-    while arrives() != Some(true) {
-        assert!(began.elapsed() < TIMEOUT, "nothing arrives: {:?}", publisher.status());
+    while is_active() != Some(true) {
+        assert!(began.elapsed() < TIMEOUT, "no video arrives: {:?}", publisher.status());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Publishes by way of this server until pictures arrive, and says goodbye.
+/// Publishes with these ICE servers until video arrives, and closes the session.
 fn publish_until_active(ice: Ice) {
     let server = Server::start(Config { http: ([127, 0, 0, 1], 0).into(), ..Config::default() }).unwrap();
     let publisher = Publisher::start(room(server.http_addr(), ice)).unwrap();
-    let pictures = VideoFeeder::start(&publisher);
+    let feeder = VideoFeeder::start(&publisher);
     wait_until_active(&server, &publisher);
     assert_eq!(publisher.status().state, State::Running);
-    drop(pictures);
+    drop(feeder);
     let (status, _) = publisher.finish().unwrap();
     assert_eq!(status.error, None);
 }
 
 #[test]
-fn pictures_are_relayed_over_udp_and_tcp() {
+fn video_is_relayed_over_udp_and_tcp() {
     let coturn = Coturn::start(&[]).unwrap();
     for transport in ["udp", "tcp"] {
         publish_until_active(relayed_by(coturn.url(transport)));
@@ -125,27 +125,28 @@ fn pictures_are_relayed_over_udp_and_tcp() {
     assert_eq!(coturn.log().matches("ALLOCATE processed, success").count(), 2, "{}", coturn.log());
 }
 
-/// The system's trust is read from the environment, so the publisher gets a process with one of its own.
+/// The system's TLS roots come from the environment, so the publisher runs in its own process.
 #[test]
-fn pictures_are_relayed_over_tls() {
+fn video_is_relayed_over_tls() {
     let coturn = Coturn::start(&[]).unwrap();
-    let mut itself = program(std::env::current_exe().unwrap());
-    itself.args(["--exact", "over_tls_in_a_process_of_its_own", "--ignored", "--nocapture"]);
-    itself.env("SSL_CERT_FILE", coturn.certificate()).env(TLS_SERVER_ENV, coturn.tls_url());
-    let ended = itself.stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success() && said.contains("1 passed"), "{said}");
+    let mut command = program(std::env::current_exe().unwrap());
+    command.args(["--exact", "relay_over_tls_in_its_own_process", "--ignored", "--nocapture"]);
+    command.env("SSL_CERT_FILE", coturn.certificate()).env(TLS_SERVER_ENV, coturn.tls_url());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
     assert_eq!(coturn.log().matches("ALLOCATE processed, success").count(), 1, "{}", coturn.log());
 }
 
 #[test]
-#[ignore = "run by pictures_are_relayed_over_tls"]
-fn over_tls_in_a_process_of_its_own() {
+#[ignore = "run by video_is_relayed_over_tls"]
+fn relay_over_tls_in_its_own_process() {
     publish_until_active(relayed_by(std::env::var(TLS_SERVER_ENV).unwrap()));
 }
 
 #[test]
-fn a_turn_server_that_refuses_is_named() {
+fn the_error_names_a_turn_server_that_refuses() {
     let coturn = Coturn::start(&[]).unwrap();
     let server = Server::start(Config { http: ([127, 0, 0, 1], 0).into(), ..Config::default() }).unwrap();
     let mut ice = relayed_by(coturn.url("udp"));
@@ -159,43 +160,43 @@ fn a_turn_server_that_refuses_is_named() {
         assert!(began.elapsed() < TIMEOUT, "{:?}", publisher.status());
         std::thread::sleep(Duration::from_millis(20));
     };
-    assert!(error.contains("the user or the password is wrong") && !error.contains("hunter2"), "{error}");
+    assert!(error.contains("rejects the user or the password") && !error.contains("hunter2"), "{error}");
 }
 
 #[test]
-fn a_turn_server_that_comes_back_is_used_again() {
+fn a_restarted_turn_server_is_used_again() {
     let mut coturn = Coturn::start(&[]).unwrap();
     let server = Server::start(Config { http: ([127, 0, 0, 1], 0).into(), ..Config::default() }).unwrap();
     let publisher = Publisher::start(room(server.http_addr(), relayed_by(coturn.url("udp")))).unwrap();
-    let _pictures = VideoFeeder::start(&publisher);
+    let _feeder = VideoFeeder::start(&publisher);
     wait_until_active(&server, &publisher);
     coturn.kill();
     let began = Instant::now();
     while publisher.status().state == State::Running {
-        assert!(began.elapsed() < TIMEOUT, "nobody notices: {:?}", publisher.status());
+        assert!(began.elapsed() < TIMEOUT, "the loss is not noticed: {:?}", publisher.status());
         std::thread::sleep(Duration::from_millis(20));
     }
     coturn.restart().unwrap();
     let began = Instant::now();
     while publisher.status().state != State::Running {
-        assert!(began.elapsed() < TIMEOUT, "it does not come back: {:?}", publisher.status());
+        assert!(began.elapsed() < TIMEOUT, "it does not reconnect: {:?}", publisher.status());
         std::thread::sleep(Duration::from_millis(20));
     }
     wait_until_active(&server, &publisher);
     publisher.finish().unwrap();
 }
 
-/// Passes on what a server says, but for its candidates by UDP.
+/// Starts a proxy that removes UDP candidates from the server's responses.
 fn proxy_without_udp(server: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // It ends with the process, as do its connections.
+    // The threads end with the process.
     std::thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
             let server = TcpStream::connect(server).unwrap();
             let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
             std::thread::spawn(move || {
-                let _over = std::io::copy(&mut from, &mut to);
+                let _ended = std::io::copy(&mut from, &mut to);
                 let _closed = to.shutdown(Shutdown::Write);
             });
             std::thread::spawn(move || {
@@ -204,7 +205,7 @@ fn proxy_without_udp(server: SocketAddr) -> SocketAddr {
                 {
                     let text = String::from_utf8_lossy(&line);
                     if text.starts_with("a=candidate:") && text.contains(" udp ") {
-                        // Of the same length, as that was told before.
+                        // The length stays the same, because Content-Length was sent before.
                         line[2] = b'x';
                     }
                     if client.write_all(&line).is_err() {
@@ -219,13 +220,13 @@ fn proxy_without_udp(server: SocketAddr) -> SocketAddr {
 }
 
 #[test]
-fn a_server_that_wants_tcp_gets_it() {
+fn media_uses_tcp_if_the_server_offers_only_that() {
     let server =
         Server::start(Config { http: ([127, 0, 0, 1], 0).into(), tcp: true, ..Config::default() }).unwrap();
     let http = proxy_without_udp(server.http_addr());
     let publisher = Publisher::start(room(http, Ice::default())).unwrap();
-    let pictures = VideoFeeder::start(&publisher);
+    let feeder = VideoFeeder::start(&publisher);
     wait_until_active(&server, &publisher);
-    drop(pictures);
+    drop(feeder);
     assert_eq!(publisher.finish().unwrap().0.error, None);
 }

@@ -1,4 +1,6 @@
-//! Applications: who may ask for casts, with which keys, and what their casts get unless they say otherwise.
+//! Applications: the clients of the APIs, their credentials, and the defaults of their casts.
+//!
+//! Stored applications may have field names of earlier versions (`alias`); a configuration file may not.
 
 mod network_access;
 pub(crate) mod store;
@@ -14,7 +16,6 @@ use pagecast_core::spec::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub(crate) use network_access::local_addresses;
 pub use store::{StoreError, load};
 pub use validate::{
     MAX_CASTS, MAX_KEYS, MAX_NAME_LEN, MAX_RECEIVER_LEN, MAX_RETRY_S, MAX_SECRET_LEN, MIN_TOKEN_LEN,
@@ -22,62 +23,62 @@ pub use validate::{
 };
 pub(crate) use validate::{set_storage_keys, validate_key, validate_receiver, validate_token};
 
-/// Somebody who asks for casts.
+/// A client of the APIs, with its credentials and the defaults of its casts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Application {
-    /// Names it, 1 to 64 of `a–z 0–9 _ -`.
+    /// Name of the application, 1 to 64 of `a–z 0–9 _ -`.
     pub name: String,
-    /// `AppId` of the Volcengine API, if it uses that.
+    /// `AppId` in the Volcengine API. Without one, the application cannot use that API.
     #[serde(default)]
     pub app_id: Option<String>,
-    /// `SdkAppId` of the Tencent API, if it uses that.
+    /// `SdkAppId` in the Tencent API. Without one, the application cannot use that API.
     #[serde(default)]
     pub sdk_app_id: Option<u64>,
-    /// Pairs that sign requests of either cloud's API; several, so that they can be changed without a pause.
-    /// The same pair may be another application's too.
+    /// Access keys that sign requests of both vendors' APIs. Several of them allow rotation without a pause.
+    /// Applications may share an access key.
     #[serde(default)]
     pub keys: Vec<AccessKey>,
     /// Tokens for the REST API, each at least 16 characters.
     #[serde(default)]
     pub tokens: Vec<Secret>,
-    /// Casts that it may have at the same time.
+    /// Most casts at once, running and queued.
     #[serde(default = "max_casts")]
     pub max_casts: u32,
-    /// Requests, events and delivery logs that are kept of its casts, in MiB. Beyond it its casts that ended
-    /// first are forgotten early, and if that is not enough, no more are taken. The usual 256 are 200 casts
-    /// with a script of 1 MiB each, beside a history of 20 000 ordinary ones.
-    #[serde(default = "max_kept_mib")]
-    pub max_kept_mib: u32,
-    /// What its casts are told about, in the words of the API they came by.
+    /// Largest size of the stored requests, events and delivery logs of its casts, in MiB. Above it, the
+    /// casts that ended first are deleted early; if that is not enough, new casts are refused. The default
+    /// holds 200 casts with a script of 1 MiB each and a history of 20 000 ordinary ones.
+    #[serde(default = "max_history_mib", alias = "max_kept_mib")]
+    pub max_history_mib: u32,
+    /// Receivers of callbacks, by the API that created the cast.
     #[serde(default)]
     pub callbacks: Callbacks,
-    /// Rooms for pages to be published in.
+    /// Server of the rooms in which pages are published.
     #[serde(default)]
     pub room: RoomProvider,
-    /// How its rooms are encoded and reached.
+    /// Video codec in rooms.
     #[serde(default)]
     pub codec: RoomCodec,
-    /// Servers for ICE.
+    /// ICE servers for rooms.
     #[serde(default)]
     pub ice: Ice,
-    /// Where recordings go that name no place, and where the clouds' object storages are.
+    /// Default storage of recordings, and endpoints of the vendors' object storages.
     #[serde(default)]
     pub storage: StorageDefaults,
-    /// What its pages may reach, and its pushes, storages and callbacks may be sent to.
+    /// Addresses that pages, pushes, storages and callbacks may reach.
     #[serde(default)]
     pub network: NetworkPolicy,
-    /// Certificates that its pages' browsers trust besides their own, as PEM text or `{ file = "…" }`: of its
-    /// own authority, or of a server that signs for itself. At most 16, and 64 KiB.
+    /// Certificates that the pages' browsers trust in addition to their own, as PEM text or
+    /// `{ file = "…" }`: of a private authority or self-signed. At most 16, and 64 KiB.
     #[serde(default)]
     pub ca: Option<CaBundle>,
-    /// What each of its casts may use.
+    /// Limits of each cast.
     #[serde(default)]
     pub limits: Limits,
 }
 
 impl Application {
-    /// An application of this name that nobody can use yet, with all else as usual.
+    /// Creates an application without credentials, with default settings.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -87,7 +88,7 @@ impl Application {
             keys: Vec::new(),
             tokens: Vec::new(),
             max_casts: max_casts(),
-            max_kept_mib: max_kept_mib(),
+            max_history_mib: max_history_mib(),
             callbacks: Callbacks::default(),
             room: RoomProvider::default(),
             codec: RoomCodec::default(),
@@ -99,20 +100,23 @@ impl Application {
         }
     }
 
-    /// Bytes that may be kept of its casts.
+    /// Limit of [`Self::max_history_mib`], in bytes.
     #[must_use]
-    pub fn max_kept_bytes(&self) -> u64 {
-        u64::from(self.max_kept_mib) << 20
+    pub fn max_history_bytes(&self) -> u64 {
+        u64::from(self.max_history_mib) << 20
     }
 
-    /// Why a cast is not taken, for whoever asked for it, if so many bytes are kept.
+    /// Error message of a request that would exceed [`Self::max_history_mib`] while `used_bytes` are stored.
     #[must_use]
-    pub(crate) fn quota_exceeded_message(&self, kept: u64) -> String {
-        let kept = kept as f64 / f64::from(1 << 20);
-        let most = self.max_kept_mib;
+    pub(crate) fn quota_exceeded_message(&self, used_bytes: u64) -> String {
+        let used_mib = used_bytes as f64 / f64::from(1 << 20);
+        let limit_mib = self.max_history_mib;
         format!(
-            "{kept:.1} MiB of requests, events and delivery logs are kept for the application's casts, and with this one it would be \
-             more than {most} MiB (max_kept_mib): wait for casts to end, or send smaller style sheets, scripts and headers"
+            "the application's casts already use {used_mib:.1} MiB of stored requests, events and delivery \
+             logs, and \
+             this request would exceed the limit of {limit_mib} MiB (max_history_mib): wait for casts to \
+             end, or send \
+             smaller style sheets, scripts and headers"
         )
     }
 }
@@ -121,99 +125,99 @@ fn max_casts() -> u32 {
     200
 }
 
-pub(crate) fn max_kept_mib() -> u32 {
+pub(crate) fn max_history_mib() -> u32 {
     256
 }
 
-/// A pair that signs requests.
+/// An access key: a pair of id and secret that signs requests of the vendors' APIs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessKey {
-    /// Access key id; Tencent's SecretId. 1 to 128 letters, digits and `_ - .`
+    /// Access key id (`SecretId` at Tencent), 1 to 128 letters, digits and `_ - .`
     pub id: String,
-    /// The secret; Tencent's SecretKey.
+    /// Secret access key (`SecretKey` at Tencent).
     pub secret: Secret,
-    /// Whether it is refused for the time being.
+    /// Whether requests with this key are refused.
     #[serde(default)]
     pub disabled: bool,
 }
 
-/// Who is told.
+/// Receivers of callbacks, by the API that created the cast.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callbacks {
-    /// In Volcengine's words.
+    /// Receiver for casts of the Volcengine API, in Volcengine's format.
     pub volcengine: Option<CallbackReceiver>,
-    /// In Tencent's words.
+    /// Receiver for casts of the Tencent API, in Tencent's format.
     pub tencent: Option<CallbackReceiver>,
-    /// In Pagecast's own words.
+    /// Receiver for casts of the REST API, in Pagecast's format.
     pub native: Option<CallbackReceiver>,
 }
 
-/// Where callbacks are sent.
+/// A receiver of callbacks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallbackReceiver {
-    /// http or https. Not shown beyond its path.
+    /// URL of the receiver, http or https. Its query is never shown.
     pub url: Url,
-    /// Signs them. Tencent's has up to 32 letters and digits.
+    /// Secret that signs callbacks. In Tencent's format it has at most 32 letters and digits.
     #[serde(default)]
     pub secret: Option<Secret>,
-    /// How long it is tried beyond what the vendor does, in seconds: then with pauses that grow to 10
-    /// minutes.
-    #[serde(default)]
-    pub retry_s: u64,
-    /// Volcengine: whether the nonce is also sent as `Noce`, as old receivers expect it.
+    /// How long a failing callback is retried after the vendor's own retries, in seconds since its first
+    /// attempt. The delays grow to 10 minutes.
+    #[serde(default, alias = "retry_s")]
+    pub extra_retry_s: u64,
+    /// Volcengine only: whether the nonce is also sent as `Noce`, the spelling that old receivers expect.
     #[serde(default)]
     pub noce: bool,
 }
 
-/// Servers that take a page.
+/// The server in whose rooms pages are published.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoomProvider {
-    /// The rooms of this service.
+    /// The embedded rooms of this service.
     #[default]
     Embedded,
     /// Another server.
     Service(pagecast_core::spec::RoomService),
-    /// A way by WHIP into rooms that are guarded by tokens of Volcengine RTC.
+    /// A WHIP endpoint whose rooms require tokens of Volcengine RTC.
     Volcengine(VolcengineRooms),
 }
 
-/// Rooms guarded by tokens of Volcengine RTC.
+/// A WHIP endpoint whose rooms require tokens of Volcengine RTC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolcengineRooms {
-    /// The endpoint; `{app}`, `{room}`, `{user}` and `{task}` stand for the identifiers.
+    /// URL of the endpoint. `{app}`, `{room}`, `{user}` and `{task}` are replaced by the identifiers.
     pub url: RoomUrl,
-    /// The AppKey of the `app_id`: the bearer token of each cast is made with it.
+    /// AppKey of the `app_id`. It signs the bearer token of each cast.
     pub app_key: Secret,
 }
 
-/// Storages.
+/// Default storage of recordings, and endpoints of the vendors' object storages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageDefaults {
-    /// Where recordings go that name no place; a folder of the service, if there is none.
+    /// Storage of recordings whose request names none. Without it, they are stored in the data folder.
     pub default: Option<Storage>,
-    /// A folder of this machine instead of the clouds' object storages: `CloudStorage` then goes to
-    /// `BUCKET/PREFIX` in it.
-    pub buckets: Option<PathBuf>,
-    /// Another server than Tencent's for `CloudStorage` with `Vendor` 0 (COS), by the S3 protocol with the
-    /// bucket in the path.
+    /// Local folder that replaces the vendors' object storages: `CloudStorage` is then stored in
+    /// `BUCKET/PREFIX` below it.
+    #[serde(alias = "buckets")]
+    pub buckets_dir: Option<PathBuf>,
+    /// S3 endpoint with path-style buckets that replaces Tencent's for `CloudStorage` with `Vendor` 0 (COS).
     pub cos_endpoint: Option<Url>,
-    /// Another server than Amazon's for `Vendor` 1 (S3).
+    /// Endpoint that replaces Amazon's for `CloudStorage` with `Vendor` 1 (S3).
     pub s3_endpoint: Option<Url>,
-    /// Another server than Tencent's for `CloudVod`.
+    /// Endpoint that replaces Tencent's for `CloudVod`.
     pub vod_endpoint: Option<Url>,
-    /// Keys for video on demand, which `CloudVod` does not name.
+    /// Access key for video on demand. `CloudVod` carries none.
     pub vod_keys: Option<AccessKey>,
-    /// Where recordings are kept if their own place does not answer.
+    /// Bucket for recordings whose own storage fails.
     pub backup: Option<Bucket>,
 }
 
-/// All applications: those of the configuration file, and those that were added while it runs.
+/// All applications: those of the configuration file and those added by the admin API.
 #[derive(Debug, Default)]
 pub struct ApplicationRegistry(RwLock<Index>);
 
@@ -224,7 +228,7 @@ struct Index {
 }
 
 impl ApplicationRegistry {
-    /// These, in place of all before.
+    /// Replaces all applications.
     pub fn replace(&self, all: Vec<Application>) {
         let mut index = Index::default();
         for app in all {
@@ -237,19 +241,19 @@ impl ApplicationRegistry {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = index;
     }
 
-    /// All of them.
+    /// Returns all applications.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Application>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).all.clone()
     }
 
-    /// Those that have this access key.
+    /// Returns the applications that have this access key enabled.
     #[must_use]
     pub fn by_key(&self, id: &str) -> Vec<Arc<Application>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).by_key.get(id).cloned().unwrap_or_default()
     }
 
-    /// The one of this name.
+    /// Returns the application of this name.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<Arc<Application>> {
         self.all().into_iter().find(|app| app.name == name)

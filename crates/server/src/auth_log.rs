@@ -1,8 +1,8 @@
-//! Refused authentication, in the log: which key was named, from which address, and what was answered.
+//! Log lines about refused authentication: key id, source address, error code and request id.
 //!
-//! A front end that refuses to believe who asks attaches [`AuthFailure`] to its answer. One layer around all
-//! of them knows the address and writes the line. It is at level info: operators count such lines, and ban
-//! addresses by them.
+//! A front end that refuses a caller attaches [`AuthFailure`] to its answer. One layer around all front ends
+//! knows the source address and writes the line, at level info. Operators count these lines and ban
+//! addresses.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -15,13 +15,15 @@ use axum::middleware::Next;
 use axum::response::Response;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-/// Lines a second at most: a flood of forged requests must not fill the disk with log. The next line says how
-/// many were left out.
+use crate::request_id::RequestId;
+
+/// Most lines in a second. A flood of forged requests must not fill the disk; the next line counts the lines
+/// that were suppressed.
 const MAX_LINES_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
-/// Longest part of a text from outside that a line repeats, in characters; as long as an id of a key may be.
+/// Longest value from a request in a line, in characters: the longest key id.
 const MAX_FIELD_CHARS: usize = 128;
 
-/// Says of an answer that it refuses who asks.
+/// Marks an answer that refuses authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AuthFailure {
     api: &'static str,
@@ -30,13 +32,13 @@ pub(crate) struct AuthFailure {
 }
 
 impl AuthFailure {
-    /// By this API, with this code; `key_id` is what the request claimed.
+    /// Names the API, the error code of the answer, and the key id that the request claims.
     pub(crate) fn new(api: &'static str, key_id: impl Into<String>, code: &'static str) -> Self {
         Self { api, key_id: sanitize(&key_id.into()), code }
     }
 }
 
-/// Writes the lines.
+/// Writes the lines, at most [`MAX_LINES_PER_SECOND`].
 #[derive(Debug)]
 pub(crate) struct FailureLog {
     rate_limiter: DefaultDirectRateLimiter,
@@ -52,35 +54,53 @@ impl Default for FailureLog {
     }
 }
 
+/// Where a request came from.
+#[derive(Debug, Default, Clone)]
+struct RequestOrigin {
+    address: Option<SocketAddr>,
+    forwarded_for: Option<String>,
+}
+
 impl FailureLog {
-    fn write(&self, refused: &AuthFailure, address: Option<SocketAddr>, forwarded_for: Option<&str>) {
+    fn write(&self, failure: &AuthFailure, request_id: &RequestId, origin: &RequestOrigin) {
         if self.rate_limiter.check().is_err() {
             self.suppressed.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let left_out = Some(self.suppressed.swap(0, Ordering::Relaxed)).filter(|count| *count > 0);
-        let (api, key_id, code) = (refused.api, refused.key_id.as_str(), refused.code);
-        let address = address.map(|address| address.ip()).map(tracing::field::display);
-        tracing::info!(api, key_id, address, forwarded_for, code, left_out, "authentication refused");
+        let suppressed = Some(self.suppressed.swap(0, Ordering::Relaxed)).filter(|count| *count > 0);
+        let AuthFailure { api, key_id, code } = failure;
+        let address = origin.address.map(|address| tracing::field::display(address.ip()));
+        let forwarded_for = origin.forwarded_for.as_deref();
+        tracing::info!(
+            api,
+            key_id,
+            address,
+            forwarded_for,
+            code,
+            %request_id,
+            suppressed,
+            "authentication refused"
+        );
     }
 }
 
-/// A layer around all front ends.
+/// Logs refused authentication of all front ends.
 pub(crate) async fn log_failures(
     State(log): State<Arc<FailureLog>>,
     request: Request,
     next: Next,
 ) -> Response {
+    let request_id = RequestId::of(request.extensions());
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| *address);
-    let forwarded_for = forwarded_for(request.headers());
+    let origin = RequestOrigin { address, forwarded_for: forwarded_for(request.headers()) };
     let mut response = next.run(request).await;
-    if let Some(refused) = response.extensions_mut().remove::<AuthFailure>() {
-        log.write(&refused, address, forwarded_for.as_deref());
+    if let Some(failure) = response.extensions_mut().remove::<AuthFailure>() {
+        log.write(&failure, &request_id, &origin);
     }
     response
 }
 
-/// What a proxy says about whom it passes on, or what somebody pretends to be one.
+/// The header `X-Forwarded-For`. Anyone can send it; it is only as reliable as the proxy in front.
 fn forwarded_for(headers: &HeaderMap) -> Option<String> {
     headers.get("x-forwarded-for")?.to_str().ok().map(sanitize)
 }
@@ -98,12 +118,12 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What was logged.
+    /// Collects what is logged.
     #[derive(Clone, Default)]
     pub(crate) struct CapturedLogs(Arc<Mutex<Vec<u8>>>);
 
     impl CapturedLogs {
-        /// All of it.
+        /// Everything that was logged.
         pub(crate) fn text(&self) -> String {
             String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
         }
@@ -128,22 +148,26 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_flood_is_counted_and_not_repeated() {
+    fn a_flood_is_counted_and_not_logged() {
         let lines = CapturedLogs::default();
         let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
         let log = FailureLog::default();
-        let refused = AuthFailure::new("tencent", format!("AKID\n{}", "x".repeat(1000)), "AuthFailure.X");
+        let failure = AuthFailure::new("tencent", format!("AKID\n{}", "x".repeat(1000)), "AuthFailure.X");
         tracing::subscriber::with_default(subscriber, || {
-            let address = Some("192.0.2.1:1234".parse().unwrap());
-            (0..500).for_each(|_| log.write(&refused, address, Some("198.51.100.7")));
-            // A second later.
-            FailureLog { suppressed: log.suppressed, ..FailureLog::default() }.write(&refused, None, None);
+            let origin = RequestOrigin {
+                address: Some("192.0.2.1:1234".parse().unwrap()),
+                forwarded_for: Some("198.51.100.7".to_owned()),
+            };
+            (0..500).for_each(|_| log.write(&failure, &RequestId::random(), &origin));
+            // A fresh rate limiter stands for the next second.
+            let next_second = FailureLog { suppressed: log.suppressed, ..FailureLog::default() };
+            next_second.write(&failure, &RequestId::random(), &RequestOrigin::default());
         });
-        let said = lines.text();
-        let count = said.lines().count();
+        let text = lines.text();
+        let count = text.lines().count();
         assert!((21..100).contains(&count), "{count} lines");
-        let (first, last) = (said.lines().next().unwrap(), said.lines().last().unwrap());
-        for words in [
+        let (first, last) = (text.lines().next().unwrap(), text.lines().last().unwrap());
+        for field in [
             " INFO ",
             "authentication refused",
             "api=\"tencent\"",
@@ -151,9 +175,10 @@ pub(crate) mod tests {
             "address=192.0.2.1 ",
             "forwarded_for=\"198.51.100.7\"",
             "code=\"AuthFailure.X\"",
+            " request_id=",
         ] {
-            assert!(first.contains(words), "{words} is not in {first}");
+            assert!(first.contains(field), "{field} is not in {first}");
         }
-        assert!(first.len() < 400 && last.contains("left_out="), "{first}\n{last}");
+        assert!(first.len() < 400 && last.contains("suppressed="), "{first}\n{last}");
     }
 }

@@ -1,7 +1,7 @@
-//! JSON from strangers, bounded in values before anything is made of it: `[[],[],…` becomes thirty times its
-//! size in memory.
+//! JSON from untrusted senders, with a limit on the number of values that is checked before any value is
+//! built: `[[],[],…` takes thirty times its size in memory.
 //!
-//! Nesting is bounded by serde_json itself, at 128 levels.
+//! serde_json itself limits nesting to 128 levels.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,17 +10,17 @@ use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// Most values in a body, those in lists and objects included. The largest that makes sense, a cast with 100
-/// headers, 100 cookies and ten pushes, has some 300; as many as this take 2 MB of memory at most, beside
-/// their texts.
+/// Most values in a body, including those in arrays and objects. The largest useful body, a cast with 100
+/// headers, 100 cookies and ten pushes, has some 300; 10 000 values take at most 2 MB of memory besides their
+/// strings.
 pub(crate) const MAX_VALUES: usize = 10_000;
 
-/// A body has more than [`MAX_VALUES`] values.
+/// Error of a body with more than [`MAX_VALUES`] values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body has more than {MAX_VALUES} values")]
 pub(crate) struct TooManyValues;
 
-/// Why a body is not a JSON value that is taken.
+/// Why a body is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -29,17 +29,17 @@ pub(crate) enum Error {
     Syntax(#[from] serde_json::Error),
 }
 
-/// Counts the values of a body without keeping any. What is no JSON counts as far as it can be read: whoever
-/// reads it next says what is wrong with it.
+/// Counts the values of a body without keeping them. Counting stops at a syntax error, which the caller's own
+/// parser then reports.
 pub(crate) fn check_value_count(bytes: &[u8]) -> Result<(), TooManyValues> {
-    let left = Cell::new(MAX_VALUES);
+    let remaining = Cell::new(MAX_VALUES);
     let exceeded = Cell::new(false);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let _what_is_no_json = ValueCounter { remaining: &left, exceeded: &exceeded }.deserialize(&mut reader);
+    let _syntax_error = ValueCounter { remaining: &remaining, exceeded: &exceeded }.deserialize(&mut reader);
     if exceeded.get() { Err(TooManyValues) } else { Ok(()) }
 }
 
-/// Reads a body of at most [`MAX_VALUES`] values.
+/// Parses a body of at most [`MAX_VALUES`] values.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Error> {
     check_value_count(bytes)?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -48,7 +48,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Error> {
     Ok(value)
 }
 
-/// Takes values from what is left, and keeps nothing.
+/// Counts values down from a limit and discards them.
 #[derive(Clone, Copy)]
 struct ValueCounter<'a> {
     remaining: &'a Cell<usize>,
@@ -60,7 +60,7 @@ impl<'de> DeserializeSeed<'de> for ValueCounter<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match self.remaining.get().checked_sub(1) {
-            Some(left) => self.remaining.set(left),
+            Some(remaining) => self.remaining.set(remaining),
             None => {
                 self.exceeded.set(true);
                 return Err(D::Error::custom(TooManyValues));
@@ -101,8 +101,8 @@ impl<'de> Visitor<'de> for ValueCounter<'_> {
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(self)?.is_some() {}
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        while array.next_element_seed(self)?.is_some() {}
         Ok(())
     }
 
@@ -118,7 +118,7 @@ impl<'de> Visitor<'de> for ValueCounter<'_> {
 mod tests {
     use super::*;
 
-    /// A list with this many elements.
+    /// An array with `count` elements.
     fn array_of(element: &str, count: usize) -> String {
         format!("[{}]", vec![element; count].join(","))
     }
@@ -127,7 +127,7 @@ mod tests {
     fn values_are_counted_wherever_they_are() {
         let members: Vec<_> = (0..MAX_VALUES - 1).map(|n| format!("\"{n}\":1")).collect();
         let object = format!("{{{}}}", members.join(","));
-        for (what, text, fits) in [
+        for (case, text, fits) in [
             ("list", array_of("[]", MAX_VALUES - 1), true),
             ("list", array_of("[]", MAX_VALUES), false),
             ("numbers", array_of("1.5", MAX_VALUES), false),
@@ -143,26 +143,27 @@ mod tests {
             ("nothing", String::new(), true),
             ("deep", "[".repeat(MAX_VALUES * 2), true),
         ] {
-            assert_eq!(check_value_count(text.as_bytes()).is_ok(), fits, "{what}: {text:.40}");
+            assert_eq!(check_value_count(text.as_bytes()).is_ok(), fits, "{case}: {text:.40}");
         }
     }
 
     #[test]
-    fn what_fits_is_read_as_ever() {
+    fn what_fits_is_parsed_as_serde_json_does() {
         for text in ["{\"a\":[1,-2,0.5,\"x\",null,true]}", "\"x\"", " 1 ", "", "{", "[1,]", "{} {}", "1e999"]
         {
-            let (found, want) = (parse(text.as_bytes()), serde_json::from_slice::<Value>(text.as_bytes()));
-            match (found, want) {
-                (Ok(found), Ok(want)) => assert_eq!(found, want),
-                (Err(found), Err(want)) => assert_eq!(found.to_string(), want.to_string()),
-                (found, want) => panic!("{text}: {found:?} is not {want:?}"),
+            let (found, expected) =
+                (parse(text.as_bytes()), serde_json::from_slice::<Value>(text.as_bytes()));
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Err(found), Err(expected)) => assert_eq!(found.to_string(), expected.to_string()),
+                (found, expected) => panic!("{text}: {found:?} is not {expected:?}"),
             }
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn whatever_comes_nothing_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        fn no_input_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             let small = check_value_count(&bytes);
             proptest::prop_assert_eq!(small, Ok(()));
             drop(parse(&bytes));

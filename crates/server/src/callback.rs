@@ -1,8 +1,9 @@
-//! Tells whoever wants to know: from the fleet's outbox to a receiver, in the words of the dialect that a cast came by.
+//! Callbacks: webhooks that report events of casts, in the format of the API that created the cast.
 //!
-//! The outbox gives the first event of each cast that is not settled; the [`WebhookDispatcher`] tells many casts' events at once and each
-//! cast's in order, and settles them. What a receiver is and what its secret is stands in the application, and is read anew for each
-//! try. [`retry`] decides when to try again, [`client`] how a message gets there and where it may not go.
+//! The fleet's outbox holds the undelivered events. The [`WebhookDispatcher`] delivers events of many casts
+//! at once, those of one cast in order, and settles them. The receiver and its secret are read from the
+//! application at each attempt. [`retry`] decides when to try again; [`client`] sends a message and enforces
+//! the network policy.
 
 mod client;
 mod dispatcher;
@@ -24,51 +25,51 @@ use crate::app::{Application, CallbackReceiver};
 pub(crate) use client::AttemptOutcome;
 pub use dispatcher::WebhookDispatcher;
 
-/// A message to a receiver, whole but for its way.
+/// Body and headers of a webhook request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookMessage {
-    /// The body, as it is signed.
+    /// Signed body, in JSON.
     pub body: Bytes,
-    /// Headers besides those that every request has.
+    /// Headers in addition to those of every request.
     pub headers: Vec<(&'static str, String)>,
 }
 
-/// How a vendor delivers.
+/// Timeout and retries that a vendor documents.
 #[derive(Debug, Clone, Copy)]
 pub struct DeliveryPolicy {
-    /// An answer must have come by then.
+    /// Time limit for the response.
     pub timeout: Duration,
-    /// Pause before try number `tries + 1`, for a message that was first tried `age` ago; `None`: no more tries.
-    pub retry_delay: fn(tries: u32, age: Duration) -> Option<Duration>,
+    /// Delay after `attempts` failed attempts, the first of them `age` ago. `None`: no further attempt.
+    pub retry_delay: fn(attempts: u32, age: Duration) -> Option<Duration>,
 }
 
-/// What an event is in a vendor's words: none, one or several messages. Pure, so that a second try says the same.
+/// Renders an event as no, one or several messages. It is pure, so that every attempt sends the same body.
 pub(crate) type RenderFn = fn(&CallbackReceiver, &Cast, &Event) -> Vec<WebhookMessage>;
 
-/// How casts of one API are told about.
+/// Callback format of one API.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallbackFormat {
     /// The name of the API, [`Cast::api`].
     pub(crate) api: &'static str,
     pub(crate) policy: DeliveryPolicy,
     pub(crate) render: RenderFn,
-    /// Who of an application is told about this cast.
+    /// Returns the receiver of a cast.
     pub(crate) receiver: fn(&Application, &Cast) -> Option<CallbackReceiver>,
-    /// Whether an answer with this status means that it arrived.
+    /// Whether a response with this status confirms the delivery.
     pub(crate) is_success: fn(u16) -> bool,
 }
 
-/// Whether a status is the one that both vendors take for success.
+/// Whether a status is 200, the only one that both vendors accept as success.
 pub(crate) fn is_200(status: u16) -> bool {
     status == 200
 }
 
-/// Whether a status is any that means success.
+/// Whether a status is in the range of success, 200 to 299.
 pub(crate) fn is_2xx(status: u16) -> bool {
     (200..300).contains(&status)
 }
 
-/// The receiver that a cast of the REST API was asked for with, or else the application's.
+/// Returns the receiver in the request of a REST cast, or else the application's.
 pub(crate) fn native_receiver(app: &Application, cast: &Cast) -> Option<CallbackReceiver> {
     let own = cast.request.get("callback").cloned();
     let own = own.and_then(|receiver| serde_json::from_value::<CallbackReceiver>(receiver).ok());

@@ -1,10 +1,10 @@
-//! What an operator can set: a file, `pagecast.toml`, then the environment, then flags, each before the one
-//! in front of it.
+//! The operator's configuration: the file `pagecast.toml`, overridden by the environment, overridden by
+//! flags.
 //!
-//! `PAGECAST__LISTEN=0.0.0.0:8080` sets `listen`, `PAGECAST__CASTS__QUEUE_S=5` sets `queue_s` in `[casts]`:
-//! two underscores before each name. Where text is wanted, the value is the text; everything else is written
-//! as in the file (`'["cn-north-1"]'`). `PAGECAST_SECRET_KEY` and `PAGECAST_ADMIN_TOKEN` are short for two of
-//! them. Wherever a secret is wanted, `{ file = "…" }` or `{ env = "…" }` says where it is.
+//! `PAGECAST__LISTEN=0.0.0.0:8080` sets `listen`, `PAGECAST__CASTS__QUEUE_TIMEOUT_S=5` sets `queue_timeout_s`
+//! in `[casts]`: two underscores before each name. A value that the file would quote is given without quotes;
+//! everything else is written as in the file (`'["cn-north-1"]'`). `PAGECAST_SECRET_KEY` and
+//! `PAGECAST_ADMIN_TOKEN` are shorthands. Every secret may be given as `{ file = "…" }` or `{ env = "…" }`.
 
 mod demo;
 mod load;
@@ -30,63 +30,62 @@ pub use load::{Error, Options, environment, load};
 pub(crate) use reference::assert_golden_file;
 pub use validate::Finding;
 
-/// `pagecast.toml`.
+/// The contents of `pagecast.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the APIs listen.
+    /// Address and port on which the APIs listen.
     pub listen: SocketAddr,
-    /// Certificates and key, PEM; without them the APIs speak plain HTTP.
+    /// Certificate and key of the APIs. Without them, the APIs use plain HTTP.
     pub tls: Option<Tls>,
-    /// Where casts, spools, evidence and the keys of the embedded defaults are kept.
+    /// Data folder: database, spools, recordings, evidence and generated keys.
     pub data: PathBuf,
-    /// The administrator's token, at least 16 characters; without one there is no admin API.
+    /// Token of the administrator, at least 16 characters. Without one, the admin API is disabled.
     pub admin_token: Option<Secret>,
-    /// Seals what is kept: 32 bytes as base64 text. Without one, a key is made once and kept in the data
-    /// folder.
+    /// Key that encrypts secrets in the database: 32 bytes in base64. Without one, a key is generated once
+    /// and stored in the data folder.
     pub secret_key: Option<Secret>,
-    /// How much may come from outside.
+    /// Limits on connections and requests.
     pub limits: Limits,
-    /// How casts are run.
+    /// Queueing, resources and retention of casts.
     pub casts: Casts,
-    /// The rooms of this service.
+    /// The embedded rooms.
     pub rooms: Rooms,
-    /// Differences between what the vendors' documents say.
+    /// Options of the Volcengine API.
     pub volcengine: Volcengine,
-    /// Likewise.
+    /// Options of the Tencent API.
     pub tencent: Tencent,
-    /// Who may ask for casts.
+    /// Applications that may create casts.
     pub applications: Vec<Application>,
 }
 
-/// A certificate.
+/// Certificate and key of the APIs, in PEM files. They are reloaded when they change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// The chain, PEM.
+    /// File with the certificate chain.
     pub certificate: PathBuf,
-    /// Its key, PEM.
+    /// File with the private key.
     pub key: PathBuf,
 }
 
-/// How much may come from outside. Connections are those of the APIs, and those of the rooms likewise, each
-/// with as many of their own.
+/// Limits on connections and requests. The connection limits apply to the APIs and, separately, to the rooms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections at once. More close those that have been without a request for longest.
+    /// Most open connections. When another one arrives, the connection that has been idle for longest is
+    /// closed.
     pub connections: usize,
-    /// Connections at once from one address, or from one /64 network of IPv6. A quarter of all, so that no
-    /// single address takes them all; more than usual SDKs keep. Addresses of this machine and of
-    /// `trusted_proxies` are not limited.
+    /// Most open connections of one address, or of one IPv6 /64 network. The default is a quarter of all, so
+    /// that no single address can take them all; it is more than the vendors' SDKs open. Addresses of this
+    /// machine and of `trusted_proxies` are exempt.
     pub connections_per_address: usize,
-    /// Addresses and networks of reverse proxies, like `["10.0.0.0/8"]`: all their clients come from the same
-    /// address, so `connections_per_address` does not hold for it, and their header `X-Forwarded-For` says
-    /// who the client is.
+    /// Addresses and networks of reverse proxies, like `["10.0.0.0/8"]`. They are exempt from
+    /// `connections_per_address`, and their header `X-Forwarded-For` names the client.
     pub trusted_proxies: Vec<Subnet>,
-    /// Requests a second for each token of the REST API, and as many at once after a pause; more are answered
-    /// with status 429. The administrator's are not counted. As many as vendors allow for each key:
-    /// Volcengine 60 to 150, Tencent 20, for each action.
+    /// Requests per second and token of the REST API, and size of a burst. Further requests are answered with
+    /// status 429. The administrator's requests do not count. The default is in the range of the vendors'
+    /// limits for each key and action: 60 to 150 at Volcengine, 20 at Tencent.
     pub requests_per_s: u32,
 }
 
@@ -107,7 +106,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What holds for a listener's connections.
+    /// The limits of a listener.
     #[must_use]
     pub fn listener_limits(&self) -> pagecast_listen::Limits {
         pagecast_listen::Limits {
@@ -119,98 +118,99 @@ impl Limits {
     }
 }
 
-/// How casts are run.
+/// Queueing, resources and retention of casts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Casts {
-    /// How long a cast waits for room on the machine before it has failed, in seconds.
-    pub queue_s: u64,
-    /// Longest time that a request may ask a cast to wait for room, in seconds. The usual hour is as long as
-    /// a machine that others fill usually takes to come free, and short enough that requests that nobody
-    /// waits for any more do not fill the queue for a day.
-    pub max_queue_s: u64,
-    /// Casts that may wait. More are refused.
-    pub queue_limit: u32,
-    /// Part of the cores that casts may use, 0.1 to 16; beyond 1, more is promised than there is.
+    /// Longest time a cast waits in the queue, in seconds. A cast that has not started by then fails.
+    pub queue_timeout_s: u64,
+    /// Largest `queue_timeout_s` of a REST request, in seconds. An hour is usually enough for other casts to
+    /// end, and keeps requests that nobody waits for from filling the queue for a day.
+    pub max_queue_timeout_s: u64,
+    /// Most casts in the queue. Further requests are refused.
+    pub max_queued_casts: u32,
+    /// Share of the CPU cores that casts may use, 0.1 to 16. A value above 1 overcommits the machine.
     pub cpu_share: f64,
-    /// Memory that is left to others, in MiB.
-    pub spare_memory_mib: u64,
-    /// Disk space that is left, in MiB: while the disk of the data folder, or that of temporary files, has
-    /// less, no cast is begun. The usual value is twice what the browser of one cast may write.
-    pub spare_disk_mib: u64,
-    /// Started by root, the service runs the browser of each cast as a user of its own, out of this range,
-    /// like
-    /// `[2000000000, 2000065535]`. The ids must belong to nobody else.
+    /// Memory that casts leave to other programs, in MiB.
+    pub reserved_memory_mib: u64,
+    /// Free disk space below which no cast starts, in MiB: on the disk of the data folder and on that of
+    /// temporary files. The default is twice what the browser of one cast may write.
+    pub min_free_disk_mib: u64,
+    /// First and last user id for browsers, like `[2000000000, 2000065535]`. If the service runs as root, the
+    /// browser of each cast gets a user id of its own from this range. No other account may use these ids.
     pub browser_uids: Option<[u32; 2]>,
-    /// Most casts at once, whatever the machine could carry.
-    pub max: u32,
-    /// Browsers that are kept ready.
-    pub warm: usize,
-    /// How long running casts may go on when the service is asked to end, in seconds; what still runs then
-    /// goes on with the next start.
-    pub drain_s: u64,
-    /// How long storage is tried for a recording, in seconds; then it stays in its spool.
-    pub storage_patience_s: u64,
-    /// How long casts that ended are remembered, in hours, 72 at least.
-    pub history_h: u64,
-    /// Size of the database with all casts and what happened to them, in MiB. When it is larger, the casts
-    /// that ended first are forgotten before their time. The usual 2048 are some 500 000 ordinary casts, and
-    /// 8 applications with all that they may keep.
-    pub history_mib: u64,
+    /// Most casts that run at once, even if the machine has capacity for more.
+    pub max_running: u32,
+    /// Number of browsers that are kept ready for new casts.
+    pub warm_browsers: usize,
+    /// How long running casts may go on after the service was asked to stop, in seconds. Casts that still run
+    /// then are resumed at the next start.
+    pub drain_timeout_s: u64,
+    /// How long a failing upload of a recording is retried, in seconds. After that, the recording stays in
+    /// its spool.
+    pub upload_timeout_s: u64,
+    /// How long ended casts are kept, in hours, at least 72.
+    pub retention_h: u64,
+    /// Largest size of the database, in MiB. When it is larger, the casts that ended first are deleted before
+    /// `retention_h`. The default holds some 500 000 ordinary casts, or 8 applications that use all of their
+    /// `max_history_mib`.
+    pub max_database_mib: u64,
 }
 
 impl Casts {
-    /// Longest time that a cast may wait for room, in seconds: what requests may ask for, or what those get
-    /// that ask for nothing.
+    /// Longest time a cast may wait in the queue, in seconds: the larger one of the default and of what a
+    /// request may set.
     #[must_use]
     pub fn max_wait_s(&self) -> u64 {
-        self.max_queue_s.max(self.queue_s)
+        self.max_queue_timeout_s.max(self.queue_timeout_s)
     }
 }
 
 impl Default for Casts {
     fn default() -> Self {
         Self {
-            queue_s: 60,
-            max_queue_s: 3600,
-            queue_limit: 100,
+            queue_timeout_s: 60,
+            max_queue_timeout_s: 3600,
+            max_queued_casts: 100,
             cpu_share: 0.9,
-            spare_memory_mib: 512,
-            spare_disk_mib: 2048,
+            reserved_memory_mib: 512,
+            min_free_disk_mib: 2048,
             browser_uids: None,
-            max: 1000,
-            warm: 0,
-            drain_s: 0,
-            storage_patience_s: 86_400,
-            history_h: 7 * 24,
-            history_mib: 2048,
+            max_running: 1000,
+            warm_browsers: 0,
+            drain_timeout_s: 0,
+            upload_timeout_s: 86_400,
+            retention_h: 7 * 24,
+            max_database_mib: 2048,
         }
     }
 }
 
-/// The rooms of this service.
+/// The embedded rooms: a WebRTC server for publishers and viewers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rooms {
-    /// Whether there are any.
+    /// Whether the embedded rooms are available.
     pub enabled: bool,
-    /// Where their web server listens, which publishers and viewers reach.
+    /// Address and port of the rooms' web server, for publishers and viewers.
     pub listen: SocketAddr,
-    /// Where media come and go, one UDP port and one TCP port of the same number; port 0: any.
-    pub media: SocketAddr,
-    /// Where others reach `media`, if that is not where it is.
-    pub addresses: Vec<SocketAddr>,
-    /// Where viewers reach `listen`, if that is not where it is: `https://rooms.example.com`.
+    /// Address and port for media: UDP and TCP on the same port. Port 0 chooses a free one.
+    pub media_listen: SocketAddr,
+    /// Addresses and ports at which clients reach `media_listen`, if they differ from it, as behind NAT.
+    pub announced_addresses: Vec<SocketAddr>,
+    /// URL at which viewers reach `listen`, if it differs, like `https://rooms.example.com`.
     pub public_url: Option<String>,
-    /// Signs tokens, which are then needed to publish and to watch; needed beyond this machine.
+    /// Secret that signs the tokens for publishing and watching, at least 16 characters. Required unless the
+    /// rooms are only reachable from this machine. Without one, no token is needed.
     pub secret: Option<Secret>,
-    /// Most rooms at once. Rooms of this service's own casts are not refused for it.
+    /// Most rooms at once. The rooms of this service's own casts are never refused.
     pub max_rooms: usize,
-    /// Most rooms of one application. Raise it to `max_rooms` where there is only one.
+    /// Most rooms of one application. If there is only one application, raise it to `max_rooms`.
     pub max_rooms_per_application: usize,
-    /// Most viewers in all rooms. The default is what a gigabit carries at 2 Mbit/s each.
+    /// Most viewers in all rooms. The default is what 1 Gbit/s carries at 2 Mbit/s per viewer.
     pub max_viewers: usize,
-    /// Most viewers in all rooms of one application. Raise it to `max_viewers` where there is only one.
+    /// Most viewers in all rooms of one application. If there is only one application, raise it to
+    /// `max_viewers`.
     pub max_viewers_per_application: usize,
     /// Most viewers in one room.
     pub max_viewers_per_room: usize,
@@ -218,12 +218,12 @@ pub struct Rooms {
 
 impl Default for Rooms {
     fn default() -> Self {
-        let here = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             enabled: true,
-            listen: here(8081),
-            media: here(0),
-            addresses: Vec::new(),
+            listen: loopback(8081),
+            media_listen: loopback(0),
+            announced_addresses: Vec::new(),
             public_url: None,
             secret: None,
             max_rooms: 100,
@@ -235,36 +235,36 @@ impl Default for Rooms {
     }
 }
 
-/// What Volcengine's documents leave open.
+/// Options of the Volcengine API, where the vendor's documents differ or leave a choice.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Volcengine {
-    /// Whether a task that runs already is an error in version 2020-12-01
-    /// (`InvalidParameter.TaskAlreadyExists`), as an old list of errors has it, and not a success as in
-    /// 2023-11-01.
-    pub strict_repeat: bool,
-    /// Regions that requests may be signed for; any, if empty.
+    /// Whether version 2020-12-01 answers a start of a running task with the error
+    /// `InvalidParameter.TaskAlreadyExists`, as an old list of error codes says. Otherwise the start
+    /// succeeds, as in version 2023-11-01.
+    pub reject_running_task: bool,
+    /// Regions for which requests may be signed. An empty list allows every region.
     pub regions: Vec<String>,
 }
 
-/// What Tencent's documents leave open.
+/// Options of the Tencent API, where the vendor's documents differ or leave a choice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tencent {
-    /// Regions that are served; any and none, if empty.
+    /// Regions that requests may name. An empty list allows every region, and requests without one.
     pub regions: Vec<String>,
     /// Smallest `MaxDurationLimit` of a request, in seconds.
     pub min_duration_s: u64,
-    /// Largest `MaxDurationLimit` of a request, and that of a request without one, in seconds:
+    /// Largest `MaxDurationLimit` of a request and default of requests without one, in seconds,
     /// `min_duration_s` to 86400. The Chinese document says 36000, the international one 86400.
     pub max_duration_s: u64,
-    /// Whether signatures of version 1 (`HmacSHA1`, `HmacSHA256`) are accepted beside those of version 3.
-    /// They use the secret itself as their key, and SHA-1 unless told otherwise: set this to `false` if no
-    /// client needs them.
+    /// Whether signatures of version 1 (`HmacSHA1`, `HmacSHA256`) are accepted in addition to version 3.
+    /// Version 1 uses the secret itself as the key and SHA-1 by default. Set this to `false` if no client
+    /// needs it.
     pub v1_signatures: bool,
-    /// Whether a video above 1920x1080 in its page ends a task (callback 804 with 2), as the documents have
-    /// it.
-    pub limit_video: bool,
+    /// Whether a video above 1920x1080 in the page ends the task (callback 804 with status 2), as documented
+    /// by the vendor.
+    pub enforce_video_limit: bool,
 }
 
 impl Default for Tencent {
@@ -274,7 +274,7 @@ impl Default for Tencent {
             min_duration_s: 1800,
             max_duration_s: 36_000,
             v1_signatures: true,
-            limit_video: true,
+            enforce_video_limit: true,
         }
     }
 }

@@ -1,9 +1,8 @@
-//! What answers: both clouds' APIs and one of our own on one listener, callbacks to whoever wants to know,
-//! metrics.
+//! The HTTP service: the Volcengine, Tencent and REST APIs on one listener, callbacks, and metrics.
 //!
-//! A request enters through [`listen`], is told apart in [`route`], and becomes a [`pagecast_fleet::NewCast`]
-//! in one of the dialects [`volcengine`], [`tencent`] and [`rest`], each a thin translation into it and back.
-//! What happens to casts leaves through [`callback`], in the words of the dialect that the cast came by.
+//! A request enters through [`listen`], is dispatched by [`route`], and becomes a [`pagecast_fleet::NewCast`]
+//! in one of the dialects [`volcengine`], [`tencent`] and [`rest`], each a thin translation. Events of casts
+//! leave through [`callback`], in the format of the dialect that created the cast.
 //!
 //! Deliberately absent: pages, media, and the running of casts.
 
@@ -12,13 +11,17 @@ mod auth_log;
 mod bounded_json;
 pub mod callback;
 pub mod config;
+mod internal_error;
 pub mod listen;
 pub mod metrics;
+mod new_cast;
 mod rate_limit;
+mod request_id;
 pub mod rest;
 pub mod route;
 mod service;
 pub mod tencent;
 pub mod volcengine;
 
+pub use request_id::RequestId;
 pub use service::{Clock, EmbeddedRooms, Service};

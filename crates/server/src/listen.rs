@@ -1,5 +1,5 @@
-//! The listener of all APIs: HTTP/1.1, plain or in TLS. [`pagecast_listen`] bounds its connections, and the
-//! time for a handshake and for a request's head; what a request's body may be is up to [`crate::route`].
+//! The listener of all APIs: HTTP/1.1, plain or over TLS. [`pagecast_listen`] limits its connections and the
+//! time for handshakes and request heads; [`crate::route`] limits request bodies.
 
 mod tls;
 
@@ -18,49 +18,50 @@ use tokio::time::{Instant, timeout};
 use crate::config;
 use tls::Certificates;
 
-pub(crate) use tls::validate as check_tls;
+pub use tls::TlsError;
+pub(crate) use tls::validate as validate_tls;
 
-/// Largest head of a request, in bytes, and most headers: a signed query of 32 KiB, as Tencent allows, and
-/// the SDKs' headers.
+/// Largest head of a request, in bytes: room for a signed query of 32 KiB, which Tencent allows, and headers.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Most headers of a request: several times as many as the vendors' SDKs send.
 const MAX_HEADERS: usize = 100;
-/// How often the files of the certificate are looked at.
+/// Minimum time between two checks of the certificate files for changes.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Why nobody listens.
+/// Why the listener cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The address cannot be listened on.
-    #[error("cannot listen on {0}: is something else there already?")]
+    /// The address cannot be bound.
+    #[error("cannot listen on {0}")]
     Bind(SocketAddr, #[source] io::Error),
-    /// The certificate or its key cannot be used.
-    #[error("{0}")]
-    Tls(String),
+    /// The certificate or its key is invalid.
+    #[error("cannot load the TLS certificate")]
+    Tls(#[from] TlsError),
 }
 
-/// A listener that runs.
+/// A running listener.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens.
+    /// Its bound address.
     pub addr: SocketAddr,
     stop: watch::Sender<ShutdownPhase>,
     running: JoinHandle<()>,
 }
 
 impl Server {
-    /// Listens, and answers by this router, which finds the client's address as
+    /// Starts a listener that serves this router. Handlers get the client's address as
     /// [`axum::extract::ConnectInfo`].
     ///
     /// # Errors
-    /// The address is taken, or the certificate cannot be used.
+    /// The address cannot be bound, or the certificate is invalid.
     pub async fn start(
         listen: SocketAddr,
         tls: Option<&config::Tls>,
         limits: &config::Limits,
         router: Router,
     ) -> Result<Self, Error> {
-        let certificates = tls.map(|tls| Certificates::load(tls.clone())).transpose().map_err(Error::Tls)?;
+        let certificates = tls.map(|tls| Certificates::load(tls.clone())).transpose()?;
         let bind = |error| Error::Bind(listen, error);
         let listener = TcpListener::bind(listen).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
@@ -68,12 +69,12 @@ impl Server {
         let limits =
             Limits { max_head_bytes: MAX_HEAD_BYTES, max_headers: MAX_HEADERS, ..limits.listener_limits() };
         let service = Service { router, is_reserved: is_health };
-        let mut looked = Instant::now();
+        let mut last_check = Instant::now();
         let mut certificates = certificates;
         let acceptor = move || {
             let certificates = certificates.as_mut()?;
-            if looked.elapsed() >= RELOAD_INTERVAL {
-                looked = Instant::now();
+            if last_check.elapsed() >= RELOAD_INTERVAL {
+                last_check = Instant::now();
                 certificates.reload();
             }
             Some(certificates.acceptor())
@@ -82,7 +83,7 @@ impl Server {
         Ok(Self { addr, stop, running })
     }
 
-    /// Takes no more connections, finishes requests that run until the deadline, and cuts off the rest.
+    /// Accepts no more connections, lets running requests finish within `deadline`, and aborts the rest.
     pub async fn stop(self, deadline: Duration) {
         let Self { stop, mut running, .. } = self;
         stop.send_replace(ShutdownPhase::Draining);
@@ -93,9 +94,9 @@ impl Server {
     }
 }
 
-/// Whether whoever watches over the service asks for its health: they may come from anywhere, and are
-/// answered at once.
-fn is_health(method: &Method, uri: &Uri, _from_here: bool) -> bool {
+/// Whether a request is a health check. Health checks get a reserved connection, from any address, so that an
+/// orchestrator does not kill a service that is merely busy.
+fn is_health(method: &Method, uri: &Uri, _is_local: bool) -> bool {
     matches!(*method, Method::GET | Method::HEAD) && matches!(uri.path(), "/healthz" | "/readyz")
 }
 

@@ -1,4 +1,4 @@
-//! How often somebody may ask.
+//! Rate limits of requests.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -8,23 +8,23 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
-/// Names that are counted at the same time. Full: those that did not ask lately are forgotten; if that is not enough, all are
-/// refused until it is.
+/// Most keys that are tracked at once: about 1 MiB. When full, idle keys are dropped; if none is idle, every
+/// request is refused.
 const MAX_KEYS: usize = 10_000;
 
-/// So many requests a second for each of several names, and as many at once after a pause.
+/// A rate limiter with a quota per key: so many requests per second, and bursts of the same size.
 pub(crate) struct KeyedRateLimiter<C: Clock = DefaultClock>(
     RateLimiter<String, HashMapStateStore<String>, C, NoOpMiddleware<C::Instant>>,
 );
 
 impl KeyedRateLimiter {
-    /// This many a second, 1 at least.
+    /// Creates a limiter. A rate of 0 counts as 1.
     #[must_use]
     pub(crate) fn new(per_second: u32) -> Self {
         Self::with_clock(per_second, DefaultClock::default())
     }
 
-    /// For tests that must not depend on how fast they are.
+    /// A limiter that never refills within a test, so that tests do not depend on their speed.
     #[cfg(test)]
     pub(crate) fn once_an_hour() -> Self {
         let quota = Quota::with_period(std::time::Duration::from_secs(3600)).unwrap();
@@ -38,8 +38,8 @@ impl<C: Clock> KeyedRateLimiter<C> {
         Self(RateLimiter::new(quota, HashMapStateStore::default(), clock))
     }
 
-    /// Counts a request of this name, and says whether it may be carried out. Names come from outside: only those that proved
-    /// who they are should get here.
+    /// Counts a request and returns whether it is within the quota. Call it for authenticated keys only, so
+    /// that strangers cannot fill the table.
     #[must_use]
     pub(crate) fn check(&self, key: &str) -> bool {
         if self.0.len() >= MAX_KEYS {
@@ -54,7 +54,7 @@ impl<C: Clock> KeyedRateLimiter<C> {
 
 impl<C: Clock> fmt::Debug for KeyedRateLimiter<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Limits").field("keys", &self.0.len()).finish_non_exhaustive()
+        f.debug_struct("KeyedRateLimiter").field("keys", &self.0.len()).finish_non_exhaustive()
     }
 }
 
@@ -67,25 +67,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_has_its_own_rate() {
+    fn each_key_has_its_own_quota() {
         let clock = FakeRelativeClock::default();
-        let limits = KeyedRateLimiter::with_clock(20, clock.clone());
-        let asked = |key: &str, times: u32| (0..times).filter(|_| limits.check(key)).count();
-        assert_eq!((asked("a", 50), asked("b", 5)), (20, 5));
+        let limiter = KeyedRateLimiter::with_clock(20, clock.clone());
+        let accepted = |key: &str, times: u32| (0..times).filter(|_| limiter.check(key)).count();
+        assert_eq!((accepted("a", 50), accepted("b", 5)), (20, 5));
         clock.advance(Duration::from_millis(500));
-        assert_eq!((asked("a", 50), asked("b", 50)), (10, 20), "half a second, half of it");
+        assert_eq!((accepted("a", 50), accepted("b", 50)), (10, 20), "half a second refills half the quota");
         clock.advance(Duration::from_secs(3600));
-        assert_eq!(asked("a", 50), 20, "nothing is saved up");
+        assert_eq!(accepted("a", 50), 20, "bursts are bounded");
     }
 
     #[test]
-    fn names_are_bounded() {
+    fn keys_are_bounded() {
         let clock = FakeRelativeClock::default();
-        let limits = KeyedRateLimiter::with_clock(1, clock.clone());
+        let limiter = KeyedRateLimiter::with_clock(1, clock.clone());
         let accepted =
-            |from: usize| (from..from + 2 * MAX_KEYS).filter(|i| limits.check(&i.to_string())).count();
+            |from: usize| (from..from + 2 * MAX_KEYS).filter(|i| limiter.check(&i.to_string())).count();
         assert_eq!(accepted(0), MAX_KEYS);
         clock.advance(Duration::from_secs(10));
-        assert_eq!(accepted(7 * MAX_KEYS), MAX_KEYS, "those that rest are forgotten");
+        assert_eq!(accepted(7 * MAX_KEYS), MAX_KEYS, "idle keys are dropped");
     }
 }

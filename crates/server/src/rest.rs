@@ -1,7 +1,8 @@
-//! The native API: casts, their events and evidence, and the applications that may ask for them.
+//! The REST API: casts, their events and evidence, and the applications that own them.
 //!
-//! Bearer tokens say who asks ([`caller`]); a body becomes a description of a cast ([`create_cast`]), a cast what is
-//! shown of it ([`application_view`]); whatever is wrong has one shape ([`error`]).
+//! Bearer tokens authenticate callers ([`caller`]), a body becomes the description of a cast
+//! ([`create_cast`]), [`view`] decides what is shown of a cast, and [`error`] renders all errors in one
+//! format.
 
 mod applications;
 pub(crate) mod callback;
@@ -10,6 +11,7 @@ mod casts;
 mod create_cast;
 mod deliveries;
 mod error;
+mod error_code;
 mod events;
 mod evidence;
 mod json;
@@ -33,37 +35,37 @@ use axum::routing::{get, post, put};
 use crate::rate_limit::KeyedRateLimiter;
 use crate::service::Service;
 use caller::{Administrator, Caller};
-use error::{ApiError, json_response};
+use error::{ApiError, ErrorCode, json_response};
 use json::{Json, OptionalJson};
 
-/// Largest body of a request, in bytes: a style sheet and a script of 1 MiB each, and all headers there may
-/// be, as JSON.
+/// Largest body of a request, in bytes: a style sheet and a script of 1 MiB each, and the most headers and
+/// cookies, escaped as JSON.
 const MAX_BODY_LEN: usize = 8 << 20;
-/// By which API a cast of this one was asked for.
+/// Name of this API: the origin of its casts, and its label in metrics and logs.
 pub(crate) const ORIGIN: &str = "v1";
 
-/// What the handlers share.
+/// State shared by all handlers.
 #[derive(Clone)]
 struct RestState {
     service: Service,
     streams: Arc<stream_limit::StreamLimiter>,
     snapshots: Arc<snapshot::PendingSnapshots>,
-    /// Requests of each token.
+    /// Rate limit of each token.
     rate_limits: Arc<KeyedRateLimiter>,
-    /// Held while applications are changed: a change is read, made and stored as one.
+    /// Serializes changes of applications, each of which reads, modifies and stores one.
     edit_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Everything below `/v1`.
+/// Router of everything below `/v1`.
 pub(crate) fn router(service: Service) -> Router {
-    let rates = KeyedRateLimiter::new(service.config.limits.requests_per_s);
-    router_with_limits(service, rates)
+    let rate_limits = KeyedRateLimiter::new(service.config.limits.requests_per_s);
+    router_with_limits(service, rate_limits)
 }
 
-/// The same, with these limits for requests of each token.
-fn router_with_limits(service: Service, rates: KeyedRateLimiter) -> Router {
+/// The router, with these rate limits of tokens.
+fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router {
     let rest = RestState {
-        rate_limits: Arc::new(rates),
+        rate_limits: Arc::new(rate_limits),
         service,
         streams: Arc::default(),
         snapshots: Arc::default(),
@@ -102,7 +104,7 @@ fn router_with_limits(service: Service, rates: KeyedRateLimiter) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
         .layer(from_fn(error::render_errors))
         .with_state(rest);
-    // What is nested does not answer with a slash behind its name.
+    // A nested router does not answer its own path with a slash at the end.
     let slash =
         Router::new().route("/v1/", get(openapi::reference_page)).layer(from_fn(error::render_errors));
     Router::new().nest("/v1", inner).merge(slash)

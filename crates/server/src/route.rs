@@ -1,16 +1,18 @@
-//! One listener, one path: requests to `/` are told apart by what they carry. Beside it the REST API, and
-//! what operators ask for.
+//! Routes requests on the one listener: the vendors' APIs at `/`, the REST API at `/v1`, health and metrics.
+//!
+//! The vendors share a path; query and headers decide which API a request is for.
 
 mod body;
 mod ops;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::{any, get};
@@ -21,131 +23,94 @@ use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-use crate::callback::{self, CallbackFormat};
+use crate::callback::CallbackFormat;
 use crate::metrics::Metrics;
-use crate::service::{Service, request_id};
+use crate::request_id::{self, RequestId};
+use crate::service::Service;
 use crate::{auth_log, rest, tencent, volcengine};
-
-/// Names a request, in requests, answers and logs.
-static REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// Longest name that others may give.
-const MAX_REQUEST_ID_LEN: usize = 64;
-/// Longest answer that is looked through for the vendor's code.
-const MAX_SCANNED_BODY_LEN: usize = 256 << 10;
-
-/// Actions of the vendors' APIs, as metrics tell them.
-const METRIC_ACTIONS: [&str; 6] =
-    ["StartWebcast", "StopWebcast", "GetWebCastTask", "StartWebRecord", "StopWebRecord", "DescribeWebRecord"];
-
-/// A request to `/`, as it came.
-#[derive(Debug, Clone)]
-pub struct ApiRequest {
-    /// How.
-    pub method: Method,
-    /// What stands behind the `?`, as it was sent.
-    pub query: String,
-    /// Names in lower case.
-    pub headers: HeaderMap,
-    /// As it was sent. One that is longer than [`MAX_BODY_LEN`] is cut off one byte behind it.
-    pub body: HashedBody,
-}
 
 pub(crate) use body::{BodyError, ClaimedPrincipal, read_up_to};
 pub use body::{HashedBody, MAX_BODY_LEN};
 
+/// Longest answer that is searched for the vendor's error code, in bytes. Answers with an error have less
+/// than 1 KiB.
+const MAX_SCANNED_BODY_LEN: usize = 256 << 10;
+/// Longest beginning of a form that is searched for the action, in bytes: metrics are not worth more.
+const MAX_SCANNED_FORM_LEN: usize = 4096;
+
+/// A request to `/`.
+#[derive(Debug, Clone)]
+pub struct ApiRequest {
+    /// Its id, for the log and the answer.
+    pub id: RequestId,
+    /// HTTP method.
+    pub method: Method,
+    /// Text behind the `?`, as sent.
+    pub query: String,
+    /// Headers, with names in lower case.
+    pub headers: HeaderMap,
+    /// Body, as sent. A body over [`MAX_BODY_LEN`] is cut off one byte behind that limit.
+    pub body: HashedBody,
+}
+
 impl ApiRequest {
-    /// A header's value, if it is there once and is text.
+    /// A header's value, if the value is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The action that it names, if it is one of ours: for metrics.
-    fn action(&self) -> &'static str {
+    /// The action that the request names, if it is one of `known`; the label of metrics otherwise is `other`.
+    fn action(&self, known: &[&'static str]) -> &'static str {
         let is_form = self.header("content-type").is_some_and(|t| t.starts_with("application/x-www-form"));
-        let form = if is_form { &self.body[..self.body.len().min(4096)] } else { &[] };
+        let form = if is_form { &self.body[..self.body.len().min(MAX_SCANNED_FORM_LEN)] } else { &[] };
         let mut pairs =
             form_urlencoded::parse(self.query.as_bytes()).chain(form_urlencoded::parse(form)).take(200);
         let named = pairs.find(|(name, _)| name.eq_ignore_ascii_case("action")).map(|(_, value)| value);
         let named = self.header("x-tc-action").or(named.as_deref()).unwrap_or_default();
-        METRIC_ACTIONS.into_iter().find(|action| action.eq_ignore_ascii_case(named)).unwrap_or("other")
+        known.iter().find(|action| action.eq_ignore_ascii_case(named)).copied().unwrap_or("other")
     }
 }
 
-/// Casts that came by Volcengine's API.
-const VOLCENGINE_ORIGIN: &str = "volcengine";
-
-/// Who answers requests to `/`.
-struct ApiFrontend {
-    /// The name of the API.
-    api: &'static str,
-    /// Whether this request is meant for it.
-    matches: fn(&ApiRequest) -> bool,
-    /// Longest body that it takes, in bytes.
-    max_body_len: usize,
-    handle: for<'a> fn(&'a Service, ApiRequest) -> BoxFuture<'a, Response>,
-    /// What it says to a request whose body is lost.
-    body_error_response: fn(&ApiRequest, BodyError) -> Response,
+/// One API at `/`: how its requests are recognized and answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ApiFrontend {
+    /// Name of the API, `Cast::api` of its casts.
+    pub(crate) api: &'static str,
+    /// Actions of the API, as metrics label them.
+    pub(crate) actions: &'static [&'static str],
+    /// Whether a request is meant for this API.
+    pub(crate) matches: fn(&ApiRequest) -> bool,
+    /// Longest body, in bytes.
+    pub(crate) max_body_len: usize,
+    /// Answers a request.
+    pub(crate) handle: for<'a> fn(&'a Service, ApiRequest) -> BoxFuture<'a, Response>,
+    /// Answers a request whose body could not be read.
+    pub(crate) body_error_response: fn(&ApiRequest, BodyError) -> Response,
 }
 
-/// The APIs at `/`. The last one answers what none claims.
-static API_FRONTENDS: &[ApiFrontend] = &[
-    ApiFrontend {
-        api: tencent::ORIGIN,
-        matches: tencent::matches,
-        max_body_len: MAX_BODY_LEN,
-        handle: |service, call| Box::pin(tencent::handle(service, call)),
-        body_error_response: tencent::body_error_response,
-    },
-    ApiFrontend {
-        api: VOLCENGINE_ORIGIN,
-        matches: volcengine::matches,
-        max_body_len: volcengine::signature::MAX_BODY_LEN,
-        handle: |service, call| Box::pin(volcengine::handle(service, call)),
-        body_error_response: volcengine::body_error_response,
-    },
-];
+/// The APIs at `/`. The last one answers requests that no API matches.
+static API_FRONTENDS: &[ApiFrontend] = &[tencent::FRONTEND, volcengine::FRONTEND];
 
-/// How casts are told about, by the API that they came by.
-pub(crate) static DIALECTS: &[CallbackFormat] = &[
-    CallbackFormat {
-        api: tencent::ORIGIN,
-        policy: tencent::callback::RETRY_POLICY,
-        render: tencent::callback::render,
-        receiver: |app, _| app.callbacks.tencent.clone(),
-        is_success: callback::is_200,
-    },
-    CallbackFormat {
-        api: VOLCENGINE_ORIGIN,
-        policy: volcengine::callback::RETRY_POLICY,
-        render: volcengine::callback::render,
-        receiver: |app, _| app.callbacks.volcengine.clone(),
-        is_success: callback::is_200,
-    },
-    CallbackFormat {
-        api: rest::ORIGIN,
-        policy: rest::callback::RETRY_POLICY,
-        render: rest::callback::render,
-        receiver: callback::native_receiver,
-        is_success: callback::is_2xx,
-    },
-];
+/// Formats of callbacks, by the API that a cast was created through.
+pub(crate) static DIALECTS: &[CallbackFormat] =
+    &[tencent::callback::FORMAT, volcengine::callback::FORMAT, rest::callback::FORMAT];
 
-/// When it was looked whether the service is ready, and why it was not.
+/// When readiness was checked last, and why the service was not ready.
 type CheckResult = (Instant, Option<String>);
 
-/// What requests are answered from.
+/// State of all handlers outside the REST API.
 #[derive(Clone)]
 struct AppState {
     service: Service,
     metrics: Arc<Metrics>,
     draining: watch::Receiver<bool>,
     frontends: &'static [ApiFrontend],
-    /// What `/readyz` found, and when: looking writes to the disk.
+    /// Last result of `/readyz`, cached because a check writes to the disk.
     last_check: Arc<tokio::sync::Mutex<Option<CheckResult>>>,
 }
 
-/// Answers everything that comes to the listener. While `draining`, `/readyz` says so.
+/// Router of the listener. `/readyz` answers 503 while `draining` is true.
 pub fn router(service: Service, metrics: Arc<Metrics>, draining: watch::Receiver<bool>) -> Router {
     let rest = rest::router(service.clone());
     build_router(
@@ -154,67 +119,65 @@ pub fn router(service: Service, metrics: Arc<Metrics>, draining: watch::Receiver
     )
 }
 
-fn build_router(desk: AppState, rest: Router) -> Router {
-    let rest = rest.layer(from_fn_with_state(desk.clone(), record_metrics));
+fn build_router(state: AppState, rest: Router) -> Router {
+    let rest = rest.layer(from_fn_with_state(state.clone(), observe_rest));
     Router::new()
         .route("/", any(dispatch))
         .route("/healthz", get(ops::health))
         .route("/readyz", get(ops::ready))
         .route("/metrics", get(ops::metrics))
-        .with_state(desk)
+        .with_state(state)
         .merge(rest)
         .layer(from_fn_with_state(Arc::<auth_log::FailureLog>::default(), auth_log::log_failures))
-        .layer(from_fn(set_request_id))
+        .layer(from_fn(request_id::assign))
 }
 
-async fn dispatch(State(desk): State<AppState>, request: Request) -> Response {
-    let begun = Instant::now();
+async fn dispatch(State(state): State<AppState>, request: Request) -> Response {
+    let started = Instant::now();
     let (parts, body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default().to_owned();
     if matches!(parts.method, Method::GET | Method::HEAD) && query.is_empty() && !is_signed(&parts.headers) {
         return landing_page(&parts.headers);
     }
-    let mut call =
-        ApiRequest { method: parts.method, query, headers: parts.headers, body: HashedBody::empty() };
-    let claimed = |call: &ApiRequest| desk.frontends.iter().find(|tongue| (tongue.matches)(call));
-    // A form may say only in its body whose it is.
-    let by_head = claimed(&call);
-    let most = by_head.map_or(MAX_BODY_LEN, |tongue| tongue.max_body_len);
-    let lost = match body::read(
-        body,
-        &ClaimedPrincipal::from_headers(&desk.service, &call.headers),
-        &call.headers,
-        most,
-    )
-    .await
-    {
+    let mut call = ApiRequest {
+        id: RequestId::of(&parts.extensions),
+        method: parts.method,
+        query,
+        headers: parts.headers,
+        body: HashedBody::empty(),
+    };
+    let find_frontend = |call: &ApiRequest| state.frontends.iter().find(|api| (api.matches)(call));
+    let matched_by_head = find_frontend(&call);
+    let max_len = matched_by_head.map_or(MAX_BODY_LEN, |api| api.max_body_len);
+    let principal = ClaimedPrincipal::from_headers(&state.service, &call.headers);
+    let body_error = match body::read(body, &principal, &call.headers, max_len).await {
         Ok(body) => {
             call.body = body;
             None
         }
-        Err(lost) => Some(lost),
+        Err(error) => Some(error),
     };
-    let Some(tongue) = by_head.or_else(|| claimed(&call)).or(desk.frontends.last()) else {
+    // A form may name its API only in the body.
+    let Some(frontend) = matched_by_head.or_else(|| find_frontend(&call)).or(state.frontends.last()).copied()
+    else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let action = call.action();
-    // The clock of metrics begins where the service's work does: how long a body took to come is the
-    // sender's.
-    let waited = begun.elapsed();
-    let span = request_span(tongue.api, action, &call.headers);
-    let answer = match lost {
-        None => (tongue.handle)(&desk.service, call).instrument(span.clone()).await,
-        Some(lost) => (tongue.body_error_response)(&call, lost),
+    let (id, action) = (call.id.clone(), call.action(frontend.actions));
+    // Metrics leave out the time that the body took to arrive: the sender decides it.
+    let body_time = started.elapsed();
+    let span = request_span(frontend.api, action, &id);
+    let response = match body_error {
+        None => (frontend.handle)(&state.service, call).instrument(span.clone()).await,
+        Some(error) => (frontend.body_error_response)(&call, error),
     };
-    let (answer, code) = response_code(answer).await;
-    record_outcome(&span, &code, answer.status());
-    desk.metrics.record_request(tongue.api, action, &code, begun.elapsed().saturating_sub(waited));
-    answer
+    let (response, code) = response_code(response).await;
+    let outcome = Outcome { api: frontend.api, action, code: &code, status: response.status() };
+    outcome.report(&state.metrics, &span, &id, started.elapsed().saturating_sub(body_time));
+    response
 }
 
-/// A request, for traces.
-fn request_span(api: &str, action: &str, headers: &HeaderMap) -> Span {
-    let request = headers.get(&REQUEST_ID_HEADER).and_then(|id| id.to_str().ok());
+/// Span of a request, for traces.
+fn request_span(api: &str, action: &str, id: &RequestId) -> Span {
     tracing::debug_span!(
         "request",
         otel.name = action,
@@ -222,16 +185,33 @@ fn request_span(api: &str, action: &str, headers: &HeaderMap) -> Span {
         otel.status_code = Empty,
         api,
         action,
-        request,
+        request_id = %id,
         code = Empty,
     )
 }
 
-/// What became of it. A request that was refused was answered as it should be.
-fn record_outcome(span: &Span, code: &str, status: StatusCode) {
-    span.record("code", code);
-    if status.is_server_error() || code.starts_with("Internal") {
-        span.record("otel.status_code", "ERROR");
+/// How a request was answered.
+struct Outcome<'a> {
+    api: &'static str,
+    action: &'a str,
+    code: &'a str,
+    status: StatusCode,
+}
+
+impl Outcome<'_> {
+    /// Reports to metrics, span and log. A refused request is no error of the service, so its span is none
+    /// either.
+    fn report(&self, metrics: &Metrics, span: &Span, request_id: &RequestId, duration: Duration) {
+        let Self { api, action, code, status } = *self;
+        metrics.record_request(api, action, code, duration);
+        span.record("code", code);
+        if status.is_server_error() || code.starts_with("Internal") {
+            span.record("otel.status_code", "ERROR");
+        }
+        // Tencent answers errors with status 200 as well, so the code decides.
+        if code != "ok" && code != status.as_str() || !status.is_success() {
+            tracing::debug!(api, action, %request_id, code, "request refused");
+        }
     }
 }
 
@@ -239,11 +219,12 @@ fn is_signed(headers: &HeaderMap) -> bool {
     headers.contains_key("authorization") || headers.keys().any(|name| name.as_str().starts_with("x-tc-"))
 }
 
-/// The vendor's code for what went wrong, or `ok`.
-async fn response_code(answer: Response) -> (Response, String) {
-    let (parts, body) = answer.into_parts();
+/// The vendor's error code in an answer, or `ok`.
+async fn response_code(response: Response) -> (Response, String) {
+    let (parts, body) = response.into_parts();
     let status = parts.status;
-    // Answers of the vendors' APIs are there as a whole; what is not is sent on as it comes.
+    // The vendors' answers are complete in memory; a body without a known length is a stream and passes
+    // unread.
     let small =
         http_body::Body::size_hint(&body).exact().is_some_and(|len| len <= MAX_SCANNED_BODY_LEN as u64);
     if !small {
@@ -259,18 +240,18 @@ fn code_from_status(status: StatusCode) -> String {
     if status.is_success() { "ok".into() } else { status.as_str().into() }
 }
 
-/// `Code` of the object `Error`, as both vendors' envelopes have it. In a text of the answer its quotes would
-/// be escaped.
+/// `Code` of the object `Error`, as both vendors' envelopes have it. Quotes inside a JSON string are escaped,
+/// so the pattern cannot match there.
 fn vendor_code(answer: &[u8]) -> Option<String> {
     let answer = std::str::from_utf8(answer).ok()?;
     let (_, error) = answer.split_once(r#""Error":{"#)?;
     let (_, code) = error.split_once(r#""Code":""#)?;
     let code = code.split_once('"')?.0;
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '.';
-    (code.len() <= 80 && code.chars().all(word)).then(|| code.to_owned())
+    let is_code = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    (code.len() <= 80 && code.chars().all(is_code)).then(|| code.to_owned())
 }
 
-/// What a person finds who opens the address in a browser.
+/// Page for people who open the address in a browser.
 fn landing_page(headers: &HeaderMap) -> Response {
     let html =
         headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"));
@@ -282,40 +263,23 @@ fn landing_page(headers: &HeaderMap) -> Response {
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
-/// Measures requests of the REST API.
-async fn record_metrics(State(desk): State<AppState>, request: Request, next: Next) -> Response {
+/// Traces and measures requests of the REST API.
+async fn observe_rest(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.extensions());
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    // What nobody answers has a path of axum's own.
+    // Unknown addresses match axum's own fallback path, which contains a `*`.
     let path = matched.filter(|path| !path.contains('*')).unwrap_or("other").to_owned();
     let method = match request.method() {
         method @ (&Method::GET | &Method::POST | &Method::PUT | &Method::DELETE) => method.as_str(),
         _ => "other",
     };
-    let (action, begun) = (format!("{method} {path}"), Instant::now());
-    let span = request_span(rest::ORIGIN, &action, request.headers());
-    let answer = next.run(request).instrument(span.clone()).await;
-    record_outcome(&span, answer.status().as_str(), answer.status());
-    desk.metrics.record_request(rest::ORIGIN, &action, answer.status().as_str(), begun.elapsed());
-    answer
-}
-
-/// Gives each request a name, unless it has a decent one, and the answer the same, unless it has one.
-async fn set_request_id(mut request: Request, next: Next) -> Response {
-    let decent = |id: &&HeaderValue| {
-        let id = id.as_bytes();
-        let word = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-        (1..=MAX_REQUEST_ID_LEN).contains(&id.len()) && id.iter().all(word)
-    };
-    let given = request.headers().get(&REQUEST_ID_HEADER).filter(decent).cloned();
-    let id = given.or_else(|| HeaderValue::from_str(&request_id()).ok());
-    if let Some(id) = &id {
-        request.headers_mut().insert(REQUEST_ID_HEADER.clone(), id.clone());
-    }
-    let mut answer = next.run(request).await;
-    if let Some(id) = id {
-        answer.headers_mut().entry(REQUEST_ID_HEADER.clone()).or_insert(id);
-    }
-    answer
+    let (action, started) = (format!("{method} {path}"), Instant::now());
+    let span = request_span(rest::ORIGIN, &action, &id);
+    let response = next.run(request).instrument(span.clone()).await;
+    let status = response.status();
+    let outcome = Outcome { api: rest::ORIGIN, action: &action, code: status.as_str(), status };
+    outcome.report(&state.metrics, &span, &id, started.elapsed());
+    response
 }
 
 #[cfg(test)]

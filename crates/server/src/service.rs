@@ -1,4 +1,4 @@
-//! What all dialects share.
+//! State and operations shared by all dialects.
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -16,33 +16,33 @@ use crate::app::{Application, ApplicationRegistry, RoomProvider, VolcengineRooms
 use crate::config::Config;
 use crate::volcengine::token::{MAX_NONCE, Privilege, Token};
 
-/// Tells the time; tests have their own.
+/// A wall clock, in Unix milliseconds. Tests inject their own.
 pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
 
-/// The rooms of this service, as far as casts need them.
+/// The embedded rooms, as far as casts need them.
 pub trait EmbeddedRooms: Debug + Send + Sync {
-    /// Where a room is published to, templates and all, and the token for it.
+    /// Endpoint to which a cast publishes its room, and its token.
     fn publish_service(&self, ids: &RoomIds) -> Result<RoomService, SpecError>;
-    /// Where to watch it.
+    /// URL at which viewers watch the room.
     fn watch_url(&self, ids: &RoomIds) -> String;
-    /// Viewers in it now.
+    /// Number of viewers in the room now.
     fn viewer_count(&self, ids: &RoomIds) -> usize;
 }
 
-/// What handlers need.
+/// State of the request handlers.
 #[derive(Clone)]
 pub struct Service {
-    /// All casts.
+    /// The fleet: casts, workers and outbox.
     pub fleet: Arc<dyn Fleet>,
-    /// Who may ask for them.
+    /// The applications.
     pub apps: Arc<ApplicationRegistry>,
-    /// What the operator set.
+    /// The configuration.
     pub config: Arc<Config>,
-    /// The rooms of this service, if it has any.
+    /// The embedded rooms, unless they are disabled.
     pub rooms: Option<Arc<dyn EmbeddedRooms>>,
-    /// The time.
+    /// The wall clock.
     pub clock: Clock,
-    /// Whether the service is ending: nothing more is begun.
+    /// Whether the service is shutting down and accepts no more casts.
     pub draining: Arc<AtomicBool>,
 }
 
@@ -53,16 +53,16 @@ impl Debug for Service {
 }
 
 impl Service {
-    /// Milliseconds since 1970.
+    /// Current time in Unix milliseconds.
     #[must_use]
     pub fn now(&self) -> UnixMs {
         (self.clock)()
     }
 
-    /// Takes a cast, unless the service is ending: then there is no room for it.
+    /// Creates a cast. While the service is shutting down, the queue counts as full.
     ///
     /// # Errors
-    /// As [`Fleet::create`].
+    /// As [`Casts::create`](pagecast_fleet::Casts::create).
     pub async fn create(&self, new: NewCast) -> Result<CreateOutcome, pagecast_fleet::Error> {
         if self.is_draining() {
             return Ok(CreateOutcome::QueueFull);
@@ -70,20 +70,19 @@ impl Service {
         self.fleet.create(new).await
     }
 
-    /// Whether the service is ending.
+    /// Whether the service is shutting down.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// An id for a cast that is asked for now.
+    /// Generates an id for a new cast.
     #[must_use]
     pub fn new_cast_id(&self) -> CastId {
         CastId::new(self.now(), random_bytes())
     }
 
-    /// A cast of this page for this application, with all that it gets unless it says otherwise, and that
-    /// goes nowhere yet.
+    /// Creates the description of a cast of this page with the application's defaults, without outputs.
     #[must_use]
     pub fn new_cast_spec(&self, app: &Application, id: &CastId, mut source: Source) -> CastSpec {
         source.context.tls.ca.clone_from(&app.ca);
@@ -95,27 +94,28 @@ impl Service {
         }
     }
 
-    /// A folder of the service for this cast.
+    /// Path of the cast's folder of a kind (`evidence`, `spool` …) in the data folder.
     #[must_use]
     pub fn cast_folder(&self, kind: &str, id: &CastId) -> PathBuf {
         self.config.data.join(kind).join(id.as_str())
     }
 
-    /// A recording of this cast, kept there, or where the application keeps its recordings.
+    /// Creates the description of a recording of this cast, stored in `to` or in the application's default
+    /// storage.
     #[must_use]
     pub fn new_recording(&self, app: &Application, id: &CastId, to: Option<Storage>) -> Recording {
-        // A folder named after the cast is made in it.
-        let own = || Storage::Folder(self.config.data.join("recordings"));
-        let to = to.or_else(|| app.storage.default.clone()).unwrap_or_else(own);
+        // The recording gets a subfolder named after the cast.
+        let local = || Storage::Folder(self.config.data.join("recordings"));
+        let to = to.or_else(|| app.storage.default.clone()).unwrap_or_else(local);
         Recording {
             backup: app.storage.backup.clone().map(Storage::Bucket),
-            upload_timeout: Duration::from_secs(self.config.casts.storage_patience_s),
+            upload_timeout: Duration::from_secs(self.config.casts.upload_timeout_s),
             receipt: Some(self.cast_folder("receipts", id).with_extension("json")),
             ..Recording::new(id.as_str(), to, self.cast_folder("spool", id))
         }
     }
 
-    /// A token that lets a cast publish for as long as it may wait and run.
+    /// Mints a token of Volcengine RTC with which a cast can publish for as long as it may wait and run.
     fn volcengine_token(
         &self,
         app: &Application,
@@ -123,8 +123,8 @@ impl Service {
         ids: &RoomIds,
     ) -> Result<Secret, SpecError> {
         let issued_s = u32::try_from(self.now() / 1000).unwrap_or(u32::MAX);
-        let life_s = app.limits.max_time.as_secs().saturating_add(self.config.casts.max_wait_s());
-        let expires_s = issued_s.saturating_add(u32::try_from(life_s).unwrap_or(u32::MAX));
+        let lifetime_s = app.limits.max_time.as_secs().saturating_add(self.config.casts.max_wait_s());
+        let expires_s = issued_s.saturating_add(u32::try_from(lifetime_s).unwrap_or(u32::MAX));
         let token = Token {
             app_id: app.app_id.as_deref().unwrap_or_default(),
             room: &ids.room,
@@ -134,17 +134,17 @@ impl Service {
             expires_s,
             privileges: &[(Privilege::Publish, expires_s)],
         };
-        let bad = |_| SpecError::Room {
+        let invalid = |_| SpecError::Room {
             what: "the application's app_id",
             why: "a token needs one of 24 characters",
         };
-        token.mint(&rooms.app_key).map(Secret::new).map_err(bad)
+        token.mint(&rooms.app_key).map(Secret::new).map_err(invalid)
     }
 
-    /// A room of this application.
+    /// Creates the description of a room on the application's server.
     ///
     /// # Errors
-    /// It has none, or its address cannot be used.
+    /// The embedded rooms are disabled, or no token can be minted.
     pub fn new_room(&self, app: &Application, ids: RoomIds, layers: Vec<Layer>) -> Result<Room, SpecError> {
         let service = match (&app.room, &self.rooms) {
             (RoomProvider::Service(service), _) => service.clone(),
@@ -161,25 +161,22 @@ impl Service {
     }
 }
 
-/// Bytes that nobody can guess.
+/// Cryptographically secure random bytes.
 #[must_use]
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
+    SystemRandom::new().fill(&mut bytes).expect("the system provides random numbers");
     bytes
 }
 
-/// A random UUID (RFC 9562, version 4), as requests are named by.
-#[must_use]
-pub(crate) fn request_id() -> String {
-    let mut b: [u8; 16] = random_bytes();
-    (b[6], b[8]) = (b[6] & 0x0f | 0x40, b[8] & 0x3f | 0x80);
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    [hex(&b[..4]), hex(&b[4..6]), hex(&b[6..8]), hex(&b[8..10]), hex(&b[10..])].join("-")
-}
-
-/// Whether a secret is the one that was given, in constant time.
+/// Compares a secret in constant time.
 #[must_use]
 pub(crate) fn constant_time_eq(secret: &Secret, given: &str) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(secret.reveal().as_bytes(), given.as_bytes()).is_ok()
+}
+
+/// An error and its sources in one line, for logs.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |source| source.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }

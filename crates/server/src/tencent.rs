@@ -1,12 +1,12 @@
-//! Tencent Cloud's web recording: `StartWebRecord`, `StopWebRecord` and `DescribeWebRecord` of TRTC, version
-//! 2019-07-22.
+//! API of Tencent Cloud's web recording: `StartWebRecord`, `StopWebRecord` and `DescribeWebRecord` of TRTC,
+//! version 2019-07-22.
 //!
-//! A request comes as JSON or as a form, by GET or by POST, signed by version 3 or 1 (`sign`); all of them
-//! become the same parameters (`params`). Messages are in English, whatever `X-TC-Language` asks for: the
-//! SDKs send `zh-CN` unless they are told otherwise, and those who run this service could not look such
-//! messages up. Codes are what programs read.
+//! A request comes as JSON or as a form, by GET or by POST, signed by version 3 or 1 ([`signature`]); all
+//! become the same parameters (`params`). Messages are in English, whatever `X-TC-Language` asks for: SDKs
+//! send `zh-CN` by default, and operators could not search for such messages. Programs read the codes.
 
 pub(crate) mod callback;
+mod error_code;
 mod params;
 mod request;
 mod response;
@@ -23,47 +23,62 @@ use serde_json::{Map, Value};
 
 use crate::Service;
 use crate::auth_log::AuthFailure;
+use crate::internal_error::InternalError;
 use crate::rate_limit::KeyedRateLimiter;
-use crate::route::{ApiRequest, BodyError};
-pub(crate) use request::matches;
+use crate::route::{ApiFrontend, ApiRequest, BodyError, MAX_BODY_LEN};
+use error_code::ErrorCode;
+use request::matches;
 use request::{Action, AuthenticatedRequest};
 use response::ApiError;
 pub use signature::sign_v3;
 
-/// The version of the API.
+/// Version of the API.
 const VERSION: &str = "2019-07-22";
-/// Casts that come by this API.
+/// Name of this API: the origin of its casts, and its label in metrics and logs.
 pub(crate) const ORIGIN: &str = "tencent";
-/// No request takes longer.
+/// This API at `/`.
+pub(crate) const FRONTEND: ApiFrontend = ApiFrontend {
+    api: ORIGIN,
+    actions: &["StartWebRecord", "StopWebRecord", "DescribeWebRecord"],
+    matches,
+    max_body_len: MAX_BODY_LEN,
+    handle: |service, call| Box::pin(handle(service, call)),
+    body_error_response,
+};
+/// Longest time until a request is answered, so that a stuck database does not hold connections.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Requests a second, of each key and for each action.
+/// Most requests of a key in a second, for each action: the vendor's limit.
 const MAX_REQUESTS_PER_SECOND: u32 = 20;
 
-/// Only keys that proved themselves are counted, so that nobody uses up another's share.
+/// Only requests with a valid signature count, so that nobody can use up another key's share.
 static RATE_LIMITS: LazyLock<KeyedRateLimiter> =
     LazyLock::new(|| KeyedRateLimiter::new(MAX_REQUESTS_PER_SECOND));
 
-/// Answers a request of this dialect.
+/// Answers a request of this API.
 pub(crate) async fn handle(service: &Service, call: ApiRequest) -> Response {
     let result = tokio::time::timeout(REQUEST_TIMEOUT, execute(service, &call, &RATE_LIMITS)).await;
-    let late = || Err(ApiError::new("InternalError", "this takes too long: try again later"));
-    let result = result.unwrap_or_else(|_| late());
-    let refused =
-        result.as_ref().err().map(|fault| fault.code).filter(|code| code.starts_with("AuthFailure."));
+    let timed_out =
+        |_| Err(ApiError::new(ErrorCode::InternalError, "the request took longer than 5 s: try again later"));
+    let result = result.unwrap_or_else(timed_out);
+    if let Some(internal) = result.as_ref().err().and_then(|error| error.internal.as_ref()) {
+        internal.log(ORIGIN, &call.id);
+    }
+    let auth_failure = result.as_ref().err().map(|error| error.code).filter(|code| code.is_auth_failure());
     let mut response = response::respond(&call, result);
-    if let Some(code) = refused {
-        response.extensions_mut().insert(AuthFailure::new(ORIGIN, request::claimed_key_id(&call), code));
+    if let Some(code) = auth_failure {
+        let failure = AuthFailure::new(ORIGIN, request::claimed_key_id(&call), code.as_str());
+        response.extensions_mut().insert(failure);
     }
     response
 }
 
-/// Answers one whose body did not come, or not whole.
-pub(crate) fn body_error_response(call: &ApiRequest, lost: BodyError) -> Response {
-    let code = match lost {
-        BodyError::TimedOut | BodyError::ReadFailed => "InvalidRequest",
-        BodyError::TooLarge(_) => "RequestSizeLimitExceeded",
+/// Answers a request whose body could not be read.
+pub(crate) fn body_error_response(call: &ApiRequest, error: BodyError) -> Response {
+    let code = match error {
+        BodyError::TimedOut | BodyError::ReadFailed => ErrorCode::InvalidRequest,
+        BodyError::TooLarge(_) => ErrorCode::RequestSizeLimitExceeded,
     };
-    response::respond(call, Err(ApiError::new(code, lost.to_string())))
+    response::respond(call, Err(ApiError::new(code, error.to_string())))
 }
 
 async fn execute(
@@ -71,24 +86,28 @@ async fn execute(
     call: &ApiRequest,
     limits: &KeyedRateLimiter,
 ) -> Result<Map<String, Value>, ApiError> {
-    let asked = AuthenticatedRequest::authenticate(service, call)?;
-    if !limits.check(&format!("{}/{}", asked.action.as_str(), asked.key_id)) {
-        let words =
-            format!("{} can be called {MAX_REQUESTS_PER_SECOND} times a second", asked.action.as_str());
-        return Err(ApiError::new("RequestLimitExceeded", words));
+    let request = AuthenticatedRequest::authenticate(service, call)?;
+    if !limits.check(&format!("{}/{}", request.action.as_str(), request.key_id)) {
+        let message = format!(
+            "the limit of {} is {MAX_REQUESTS_PER_SECOND} requests a second: try again later",
+            request.action.as_str()
+        );
+        return Err(ApiError::new(ErrorCode::RequestLimitExceeded, message));
     }
-    let params = asked.params(call)?;
-    match asked.action {
-        Action::Start => start::start(service, &asked.apps, &params).await,
-        Action::Stop => task::stop(service, &asked.apps, &params).await,
-        Action::Describe => task::describe(service, &asked.apps, &params).await,
+    let params = request.params(call)?;
+    match request.action {
+        Action::Start => start::start(service, &request.apps, &params).await,
+        Action::Stop => task::stop(service, &request.apps, &params).await,
+        Action::Describe => task::describe(service, &request.apps, &params).await,
     }
 }
 
-/// The fleet fails: callers are told no details.
-fn internal_error(error: pagecast_fleet::Error) -> ApiError {
-    tracing::warn!(error = &error as &dyn std::error::Error, "a request could not be served");
-    ApiError::new("InternalError", "an internal error occurred, try again later")
+/// Error of the fleet, of which the caller sees no details.
+fn internal_error(error: &pagecast_fleet::Error) -> ApiError {
+    ApiError {
+        internal: Some(InternalError::new("access the fleet", error)),
+        ..ApiError::new(ErrorCode::InternalError, "an internal error occurred, try again later")
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The API of Volcengine's RTC webcast: `StartWebcast`, `StopWebcast`, `GetWebCastTask`.
+//! API of Volcengine's RTC webcast: `StartWebcast`, `StopWebcast`, `GetWebCastTask`.
 //!
-//! A call's signature is checked ([`signature`]), then how often its key asked; its parameters are read
-//! ([`request`]), and a task becomes a cast or is found again. Everything is answered in the vendor's
-//! envelope ([`answer`]). What happens to a task is told by [`callback`]. Where the vendor's documents are
-//! silent, what is chosen is said where it is done.
+//! [`signature`] verifies a call, the rate limit of its key is checked, [`request`] parses its parameters,
+//! and a task becomes a cast or is found again. [`response`] wraps every answer in the vendor's envelope.
+//! [`callback`] reports events of a task. Where the vendor's documents are silent, the choice is explained
+//! beside the code.
 
 pub mod callback;
 mod replay;
@@ -27,26 +27,38 @@ use serde_json::{Map, Value};
 
 use crate::app::Application;
 use crate::auth_log::AuthFailure;
+use crate::internal_error::InternalError;
 use crate::rate_limit::KeyedRateLimiter;
-use crate::route::{ApiRequest, BodyError};
-use crate::service::{Service, request_id};
+use crate::route::{ApiFrontend, ApiRequest, BodyError};
+use crate::service::Service;
 use replay::SeenSignatures;
 use response::{ApiError, ErrorCode, RequestMetadata, quote_truncated};
 use signature::{VerifiedRequest, query_param};
 
-/// What the vendor calls this.
+/// Name of this API: the origin of its casts, and its label in metrics and logs.
+pub(crate) const ORIGIN: &str = "volcengine";
+/// This API at `/`.
+pub(crate) const FRONTEND: ApiFrontend = ApiFrontend {
+    api: ORIGIN,
+    actions: &["StartWebcast", "StopWebcast", "GetWebCastTask"],
+    matches,
+    max_body_len: signature::MAX_BODY_LEN,
+    handle: |service, call| Box::pin(handle(service, call)),
+    body_error_response,
+};
+/// Name of the service in credentials and answers.
 const SERVICE: &str = "rtc";
-/// What answers name when a call does not tell its region.
+/// Region in answers to a call without a valid one.
 const DEFAULT_REGION: &str = "cn-north-1";
-/// An answer is sent by then, whatever it says.
+/// Longest time until a call is answered, so that a stuck database does not hold connections.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The version in which a task that runs already is a success in all documents.
+/// First version whose documents all say that starting a running task is a success.
 const VERSION_2023: &str = "2023-11-01";
+/// All versions that are served.
 const VERSIONS: [&str; 2] = ["2020-12-01", VERSION_2023];
 
-/// What can be asked for. The vendor's own pages differ in how they write the names, so their case does not
-/// matter.
+/// Action of a call. The vendor's own pages disagree about the case of the names, so case does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Start,
@@ -57,7 +69,7 @@ enum Action {
 impl Action {
     const ALL: [Self; 3] = [Self::Start, Self::Stop, Self::Get];
 
-    /// Its name, and how often a second a key may ask for it.
+    /// Name, and most calls of a key in a second.
     fn name_and_rate(self) -> (&'static str, u32) {
         match self {
             Self::Start => ("StartWebcast", 150),
@@ -78,7 +90,7 @@ impl Action {
     }
 }
 
-/// Whether a request to `/` speaks this dialect.
+/// Whether a request to `/` is meant for this API.
 #[must_use]
 pub fn matches(call: &ApiRequest) -> bool {
     let authorization = call.header(header::AUTHORIZATION.as_str()).unwrap_or_default();
@@ -97,45 +109,45 @@ pub fn matches(call: &ApiRequest) -> bool {
     ours && !theirs
 }
 
-/// Answers one whose body did not come, or not whole.
-pub(crate) fn body_error_response(call: &ApiRequest, lost: BodyError) -> Response {
-    let code = match lost {
+/// Answers a request whose body could not be read.
+pub(crate) fn body_error_response(call: &ApiRequest, error: BodyError) -> Response {
+    let code = match error {
         BodyError::TimedOut => ErrorCode::InternalServiceTimeout,
         BodyError::ReadFailed => ErrorCode::Unmarshal,
         BodyError::TooLarge(_) => ErrorCode::InvalidParameter,
     };
-    response::respond(&request_metadata(call, DEFAULT_REGION), &Err(ApiError::new(code, lost.to_string())))
+    response::respond(&request_metadata(call, DEFAULT_REGION), &Err(ApiError::new(code, error.to_string())))
 }
 
-/// What answers say about this request.
+/// The parts of the envelope that repeat the request.
 fn request_metadata(call: &ApiRequest, region: &str) -> RequestMetadata {
     let query = signature::parse_query(&call.query);
-    let named = |name| query.as_ref().ok().and_then(|query| query_param(query, name)).unwrap_or_default();
-    RequestMetadata::new(request_id(), named("Action"), named("Version"), region)
+    let param = |name| query.as_ref().ok().and_then(|query| query_param(query, name)).unwrap_or_default();
+    RequestMetadata::new(&call.id, param("Action"), param("Version"), region)
 }
 
-/// What a key may ask for, it may ask for of the whole process.
+/// Rate limits and replay protection hold for the process, whatever router a call comes through.
 static REQUEST_GATE: LazyLock<RequestGate> = LazyLock::new(RequestGate::default);
 
-/// Answers a request that [`matches`] took.
+/// Answers a request for which [`matches()`] is true.
 pub async fn handle(service: &Service, call: ApiRequest) -> Response {
     REQUEST_GATE.handle(service, &call).await
 }
 
-/// Has this process remember which requests were answered, over restarts: by files in the data folder.
+/// Keeps the signatures of accepted requests in files below `data`, so that replay protection survives a
+/// restart.
 ///
-/// # Errors
-/// The files cannot be read or written.
+/// If the files cannot be read or written.
 pub fn open_signature_log(data: &Path, now: UnixMs) -> io::Result<()> {
     *REQUEST_GATE.seen_signatures.lock().unwrap_or_else(PoisonError::into_inner) =
         SeenSignatures::open(data, now)?;
     Ok(())
 }
 
-/// What is remembered from call to call.
+/// State that outlives a call.
 #[derive(Debug)]
 struct RequestGate {
-    /// In the order of [`Action::ALL`].
+    /// One limiter for each action, in the order of [`Action::ALL`].
     rate_limits: [KeyedRateLimiter; 3],
     seen_signatures: Mutex<SeenSignatures>,
 }
@@ -152,37 +164,40 @@ impl Default for RequestGate {
 impl RequestGate {
     async fn handle(&self, service: &Service, call: &ApiRequest) -> Response {
         let region = service.config.volcengine.regions.first().map_or(DEFAULT_REGION, String::as_str);
-        let mut about = request_metadata(call, region);
-        let result = match self.admit(service, call, &mut about) {
-            Ok(asked) => match tokio::time::timeout(REQUEST_TIMEOUT, execute(service, call, &asked)).await {
-                Ok(result) => result,
-                Err(_) => Err(ApiError::new(
-                    ErrorCode::InternalServiceTimeout,
-                    "this takes too long: try again later",
-                )),
-            },
-            Err(fault) => Err(fault),
+        let mut metadata = request_metadata(call, region);
+        let result = match self.admit(service, call, &mut metadata) {
+            Ok(admitted) => {
+                match tokio::time::timeout(REQUEST_TIMEOUT, execute(service, call, &admitted)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(ApiError::new(
+                        ErrorCode::InternalServiceTimeout,
+                        "the request took longer than 10 s: try again later",
+                    )),
+                }
+            }
+            Err(error) => Err(error),
         };
-        let mut response = response::respond(&about, &result);
-        if let Err(fault) = &result {
-            tracing::debug!(request = about.request_id, action = about.action, code = ?fault.code, "refused");
-            if fault.code.is_auth_failure() {
-                let refused =
-                    AuthFailure::new("volcengine", signature::claimed_key_id(call), fault.code.as_str());
-                response.extensions_mut().insert(refused);
+        let mut response = response::respond(&metadata, &result);
+        if let Err(error) = &result {
+            if let Some(internal) = &error.internal {
+                internal.log(ORIGIN, &call.id);
+            }
+            if error.code.is_auth_failure() {
+                let key_id = signature::claimed_key_id(call);
+                response.extensions_mut().insert(AuthFailure::new(ORIGIN, key_id, error.code.as_str()));
             }
         }
         response
     }
 
-    /// Everything that is checked before anything is read or done.
+    /// Verifies signature, action, rate and replay, before any parameter is read.
     fn admit(
         &self,
         service: &Service,
         call: &ApiRequest,
-        about: &mut RequestMetadata,
+        metadata: &mut RequestMetadata,
     ) -> Result<AdmittedRequest, ApiError> {
-        for (name, given) in [("Action", &about.action), ("Version", &about.version)] {
+        for (name, given) in [("Action", &metadata.action), ("Version", &metadata.version)] {
             if given.is_empty() {
                 return Err(ApiError::new(ErrorCode::MissingParameter, format!("the query lacks {name}")));
             }
@@ -191,12 +206,12 @@ impl RequestGate {
         let regions = &service.config.volcengine.regions;
         let verified = signature::verify(call, now, regions, |id| key_secrets(service, id))?;
         reject_temporary_key(call, &verified)?;
-        about.region.clear();
-        about.region.extend(verified.region.chars().take(64));
+        metadata.region.clear();
+        metadata.region.extend(verified.region.chars().take(64));
         let (action, version) = parse_action(&verified)?;
         if call.method != action.method() {
             let message = format!(
-                "{} is asked for with {}, not {}",
+                "{} must be sent with {}, not {}",
                 action.name_and_rate().0,
                 action.method(),
                 call.method
@@ -205,20 +220,22 @@ impl RequestGate {
         }
         let (name, rate) = action.name_and_rate();
         if !self.rate_limits[action as usize].check(&verified.key_id) {
-            let message = format!("{name} may be asked for {rate} times a second: try again later");
+            let message = format!(
+                "this access key has sent more than {rate} {name} requests in a second: try again later"
+            );
             return Err(ApiError::new(ErrorCode::QpsOverLimit, message));
         }
         let mut seen = self.seen_signatures.lock().unwrap_or_else(PoisonError::into_inner);
         if action != Action::Get && !seen.admit(verified.signature, now) {
-            let message = "this very request was answered before: sign each one anew";
+            let message = "a request with this signature was answered before: sign each request anew";
             return Err(ApiError::new(ErrorCode::InvalidTimestamp, message));
         }
         Ok(AdmittedRequest { action, version, verified })
     }
 }
 
-/// Refuses the token of a temporary key, as Tencent's API does: this service issues none, so nothing could
-/// say whether the token is good, or until when. An empty one is none.
+/// Refuses security tokens of temporary keys, as Tencent's API does. This service issues none, so it cannot
+/// check one. An empty token counts as absent.
 fn reject_temporary_key(call: &ApiRequest, verified: &VerifiedRequest) -> Result<(), ApiError> {
     let has_text = |token: Option<&str>| token.is_some_and(|token| !token.trim().is_empty());
     if !has_text(call.header("x-security-token"))
@@ -226,11 +243,12 @@ fn reject_temporary_key(call: &ApiRequest, verified: &VerifiedRequest) -> Result
     {
         return Ok(());
     }
-    let message = "there are no temporary keys here: use an access key of the application, and leave out X-Security-Token";
+    let message = "temporary keys are not supported: use an access key of the application, and leave out \
+                   X-Security-Token";
     Err(ApiError::new(ErrorCode::InvalidAccessKey, message))
 }
 
-/// A call that may be carried out.
+/// A call that passed all checks of [`RequestGate::admit`].
 #[derive(Debug)]
 struct AdmittedRequest {
     action: Action,
@@ -246,42 +264,47 @@ fn parse_action(verified: &VerifiedRequest) -> Result<(Action, &'static str), Ap
         _ => {
             let (action, version) = (quote_truncated(action), quote_truncated(version));
             let message = format!(
-                "there is no action {action} of version {version}: StartWebcast, StopWebcast and GetWebCastTask are possible, of 2020-12-01 and 2023-11-01"
+                "there is no action {action} of version {version}: use StartWebcast, StopWebcast or \
+                 GetWebCastTask of version 2020-12-01 or 2023-11-01"
             );
             Err(ApiError::new(ErrorCode::InvalidActionOrVersion, message))
         }
     }
 }
 
-async fn execute(service: &Service, call: &ApiRequest, asked: &AdmittedRequest) -> Result<Value, ApiError> {
-    let fields = match asked.action {
-        Action::Get => request::query_fields(&asked.verified.query),
+async fn execute(
+    service: &Service,
+    call: &ApiRequest,
+    admitted: &AdmittedRequest,
+) -> Result<Value, ApiError> {
+    let fields = match admitted.action {
+        Action::Get => request::query_fields(&admitted.verified.query),
         Action::Start | Action::Stop => request::parse_body(&call.body)?,
     };
-    let owner = |fields: &Map<String, Value>| -> Result<_, ApiError> {
+    let resolve = |fields: &Map<String, Value>| -> Result<_, ApiError> {
         let task = request::TaskRef::parse(fields)?;
-        Ok((find_application(service, &asked.verified, &task.app_id)?, task))
+        Ok((find_application(service, &admitted.verified, &task.app_id)?, task))
     };
-    match asked.action {
+    match admitted.action {
         Action::Start => {
             let start = request::StartRequest::parse(&fields)?;
-            let (app, _) = owner(&fields)?;
-            let strict = service.config.volcengine.strict_repeat && asked.version != VERSION_2023;
+            let (app, _) = resolve(&fields)?;
+            let strict = service.config.volcengine.reject_running_task && admitted.version != VERSION_2023;
             start::start(service, &app, &start, strict).await
         }
         Action::Stop => {
-            let (app, task) = owner(&fields)?;
+            let (app, task) = resolve(&fields)?;
             task::stop(service, &app, &task).await
         }
         Action::Get => {
-            let (app, task) = owner(&fields)?;
+            let (app, task) = resolve(&fields)?;
             task::get(service, &app, &task).await
         }
     }
 }
 
-/// The secrets of an access key. Applications that share a key have the same one, unless somebody made a
-/// mistake.
+/// Secrets of an access key that is not disabled. Applications that share a key id normally have the same
+/// secret.
 fn key_secrets(service: &Service, id: &str) -> Vec<Secret> {
     let mut secrets: Vec<Secret> = Vec::new();
     for app in service.apps.by_key(id) {
@@ -294,22 +317,22 @@ fn key_secrets(service: &Service, id: &str) -> Vec<Secret> {
     secrets
 }
 
-/// The application of this `AppId`, if the key that signed is one of its own.
+/// The application with this `AppId`, if it has the key that signed the call.
 fn find_application(
     service: &Service,
-    by: &VerifiedRequest,
+    verified: &VerifiedRequest,
     app_id: &str,
 ) -> Result<Arc<Application>, ApiError> {
-    let named = |app: &Arc<Application>| app.app_id.as_deref() == Some(app_id);
-    let may = |app: &Arc<Application>| {
-        app.keys.iter().any(|key| key.id == by.key_id && !key.disabled && key.secret == by.secret)
+    let param = |app: &Arc<Application>| app.app_id.as_deref() == Some(app_id);
+    let has_key = |app: &Arc<Application>| {
+        app.keys.iter().any(|key| key.id == verified.key_id && !key.disabled && key.secret == verified.secret)
     };
-    let named: Vec<Arc<Application>> = service.apps.all().into_iter().filter(named).collect();
-    let known = !named.is_empty();
-    named.into_iter().find(may).ok_or_else(|| {
+    let param: Vec<Arc<Application>> = service.apps.all().into_iter().filter(param).collect();
+    let known = !param.is_empty();
+    param.into_iter().find(has_key).ok_or_else(|| {
         let app_id = quote_truncated(app_id);
         if known {
-            let message = format!("the application {app_id} is not one of this access key");
+            let message = format!("this access key does not belong to the application {app_id}");
             ApiError::new(ErrorCode::AccountIdMismatch, message)
         } else {
             ApiError::new(ErrorCode::NotExistAppId, format!("there is no application {app_id}"))
@@ -317,11 +340,9 @@ fn find_application(
     })
 }
 
-/// Something that is not the caller's fault, who is told nothing about it.
-fn internal_error(doing: &'static str, error: &(dyn std::error::Error + 'static)) -> ApiError {
-    let cause = error.source().map(tracing::field::display);
-    tracing::warn!(doing, %error, cause, "a call failed");
-    ApiError::internal()
+/// An answer that tells the caller no details; the error goes to the log.
+fn internal_error(operation: &'static str, error: &(dyn std::error::Error + 'static)) -> ApiError {
+    ApiError::internal(InternalError::new(operation, error))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Says what a recording of a test page shows: `cargo run -p pagecast-testkit --example measure -- FILE [FPS [X,Y,CELL]]`.
-#![allow(clippy::print_stdout, reason = "it is a program for people")]
+//! Prints measurements of a recording of a test page:
+//! `cargo run -p pagecast-testkit --example measure -- FILE [FPS [X,Y,CELL]]`.
+#![allow(clippy::print_stdout, reason = "a command-line program prints")]
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use pagecast_testkit::{Recording, av_sync, flash_beep};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().context("which file?")?;
+    let path = arguments.next().context("usage: measure FILE [FPS [X,Y,CELL]]")?;
     let fps: u32 = arguments.next().map_or(Ok(30), |a| a.parse())?;
     let file = Recording::open(Path::new(&path))?;
     println!("{} {} {}x{}", file.video.codec, file.video.profile, file.video.width, file.video.height);
@@ -24,7 +25,7 @@ fn main() -> Result<()> {
     let new = counters.windows(2).filter(|w| w[1] != w[0]).count();
     let lost: u32 = counters.windows(2).map(|w| w[1].saturating_sub(w[0]).saturating_sub(1)).sum();
     let back = counters.windows(2).filter(|w| w[1] < w[0]).count();
-    println!("{} strips, {new} new, {lost} lost, {back} back", counters.len());
+    println!("{} timecodes: {new} new, {lost} lost, {back} going back", counters.len());
     if file.audio.is_some() {
         let [ours, theirs] = beeps::onsets_of_each(file.pcm()?, [av_sync::PAGE_BEEP, flash_beep::BEEP])?;
         println!("page, by its clock:   {}", av_sync::page_offsets(&page, &ours));
@@ -33,24 +34,24 @@ fn main() -> Result<()> {
             "page, naive flash:    {}",
             av_sync::visible_offsets(&page, av_sync::NAIVE_FLASH_BIT, &ours)
         );
-        let place = match arguments.next() {
-            Some(place) => {
-                let [x, y, cell] = place.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?[..]
+        let position = match arguments.next() {
+            Some(position) => {
+                let [x, y, cell] = position.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?[..]
                 else {
-                    bail!("a place is X,Y,CELL")
+                    bail!("{position:?} is not X,Y,CELL")
                 };
                 TimecodePosition { x, y, cell_size: cell }
             }
             None => TimecodePosition { x: 0, y: 360, cell_size: 16 },
         };
-        let video = av_sync::hold_to_ticks(&file.timecodes(place)?, fps, file.end_s());
+        let video = av_sync::hold_to_ticks(&file.timecodes(position)?, fps, file.end_s());
         println!("video:                {}", av_sync::video_offsets(&video, fps, &theirs));
         for (name, offsets) in [
             ("page", av_sync::page_offsets(&page, &ours)),
             ("video", av_sync::video_offsets(&video, fps, &theirs)),
         ] {
             let late: Vec<_> = offsets.measurements.iter().map(|(_, ms)| format!("{ms:+.0}")).collect();
-            println!("{name} beep by beep: {}", late.join(" "));
+            println!("{name}, each beep: {}", late.join(" "));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! How far sound and picture are apart.
+//! Measures the offset between sound and picture.
 
 use crate::media::FrameTimecode;
 use crate::media::beeps::ToneBurst;
@@ -6,23 +6,23 @@ use crate::timecode::Timecode;
 
 /// The beep of `sync.html`, on the left channel.
 pub const PAGE_BEEP: ToneBurst = ToneBurst { hz: 1000.0, duration_s: 0.02, channel: 0 };
-/// Bits of the note in the strip of `sync.html` that number the last beep.
+/// User bits in the timecode of `sync.html` with the number of the last beep.
 pub const BEEP_NUMBER_MASK: u16 = 0x0fff;
-/// Bit of the note: the page shows its flash, timed by the audio output's time stamp.
+/// User bit: the page shows its flash, timed by the time stamp of the audio output.
 pub const FLASH_BIT: u16 = 0x1000;
-/// Bit of the note: the page would flash if it knew nothing but the audio context's time.
+/// User bit: the page would show its flash if it used only the time of the audio context.
 pub const NAIVE_FLASH_BIT: u16 = 0x2000;
 
-// A beep further away than this from where the picture says is another beep.
+// A beep further than this from the time in the picture is another beep: beeps are a second apart.
 const MAX_BEEP_DISTANCE_S: f64 = 0.3;
-// Pictures this close to a beep tell where the video was: a second in all, in which the pattern of a video's and a
-// display's rate passes once and averages out.
+// Pictures this close to a beep date the video: one second in all, in which the beat of video rate and
+// display rate passes once and averages out.
 const AVERAGING_HALF_WINDOW_S: f64 = 0.5;
 
 /// Offsets of sound against picture over a recording.
 #[derive(Debug, Clone, Default)]
 pub struct AvOffsets {
-    /// When in the recording, in seconds, and how much the sound is late, in milliseconds.
+    /// Time in the recording, in seconds, and lag of the sound, in milliseconds.
     pub measurements: Vec<(f64, f64)>,
 }
 
@@ -39,14 +39,14 @@ impl AvOffsets {
         self.measurements.is_empty()
     }
 
-    /// Middle offset in milliseconds; positive if the sound is late. NaN if nothing was measured.
+    /// Median offset in milliseconds; positive if the sound is late. NaN if nothing was measured.
     #[must_use]
     pub fn median_ms(&self) -> f64 {
         median(self.measurements.iter().map(|(_, ms)| *ms).collect())
     }
 
-    /// Largest minus smallest offset in milliseconds, of the three quarters that agree best: when the machine was busy for
-    /// once, a picture may be a tick off for a few seconds. NaN if nothing was measured.
+    /// Largest minus smallest offset in milliseconds, of the three quarters that agree best: on a busy
+    /// machine a picture may be a tick off for a few seconds. NaN if nothing was measured.
     #[must_use]
     pub fn spread_ms(&self) -> f64 {
         let mut values: Vec<f64> = self.measurements.iter().map(|(_, ms)| *ms).collect();
@@ -55,7 +55,8 @@ impl AvOffsets {
         values.windows(most).map(|w| w[most - 1] - w[0]).min_by(f64::total_cmp).unwrap_or(f64::NAN)
     }
 
-    /// Slope in milliseconds per minute: the middle one of all lines through two events (Theil and Sen). NaN below two events.
+    /// Slope in milliseconds per minute: the median over all pairs of events (Theil and Sen). NaN below two
+    /// events.
     #[must_use]
     pub fn drift_ms_per_min(&self) -> f64 {
         let slope = |a: &(f64, f64), b: &(f64, f64)| 60.0 * (b.1 - a.1) / (b.0 - a.0);
@@ -76,16 +77,16 @@ impl std::fmt::Display for AvOffsets {
     }
 }
 
-/// Offsets of the beeps of `sync.html`, corrected by the clock in the picture: a picture drawn at page time T and shown
-/// at P says that a beep due at page time B is to be heard at P + B − T.
+/// Offsets of the beeps of `sync.html`, corrected by the clock in the picture: if a picture was drawn at page
+/// time T and is shown at P, a beep due at page time B is due in the recording at P + B − T.
 #[must_use]
 pub fn page_offsets(pictures: &[FrameTimecode], onsets: &[f64]) -> AvOffsets {
     let mut by_beep: Vec<(u16, f64, Vec<f64>)> = Vec::new();
-    for (pts_s, strip) in with_timecode(pictures) {
-        let Some(event_s) = strip.event_s() else { continue };
-        let due = pts_s + event_s - strip.page_s();
+    for (pts_s, timecode) in with_timecode(pictures) {
+        let Some(event_s) = timecode.event_s() else { continue };
+        let due = pts_s + event_s - timecode.page_s();
         let Some(onset) = nearest_onset(onsets, due) else { continue };
-        let number = strip.user_bits & BEEP_NUMBER_MASK;
+        let number = timecode.user_bits & BEEP_NUMBER_MASK;
         if by_beep.last().is_none_or(|(last, ..)| *last != number) {
             by_beep.push((number, onset, Vec::new()));
         }
@@ -96,14 +97,14 @@ pub fn page_offsets(pictures: &[FrameTimecode], onsets: &[f64]) -> AvOffsets {
     AvOffsets { measurements: by_beep.into_iter().map(|(_, onset, late)| (onset, median(late))).collect() }
 }
 
-/// Offsets of the same beeps as a viewer without a clock sees them: from the first picture with the bit `flash` set to
-/// the beep. Rounded to whole pictures, so only good to know.
+/// Offsets of the same beeps as viewers perceive them: from the first picture with the user bit `flash` to
+/// the beep. Rounded to whole pictures, so for information only.
 #[must_use]
 pub fn visible_offsets(pictures: &[FrameTimecode], flash: u16, onsets: &[f64]) -> AvOffsets {
     let mut was_lit = true;
     let mut offsets = AvOffsets::default();
-    for (pts_s, strip) in with_timecode(pictures) {
-        let lit = strip.user_bits & flash != 0;
+    for (pts_s, timecode) in with_timecode(pictures) {
+        let lit = timecode.user_bits & flash != 0;
         if lit
             && !was_lit
             && let Some(onset) = nearest_onset(onsets, pts_s)
@@ -115,7 +116,7 @@ pub fn visible_offsets(pictures: &[FrameTimecode], flash: u16, onsets: &[f64]) -
     offsets
 }
 
-/// What a viewer sees at every tick up to `end_s`: an encoder leaves out pictures that are like the one before.
+/// The picture shown at every tick up to `end_s`: an encoder skips pictures equal to the one before.
 #[must_use]
 pub fn hold_to_ticks(pictures: &[FrameTimecode], fps: u32, end_s: f64) -> Vec<FrameTimecode> {
     let ticks = (0_u32..).map(|tick| f64::from(tick) / f64::from(fps)).take_while(|at| *at < end_s - 1e-6);
@@ -127,13 +128,14 @@ pub fn hold_to_ticks(pictures: &[FrameTimecode], fps: u32, end_s: f64) -> Vec<Fr
         .collect()
 }
 
-/// Offsets of the beeps of a [`flash_beep`](crate::flash) video in the page: `pictures` carry the strips of the video. The
-/// middle of what the video shows is compared with the middle of the time it is shown, over all pictures around a beep.
+/// Offsets of the beeps of a [`flash_beep`](crate::flash_beep) video in the page; `pictures` have the
+/// timecodes of the video. Compares the middle of a video frame with the middle of the time for which it is
+/// shown, over all pictures around a beep.
 #[must_use]
 pub fn video_offsets(pictures: &[FrameTimecode], fps: u32, onsets: &[f64]) -> AvOffsets {
     let (tick, picture) = (1.0 / f64::from(fps), 1.0 / f64::from(crate::flash_beep::FPS));
     let lags: Vec<_> = with_timecode(pictures)
-        .map(|(pts_s, strip)| (pts_s, pts_s + tick / 2.0 - strip.page_s() - picture / 2.0))
+        .map(|(pts_s, timecode)| (pts_s, pts_s + tick / 2.0 - timecode.page_s() - picture / 2.0))
         .collect();
     let usual = median(lags.iter().map(|l| l.1).collect());
     let measured = onsets.iter().filter_map(|onset| {
@@ -148,7 +150,7 @@ pub fn video_offsets(pictures: &[FrameTimecode], fps: u32, onsets: &[f64]) -> Av
 }
 
 fn with_timecode(pictures: &[FrameTimecode]) -> impl Iterator<Item = (f64, Timecode)> + '_ {
-    pictures.iter().filter_map(|seen| Some((seen.pts_s, seen.timecode?)))
+    pictures.iter().filter_map(|frame| Some((frame.pts_s, frame.timecode?)))
 }
 
 fn nearest_onset(onsets: &[f64], to: f64) -> Option<f64> {
@@ -160,7 +162,7 @@ fn nearest_onset(onsets: &[f64], to: f64) -> Option<f64> {
         .filter(|o| distance(o) < MAX_BEEP_DISTANCE_S)
 }
 
-/// The middle value; NaN if there is none.
+/// Median; NaN if there are no values.
 #[must_use]
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -175,21 +177,18 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 mod tests {
     use super::*;
 
-    fn frame(pts_s: f64, page_s: f64, event_s: f64, note: u16) -> FrameTimecode {
+    fn frame(pts_s: f64, page_s: f64, event_s: f64, user_bits: u16) -> FrameTimecode {
         let (page_time, event_time) = ((page_s * 1e4).round() as u32, Some((event_s * 1e4).round() as u32));
-        FrameTimecode {
-            pts_s,
-            timecode: Some(Timecode { counter: 0, page_time, event_time, user_bits: note }),
-        }
+        FrameTimecode { pts_s, timecode: Some(Timecode { counter: 0, page_time, event_time, user_bits }) }
     }
 
-    /// 60 s at 30 fps; the page's clock runs 2 s ahead, a beep each second, drawn up to a tick late.
+    /// 60 s at 30 fps: the page's clock is 2 s ahead, with a beep each second, drawn up to a tick late.
     fn frames() -> Vec<FrameTimecode> {
         let picture = |n: i32| {
             let pts = f64::from(n) / 30.0;
             let beep = pts.floor();
-            let note = if pts - beep < 0.1 { FLASH_BIT } else { 0 } | beep as u16;
-            frame(pts, pts + 2.0, beep + 2.0, note)
+            let user_bits = if pts - beep < 0.1 { FLASH_BIT } else { 0 } | beep as u16;
+            frame(pts, pts + 2.0, beep + 2.0, user_bits)
         };
         (0..1800).map(picture).collect()
     }
@@ -224,7 +223,8 @@ mod tests {
     #[test]
     fn video_on_a_display_of_another_rate() {
         for fps in [15, 30, 60] {
-            // The video starts at 0.5 s; each tick shows what lies in its middle; the sound is 4 ms late.
+            // The video starts at 0.5 s, each tick shows the video frame at its middle, the sound is 4 ms
+            // late.
             let shown = |n: u32| {
                 let pts = f64::from(n) / f64::from(fps);
                 let middle = pts + 0.5 / f64::from(fps) - 0.5;

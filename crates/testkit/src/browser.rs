@@ -1,4 +1,5 @@
-//! A Chromium that tests look into while it runs: pages by DevTools, in real time, unlike [`crate::screenshot`].
+//! Headless Chromium that tests inspect while it runs, by DevTools and in real time, unlike
+//! [`crate::screenshot`].
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -25,11 +26,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Browser {
     child: Child,
     port: u16,
-    #[expect(dead_code, reason = "goes when the browser does")]
+    #[expect(dead_code, reason = "deletes the profile when dropped")]
     scratch: ScratchDir,
 }
 
-/// One of its pages.
+/// A page of a [`Browser`].
 #[derive(Debug)]
 pub struct Page {
     socket: WebSocket<MaybeTlsStream<TcpStream>>,
@@ -37,10 +38,10 @@ pub struct Page {
 }
 
 impl Browser {
-    /// Starts it without a window; pages may play sound without being clicked.
+    /// Starts Chromium without a window. Pages may play sound without a click.
     ///
     /// # Errors
-    /// Chromium is missing, or does not start in time.
+    /// Chromium is missing, or does not start within 60 s.
     pub fn start() -> Result<Self> {
         let scratch = ScratchDir::new()?;
         let home = scratch.world_writable_folder("home")?;
@@ -50,7 +51,7 @@ impl Browser {
         chromium.arg(format!("--user-data-dir={}", profile.display()));
         chromium.args(["--headless=new", "--no-first-run", "--hide-scrollbars", "--remote-debugging-port=0"]);
         chromium.args(["--autoplay-policy=no-user-gesture-required", "--force-color-profile=srgb"]);
-        // What is in the background is drawn as if it were looked at.
+        // Background pages are drawn like visible ones.
         chromium.args(["--disable-background-timer-throttling", "--disable-renderer-backgrounding"]);
         chromium.args(["--disable-backgrounding-occluded-windows", "about:blank"]);
         chromium.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -62,9 +63,9 @@ impl Browser {
             if let Some(status) = browser.child.try_wait()? {
                 bail!("chromium ended with {status}");
             }
-            let said = std::fs::read_to_string(&file).unwrap_or_default();
-            // The second line is there once the first one is whole.
-            if let Some((port, _)) = said.split_once('\n') {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            // The first line is complete when there is a second one.
+            if let Some((port, _)) = text.split_once('\n') {
                 browser.port = port.trim().parse()?;
             }
             std::thread::sleep(POLL_INTERVAL);
@@ -82,10 +83,10 @@ impl Browser {
         stream.write_all(format!("{head}Connection: close\r\nContent-Length: 0\r\n\r\n").as_bytes())?;
         stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         let (mut answer, mut piece) = (String::new(), [0; 4096]);
-        // The browser does not close the connection, whatever it is asked.
+        // Chromium ignores `Connection: close`.
         let body = loop {
             let length = stream.read(&mut piece).context("no answer")?;
-            ensure!(length > 0, "the browser says nothing more after {answer}");
+            ensure!(length > 0, "the browser closed the connection after {answer}");
             answer.push_str(&String::from_utf8_lossy(&piece[..length]));
             if let Some((_, body)) = answer.split_once("\r\n\r\n")
                 && body.trim_end().ends_with('}')
@@ -100,7 +101,7 @@ impl Browser {
         let (socket, _) = client(address, MaybeTlsStream::Plain(stream)).context("no DevTools")?;
         let mut page = Page { socket, next_id: 0 };
         page.call("Page.enable", &json!({}))?;
-        // Pages of one window are all looked at, as if each had its own.
+        // All pages of a window count as focused.
         page.call("Emulation.setFocusEmulationEnabled", &json!({ "enabled": true }))?;
         page.navigate(url)?;
         Ok(page)
@@ -110,25 +111,25 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        // All its processes are of its group.
+        // All its processes are in its group.
         let _gone = pid.map(|pid| kill_process_group(pid, Signal::KILL));
         let _reaped = self.child.wait();
     }
 }
 
 impl Page {
-    /// Goes somewhere else, or here again.
+    /// Navigates to a URL, which may be the current one.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// The page cannot be opened.
     pub fn navigate(&mut self, url: &str) -> Result<()> {
-        let went = self.call("Page.navigate", &json!({ "url": url }))?;
-        ensure!(went["errorText"].is_null(), "{url}: {}", went["errorText"]);
+        let result = self.call("Page.navigate", &json!({ "url": url }))?;
+        ensure!(result["errorText"].is_null(), "{url}: {}", result["errorText"]);
         self.wait_until("the page is loaded", RESPONSE_TIMEOUT, "document.readyState === 'complete'")
             .map(drop)
     }
 
-    /// The size that the page believes its screen to have.
+    /// Sets the screen size that the page sees, in CSS pixels.
     ///
     /// # Errors
     /// The browser does not answer.
@@ -140,22 +141,24 @@ impl Page {
         self.call("Emulation.setTouchEmulationEnabled", &json!({ "enabled": mobile })).map(drop)
     }
 
-    /// The value of an expression, or of its promise.
+    /// Value of a JavaScript expression, or of its promise.
     ///
     /// # Errors
-    /// The page throws.
+    /// The expression throws.
     pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
-        let asked = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true });
-        let said = self.call("Runtime.evaluate", &asked)?;
-        let thrown = &said["exceptionDetails"];
+        let params = json!({
+            "expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true,
+        });
+        let result = self.call("Runtime.evaluate", &params)?;
+        let thrown = &result["exceptionDetails"];
         ensure!(thrown.is_null(), "the page throws: {}", thrown["exception"]["description"]);
-        Ok(said["result"]["value"].clone())
+        Ok(result["result"]["value"].clone())
     }
 
-    /// Waits until an expression is true, or truthy; its value.
+    /// Waits until an expression is neither null nor false, and returns its value.
     ///
     /// # Errors
-    /// It is not within `limit`.
+    /// The expression stays null or false for `limit`.
     pub fn wait_until(&mut self, what: &str, limit: Duration, expression: &str) -> Result<Value> {
         let deadline = Instant::now() + limit;
         loop {
@@ -165,22 +168,22 @@ impl Page {
             }
             if Instant::now() >= deadline {
                 let text = self.evaluate("document.body.innerText.slice(0, 400)")?;
-                bail!("not within {limit:?}: {what}; the page says {text}");
+                bail!("not within {limit:?}: {what}; the page shows {text}");
             }
             std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// What is to be seen, as PNG.
+    /// Screenshot of the page, as PNG.
     ///
     /// # Errors
     /// The browser does not answer.
     pub fn screenshot(&mut self) -> Result<Vec<u8>> {
-        let shot = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
-        Ok(decode_base64(shot["data"].as_str().context("no picture")?))
+        let result = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
+        Ok(decode_base64(result["data"].as_str().context("no picture")?))
     }
 
-    /// Calls a method of DevTools.
+    /// Calls a DevTools method and returns its result.
     fn call(&mut self, method: &str, params: &Value) -> Result<Value> {
         self.next_id += 1;
         let id = self.next_id;
@@ -193,10 +196,10 @@ impl Page {
             else {
                 continue;
             };
-            let said: Value = serde_json::from_str(&text)?;
-            if said["id"] == id {
-                ensure!(said["error"].is_null(), "{method}: {}", said["error"]);
-                return Ok(said["result"].clone());
+            let message: Value = serde_json::from_str(&text)?;
+            if message["id"] == id {
+                ensure!(message["error"].is_null(), "{method}: {}", message["error"]);
+                return Ok(message["result"].clone());
             }
         }
         bail!("{method} is not answered within {RESPONSE_TIMEOUT:?}")
@@ -231,7 +234,9 @@ mod tests {
 
     #[test]
     fn pages_are_evaluated() -> Result<()> {
-        let page = "<p></p><script>setTimeout(() => document.querySelector('p').textContent = innerWidth, 300)</script>";
+        let page = "<p></p><script>
+            setTimeout(() => document.querySelector('p').textContent = innerWidth, 300)
+        </script>";
         let server = PageServer::start()?.with_route("/", PageResponse::Html(200, page.to_owned()));
         let browser = Browser::start()?;
         let mut page = browser.open(&server.url("/"))?;

@@ -1,4 +1,4 @@
-//! Screenshots by Chromium alone: what the picture of a page should be.
+//! Screenshots by Chromium, without Pagecast: the reference picture of a page.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::command::{program, run_for_output};
 use crate::media::RgbImage;
 use crate::scratch::ScratchDir;
 
-/// Debian's browser itself; /usr/bin/chromium is a script that adds options.
+/// The browser of Debian. `/usr/bin/chromium` is a script that adds options.
 pub(crate) const CHROMIUM: &str = "/usr/lib/chromium/chromium";
 
-/// What a browser shows of `url` once `settle` of page time has passed.
+/// Screenshot of `url` after `settle` of page time.
 ///
 /// # Errors
 /// Chromium is missing or fails.
@@ -27,7 +27,7 @@ pub fn screenshot(url: &str, width: usize, height: usize, settle: Duration) -> R
     chromium.args(["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]);
     chromium.arg("--force-color-profile=srgb");
     chromium.arg(format!("--virtual-time-budget={}", settle.as_millis()));
-    // Without a screen of its own size and kiosk mode, the page starts in a window that is 87 pixels shorter.
+    // Without kiosk mode and a screen of this size, the window is 87 pixels shorter.
     chromium.arg("--kiosk").arg(format!("--screen-info={{{width}x{height}}}"));
     chromium.arg(format!("--window-size={width},{height}"));
     chromium.arg(format!("--screenshot={}", png.display())).arg(url);
@@ -35,7 +35,7 @@ pub fn screenshot(url: &str, width: usize, height: usize, settle: Duration) -> R
     RgbImage::open(&png).context("Chromium took no screenshot")
 }
 
-/// The command as a user that may not do anything, because Chromium's sandbox refuses root.
+/// Command that runs as `nobody` if the test runs as root, because Chromium's sandbox refuses root.
 pub(crate) fn unprivileged_command(path: &Path) -> std::process::Command {
     if !rustix::process::geteuid().is_root() {
         return program(path);
@@ -53,7 +53,8 @@ mod tests {
     #[test]
     fn the_page_has_the_whole_picture_from_the_start() -> Result<()> {
         let page = "<body><script>
-            document.body.style.background = innerWidth === 640 && innerHeight === 360 ? '#00ff00' : '#ff0000';
+            const fits = innerWidth === 640 && innerHeight === 360;
+            document.body.style.background = fits ? '#00ff00' : '#ff0000';
         </script>";
         let server = PageServer::start()?.with_route("/", PageResponse::Html(200, page.to_owned()));
         let picture = screenshot(&server.url("/"), 640, 360, Duration::from_secs(1))?;

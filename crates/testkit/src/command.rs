@@ -1,4 +1,4 @@
-//! Child processes of the tests: one place that starts them and turns their failures into sentences.
+//! Starts child processes of tests and describes their failures.
 
 use std::ffi::OsStr;
 use std::process::{Child, Command, Output};
@@ -6,25 +6,22 @@ use std::process::{Child, Command, Output};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A command that is not yet started; `program` is looked up in PATH.
+/// A command to be started; `program` is looked up in PATH.
 #[must_use]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests start programs to judge the product, the product starts none here"
-)]
+#[expect(clippy::disallowed_methods, reason = "the ban is for the product, and this crate is for tests only")]
 pub fn program(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
 }
 
-/// Runs to the end and returns stdout.
+/// Runs a command to its end and returns stdout.
 ///
 /// # Errors
-/// The program is missing or failed; the message carries what it wrote to stderr and how to install it.
+/// The program is missing or fails. The message has its stderr, or how to install it.
 pub fn run_for_stdout(command: &mut Command) -> Result<Vec<u8>> {
     Ok(run_for_output(command)?.stdout)
 }
 
-/// Runs to the end and returns everything it wrote.
+/// Runs a command to its end and returns stdout and stderr.
 ///
 /// # Errors
 /// As [`run_for_stdout`].
@@ -37,7 +34,7 @@ pub fn run_for_output(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
-/// Ends a server as a power cut would, if it runs.
+/// Kills a server, if it runs.
 pub(crate) fn kill_child(child: &mut Option<Child>) {
     if let Some(mut child) = child.take() {
         let _ended = child.kill();
@@ -45,21 +42,21 @@ pub(crate) fn kill_child(child: &mut Option<Child>) {
     }
 }
 
-/// Sends a server a signal; `name` is what it is called if it does not run.
+/// Sends a signal to a server; `name` is for the error.
 pub(crate) fn signal_child(child: Option<&Child>, name: &str, signal: Signal) -> Result<()> {
     signal_pid(child.with_context(|| format!("{name} does not run"))?.id(), signal)
 }
 
-/// Sends a process a signal.
+/// Sends a signal to a process.
 ///
 /// # Errors
-/// It has ended already.
+/// The process has ended.
 pub fn signal_pid(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such process id")?;
     kill_process(pid, signal).with_context(|| format!("cannot send {signal:?}"))
 }
 
-/// What to say when a program cannot be started.
+/// Error message for a program that cannot be started, with the Debian package that has it.
 #[must_use]
 pub fn install_hint(name: &str) -> String {
     let package = match name {

@@ -1,4 +1,4 @@
-//! A real TURN and STUN server: coturn, on loopback.
+//! TURN and STUN server: coturn, on loopback.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,17 +12,17 @@ use crate::command::{self, install_hint, program};
 use crate::scratch::ScratchDir;
 use crate::tls;
 
-/// How long it may take to start.
+/// Longest time for coturn to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Where Debian puts it.
+/// Name of the program in Debian.
 const PROGRAM: &str = "turnserver";
 
-/// The one user that [`Coturn`] knows.
+/// The only user of [`Coturn`].
 pub const USER: &str = "caster";
 /// The user's password.
 pub const PASSWORD: &str = "correct horse";
 
-/// A coturn of our own. Killed when dropped.
+/// A running coturn; killed when dropped.
 #[derive(Debug)]
 pub struct Coturn {
     child: Option<Child>,
@@ -35,10 +35,10 @@ pub struct Coturn {
 }
 
 impl Coturn {
-    /// Starts it on free ports of 127.0.0.1, with more options, such as `--stale-nonce=1`.
+    /// Starts coturn on free ports of 127.0.0.1, with more options, such as `--stale-nonce=1`.
     ///
     /// # Errors
-    /// It is missing, or does not start.
+    /// coturn is missing, or does not start.
     pub fn start(options: &[&str]) -> Result<Self> {
         let scratch = ScratchDir::new()?;
         let (certificate, key) = tls::end_entity_certificate(scratch.path())?;
@@ -49,10 +49,10 @@ impl Coturn {
         Ok(coturn)
     }
 
-    /// Starts it again, on the same ports, after [`Coturn::kill`].
+    /// Starts coturn again on the same ports, after [`Coturn::kill`].
     ///
     /// # Errors
-    /// It does not start.
+    /// coturn does not start.
     pub fn restart(&mut self) -> Result<()> {
         let log = File::create(self.scratch.join("log"))?;
         let mut coturn = program(PROGRAM);
@@ -90,7 +90,7 @@ impl Coturn {
         Ok(())
     }
 
-    /// Whether it takes connections and answers a STUN request.
+    /// Whether coturn accepts connections and responds to a STUN request.
     fn is_ready(&self) -> Result<bool> {
         if [self.port, self.tls_port].iter().any(|port| TcpStream::connect(("127.0.0.1", *port)).is_err()) {
             return Ok(false);
@@ -100,46 +100,46 @@ impl Coturn {
         let mut request = [0; 20];
         request[1] = 1;
         request[4..8].copy_from_slice(&0x2112_A442_u32.to_be_bytes());
-        let asked = socket.send_to(&request, ("127.0.0.1", self.port));
-        Ok(asked.is_ok() && socket.recv_from(&mut [0; 200]).is_ok())
+        let sent = socket.send_to(&request, ("127.0.0.1", self.port));
+        Ok(sent.is_ok() && socket.recv_from(&mut [0; 200]).is_ok())
     }
 
-    /// Ends it as a power cut would.
+    /// Kills coturn.
     pub fn kill(&mut self) {
         command::kill_child(&mut self.child);
     }
 
-    /// Its address for `stun:`.
+    /// URL for STUN.
     #[must_use]
     pub fn stun_url(&self) -> String {
         format!("stun:127.0.0.1:{}", self.port)
     }
 
-    /// Its address for `turn:`, by `udp` or `tcp`.
+    /// URL for TURN by `udp` or `tcp`.
     #[must_use]
     pub fn url(&self, transport: &str) -> String {
         format!("turn:127.0.0.1:{}?transport={transport}", self.port)
     }
 
-    /// Its address for `turns:`.
+    /// URL for TURN by TLS.
     #[must_use]
     pub fn tls_url(&self) -> String {
         format!("turns:127.0.0.1:{}", self.tls_port)
     }
 
-    /// Where it listens, without TLS.
+    /// Address for connections without TLS.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    /// The certificate that clients must be told to trust.
+    /// The certificate, which clients must be configured to trust.
     #[must_use]
     pub fn certificate(&self) -> PathBuf {
         self.certificate.clone()
     }
 
-    /// What it logged.
+    /// Log of coturn.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
@@ -152,7 +152,7 @@ impl Drop for Coturn {
     }
 }
 
-/// A port that nobody has, neither for TCP nor for UDP.
+/// A port that is free for TCP and for UDP.
 fn free_port() -> Result<u16> {
     loop {
         let listener = TcpListener::bind("127.0.0.1:0")?;

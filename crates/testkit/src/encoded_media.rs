@@ -1,10 +1,10 @@
-//! Encoded pictures and sound, as an encoder hands them over one by one: for tests that send them.
+//! Encoded pictures and sound, split into access units and packets, for tests that send them.
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::command::{program, run_for_output};
 
-/// Samples of a packet of Opus, at 48 kHz.
+/// Samples in an Opus packet of 20 ms, at 48 kHz.
 pub const OPUS_PACKET_SAMPLES: u32 = 960;
 
 /// An encoded picture.
@@ -16,7 +16,7 @@ pub struct AccessUnit {
     pub keyframe: bool,
 }
 
-/// A moving test picture, constrained baseline, with a keyframe each second.
+/// A moving test pattern in H.264 constrained baseline, with a keyframe each second.
 ///
 /// # Errors
 /// `ffmpeg` is missing or fails.
@@ -26,7 +26,7 @@ pub fn h264_access_units(width: u32, height: u32, fps: u32, seconds: u32) -> Res
     ffmpeg.args(["-v", "error", "-nostdin", "-f", "lavfi", "-i", &source, "-pix_fmt", "yuv420p"]);
     ffmpeg.args(["-c:v", "libx264", "-profile:v", "baseline", "-preset", "veryfast", "-tune", "zerolatency"]);
     ffmpeg.args(["-g", &fps.to_string(), "-crf", "30"]);
-    // Delimiters say where pictures begin.
+    // Access unit delimiters mark where pictures start.
     ffmpeg.args(["-x264-params", "aud=1:repeat-headers=1:scenecut=0", "-f", "h264", "-"]);
     let stream = run_for_output(&mut ffmpeg)?.stdout;
     let starts: Vec<usize> = stream
@@ -45,7 +45,7 @@ pub fn h264_access_units(width: u32, height: u32, fps: u32, seconds: u32) -> Res
     Ok(cut.collect())
 }
 
-/// A tone of 440 Hz in Opus, in stereo, 20 ms a packet.
+/// A tone of 440 Hz in stereo Opus, in packets of 20 ms.
 ///
 /// # Errors
 /// `ffmpeg` is missing or fails.
@@ -56,16 +56,16 @@ pub fn opus_packets(seconds: u32) -> Result<Vec<Vec<u8>>> {
     ffmpeg.args(["-frame_duration", "20", "-f", "ogg", "-"]);
     let mut packets = ogg_packets(&run_for_output(&mut ffmpeg)?.stdout)?;
     ensure!(packets.len() > 2, "no sound was encoded");
-    // Two headers come first (RFC 7845, 3).
+    // The first two packets are headers (RFC 7845, section 3).
     packets.drain(..2);
     Ok(packets)
 }
 
-/// The packets of an Ogg stream (RFC 3533, 6).
+/// The packets of an Ogg stream (RFC 3533, section 6).
 fn ogg_packets(mut stream: &[u8]) -> Result<Vec<Vec<u8>>> {
     let (mut packets, mut packet) = (Vec::new(), Vec::new());
     while !stream.is_empty() {
-        ensure!(stream.starts_with(b"OggS"), "this is no page");
+        ensure!(stream.starts_with(b"OggS"), "this is not an Ogg page");
         let count = usize::from(*stream.get(26).context("a page ends early")?);
         let lengths = stream.get(27..27 + count).context("a page ends early")?;
         let mut body = &stream[27 + count..];
@@ -92,7 +92,7 @@ mod tests {
         let keyframes: Vec<_> = (0..).zip(&pictures).filter(|(_, p)| p.keyframe).map(|(i, _)| i).collect();
         assert_eq!((pictures.len(), keyframes), (20, vec![0, 10]));
         let tone = opus_packets(1)?;
-        // One more for what the encoder begins early.
+        // The encoder's pre-skip may need one more packet.
         assert!((50..=51).contains(&tone.len()), "{}", tone.len());
         Ok(())
     }

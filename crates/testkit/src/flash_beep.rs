@@ -1,4 +1,4 @@
-//! A video file of known timing: a strip in every picture, and once a second a flash with a beep.
+//! Generates a video of known timing: a timecode in every picture, and a flash with a beep once a second.
 
 use std::fs;
 use std::io::Write as _;
@@ -18,20 +18,20 @@ use crate::timecode::{Timecode, TimecodePosition};
 pub const WIDTH: usize = 320;
 /// Height of the video in pixels.
 pub const HEIGHT: usize = 180;
-/// Pictures a second: shares no factor with a display rate, so that within a second the display samples the video at
-/// many phases, and the mean says where it is to a few milliseconds.
+/// Pictures per second. Shares no factor with a display rate, so that the display samples the video at many
+/// phases within a second, and the mean is accurate to a few milliseconds.
 pub const FPS: u32 = 23;
-/// The beep that starts with each full second but the first, on the right channel.
+/// The beep on the right channel that starts with each full second except the first.
 pub const BEEP: ToneBurst = ToneBurst { hz: 3000.0, duration_s: 0.02, channel: 1 };
-/// The part of the picture that is white for 100 ms from each beep on, and black otherwise.
+/// The part of the picture that is white for 100 ms after the start of a beep, and black otherwise.
 pub const FLASH_AREA: Rect = Rect { x: 192, y: 64, width: 128, height: 116 };
 
-/// Samples that an AAC encoder puts before the first one.
+/// Samples that FFmpeg's AAC encoder adds before the first one.
 const AAC_PRIMING_SAMPLES: u32 = 1024;
 
 static GENERATION_LOCK: Mutex<()> = Mutex::new(());
 
-/// Makes the video once and keeps it below `target/`.
+/// Generates the video, or returns the one that an earlier run left below `target/`.
 ///
 /// # Errors
 /// `ffmpeg` is missing or fails.
@@ -39,7 +39,7 @@ pub fn mp4(seconds: u32) -> Result<PathBuf> {
     generate_once(&format!("flash-{FPS}fps-{seconds}s.mp4"), |path| encode_mp4(path, seconds))
 }
 
-/// The same as an HLS stream in a folder of its own, with `index.m3u8` and fragmented MP4 segments.
+/// Generates the same video as an HLS stream of fragmented MP4: a folder with `index.m3u8`.
 ///
 /// # Errors
 /// `ffmpeg` is missing or fails.
@@ -49,7 +49,7 @@ pub fn hls(seconds: u32) -> Result<PathBuf> {
         fs::create_dir(folder)?;
         let mut ffmpeg = program("ffmpeg");
         ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(source).args(["-c:v", "copy", "-f", "hls"]);
-        // Media Source Extensions ignore edit lists: what the encoder puts before the sound must be cut from it.
+        // Media Source Extensions ignore edit lists, so the priming samples are cut off.
         ffmpeg.args([
             "-af",
             &format!("atrim=start_sample={AAC_PRIMING_SAMPLES}"),
@@ -63,13 +63,13 @@ pub fn hls(seconds: u32) -> Result<PathBuf> {
     })
 }
 
-/// The folder below `target/` where generated media lie.
+/// The folder with generated media, below `target/`.
 #[must_use]
 pub fn media_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/testkit")
 }
 
-/// Makes `name` under another name first, so that a test that was stopped leaves no half of it.
+/// Generates `name` under a temporary name first, so that an interrupted test leaves no partial file.
 fn generate_once(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let _one_at_a_time = GENERATION_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     let path = media_folder().join(name);
@@ -86,15 +86,16 @@ fn generate_once(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<P
 }
 
 fn encode_mp4(path: &Path, seconds: u32) -> Result<()> {
-    let ToneBurst { hz, duration_s: long, .. } = BEEP;
+    let ToneBurst { hz, duration_s, .. } = BEEP;
     let beep = format!(
-        "aevalsrc=0|0.5*sin(2*PI*{hz}*t)*lt(mod(t\\,1)\\,{long})*gte(t\\,0.5):s={SAMPLE_RATE}:d={seconds}"
+        "aevalsrc=0|0.5*sin(2*PI*{hz}*t)*lt(mod(t\\,1)\\,{duration_s})*gte(t\\,0.5):\
+         s={SAMPLE_RATE}:d={seconds}"
     );
     let mut ffmpeg = program("ffmpeg");
     ffmpeg.args(["-v", "error", "-nostdin", "-f", "rawvideo", "-pix_fmt", "gray"]);
     ffmpeg.args(["-video_size", &format!("{WIDTH}x{HEIGHT}"), "-framerate", &FPS.to_string(), "-i", "-"]);
     ffmpeg.args(["-f", "lavfi", "-i", &beep, "-c:v", "libx264", "-preset", "veryfast", "-crf", "20"]);
-    // Without pictures that are shown later than decoded, there is no edit list that a player may ignore.
+    // Without B-frames there is no edit list, which some players ignore.
     ffmpeg.args(["-pix_fmt", "yuv420p", "-g", "46", "-bf", "0", "-c:a", "aac", "-b:a", "128k"]);
     ffmpeg.args(["-movflags", "+faststart", "-f", "mp4"]).arg(path);
     let mut child = ffmpeg.stdin(Stdio::piped()).spawn().with_context(|| install_hint("ffmpeg"))?;
@@ -122,8 +123,8 @@ fn render_frame(n: u32) -> GrayImage {
     let x = (n * 4) as usize % 160;
     fill(Rect { x, y: 80, width: 24, height: 80 }, 200);
     let event_time = (second > 0).then_some(second * 10_000);
-    let note = (second & 0xffff) as u16;
-    Timecode { counter: n, page_time: n * 10_000 / FPS, event_time, user_bits: note }
+    let user_bits = (second & 0xffff) as u16;
+    Timecode { counter: n, page_time: n * 10_000 / FPS, event_time, user_bits }
         .draw(&mut gray, TimecodePosition::PAGE);
     gray
 }
@@ -139,12 +140,12 @@ mod tests {
         assert_eq!((file.video.codec.as_str(), file.video.width, file.video.height), ("h264", WIDTH, HEIGHT));
         assert_eq!(file.ticks(FPS)?, (0..115).collect::<Vec<_>>());
         assert!(file.ticks(30).is_err());
-        for (n, (seen, frame)) in
+        for (n, (shown, frame)) in
             file.timecodes(TimecodePosition::PAGE)?.iter().zip(file.frames()?).enumerate()
         {
-            let strip = seen.timecode.with_context(|| format!("no strip in picture {n}"))?;
-            assert_eq!(strip.counter as usize, n);
-            assert!((strip.page_s() - seen.pts_s).abs() < 1e-4);
+            let timecode = shown.timecode.with_context(|| format!("no timecode in picture {n}"))?;
+            assert_eq!(timecode.counter as usize, n);
+            assert!((timecode.page_s() - shown.pts_s).abs() < 1e-4);
             let bright = frame?.1.mean_luma(FLASH_AREA);
             assert!(
                 if n >= 23 && n % 23 < 3 { bright > 240.0 } else { bright < 15.0 },

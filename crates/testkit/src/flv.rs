@@ -1,47 +1,49 @@
-//! What a server recorded of an RTMP stream: the packets in an FLV file, byte by byte.
+//! Reads the packets of an FLV file, as servers record RTMP streams.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Lengths of the file's header with the number after it, of a tag's header, and of the number after a tag.
+/// Length of the file header with the size field after it, in bytes.
 const FILE_HEADER_LEN: usize = 13;
+/// Length of the header of a tag, in bytes.
 const TAG_HEADER_LEN: usize = 11;
+/// Length of the size field after each tag, in bytes.
 const PREVIOUS_TAG_SIZE_LEN: usize = 4;
 
-/// What a tag holds.
+/// Content of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TagKind {
-    /// Parameter sets of the picture (avcC).
+    /// H.264 parameter sets (avcC).
     AvcSequenceHeader,
     /// A picture.
     Video {
-        /// Decoding can start here.
+        /// Whether decoding can start here.
         keyframe: bool,
     },
-    /// The sound's configuration.
+    /// AAC configuration.
     AacSequenceHeader,
     /// A frame of sound.
     Audio,
-    /// Anything else.
+    /// Any other content.
     Other,
 }
 
-/// One tag.
+/// A tag of an FLV file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag {
-    /// What it holds.
+    /// Content of the tag.
     pub kind: TagKind,
-    /// Its time in milliseconds.
+    /// Time stamp in milliseconds.
     pub timestamp_ms: i64,
     /// NAL units without their lengths, or a frame of sound.
     pub units: Vec<Vec<u8>>,
 }
 
-/// All whole tags of a file.
+/// All complete tags of a file.
 ///
 /// # Errors
-/// It is not an FLV file.
+/// The file is not an FLV file.
 pub fn tags(path: &Path) -> Result<Vec<Tag>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(bytes.starts_with(b"FLV"), "{} is not an FLV file", path.display());

@@ -1,4 +1,4 @@
-//! One request to an HTTP server on this machine, byte by byte as it is asked for, and its answer.
+//! Sends one HTTP request to a server on this machine, exactly as given, and reads the response.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,24 +7,24 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-/// How long an answer may take.
+/// Longest pause between two reads of a response.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// Most bytes of an answer.
+/// Longest response, in bytes: larger than every recording that a test downloads.
 const MAX_RESPONSE_LEN: u64 = 64 << 20;
 
-/// What a server answered.
+/// Response of a server.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// Its status.
+    /// Status code.
     pub status: u16,
-    /// Names in lower case, and values.
+    /// Headers: names in lower case, and values.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// A header's value.
+    /// Value of a header; the name is in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -33,7 +33,7 @@ impl Response {
     /// The body as JSON.
     ///
     /// # Errors
-    /// It is none.
+    /// The body is not JSON.
     pub fn json(&self) -> Result<Value> {
         serde_json::from_slice(&self.body).with_context(|| self.text())
     }
@@ -45,16 +45,16 @@ impl Response {
     }
 }
 
-/// Sends a request (HTTP/1.1, for one answer) and reads the answer.
+/// Sends an HTTP/1.1 request on its own connection and reads the response.
 ///
 /// # Errors
-/// The server is not there, or answers something that is no HTTP, or not in time.
+/// The server cannot be reached, does not respond in time, or its response is not HTTP.
 pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
     let rest = url.strip_prefix("http://").context("not an http address")?;
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(at);
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let mut stream = TcpStream::connect(host).with_context(|| format!("nobody is at {host}"))?;
+    let mut stream = TcpStream::connect(host).with_context(|| format!("cannot connect to {host}"))?;
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut head = format!("{method} {slash}{path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -67,12 +67,12 @@ pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -
     stream.write_all(format!("{head}\r\n").as_bytes())?;
     stream.write_all(body)?;
     let mut answer = Vec::new();
-    stream.take(MAX_RESPONSE_LEN).read_to_end(&mut answer).context("no whole answer")?;
+    stream.take(MAX_RESPONSE_LEN).read_to_end(&mut answer).context("the response is incomplete")?;
     parse_response(&answer)
 }
 
 fn parse_response(answer: &[u8]) -> Result<Response> {
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no answer")?;
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("the response has no header end")?;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
@@ -89,7 +89,7 @@ fn parse_response(answer: &[u8]) -> Result<Response> {
 fn decode_chunked(mut rest: &[u8]) -> Result<Vec<u8>> {
     let mut whole = Vec::new();
     loop {
-        let end = rest.windows(2).position(|w| w == b"\r\n").context("no length of a chunk")?;
+        let end = rest.windows(2).position(|w| w == b"\r\n").context("a chunk has no length")?;
         let length = usize::from_str_radix(std::str::from_utf8(&rest[..end])?.trim(), 16)?;
         rest = &rest[end + 2..];
         if length == 0 {

@@ -1,5 +1,5 @@
-//! A real Janus with its VideoRoom plugin. What is said to it goes through loopback; media goes through an address of this machine,
-//! as Janus never uses loopback for it, and does not leave the machine either.
+//! Janus with its VideoRoom plugin. Signaling goes through loopback. Media goes through another address of
+//! this machine, as Janus never uses loopback for media; it does not leave the machine either.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,50 +17,51 @@ use crate::rtmp::free_port;
 use crate::scratch::ScratchDir;
 use crate::tls;
 
-/// How long Janus may take to start.
+/// Longest time for Janus to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Parts of Janus that no test needs.
-const UNUSED_PLUGINS: &str = "libjanus_audiobridge.so,libjanus_duktape.so,libjanus_echotest.so,libjanus_lua.so,\
+/// Plugins that no test needs.
+const UNUSED_PLUGINS: &str = "libjanus_audiobridge.so,libjanus_duktape.so,libjanus_echotest.so,\
+    libjanus_lua.so,\
     libjanus_nosip.so,libjanus_recordplay.so,libjanus_sip.so,libjanus_streaming.so,libjanus_textroom.so,\
     libjanus_videocall.so,libjanus_voicemail.so";
 const UNUSED_TRANSPORTS: &str =
     "libjanus_mqtt.so,libjanus_nanomsg.so,libjanus_pfunix.so,libjanus_rabbitmq.so";
-/// Opens its admin interface.
+/// Secret of the admin interface.
 const ADMIN_SECRET: &str = "admin-of-the-test";
 
-/// What a Janus is like.
+/// Settings of a Janus server.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
-    /// Rooms and people are named by text, not by numbers.
+    /// Whether rooms and users have text ids instead of numbers.
     pub string_ids: bool,
-    /// Has to come with every request.
+    /// Secret that every request needs.
     pub api_secret: Option<String>,
-    /// Every request needs a token, of those that [`JanusServer::add_token`] told it.
+    /// Whether every request needs a token, added by [`JanusServer::add_token`].
     pub token_auth: bool,
-    /// Only who knows it may make rooms.
+    /// Key that is needed to create rooms.
     pub admin_key: Option<String>,
-    /// After so many seconds without a word a session is over; 60 if nobody says.
+    /// Seconds without a message after which a session ends; default 60.
     pub session_timeout_s: Option<u32>,
-    /// Rooms that are there from the start.
+    /// Rooms that exist from the start.
     pub rooms: Vec<Room>,
 }
 
-/// A room that is there from the start.
+/// A room that exists from the start.
 #[derive(Debug, Clone, Default)]
 pub struct Room {
-    /// Its number, or its name.
+    /// Number or text id of the room.
     pub id: String,
-    /// Needed to change it, and to throw people out.
+    /// Secret that is needed to change the room and to kick users.
     pub secret: Option<String>,
-    /// Needed to join.
+    /// PIN that is needed to join.
     pub pin: Option<String>,
-    /// Most that publish at the same time; 0: as many as Janus likes.
+    /// Most publishers at the same time; 0 for Janus's default.
     pub publishers: u32,
-    /// Only this codec for the picture; H.264 and VP8 if nobody says.
+    /// Only video codec; default H.264 and VP8.
     pub videocodec: Option<String>,
 }
 
-/// A Janus of our own. Killed when dropped.
+/// A running Janus; killed when dropped.
 #[derive(Debug)]
 pub struct JanusServer {
     child: Option<Child>,
@@ -79,10 +80,10 @@ struct Ports {
 }
 
 impl JanusServer {
-    /// Starts it on free ports.
+    /// Starts Janus on free ports.
     ///
     /// # Errors
-    /// It is missing, or does not start; or this machine has no address but loopback.
+    /// Janus is missing or does not start, or this machine has no address but loopback.
     pub fn start(config: Config) -> Result<Self> {
         let scratch = ScratchDir::new()?;
         let (_certificate, _key) = tls::self_signed_certificate(scratch.path())?;
@@ -92,10 +93,10 @@ impl JanusServer {
         Ok(janus)
     }
 
-    /// Starts it again, on the same ports, after [`JanusServer::kill`].
+    /// Starts Janus again on the same ports, after [`JanusServer::kill`].
     ///
     /// # Errors
-    /// It does not start.
+    /// Janus does not start.
     pub fn restart(&mut self) -> Result<()> {
         let folder = self.scratch.path().display().to_string();
         for (name, text) in [
@@ -159,8 +160,8 @@ impl JanusServer {
     fn http_config(&self) -> String {
         let Ports { http, admin, .. } = self.ports;
         format!(
-            "general: {{ json = \"compact\"\nbase_path = \"/janus\"\nhttp = true\nport = {http}\nip = \"127.0.0.1\"
-                 https = false }}
+            "general: {{ json = \"compact\"\nbase_path = \"/janus\"\nhttp = true\nport = {http}
+                 ip = \"127.0.0.1\"\nhttps = false }}
              admin: {{ admin_base_path = \"/admin\"\nadmin_http = true\nadmin_port = {admin}
                  admin_ip = \"127.0.0.1\"\nadmin_https = false }}
             "
@@ -190,10 +191,10 @@ impl JanusServer {
         text
     }
 
-    /// Knows another token from now on, if it wants any.
+    /// Adds a token, for [`Config::token_auth`].
     ///
     /// # Errors
-    /// It does not take it.
+    /// Janus refuses the token.
     pub fn add_token(&self, token: &str) -> Result<()> {
         let request = serde_json::json!({
             "janus": "add_token", "token": token, "transaction": "1", "admin_secret": ADMIN_SECRET,
@@ -204,47 +205,47 @@ impl JanusServer {
         let length = request.len();
         write!(
             stream,
-            "POST /admin HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n{request}"
+            "POST /admin HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{request}"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        ensure!(answer.contains("success"), "Janus takes no token: {answer}");
+        ensure!(answer.contains("success"), "Janus refuses the token: {answer}");
         Ok(())
     }
 
-    /// Ends it as a power cut would.
+    /// Kills Janus.
     pub fn kill(&mut self) {
         command::kill_child(&mut self.child);
     }
 
-    /// Stops it where it is (`SIGSTOP`), or lets it go on (`SIGCONT`): connections stay, and nobody reads.
+    /// Sends a signal: after `SIGSTOP` connections stay open but nothing is read, until `SIGCONT`.
     ///
     /// # Errors
-    /// It does not run.
+    /// Janus does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         command::signal_child(self.child.as_ref(), "Janus", signal)
     }
 
-    /// Its WebSocket address.
+    /// WebSocket URL.
     #[must_use]
     pub fn ws_url(&self) -> String {
         format!("ws://127.0.0.1:{}/", self.ports.ws)
     }
 
-    /// The same with TLS, and a certificate for `localhost` that nobody vouches for.
+    /// WebSocket URL with TLS and a self-signed certificate for `localhost`.
     #[must_use]
     pub fn wss_url(&self) -> String {
         format!("wss://localhost:{}/", self.ports.wss)
     }
 
-    /// Its HTTP address.
+    /// HTTP URL.
     #[must_use]
     pub fn http_url(&self) -> String {
         format!("http://127.0.0.1:{}/janus", self.ports.http)
     }
 
-    /// What it logged.
+    /// Log of Janus.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
@@ -261,7 +262,7 @@ impl Drop for JanusServer {
     }
 }
 
-/// A line of its configuration, if there is a value.
+/// A line of the configuration; empty without a value.
 fn config_line(name: &str, value: Option<&str>) -> String {
     value.map(|value| format!("{name} = \"{value}\"\n")).unwrap_or_default()
 }
@@ -272,5 +273,5 @@ fn non_loopback_address() -> Result<IpAddr> {
     let mut fitting =
         found.filter(|i| i.is_oper_up() && !i.is_loopback() && !i.is_link_local() && i.ip().is_ipv4());
     let first = fitting.next().map(|interface| interface.ip());
-    first.context("this machine has loopback only, and Janus does not use that: give it any other address")
+    first.context("this machine has only loopback addresses, which Janus does not use: add another address")
 }

@@ -1,11 +1,11 @@
-//! What end-to-end tests and the bench share: pages that can be measured, a server for them, a way to run
-//! `pagecast`, and eyes and ears for what it recorded.
+//! Shared by end-to-end tests and the bench: pages that can be measured, a server for them, a runner for
+//! `pagecast`, and audio and video analysis of its recordings.
 //!
-//! A page draws a [`timecode`]: black and white blocks that say which frame this is and when the page drew it.
-//! [`media`] decodes a recording with the `ffmpeg` program, so nothing here shares code with what it judges.
+//! A page draws a [`timecode`]: black and white blocks with the number of the frame and the time at which the
+//! page drew it. [`media`] decodes recordings with the `ffmpeg` program, so it shares no code with Pagecast.
 //!
-//! Deliberately absent: anything of Pagecast but its command line, and any judgement; numbers come out, tests
-//! compare.
+//! Deliberately absent: the crates of Pagecast, whose command line and APIs are used instead; and limits.
+//! This crate measures, tests compare.
 
 pub mod av_sync;
 pub mod browser;
@@ -30,6 +30,7 @@ pub mod s3;
 pub mod scratch;
 pub mod service;
 pub mod sign;
+pub mod skip;
 pub mod timecode;
 pub mod tls;
 pub mod verify;
@@ -51,6 +52,7 @@ pub use rustix::process::Signal;
 pub use s3::{InjectedFault, S3Server};
 pub use scratch::{ScratchDir, Tmpfs};
 pub use service::{ServiceConfig, ServiceProcess};
+pub use skip::{is_root_or_skip, skip};
 pub use tls::{CertificateAuthority, TlsServer, end_entity_certificate, self_signed_certificate};
 pub use viewer::Viewer;
 pub use vod::VodServer;

@@ -1,4 +1,4 @@
-//! A bad line: a relay of datagrams that loses, delays and narrows what passes, both ways.
+//! Emulates a bad network link: a UDP relay with loss, delay and a bandwidth limit, in both directions.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,28 +11,30 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
-/// Longest datagram.
+/// Longest datagram, in bytes: more than an MTU of 1500.
 const MAX_DATAGRAM_LEN: usize = 2048;
-/// Datagrams on their way, in one direction of one client; further ones are lost.
+/// Most queued datagrams in one direction of one client; more are lost. The delay limit drops before that.
 const MAX_QUEUED_DATAGRAMS: usize = 10_000;
 
-/// What a line does to datagrams.
+/// Conditions of a link.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LinkConditions {
-    /// Part of them that is lost, 0 to 1.
+    /// Share of datagrams that are lost, 0 to 1.
     pub loss: f64,
-    /// What each is delayed by.
+    /// Delay of each datagram.
     pub delay: Duration,
-    /// What each is delayed by further: anything up to this. Their order stays.
+    /// Largest random delay added to each datagram. The order stays.
     pub jitter: Duration,
-    /// Bits per second that fit through; what does not fit waits, up to 200 ms, and is lost beyond. `None`: any number.
+    /// Bandwidth in bits per second; `None` for no limit. Datagrams above it are queued for up to 200 ms,
+    /// then lost.
     pub bits_per_second: Option<u64>,
 }
 
-/// How long what does not fit may wait.
+/// Longest time in the queue of a link with limited bandwidth: that of a home router with some buffer bloat.
 const MAX_QUEUE_DELAY: Duration = Duration::from_millis(200);
 
-/// A line to one server; gone when dropped. Conditions are those of the first client; all others have a perfect line.
+/// A link to one server; stopped when dropped. Conditions apply to the first client; others have a perfect
+/// link.
 #[derive(Debug)]
 pub struct LinkEmulator {
     address: SocketAddr,
@@ -42,10 +44,10 @@ pub struct LinkEmulator {
 }
 
 impl LinkEmulator {
-    /// A perfect line to `server`.
+    /// Starts a perfect link to `server`.
     ///
     /// # Errors
-    /// No port, or no thread.
+    /// There is no free port, or no thread can be started.
     pub fn start(server: SocketAddr) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = runtime.block_on(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)))?;
@@ -68,13 +70,13 @@ impl LinkEmulator {
         Ok(Self { address, conditions, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where clients send to instead of the server.
+    /// Address that clients use instead of the server's.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on.
+    /// Sets the conditions from now on.
     pub fn set_conditions(&self, conditions: LinkConditions) {
         *lock(&self.conditions) = conditions;
     }
@@ -98,8 +100,9 @@ struct Direction {
     conditions: Arc<Mutex<LinkConditions>>,
     impaired: bool,
     rng_state: u64,
-    /// When the last datagram has passed the narrow place, and when it arrives.
+    /// When the last datagram has passed the bandwidth limit.
     busy_until: Instant,
+    /// When the last datagram arrives.
     last_arrival: Instant,
     queue: mpsc::Sender<(Instant, Vec<u8>)>,
 }
@@ -107,12 +110,12 @@ struct Direction {
 impl Direction {
     fn new(
         conditions: &Arc<Mutex<LinkConditions>>,
-        bad: bool,
+        impaired: bool,
         seed: u64,
         socket: Arc<UdpSocket>,
         to: SocketAddr,
     ) -> Self {
-        let (out, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(MAX_QUEUED_DATAGRAMS);
+        let (sender, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(MAX_QUEUED_DATAGRAMS);
         tokio::task::spawn(async move {
             while let Some((at, data)) = queue.recv().await {
                 sleep_until(at.into()).await;
@@ -122,11 +125,11 @@ impl Direction {
         let now = Instant::now();
         Self {
             conditions: Arc::clone(conditions),
-            impaired: bad,
+            impaired,
             rng_state: seed,
             busy_until: now,
             last_arrival: now,
-            queue: out,
+            queue: sender,
         }
     }
 
@@ -146,11 +149,11 @@ impl Direction {
         }
         let jitter = conditions.jitter.mul_f64(self.next_random());
         self.last_arrival = self.last_arrival.max(self.busy_until + conditions.delay + jitter);
-        // Full: lost.
+        // Lost if the queue is full.
         let _sent = self.queue.try_send((self.last_arrival, data.to_owned()));
     }
 
-    /// The next of a sequence of numbers from 0 to 1 that has no pattern, but is the same each time (xorshift).
+    /// Next pseudo-random number from 0 to 1, the same sequence in each run (xorshift).
     fn next_random(&mut self) -> f64 {
         self.rng_state ^= self.rng_state << 13;
         self.rng_state ^= self.rng_state >> 7;
@@ -160,33 +163,33 @@ impl Direction {
 }
 
 async fn relay_datagrams(front: Arc<UdpSocket>, server: SocketAddr, conditions: Arc<Mutex<LinkConditions>>) {
-    let mut lanes = BTreeMap::<SocketAddr, Direction>::new();
+    let mut directions = BTreeMap::<SocketAddr, Direction>::new();
     let mut buffer = vec![0; MAX_DATAGRAM_LEN];
     loop {
         let Ok((length, client)) = front.recv_from(&mut buffer).await else { continue };
-        if !lanes.contains_key(&client) {
+        if !directions.contains_key(&client) {
             let Ok(back) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { continue };
-            let (back, number) = (Arc::new(back), lanes.len() as u64);
-            let bad = number == 0;
-            let lane = |seed, socket: &Arc<UdpSocket>, to| {
-                Direction::new(&conditions, bad, seed, Arc::clone(socket), to)
+            let (back, number) = (Arc::new(back), directions.len() as u64);
+            let impaired = number == 0;
+            let direction = |seed, socket: &Arc<UdpSocket>, to| {
+                Direction::new(&conditions, impaired, seed, Arc::clone(socket), to)
             };
-            lanes.insert(client, lane(0x9e37_79b9 + number, &back, server));
-            let home = lane(0x7f4a_7c15 + number, &front, client);
+            directions.insert(client, direction(0x9e37_79b9 + number, &back, server));
+            let home = direction(0x7f4a_7c15 + number, &front, client);
             tokio::task::spawn(relay_replies(back, home));
         }
-        if let Some(lane) = lanes.get_mut(&client) {
-            lane.forward(&buffer[..length]);
+        if let Some(direction) = directions.get_mut(&client) {
+            direction.forward(&buffer[..length]);
         }
     }
 }
 
-/// What the server sends to one client.
-async fn relay_replies(back: Arc<UdpSocket>, mut lane: Direction) {
+/// Relays datagrams of the server to one client.
+async fn relay_replies(back: Arc<UdpSocket>, mut direction: Direction) {
     let mut buffer = vec![0; MAX_DATAGRAM_LEN];
     loop {
         if let Ok((length, _)) = back.recv_from(&mut buffer).await {
-            lane.forward(&buffer[..length]);
+            direction.forward(&buffer[..length]);
         }
     }
 }
@@ -196,7 +199,7 @@ mod tests {
     use super::*;
     use std::net::UdpSocket as Socket;
 
-    /// Datagrams of 1000 bytes that arrive of 200, sent within two seconds, and how long the slowest took.
+    /// Sends 200 datagrams of 1000 bytes within two seconds. Returns how many arrive, and the longest delay.
     fn transfer(conditions: LinkConditions) -> Result<(usize, Duration)> {
         let server = Socket::bind("127.0.0.1:0")?;
         server.set_read_timeout(Some(Duration::from_millis(800)))?;
@@ -210,7 +213,7 @@ mod tests {
             while let Ok(length) = server.recv(&mut buffer) {
                 assert_eq!(length, 1000);
                 let sent = u128::from_be_bytes(buffer[..16].try_into().unwrap());
-                assert!(sent >= last, "they overtake each other");
+                assert!(sent >= last, "datagrams are out of order");
                 last = sent;
                 slowest = slowest.max(Duration::from_nanos((unix_ns() - sent) as u64));
                 count += 1;

@@ -1,4 +1,4 @@
-//! A real LiveKit server, built from its sources, on loopback.
+//! LiveKit server, built from its sources, on loopback.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -16,14 +16,14 @@ use crate::command::{self, program, run_for_output};
 use crate::rtmp::free_port;
 use crate::scratch::ScratchDir;
 
-/// How long the server may take to start.
+/// Longest time for the server to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long it may take for an answer.
+/// Longest time for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long tokens are good for, in seconds.
+/// Lifetime of tokens, in seconds.
 const TOKEN_LIFETIME_S: u64 = 3600;
 
-/// A LiveKit server of our own, killed when dropped. It speaks UDP on one port, and names nobody beyond this machine.
+/// A running LiveKit server; killed when dropped. It uses one UDP port and no servers beyond this machine.
 #[derive(Debug)]
 pub struct LiveKitServer {
     child: Option<Child>,
@@ -38,17 +38,17 @@ impl LiveKitServer {
     /// The API key's secret.
     pub const API_SECRET: &str = "a secret of the tests, 32 or longer";
 
-    /// Starts it on free ports; it is built first if it is not. `None`, said on stdout, where Go is missing: in CI that is an error.
+    /// Builds LiveKit if needed, and starts it on free ports. `None` without Go: the test is then
+    /// skipped as by [`crate::skip::skip`].
     ///
     /// # Errors
-    /// It cannot be built, or does not start.
-    #[expect(clippy::print_stdout, reason = "a test that is skipped says so by name")]
+    /// LiveKit cannot be built or does not start.
     pub fn start() -> Result<Option<Self>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         run_for_output(&mut program(root.join("tests/third-party/install")))
             .context("cannot build LiveKit")?;
         if !Self::binary().exists() {
-            println!("skipped: LiveKit (no Go)");
+            crate::skip("LiveKit needs Go");
             return Ok(None);
         }
         let media = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -62,10 +62,10 @@ impl LiveKitServer {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/third-party/bin/livekit-server")
     }
 
-    /// Starts it again, on the same ports, after [`LiveKitServer::kill`].
+    /// Starts the server again on the same ports, after [`LiveKitServer::kill`].
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub fn restart(&mut self) -> Result<()> {
         let config = self.scratch.join("livekit.yaml");
         fs::write(&config, self.config())?;
@@ -82,7 +82,7 @@ impl LiveKitServer {
         Ok(())
     }
 
-    /// It would name public servers for STUN if none were given; nobody answers at this one.
+    /// Configuration of the server. Without a STUN server, LiveKit uses public ones; this one does not exist.
     fn config(&self) -> String {
         let Self { port, media_port: media, .. } = self;
         let (key, secret) = (Self::API_KEY, Self::API_SECRET);
@@ -100,45 +100,48 @@ impl LiveKitServer {
             },
             "keys": { key: secret },
             "logging": { "level": "info" },
-            // How long nobody has to watch a layer before its publisher is told.
+            // Time without subscribers after which LiveKit asks the publisher to pause a layer.
             "video": { "dynacast_pause_delay": "500ms" },
         })
         .to_string()
     }
 
-    /// Ends it as a power cut would.
+    /// Kills the server.
     pub fn kill(&mut self) {
         command::kill_child(&mut self.child);
     }
 
-    /// Its address.
+    /// WebSocket URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}", self.port)
     }
 
-    /// A token for somebody who only watches a room.
+    /// A token that allows to subscribe in a room, not to publish.
     ///
     /// # Errors
-    /// The clock is wrong.
+    /// The clock is before 1970.
     pub fn viewer_token(&self, room: &str, identity: &str) -> Result<String> {
-        let may = json!({ "room": room, "roomJoin": true, "canPublish": false, "canSubscribe": true });
-        mint_token(identity, &may)
+        let grants = json!({ "room": room, "roomJoin": true, "canPublish": false, "canSubscribe": true });
+        mint_token(identity, &grants)
     }
 
-    /// Asks the server's API, as its administrator: what it answers.
+    /// Calls the server's API as administrator and returns the response.
     ///
     /// # Errors
-    /// It refuses, or does not answer.
+    /// The server refuses the call or does not respond.
     pub fn call_api(&self, method: &str, room: &str, request: &Value) -> Result<Value> {
-        let may = json!({ "room": room, "roomAdmin": true, "roomCreate": true, "roomList": true, "roomJoin": true });
-        let (token, body) = (mint_token("administrator", &may)?, request.to_string());
+        let grants = json!({
+            "room": room, "roomAdmin": true, "roomCreate": true, "roomList": true, "roomJoin": true,
+        });
+        let (token, body) = (mint_token("administrator", &grants)?, request.to_string());
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         write!(
             stream,
-            "POST /twirp/livekit.RoomService/{method} HTTP/1.0\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /twirp/livekit.RoomService/{method} HTTP/1.0\r\nHost: 127.0.0.1\r\n\
+             Authorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n\
+             {body}",
             body.len()
         )?;
         let mut answer = String::new();
@@ -149,7 +152,7 @@ impl LiveKitServer {
         }
     }
 
-    /// What it logged.
+    /// Log of the server.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
@@ -162,19 +165,19 @@ impl Drop for LiveKitServer {
     }
 }
 
-/// A token (RFC 7519) with these rights.
-fn mint_token(identity: &str, may: &Value) -> Result<String> {
+/// A JSON Web Token (RFC 7519) with these grants.
+fn mint_token(identity: &str, grants: &Value) -> Result<String> {
     let expires = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + TOKEN_LIFETIME_S;
     let head = json!({ "alg": "HS256", "typ": "JWT" }).to_string();
-    let claims =
-        json!({ "iss": LiveKitServer::API_KEY, "sub": identity, "exp": expires, "video": may }).to_string();
+    let claims = json!({ "iss": LiveKitServer::API_KEY, "sub": identity, "exp": expires, "video": grants })
+        .to_string();
     let signed = format!("{}.{}", base64url(head.as_bytes()), base64url(claims.as_bytes()));
     let mut mac = Hmac::<Sha256>::new_from_slice(LiveKitServer::API_SECRET.as_bytes())?;
     mac.update(signed.as_bytes());
     Ok(format!("{signed}.{}", base64url(&mac.finalize().into_bytes())))
 }
 
-/// RFC 4648, 5, without padding.
+/// Base64url without padding (RFC 4648, section 5).
 fn base64url(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();

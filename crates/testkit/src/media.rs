@@ -1,4 +1,4 @@
-//! Eyes and ears: what a file holds, as any player would see and hear it.
+//! Audio and video analysis of recordings, decoded by FFmpeg as a player would.
 
 pub mod beeps;
 mod decoder;
@@ -19,38 +19,38 @@ pub use decoder::{Frames, Pcm};
 pub use image::{GrayImage, RgbImage};
 pub use probe::{Packet, Stream};
 
-/// Sample rate of everything that is heard, in Hz.
+/// Sample rate of all decoded sound, in Hz.
 pub const SAMPLE_RATE: u32 = 48_000;
 
 /// A finished or interrupted recording.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
-    /// The picture.
+    /// The video stream.
     pub video: Stream,
-    /// Every coded picture, in the order it is shown.
+    /// All coded pictures, in presentation order.
     pub video_packets: Vec<Packet>,
-    /// The sound, if there is any.
+    /// The audio stream, if there is one.
     pub audio: Option<Stream>,
-    /// The folder that must live as long as the file in it is looked at.
-    #[expect(dead_code, reason = "dropped, it takes the file with it")]
+    /// The folder with the file.
+    #[expect(dead_code, reason = "deletes the file when dropped")]
     scratch: Option<Arc<ScratchDir>>,
 }
 
-/// A picture's time and what its strip says.
+/// Time stamp and timecode of a picture.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameTimecode {
-    /// When it is shown, in seconds.
+    /// Presentation time, in seconds.
     pub pts_s: f64,
-    /// Its strip, if it has a readable one.
+    /// The timecode, if it is readable.
     pub timecode: Option<Timecode>,
 }
 
 impl Recording {
-    /// Reads what the file says about itself.
+    /// Opens a file and reads its streams and packets.
     ///
     /// # Errors
-    /// It cannot be played, or holds no picture.
+    /// The file cannot be played, or has no picture.
     pub fn open(path: &Path) -> Result<Self> {
         let mut streams = probe::streams(path)?;
         let at = streams.iter().position(|s| s.kind == "video").context("the file has no picture")?;
@@ -63,22 +63,22 @@ impl Recording {
         Ok(Self { path: path.to_owned(), video, video_packets: pictures, audio, scratch: None })
     }
 
-    /// Keeps the folder that the file lies in.
+    /// Keeps the folder of the file until the recording is dropped.
     #[must_use]
     pub(crate) fn keep_scratch(self, scratch: Arc<ScratchDir>) -> Self {
         Self { scratch: Some(scratch), ..self }
     }
 
-    /// The file.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Number of the display tick each picture is shown at; an error names the first one that is off the grid.
+    /// Number of the display tick of each picture.
     ///
     /// # Errors
-    /// A time stamp is not a multiple of `1 / fps`.
+    /// A time stamp is not a multiple of `1 / fps`; the message has the first one.
     pub fn ticks(&self, fps: u32) -> Result<Vec<i64>> {
         let tick = |p: &Packet| {
             let (n, d) = (p.pts * self.video.time_base.0 * i64::from(fps), self.video.time_base.1);
@@ -92,7 +92,7 @@ impl Recording {
         self.video_packets.iter().map(tick).collect()
     }
 
-    /// When the last picture ends, in seconds.
+    /// End of the last picture, in seconds.
     #[must_use]
     pub fn end_s(&self) -> f64 {
         self.video_packets.last().map_or(0.0, |p| self.video.seconds(p.pts + p.duration))
@@ -107,35 +107,35 @@ impl Recording {
         Frames::start(&self.path, self.video.width, self.video.height, pts)
     }
 
-    /// Reads the strip at `place` in every picture.
+    /// Reads the timecode at `position` in every picture.
     ///
     /// # Errors
     /// The file does not decode.
-    pub fn timecodes(&self, place: TimecodePosition) -> Result<Vec<FrameTimecode>> {
+    pub fn timecodes(&self, position: TimecodePosition) -> Result<Vec<FrameTimecode>> {
         Ok(self
-            .timecodes_at(&[place])?
+            .timecodes_at(&[position])?
             .into_iter()
-            .map(|(pts_s, strips)| FrameTimecode { pts_s, timecode: strips[0] })
+            .map(|(pts_s, timecodes)| FrameTimecode { pts_s, timecode: timecodes[0] })
             .collect())
     }
 
-    /// Reads the strips at several places in every picture.
+    /// Reads the timecodes at several positions in every picture.
     ///
     /// # Errors
     /// The file does not decode.
-    pub fn timecodes_at(&self, places: &[TimecodePosition]) -> Result<Vec<(f64, Vec<Option<Timecode>>)>> {
+    pub fn timecodes_at(&self, positions: &[TimecodePosition]) -> Result<Vec<(f64, Vec<Option<Timecode>>)>> {
         self.frames()?
             .map(|frame| {
                 let (pts_s, picture) = frame?;
-                Ok((pts_s, places.iter().map(|p| Timecode::read(&picture, *p)).collect()))
+                Ok((pts_s, positions.iter().map(|p| Timecode::read(&picture, *p)).collect()))
             })
             .collect()
     }
 
-    /// The picture that a viewer sees at `seconds`.
+    /// The picture that is shown at `seconds`.
     ///
     /// # Errors
-    /// The file does not decode, or has nothing at that time.
+    /// The file does not decode, or shows nothing at that time.
     pub fn frame_at(&self, seconds: f64) -> Result<RgbImage> {
         let shown =
             self.video_packets.iter().take_while(|p| self.video.seconds(p.pts) <= seconds + 1e-6).count();
@@ -159,16 +159,16 @@ impl Recording {
     /// Decodes the sound as interleaved stereo floats at [`SAMPLE_RATE`].
     ///
     /// # Errors
-    /// There is none, or the decoder cannot be started.
+    /// There is no sound, or the decoder cannot be started.
     pub fn pcm(&self) -> Result<Pcm> {
         let stream = self.audio.as_ref().context("the file has no sound")?;
         Pcm::start(&self.path, probe::first_pts_s(&self.path, stream)?)
     }
 
-    /// Decodes everything and returns what the decoder complained about: empty for a sound file.
+    /// Decodes the whole file and returns the warnings of the decoder: empty for a valid file.
     ///
     /// # Errors
-    /// The decoder cannot be started or gives up.
+    /// The decoder cannot be started or fails.
     pub fn decoder_warnings(&self) -> Result<String> {
         let mut ffmpeg = program("ffmpeg");
         ffmpeg.args(["-v", "warning", "-nostdin", "-i"]).arg(&self.path).args(["-f", "null", "-"]);

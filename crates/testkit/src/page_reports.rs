@@ -1,4 +1,5 @@
-//! What a page tells a test: it asks for `/said/NAME?JSON`, the JSON as `encodeURIComponent` writes it.
+//! Reports of pages to tests: requests for `/report/NAME?JSON`, with the JSON encoded by
+//! `encodeURIComponent`.
 
 use std::time::{Duration, Instant};
 
@@ -7,46 +8,47 @@ use serde::de::DeserializeOwned;
 
 use crate::page_server::PageServer;
 
-/// How often it is looked at what a page said.
+/// Pause between two checks for new reports.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What pages said under this name so far, in order: the JSON after the question mark.
+/// All reports with this name so far, in order.
 ///
 /// # Errors
-/// It is something else.
+/// A report is not JSON of this type.
 pub fn all<T: DeserializeOwned>(server: &PageServer, name: &str) -> Result<Vec<T>> {
-    let prefix = format!("/said/{name}?");
+    let prefix = format!("/report/{name}?");
     let requests = server.requests();
     let texts = requests.iter().filter_map(|request| request.strip_prefix(&prefix));
-    let read =
+    let parse =
         |text: &str| serde_json::from_str(&percent_decode(text)).with_context(|| format!("{name}: {text}"));
-    texts.map(read).collect()
+    texts.map(parse).collect()
 }
 
-/// Waits until a page says something under this name that fits, from the `from`th on; its place, and what it said.
+/// Waits for a report with this name that `matches`, among those from index `from` on. Returns its index and
+/// the report.
 ///
 /// # Errors
-/// None did in time, or one was no JSON.
+/// No report matches within `limit`, or one is not JSON of this type.
 pub fn wait_until<T: DeserializeOwned + std::fmt::Debug>(
     server: &PageServer,
     name: &str,
     from: usize,
     limit: Duration,
-    fits: impl Fn(&T) -> bool,
+    matches: impl Fn(&T) -> bool,
 ) -> Result<(usize, T)> {
     let began = Instant::now();
     loop {
-        let mut said = all::<T>(server, name)?;
-        if let Some(at) = (from..said.len()).find(|at| fits(&said[*at])) {
-            return Ok((at, said.swap_remove(at)));
+        let mut reports = all::<T>(server, name)?;
+        if let Some(at) = (from..reports.len()).find(|at| matches(&reports[*at])) {
+            return Ok((at, reports.swap_remove(at)));
         }
-        let last = said.last();
-        ensure!(began.elapsed() < limit, "within {limit:?} the page said nothing like it; at last: {last:?}");
+        let last = reports.last();
+        ensure!(began.elapsed() < limit, "no matching report {name} within {limit:?}; the last is {last:?}");
         std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Text as `encodeURIComponent` writes it.
+/// Decodes text that `encodeURIComponent` encoded.
 fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -74,11 +76,13 @@ mod tests {
 
     #[test]
     fn a_page_reports_what_it_sees() -> Result<()> {
-        let page = "<script>fetch('/said/seen?' + encodeURIComponent(JSON.stringify(['50 %', innerWidth > 0])))</script>";
+        let page = "<script>
+            fetch('/report/seen?' + encodeURIComponent(JSON.stringify(['50 %', innerWidth > 0])))
+        </script>";
         let server = PageServer::start()?.with_route("/", PageResponse::Html(200, page.to_owned()));
         let _viewer = Viewer::open(&server.url("/"))?;
-        let fits = |seen: &(String, bool)| seen.1;
-        let (at, seen) = wait_until(&server, "seen", 0, Duration::from_secs(60), fits)?;
+        let has_width = |report: &(String, bool)| report.1;
+        let (at, seen) = wait_until(&server, "seen", 0, Duration::from_secs(60), has_width)?;
         assert_eq!((at, seen.0.as_str()), (0, "50 %"));
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A web server for test pages: loopback only, one thread per connection, all of it gone when dropped.
+//! Web server for test pages: on loopback, with one thread per connection; stopped when dropped.
 
 mod http;
 
@@ -12,29 +12,31 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Connections served at once; further ones are closed.
+/// Connections served at once; more are closed. A browser opens six for each page, and tests open a few
+/// pages.
 const MAX_CONNECTIONS: usize = 64;
 
-/// What the server answers for a path.
+/// Response of the server for a path.
 #[derive(Debug, Clone)]
 pub enum PageResponse {
-    /// The file's bytes, or any range of them.
+    /// This file, or a range of its bytes.
     File(PathBuf),
     /// This HTML page with this status.
     Html(u16, String),
-    /// This HTML page with these header lines, each with its line end.
+    /// This HTML page (second) with these header lines (first), each with its line end.
     HtmlWithHeaders(String, String),
-    /// This HTML page for who sends this `Authorization`; a question for it by HTTP (401) for everybody else.
+    /// This HTML page (second) for requests with this `Authorization` (first); 401 with a challenge for
+    /// others.
     BasicAuth(String, String),
-    /// Go to that address.
+    /// A redirect to this address.
     Redirect(String),
-    /// Nothing, for as long as the browser waits.
+    /// No response: the connection stays open.
     NoResponse,
-    /// The connection is closed without a word.
+    /// No response: the connection is closed.
     CloseConnection,
 }
 
-/// A running server; each has an origin of its own.
+/// A running server with its own origin.
 #[derive(Debug)]
 pub struct PageServer {
     address: SocketAddr,
@@ -51,14 +53,14 @@ struct ServerState {
 #[derive(Debug, Default)]
 struct Inner {
     routes: HashMap<String, PageResponse>,
-    /// Folders by the path they are served under; the longest path wins.
+    /// Folders by the path that they are served under; the longest path wins.
     folders: BTreeMap<String, PathBuf>,
     requests: Vec<RecordedRequest>,
     connections: Vec<JoinHandle<()>>,
     stopped: bool,
 }
 
-/// A request: its path with query, and its headers with names in small letters.
+/// A received request: its path with query, and its headers with names in lower case.
 #[derive(Debug, Default)]
 struct RecordedRequest {
     target: String,
@@ -83,14 +85,14 @@ impl PageServer {
         Ok(Self { address, shared, accept_thread: Some(accept) })
     }
 
-    /// Answers `path` with `reply` instead of a file.
+    /// Responds to `path` with `reply` instead of a file.
     #[must_use]
     pub fn with_route(self, path: &str, reply: PageResponse) -> Self {
         self.set_route(path, reply);
         self
     }
 
-    /// Answers `path` with `reply` from now on.
+    /// Responds to `path` with `reply` from now on.
     pub fn set_route(&self, path: &str, reply: PageResponse) {
         self.shared.lock().routes.insert(path.to_owned(), reply);
     }
@@ -102,40 +104,40 @@ impl PageServer {
         self
     }
 
-    /// Address of a page, query and all.
+    /// URL of a page; `path` may have a query.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{}", self.address, path.trim_start_matches('/'))
     }
 
-    /// Every path asked for so far, queries included.
+    /// Path and query of each request so far.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
         self.shared.lock().targets()
     }
 
-    /// What each request for `path` had as header `name`, in small letters; `None` where it had none.
+    /// Value of the header `name` (in lower case) of each request for `path`; `None` for requests without it.
     #[must_use]
     pub fn request_header_values(&self, path: &str, name: &str) -> Vec<Option<String>> {
         let state = self.shared.lock();
-        let asked = state.requests.iter().filter(|asked| asked.target == path);
-        asked
-            .map(|asked| asked.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone()))
+        let requests = state.requests.iter().filter(|request| request.target == path);
+        requests
+            .map(|request| request.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone()))
             .collect()
     }
 
-    /// Waits until a browser has asked for `path`. Pages talk to tests by asking for `/said/…`.
+    /// Waits for a request for `path`. Pages report to tests by requests for `/report/…`.
     ///
     /// # Errors
-    /// Nobody did within `limit`.
+    /// There is no request within `limit`.
     pub fn wait_for_request(&self, path: &str, limit: Duration) -> Result<()> {
         self.wait_for_requests(path, 1, limit)
     }
 
-    /// Waits until browsers have asked for `path` so often.
+    /// Waits for `times` requests for `path`.
     ///
     /// # Errors
-    /// They did not within `limit`.
+    /// There are fewer within `limit`.
     pub fn wait_for_requests(&self, path: &str, times: usize, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         let mut state = self.shared.lock();
@@ -143,7 +145,7 @@ impl PageServer {
             let left = deadline.saturating_duration_since(Instant::now());
             ensure!(
                 !left.is_zero(),
-                "nobody asked for {path} within {limit:?}, only for {:?}",
+                "no request for {path} within {limit:?}, only for {:?}",
                 state.targets()
             );
             let waited =
@@ -158,7 +160,7 @@ impl Drop for PageServer {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_all();
-        // Wakes the thread that accepts; if that fails it has ended already.
+        // Wakes the accept thread. If the connection fails, the thread has ended.
         let _woken = TcpStream::connect(self.address);
         if let Some(thread) = self.accept_thread.take() {
             let _ended = thread.join();
@@ -170,7 +172,7 @@ impl Drop for PageServer {
 
 impl Inner {
     fn targets(&self) -> Vec<String> {
-        self.requests.iter().map(|asked| asked.target.clone()).collect()
+        self.requests.iter().map(|request| request.target.clone()).collect()
     }
 }
 
@@ -188,7 +190,7 @@ impl ServerState {
         drop(self.changed.wait_while(state, |s| !s.stopped));
     }
 
-    /// Notes the request and decides the answer; `None` if there is nothing at that path.
+    /// Records the request and returns the response; `None` if there is nothing at that path.
     fn respond(&self, target: &str, headers: Vec<(String, String)>) -> Option<PageResponse> {
         let mut state = self.lock();
         state.requests.push(RecordedRequest { target: target.to_owned(), headers });
@@ -201,7 +203,7 @@ impl ServerState {
             let loads = state.requests.iter().filter(|r| r.target == target).count();
             return Some(PageResponse::Html(200, loads.to_string()));
         }
-        if path.starts_with("/said/") {
+        if path.starts_with("/report/") {
             return Some(PageResponse::Html(200, String::new()));
         }
         let (prefix, folder) = state.folders.iter().rev().find(|(prefix, _)| path.starts_with(*prefix))?;
@@ -224,7 +226,7 @@ fn accept_connections(listener: &TcpListener, shared: &Arc<ServerState>) {
         }
         let for_thread = Arc::clone(shared);
         let serve = move || {
-            // A browser that goes away in the middle of a page is nothing to report.
+            // Browsers close connections in the middle of a page.
             let _gone: io::Result<()> = http::serve_connection(&stream, &for_thread);
         };
         if let Ok(thread) = std::thread::Builder::new().name("page".to_owned()).spawn(serve) {
@@ -233,10 +235,10 @@ fn accept_connections(listener: &TcpListener, shared: &Arc<ServerState>) {
     }
 }
 
-/// The body of what an HTTP server on this machine answers.
+/// Body of the response of an HTTP server on this machine to a GET request.
 ///
 /// # Errors
-/// It cannot be reached, or answers something other than 200.
+/// The server cannot be reached, or its status is not 200.
 pub fn http_get(url: &str) -> Result<String> {
     use std::io::{Read as _, Write as _};
     let rest = url.strip_prefix("http://").context("not an http address")?;
@@ -308,13 +310,13 @@ mod tests {
     #[test]
     fn a_page_can_report_to_the_test() {
         let server = PageServer::start().unwrap();
-        assert!(server.wait_for_request("/said/hello", Duration::from_millis(10)).is_err());
-        send_raw_request(&server, "GET /said/hello HTTP/1.1");
-        server.wait_for_request("/said/hello", Duration::from_millis(10)).unwrap();
+        assert!(server.wait_for_request("/report/hello", Duration::from_millis(10)).is_err());
+        send_raw_request(&server, "GET /report/hello HTTP/1.1");
+        server.wait_for_request("/report/hello", Duration::from_millis(10)).unwrap();
     }
 
     #[test]
-    fn a_drop_does_not_wait_for_anybody() {
+    fn a_drop_does_not_wait_for_clients() {
         let server = PageServer::start().unwrap().with_route("/slow", PageResponse::NoResponse);
         let mut idle = TcpStream::connect(server.address).unwrap();
         idle.write_all(b"GET /slow HTTP/1.1\r\n\r\n").unwrap();

@@ -1,4 +1,4 @@
-//! One run of the `pagecast` program, from start to the last process it left.
+//! A run of the `pagecast` program: starts it, controls it, and checks that it leaves nothing behind.
 
 pub mod processes;
 
@@ -22,12 +22,13 @@ use processes::ProcessTree;
 
 /// Environment variable that marks every process of a run.
 pub const RUN_MARKER_ENV: &str = "PAGECAST_TEST_RUN";
-/// How long everything of a run may take to disappear once the program has ended.
+/// Longest time until all processes and files of a run are gone after the program has ended. A loaded machine
+/// takes seconds to reap a browser.
 pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const PROCESS_SCAN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A command line of `pagecast record` that is being put together.
+/// Builder of a command line of `pagecast record` or `pagecast cast`.
 #[derive(Debug)]
 pub struct PagecastCommand {
     program: PathBuf,
@@ -38,10 +39,10 @@ pub struct PagecastCommand {
     loopback_denied: bool,
 }
 
-/// What `--json` prints.
+/// Report that `--json` prints.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the words of the command line's own reference")]
+#[expect(missing_docs, reason = "documented in the reference of the command line")]
 pub struct Report {
     pub end: String,
     pub timeline: Vec<TimelineEvent>,
@@ -72,15 +73,15 @@ pub struct Report {
 
 /// A time during which the page's scripts did not run.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the words of the command line's own reference")]
+#[expect(missing_docs, reason = "documented in the reference of the command line")]
 pub struct Hang {
     pub at_ms: u64,
-    pub ms: u64,
+    pub duration_ms: u64,
 }
 
-/// What became of a push.
+/// Final state of a push.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the words of the command line's own reference")]
+#[expect(missing_docs, reason = "documented in the reference of the command line")]
 pub struct Push {
     pub id: u32,
     pub url: String,
@@ -92,17 +93,17 @@ pub struct Push {
     pub interruption: Option<String>,
 }
 
-/// A turn in the life of a cast.
+/// An event of a cast and its time.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the words of the command line's own reference")]
+#[expect(missing_docs, reason = "documented in the reference of the command line")]
 pub struct TimelineEvent {
     pub at_ms: u64,
     pub event: serde_json::Value,
 }
 
-/// Processor time by part, in milliseconds.
+/// CPU time by part, in milliseconds.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the words of the command line's own reference")]
+#[expect(missing_docs, reason = "documented in the reference of the command line")]
 pub struct CpuMs {
     pub browser: u64,
     pub display: u64,
@@ -110,17 +111,17 @@ pub struct CpuMs {
     pub total: u64,
 }
 
-/// Largest resident memory.
+/// Largest resident set size, in bytes.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the words of the command line's own reference")]
+#[expect(missing_docs, reason = "documented in the reference of the command line")]
 pub struct PeakRss {
     pub browser: u64,
     pub pagecast: u64,
 }
 
 impl PagecastCommand {
-    /// `program record url --json`, into a scratch file, where pages may reach loopback; pass
-    /// `env!("CARGO_BIN_EXE_pagecast")`.
+    /// Builds `program record url --json` with a scratch file as output and loopback allowed for pages. Pass
+    /// `env!("CARGO_BIN_EXE_pagecast")` as program.
     #[must_use]
     pub fn record(program: impl Into<PathBuf>, url: &str) -> Self {
         let arguments = ["record", url, "--json"].map(str::to_owned).into();
@@ -134,21 +135,21 @@ impl PagecastCommand {
         }
     }
 
-    /// `program cast url --json` likewise, which records nothing unless [`PagecastCommand::output`] says where.
+    /// Builds `program cast url --json` likewise. It records only if [`PagecastCommand::output`] is set.
     #[must_use]
     pub fn cast(program: impl Into<PathBuf>, url: &str) -> Self {
         let arguments = ["cast", url, "--json"].map(str::to_owned).into();
         Self { arguments, writes_recording: false, ..Self::record(program, url) }
     }
 
-    /// Without `--json`: what it says is for people.
+    /// Removes `--json`, so that the program prints for people.
     #[must_use]
     pub fn without_json(mut self) -> Self {
         self.arguments.retain(|argument| argument != "--json");
         self
     }
 
-    /// Pages reach loopback only where `--allow-net` says so, as they do without us.
+    /// Keeps the default network rules: pages reach loopback only if `--allow-net` allows it.
     #[must_use]
     pub fn deny_loopback(mut self) -> Self {
         self.loopback_denied = true;
@@ -183,7 +184,7 @@ impl PagecastCommand {
         self
     }
 
-    /// Starts it.
+    /// Starts the program.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -201,16 +202,16 @@ impl PagecastCommand {
         }
         command.env(RUN_MARKER_ENV, scratch.path()).env("TMPDIR", &temp).env("XDG_RUNTIME_DIR", &runtime);
         command.envs(self.environment);
-        // A group of its own, so that a Ctrl-C meant for the tests does not end the run first.
+        // Its own process group, so that Ctrl-C in the terminal of the tests does not stop the run first.
         command.process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         let stdout = OutputReader::spawn(child.stdout.take())?;
         let stderr = OutputReader::spawn(child.stderr.take())?;
-        let family = ProcessTree::new(child.id(), scratch.path());
+        let tree = ProcessTree::new(child.id(), scratch.path());
         Ok(PagecastProcess {
-            processes: ProcessGuard { child, tree: family },
+            processes: ProcessGuard { child, tree },
             stdout,
             stderr,
             output,
@@ -219,10 +220,10 @@ impl PagecastCommand {
         })
     }
 
-    /// Starts it, waits for its end and for everything it started to be gone.
+    /// Starts the program and waits until it has ended and all its processes are gone.
     ///
     /// # Errors
-    /// It cannot be started, takes longer than `limit`, or leaves something behind.
+    /// The program cannot be started, takes longer than `limit`, or leaves something behind.
     pub fn finish(self, limit: Duration) -> Result<Outcome> {
         self.start()?.finish(limit)
     }
@@ -239,7 +240,7 @@ pub struct PagecastProcess {
     folders: [PathBuf; 2],
 }
 
-/// The processes of a run; killed when dropped, because whatever a failed test leaves disturbs the next one.
+/// The processes of a run; killed when dropped, because processes left by a failed test disturb the next one.
 #[derive(Debug)]
 struct ProcessGuard {
     child: Child,
@@ -254,53 +255,53 @@ impl Drop for ProcessGuard {
 }
 
 impl PagecastProcess {
-    /// Where it records to.
+    /// Path of the recording.
     #[must_use]
     pub fn output(&self) -> &Path {
         &self.output
     }
 
-    /// What it wrote to standard error so far.
+    /// Text that was written to standard error so far.
     #[must_use]
     pub fn stderr_so_far(&self) -> String {
         self.stderr.text_so_far()
     }
 
-    /// Waits until it says on standard error where its room is to be watched: that address.
+    /// Waits until the viewer URL of the room is printed on standard error, and returns it.
     ///
     /// # Errors
     /// As [`PagecastProcess::wait_until`].
     pub fn wait_for_room(&mut self, limit: Duration) -> Result<String> {
         let address = |run: &Self| {
-            let said = run.stderr_so_far();
-            let (_, after) = said.split_once("watch it at ")?;
+            let stderr = run.stderr_so_far();
+            let (_, after) = stderr.split_once("viewer URL: ")?;
             Some(after.split_once('\n')?.0.to_owned())
         };
-        self.wait_until("it said where to watch", limit, |run| address(run).is_some())?;
-        address(self).context("it said nothing")
+        self.wait_until("the viewer URL was printed", limit, |run| address(run).is_some())?;
+        address(self).context("no viewer URL")
     }
 
-    /// Its process id.
+    /// Process id of the program.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.processes.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the program.
     ///
     /// # Errors
-    /// It has ended already.
+    /// The program has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         signal_pid(self.processes.child.id(), signal)
     }
 
-    /// Kills the browser's main process.
+    /// Kills the main process of the browser.
     ///
     /// # Errors
-    /// There is none.
+    /// The run has no browser.
     pub fn kill_browser(&mut self) -> Result<()> {
         self.processes.tree.refresh();
-        // Its helpers are of some type.
+        // Helper processes have a `--type=`.
         let is_main = |all: &[&str]| {
             all.contains(&"--remote-debugging-pipe") && !all.iter().any(|a| a.starts_with("--type="))
         };
@@ -319,43 +320,42 @@ impl PagecastProcess {
         self.processes.tree.with_argument("run-cast").first().copied()
     }
 
-    /// Sends all processes of the browser a signal.
+    /// Sends a signal to all processes of the browser.
     ///
     /// # Errors
-    /// There is none.
+    /// The run has no browser.
     pub fn signal_browser(&mut self, signal: Signal) -> Result<()> {
         self.processes.tree.refresh();
         let found = self.processes.tree.with_arguments(|all| all[0].ends_with("/chromium"));
         ensure!(!found.is_empty(), "the run has no browser");
-        // One that ends meanwhile is none that matters.
+        // A process may end in between.
         found.into_iter().for_each(|pid| drop(signal_pid(pid, signal)));
         Ok(())
     }
 
-    /// Where it keeps what it needs while it runs.
+    /// Folder of the temporary files of the run.
     #[must_use]
     pub fn temp_folder(&self) -> &Path {
         &self.folders[0]
     }
 
-    /// Kills all processes of the run at once, those that clear up after the others included.
+    /// Kills all processes of the run at once, including those that clean up after others.
     pub fn kill_all(&mut self) {
         self.processes.tree.kill();
     }
 
-    /// Stops all processes of the run with `word` on their command line, as if the machine were stuck.
+    /// Pauses (SIGSTOP) all processes of the run with the argument `word`.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such process.
     pub fn pause_matching(&mut self, word: &str) -> Result<()> {
         self.signal_matching(word, Signal::STOP)
     }
 
-    /// Kills all processes of the run with `word` on their command line, like `run-cast` or
-    /// `--type=renderer`.
+    /// Kills all processes of the run with the argument `word`, like `run-cast` or `--type=renderer`.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such process.
     pub fn kill_matching(&mut self, word: &str) -> Result<()> {
         self.signal_matching(word, Signal::KILL)
     }
@@ -367,10 +367,10 @@ impl PagecastProcess {
         found.into_iter().try_for_each(|pid| signal_pid(pid, signal))
     }
 
-    /// Waits until `condition` holds.
+    /// Waits until `condition` holds; `what` describes it in the error.
     ///
     /// # Errors
-    /// It does not within `limit`, or the program ends before.
+    /// The condition does not hold within `limit`, or the program ends first.
     pub fn wait_until(
         &mut self,
         what: &str,
@@ -400,17 +400,17 @@ impl PagecastProcess {
         self.wait_until(&format!("the recording had {bytes} bytes"), limit, large_enough)
     }
 
-    /// Waits for the end, and for everything the run started to be gone.
+    /// Waits until the program has ended and all processes of the run are gone.
     ///
     /// # Errors
-    /// It takes longer than `limit`, or leaves a process or a file behind.
+    /// The program takes longer than `limit`, or leaves a process or a file behind.
     pub fn finish(mut self, limit: Duration) -> Result<Outcome> {
         let begin = Instant::now();
-        let mut next_census = begin;
+        let mut next_scan = begin;
         let status = loop {
-            if Instant::now() >= next_census {
+            if Instant::now() >= next_scan {
                 self.processes.tree.refresh();
-                next_census = Instant::now() + PROCESS_SCAN_INTERVAL;
+                next_scan = Instant::now() + PROCESS_SCAN_INTERVAL;
             }
             if let Some(status) = self.processes.child.try_wait()? {
                 break status;
@@ -418,11 +418,11 @@ impl PagecastProcess {
             ensure!(begin.elapsed() < limit, "pagecast still runs after {limit:?}");
             std::thread::sleep(POLL_INTERVAL);
         };
-        let took = begin.elapsed();
+        let elapsed = begin.elapsed();
         self.wait_until_clean()?;
         let Self { processes: _gone, stdout, stderr, output, scratch, .. } = self;
         let (stdout, stderr) = (stdout.into_text()?, stderr.into_text()?);
-        Ok(Outcome { status, elapsed: took, stdout, stderr, output, scratch })
+        Ok(Outcome { status, elapsed, stdout, stderr, output, scratch })
     }
 
     fn wait_until_clean(&mut self) -> Result<()> {
@@ -441,10 +441,10 @@ impl PagecastProcess {
     }
 }
 
-/// Records a second of `url` with `temp` as the folder for temporary files.
+/// Records one second of `url` with `temp` as the folder for temporary files.
 ///
 /// # Errors
-/// It does not work.
+/// The recording fails.
 pub fn record_one_second(pagecast: &str, url: &str, temp: &Path) -> Result<()> {
     let run = PagecastCommand::record(pagecast, url)
         .option("duration", "1s")
@@ -452,54 +452,53 @@ pub fn record_one_second(pagecast: &str, url: &str, temp: &Path) -> Result<()> {
     run.finish(Duration::from_secs(30))?.expect_code(0)
 }
 
-/// Where a recording to one file is until it is finished.
+/// Folder with the segments of an unfinished recording.
 fn spool_path(output: &Path) -> PathBuf {
     let mut spool = output.as_os_str().to_owned();
     spool.push(".spool");
     spool.into()
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How the process ended.
+    /// Exit status of the program.
     pub status: ExitStatus,
-    /// How long the end was waited for.
+    /// Time spent waiting for the end.
     pub elapsed: Duration,
-    /// Everything written to stdout.
+    /// Text written to stdout.
     pub stdout: String,
-    /// Everything written to stderr.
+    /// Text written to stderr.
     pub stderr: String,
-    /// Where it recorded to.
+    /// Path of the recording.
     pub output: PathBuf,
     scratch: Arc<ScratchDir>,
 }
 
 impl Outcome {
-    /// Has `pagecast recover` finish what the run left in its spool.
+    /// Runs `pagecast recover` on the spool that the run left.
     ///
     /// # Errors
-    /// It does not work.
+    /// `pagecast recover` fails.
     pub fn recover(&self, pagecast: &str) -> Result<()> {
         run_for_stdout(program(pagecast).arg("recover").arg(spool_path(&self.output))).map(drop)
     }
 
-    /// The report of a run that must have ended well.
+    /// The report of a successful run.
     ///
     /// # Errors
-    /// It did not, or stdout is not exactly one report.
+    /// The run failed, or stdout is not exactly one report.
     pub fn report(&self) -> Result<Report> {
         self.expect_code(0)?;
         serde_json::from_str(&self.stdout).with_context(|| format!("stdout is not a report: {}", self.stdout))
     }
 
-    /// Checks that nothing was recorded, that no file was left for it, and that the report says so, if there
-    /// is one.
+    /// Checks that there is no file and that the report, if there is one, counts no bytes and no frames.
     ///
     /// # Errors
-    /// It is not so.
+    /// Something was recorded.
     pub fn expect_nothing_recorded(&self) -> Result<()> {
-        ensure!(!self.output.exists(), "a file was left for nothing");
+        ensure!(!self.output.exists(), "a file was left although nothing was recorded");
         if !self.stdout.is_empty() {
             let report = self.parse_report()?;
             ensure!((report.bytes, report.frames_encoded) == (0, 0), "{report:?}");
@@ -507,7 +506,7 @@ impl Outcome {
         Ok(())
     }
 
-    /// The report of a run that ended in any way.
+    /// The report of a run, successful or not.
     ///
     /// # Errors
     /// Stdout is not exactly one report.
@@ -516,19 +515,19 @@ impl Outcome {
             .with_context(|| format!("stdout is not a report: {}{}", self.stdout, self.stderr))
     }
 
-    /// The file of a run that must have ended well.
+    /// The recording of a successful run.
     ///
     /// # Errors
-    /// It did not, or the file cannot be played.
+    /// The run failed, or the file cannot be played.
     pub fn recording(&self) -> Result<Recording> {
         self.expect_code(0)?;
         self.partial_recording()
     }
 
-    /// The file of a run that ended in any way.
+    /// The recording of a run, successful or not.
     ///
     /// # Errors
-    /// There is none, or it cannot be played.
+    /// There is no file, or it cannot be played.
     pub fn partial_recording(&self) -> Result<Recording> {
         Ok(Recording::open(&self.output)?.keep_scratch(Arc::clone(&self.scratch)))
     }
@@ -536,34 +535,34 @@ impl Outcome {
     /// Checks the exit code.
     ///
     /// # Errors
-    /// It is another one; the message carries stderr.
+    /// The exit code is a different one; the message has the text of stderr.
     pub fn expect_code(&self, code: i32) -> Result<()> {
         let signal = self.status.signal();
         ensure!(
             self.status.code() == Some(code),
-            "exit code {code} expected, but {:?} (signal {signal:?}): {}",
+            "exit code is {:?} (signal {signal:?}), expected {code}: {}",
             self.status.code(),
             self.stderr
         );
         Ok(())
     }
 
-    /// Checks that the run failed with `code` and told a person why: in words, with all of `words` in them.
+    /// Checks that the run failed with `code` and that its error message contains all of `words`.
     ///
     /// # Errors
-    /// It did not.
+    /// The exit code or the message is a different one.
     pub fn expect_failure(&self, code: i32, words: &[&str]) -> Result<()> {
         self.expect_code(code)?;
-        let said = self.stderr.to_lowercase();
+        let stderr = self.stderr.to_lowercase();
         for word in words {
-            ensure!(said.contains(&word.to_lowercase()), "{word:?} is missing in: {}", self.stderr);
+            ensure!(stderr.contains(&word.to_lowercase()), "{word:?} is missing in: {}", self.stderr);
         }
-        ensure!(!said.contains("panicked"), "a panic instead of a sentence: {}", self.stderr);
+        ensure!(!stderr.contains("panicked"), "a panic instead of an error message: {}", self.stderr);
         Ok(())
     }
 }
 
-/// What is written to a pipe, as it comes.
+/// Collects the output of a program on a thread.
 #[derive(Debug)]
 struct OutputReader {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -574,12 +573,12 @@ impl OutputReader {
     fn spawn(from: Option<impl Read + Send + 'static>) -> Result<Self> {
         let mut from = from.context("the output is not piped")?;
         let bytes = Arc::<Mutex<Vec<u8>>>::default();
-        let heard = Arc::clone(&bytes);
+        let buffered = Arc::clone(&bytes);
         let read = move || {
             let mut buffer = [0; 4096];
-            // What was read before an error is still worth showing.
+            // Output from before a read error is kept for messages.
             while let Ok(length @ 1..) = from.read(&mut buffer) {
-                heard.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..length]);
+                buffered.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..length]);
             }
         };
         let thread = std::thread::Builder::new().name("output".to_owned()).spawn(read);

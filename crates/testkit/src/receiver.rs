@@ -1,4 +1,4 @@
-//! A server that callbacks are sent to: it keeps all that came, and misbehaves on demand.
+//! Receiver of webhooks: keeps all requests, and delays or drops responses on demand.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,48 +10,48 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-/// Largest body that is taken.
+/// Largest request body, in bytes. Callbacks have a few kilobytes.
 const MAX_BODY_LEN: usize = 1 << 20;
-/// How long a request may take to come.
+/// Longest time for a request to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What came.
+/// A request that was received.
 #[derive(Debug, Clone)]
 pub struct ReceivedRequest {
-    /// When.
+    /// Time at which the whole request was received.
     pub received_at: Instant,
-    /// The path, with what stands behind the `?`.
+    /// The path with the query.
     pub path: String,
-    /// Names in lower case, and values.
+    /// Headers: names in lower case, and values.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
-    /// What was answered; 0 for nothing.
+    /// Status of the response; 0 if there was none.
     pub response_status: u16,
 }
 
 impl ReceivedRequest {
-    /// A header's value.
+    /// Value of a header; the name is in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body as JSON; null if it is none.
+    /// The body as JSON; null if it is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 }
 
-/// How it answers.
+/// How the receiver responds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseMode {
-    /// With this status, at once.
+    /// Responds with this status at once.
     Status(u16),
-    /// With 200, after so long.
+    /// Responds with 200 after this pause.
     Delayed(Duration),
-    /// Not at all: the connection is closed.
+    /// Closes the connection without a response.
     CloseConnection,
 }
 
@@ -69,7 +69,7 @@ impl ReceiverState {
     }
 }
 
-/// A receiver on this machine.
+/// A webhook receiver on a port of 127.0.0.1; stopped when dropped.
 #[derive(Debug)]
 pub struct WebhookReceiver {
     address: SocketAddr,
@@ -78,7 +78,7 @@ pub struct WebhookReceiver {
 }
 
 impl WebhookReceiver {
-    /// Starts it; it answers 200.
+    /// Starts a receiver that responds with 200.
     ///
     /// # Errors
     /// No port is free.
@@ -95,31 +95,31 @@ impl WebhookReceiver {
         Ok(receiver)
     }
 
-    /// Its address with this path.
+    /// URL of this path.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// How it answers from now on.
-    pub fn set_response_mode(&self, manner: ResponseMode) {
-        *self.shared.response_mode.lock().unwrap_or_else(PoisonError::into_inner) = manner;
+    /// Sets how the receiver responds from now on.
+    pub fn set_response_mode(&self, mode: ResponseMode) {
+        *self.shared.response_mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
     }
 
-    /// Nobody is there any more, until [`Self::open`].
+    /// Refuses connections until [`Self::restart`].
     pub fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        // The thread waits for a connection.
+        // Wakes the thread, which waits for a connection.
         let _woken = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
         }
     }
 
-    /// Is there (again), at the same address.
+    /// Accepts connections again, at the same address.
     ///
     /// # Errors
-    /// The port is somebody else's.
+    /// The port is in use.
     pub fn restart(&mut self) -> Result<()> {
         let listener = TcpListener::bind(self.address)?;
         self.address = listener.local_addr()?;
@@ -132,7 +132,7 @@ impl WebhookReceiver {
                     break;
                 }
                 let shared = Arc::clone(&shared);
-                // A sender that goes away in the middle is nothing to report.
+                // A sender may close the connection at any time.
                 connections.push(std::thread::spawn(move || drop(serve_connection(&stream, &shared))));
             }
             connections.into_iter().for_each(|connection| drop(connection.join()));
@@ -140,37 +140,37 @@ impl WebhookReceiver {
         Ok(())
     }
 
-    /// All that came, in order.
+    /// All requests so far, in order.
     #[must_use]
     pub fn received(&self) -> Vec<ReceivedRequest> {
         self.shared.received().clone()
     }
 
-    /// Waits until what came is like this.
+    /// Waits until the requests so far match, and returns them; `what` describes the condition in the error.
     ///
     /// # Errors
-    /// It is not within `limit`.
+    /// The requests do not match within `limit`.
     pub fn wait_until(
         &self,
         what: &str,
         limit: Duration,
-        like: impl Fn(&[ReceivedRequest]) -> bool,
+        matches: impl Fn(&[ReceivedRequest]) -> bool,
     ) -> Result<Vec<ReceivedRequest>> {
         let begin = Instant::now();
-        let mut told = self.shared.received();
-        while !like(&told) {
+        let mut requests = self.shared.received();
+        while !matches(&requests) {
             let left = limit.saturating_sub(begin.elapsed());
             let bodies =
-                || told.iter().map(|t| String::from_utf8_lossy(&t.body).into_owned()).collect::<Vec<_>>();
-            ensure!(!left.is_zero(), "not within {limit:?}: {what}; came: {:#?}", bodies());
-            told = self
+                || requests.iter().map(|t| String::from_utf8_lossy(&t.body).into_owned()).collect::<Vec<_>>();
+            ensure!(!left.is_zero(), "not within {limit:?}: {what}; received: {:#?}", bodies());
+            requests = self
                 .shared
                 .request_arrived
-                .wait_timeout(told, left)
+                .wait_timeout(requests, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        Ok(told.clone())
+        Ok(requests.clone())
     }
 }
 
@@ -188,7 +188,7 @@ fn serve_connection(stream: &TcpStream, shared: &ReceiverState) -> Result<()> {
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
-        let path = line.split(' ').nth(1).context("no request")?.to_owned();
+        let path = line.split(' ').nth(1).context("the request line has no path")?.to_owned();
         let mut headers = Vec::new();
         loop {
             let mut header = String::new();
@@ -201,8 +201,8 @@ fn serve_connection(stream: &TcpStream, shared: &ReceiverState) -> Result<()> {
         ensure!(length <= MAX_BODY_LEN, "a body of {length} bytes");
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
-        let manner = *shared.response_mode.lock().unwrap_or_else(PoisonError::into_inner);
-        let (answered, pause) = match manner {
+        let mode = *shared.response_mode.lock().unwrap_or_else(PoisonError::into_inner);
+        let (status, pause) = match mode {
             ResponseMode::Status(status) => (status, Duration::ZERO),
             ResponseMode::Delayed(pause) => (200, pause),
             ResponseMode::CloseConnection => (0, Duration::ZERO),
@@ -212,10 +212,10 @@ fn serve_connection(stream: &TcpStream, shared: &ReceiverState) -> Result<()> {
             path,
             headers,
             body,
-            response_status: answered,
+            response_status: status,
         });
         shared.request_arrived.notify_all();
-        if answered == 0 {
+        if status == 0 {
             return Ok(());
         }
         let begin = Instant::now();
@@ -223,8 +223,11 @@ fn serve_connection(stream: &TcpStream, shared: &ReceiverState) -> Result<()> {
             std::thread::sleep(Duration::from_millis(10));
         }
         (&mut &*stream).write_all(
-            format!("HTTP/1.1 {answered} X\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{{\"code\":0}}")
-                .as_bytes(),
+            format!(
+                "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n\
+                 {{\"code\":0}}"
+            )
+            .as_bytes(),
         )?;
         if shared.stop.load(Ordering::Acquire) {
             return Ok(());

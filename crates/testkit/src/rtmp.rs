@@ -1,4 +1,4 @@
-//! A real RTMP server that keeps what it gets: nginx with its rtmp module, on loopback.
+//! RTMP server that records its streams: nginx with the rtmp module, on loopback.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,38 +13,39 @@ use rustix::process::Signal;
 use crate::command::{self, install_hint, program};
 use crate::scratch::ScratchDir;
 
-/// Where Debian puts nginx's modules.
+/// Folder of nginx's modules in Debian.
 const MODULES_FOLDER: &str = "/usr/lib/nginx/modules";
-/// How long nginx may take to start.
+/// Longest time for nginx to start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An nginx of our own: application `live` takes everything and records it, `closed` refuses every stream. Killed when dropped.
+/// A running nginx; killed when dropped. Application `live` accepts and records every stream, `closed`
+/// refuses every stream.
 #[derive(Debug)]
 pub struct NginxRtmp {
     child: Option<Child>,
     scratch: ScratchDir,
     port: u16,
     tls: Option<Tls>,
-    /// Counts starts, for the names of recordings.
+    /// Number of starts so far, for the names of recordings.
     start_count: u32,
 }
 
-/// How it is reached by RTMPS.
+/// Certificate and port for RTMPS.
 #[derive(Debug, Clone)]
 pub struct Tls {
     /// The server's certificate.
     pub certificate: PathBuf,
-    /// Its key.
+    /// Private key of the certificate.
     pub key: PathBuf,
-    /// The port.
+    /// Port for RTMPS.
     pub port: u16,
 }
 
 impl NginxRtmp {
-    /// Starts it on a free port, with RTMPS on another if there is a certificate with its key.
+    /// Starts nginx on a free port, with RTMPS on another if there is a certificate with its key.
     ///
     /// # Errors
-    /// It is missing, or does not start.
+    /// nginx is missing, or does not start.
     pub fn start(certificate: Option<(PathBuf, PathBuf)>) -> Result<Self> {
         let scratch = ScratchDir::new()?;
         scratch.world_writable_folder("recorded")?;
@@ -57,10 +58,10 @@ impl NginxRtmp {
         Ok(nginx)
     }
 
-    /// Starts it again, on the same ports, after [`NginxRtmp::kill`].
+    /// Starts nginx again on the same ports, after [`NginxRtmp::kill`].
     ///
     /// # Errors
-    /// It does not start.
+    /// nginx does not start.
     pub fn restart(&mut self) -> Result<()> {
         self.start_count += 1;
         let folder = self.scratch.path().display().to_string();
@@ -120,47 +121,48 @@ impl NginxRtmp {
         config
     }
 
-    /// Ends it as a power cut would.
+    /// Kills nginx.
     pub fn kill(&mut self) {
         command::kill_child(&mut self.child);
     }
 
-    /// Stops it where it is (`SIGSTOP`), or lets it go on (`SIGCONT`): connections stay, and nobody reads.
+    /// Sends a signal: after `SIGSTOP` connections stay open but nothing is read, until `SIGCONT`.
     ///
     /// # Errors
-    /// It does not run.
+    /// nginx does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         command::signal_child(self.child.as_ref(), "nginx", signal)
     }
 
-    /// Its process id, if it runs.
+    /// Process id, if nginx runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Where to send a stream of this name.
+    /// URL for a stream of this name.
     #[must_use]
     pub fn url(&self, key: &str) -> String {
         format!("rtmp://127.0.0.1:{}/live/{key}", self.port)
     }
 
-    /// Its RTMP port.
+    /// Port for RTMP.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where to send a stream of this name by RTMPS, for a host name that leads to loopback; 0 without a certificate.
+    /// RTMPS URL for a stream of this name, with a host name that resolves to loopback. Its port is 0 without
+    /// a certificate.
     #[must_use]
     pub fn tls_url(&self, host: &str, key: &str) -> String {
         format!("rtmps://{host}:{}/live/{key}", self.tls.as_ref().map_or(0, |tls| tls.port))
     }
 
-    /// What it recorded of a stream, oldest first.
+    /// Files that were recorded of a stream, oldest first.
     ///
     /// # Errors
-    /// Its folder cannot be read.
+    /// The folder cannot be read.
     pub fn recordings(&self, key: &str) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(self.scratch.join("recorded"))? {
@@ -175,7 +177,7 @@ impl NginxRtmp {
         Ok(files)
     }
 
-    /// What it logged.
+    /// Log of nginx.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.scratch.join("error.log")).unwrap_or_default()
@@ -188,10 +190,10 @@ impl Drop for NginxRtmp {
     }
 }
 
-/// A port of 127.0.0.1 that nobody listens on.
+/// A free port of 127.0.0.1.
 ///
 /// # Errors
-/// There is none.
+/// No port is free.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -1,6 +1,6 @@
-//! A storage that speaks S3 and checks signatures, with troubles that can be switched on and off.
+//! S3 server that checks signatures, with faults that can be switched on and off.
 //!
-//! The storage itself is the crate `s3s-fs`; in front of it stands what goes wrong.
+//! The crate `s3s-fs` is the storage; a fault injector is in front of it.
 
 mod fault_injector;
 
@@ -20,37 +20,37 @@ use tokio::task::JoinSet;
 
 use fault_injector::FaultInjector;
 
-/// What goes wrong.
+/// A fault of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InjectedFault {
-    /// Connections are refused, and those that there are end.
+    /// Refuses connections and closes those that are open.
     Down,
-    /// Connections end in the middle of a body.
+    /// Closes the connection in the middle of a request body.
     ResetMidBody,
-    /// Every answer is an error of the server, 500.
+    /// Responds to every request with 500.
     Error500,
-    /// Bodies are taken at so many bytes per second.
+    /// Reads request bodies at this rate, in bytes per second.
     Throttled(u64),
-    /// Every answer is a refusal, 403.
+    /// Responds to every request with 403.
     Denied403,
-    /// Bodies are taken whole and forgotten, then the connection ends.
+    /// Reads the whole request body, discards it and closes the connection.
     DiscardBody,
-    /// Nothing is read and nothing answered.
+    /// Neither reads nor responds.
     Stall,
 }
 
-/// A key that the storage knows.
+/// An access key of the storage.
 #[derive(Debug, Clone)]
 pub struct Credential {
-    /// Its secret.
+    /// Secret of the key.
     pub secret: String,
-    /// The token that belongs to it.
+    /// Session token that requests need with the key.
     pub token: Option<String>,
-    /// It is too old.
+    /// Whether the key has expired.
     pub expired: bool,
 }
 
-/// What the threads share.
+/// State shared by the threads.
 #[derive(Debug, Default)]
 struct ServerState {
     fault: Mutex<Option<InjectedFault>>,
@@ -58,7 +58,7 @@ struct ServerState {
     request_counts: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// The storage, on a port of 127.0.0.1; gone when dropped.
+/// An S3 server on a port of 127.0.0.1; stopped when dropped.
 #[derive(Debug)]
 pub struct S3Server {
     root: PathBuf,
@@ -67,7 +67,7 @@ pub struct S3Server {
     thread: Option<ServerThread>,
 }
 
-/// A thread that serves.
+/// The thread that runs the server.
 #[derive(Debug)]
 struct ServerThread {
     commands: mpsc::Sender<Command>,
@@ -88,10 +88,10 @@ enum Action {
 }
 
 impl S3Server {
-    /// Starts one that keeps its objects in `root` and knows one key.
+    /// Starts a server with one key that keeps its objects in `root`.
     ///
     /// # Errors
-    /// No port or no thread.
+    /// There is no free port, or no thread can be started.
     pub fn start(root: &Path, access_key: &str, secret_key: &str) -> Result<Self> {
         fs::create_dir_all(root)?;
         let (root, state) = (root.canonicalize()?, Arc::new(ServerState::default()));
@@ -101,7 +101,7 @@ impl S3Server {
         Ok(server)
     }
 
-    /// Ends it: connections are refused, and those that there are end.
+    /// Stops the server: refuses connections and closes those that are open.
     pub fn stop(&mut self) {
         if let Some(running) = self.thread.take() {
             send_command(&running.commands, Action::Shutdown);
@@ -109,31 +109,31 @@ impl S3Server {
         }
     }
 
-    /// Ends it and starts it again on the same port, with the same objects.
+    /// Stops the server and starts it again on the same port, with the same objects.
     ///
     /// # Errors
-    /// The port is taken.
+    /// The port is in use.
     pub fn restart(&mut self) -> Result<()> {
         self.stop();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let front = FaultInjector::new(&self.root, self.state.clone())?;
         let socket = bind_socket(self.address)?;
         self.address = socket.local_addr()?;
-        let (orders, inbox) = mpsc::channel(8);
+        let (commands, receiver) = mpsc::channel(8);
         let thread = std::thread::Builder::new().name("s3".into());
-        let thread = thread.spawn(move || run_server(&runtime, front, socket, inbox))?;
-        send_command(&orders, Action::Listen);
-        self.thread = Some(ServerThread { commands: orders, thread });
+        let thread = thread.spawn(move || run_server(&runtime, front, socket, receiver))?;
+        send_command(&commands, Action::Listen);
+        self.thread = Some(ServerThread { commands, thread });
         Ok(())
     }
 
-    /// Its address, as an endpoint.
+    /// Endpoint URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// From now on this goes wrong, or nothing.
+    /// Sets the fault from now on; `None` ends it.
     pub fn set_fault(&self, fault: Option<InjectedFault>) {
         *lock(&self.state.fault) = fault;
         if let Some(running) = &self.thread {
@@ -144,12 +144,12 @@ impl S3Server {
         }
     }
 
-    /// Knows another key from now on, or the same with another secret.
-    pub fn add_key(&self, access_key: &str, known: Credential) {
-        lock(&self.state.keys).insert(access_key.to_owned(), known);
+    /// Adds a key, or replaces its secret.
+    pub fn add_key(&self, access_key: &str, credential: Credential) {
+        lock(&self.state.keys).insert(access_key.to_owned(), credential);
     }
 
-    /// Makes all keys with tokens too old.
+    /// Expires all keys that have a token.
     pub fn expire_temporary_keys(&self) {
         lock(&self.state.keys)
             .values_mut()
@@ -157,12 +157,12 @@ impl S3Server {
             .for_each(|key| key.expired = true);
     }
 
-    /// Makes a bucket.
+    /// Creates a bucket.
     ///
     /// # Errors
     /// The disk is full.
     pub fn make_bucket(&self, name: &str) -> Result<()> {
-        fs::create_dir_all(self.root.join(name)).context("cannot make a bucket")
+        fs::create_dir_all(self.root.join(name)).context("cannot create a bucket")
     }
 
     /// Names and sizes of all objects in a bucket.
@@ -192,7 +192,7 @@ impl S3Server {
         self.root.join(bucket).join(name)
     }
 
-    /// Uploads in parts that are neither complete nor taken back, and parts of such.
+    /// Number of multipart uploads that are neither completed nor aborted, plus their parts.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -202,18 +202,18 @@ impl S3Server {
         Ok(names.filter(|name| name.starts_with(".upload")).count())
     }
 
-    /// What is remembered beside the bytes of an object: its type and so on, as JSON.
+    /// Metadata of an object, such as its content type, as JSON.
     ///
     /// # Errors
-    /// There is nothing.
-    pub fn object_metadata(&self, of: &str) -> Result<String> {
+    /// There is no metadata.
+    pub fn object_metadata(&self, name: &str) -> Result<String> {
         let all = fs::read_dir(&self.root)?.flatten().map(|entry| entry.path());
         let texts = all.filter(|p| p.is_file()).filter_map(|path| fs::read_to_string(path).ok());
-        let mut texts = texts.filter(|text| text.contains(of));
-        texts.next().with_context(|| format!("no object has {of}"))
+        let mut texts = texts.filter(|text| text.contains(name));
+        texts.next().with_context(|| format!("no object has metadata with {name}"))
     }
 
-    /// Requests so far: `put`, `part`, `begin`, `complete`, `abort`, `delete`, `head`, `other`.
+    /// Number of requests of a kind: `put`, `part`, `begin`, `complete`, `abort`, `delete`, `head`, `other`.
     #[must_use]
     pub fn request_count(&self, kind: &str) -> u64 {
         lock(&self.state.request_counts).get(kind).copied().unwrap_or(0)
@@ -230,19 +230,19 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives an order and waits until it is carried out, in whatever thread: the server has one of its own.
-fn send_command(orders: &mpsc::Sender<Command>, what: Action) {
-    let (done, carried_out): (_, Receiver<()>) = sync_channel(1);
-    if orders.try_send(Command { action: what, done }).is_ok() {
-        let _it_ended = carried_out.recv();
+/// Sends a command and waits until it is carried out. May block, as the server has its own thread.
+fn send_command(commands: &mpsc::Sender<Command>, action: Action) {
+    let (done, finished): (_, Receiver<()>) = sync_channel(1);
+    if commands.try_send(Command { action, done }).is_ok() {
+        let _server_ended = finished.recv();
     }
 }
 
-/// A socket that has its port, and refuses connections.
+/// A socket that holds its port and refuses connections, as it does not listen.
 fn bind_socket(address: SocketAddr) -> Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
-    socket.bind(address).with_context(|| format!("cannot take {address}"))?;
+    socket.bind(address).with_context(|| format!("cannot bind {address}"))?;
     Ok(socket)
 }
 
@@ -250,7 +250,7 @@ fn run_server(
     runtime: &Runtime,
     front: FaultInjector,
     socket: TcpSocket,
-    mut orders: mpsc::Receiver<Command>,
+    mut commands: mpsc::Receiver<Command>,
 ) {
     runtime.block_on(async move {
         let mut connections = JoinSet::new();
@@ -261,18 +261,18 @@ fn run_server(
                     connections.spawn(front.clone().serve_connection(stream));
                 }
                 Some(_) = connections.join_next() => {}
-                order = orders.recv() => {
-                    let Some(order) = order else { return };
-                    if let (Action::Listen, Some(socket)) = (order.action, refusing.take_if(|_| order.action == Action::Listen)) {
+                command = commands.recv() => {
+                    let Some(command) = command else { return };
+                    if command.action == Action::Listen && let Some(socket) = refusing.take() {
                         listening = socket.listen(64).ok();
                     }
-                    if order.action != Action::Listen {
+                    if command.action != Action::Listen {
                         let address = listening.take().and_then(|l| l.local_addr().ok());
                         connections.shutdown().await;
                         refusing = address.and_then(|address| bind_socket(address).ok()).or(refusing);
                     }
-                    let _nobody_waits = order.done.send(());
-                    if order.action == Action::Shutdown {
+                    let _no_receiver = command.done.send(());
+                    if command.action == Action::Shutdown {
                         return;
                     }
                 }

@@ -1,4 +1,4 @@
-//! `pagecast serve`, with an application for tests, on ports of its own.
+//! Runs `pagecast serve` with one application for tests, on free ports.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -17,47 +17,50 @@ use crate::pagecast::processes::ProcessTree;
 use crate::rtmp::free_port;
 use crate::scratch::ScratchDir;
 
-/// `AppId` of the application for tests, as Volcengine's have them.
+/// `AppId` of the test application, in Volcengine's format.
 pub const APP_ID: &str = "0123456789abcdef01234567";
-/// `SdkAppId` of it, as Tencent's have them.
+/// `SdkAppId` of the test application, in Tencent's format.
 pub const SDK_APP_ID: u64 = 1_400_000_001;
-/// Its access key, and the secret.
+/// Access key of the test application, and its secret.
 pub const ACCESS_KEY: (&str, &str) = ("AKTEST0123456789", "c2VjcmV0LW9mLXRoZS10ZXN0cw==");
-/// Its token for the REST API.
+/// Token of the test application for the REST API.
 pub const REST_TOKEN: &str = "token-of-the-tests-0123456789";
-/// The administrator's.
+/// Token of the administrator.
 pub const ADMIN_TOKEN: &str = "administrator-of-the-tests-01";
-/// Signs callbacks: letters and digits, as Tencent has them.
+/// Secret that signs callbacks: letters and digits, in Tencent's format.
 pub const CALLBACK_SECRET: &str = "callbacksecret0123456789";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Pause between two requests for a cast. Each one is logged, and the service limits requests per second.
+const REST_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a service is like.
+/// Settings of a service for tests.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceConfig {
-    /// Where all callbacks go, each dialect's below a folder of its name.
+    /// Base URL of callbacks. Each dialect's go to a path of its name below it.
     pub callback_url: Option<String>,
-    /// Further lines of the configuration, at its top.
+    /// More lines for the top of the configuration.
     pub top_level_toml: String,
-    /// Further lines about how casts are run (`[casts]`).
+    /// More lines for the table `[casts]`.
     pub casts_toml: String,
-    /// Further lines about the application, at its top.
+    /// More lines for the top of the application.
     pub application_toml: String,
-    /// Whether no cast is ever begun: there is no room for one.
+    /// Keeps all casts queued: the service never has capacity for one.
     pub no_capacity: bool,
-    /// Lines about its storage instead of a folder of the service, `buckets`.
+    /// Lines for the application's storage, instead of the folder `buckets` in the data folder.
     pub storage_toml: Option<String>,
-    /// Its environment: see [`ServiceProcess::environment`].
+    /// Environment variables: see [`ServiceProcess::environment`].
     pub environment: Environment,
 }
 
-/// Names and values.
+/// Environment variables: names and values.
 pub type Environment = Vec<(&'static str, String)>;
 
-/// A service; killed when dropped, with all that it started.
+/// A running service; killed with all its processes when dropped.
 #[derive(Debug)]
 pub struct ServiceProcess {
-    /// Variables of its environment from the next [`Self::run`] on, besides those that it has here and instead of them.
+    /// Environment variables from the next [`Self::restart`] on, added to those of the test or replacing
+    /// them.
     pub environment: Environment,
     program: PathBuf,
     scratch: ScratchDir,
@@ -68,41 +71,46 @@ pub struct ServiceProcess {
 }
 
 impl ServiceProcess {
-    /// Starts it.
+    /// Starts a service and waits until it is ready.
     ///
     /// # Errors
-    /// It does not come to be ready.
-    pub fn start(pagecast: &str, setup: &ServiceConfig) -> Result<Self> {
+    /// The service does not become ready within 30 s.
+    pub fn start(pagecast: &str, config: &ServiceConfig) -> Result<Self> {
         let scratch = ScratchDir::new()?;
         let (port, rooms) = (free_port()?, free_port()?);
         scratch.world_writable_folder("tmp")?;
         scratch.world_writable_folder("run")?;
         let data = scratch.world_writable_folder("data")?;
-        let callbacks = setup.callback_url.as_ref().map_or_else(String::new, |url| {
+        let callbacks = config.callback_url.as_ref().map_or_else(String::new, |url| {
             ["volcengine", "tencent", "native"]
                 .map(|dialect| {
-                    format!("[applications.callbacks.{dialect}]\nurl = \"{url}/{dialect}\"\nsecret = \"{CALLBACK_SECRET}\"\n")
+                    format!(
+                        "[applications.callbacks.{dialect}]\nurl = \"{url}/{dialect}\"\n\
+                         secret = \"{CALLBACK_SECRET}\"\n"
+                    )
                 })
                 .concat()
         });
         let data_folder = data.display();
         let storage =
-            setup.storage_toml.clone().unwrap_or_else(|| format!("buckets = \"{data_folder}/buckets\""));
+            config.storage_toml.clone().unwrap_or_else(|| format!("buckets_dir = \"{data_folder}/buckets\""));
         let ServiceConfig { top_level_toml: top, casts_toml: casts, application_toml: application, .. } =
-            setup;
-        let spare_memory_mib = if setup.no_capacity { (1 << 20) - 1 } else { 0 };
+            config;
+        let reserved_memory_mib = if config.no_capacity { (1 << 20) - 1 } else { 0 };
         let (key, secret) = ACCESS_KEY;
-        let config = format!(
-            "listen = \"127.0.0.1:{port}\"\ndata = \"{data_folder}\"\nadmin_token = \"{ADMIN_TOKEN}\"\n{top}\n\
+        let text = format!(
+            "listen = \"127.0.0.1:{port}\"\ndata = \"{data_folder}\"\nadmin_token = \"{ADMIN_TOKEN}\"\n\
+             {top}\n\
              [rooms]\nlisten = \"127.0.0.1:{rooms}\"\n[tencent]\nmin_duration_s = 10\n\
-             [casts]\ncpu_share = 16.0\nspare_memory_mib = {spare_memory_mib}\n{casts}\n\
-             [[applications]]\nname = \"test\"\napp_id = \"{APP_ID}\"\nsdk_app_id = {SDK_APP_ID}\ntokens = [\"{REST_TOKEN}\"]\n\
+             [casts]\ncpu_share = 16.0\nreserved_memory_mib = {reserved_memory_mib}\n{casts}\n\
+             [[applications]]\nname = \"test\"\napp_id = \"{APP_ID}\"\nsdk_app_id = {SDK_APP_ID}\n\
+             tokens = [\"{REST_TOKEN}\"]\n\
              keys = [{{ id = \"{key}\", secret = \"{secret}\" }}]\n{application}\n\
              [applications.network]\nallow = [\"127.0.0.0/8\", \"[::1]\"]\n\
              [applications.storage]\n{storage}\n{callbacks}"
         );
-        fs::write(scratch.join("pagecast.toml"), config)?;
-        let environment = setup.environment.clone();
+        fs::write(scratch.join("pagecast.toml"), text)?;
+        let environment = config.environment.clone();
         let program = pagecast.into();
         let mut service =
             Self { environment, program, scratch, port, rooms_port: rooms, child: None, processes: None };
@@ -110,10 +118,10 @@ impl ServiceProcess {
         Ok(service)
     }
 
-    /// Starts it again, after [`Self::kill`] or [`Self::stop`], and waits until it is ready.
+    /// Starts the service again after [`Self::kill`] or [`Self::stop`], and waits until it is ready.
     ///
     /// # Errors
-    /// It does not come to be ready.
+    /// The service does not become ready within 30 s.
     pub fn restart(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.scratch.join("log"))?;
         let mut command = program(&self.program);
@@ -138,59 +146,59 @@ impl ServiceProcess {
         Ok(())
     }
 
-    /// The address of something in its API.
+    /// URL of a path of the API.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Host and port of its API.
+    /// Host and port of the API.
     #[must_use]
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The address of something in its rooms.
+    /// URL of a path of the rooms.
     #[must_use]
     pub fn rooms_url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.rooms_port)
     }
 
-    /// Its folder.
+    /// Data folder of the service.
     #[must_use]
     pub fn data_folder(&self) -> PathBuf {
         self.scratch.join("data")
     }
 
-    /// A folder of the test, beside its own.
+    /// Scratch folder of the test, with the data folder in it.
     #[must_use]
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// All that it logged.
+    /// Whole log of the service.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
     }
 
-    /// Kills the service alone, as a crash would.
+    /// Kills the service but not its casts, like a crash.
     pub fn kill(&mut self) {
         command::kill_child(&mut self.child);
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the service.
     ///
     /// # Errors
-    /// It does not run.
+    /// The service does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         command::signal_child(self.child.as_ref(), "pagecast serve", signal)
     }
 
-    /// Ends it as an operator does, and waits for its end.
+    /// Stops the service with SIGTERM and waits for its end.
     ///
     /// # Errors
-    /// It takes longer than `limit`, or ends with an error.
+    /// The service takes longer than `limit`, or exits with an error.
     pub fn stop(&mut self, limit: Duration) -> Result<()> {
         self.signal(Signal::TERM)?;
         let mut child = self.child.take().context("pagecast serve does not run")?;
@@ -212,29 +220,29 @@ impl ServiceProcess {
 
     /// Process ids of the processes that run casts.
     pub fn cast_pids(&mut self) -> Vec<u32> {
-        let Some(family) = &mut self.processes else { return Vec::new() };
-        family.refresh();
-        family.with_argument("run-cast")
+        let Some(tree) = &mut self.processes else { return Vec::new() };
+        tree.refresh();
+        tree.with_argument("run-cast")
     }
 
-    /// Sends all of its processes that have `word` on their command line a signal.
+    /// Sends a signal to all processes of the service with `word` in an argument.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such process.
     pub fn signal_matching(&mut self, word: &str, signal: Signal) -> Result<()> {
-        let family = self.processes.as_mut().context("it never ran")?;
-        family.refresh();
-        let found = family.with_arguments(|all| all.iter().any(|argument| argument.contains(word)));
-        ensure!(!found.is_empty(), "it has no process with {word}");
-        // One that ends meanwhile is none that matters.
+        let tree = self.processes.as_mut().context("the service never ran")?;
+        tree.refresh();
+        let found = tree.with_arguments(|all| all.iter().any(|argument| argument.contains(word)));
+        ensure!(!found.is_empty(), "the service has no process with {word}");
+        // A process may end in between.
         found.into_iter().for_each(|pid| drop(command::signal_pid(pid, signal)));
         Ok(())
     }
 
-    /// Waits until none of its processes is left. Ones that were started by a service that was killed count too.
+    /// Waits until no process of the service is left, including those that a killed service had started.
     ///
     /// # Errors
-    /// Some live longer than `limit`.
+    /// A process is alive after `limit`.
     pub fn wait_until_exited(&mut self, limit: Duration) -> Result<()> {
         let begin = Instant::now();
         loop {
@@ -247,10 +255,10 @@ impl ServiceProcess {
         }
     }
 
-    /// Asks the REST API, with the application's token.
+    /// Sends a request to the REST API with the application's token.
     ///
     /// # Errors
-    /// There is no answer.
+    /// There is no response.
     pub fn rest(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Response> {
         let authorization = format!("Bearer {REST_TOKEN}");
         let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
@@ -258,31 +266,54 @@ impl ServiceProcess {
         http::request(method, &self.url(path), &headers, body.as_bytes())
     }
 
-    /// Calls an action of either cloud's API with `pagecast call`, which signs it: the answer's JSON, and whether it was a success.
+    /// Waits until the REST API describes a cast that `matches`, and returns it; `what` is for the error.
     ///
     /// # Errors
-    /// There is no answer.
+    /// The cast does not match within `limit`.
+    pub fn wait_until_cast(
+        &self,
+        id: &str,
+        what: &str,
+        limit: Duration,
+        matches: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let begin = Instant::now();
+        loop {
+            let cast = self.rest("GET", &format!("/v1/casts/{id}"), None)?.json()?;
+            if matches(&cast) {
+                return Ok(cast);
+            }
+            ensure!(begin.elapsed() < limit, "not within {limit:?}: {what}; the cast is {cast:#}");
+            std::thread::sleep(REST_POLL_INTERVAL);
+        }
+    }
+
+    /// Calls an action of either cloud's API with `pagecast call`, which signs it. Returns whether it
+    /// succeeded, and the JSON of the response.
+    ///
+    /// # Errors
+    /// There is no response.
     pub fn call(&self, action: &str, body: &Value) -> Result<(bool, Value)> {
         let mut command = program(&self.program);
         command.args(["call", action, &body.to_string(), "--endpoint", &self.url("")]);
         command.env("PAGECAST_CALL_KEY", ACCESS_KEY.0).env("PAGECAST_CALL_SECRET", ACCESS_KEY.1);
         let output = command.output().context("cannot run pagecast call")?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let said = || format!("{text}{}", String::from_utf8_lossy(&output.stderr));
-        Ok((output.status.success(), serde_json::from_str(&text).with_context(said)?))
+        let output_text = || format!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        Ok((output.status.success(), serde_json::from_str(&text).with_context(output_text)?))
     }
 }
 
 impl Drop for ServiceProcess {
     fn drop(&mut self) {
         self.kill();
-        if let Some(family) = &mut self.processes {
-            family.kill();
+        if let Some(tree) = &mut self.processes {
+            tree.kill();
         }
         if std::thread::panicking() {
             let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(60).collect();
-            #[expect(clippy::print_stderr, reason = "what went wrong is told together with the failure")]
+            #[expect(clippy::print_stderr, reason = "the log is printed together with the failure")]
             for line in tail.iter().rev() {
                 eprintln!("{line}");
             }

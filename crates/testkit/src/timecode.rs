@@ -1,8 +1,8 @@
-//! The strip: what a test page writes into its own picture. `pages/strip.js` draws the same thing.
+//! The timecode that test pages draw into their picture. `pages/timecode.js` draws the same.
 //!
-//! 32 x 4 square cells, white is 1, most significant bit first:
-//! row 0: the byte 0xA5, then a 24-bit counter; row 1: page time; row 2: event time; row 3: a 16-bit note, then the
-//! CRC-16 (polynomial 0x1021, start 0xFFFF) of the 14 bytes before it. Times are in tenths of a millisecond.
+//! It has 32 x 4 square cells; white is 1, the most significant bit is first. Row 0: the byte 0xA5, then a
+//! 24-bit counter; row 1: page time; row 2: event time; row 3: 16 user bits, then the CRC-16 (polynomial
+//! 0x1021, start 0xFFFF) of the 14 bytes before it. Times are in tenths of a millisecond.
 
 use crate::media::GrayImage;
 
@@ -13,65 +13,65 @@ pub const ROWS: usize = 4;
 const TIMECODE_LEN: usize = COLUMNS * ROWS / 8;
 const SYNC_BYTE: u8 = 0xa5;
 const NO_EVENT_TIME: u32 = u32::MAX;
-// Between 16 and 235 limited range expands to 0 and 255; blocks that blur towards grey are not trusted.
+// Limited range (16 to 235) is expanded to 0 to 255. Cells between these levels are blurred and not trusted.
 const MAX_BLACK_LEVEL: u32 = 96;
 const MIN_WHITE_LEVEL: u32 = 160;
 
-/// Where a strip lies in the picture, in pixels.
+/// Position of a timecode in the picture, in pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct TimecodePosition {
     /// Left edge.
     pub x: usize,
     /// Top edge.
     pub y: usize,
-    /// Side of a cell.
+    /// Width and height of a cell.
     pub cell_size: usize,
 }
 
 impl TimecodePosition {
-    /// Top left corner, 8-pixel cells: where `strip.js` draws.
+    /// Position at which `timecode.js` draws: top left corner, cells of 8 pixels.
     pub const PAGE: Self = Self { x: 0, y: 0, cell_size: 8 };
 }
 
-/// What one strip says.
+/// Content of a timecode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timecode {
     /// Number of the drawn frame, 24 bits.
     pub counter: u32,
-    /// The page's clock when it drew, in 0.1 ms.
+    /// Page time at which the frame was drawn, in 0.1 ms.
     pub page_time: u32,
-    /// When the last event (a beep, say) happens on that clock, in 0.1 ms.
+    /// Page time of the last event, such as a beep, in 0.1 ms.
     pub event_time: Option<u32>,
-    /// Whatever the page wants to say.
+    /// 16 bits that each page uses for its own purpose.
     pub user_bits: u16,
 }
 
 impl Timecode {
-    /// The page's clock in seconds.
+    /// Page time in seconds.
     #[must_use]
     pub fn page_s(&self) -> f64 {
         f64::from(self.page_time) / 1e4
     }
 
-    /// The event's time in seconds.
+    /// Event time in seconds.
     #[must_use]
     pub fn event_s(&self) -> Option<f64> {
         self.event_time.map(|t| f64::from(t) / 1e4)
     }
 
-    /// Reads a strip; `None` if none is there, it is damaged, or it is cut off.
+    /// Reads a timecode; `None` if there is none, or it is damaged or cut off.
     #[must_use]
-    pub fn read(picture: &GrayImage, place: TimecodePosition) -> Option<Self> {
-        if place.x + COLUMNS * place.cell_size > picture.width
-            || place.y + ROWS * place.cell_size > picture.height
+    pub fn read(picture: &GrayImage, position: TimecodePosition) -> Option<Self> {
+        if position.x + COLUMNS * position.cell_size > picture.width
+            || position.y + ROWS * position.cell_size > picture.height
         {
             return None;
         }
         let mut bytes = [0_u8; TIMECODE_LEN];
         for bit in 0..COLUMNS * ROWS {
-            let x = place.x + bit % COLUMNS * place.cell_size;
-            let y = place.y + bit / COLUMNS * place.cell_size;
-            let white = match cell_mean(picture, x, y, place.cell_size) {
+            let x = position.x + bit % COLUMNS * position.cell_size;
+            let y = position.y + bit / COLUMNS * position.cell_size;
+            let white = match cell_mean(picture, x, y, position.cell_size) {
                 ..MAX_BLACK_LEVEL => false,
                 MIN_WHITE_LEVEL.. => true,
                 _ => return None,
@@ -81,19 +81,21 @@ impl Timecode {
         Self::from_bytes(&bytes)
     }
 
-    /// Draws the strip, as a video that carries one does.
+    /// Draws the timecode into a picture.
     ///
     /// # Panics
     /// If it does not fit into the picture.
-    pub fn draw(&self, picture: &mut GrayImage, place: TimecodePosition) {
+    pub fn draw(&self, picture: &mut GrayImage, position: TimecodePosition) {
         let bytes = self.to_bytes();
         for bit in 0..COLUMNS * ROWS {
             let value = if bytes[bit / 8] >> (7 - bit % 8) & 1 == 1 { 255 } else { 0 };
-            let (x, y) =
-                (place.x + bit % COLUMNS * place.cell_size, place.y + bit / COLUMNS * place.cell_size);
-            for row in y..y + place.cell_size {
+            let (x, y) = (
+                position.x + bit % COLUMNS * position.cell_size,
+                position.y + bit / COLUMNS * position.cell_size,
+            );
+            for row in y..y + position.cell_size {
                 let start = row * picture.width + x;
-                picture.data[start..start + place.cell_size].fill(value);
+                picture.data[start..start + position.cell_size].fill(value);
             }
         }
     }
@@ -125,7 +127,7 @@ impl Timecode {
     }
 }
 
-/// Mean of the inner part of a cell: its edges carry the codec's ringing.
+/// Mean of the inner part of a cell. Its edges have ringing of the codec.
 fn cell_mean(picture: &GrayImage, x: usize, y: usize, cell: usize) -> u32 {
     let margin = cell / 4;
     let side = cell - 2 * margin;
@@ -152,11 +154,11 @@ mod tests {
 
     #[test]
     fn what_is_drawn_is_read() {
-        for strip in [TIMECODE, Timecode { event_time: None, ..TIMECODE }] {
+        for timecode in [TIMECODE, Timecode { event_time: None, ..TIMECODE }] {
             let mut picture = GrayImage::new(300, 50);
-            let place = TimecodePosition { x: 11, y: 7, cell_size: 8 };
-            strip.draw(&mut picture, place);
-            assert_eq!(Timecode::read(&picture, place), Some(strip));
+            let position = TimecodePosition { x: 11, y: 7, cell_size: 8 };
+            timecode.draw(&mut picture, position);
+            assert_eq!(Timecode::read(&picture, position), Some(timecode));
         }
     }
 

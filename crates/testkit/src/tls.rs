@@ -1,4 +1,4 @@
-//! A web server whose certificate nobody vouches for.
+//! Certificates for tests, and a web server that browsers do not trust.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::command::{install_hint, program, run_for_output};
 use crate::scratch::ScratchDir;
 
-/// Makes a certificate for `localhost` that is signed by itself, and its key, in a folder.
+/// Creates a self-signed certificate for `localhost` and its key in a folder.
 ///
 /// # Errors
 /// `openssl` is missing or fails.
@@ -22,14 +22,14 @@ pub fn self_signed_certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((certificate, key))
 }
 
-/// Makes a certificate for `localhost` and 127.0.0.1 that is signed by itself and vouches for no other, and
-/// its key, in a folder: strict clients take it from a server if they are told to trust it.
+/// Creates a self-signed end-entity certificate for `localhost` and 127.0.0.1 and its key in a folder. Strict
+/// clients accept it from a server if they are configured to trust it.
 ///
 /// # Errors
 /// `openssl` is missing or fails.
 pub fn end_entity_certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let (certificate, key) = (folder.join("end-entity.pem"), folder.join("end-entity-key.pem"));
-    // Without a configuration of its own, openssl makes an authority of it.
+    // With openssl's default configuration it would be an authority.
     let config = folder.join("openssl.cnf");
     std::fs::write(&config, "[req]\ndistinguished_name = name\n[name]\n")?;
     let mut request = program("openssl");
@@ -40,17 +40,17 @@ pub fn end_entity_certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((certificate, key))
 }
 
-/// An authority of its own, and a certificate for `localhost` and 127.0.0.1 that it has signed.
+/// A private authority, and a certificate for `localhost` and 127.0.0.1 that it issued.
 #[derive(Debug)]
 pub struct CertificateAuthority {
-    /// Its certificate.
+    /// Certificate of the authority.
     pub certificate: PathBuf,
-    /// The certificate that it has signed, and its key.
+    /// The issued certificate and its key.
     pub issued: (PathBuf, PathBuf),
 }
 
 impl CertificateAuthority {
-    /// Makes both in a folder.
+    /// Creates both in a folder.
     ///
     /// # Errors
     /// `openssl` is missing or fails.
@@ -71,17 +71,18 @@ impl CertificateAuthority {
         let mut authority = request("Our own authority");
         authority.args(["-x509", "-days", "2", "-extensions", "ca"]);
         run_for_output(authority.arg("-keyout").arg(&ca_key).arg("-out").arg(&ca))?;
-        let (certificate, key, wish) = (file("signed.pem"), file("signed-key.pem"), file("signed.csr"));
-        run_for_output(request("localhost").arg("-keyout").arg(&key).arg("-out").arg(&wish))?;
+        let (certificate, key, request_file) =
+            (file("signed.pem"), file("signed-key.pem"), file("signed.csr"));
+        run_for_output(request("localhost").arg("-keyout").arg(&key).arg("-out").arg(&request_file))?;
         let mut sign = program("openssl");
         sign.args(["x509", "-req", "-days", "2", "-extensions", "leaf", "-CAcreateserial"]);
-        sign.arg("-extfile").arg(file("authority.cnf")).arg("-in").arg(wish);
+        sign.arg("-extfile").arg(file("authority.cnf")).arg("-in").arg(request_file);
         run_for_output(sign.arg("-CA").arg(&ca).arg("-CAkey").arg(ca_key).arg("-out").arg(&certificate))?;
         Ok(Self { certificate: ca, issued: (certificate, key) })
     }
 }
 
-/// `openssl s_server` with a certificate that no browser trusts by itself; killed when dropped.
+/// `openssl s_server` with a certificate that no browser trusts by default; killed when dropped.
 #[derive(Debug)]
 pub struct TlsServer {
     child: Child,
@@ -90,7 +91,7 @@ pub struct TlsServer {
 }
 
 impl TlsServer {
-    /// Starts it on a free port of 127.0.0.1.
+    /// Starts a server with a self-signed certificate on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// `openssl` is missing or fails.
@@ -100,7 +101,7 @@ impl TlsServer {
         Self::start_with(scratch, &identity)
     }
 
-    /// Starts one with this certificate and key, which serves the files in the scratch folder.
+    /// Starts a server with this certificate and key, which serves the files in the scratch folder.
     ///
     /// # Errors
     /// `openssl` is missing or fails.
@@ -108,7 +109,7 @@ impl TlsServer {
         Self::start_with_chain(scratch, identity, None)
     }
 
-    /// The same, which also shows the certificates of this file, as if they vouched for its own.
+    /// As [`Self::start_with`]; the server also sends the certificates of `chain`.
     ///
     /// # Errors
     /// `openssl` is missing or fails.
@@ -127,24 +128,23 @@ impl TlsServer {
         let mut child = server.spawn().with_context(|| install_hint("openssl"))?;
         let output = child.stdout.take().context("openssl has no output")?;
         let mut started = Self { child, port: 0, scratch };
-        // It says which port the kernel chose as `ACCEPT 127.0.0.1:port`.
-        let accepts = |line: String| line.strip_prefix("ACCEPT ")?.rsplit_once(':')?.1.parse().ok();
+        // It prints the port that the kernel chose as `ACCEPT 127.0.0.1:PORT`.
+        let port = |line: String| line.strip_prefix("ACCEPT ")?.rsplit_once(':')?.1.parse().ok();
         let mut lines = BufReader::new(output).lines();
-        started.port =
-            lines.find_map(|line| accepts(line.ok()?)).context("openssl accepts no connections")?;
+        started.port = lines.find_map(|line| port(line.ok()?)).context("openssl accepts no connections")?;
         Ok(started)
     }
 
-    /// Its address.
+    /// URL of the server.
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}/", self.port)
     }
 
-    /// Has it serve a page under this name.
+    /// Adds a page with this name.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub fn add_page(&self, name: &str, html: &str) -> Result<()> {
         Ok(std::fs::write(self.scratch.join(name), html)?)
     }

@@ -1,4 +1,4 @@
-//! Whether callbacks are signed as the vendors' documents say: made independently of what makes them.
+//! Checks signatures of callbacks by the vendors' documents, independently of the code that signs them.
 
 use std::fmt::Write as _;
 
@@ -9,12 +9,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::receiver::ReceivedRequest;
 
-/// That a callback is Volcengine's, signed with this secret; what is in `EventData`.
+/// Checks that a callback is in Volcengine's format and signed with this secret. Returns the parsed
+/// `EventData`.
 ///
 /// # Errors
-/// It is not.
-pub fn volcengine(told: &ReceivedRequest, secret: &str) -> Result<Value> {
-    let body = told.json();
+/// The format or the signature is wrong.
+pub fn volcengine(callback: &ReceivedRequest, secret: &str) -> Result<Value> {
+    let body = callback.json();
     let field = |name: &str| body[name].as_str().with_context(|| format!("no {name} in {body}"));
     let mut values = vec![secret];
     for name in ["EventType", "EventData", "EventTime", "EventId", "Version", "AppId", "Nonce"] {
@@ -27,30 +28,33 @@ pub fn volcengine(told: &ReceivedRequest, secret: &str) -> Result<Value> {
     Ok(serde_json::from_str(field("EventData")?)?)
 }
 
-/// That a callback is Tencent's, signed with this key; its body.
+/// Checks that a callback is in Tencent's format and signed with this key. Returns its body.
 ///
 /// # Errors
-/// It is not.
-pub fn tencent(told: &ReceivedRequest, key: &str) -> Result<Value> {
-    let expected = base64(&hmac_sha256(key, &[&told.body])?);
-    let given = told.header("sign").context("not signed")?;
+/// The format or the signature is wrong.
+pub fn tencent(callback: &ReceivedRequest, key: &str) -> Result<Value> {
+    let expected = base64(&hmac_sha256(key, &[&callback.body])?);
+    let given = callback.header("sign").context("not signed")?;
     ensure!(given == expected, "the signature {given} should be {expected}");
-    ensure!(told.header("content-type").is_some_and(|kind| kind.starts_with("application/json")), "no JSON");
-    ensure!(told.header("sdkappid").is_some_and(|id| id.parse::<u64>().is_ok()), "no SdkAppId");
-    Ok(told.json())
+    ensure!(
+        callback.header("content-type").is_some_and(|kind| kind.starts_with("application/json")),
+        "no JSON"
+    );
+    ensure!(callback.header("sdkappid").is_some_and(|id| id.parse::<u64>().is_ok()), "no SdkAppId");
+    Ok(callback.json())
 }
 
-/// That a callback is Pagecast's own, signed with this secret; its body.
+/// Checks that a callback is in Pagecast's format and signed with this secret. Returns its body.
 ///
 /// # Errors
-/// It is not.
-pub fn native(told: &ReceivedRequest, secret: &str) -> Result<Value> {
-    let time = told.header("pagecast-timestamp").context("no time")?;
-    let expected = format!("v1={}", hex(&hmac_sha256(secret, &[time.as_bytes(), b".", &told.body])?));
-    let given = told.header("pagecast-signature").context("not signed")?;
+/// The format or the signature is wrong.
+pub fn native(callback: &ReceivedRequest, secret: &str) -> Result<Value> {
+    let time = callback.header("pagecast-timestamp").context("no time")?;
+    let expected = format!("v1={}", hex(&hmac_sha256(secret, &[time.as_bytes(), b".", &callback.body])?));
+    let given = callback.header("pagecast-signature").context("not signed")?;
     ensure!(given == expected, "the signature {given} should be {expected}");
-    ensure!(told.header("pagecast-event-id").is_some(), "no id");
-    Ok(told.json())
+    ensure!(callback.header("pagecast-event-id").is_some(), "no id");
+    Ok(callback.json())
 }
 
 pub(crate) fn hmac_sha256(key: impl AsRef<[u8]>, parts: &[&[u8]]) -> Result<Vec<u8>> {
@@ -66,7 +70,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// RFC 4648, section 4.
+/// Base64 with padding (RFC 4648, section 4).
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

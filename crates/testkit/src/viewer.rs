@@ -1,4 +1,4 @@
-//! A browser of its own that shows a page until it is dropped: for pages that play what others send.
+//! Browser that shows one page until it is dropped, for pages that play streams.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -11,7 +11,7 @@ use crate::chromium::{CHROMIUM, unprivileged_command};
 use crate::command::install_hint;
 use crate::scratch::ScratchDir;
 
-/// Chromium without a screen. Media play without a click, and sound goes nowhere. Killed when dropped.
+/// Headless Chromium with one page; killed when dropped. Media play without a click, and sound is muted.
 #[derive(Debug)]
 pub struct Viewer {
     child: Child,
@@ -32,24 +32,24 @@ impl Viewer {
         chromium.arg(format!("--user-data-dir={}", home.join("profile").display()));
         chromium.args(["--headless", "--no-first-run", "--mute-audio", "--disable-background-networking"]);
         chromium.args(["--autoplay-policy=no-user-gesture-required", "--disable-component-update"]);
-        // Servers of tests are on this machine, and nothing else is asked for.
+        // All servers of tests are on this machine.
         chromium
             .args(["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"]);
         chromium.args(["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--enable-logging=stderr"]);
         chromium.args(["--window-size=1280,720", "--disable-renderer-backgrounding"]).arg(url);
         chromium.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // A group of its own, so that all of it can be ended.
+        // Its own process group, so that all its processes can be killed.
         let child = chromium.process_group(0).spawn().with_context(|| install_hint("chromium"))?;
         Ok(Self { child, scratch })
     }
 
-    /// Its process id.
+    /// Process id of the browser.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it logged, the page's console included.
+    /// Log of the browser, including the console of the page.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.scratch.join("log")).unwrap_or_default()

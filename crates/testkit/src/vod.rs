@@ -1,4 +1,4 @@
-//! Tencent's video on demand, as far as uploads go: it checks signatures, and a storage that speaks S3 takes the files.
+//! Fake of Tencent's video on demand for uploads: checks signatures, and stores the files in an [`S3Server`].
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -19,7 +19,7 @@ use crate::s3::{Credential, S3Server};
 /// The bucket that all media are uploaded to.
 pub const BUCKET: &str = "vod-1250000000";
 
-/// The service; gone when dropped.
+/// A running service; stopped when dropped.
 #[derive(Debug)]
 pub struct VodServer {
     address: SocketAddr,
@@ -35,17 +35,17 @@ struct ServerState {
     stopped: AtomicBool,
     dropped_commit_responses: AtomicU32,
     expired_keys: AtomicU32,
-    /// Where the file of a session goes.
+    /// Path of the file of each session.
     session_paths: Mutex<BTreeMap<String, String>>,
-    /// Calls that were answered: action and parameters.
+    /// Authenticated calls: action and parameters.
     calls: Mutex<Vec<(String, Value)>>,
 }
 
 impl VodServer {
-    /// Starts one whose storage keeps its objects in `root`.
+    /// Starts a service whose storage keeps its objects in `root`.
     ///
     /// # Errors
-    /// No port or no thread.
+    /// There is no free port, or no thread can be started.
     pub fn start(root: &Path, secret_id: &str, secret_key: &str) -> Result<Self> {
         let storage = S3Server::start(root, "unused", "unused")?;
         storage.make_bucket(BUCKET)?;
@@ -73,31 +73,31 @@ impl VodServer {
         Ok(Self { address, shared, thread: Some(thread) })
     }
 
-    /// Its address, as an endpoint.
+    /// Endpoint URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The storage behind it.
+    /// Storage of the uploaded files.
     #[must_use]
     pub fn storage(&self) -> &S3Server {
         &self.shared.storage
     }
 
-    /// Parameters of the calls so far.
+    /// Parameters of all calls of an action so far.
     #[must_use]
     pub fn calls(&self, action: &str) -> Vec<Value> {
         let calls = self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner);
         calls.iter().filter(|(name, _)| name == action).map(|(_, call)| call.clone()).collect()
     }
 
-    /// The next so many confirmations are carried out, and their answers lost.
+    /// Drops the responses of the next `count` `CommitUpload` calls, which are carried out.
     pub fn drop_commit_responses(&self, count: u32) {
         self.shared.dropped_commit_responses.store(count, Ordering::SeqCst);
     }
 
-    /// The next so many keys for uploads are too old when they are used.
+    /// Issues expired keys for the next `count` uploads.
     pub fn issue_expired_keys(&self, count: u32) {
         self.shared.expired_keys.store(count, Ordering::SeqCst);
     }
@@ -114,7 +114,7 @@ impl Drop for VodServer {
 }
 
 impl ServerState {
-    /// Answers one request and hangs up.
+    /// Responds to one request and closes the connection.
     fn handle_connection(&self, stream: &TcpStream) -> Result<()> {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut reader = BufReader::new(stream);
@@ -143,7 +143,7 @@ impl ServerState {
         Ok(())
     }
 
-    /// Section 6 of the API: who signed what, when.
+    /// Checks the signature of a request (section 6 of the API).
     fn verify_signature(
         &self,
         is_post: bool,
@@ -209,7 +209,8 @@ impl ServerState {
                 sessions.insert(format!("session+/{n}"), path.clone());
                 Ok(Some(json!({
                     "StorageBucket": BUCKET, "StorageRegion": "ap-guangzhou",
-                    "VodSessionKey": format!("session+/{n}"), "MediaStoragePath": path, "CoverStoragePath": "",
+                    "VodSessionKey": format!("session+/{n}"), "MediaStoragePath": path,
+                    "CoverStoragePath": "",
                     "TempCertificate": {
                         "SecretId": id, "SecretKey": secret, "Token": token, "ExpiredTime": unix_s() + 3600,
                     },
@@ -228,7 +229,7 @@ impl ServerState {
                     return Ok(None);
                 }
                 let url = format!("http://125.vod2.example{path}");
-                // The same for the same session, however often it is confirmed.
+                // The same id each time that a session is committed.
                 let id = path.split('/').nth(2).context("a session")?;
                 Ok(Some(json!({ "FileId": format!("file-{id}"), "MediaUrl": url, "RequestId": "a" })))
             }
@@ -237,17 +238,17 @@ impl ServerState {
     }
 }
 
-/// Takes one from what is left, if there is any.
+/// Decrements a counter and returns whether it was positive.
 fn take_one(left: &AtomicU32) -> bool {
     left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
 }
 
 fn error_response(code: &str) -> Value {
-    json!({ "Error": { "Code": code, "Message": "As asked." }, "RequestId": "a" })
+    json!({ "Error": { "Code": code, "Message": "Injected." }, "RequestId": "a" })
 }
 
 fn hmac_sha256(key: &[u8], text: &str) -> Vec<u8> {
-    // Keys of any length are possible.
+    // HMAC takes keys of any length.
     let Ok(mac) = Hmac::<Sha256>::new_from_slice(key) else { return Vec::new() };
     mac.chain_update(text).finalize().into_bytes().to_vec()
 }

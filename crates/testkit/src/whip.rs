@@ -1,4 +1,4 @@
-//! A WHIP server that is not ours: Debian's simple-whip-server, which publishes in rooms of Janus.
+//! Independent WHIP server: Debian's simple-whip-server, which publishes in rooms of Janus.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -15,10 +15,10 @@ use crate::janus::JanusServer;
 use crate::rtmp::free_port;
 use crate::scratch::ScratchDir;
 
-/// How long it may take to start, and to answer.
+/// Longest time for the server to start, and to respond.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A WHIP server in front of a Janus, on loopback. Killed when dropped.
+/// A WHIP server in front of a Janus, on loopback; killed when dropped.
 #[derive(Debug)]
 pub struct WhipServer {
     child: Child,
@@ -27,18 +27,18 @@ pub struct WhipServer {
 }
 
 impl WhipServer {
-    /// Starts it on a free port; it is installed first if it is not. `None`, said on stdout, where it cannot be installed.
+    /// Installs the server if needed, and starts it on a free port. `None` on systems other than Debian: the
+    /// test is then skipped as by [`crate::skip::skip`].
     ///
     /// # Errors
-    /// The installation fails, or it does not start.
-    #[expect(clippy::print_stdout, reason = "a test that is skipped says so by name")]
+    /// The installation fails, or the server does not start.
     pub fn start(janus: &JanusServer) -> Result<Option<Self>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         run_for_output(&mut program(root.join("tests/third-party/install")))
             .context("cannot install a WHIP server")?;
         let installed = root.join("target/third-party/whip").canonicalize();
         let Some(installed) = installed.ok().filter(|folder| folder.join("src/server.js").exists()) else {
-            println!("skipped: simple-whip-server (no Debian)");
+            crate::skip("simple-whip-server needs Debian");
             return Ok(None);
         };
         let (scratch, port) = (ScratchDir::new()?, free_port()?);
@@ -74,14 +74,15 @@ impl WhipServer {
         Ok(Some(server))
     }
 
-    /// Makes an endpoint that publishes in a room under its own name; `more` may have a `token` and the room's `pin`.
+    /// Creates an endpoint that publishes in a room under its own name; `options` may have a `token` and the
+    /// room's `pin`.
     ///
     /// # Errors
-    /// There is one of that name.
-    pub fn add_endpoint(&self, name: &str, room: &Value, more: &Value) -> Result<()> {
+    /// There is an endpoint with this name.
+    pub fn add_endpoint(&self, name: &str, room: &Value, options: &Value) -> Result<()> {
         let mut request = json!({ "id": name, "room": room, "label": name });
         for key in ["token", "pin"] {
-            if let Some(value) = more.get(key) {
+            if let Some(value) = options.get(key) {
                 request[key] = value.clone();
             }
         }
@@ -89,23 +90,23 @@ impl WhipServer {
         stream.set_read_timeout(Some(START_TIMEOUT))?;
         write!(
             stream,
-            "POST /whip/create HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
+            "POST /whip/create HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        ensure!(answer.starts_with("HTTP/1.1 200"), "the WHIP server makes no endpoint: {answer}");
+        ensure!(answer.starts_with("HTTP/1.1 200"), "the WHIP server refuses the endpoint: {answer}");
         Ok(())
     }
 
-    /// Where to publish.
+    /// URL for publishing to an endpoint.
     #[must_use]
     pub fn url(&self, endpoint: &str) -> String {
         format!("http://127.0.0.1:{}/whip/endpoint/{endpoint}", self.port)
     }
 
-    /// What it logged.
+    /// Log of the server.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.scratch.join("log")).unwrap_or_default()

@@ -1,4 +1,5 @@
-//! One cast: what [`pagecast_core::cast::StateMachine`] decides is carried out on a page, encoders and a file.
+//! One cast: carries out what [`pagecast_core::cast::StateMachine`] decides, with a page, encoders and
+//! outputs.
 
 mod driver;
 mod evidence;
@@ -8,6 +9,7 @@ mod pushes;
 mod recording;
 mod report;
 mod room;
+mod warm_browser;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,55 +25,56 @@ use pagecast_page::browser::{self, CallError, TrustError};
 use pagecast_page::clock;
 use serde::{Deserialize, Serialize};
 
-pub use driver::WarmBrowser;
 pub use hang::Hang;
 pub use pagecast_media::record::upload::{
-    RecordedFile, State as DeliveryState, Status as DeliveryStatus, UploadReport,
+    RecordedFile, State as UploadState, Status as UploadStatus, UploadReport,
 };
 pub use pagecast_room::publish::{LayerStatus as RoomLayer, Status as RoomStatus};
 pub(crate) use pushes::apply_change as change_pushes;
 pub use pushes::{Change, PushEvent, PushReport};
 use recording::PendingUpload;
-pub(crate) use report::end_reason_code as end_word;
+pub(crate) use report::end_reason_code;
 pub use report::{CpuMs, PeakRss, Progress, Report, TimelineEntry};
+pub use warm_browser::WarmBrowser;
 
-/// Why a cast cannot start, or ended before it was asked to.
+/// Why a cast could not start, or ended before it was stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The description is wrong.
+    /// The description of the cast is invalid.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// There is no page to record, or no longer.
+    /// The page could not be opened, or its browser failed.
     #[error(transparent)]
     Page(#[from] pagecast_page::Error),
-    /// Nothing can be encoded.
+    /// An encoder failed.
     #[error(transparent)]
     Encode(#[from] encode::Error),
-    /// Nothing can be written, or no longer.
+    /// The recording could not be written.
     #[error(transparent)]
     Record(#[from] record::Error),
-    /// It cannot be stored where it shall be before somebody mends something.
-    #[error("the recording cannot be stored: {0}")]
+    /// The storage refuses the recording until its configuration is fixed.
+    #[error("cannot store the recording: {0}")]
     Storage(String),
-    /// It was not stored in time.
-    #[error("the recording is whole, but not stored ({error}): store it with `pagecast recover {}`", spool.display())]
+    /// The upload did not finish in time; the spool still holds the recording.
+    #[error("the recording is complete but not uploaded ({error}): upload it with `pagecast recover \
+             {}`", spool.display())]
     NotStored {
-        /// Where it is.
+        /// Folder of the spool.
         spool: PathBuf,
-        /// Why.
+        /// Why the upload did not finish.
         error: String,
     },
-    /// Nothing can be sent.
+    /// A push could not be started.
     #[error(transparent)]
     Push(#[from] push::Error),
-    /// Nobody sees it in the room.
-    #[error("the room is given up: {0}")]
+    /// The cast could not be published in its room.
+    #[error("room connection failed: {0}")]
     Room(String),
-    /// A thread of the room cannot be started.
-    #[error("cannot start a room")]
+    /// A thread of the room could not be started.
+    #[error("cannot start the room's thread")]
     StartRoom(#[source] std::io::Error),
-    /// The page was in trouble too often.
+    /// The page failed its health checks with every browser it was allowed.
     #[error("{}", gave_up_message(*.0, *.1))]
     GaveUp(HealthFault, u32),
     /// The cast ended before there was anything to record.
@@ -88,24 +91,28 @@ impl From<browser::Error> for Error {
     }
 }
 
-/// What kind of thing failed.
+/// What kind of thing failed; decides the exit code of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
-    /// A value of the description.
+    /// A value in the description of the cast.
     Value,
-    /// The page cannot be opened, or never became ready.
+    /// The page: it could not be opened, or was never ready.
     Page,
-    /// The file cannot be written.
+    /// An output: recording, storage or room.
     Output,
-    /// The browser, or the page in it, died.
+    /// A file of the recording exists already.
+    OutputExists,
+    /// The spool holds a recording that was not finished.
+    OutputUnfinished,
+    /// The browser, or the page in it.
     Browser,
-    /// A bug, or an encoder.
+    /// Anything else: a bug, or an encoder.
     Unexpected,
 }
 
 impl Error {
-    /// What kind of thing failed.
+    /// Returns what kind of thing failed.
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
@@ -126,6 +133,8 @@ impl Error {
             Self::NothingRecorded(_)
             | Self::GaveUp(HealthFault::StartTimeout | HealthFault::Unreachable, _) => FailureKind::Page,
             Self::Page(_) | Self::GaveUp(..) => FailureKind::Browser,
+            Self::Record(record::Error::Exists(_)) => FailureKind::OutputExists,
+            Self::Record(record::Error::Unfinished(_)) => FailureKind::OutputUnfinished,
             Self::Record(_) | Self::Storage(_) | Self::NotStored { .. } | Self::Room(_) => {
                 FailureKind::Output
             }
@@ -135,7 +144,7 @@ impl Error {
 }
 
 impl Error {
-    /// Why the page could not be loaded, if that is what failed.
+    /// Returns why the page could not be loaded, if that is the failure.
     #[must_use]
     pub fn load_error(&self) -> Option<LoadError> {
         match self {
@@ -147,72 +156,72 @@ impl Error {
 
 fn nothing_recorded_message(reason: EndReason) -> &'static str {
     match reason {
-        EndReason::PageEnded => "the page called for the end before it was shown",
-        EndReason::MaxTime => "the time was over before the page was ready",
-        EndReason::LargeVideo => "the page played a larger video than it may before it was shown",
-        _ => "ended before the page was there",
+        EndReason::PageEnded => "the page ended the cast before it was shown",
+        EndReason::MaxTime => "the maximum time was over before the page was ready",
+        EndReason::LargeVideo => "the page played a video above the size limit before it was shown",
+        _ => "the cast ended before the page was shown",
     }
 }
 
-fn gave_up_message(trouble: HealthFault, attempts: u32) -> String {
-    let what = match trouble {
-        HealthFault::StartTimeout => "the page never said that it is ready",
-        HealthFault::Freeze => "the page froze again and again",
-        HealthFault::Blank => "the page was blank again and again",
-        HealthFault::Crash => "the page crashed again and again",
-        HealthFault::Unreachable => "the page cannot be opened any more",
+fn gave_up_message(fault: HealthFault, attempts: u32) -> String {
+    let problem = match fault {
+        HealthFault::StartTimeout => "the page never reported that it was ready",
+        HealthFault::Freeze => "the page froze repeatedly",
+        HealthFault::Blank => "the page was blank repeatedly",
+        HealthFault::Crash => "the page crashed repeatedly",
+        HealthFault::Unreachable => "the page could not be opened again",
     };
     let browsers = if attempts == 1 { "one browser".to_owned() } else { format!("{attempts} browsers") };
-    format!("{what}: given up after {browsers}")
+    format!("{problem}: gave up after {browsers}")
 }
 
-/// Ends a cast from outside.
+/// Stops a cast from outside; clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct StopToken {
     requested: Arc<AtomicBool>,
     abandoned: Arc<AtomicBool>,
-    /// When [`StopToken::asked`] was called last, on the clock of the page; 0 if never.
+    /// Time of the last [`StopToken::is_requested`], on the clock of the page; 0 before the first.
     last_checked_at: Arc<AtomicI64>,
 }
 
 impl StopToken {
-    /// The flag itself, for a signal handler to set.
+    /// Returns the flag of the request, for a signal handler to set.
     #[must_use]
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.requested)
     }
 
-    /// Asks for the end.
+    /// Requests that the cast stop.
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
     }
 
-    /// Has the cast's process killed, and what it recorded left as it is: somebody else goes on with the
-    /// cast.
+    /// Requests that the cast's process be killed and its spool left as it is, for another worker to resume.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
     }
 
-    /// Whether somebody else goes on with the cast.
+    /// Returns whether the cast was abandoned to another worker.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
     }
 
-    /// Whether the end was asked for; once it was taken, only if it was asked for again.
+    /// Returns whether a stop was requested since the last call, and clears the request.
     pub(crate) fn take_request(&self) -> bool {
         self.requested.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether the end was asked for. The main loop of a cast calls this all the time, wherever it is, which
-    /// shows that it runs: see [`StopToken::time_since_check`].
+    /// Returns whether a stop was requested. The main loop of a cast calls this all the time, wherever it is,
+    /// which shows that it runs: see [`StopToken::time_since_check`].
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.last_checked_at.store(clock::now().0, Ordering::Relaxed);
         self.requested.load(Ordering::Acquire)
     }
 
-    /// How long ago [`StopToken::asked`] was called last. Zero if it never was: the main loop has not begun.
+    /// Time since the last [`StopToken::is_requested`]; zero before the first, as the main loop has not
+    /// started.
     pub(crate) fn time_since_check(&self) -> Duration {
         match self.last_checked_at.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -221,40 +230,40 @@ impl StopToken {
     }
 }
 
-/// What a cast tells while it runs.
+/// What a cast reports while it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CastEvent {
-    /// A turn in its life.
+    /// A step in the life of the cast.
     Lifecycle(Event),
-    /// How far it has come, about once a second.
+    /// Progress of the cast, about once a second.
     Progress(Progress),
-    /// A push of it is in another state, or still in the same.
+    /// State of a push, changed or repeated.
     Push(PushEvent),
-    /// How its room gets on: about once a second, and when it is in another state.
+    /// Status of the room: about once a second, and at each change of state.
     Room(RoomStatus),
-    /// What is recorded gets stored, or does not.
-    Upload(DeliveryStatus),
-    /// Its process died, and another one goes on with it.
+    /// Status of the recording's upload.
+    Upload(UploadStatus),
+    /// The cast's process died, and a new process resumed the cast.
     Restarted,
-    /// Nothing is recorded any more, though the cast goes on; why is told at its end.
+    /// The recording stopped while the cast continues; the outcome has the reason.
     RecordingStopped,
-    /// A picture of the page is there, or could not be made.
+    /// A snapshot was written to this file, or (`false`) could not be.
     Snapshot(PathBuf, bool),
-    /// Why it is about to end too early, for people, and what could not be loaded, if that is why.
+    /// Why the cast is about to fail, as a message, and the load error if the page could not be loaded.
     FailureReason(String, Option<LoadError>),
-    /// Its owner should know this; each is told once.
+    /// A warning for the page's owner; each is reported once.
     Warning(Warning),
-    /// The page cannot be opened yet, for this reason, and is tried again in a moment.
+    /// The page could not be opened for this reason, and will be tried again.
     LoadRetry(String),
 }
 
-/// A cast that ended too early: what was recorded until then, if anything, and why.
+/// A cast that failed: the error, and a report of what was recorded until then.
 #[derive(Debug)]
 pub struct Failure {
-    /// Why.
+    /// Why the cast failed.
     pub error: Error,
-    /// The recording so far.
+    /// What was recorded, if the cast got so far.
     pub report: Option<Box<Report>>,
 }
 
@@ -264,56 +273,60 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
-/// Runs a cast until it is over or `stop` asks for it. `started` is when the user asked for it. A warm
-/// browser is used if it fits. Changes are made as they come.
+/// Runs a cast until it ends or `stop` requests it. `started` is when the user requested the cast. A warm
+/// browser is used if it is compatible with the cast. `changes` are applied as they arrive.
 ///
 /// # Errors
-/// [`Failure`]; whatever was recorded is in the file and plays.
+/// [`Failure`]; whatever was recorded until then is kept and plays.
 pub fn run(
     spec: &CastSpec,
     started: Instant,
     stop: &StopToken,
     warm: Option<WarmBrowser>,
     changes: &Receiver<Change>,
-    mut tell: impl FnMut(CastEvent),
+    mut on_event: impl FnMut(CastEvent),
 ) -> Result<Report, Failure> {
     spec.validate()?;
     let outputs = pipeline::Prepared::open(spec)?;
-    driver::Driver::new(spec, started, (stop, changes), warm, outputs, &mut tell).run()
+    driver::Driver::new(spec, started, (stop, changes), warm, outputs, &mut on_event).run()
 }
 
-/// Finishes and stores what an earlier process recorded for this cast.
+/// Finishes and uploads what an earlier process recorded for this cast.
 ///
 /// # Errors
-/// [`Failure`]; what is not stored stays in the spool.
-pub fn finish(spec: &CastSpec, stop: &StopToken, mut tell: impl FnMut(CastEvent)) -> Result<Report, Failure> {
+/// [`Failure`]; what is not uploaded stays in the spool.
+pub fn finish(
+    spec: &CastSpec,
+    stop: &StopToken,
+    mut on_event: impl FnMut(CastEvent),
+) -> Result<Report, Failure> {
     let mut report = Report::default();
     let Some(recording) = &spec.recording else { return Ok(report) };
     if !recording.spool.exists() {
-        // All of it is stored already.
+        // The spool is removed when all of it is uploaded.
         report.recording = recording.receipt.as_deref().and_then(UploadReport::read);
         return Ok(report);
     }
-    let finishing = PendingUpload::recover(recording)?;
-    match driver::wait_for_upload(finishing, recording.upload_timeout, stop, &mut tell, &mut report) {
+    let upload = PendingUpload::recover(recording)?;
+    match driver::wait_for_upload(upload, recording.upload_timeout, stop, &mut on_event, &mut report) {
         Ok(()) => Ok(report),
         Err(error) => Err(Failure { error, report: Some(Box::new(report)) }),
     }
 }
 
-/// Finishes and stores the recording of a spool that nobody works on. Keys of buckets come from the
-/// environment, those of video on demand are given.
+/// Finishes and uploads the recording in a spool that no process is using. Keys of buckets come from the
+/// environment; `keys` are those of video on demand. `timeout` bounds the wait for the storage.
 ///
 /// # Errors
-/// [`ErrorBody::RecordArgs`], or [`ErrorBody::NotStored`] when patience is over or `stop` asks for the end.
+/// [`Error::Record`], or [`Error::NotStored`] after `timeout`, or when `stop` is requested.
 pub fn recover(
     spool: &Path,
     keys: Option<&StorageKeys>,
-    patience: Duration,
+    timeout: Duration,
     stop: &StopToken,
-    mut tell: impl FnMut(CastEvent),
+    mut on_event: impl FnMut(CastEvent),
 ) -> Result<UploadReport, Error> {
     let mut report = Report::default();
-    driver::wait_for_upload(PendingUpload::open(spool, keys)?, patience, stop, &mut tell, &mut report)?;
+    driver::wait_for_upload(PendingUpload::open(spool, keys)?, timeout, stop, &mut on_event, &mut report)?;
     Ok(report.recording.unwrap_or_default())
 }

@@ -7,11 +7,11 @@
     context.fillText(text, 4, 38);
     return Array.from(context.getImageData(0, 0, 48, 48).data);
   };
-  // A character that no font has shows what a missing glyph looks like.
-  const missing = pixels('\u{10FFFD}').join();
+  // A character that no font has is drawn as the missing glyph.
+  const missingGlyph = pixels('\u{10FFFD}').join();
   const coloured = (data) => data.some((v, i) => i % 4 === 0 && (v !== data[i + 1] || v !== data[i + 2]));
   const plays = (type) => MediaSource.isTypeSupported(type);
-  const heard = async () => {
+  const soundWorks = async () => {
     const context = new AudioContext();
     const oscillator = context.createOscillator();
     oscillator.connect(context.destination);
@@ -22,11 +22,11 @@
     return running;
   };
   return {
-    cjk: ['你', '語', '한'].every((c) => pixels(c).join() !== missing),
+    cjk: ['你', '語', '한'].every((c) => pixels(c).join() !== missingGlyph),
     emoji: coloured(pixels('😀')),
     h264: plays('video/mp4; codecs="avc1.640028, mp4a.40.2"'),
     vp9: plays('video/webm; codecs="vp9, opus"'),
     webgl: !!document.createElement('canvas').getContext('webgl2'),
-    sound: await heard(),
+    sound: await soundWorks(),
   };
 })()

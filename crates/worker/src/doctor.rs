@@ -1,4 +1,4 @@
-//! Whether this machine has what a recording needs.
+//! Checks whether this machine can run casts.
 
 use std::path::Path;
 
@@ -14,39 +14,44 @@ use serde_json::{Value, json};
 
 use crate::chain;
 
-/// Free space below which a recording is in danger.
+/// Free disk space below which a recording is at risk, in bytes: half an hour at 4 Mbit/s.
 const LOW_DISK_BYTES: u64 = 1_000_000_000;
-/// Shared memory below which Chromium's processes cannot hand each other pictures.
+/// Free shared memory, in bytes, below which Chromium's processes cannot exchange pictures.
 const LOW_SHM_BYTES: u64 = 128_000_000;
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What.
+    /// What was checked.
     pub name: &'static str,
     /// What was found.
     pub found: String,
-    /// How to mend it; `None` if nothing is wrong.
+    /// How to fix the problem; `None` if the check passed.
     pub fix: Option<&'static str>,
 }
 
 impl Check {
-    fn new(name: &'static str, good: bool, found: impl Into<String>, mend: &'static str) -> Self {
-        Self { name, found: found.into(), fix: (!good).then_some(mend) }
+    fn new(name: &'static str, passed: bool, found: impl Into<String>, fix: &'static str) -> Self {
+        Self { name, found: found.into(), fix: (!passed).then_some(fix) }
     }
 }
 
-/// Looks at everything; `folder` is where recordings go.
+/// Runs all checks; `folder` is where recordings go.
 #[must_use]
 pub fn run_checks(folder: &Path) -> Vec<Check> {
     let mut checks = vec![check_h264(), check_aac()];
     checks.extend(check_browser());
-    checks.push(check_free_space("disk", folder, LOW_DISK_BYTES, "make room, or record to another disk"));
+    checks.push(check_free_space(
+        "disk",
+        folder,
+        LOW_DISK_BYTES,
+        "free some space, or record to another disk",
+    ));
     checks.push(check_free_space(
         "shared memory",
         Path::new("/dev/shm"),
         LOW_SHM_BYTES,
-        "give /dev/shm more room (docker run --shm-size=1g)",
+        "enlarge /dev/shm (docker run --shm-size=1g)",
     ));
     checks
 }
@@ -56,31 +61,31 @@ fn check_h264() -> Check {
         let open = video::Encoder::open(video::Config::for_files(size, fps, 4_500_000, KEYFRAME_INTERVAL));
         open.map(drop).map_err(|e| e.to_string())
     });
-    let (good, found) = verdict(opened.unwrap_or(Ok(())), "libx264");
+    let (passed, found) = verdict(opened.unwrap_or(Ok(())), "libx264");
     Check::new(
         "H.264 encoder",
-        good,
+        passed,
         found,
         "install FFmpeg's libraries with libx264 (apt install libavcodec59)",
     )
 }
 
 fn check_aac() -> Check {
-    let (good, found) = verdict(
+    let (passed, found) = verdict(
         audio::Encoder::open(audio::Config::FILES).map(drop).map_err(|e| e.to_string()),
         "libavcodec",
     );
-    Check::new("AAC encoder", good, found, "install FFmpeg's libraries (apt install libavcodec59)")
+    Check::new("AAC encoder", passed, found, "install FFmpeg's libraries (apt install libavcodec59)")
 }
 
-fn verdict(result: Result<(), String>, good: &str) -> (bool, String) {
-    result.map_or_else(|reason| (false, reason), |()| (true, good.to_owned()))
+fn verdict(result: Result<(), String>, found: &str) -> (bool, String) {
+    result.map_or_else(|reason| (false, reason), |()| (true, found.to_owned()))
 }
 
 fn check_browser() -> Vec<Check> {
-    const INSTALL: &str = "install it: apt install chromium";
+    const INSTALL: &str = "install Chromium: apt install chromium";
     let Ok(path) = browser::find_chromium() else {
-        return vec![Check::new("browser", false, "there is no Chromium", INSTALL)];
+        return vec![Check::new("browser", false, "Chromium not found", INSTALL)];
     };
     let page = start_page();
     let started = page.as_ref().map_err(Clone::clone);
@@ -96,7 +101,7 @@ fn check_browser() -> Vec<Check> {
     checks.push(Check::new(
         "sandbox",
         sandboxed,
-        if sandboxed { "pages run without privileges and with seccomp" } else { "pages are not confined" },
+        if sandboxed { "pages run without privileges, under seccomp" } else { "pages are not confined" },
         "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1), or apt install chromium-sandbox",
     ));
     checks.extend(page.as_ref().ok().map(|page| check_isolation(page.isolation())));
@@ -104,23 +109,25 @@ fn check_browser() -> Vec<Check> {
     checks
 }
 
-/// What keeps browsers apart. A machine that allows none of it still runs casts.
+/// Checks what isolates browsers from each other. A machine that allows no isolation still runs casts.
 fn check_isolation(isolation: Isolation) -> Check {
     let (ok, detail) = match isolation {
-        Isolation::User(uid) => (true, format!("each browser runs as a user of its own, this one as {uid}")),
-        Isolation::Namespaces => {
-            (true, "each browser has namespaces of its own: it sees neither others nor our files".to_owned())
-        }
+        Isolation::User(uid) => (true, format!("each browser runs as its own user, this one as uid {uid}")),
+        Isolation::Namespaces => (
+            true,
+            "each browser has its own namespaces and sees neither other browsers nor our files".to_owned(),
+        ),
         _ => (
             false,
-            "a browser that breaks out of Chromium's sandbox can reach others and our files".to_owned(),
+            "a page that escapes Chromium's sandbox can reach other browsers and our files".to_owned(),
         ),
     };
     Check::new(
         "isolation",
         ok,
         detail,
-        "run as root, or let plain users have namespaces: `unshare -Ump --map-current-user --fork --mount-proc true` has to work",
+        "run as root, or allow user namespaces: `unshare -Ump --map-current-user --fork --mount-proc true` \
+         must work",
     )
 }
 
@@ -143,16 +150,17 @@ fn start_page() -> Result<Page, String> {
     Page::start(config, ticks, samples).map_err(|e| chain(&e))
 }
 
-/// What only a page can tell.
+/// Checks what only a page can find out.
 fn check_page_features(browser: &browser::Browser) -> Vec<Check> {
-    let asked = json!({"expression": include_str!("doctor.js"), "returnByValue": true, "awaitPromise": true});
-    let answer = match browser.call("Runtime.evaluate", asked) {
-        Ok(answer) => answer["result"]["value"].clone(),
+    let params =
+        json!({"expression": include_str!("doctor.js"), "returnByValue": true, "awaitPromise": true});
+    let features = match browser.call("Runtime.evaluate", params) {
+        Ok(result) => result["result"]["value"].clone(),
         Err(reason) => json!({"error": reason.to_string()}),
     };
-    let yes = |key: &str| answer[key] == Value::Bool(true);
-    let found = |good: bool| if good { "works" } else { "does not work" };
-    let check = |name, key, mend| Check::new(name, yes(key), found(yes(key)), mend);
+    let works = |key: &str| features[key] == Value::Bool(true);
+    let found = |works: bool| if works { "works" } else { "does not work" };
+    let check = |name, key, fix| Check::new(name, works(key), found(works(key)), fix);
     vec![
         check("CJK fonts", "cjk", "apt install fonts-noto-cjk"),
         check("emoji font", "emoji", "apt install fonts-noto-color-emoji"),
@@ -163,7 +171,7 @@ fn check_page_features(browser: &browser::Browser) -> Vec<Check> {
     ]
 }
 
-fn check_free_space(name: &'static str, path: &Path, low: u64, mend: &'static str) -> Check {
+fn check_free_space(name: &'static str, path: &Path, low: u64, fix: &'static str) -> Check {
     match rustix::fs::statvfs(path) {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -171,9 +179,9 @@ fn check_free_space(name: &'static str, path: &Path, low: u64, mend: &'static st
                 name,
                 free >= low,
                 format!("{:.1} GB free in {}", free as f64 / 1e9, path.display()),
-                mend,
+                fix,
             )
         }
-        Err(reason) => Check::new(name, false, format!("{}: {reason}", path.display()), mend),
+        Err(reason) => Check::new(name, false, format!("{}: {reason}", path.display()), fix),
     }
 }

@@ -1,9 +1,10 @@
-//! Runs casts: each in a process of its own, with a page on the one side, encoders and a file on the other.
+//! Runs casts, each in a process of its own: a page on one side, encoders and outputs on the other.
 //!
-//! [`node::Node`] takes casts out of a fleet and runs them; [`process::Process`] runs one. There, [`cast::run`] returns when everything it started is gone again. [`doctor`]
-//! tells whether it could work.
+//! [`node::Node`] claims casts of a fleet and runs them; [`process::Process`] runs one cast. Inside that
+//! process, [`cast::run`] returns when everything it started has ended. [`doctor`] checks whether this
+//! machine can run casts.
 //!
-//! Deliberately absent: command lines and HTTP.
+//! Deliberately absent: command lines, and HTTP of its own.
 
 pub mod cast;
 pub mod doctor;

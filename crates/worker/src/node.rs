@@ -1,7 +1,9 @@
-//! Takes casts out of a fleet, runs each in a process of its own, reports what happens, and keeps the leases.
+//! A worker node: claims casts of a fleet, runs each in a process of its own, reports its events, and renews
+//! its lease.
 //!
-//! One task does it all ([`Node::run`]); each cast has a thread that listens to its process, and a task that
-//! reports. A cast whose lease is lost is killed; what it recorded is left to whoever has it now.
+//! One task runs the node ([`Node::run`]). Each cast has a thread that supervises its process, and a task
+//! that reports to the fleet. A cast whose lease is lost is killed; its recording is left to the worker that
+//! has the lease now.
 
 mod admission;
 mod event_mapper;
@@ -24,59 +26,58 @@ use admission::{Admission, Reservations, RunningCast};
 use job::Job;
 use load::Meter;
 
-/// How often everything is looked at.
+/// How often the node sends its heartbeat, renews leases and looks for casts to claim.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Casts whose pages are gone and whose recordings are still being stored, at most; more wait for their turn.
+/// Most casts that are only uploading, each a process of its own. While there are more, no cast is claimed.
 const MAX_UPLOADING: usize = 1000;
-/// Shortest time between two looks, however much happens.
+/// Shortest time between two turns of the main loop, however often the fleet changes.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How a node works.
+/// Settings of a node.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The program that runs casts: `pagecast`.
     pub program: PathBuf,
-    /// Names this node in the fleet.
+    /// Name of this node in the fleet.
     pub worker: WorkerId,
-    /// How long a cast is ours without being renewed.
+    /// How long a lease lasts without being renewed.
     pub lease: Duration,
     /// How much of the machine casts may use.
     pub admission: admission::Config,
-    /// Browsers that are kept ready, for casts like this one.
+    /// Number of warm browsers, and a description of the casts they are for.
     pub warm_browsers: Option<(usize, CastSpec)>,
-    /// A folder for pictures on their way.
+    /// Folder for snapshots until they are sent to the fleet.
     pub scratch: PathBuf,
-    /// Folders that recordings expect to be there.
+    /// Folders that recordings expect to exist.
     pub folders: Vec<PathBuf>,
-    /// Where evidence and logs are, in a folder for each cast; they go when the fleet forgets the cast.
+    /// Folder for evidence and logs, one subfolder for each cast, removed when the fleet deletes the cast.
     pub evidence: PathBuf,
-    /// Folders on all the disks that casts use: where they record, and where their browsers write.
+    /// A folder on each disk that casts use: where they record, and where their browsers write.
     pub disks: Vec<PathBuf>,
-    /// Files of which nothing that is appended may fail because others have filled the disk: the log of the
-    /// fleet's database.
+    /// Files that must stay appendable on a full disk: the log of the fleet's database.
     pub reserved: Vec<PathBuf>,
-    /// How long running casts may go on when the node is asked to end.
+    /// How long running casts may continue when the node is asked to stop.
     pub drain_timeout: Duration,
 }
 
 pub use admission::Config as AdmissionConfig;
 
-/// Why a node cannot begin.
+/// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A folder cannot be made.
-    #[error("cannot make the folder {}", .0.display())]
+    /// A folder could not be created.
+    #[error("cannot create the folder {}", .0.display())]
     Folder(PathBuf, #[source] std::io::Error),
-    /// The fleet does not take it.
+    /// The node could not register in the fleet.
     #[error("cannot join the fleet")]
     Fleet(#[source] Error),
-    /// No browsers can be kept ready.
-    #[error("cannot keep browsers ready")]
+    /// The pool of warm browsers could not be started.
+    #[error("cannot start the pool of warm browsers")]
     Pool(#[source] process::Error),
 }
 
-/// A worker.
+/// A worker node.
 #[derive(Debug)]
 pub struct Node {
     config: Config,
@@ -89,8 +90,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Joins the fleet; what an earlier node of the same name left is cleared up, and its casts are free
-    /// again.
+    /// Registers in the fleet. Removes what an earlier node of the same name left, and releases its casts.
     ///
     /// # Errors
     /// [`StartError`].
@@ -101,28 +101,30 @@ impl Node {
         }
         fleet.register_worker(&config.worker).await.map_err(StartError::Fleet)?;
         let pool = config.warm_browsers.clone().filter(|(size, _)| *size > 0);
-        let pool = pool.map(|(size, like)| Pool::start(config.program.clone(), size, like)).transpose();
+        let pool =
+            pool.map(|(size, template)| Pool::start(config.program.clone(), size, template)).transpose();
         let pool = pool.map_err(StartError::Pool)?.map(Arc::new);
         let admission = Admission::new(config.admission.clone());
-        let (meter, queue) = (Meter::default(), Mutex::default());
-        Ok(Self { config, fleet, pool, jobs: Vec::new(), meter, admission, reservations: queue })
+        let (meter, reservations) = (Meter::default(), Mutex::default());
+        Ok(Self { config, fleet, pool, jobs: Vec::new(), meter, admission, reservations })
     }
 
-    /// Works until asked to end; then running casts have [`Config::drain_timeout`] to come to their own ends, and
+    /// Runs until asked to stop. Then running casts have [`Config::drain_timeout`] to end by themselves, and
     /// what still runs is left to the next node.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let tidying = tokio::spawn(housekeeping::run(Arc::clone(&self.fleet), self.config.evidence.clone()));
+        let housekeeping =
+            tokio::spawn(housekeeping::run(Arc::clone(&self.fleet), self.config.evidence.clone()));
         let reserving = tokio::spawn(housekeeping::reserve_disk_space(self.config.reserved.clone()));
         let mut changes = self.fleet.changes();
-        let mut looked: Option<Instant> = None;
+        let mut last_heartbeat: Option<Instant> = None;
         let mut drain_until: Option<Instant> = None;
         loop {
             if *stop.borrow() && drain_until.is_none() {
                 drain_until = Some(Instant::now() + self.config.drain_timeout);
             }
             let draining = drain_until.is_some();
-            if looked.is_none_or(|at| at.elapsed() >= POLL_INTERVAL) {
-                looked = Some(Instant::now());
+            if last_heartbeat.is_none_or(|at| at.elapsed() >= POLL_INTERVAL) {
+                last_heartbeat = Some(Instant::now());
                 self.heartbeat(draining).await;
             }
             self.remove_finished_jobs().await;
@@ -146,86 +148,91 @@ impl Node {
         for job in self.jobs.drain(..) {
             job.join_and_release(self.fleet.as_ref()).await;
         }
-        for task in [tidying, reserving] {
+        for task in [housekeeping, reserving] {
             task.abort();
-            // It was aborted, as a rule.
-            let _ended = task.await;
+            // Cancelled, unless the task panicked before.
+            let _cancelled = task.await;
         }
     }
 
-    /// Lets go of casts that are over, or somebody else's. One that was not closed, whatever its thread died
-    /// of, is free again.
+    /// Removes jobs that are over, or whose lease is lost. A cast that was not closed, even by a panic, is
+    /// released.
     async fn remove_finished_jobs(&mut self) {
-        let (over, jobs) = self.jobs.drain(..).partition::<Vec<_>, _>(Job::is_finished);
-        self.jobs = jobs;
-        for job in over {
+        let (finished, running) = self.jobs.drain(..).partition::<Vec<_>, _>(Job::is_finished);
+        self.jobs = running;
+        for job in finished {
             job.join_and_release(self.fleet.as_ref()).await;
         }
     }
 
-    /// What is due every second.
+    /// Measures the machine, updates the admission, and sends the heartbeat.
     async fn heartbeat(&mut self, draining: bool) {
         let load = self.meter.measure(self.jobs.len(), draining);
         self.admission.set_worker_status(&load);
-        // A disk that cannot be looked at is not known to be full.
+        // A disk that cannot be measured does not count as full.
         let disks = self.config.disks.iter().filter_map(|folder| disk::space(folder).ok());
         self.admission.set_disk_space(disks);
         self.admission.update_estimates(&self.jobs.iter().map(Job::running_cast).collect::<Vec<_>>());
         self.fleet.heartbeat(&self.config.worker, load).await;
     }
 
-    /// Renews leases and carries out commands.
+    /// Renews leases and carries out the fleet's commands.
     async fn renew_leases(&mut self) {
         for job in &mut self.jobs {
             match job.renew(self.fleet.as_ref(), self.config.lease).await {
                 Ok(()) => {}
                 Err(Error::Fenced(_)) => {
-                    tracing::warn!(cast = %job.id(), "another worker has this cast now");
+                    tracing::warn!(cast = %job.id(), "lease lost to another worker");
                     job.abandon();
                     continue;
                 }
-                // From a fleet that is ours alone nobody else can take the cast, however long its storage
-                // fails.
+                // In a fleet of one worker nobody else can claim the cast, however long its storage fails.
                 Err(_) if self.fleet.is_shared() && job.time_since_renewal() > self.config.lease => {
-                    tracing::warn!(cast = %job.id(), "the lease cannot be renewed: the cast is left to others");
+                    tracing::warn!(cast = %job.id(), "lease expired, cast released");
                     job.abandon();
                     continue;
                 }
-                Err(error) => tracing::warn!(error = crate::chain(&error), "a lease is not renewed"),
+                Err(error) => {
+                    tracing::warn!(cast = %job.id(), error = crate::chain(&error), "lease renewal failed");
+                }
             }
             match job.run_commands(self.fleet.as_ref()).await {
                 Ok(()) => {}
                 Err(Error::Fenced(_)) => job.abandon(),
-                Err(error) => tracing::debug!(error = crate::chain(&error), "commands wait"),
+                Err(error) => {
+                    tracing::debug!(cast = %job.id(), error = crate::chain(&error), "cannot run commands, \
+                        retrying");
+                }
             }
         }
     }
 
-    /// Takes casts while there is room for them.
+    /// Claims casts while the admission allows it.
     async fn claim_casts(&mut self) {
         loop {
             let running: Vec<RunningCast> = self.jobs.iter().map(Job::running_cast).collect();
-            let storing = running.iter().filter(|cast| cast.is_uploading).count();
-            if running.len() - storing >= self.config.admission.max_casts || storing >= MAX_UPLOADING {
+            let uploading = running.iter().filter(|cast| cast.is_uploading).count();
+            if running.len() - uploading >= self.config.admission.max_casts || uploading >= MAX_UPLOADING {
                 return;
             }
-            let (never, is_roomiest) = (self.admission.never_fits_reason(), self.has_most_free_cores().await);
-            let hopeless: Mutex<Vec<CastId>> = Mutex::default();
+            let (never_fits, may_reserve) =
+                (self.admission.never_fits_reason(), self.has_most_free_cores().await);
+            let unfit: Mutex<Vec<CastId>> = Mutex::default();
             let fits = |cast: &Cast| {
-                if never.is_some() {
-                    hopeless.lock().unwrap_or_else(PoisonError::into_inner).push(cast.id.clone());
+                if never_fits.is_some() {
+                    unfit.lock().unwrap_or_else(PoisonError::into_inner).push(cast.id.clone());
                     return false;
                 }
-                let mut queue = self.reservations.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut reservations = self.reservations.lock().unwrap_or_else(PoisonError::into_inner);
                 let fits = || self.admission.fits(&running, &cast.spec);
-                let may_reserve = || is_roomiest && self.admission.fits_empty_machine(&cast.spec);
-                queue.admits(Instant::now(), &cast.id, fits, may_reserve)
+                let may_reserve = || may_reserve && self.admission.fits_empty_machine(&cast.spec);
+                reservations.admits(Instant::now(), &cast.id, fits, may_reserve)
             };
             let claimed = self.fleet.claim(&self.config.worker, self.config.lease, &fits).await;
-            self.fail_queued(hopeless.into_inner().unwrap_or_else(PoisonError::into_inner), never).await;
+            self.fail_queued(unfit.into_inner().unwrap_or_else(PoisonError::into_inner), never_fits).await;
             if let Ok(claim) = &claimed {
-                let mut queue = self.reservations.lock().unwrap_or_else(PoisonError::into_inner);
-                queue.end_scan(claim.as_ref().map(|claim| &claim.cast.id));
+                let mut reservations = self.reservations.lock().unwrap_or_else(PoisonError::into_inner);
+                reservations.end_scan(claim.as_ref().map(|claim| &claim.cast.id));
             }
             match claimed {
                 Ok(Some(claim)) => {
@@ -233,7 +240,7 @@ impl Node {
                     match Job::start(&self.config, &self.fleet, self.pool.clone(), claim) {
                         Ok(job) => self.jobs.push(job),
                         Err(error) => {
-                            tracing::error!(%error, "no thread for a cast");
+                            tracing::error!(cast = %ticket.cast, %error, "cannot start cast thread");
                             job::release_ticket(self.fleet.as_ref(), &ticket).await;
                             return;
                         }
@@ -241,14 +248,15 @@ impl Node {
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::warn!(error = crate::chain(&error), "no cast can be taken");
+                    tracing::warn!(error = crate::chain(&error), "cannot claim cast");
                     return;
                 }
             }
         }
     }
 
-    /// Whether no other worker has more cores free: then this one keeps room for those that fit nowhere.
+    /// Returns whether no other worker has more free cores: then this one reserves room for casts that fit
+    /// nowhere.
     async fn has_most_free_cores(&self) -> bool {
         let free = |cores: f64, used: f64| cores - used;
         let workers = self.fleet.workers().await;
@@ -258,17 +266,17 @@ impl Node {
         others.map(|(_, load)| free(load.cores, load.cores_used)).all(|other| other <= own)
     }
 
-    /// Ends casts that can be taken neither here nor anywhere else.
-    async fn fail_queued(&self, casts: Vec<CastId>, why: Option<String>) {
-        let Some(why) = why.filter(|_| !casts.is_empty()) else { return };
-        // Another one may be larger.
+    /// Fails queued casts that can never run on this machine, if there is no other worker.
+    async fn fail_queued(&self, casts: Vec<CastId>, reason: Option<String>) {
+        let Some(reason) = reason.filter(|_| !casts.is_empty()) else { return };
+        // The machine of another worker may be larger.
         if self.fleet.is_shared() {
             return;
         }
         for cast in casts {
-            tracing::warn!(%cast, why, "a cast can never be begun on this machine");
-            if let Err(error) = self.fleet.fail_queued(&cast, &why).await {
-                tracing::warn!(%cast, error = crate::chain(&error), "it is not ended either");
+            tracing::warn!(%cast, reason, "queued cast can never fit this machine");
+            if let Err(error) = self.fleet.fail_queued(&cast, &reason).await {
+                tracing::warn!(%cast, error = crate::chain(&error), "cannot fail queued cast");
             }
         }
     }

@@ -1,8 +1,8 @@
-//! One cast, one process: the supervisor starts `pagecast run-cast`, hands it the description, hears how it
-//! gets on, asks it to stop, and kills it if it does not. A crash in a codec takes one cast with it.
+//! One process for each cast: the supervisor starts `pagecast run-cast`, sends it the description, receives
+//! its events, asks it to stop, and kills it if it does not. A crash in a codec takes one cast with it.
 //!
-//! The two speak in lines of JSON: [`ProcessCommand`]s on the cast's standard input, [`WebhookMessage`]s on its standard
-//! output. When its input ends, the cast ends: nothing runs without somebody who watches it.
+//! Both sides exchange lines of JSON: [`ProcessCommand`]s on the cast's standard input, [`Message`]s on its
+//! standard output. When its input ends, the cast ends: nothing runs without a supervisor.
 
 mod cgroup;
 mod child_main;
@@ -34,125 +34,122 @@ use log_forwarder::LogForwarder;
 pub use pool::Pool;
 use supervisor::Supervisor;
 
-/// Longest line that either side takes.
+/// Longest line that either side accepts, in bytes: far above the largest description, which holds a style
+/// sheet and a script of 1 MiB each.
 const MAX_LINE_BYTES: u64 = 16 * 1024 * 1024;
-/// Messages that wait for the supervisor. Full: the cast waits.
+/// Messages queued for the supervisor: half a minute of progress and room status. When full, the cast waits.
 const MAX_QUEUED_MESSAGES: usize = 64;
-/// Changes that wait for the cast. Full: they are refused.
+/// Changes queued for the cast: more than a cast may have pushes. When full, changes are refused.
 const MAX_QUEUED_CHANGES: usize = 16;
-/// Time for a process to start a browser.
+/// Longest time for a process to start its browser, on a machine that starts many at once.
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often the supervisor looks whether it should stop.
+/// How often the supervisor checks for stop requests and silence.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Time for a cast that was asked to stop, beside that for storage: the index of a day's recording is moved
-/// to its front.
+/// Longest time for a cast to stop, uploads aside: the index of a recording of a day is moved to its front.
 const STOP_TIMEOUT: Duration = Duration::from_secs(600);
-/// How often the process of a cast reports that it runs.
+/// How often the process of a cast sends a heartbeat.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// A process that has reported nothing for so long hangs, and is killed. Ten heartbeats: on a machine with
-/// four times more work than cores, a thread that needs microseconds a second was never seen to wait for half
-/// as long.
+/// Longest silence of a process before it is killed as hanging. Ten heartbeats: on a machine with four times
+/// more work than cores, a thread that needs microseconds a second was never seen to wait for half as long.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a process that has nothing left to do to exit.
+/// Longest time for a process that has reported its outcome to exit: it has nothing left to do.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the supervisor wants.
+/// A command of the supervisor to the cast's process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum ProcessCommand {
     /// Start a browser and keep it ready for a cast like this one.
     WarmUp(Box<CastSpec>),
-    /// Run this; the moment is when the user asked for it.
+    /// Run this cast; the time is when the user requested it.
     Run(Box<CastSpec>, i64),
-    /// Finish and store what an earlier process recorded for it.
+    /// Finish and upload what an earlier process recorded for this cast.
     Finish(Box<CastSpec>),
-    /// Change something about the one that runs.
+    /// Apply this change to the running cast.
     Change(Change),
-    /// End it.
+    /// Stop the cast.
     Stop,
-    /// When the orders end, go at once: somebody will go on.
+    /// Exit at once when the commands end: another process will resume the cast.
     ExitOnDisconnect,
 }
 
-/// What the cast says.
+/// A message of the cast's process to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Message {
     /// The browser is ready.
     BrowserReady,
-    /// The process runs. Sent every [`HEARTBEAT_INTERVAL`]; `idle_ms` is how long ago its main loop last
-    /// turned.
-    Heartbeat {
-        idle_ms: u64,
-    },
+    /// The process runs. Sent every [`HEARTBEAT_INTERVAL`]; `idle_ms` is the time since the last turn of its
+    /// main loop.
+    Heartbeat { idle_ms: u64 },
+    /// Something happened to the cast.
     Event(CastEvent),
-    /// The last message.
+    /// The cast is over: the last message.
     Done(Box<Outcome>),
 }
 
-/// What became of a cast.
+/// The result of a cast.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
-    /// What was recorded, if anything was.
+    /// Report of the cast, if it got as far as its outputs.
     pub report: Option<Report>,
-    /// Why the cast ended too early, if it did.
+    /// Why the cast failed, if it did.
     pub failure: Option<FailureInfo>,
 }
 
-/// Why a cast ended too early.
+/// Why a cast failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureInfo {
     /// What kind of thing failed.
     pub kind: FailureKind,
-    /// For people: what was tried and why it failed.
+    /// What was tried and why it failed, for people.
     pub message: String,
-    /// Why the page could not be loaded, if that is what failed. Whoever asked is told in its own words what
-    /// to do.
+    /// Why the page could not be loaded, if that is the failure. Each front end adds its own advice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<LoadError>,
 }
 
 impl FailureInfo {
-    /// For this reason.
+    /// A failure with this message and no load error.
     #[must_use]
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), cause: None }
     }
 }
 
-/// Why a cast's process cannot be had.
+/// Why a process for a cast is not available.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It cannot be started.
+    /// The process could not be started.
     #[error("cannot start a process for the cast")]
     Start(#[source] std::io::Error),
-    /// It ended before it was asked anything.
+    /// The process ended before it was given a cast.
     #[error("the cast's process ended before the cast began ({0})")]
     Ended(String),
 }
 
-/// Changes a cast that runs, or will.
+/// Sends changes to a cast that runs or is about to.
 #[derive(Debug, Clone)]
 pub struct ChangeSender(SyncSender<Change>);
 
 impl ChangeSender {
-    /// Hands on a change; news tell what came of it. False if the cast is over, or has too many to make
-    /// already.
+    /// Queues a change, whose result comes as an event. Returns false if the cast is over or the queue is
+    /// full.
     #[must_use]
     pub fn send(&self, change: Change) -> bool {
         self.0.try_send(change).is_ok()
     }
 }
 
-/// What the thread that reads a process's messages knows of its life.
+/// When a process last sent something, shared with the thread that reads its messages.
 #[derive(Debug)]
 struct Liveness {
     /// Lines received so far.
     lines: AtomicU64,
-    /// When the last one was, on the clock of [`now`].
+    /// Time of the last line, on the clock of [`now`].
     last_line_at: AtomicI64,
-    /// How long the process's main loop had not turned by the last heartbeat, in milliseconds.
+    /// Time since the last turn of the process's main loop, in milliseconds, by the last heartbeat.
     idle_ms: AtomicU64,
 }
 
@@ -181,7 +178,7 @@ impl Liveness {
     }
 }
 
-/// A process for one cast. Killed when dropped.
+/// The process of one cast. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     program: PathBuf,
@@ -193,75 +190,77 @@ pub struct Process {
     reader: Option<JoinHandle<()>>,
     cgroup: Option<Cgroup>,
     exit_on_disconnect: bool,
-    /// Where it is heard, if it does not write to our own standard error.
+    /// Forwards the process's log, unless it writes to our own standard error.
     log_forwarder: Option<LogForwarder>,
 }
 
 impl Process {
-    /// Starts a process that waits for its cast. The program is `pagecast`, which as a rule is the caller.
+    /// Starts a process that waits for its cast. The program is `pagecast`, usually the caller itself.
     ///
     /// # Errors
-    /// [`ErrorBody::Spawn`].
+    /// [`Error::Start`].
     pub fn start(program: &Path) -> Result<Self, Error> {
         Self::spawn(program, None)
     }
 
-    /// Starts one whose log goes into ours, line by line, rather than past it to standard error.
+    /// Starts a process whose log is forwarded into ours, line by line, instead of going to standard error.
     ///
     /// # Errors
-    /// [`ErrorBody::Spawn`].
+    /// [`Error::Start`].
     pub fn start_with_log(program: &Path) -> Result<Self, Error> {
         Self::spawn(program, Some(LogForwarder::default()))
     }
 
-    fn spawn(program: &Path, ear: Option<LogForwarder>) -> Result<Self, Error> {
-        let arguments: &[&str] = if ear.is_some() { &["run-cast", "--heard"] } else { &["run-cast"] };
-        let mut child = child::spawn_cast(program, arguments, ear.is_some()).map_err(Error::Start)?;
-        if let (Some(ear), Some(stderr)) = (&ear, child.stderr.take()) {
-            ear.spawn(stderr).map_err(Error::Start)?;
+    fn spawn(program: &Path, log_forwarder: Option<LogForwarder>) -> Result<Self, Error> {
+        let forwards_log = log_forwarder.is_some();
+        let arguments: &[&str] = if forwards_log { &["run-cast", "--forward-log"] } else { &["run-cast"] };
+        let mut child = child::spawn_cast(program, arguments, forwards_log).map_err(Error::Start)?;
+        if let (Some(forwarder), Some(stderr)) = (&log_forwarder, child.stderr.take()) {
+            forwarder.spawn(stderr).map_err(Error::Start)?;
         }
-        // Before it is told anything it starts nothing, so all that it starts is in the group.
+        // The process starts nothing before its first command, so everything it starts is in the group.
         let cgroup = Cgroup::enter(child.id());
         let missing = || Error::Start(std::io::ErrorKind::BrokenPipe.into());
-        let (orders, lines) = (child.stdin.take(), child.stdout.take().ok_or_else(missing)?);
-        if let Some(orders) = &orders {
-            // A process that hangs reads nothing, and must not make us wait.
-            let flags = fcntl_getfl(orders).map_err(|e| Error::Start(e.into()))?;
-            fcntl_setfl(orders, flags | OFlags::NONBLOCK).map_err(|e| Error::Start(e.into()))?;
+        let (commands, lines) = (child.stdin.take(), child.stdout.take().ok_or_else(missing)?);
+        if let Some(commands) = &commands {
+            // A process that hangs reads nothing, and must not block us.
+            let flags = fcntl_getfl(commands).map_err(|e| Error::Start(e.into()))?;
+            fcntl_setfl(commands, flags | OFlags::NONBLOCK).map_err(|e| Error::Start(e.into()))?;
         }
-        let (tell, messages) = sync_channel(MAX_QUEUED_MESSAGES);
-        let life_signs = Arc::new(Liveness::default());
+        let (message_sender, messages) = sync_channel(MAX_QUEUED_MESSAGES);
+        let liveness = Arc::new(Liveness::default());
         let reader = std::thread::Builder::new()
             .name("cast-messages".into())
             .spawn({
-                let life_signs = Arc::clone(&life_signs);
-                move || read_messages(lines, &tell, &life_signs)
+                let liveness = Arc::clone(&liveness);
+                move || read_messages(lines, &message_sender, &liveness)
             })
             .map_err(Error::Start)?;
         let changes = sync_channel(MAX_QUEUED_CHANGES);
         Ok(Self {
             program: program.to_owned(),
             child,
-            commands: orders,
+            commands,
             messages,
-            liveness: life_signs,
+            liveness,
             changes,
             reader: Some(reader),
             cgroup,
             exit_on_disconnect: false,
-            log_forwarder: ear,
+            log_forwarder,
         })
     }
 
-    /// Keeps the log of one that is [heard](Self::start_heard) beside its evidence, under the cast's name.
+    /// Also writes the log of a process [started with its log](Self::start_with_log) to a file beside the
+    /// cast's evidence.
     pub fn keep_log(&self, cast: &str, evidence: &Path) {
-        if let Some(ear) = &self.log_forwarder {
-            ear.open_file(cast, &log_forwarder::log_path(evidence));
+        if let Some(forwarder) = &self.log_forwarder {
+            forwarder.open_file(cast, &log_forwarder::log_path(evidence));
         }
     }
 
-    /// When its supervisor dies, the cast goes at once, as it would if it were killed, rather than to finish
-    /// and store its recording: for supervisors that will be there again, and go on with it.
+    /// Makes the cast exit at once when its supervisor dies, as if it were killed, instead of finishing and
+    /// uploading its recording: for supervisors that restart and resume the cast.
     #[must_use]
     pub fn exiting_on_disconnect(mut self) -> Self {
         self.set_exit_on_disconnect();
@@ -273,15 +272,15 @@ impl Process {
         self.send_command(&ProcessCommand::ExitOnDisconnect);
     }
 
-    /// Finishes and stores what an earlier process recorded for this cast.
-    pub fn finish(self, spec: &CastSpec, stop: &StopToken, tell: impl FnMut(CastEvent)) -> Outcome {
-        Supervisor::new(spec, now(), stop, tell).finish(self)
+    /// Finishes and uploads what an earlier process recorded for this cast.
+    pub fn finish(self, spec: &CastSpec, stop: &StopToken, on_event: impl FnMut(CastEvent)) -> Outcome {
+        Supervisor::new(spec, now(), stop, on_event).finish(self)
     }
 
     /// Starts a browser for a cast like this one, and waits until it is ready.
     ///
     /// # Errors
-    /// [`ErrorBody::FinishedOutputs`] if it cannot be.
+    /// [`Error::Ended`] if the browser could not be started in time.
     pub fn warm_up(&mut self, spec: &CastSpec) -> Result<(), Error> {
         self.send_command(&ProcessCommand::WarmUp(Box::new(spec.clone())));
         match self.messages.recv_timeout(WARM_UP_TIMEOUT) {
@@ -290,28 +289,28 @@ impl Process {
         }
     }
 
-    /// Where changes can be ordered while the cast runs, by another thread.
+    /// Returns a sender of changes, for another thread to use while the cast runs.
     #[must_use]
     pub fn change_sender(&self) -> ChangeSender {
         ChangeSender(self.changes.0.clone())
     }
 
-    /// Runs the cast until it is over or `stop` asks for it. `started` is when the user asked for it.
+    /// Runs the cast until it ends or `stop` requests it. `started` is when the user requested the cast.
     pub fn run(
         self,
         spec: &CastSpec,
         started: HostTime,
         stop: &StopToken,
-        tell: impl FnMut(CastEvent),
+        on_event: impl FnMut(CastEvent),
     ) -> Outcome {
-        Supervisor::new(spec, started, stop, tell).run(self)
+        Supervisor::new(spec, started, stop, on_event).run(self)
     }
 
-    /// Starts the program anew, in place of the process that is gone. False if that is not possible.
+    /// Replaces the dead process by a new one; returns false if that fails.
     fn restart(&mut self) -> bool {
         match Self::spawn(&self.program, self.log_forwarder.clone()) {
             Ok(mut next) => {
-                // Whoever orders changes knows nothing of it.
+                // The senders of changes are not aware of the restart.
                 std::mem::swap(&mut next.changes, &mut self.changes);
                 if self.exit_on_disconnect {
                     next.set_exit_on_disconnect();
@@ -320,30 +319,31 @@ impl Process {
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, "no process goes on with the cast");
+                tracing::error!(%error, "cannot restart cast process");
                 false
             }
         }
     }
 
-    /// Whether it has neither ended nor stopped to report.
+    /// Returns whether the process still runs and has sent something recently.
     fn is_alive(&self) -> bool {
         !child::has_exited(&self.child) && self.liveness.is_recent()
     }
 
-    fn send_command(&mut self, order: &ProcessCommand) {
-        let Ok(mut line) = serde_json::to_vec(order) else { return };
+    fn send_command(&mut self, command: &ProcessCommand) {
+        let Ok(mut line) = serde_json::to_vec(command) else { return };
         line.push(b'\n');
-        let Some(orders) = &mut self.commands else { return };
-        // A process that is gone is seen by the end of its messages.
-        if write_within(orders, &line, HEARTBEAT_TIMEOUT).is_err_and(|e| e.kind() == io::ErrorKind::TimedOut)
+        let Some(commands) = &mut self.commands else { return };
+        // That a process is gone shows at the end of its messages.
+        if write_within(commands, &line, HEARTBEAT_TIMEOUT)
+            .is_err_and(|e| e.kind() == io::ErrorKind::TimedOut)
         {
-            tracing::warn!("the cast's process takes no orders: it is killed");
+            tracing::warn!("cast process does not read commands, killing it");
             self.kill();
         }
     }
 
-    /// The process has nothing left to do: it ends, or is killed.
+    /// Waits for the process, which has nothing left to do, to exit, and kills it if it does not.
     fn wait_for_exit(&mut self) {
         self.commands = None;
         let deadline = Instant::now() + EXIT_TIMEOUT;
@@ -353,7 +353,7 @@ impl Process {
         self.kill_and_wait();
     }
 
-    /// The process is gone, or must be. Its status.
+    /// Kills the process if it still runs; returns its exit status.
     fn kill_and_wait(&mut self) -> String {
         self.kill();
         self.child.wait().map_or_else(|e| e.to_string(), |status: ExitStatus| status.to_string())
@@ -361,7 +361,7 @@ impl Process {
 
     fn kill(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // Fails when all of them are gone already.
+            // Fails if all processes of the group are gone already.
             let _gone = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         }
     }
@@ -371,19 +371,19 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if let Err(error) = self.child.wait() {
-            tracing::warn!(%error, "cannot tell whether the cast's process has ended");
+            tracing::warn!(%error, "waiting for cast process failed");
         }
-        // A reader with more to say than there is room for must see that nobody listens.
+        // A reader blocked on the full queue must see that the receiver is gone.
         self.messages = sync_channel(0).1;
         if let Some(reader) = self.reader.take()
             && reader.join().is_err()
         {
-            tracing::error!("the thread cast-messages panicked");
+            tracing::error!("cast-messages thread panicked");
         }
     }
 }
 
-/// Writes all of it to a pipe that does not block, waiting for its reader no longer than `timeout` at a time.
+/// Writes all bytes to a non-blocking pipe, waiting for its reader up to `timeout` at a time.
 fn write_within(mut pipe: &ChildStdin, mut bytes: &[u8], timeout: Duration) -> io::Result<()> {
     while !bytes.is_empty() {
         match pipe.write(bytes) {
@@ -405,51 +405,51 @@ fn write_within(mut pipe: &ChildStdin, mut bytes: &[u8], timeout: Duration) -> i
     Ok(())
 }
 
-/// Reads messages until the process ends or says nonsense.
-fn read_messages(lines: impl Read, tell: &SyncSender<Message>, life_signs: &Liveness) {
+/// Reads messages until the process ends, its output is malformed, or the receiver is gone.
+fn read_messages(lines: impl Read, messages: &SyncSender<Message>, liveness: &Liveness) {
     let mut lines = BufReader::new(lines);
     while let Some(line) = next_line(&mut lines) {
-        life_signs.record_line();
+        liveness.record_line();
         match serde_json::from_slice(&line) {
-            // These are never waited with: a supervisor that is busy must not take its casts for dead.
-            Ok(Message::Heartbeat { idle_ms }) => life_signs.idle_ms.store(idle_ms, Ordering::Relaxed),
-            // Nobody listens any more.
+            // Heartbeats bypass the queue: a busy supervisor must not take its casts for dead.
+            Ok(Message::Heartbeat { idle_ms }) => liveness.idle_ms.store(idle_ms, Ordering::Relaxed),
             Ok(message) => {
-                if tell.send(message).is_err() {
+                // The supervisor dropped the process.
+                if messages.send(message).is_err() {
                     return;
                 }
             }
-            Err(error) => tracing::warn!(%error, "the cast's process said something else"),
+            Err(error) => tracing::error!(%error, "malformed message from cast process"),
         }
     }
 }
 
-/// The next line; `None` at the end, or when it is too long.
+/// Reads the next line; `None` at the end, or if the line is too long.
 fn next_line(lines: &mut impl BufRead) -> Option<Vec<u8>> {
     let mut line = Vec::new();
     let read = lines.take(MAX_LINE_BYTES).read_until(b'\n', &mut line).ok()?;
     (read > 0 && line.pop() == Some(b'\n')).then_some(line)
 }
 
-/// Casts that are started from now on run their browsers as users of this range, one for each cast, if we are
-/// root. Said once; without it, they take what the environment names or the usual range.
+/// Sets the range of user ids for the browsers of casts started from now on, one id for each cast, if we are
+/// root. Call once at most; the default is what the environment names, or the usual range.
 pub fn use_browser_uids(first: u32, last: u32) {
     child::set_browser_uid_range(first, last);
 }
 
-/// Hides a folder, the service's data, from the browsers of all casts that are started from now on.
+/// Hides a folder, the service's data, from the browsers of all casts started from now on.
 pub fn hide_from_browsers(folder: &Path) {
     child::set_private_folder(folder);
 }
 
-/// Removes what casts left behind whose processes were all killed at once. Call when a supervisor starts.
+/// Removes what casts left whose processes were all killed at once. Call when a supervisor starts.
 pub fn remove_leftovers() {
     for folder in child::remove_stale_run_folders(Path::new(&std::env::temp_dir())) {
-        tracing::info!(folder = %folder.display(), "removed what an earlier cast left behind");
+        tracing::info!(folder = %folder.display(), "removed leftover folder of an earlier cast");
     }
 }
 
-/// The clock that `started` is read on.
+/// Returns the time on the clock of `started` in [`Process::run`].
 #[must_use]
 pub fn now() -> HostTime {
     clock::now()

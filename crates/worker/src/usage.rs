@@ -1,38 +1,39 @@
-//! What a cast costs: CPU time and memory, from `/proc`.
+//! CPU time and memory of a cast, from `/proc`, and how much of the disk its browser may use.
 
 use std::fs;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Processes of one browser that are looked at; a page with more frames than that is counted too low.
+/// Most processes counted of one browser, so that a measurement stays short; a page with more frames is
+/// counted too low.
 const MAX_PROCESSES: usize = 512;
 
-/// Free space of the disk below which browsers are cut: then the most that any of them may have is
-/// [`SCARCE_DISK_BYTES`].
+/// Free disk space below which the limit of browsers shrinks to [`SCARCE_DISK_BYTES`], in bytes. A gigabyte
+/// holds half an hour of a recording at 4 Mbit/s.
 const LOW_DISK_BYTES: u64 = 1 << 30;
-/// What a browser may have of a disk that is nearly full. Ordinary pages need a tenth of it.
+/// Limit of a browser on a disk that is nearly full, in bytes. Ordinary pages need a tenth of it.
 const SCARCE_DISK_BYTES: u64 = 256 << 20;
 
-/// What a browser may have of the disk when so much of it is free: its limit, or less when the recordings
-/// would suffer.
+/// Returns how many bytes a browser may have on a disk with so much free: its limit, or less to leave room
+/// for recordings.
 pub(crate) fn allowed_disk_bytes(limit_bytes: u64, free_bytes: u64) -> u64 {
     if free_bytes < LOW_DISK_BYTES { limit_bytes.min(SCARCE_DISK_BYTES) } else { limit_bytes }
 }
 
-/// CPU seconds and bytes of the browser's processes.
+/// CPU time and memory of a browser's processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct BrowserUsage {
     pub(crate) cpu_seconds: f64,
     pub(crate) rss_bytes: u64,
 }
 
-/// The process and all that descend from it. Memory that they share is counted once, as far as `/proc` tells
-/// it apart.
+/// Measures a process and its descendants. Shared memory is counted once, as far as `/proc` shows that it is
+/// shared.
 pub(crate) fn browser_usage(root: u32) -> BrowserUsage {
     let (mut ticks, mut private, mut largest_file_map) = (0, 0, 0);
     for pid in process_tree(root) {
-        // Children that ended are counted by the parent that waited for them.
+        // A child that ended is counted by the parent that waited for it.
         ticks += sum_stat_fields(&format!("/proc/{pid}/stat"), &[14, 15, 16, 17]);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         private += status_kib(&status, "RssAnon:") + status_kib(&status, "RssShmem:");
@@ -41,7 +42,8 @@ pub(crate) fn browser_usage(root: u32) -> BrowserUsage {
     BrowserUsage { cpu_seconds: ticks_to_seconds(ticks), rss_bytes: (private + largest_file_map) * 1024 }
 }
 
-/// Whether the browser's pages run confined: system calls filtered, and no way to gain privileges.
+/// Returns whether the browser's renderers are confined: system calls filtered, and no way to gain
+/// privileges.
 pub(crate) fn is_sandboxed(root: u32) -> bool {
     let is_page = |pid: &u32| {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -49,14 +51,14 @@ pub(crate) fn is_sandboxed(root: u32) -> bool {
     };
     let confined = |pid: u32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let says = |line: &str| status.lines().any(|l| l == line);
-        says("Seccomp:\t2") && says("NoNewPrivs:\t1")
+        let has = |line: &str| status.lines().any(|l| l == line);
+        has("Seccomp:\t2") && has("NoNewPrivs:\t1")
     };
     let pages: Vec<u32> = process_tree(root).into_iter().filter(is_page).collect();
     !pages.is_empty() && pages.into_iter().all(confined)
 }
 
-/// CPU seconds of our threads of this name.
+/// Returns the CPU seconds of this process's threads of this name.
 pub(crate) fn thread_cpu_seconds(name: &str) -> f64 {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else { return 0.0 };
     let mut ticks = 0;
@@ -69,32 +71,32 @@ pub(crate) fn thread_cpu_seconds(name: &str) -> f64 {
     ticks_to_seconds(ticks)
 }
 
-/// CPU time of this process.
+/// Returns the CPU time of this process.
 pub(crate) fn own_cpu() -> Duration {
     let t = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
 }
 
-/// The most memory that this process ever had.
+/// Returns the peak resident memory of this process, in bytes.
 pub(crate) fn own_peak_rss_bytes() -> u64 {
     status_kib(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmHWM:") * 1024
 }
 
-/// The memory that this process has.
+/// Returns the resident memory of this process, in bytes.
 pub(crate) fn own_rss_bytes() -> u64 {
     status_kib(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS:") * 1024
 }
 
-/// Sum of fields of a `stat` file, numbered as in proc(5).
+/// Returns the sum of these fields of a `stat` file, numbered as in proc(5).
 fn sum_stat_fields(path: &str, numbers: &[usize]) -> u64 {
     let stat = fs::read_to_string(path).unwrap_or_default();
-    // The name (field 2) may hold anything, but no field after it holds a parenthesis.
+    // The command name (field 2) may contain anything; no field after it contains a parenthesis.
     let Some((_, rest)) = stat.rsplit_once(')') else { return 0 };
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     numbers.iter().filter_map(|n| fields.get(n - 3)?.parse::<u64>().ok()).sum()
 }
 
-/// A process and all that descend from it.
+/// Lists a process and its descendants.
 fn process_tree(root: u32) -> Vec<u32> {
     let mut all = vec![root];
     let mut next = 0;
@@ -128,21 +130,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn browsers_are_cut_before_the_disk_is_full() {
+    fn browsers_get_less_before_the_disk_is_full() {
         assert_eq!(allowed_disk_bytes(4 << 30, LOW_DISK_BYTES), 4 << 30);
         assert_eq!(allowed_disk_bytes(4 << 30, LOW_DISK_BYTES - 1), SCARCE_DISK_BYTES);
         assert_eq!(allowed_disk_bytes(1 << 20, 0), 1 << 20);
     }
 
     #[test]
-    fn sees_itself() {
+    fn its_own_usage_is_measured() {
         let start = std::time::Instant::now();
         while start.elapsed() < Duration::from_millis(50) {
             std::hint::black_box(fs::read_to_string("/proc/self/stat").unwrap());
         }
-        let me = browser_usage(std::process::id());
-        assert!(me.cpu_seconds > 0.0 && me.rss_bytes > 100_000, "{me:?}");
-        assert!(own_peak_rss_bytes() >= me.rss_bytes / 4);
+        let own = browser_usage(std::process::id());
+        assert!(own.cpu_seconds > 0.0 && own.rss_bytes > 100_000, "{own:?}");
+        assert!(own_peak_rss_bytes() >= own.rss_bytes / 4);
         assert!(own_cpu() > Duration::from_millis(10));
     }
 }

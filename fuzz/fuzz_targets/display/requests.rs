@@ -1,4 +1,4 @@
-//! Requests of the protocols that the display speaks, made up from bytes.
+//! Requests of the display's protocols, generated from bytes.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -9,9 +9,9 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 use crate::wire::{Event, Wire};
 
-/// Bytes of a buffer that covers the screen.
-const SCREENFUL: u64 = 320 * 160 * 4;
-/// Numbers that mean something somewhere.
+/// Size of a buffer that covers the screen, in bytes.
+const SCREEN_BYTES: u64 = 320 * 160 * 4;
+/// Numbers that have a meaning in some request, and limits.
 const NUMBERS: [i32; 24] = [
     0,
     1,
@@ -39,8 +39,8 @@ const NUMBERS: [i32; 24] = [
     5120,
 ];
 
-/// Requests by interface, in the order of their opcodes, with their arguments: `i` a number, `s` a string, `h` a file, `n=` a
-/// new object, `o=` an object, `?=` an object or none.
+/// Requests by interface, in the order of their opcodes, with their arguments: `i` a number, `s` a string,
+/// `h` a file, `n=` a new object, `o=` an object, `?=` an object or none.
 const INTERFACES: &[(&str, &[&str])] = &[
     ("wl_display", &["n=wl_callback", "n=wl_registry"]),
     ("wl_compositor", &["n=wl_surface", "n=wl_region"]),
@@ -104,7 +104,7 @@ const INTERFACES: &[(&str, &[&str])] = &[
     ("wl_output", &[""]),
 ];
 
-/// A client and the objects it has.
+/// A client and its objects.
 pub(crate) struct Client {
     wire: Wire,
     next_id: u32,
@@ -112,8 +112,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects and binds everything that is announced.
-    pub(crate) fn connect(socket: &Path, patience: Duration) -> Self {
+    /// Connects and binds all announced globals.
+    pub(crate) fn connect(socket: &Path, timeout: Duration) -> Self {
         let mut client = Self {
             wire: Wire::connect(socket),
             next_id: 2,
@@ -125,11 +125,11 @@ impl Client {
         client.wire.sync(sync);
         client.wire.flush();
         let mut globals = Vec::new();
-        'heard: for _ in 0..patience.as_millis() / 20 {
-            client.wire.listen();
+        'receive: for _ in 0..timeout.as_millis() / 20 {
+            client.wire.read();
             for event in client.wire.events() {
                 if event.object == sync {
-                    break 'heard;
+                    break 'receive;
                 }
                 globals.push(event);
             }
@@ -143,7 +143,7 @@ impl Client {
     fn bind(&mut self, registry: u32, global: &Event) {
         let word = |at: usize| global.arguments.get(at..at + 4).unwrap_or_default();
         let length = u32::from_ne_bytes(word(4).try_into().unwrap_or_default()) as usize;
-        // Name, then the interface as length, text with a final zero, padding, then the version.
+        // Name; interface as length, text with a final zero and padding; version.
         let text = &global.arguments[8..8 + length - 1];
         let Some(interface) = INTERFACES.iter().map(|(name, _)| *name).find(|name| name.as_bytes() == text)
         else {
@@ -161,7 +161,7 @@ impl Client {
         id
     }
 
-    /// Makes a request of some of the bytes; false once the display has hung up.
+    /// Sends a request made of some of the bytes. False if the display has closed the connection.
     pub(crate) fn step(&mut self, bytes: &mut &[u8]) -> bool {
         match take(bytes) {
             255 => {
@@ -172,7 +172,7 @@ impl Client {
             }
             254 => {
                 self.wire.flush();
-                self.wire.listen();
+                self.wire.read();
                 self.wire.events().for_each(drop);
             }
             pick => {
@@ -218,22 +218,23 @@ impl Client {
         arguments
     }
 
-    /// An object of an interface, the latest by preference; now and then one that is of no such kind.
+    /// An object of an interface, mostly a recent one; sometimes one of another interface.
     fn object(&self, interface: &str, pick: u8) -> u32 {
         let known = self.objects.get(interface).map(Vec::as_slice).unwrap_or_default();
         match (pick, known.len()) {
-            // Not the registry, object 2: a bind without a name makes the Wayland library panic, which ends the cast.
+            // Not the registry, object 2: `bind` without a name makes the Wayland library panic, which ends
+            // the cast.
             (250.., _) | (_, 0) if u32::from(pick) % self.next_id != 2 => u32::from(pick) % self.next_id,
             (_, 0) => 1,
             (_, count) => known[count - 1 - usize::from(pick) % count],
         }
     }
 
-    /// Hears how it was taken, and goes.
-    pub(crate) fn leave(mut self, farewell: Duration) {
+    /// Waits for the last responses and disconnects.
+    pub(crate) fn disconnect(mut self, timeout: Duration) {
         let sync = self.wire.sync(self.next_id);
         self.wire.flush();
-        self.wire.wait_for(sync, farewell);
+        self.wire.wait_for(sync, timeout);
     }
 }
 
@@ -251,14 +252,14 @@ fn number(bytes: &mut &[u8]) -> u32 {
     u32::from_ne_bytes(value.to_ne_bytes())
 }
 
-/// A file to share: for a whole screen as a rule, sometimes too short for what is said of it.
+/// A file to share: mostly of the size of the screen, sometimes too short.
 fn memory(pick: u8) -> OwnedFd {
     let file = memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("memory for a file");
     let length = match pick {
-        0..200 => SCREENFUL,
+        0..200 => SCREEN_BYTES,
         200..220 => 0,
         220..240 => 4096,
-        _ => 64 * SCREENFUL,
+        _ => 64 * SCREEN_BYTES,
     };
     ftruncate(&file, length).expect("a file takes any length");
     file

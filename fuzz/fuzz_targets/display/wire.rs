@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-/// A connection: what is to be sent, and what was heard.
+/// A connection with its output and input buffers.
 pub(crate) struct Wire {
     stream: UnixStream,
     out: Vec<u8>,
     fds: Vec<OwnedFd>,
-    heard: Vec<u8>,
-    /// The display hung up.
+    received: Vec<u8>,
+    /// Whether the display has closed the connection.
     pub(crate) closed: bool,
 }
 
-/// What the display told: object, opcode, arguments.
+/// An event of the display: object, opcode, arguments.
 pub(crate) struct Event {
     pub(crate) object: u32,
     pub(crate) opcode: u32,
@@ -30,7 +30,7 @@ impl Wire {
         let stream = UnixStream::connect(socket).expect("the display listens");
         stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a time is set");
         stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a time is set");
-        Self { stream, out: Vec::new(), fds: Vec::new(), heard: Vec::new(), closed: false }
+        Self { stream, out: Vec::new(), fds: Vec::new(), received: Vec::new(), closed: false }
     }
 
     /// Adds a request.
@@ -41,23 +41,23 @@ impl Wire {
         self.out.extend(arguments);
     }
 
-    /// Adds bytes as they are.
+    /// Adds raw bytes.
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.out.extend(bytes);
     }
 
-    /// Adds a descriptor, which travels with the next bytes.
+    /// Adds a file descriptor, which is sent with the next bytes.
     pub(crate) fn fd(&mut self, fd: OwnedFd) {
         self.fds.push(fd);
     }
 
-    /// Asks for a sign that everything before was dealt with: the object that gives it.
+    /// Adds `wl_display.sync`, and returns the object of its callback.
     pub(crate) fn sync(&mut self, id: u32) -> u32 {
         self.request(1, 0, &id.to_ne_bytes());
         id
     }
 
-    /// Sends everything.
+    /// Sends all requests.
     pub(crate) fn flush(&mut self) {
         let mut at = 0;
         while at < self.out.len() && !self.closed {
@@ -78,41 +78,41 @@ impl Wire {
         self.out.clear();
     }
 
-    /// Listens until `object` said something; false if the display hangs up or says nothing for so long.
-    pub(crate) fn wait_for(&mut self, object: u32, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+    /// Waits for an event of `object`. False if the display closes the connection, or after `timeout`.
+    pub(crate) fn wait_for(&mut self, object: u32, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
         while !self.closed && Instant::now() < deadline {
             if self.events().any(|event| event.object == object) {
                 return true;
             }
-            self.listen();
+            self.read();
         }
         false
     }
 
-    /// Takes what was heard.
+    /// Takes the received events.
     pub(crate) fn events(&mut self) -> impl Iterator<Item = Event> + '_ {
         std::iter::from_fn(|| {
             let word = |at: usize| -> Option<u32> {
-                let bytes = self.heard.get(at..at + 4)?;
+                let bytes = self.received.get(at..at + 4)?;
                 Some(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
             };
             let (object, second) = (word(0)?, word(4)?);
             let size = (second >> 16) as usize;
             assert!(size >= 8, "the display wrote an event of {size} bytes");
-            let event = self.heard.get(..size)?;
+            let event = self.received.get(..size)?;
             let event = Event { object, opcode: second & 0xffff, arguments: event[8..].to_vec() };
-            self.heard.drain(..size);
+            self.received.drain(..size);
             Some(event)
         })
     }
 
-    /// Reads what is there.
-    pub(crate) fn listen(&mut self) {
+    /// Reads from the connection.
+    pub(crate) fn read(&mut self) {
         let mut bytes = [0; 4096];
         match self.stream.read(&mut bytes) {
             Ok(0) => self.closed = true,
-            Ok(count) => self.heard.extend(&bytes[..count]),
+            Ok(count) => self.received.extend(&bytes[..count]),
             Err(e)
                 if matches!(
                     e.kind(),

@@ -1,32 +1,53 @@
-//! From hits to steps: two in a row reload the page, two in a row after that move it, whatever was seen in
-//! between. Only [`STABLE_AFTER`] without a hit forgets the reload. A crash moves the page at once.
+//! Escalation of failed health checks: two failures in a row reload the page, and two more in a row move it
+//! to a fresh browser. Only [`STABLE_AFTER`] without a failure forgets the reload. A failed crash check moves
+//! the page at once.
+//!
+//! Sans-IO like the cast's state machine, but each input has at most one output, which [`Escalation::handle`]
+//! returns.
 
 use std::time::Duration;
 
 use super::{HealthCheck, STABLE_AFTER};
 use crate::time::HostTime;
 
-/// Hits in a row that lead to a step.
+/// Number of consecutive failures that lead to a recovery action: one failure may be a page that happens to
+/// rest.
 const FAILURE_THRESHOLD: u32 = 2;
 
-/// What a look leads to.
+/// Input of an [`Escalation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RecoveryAction {
-    None,
+pub(super) enum Input {
+    /// The page is live: run the check at this interval from now on; `None` turns it off.
+    Start { interval: Option<Duration> },
+    /// The page is being loaded: run no check until the next start. A new browser also forgets the last
+    /// reload.
+    Pause { new_browser: bool },
+    /// Result of a check that [`Output::RunCheck`] requested.
+    CheckResult { failed: bool },
+    /// Time has passed; see [`Escalation::deadline`].
+    Timeout,
+}
+
+/// Output of an [`Escalation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// Run the check.
+    RunCheck,
+    /// Reload the page.
     Reload,
+    /// Move the page to a fresh browser.
     Move,
 }
 
-/// The looks for one kind of trouble.
+/// Schedule and failure history of one health check.
 #[derive(Debug)]
 pub(super) struct Escalation {
     check: HealthCheck,
     interval: Duration,
     next_check: Option<HostTime>,
-    /// Hits in a row, up to the last look.
+    /// Failures in a row, up to the last check.
     consecutive_failures: u32,
-    /// When the page was reloaded or the last hit after that came; `None` if it was not reloaded in this
-    /// browser.
+    /// Time of the last reload, or of the last failure after it; `None` if this browser was not reloaded.
     last_reload_or_failure: Option<HostTime>,
 }
 
@@ -41,54 +62,55 @@ impl Escalation {
         }
     }
 
-    /// Looks from now on, every `interval`.
-    pub(super) fn start(&mut self, now: HostTime, interval: Option<Duration>) {
-        self.interval = interval.unwrap_or_default();
-        self.next_check = interval.map(|interval| now + interval);
-    }
-
-    /// Looks no more until it begins again, with all forgotten if the browser is another one.
-    pub(super) fn pause(&mut self, forget: bool) {
-        (self.next_check, self.consecutive_failures) = (None, 0);
-        if forget {
-            self.last_reload_or_failure = None;
+    /// Processes an input at time `now`, and returns what the caller has to do.
+    pub(super) fn handle(&mut self, now: HostTime, input: Input) -> Option<Output> {
+        match input {
+            Input::Start { interval } => {
+                self.interval = interval.unwrap_or_default();
+                self.next_check = interval.map(|interval| now + interval);
+                None
+            }
+            Input::Pause { new_browser } => {
+                (self.next_check, self.consecutive_failures) = (None, 0);
+                if new_browser {
+                    self.last_reload_or_failure = None;
+                }
+                None
+            }
+            Input::CheckResult { failed } => self.handle_result(now, failed),
+            Input::Timeout => {
+                self.next_check.filter(|at| *at <= now)?;
+                // Counted from now, so that a late check is not followed by another at once.
+                self.next_check = Some(now + self.interval);
+                Some(Output::RunCheck)
+            }
         }
     }
 
-    pub(super) fn next_check(&self) -> Option<HostTime> {
+    /// Latest time to hand in [`Input::Timeout`]; `None` while the check is paused or off.
+    pub(super) fn deadline(&self) -> Option<HostTime> {
         self.next_check
     }
 
-    /// Whether a look is due; the next one then is an interval from now, however late this one comes.
-    pub(super) fn take_due_check(&mut self, now: HostTime) -> bool {
-        let due = self.next_check.is_some_and(|at| at <= now);
-        if due {
-            self.next_check = Some(now + self.interval);
-        }
-        due
-    }
-
-    pub(super) fn handle_result(&mut self, now: HostTime, hit: bool) -> RecoveryAction {
-        if self.next_check.is_none() {
-            return RecoveryAction::None;
-        }
+    fn handle_result(&mut self, now: HostTime, failed: bool) -> Option<Output> {
+        self.next_check?;
         self.last_reload_or_failure =
             self.last_reload_or_failure.filter(|since| now.since(*since) < STABLE_AFTER);
-        if !hit {
+        if !failed {
             self.consecutive_failures = 0;
-            return RecoveryAction::None;
+            return None;
         }
         self.consecutive_failures += 1;
         let was_reloaded = self.last_reload_or_failure.is_some();
         self.last_reload_or_failure = self.last_reload_or_failure.map(|_| now);
         match (self.check, self.consecutive_failures) {
-            (HealthCheck::Crash, _) => RecoveryAction::Move,
-            (_, FAILURE_THRESHOLD..) if was_reloaded => RecoveryAction::Move,
+            (HealthCheck::Crash, _) => Some(Output::Move),
+            (_, FAILURE_THRESHOLD..) if was_reloaded => Some(Output::Move),
             (_, FAILURE_THRESHOLD..) => {
                 self.last_reload_or_failure = Some(now);
-                RecoveryAction::Reload
+                Some(Output::Reload)
             }
-            _ => RecoveryAction::None,
+            _ => None,
         }
     }
 }

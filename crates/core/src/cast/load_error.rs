@@ -1,59 +1,59 @@
-//! Why a page could not be loaded, for front ends to word.
+//! Error of a page load, as data: each front end words it for its own users.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a page could not be loaded. It names no flag and no parameter: the command line, each API and the log
-/// have their own words for it.
+/// Reason why a page could not be loaded. It names no flag or parameter, because the command line, the APIs
+/// and the log word it differently.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The host's name has no address.
+    /// The host name does not resolve to an address.
     NameNotFound,
     /// Nothing listens on the port.
     ConnectionRefused,
-    /// The server closed the connection before it had answered.
+    /// The server closed the connection before it answered.
     ConnectionReset,
     /// The host, its name server or the server did not answer in time.
     TimedOut,
-    /// There is no way to the host's network.
+    /// There is no route to the host.
     Unreachable,
-    /// The server answered with an error.
+    /// The server answered with an error status.
     HttpStatus {
-        /// 400 to 599.
+        /// HTTP status, 400 to 599.
         status: u16,
     },
     /// The server's certificate is not trusted.
     Certificate {
-        /// The browser's name for the reason, like `net::ERR_CERT_AUTHORITY_INVALID`.
+        /// Chromium's error code, like `net::ERR_CERT_AUTHORITY_INVALID`.
         code: String,
     },
-    /// The address is not public, and the cast's network does not allow it.
+    /// The address is not public, and the cast's network policy does not allow it.
     NotPublic {
-        /// What the name of the host meant.
+        /// Address that the host name resolved to.
         address: IpAddr,
-        /// The network rule that would allow it, like `localhost:3000`.
+        /// Network rule that would allow it, like `localhost:3000`.
         rule: String,
     },
-    /// The cast's network denies the address.
+    /// The cast's network policy denies the address.
     Denied {
-        /// What the name of the host meant.
+        /// Address that the host name resolved to.
         address: IpAddr,
-        /// The port.
+        /// Port of the address.
         port: u16,
     },
-    /// Something else.
+    /// Any other error.
     Other {
-        /// The browser's name for it, like `net::ERR_TOO_MANY_REDIRECTS`.
+        /// Chromium's error code, like `net::ERR_TOO_MANY_REDIRECTS`.
         code: String,
     },
 }
 
 impl LoadError {
-    /// Whether the same page may load a moment later: its server restarts, or its name is being published. A
-    /// first load that fails for such a reason is tried again.
+    /// Whether the same page may load a moment later, because its server restarts or its name is being
+    /// published. A first load that fails for such a reason is retried.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -67,7 +67,7 @@ impl LoadError {
         }
     }
 
-    /// A stable word for it, like `connection-refused`.
+    /// Stable identifier, as in JSON: `connection-refused`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -90,10 +90,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_pass_and_what_may_not() {
+    fn transient_errors_are_told_from_lasting_ones() {
         let code = || "net::ERR_X".to_owned();
         let address = IpAddr::from([10, 0, 0, 1]);
-        for (error, passes) in [
+        for (error, transient) in [
             (LoadError::NameNotFound, true),
             (LoadError::ConnectionRefused, true),
             (LoadError::ConnectionReset, true),
@@ -109,9 +109,9 @@ mod tests {
             (LoadError::Denied { address, port: 80 }, false),
             (LoadError::Other { code: code() }, false),
         ] {
-            assert_eq!(error.is_transient(), passes, "{error:?}");
+            assert_eq!(error.is_transient(), transient, "{error:?}");
             let json = serde_json::to_value(&error).unwrap();
-            assert_eq!(json["kind"], error.kind(), "the word is the one that is stored");
+            assert_eq!(json["kind"], error.kind(), "the identifier is the one that is stored");
             assert_eq!(serde_json::from_value::<LoadError>(json).unwrap(), error);
         }
     }

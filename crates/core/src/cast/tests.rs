@@ -1,4 +1,4 @@
-//! The life of casts by table, and its laws over any inputs.
+//! Scripted lives of casts, and invariants over arbitrary inputs.
 
 use proptest::prelude::*;
 
@@ -21,7 +21,7 @@ fn spec() -> CastSpec {
     }
 }
 
-/// A cast, its clock in seconds, and what it wants done.
+/// A state machine and its clock in seconds.
 struct Fixture {
     machine: StateMachine,
     now_s: u64,
@@ -48,7 +48,7 @@ impl Fixture {
         self.handle(Input::Timeout)
     }
 
-    /// Takes it to where the page is shown.
+    /// Drives the cast to [`State::Live`], with the page in the outputs.
     fn bring_live(mut self) -> Self {
         assert_eq!(self.handle(Input::Start), [Output::StartBrowser]);
         assert_eq!(self.handle(Input::Opened), []);
@@ -62,13 +62,13 @@ impl Fixture {
         assert_eq!(self.handle(Input::Ready), [Output::GoLive]);
     }
 
-    /// Waits for the looks and answers those for `check` with a hit, others with none; what follows the hit.
+    /// Waits for the next checks, fails `check` and passes the others, and returns the outputs that follow.
     fn fail_check(&mut self, check: HealthCheck) -> Vec<Output> {
-        let looks = self.advance(CHECK_INTERVAL_S);
-        assert_eq!(looks, HealthCheck::ALL.map(Output::RunCheck));
+        let due = self.advance(CHECK_INTERVAL_S);
+        assert_eq!(due, HealthCheck::ALL.map(Output::RunCheck));
         let mut outputs = Vec::new();
         for each in HealthCheck::ALL {
-            outputs.extend(self.handle(Input::CheckResult(each, each == check)));
+            outputs.extend(self.handle(Input::CheckResult { check: each, failed: each == check }));
         }
         outputs
     }
@@ -87,30 +87,30 @@ use HealthFault::{Blank, Crash, Freeze, StartTimeout, Unreachable};
 const MUTE_AND_RELOAD: [Output; 2] = [Output::MuteOutputs, Output::Reload];
 const MUTE_AND_START_BROWSER: [Output; 2] = [Output::MuteOutputs, Output::StartBrowser];
 
-fn fault_outputs(trouble: HealthFault, event: fn(HealthFault) -> Event, then: &[Output]) -> Vec<Output> {
-    let mut all = vec![Output::SaveEvidence(trouble), Output::Event(event(trouble))];
+fn fault_outputs(fault: HealthFault, event: fn(HealthFault) -> Event, then: &[Output]) -> Vec<Output> {
+    let mut all = vec![Output::SaveEvidence(fault), Output::Event(event(fault))];
     all.extend(then);
     all
 }
 
 #[test]
 fn two_failures_reload_and_two_more_move() {
-    for (check, trouble) in [(HealthCheck::Freeze, Freeze), (HealthCheck::Blank, Blank)] {
+    for (check, fault) in [(HealthCheck::Freeze, Freeze), (HealthCheck::Blank, Blank)] {
         let mut cast = cast(|_| {}).bring_live();
-        assert_eq!(cast.fail_check(check), [Output::SaveEvidence(trouble)]);
-        assert_eq!(cast.fail_check(check), fault_outputs(trouble, Event::Reloaded, &MUTE_AND_RELOAD));
+        assert_eq!(cast.fail_check(check), [Output::SaveEvidence(fault)]);
+        assert_eq!(cast.fail_check(check), fault_outputs(fault, Event::Reloaded, &MUTE_AND_RELOAD));
         assert_eq!(cast.machine.state(), State::Starting);
         cast.load_again();
-        assert_eq!(cast.fail_check(check), [Output::SaveEvidence(trouble)]);
-        assert_eq!(cast.fail_check(check), fault_outputs(trouble, Event::Moved, &MUTE_AND_START_BROWSER));
+        assert_eq!(cast.fail_check(check), [Output::SaveEvidence(fault)]);
+        assert_eq!(cast.fail_check(check), fault_outputs(fault, Event::Moved, &MUTE_AND_START_BROWSER));
         cast.load_again();
         assert_eq!(cast.machine.attempts(), 2);
         assert_eq!(
             cast.fail_check(check),
-            [Output::SaveEvidence(trouble)],
-            "a fresh browser starts with no hits"
+            [Output::SaveEvidence(fault)],
+            "a fresh browser starts without failures"
         );
-        assert_eq!(cast.fail_check(check), fault_outputs(trouble, Event::Reloaded, &MUTE_AND_RELOAD));
+        assert_eq!(cast.fail_check(check), fault_outputs(fault, Event::Reloaded, &MUTE_AND_RELOAD));
     }
 }
 
@@ -123,14 +123,14 @@ fn a_reload_is_forgotten_only_after_ten_minutes_without_a_failure() {
         cast.load_again();
         cast
     };
-    let clean = |cast: &mut Fixture, looks: u64| {
-        for _ in 0..looks {
+    let pass_checks = |cast: &mut Fixture, checks: u64| {
+        for _ in 0..checks {
             cast.advance(CHECK_INTERVAL_S);
-            cast.handle(Input::CheckResult(HealthCheck::Freeze, false));
+            cast.handle(Input::CheckResult { check: HealthCheck::Freeze, failed: false });
         }
     };
-    // With the hit that follows, 119 clean looks make ten minutes.
-    for (looks, then) in [
+    // 119 passed checks and the failure that follows make ten minutes.
+    for (checks, then) in [
         (0, Event::Moved as fn(_) -> _),
         (1, Event::Moved),
         (4, Event::Moved),
@@ -138,16 +138,19 @@ fn a_reload_is_forgotten_only_after_ten_minutes_without_a_failure() {
         (119, Event::Reloaded),
     ] {
         let mut cast = reloaded();
-        clean(&mut cast, looks);
+        pass_checks(&mut cast, checks);
         cast.fail_check(HealthCheck::Freeze);
-        assert!(cast.fail_check(HealthCheck::Freeze).contains(&Output::Event(then(Freeze))), "after {looks}");
+        assert!(
+            cast.fail_check(HealthCheck::Freeze).contains(&Output::Event(then(Freeze))),
+            "after {checks}"
+        );
     }
-    // A hit by itself leads to nothing, but the ten minutes begin anew. Hits of another kind are none for
-    // this one.
+    // A single failure triggers nothing, but the ten minutes start anew. Each check counts only its own
+    // failures.
     let mut cast = reloaded();
-    clean(&mut cast, 100);
+    pass_checks(&mut cast, 100);
     cast.fail_check(HealthCheck::Freeze);
-    clean(&mut cast, 100);
+    pass_checks(&mut cast, 100);
     cast.fail_check(HealthCheck::Freeze);
     assert!(cast.fail_check(HealthCheck::Freeze).contains(&Output::Event(Event::Moved(Freeze))));
 }
@@ -157,25 +160,24 @@ fn a_page_that_freezes_nine_seconds_after_each_load_is_not_reloaded_for_ever() {
     let every = Duration::from_secs(2);
     let mut cast =
         cast(|s| s.checks = HealthChecks { freeze: Some(every), ..HealthChecks::default() }).bring_live();
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     let mut loaded_s = cast.now_s;
     while !matches!(cast.machine.state(), State::Stopping) {
-        assert!(cast.now_s < 300, "the page is loaded again for ever: {told:?}");
+        assert!(cast.now_s < 300, "the page is reloaded for ever: {events:?}");
         if cast.machine.state() == State::Starting {
             cast.load_again();
             loaded_s = cast.now_s;
         }
-        let looks = cast.advance(2);
-        assert_eq!(looks, [Output::RunCheck(HealthCheck::Freeze)]);
-        let hit = cast.now_s - loaded_s > 9;
-        let outputs = cast.handle(Input::CheckResult(HealthCheck::Freeze, hit));
-        told.extend(outputs.into_iter().filter_map(|output| match output {
+        assert_eq!(cast.advance(2), [Output::RunCheck(HealthCheck::Freeze)]);
+        let failed = cast.now_s - loaded_s > 9;
+        let outputs = cast.handle(Input::CheckResult { check: HealthCheck::Freeze, failed });
+        events.extend(outputs.into_iter().filter_map(|output| match output {
             Output::Event(event) => Some(event),
             _ => None,
         }));
     }
     let both = [Event::Reloaded(Freeze), Event::Moved(Freeze)];
-    assert_eq!(told, [&both[..], &both[..], &both[..1]].concat(), "three browsers, reloaded once in each");
+    assert_eq!(events, [&both[..], &both[..], &both[..1]].concat(), "three browsers, one reload in each");
     cast.assert_ended(EndReason::GaveUp(Freeze));
 }
 
@@ -201,14 +203,14 @@ fn a_crash_moves_at_once_until_there_are_no_attempts_left() {
     assert_eq!(cast.machine.attempts(), 3);
     assert_eq!(cast.advance(CHECK_INTERVAL_S), HealthCheck::ALL.map(Output::RunCheck));
     assert_eq!(
-        cast.handle(Input::CheckResult(HealthCheck::Crash, true)),
+        cast.handle(Input::CheckResult { check: HealthCheck::Crash, failed: true }),
         [Output::SaveEvidence(Crash), Output::StopOutputs]
     );
     cast.assert_ended(EndReason::GaveUp(Crash));
 }
 
 #[test]
-fn a_page_that_was_stable_has_all_attempts_again() {
+fn a_stable_page_gets_all_attempts_back() {
     let mut cast = cast(|s| {
         s.limits.max_time = Duration::from_secs(86_400);
         s.checks = HealthChecks::default();
@@ -225,7 +227,7 @@ fn a_page_that_was_stable_has_all_attempts_again() {
 }
 
 #[test]
-fn a_page_that_does_not_call_is_reloaded_then_moved() {
+fn a_page_without_a_ready_call_is_reloaded_then_moved() {
     let mut cast = cast(|_| {});
     cast.handle(Input::Start);
     for attempt in 1..=3 {
@@ -246,7 +248,7 @@ fn a_page_that_does_not_call_is_reloaded_then_moved() {
 }
 
 #[test]
-fn a_page_that_called_is_in_time_though_it_has_not_drawn_yet() {
+fn a_ready_call_stops_the_timeout_before_the_page_has_drawn() {
     let mut cast = cast(|_| {});
     cast.handle(Input::Start);
     cast.handle(Input::Opened);
@@ -254,7 +256,7 @@ fn a_page_that_called_is_in_time_though_it_has_not_drawn_yet() {
     assert_eq!(cast.handle(Input::ReadySignalReceived), []);
     assert_eq!(cast.advance(30), []);
     assert_eq!(cast.handle(Input::Ready), [Output::GoLive]);
-    // A page that is loaded again must call again.
+    // A reloaded page must make its call again.
     let mut cast = cast.open_and_ready();
     cast.fail_check(HealthCheck::Freeze);
     cast.fail_check(HealthCheck::Freeze);
@@ -267,12 +269,12 @@ fn a_page_is_live_when_the_outputs_have_it() {
     let mut cast = cast(|_| {});
     cast.handle(Input::Start);
     cast.handle(Input::Opened);
-    assert_eq!(cast.handle(Input::WentLive), [], "there is nothing to show yet");
+    assert_eq!(cast.handle(Input::WentLive), [], "the page is not ready yet");
     assert_eq!(cast.handle(Input::Ready), [Output::GoLive]);
     assert_eq!(cast.handle(Input::OutputFailed), [Output::StopOutputs], "none of them took it");
     cast.assert_ended(EndReason::OutputFailed);
     let mut cast = self::cast(|_| {}).bring_live();
-    assert_eq!(cast.handle(Input::WentLive), [], "once is enough");
+    assert_eq!(cast.handle(Input::WentLive), [], "it is reported once");
 }
 
 #[test]
@@ -298,7 +300,7 @@ fn a_page_that_is_reloaded_must_be_ready_again() {
 }
 
 #[test]
-fn without_a_timeout_the_page_is_waited_for() {
+fn without_a_timeout_the_cast_waits_for_the_page() {
     let mut cast = cast(|s| s.readiness.timeout = Duration::ZERO);
     cast.handle(Input::Start);
     cast.handle(Input::Opened);
@@ -347,9 +349,9 @@ fn the_maximum_running_time_counts_from_the_first_frame() {
     cast.load_again();
     cast.handle(Input::WentLive);
     assert_eq!(cast.advance(599), []);
-    assert_eq!(cast.advance(1), [Output::StopOutputs], "a fresh browser is given no more time");
+    assert_eq!(cast.advance(1), [Output::StopOutputs], "a fresh browser does not extend the time");
     cast.assert_ended(EndReason::MaxTime);
-    // Of a cast that another process goes on with, what is left counts from the start.
+    // A resumed cast counts its remaining time from the start of its process.
     let mut resumed = self::cast(|s| (s.checks, s.resumed) = (HealthChecks::default(), true));
     resumed.handle(Input::Start);
     resumed.advance(9);
@@ -360,7 +362,7 @@ fn the_maximum_running_time_counts_from_the_first_frame() {
 }
 
 #[test]
-fn until_the_first_frame_as_much_time_may_pass() {
+fn the_maximum_running_time_also_limits_the_time_to_the_first_frame() {
     let mut cast = cast(|s| s.checks = HealthChecks::default());
     cast.advance(1000);
     cast.handle(Input::Start);
@@ -380,7 +382,7 @@ impl Fixture {
 }
 
 #[test]
-fn what_cannot_be_opened_at_first_has_failed_and_later_is_tried_again() {
+fn a_failed_first_load_ends_the_cast_and_a_later_one_is_retried() {
     let mut never = cast(|_| {});
     never.handle(Input::Start);
     assert_eq!(never.handle(Input::OpenFailed), [Output::StopOutputs]);
@@ -389,7 +391,7 @@ fn what_cannot_be_opened_at_first_has_failed_and_later_is_tried_again() {
     let mut cast = cast(|_| {}).bring_live();
     cast.handle(Input::Crashed);
     assert_eq!(cast.handle(Input::OpenFailed), [Output::Event(Event::Moved(Unreachable))]);
-    assert_eq!(cast.handle(Input::Crashed), [], "nothing runs that could crash");
+    assert_eq!(cast.handle(Input::Crashed), [], "no browser is running");
     assert_eq!(cast.advance(3), []);
     assert_eq!(cast.advance(1), [Output::StartBrowser]);
     assert_eq!(cast.machine.attempts(), 3);
@@ -398,32 +400,32 @@ fn what_cannot_be_opened_at_first_has_failed_and_later_is_tried_again() {
 }
 
 #[test]
-fn a_first_load_that_may_yet_succeed_is_tried_again_in_the_same_browser() {
-    // The pauses grow, and the last try is made when the time is up.
-    for (timeout_s, tries) in
+fn a_transient_failure_of_the_first_load_is_retried_in_the_same_browser() {
+    // The delays grow, and the last attempt is made at the deadline.
+    for (timeout_s, expected) in
         [(0, &[1, 2, 4, 8, 12, 15][..]), (2, &[1, 2]), (30, &[1, 2, 4, 8, 12, 16, 20, 24, 28, 30])]
     {
         let mut cast = cast(|s| s.readiness.timeout = Duration::from_secs(timeout_s));
-        let began_s = cast.now_s;
+        let started_s = cast.now_s;
         assert_eq!(cast.handle(Input::Start), [Output::StartBrowser]);
-        let mut tried = Vec::new();
+        let mut retries = Vec::new();
         while cast.machine.state() == State::Starting {
             let outputs = cast.handle(Input::OpenFailedTransiently);
             assert_eq!(cast.machine.will_retry(), outputs.is_empty());
             if outputs == [Output::StopOutputs] {
                 break;
             }
-            assert_eq!(cast.handle(Input::OpenFailedTransiently), [], "it is not tried at the moment");
+            assert_eq!(cast.handle(Input::OpenFailedTransiently), [], "no attempt is under way");
             while cast.advance(1) != [Output::Reload] {
-                assert!(cast.now_s < began_s + 60);
+                assert!(cast.now_s < started_s + 60);
             }
-            tried.push(cast.now_s - began_s);
+            retries.push(cast.now_s - started_s);
         }
-        assert_eq!(tried, tries, "{timeout_s} s");
-        assert_eq!(cast.machine.attempts(), 1, "it is no use to start another browser");
+        assert_eq!(retries, expected, "{timeout_s} s");
+        assert_eq!(cast.machine.attempts(), 1, "another browser would not help");
         cast.assert_ended(EndReason::StartFailed);
     }
-    // It may come up.
+    // A retry may succeed.
     let mut cast = cast(|_| {});
     cast.handle(Input::Start);
     cast.handle(Input::OpenFailedTransiently);
@@ -431,17 +433,17 @@ fn a_first_load_that_may_yet_succeed_is_tried_again_in_the_same_browser() {
     assert_eq!(cast.handle(Input::Opened), []);
     assert_eq!(cast.handle(Input::Ready), [Output::GoLive]);
     cast.handle(Input::WentLive);
-    // What fails after it was opened is not shown before it is tried again.
+    // A load that fails after the server answered is not shown.
     let mut failed = self::cast(|_| {});
     failed.handle(Input::Start);
     failed.handle(Input::Opened);
     failed.handle(Input::OpenFailedTransiently);
     assert_eq!(failed.handle(Input::Ready), []);
     assert_eq!(failed.advance(1), [Output::Reload]);
-    // Later, a page that cannot be opened is moved as ever.
+    // A page that was shown before is moved.
     cast.handle(Input::Crashed);
     assert_eq!(cast.handle(Input::OpenFailedTransiently), [Output::Event(Event::Moved(Unreachable))]);
-    // And what is given up meanwhile is.
+    // A stop ends the retries.
     let mut stopped = self::cast(|_| {});
     stopped.handle(Input::Start);
     stopped.handle(Input::OpenFailedTransiently);
@@ -455,7 +457,7 @@ fn checks_that_are_off_never_run() {
             .bring_live();
     for _ in 0..10 {
         assert_eq!(cast.advance(2), [Output::RunCheck(HealthCheck::Freeze)]);
-        cast.handle(Input::CheckResult(HealthCheck::Freeze, false));
+        cast.handle(Input::CheckResult { check: HealthCheck::Freeze, failed: false });
     }
 }
 
@@ -469,7 +471,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         2 => Just(Input::ReadySignalReceived),
         8 => Just(Input::Ready),
         8 => Just(Input::WentLive),
-        8 => (check(), any::<bool>()).prop_map(|(check, hit)| Input::CheckResult(check, hit)),
+        8 => (check(), any::<bool>()).prop_map(|(check, failed)| Input::CheckResult { check, failed }),
         2 => Just(Input::Crashed),
         1 => Just(Input::PageEnded),
         1 => Just(Input::Stop),
@@ -481,30 +483,30 @@ fn any_input() -> impl Strategy<Value = Input> {
     ]
 }
 
-/// What a check has seen since the page got its browser, and what has to be done by the rule as it is written
-/// down.
+/// The rule of escalation, written down independently: results of a check in the current browser, and the
+/// recovery that must follow.
 #[derive(Default)]
 struct Model {
     checks: Vec<(u64, bool)>,
-    /// The look that had the page reloaded.
+    /// Index of the check that caused a reload.
     reloaded: Option<usize>,
-    /// Looks before this one are of an earlier load.
+    /// Index of the first check of the current load.
     loaded_at: usize,
 }
 
 impl Model {
-    fn check(&mut self, now_s: u64, hit: bool) -> Option<fn(HealthFault) -> Event> {
-        self.checks.push((now_s, hit));
+    fn check(&mut self, now_s: u64, failed: bool) -> Option<fn(HealthFault) -> Event> {
+        self.checks.push((now_s, failed));
         let loaded = &self.checks[self.loaded_at..];
-        if loaded.len() < 2 || !loaded[loaded.len() - 2..].iter().all(|(_, hit)| *hit) {
+        if loaded.len() < 2 || !loaded[loaded.len() - 2..].iter().all(|(_, failed)| *failed) {
             return None;
         }
         let last = self.checks.len() - 1;
-        // Every pause between two hits since the reload was shorter than ten minutes.
+        // All gaps between two failures since the reload were shorter than ten minutes.
         let remembered = self.reloaded.is_some_and(|reload| {
-            let hits: Vec<u64> =
-                self.checks[reload..].iter().filter(|(_, hit)| *hit).map(|(s, _)| *s).collect();
-            hits.windows(2).all(|two| two[1] - two[0] < 600)
+            let failures: Vec<u64> =
+                self.checks[reload..].iter().filter(|(_, failed)| *failed).map(|(s, _)| *s).collect();
+            failures.windows(2).all(|two| two[1] - two[0] < 600)
         });
         self.loaded_at = last + 1;
         if remembered {
@@ -518,8 +520,8 @@ impl Model {
 
 proptest! {
     #[test]
-    fn a_ladder_is_climbed_as_it_is_written_down(
-        looks in proptest::collection::vec((1_u64..80, 0_u32..5), 1..400),
+    fn escalation_follows_the_model(
+        checks in proptest::collection::vec((1_u64..80, 0_u32..5), 1..400),
     ) {
         let every = Some(Duration::from_secs(2));
         let mut cast = cast(|s| {
@@ -528,32 +530,32 @@ proptest! {
         })
         .bring_live();
         let mut model = Model::default();
-        for (pause, chance) in looks {
+        for (pause, chance) in checks {
             if cast.machine.state() != State::Live {
                 break;
             }
             // Mostly a few seconds, now and then minutes.
             cast.advance(if pause > 70 { pause * 5 } else { 2 + pause % 8 });
-            let hit = chance > 2;
-            let outputs = cast.handle(Input::CheckResult(HealthCheck::Freeze, hit));
-            let told = outputs.iter().find_map(|output| match output {
+            let failed = chance > 2;
+            let outputs = cast.handle(Input::CheckResult { check: HealthCheck::Freeze, failed });
+            let event = outputs.iter().find_map(|output| match output {
                 Output::Event(event) => Some(*event),
                 _ => None,
             });
-            let expected = model.check(cast.now_s, hit).map(|event| event(Freeze));
+            let expected = model.check(cast.now_s, failed).map(|event| event(Freeze));
             if outputs.contains(&Output::StopOutputs) {
-                prop_assert_eq!(expected, Some(Event::Moved(Freeze)), "there is no browser left");
+                prop_assert_eq!(expected, Some(Event::Moved(Freeze)), "there is no attempt left");
                 break;
             }
-            prop_assert_eq!(told, expected);
-            if told.is_some() {
+            prop_assert_eq!(event, expected);
+            if event.is_some() {
                 cast.load_again();
             }
         }
     }
 
     #[test]
-    fn laws(
+    fn invariants_hold_for_any_inputs(
         inputs in proptest::collection::vec((any_input(), 0_u64..20), 1..300),
         attempts in 1_u32..=4,
         timeout in 0_u64..20,
@@ -567,7 +569,8 @@ proptest! {
             cast.now_s += pause;
             for output in cast.handle(input) {
                 prop_assert!(!ended, "{output:?} after the end");
-                prop_assert!(!stopped || matches!(output, Output::Event(Event::Ended(_))), "{output:?} after Stop");
+                prop_assert!(!stopped || matches!(output, Output::Event(Event::Ended(_))), "{output:?} \
+                    after Stop");
                 match output {
                     Output::StartBrowser => opened += 1,
                     Output::GoLive => { prop_assert!(!live && opened > 0); live = true; }

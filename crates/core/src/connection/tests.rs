@@ -11,7 +11,7 @@ fn connection_lost() -> Input {
     Input::Failed("reset".into())
 }
 
-/// What comes out, in short: states by their number, `c`onnect, `x` for close.
+/// All pending outputs in short: states by their number, `c` for connect, `x` for close.
 fn outputs(machine: &mut StateMachine) -> String {
     let number = |state| match state {
         State::Idle => '0',
@@ -35,7 +35,8 @@ fn outputs_after(machine: &mut StateMachine, ms: i64, input: Input) -> String {
     outputs(machine)
 }
 
-/// Lets time pass up to `to`, each attempt failing at once; when there was an attempt, in milliseconds, and what else came out.
+/// Lets time pass up to `to`, with each attempt failing at once. Returns the times of the attempts in
+/// milliseconds, and all other outputs.
 fn run_failing_until(machine: &mut StateMachine, to: i64) -> (Vec<i64>, String) {
     let (mut attempts, mut rest) = (Vec::new(), String::new());
     while let Some(next) = machine.deadline().filter(|next| *next <= at(to)) {
@@ -69,18 +70,18 @@ fn the_normal_order() {
 }
 
 #[test]
-fn a_loss_is_recovered_from() {
+fn a_lost_connection_is_restored() {
     let mut m = StateMachine::new(None, 1);
     outputs_after(&mut m, 0, Input::Start);
     outputs_after(&mut m, 0, Input::Connected);
     m.handle(at(20_000), connection_lost());
     let event = Event { state: State::Recovering, error: Some("reset".into()) };
     assert_eq!(m.poll(), Some(Output::Event(event)));
-    let again = m.deadline().unwrap();
-    assert!((at(20_500)..=at(21_000)).contains(&again), "{again:?}");
-    m.handle(again, Input::Timeout);
+    let retry_at = m.deadline().unwrap();
+    assert!((at(20_500)..=at(21_000)).contains(&retry_at), "{retry_at:?}");
+    m.handle(retry_at, Input::Timeout);
     assert_eq!(outputs(&mut m), "c");
-    m.handle(again, Input::Connected);
+    m.handle(retry_at, Input::Connected);
     assert_eq!(m.poll(), Some(Output::Event(Event { state: State::Running, error: None })));
 }
 
@@ -115,7 +116,7 @@ fn without_a_timeout_it_retries_but_stops_reporting() {
 }
 
 #[test]
-fn pauses_grow_until_a_connection_was_good() {
+fn delays_grow_until_a_connection_was_good() {
     let mut m = StateMachine::new(None, 3);
     let mut now = 0;
     outputs_after(&mut m, now, Input::Start);
@@ -138,7 +139,7 @@ fn pauses_grow_until_a_connection_was_good() {
 }
 
 #[test]
-fn what_does_not_close_counts_as_closed() {
+fn a_connection_that_does_not_close_counts_as_closed() {
     let mut m = StateMachine::new(None, 1);
     outputs_after(&mut m, 0, Input::Start);
     assert_eq!(outputs_after(&mut m, 10, Input::Stop), "5x");
@@ -148,7 +149,7 @@ fn what_does_not_close_counts_as_closed() {
 }
 
 #[test]
-fn a_target_that_never_began_needs_no_end() {
+fn a_target_that_never_started_ends_at_once() {
     let mut m = StateMachine::new(None, 1);
     assert_eq!(outputs_after(&mut m, 0, Input::Stop), "");
     assert_eq!(outputs_after(&mut m, 0, Input::Start), "");
@@ -163,20 +164,20 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(Input::Closed),
         Just(Input::Timeout),
         Just(Input::Timeout),
-        // Rare, as nothing much happens after it.
+        // Rare, because little happens after it.
         (0..10).prop_map(|n| if n == 0 { Input::Stop } else { Input::Timeout }),
     ]
 }
 
 proptest! {
     #[test]
-    fn laws(
+    fn invariants_hold_for_any_inputs(
         seed: u64,
-        patience in proptest::option::of(1_u64..100),
+        timeout in proptest::option::of(1_u64..100),
         steps in proptest::collection::vec((0_i64..20_000, any_input()), 0..200),
     ) {
-        let mut m = StateMachine::new(patience.map(Duration::from_secs), seed);
-        let (mut now, mut told, mut under_way, mut over) = (0, Vec::new(), false, false);
+        let mut m = StateMachine::new(timeout.map(Duration::from_secs), seed);
+        let (mut now, mut reported, mut under_way, mut over) = (0, Vec::new(), false, false);
         for (step, input) in steps {
             now += step;
             let connected = under_way && input == Input::Connected;
@@ -193,17 +194,18 @@ proptest! {
                     }
                     Output::Close => under_way = false,
                     Output::Event(event) => {
-                        prop_assert!(event.state != State::Running || connected, "running without a connection");
+                        prop_assert!(event.state != State::Running || connected, "running without a \
+                            connection");
                         over = event.state == State::Idle;
-                        told.push(event.state);
+                        reported.push(event.state);
                     }
                 }
             }
             over |= m.is_finished();
-            prop_assert!(m.deadline().is_none_or(|next| next > at(now)), "a deadline that is over");
+            prop_assert!(m.deadline().is_none_or(|next| next > at(now)), "a deadline that has passed");
         }
         use State::{Connecting, Disconnecting, Failed, Idle, Recovering, Running};
-        for pair in told.windows(2) {
+        for pair in reported.windows(2) {
             prop_assert!(matches!(
                 (pair[0], pair[1]),
                 (Connecting, Connecting | Running | Failed | Disconnecting)
@@ -212,6 +214,6 @@ proptest! {
                     | (Failed | Disconnecting, Idle)
             ), "{pair:?}");
         }
-        prop_assert!(told.first().is_none_or(|first| *first == Connecting));
+        prop_assert!(reported.first().is_none_or(|first| *first == Connecting));
     }
 }

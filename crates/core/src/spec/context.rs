@@ -1,5 +1,5 @@
-//! What a page finds in the browser: the device it believes to run on, and what is sent and put in on its
-//! behalf.
+//! Browser context of a page: the emulated device, and the headers, cookies, scripts and credentials added to
+//! it.
 
 use std::fmt;
 
@@ -7,47 +7,47 @@ use serde::{Deserialize, Serialize};
 
 use super::{SpecError, Tls};
 
-/// Longest header value, cookie value or selector, in bytes.
+/// Longest header value, cookie value or selector, in bytes: what common servers accept per header line.
 pub const MAX_VALUE_LEN: usize = 8192;
-/// Longest style sheet or script to put in, in bytes.
+/// Longest injected style sheet or script, in bytes.
 pub const MAX_INJECTED_LEN: usize = 1024 * 1024;
-/// Most headers, and most cookies.
+/// Maximum number of headers, and of cookies.
 pub const MAX_HEADERS: usize = 100;
 
-/// How the browser presents itself to the page.
+/// Browser context of a page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BrowserContext {
-    /// A phone or tablet instead of a desktop.
+    /// Mobile device to emulate; `None` means a desktop.
     pub mobile: Option<Mobile>,
-    /// Sent with every request of the page to its own origin: name and value.
+    /// Headers sent with every request of the page to its own origin: name and value.
     pub headers: Vec<(String, Secret)>,
-    /// Cookies for the page's host, on all its ports, as cookies are: name and value.
+    /// Cookies for the page's host, on all its ports (cookies know no ports): name and value.
     pub cookies: Vec<(String, Secret)>,
-    /// Instead of the browser's own.
+    /// User agent; `None` means the browser's own.
     pub user_agent: Option<String>,
-    /// Like `de-DE`: the language of the page and the way numbers and dates are written.
+    /// Locale for the language and the format of numbers and dates, like `de-DE`.
     pub locale: Option<String>,
-    /// IANA name, like `Europe/Berlin`.
+    /// Time zone as an IANA name, like `Europe/Berlin`.
     pub timezone: Option<String>,
-    /// What `prefers-color-scheme` says.
+    /// Value of the CSS media feature `prefers-color-scheme`.
     pub color_scheme: Option<ColorScheme>,
-    /// A style sheet that beats the page's own.
+    /// Style sheet that overrides the page's own.
     pub css: Option<String>,
-    /// A script that runs in every document before the page's own.
+    /// Script that runs in every document before the page's own scripts.
     pub script: Option<String>,
-    /// For servers that ask by HTTP: user and password.
+    /// User and password for HTTP authentication.
     pub basic_auth: Option<(String, Secret)>,
-    /// Which certificates of servers are accepted.
+    /// Accepted server certificates.
     pub tls: Tls,
 }
 
-/// A mobile device: its viewport, its touch screen, its user agent.
+/// An emulated mobile device: viewport, touch screen and user agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mobile {
-    /// Which.
+    /// Kind of device.
     pub device: Device,
-    /// How it is held.
+    /// Orientation of the device.
     pub orientation: Orientation,
 }
 
@@ -60,26 +60,26 @@ pub enum Device {
     Tablet,
 }
 
-/// How a mobile device is held.
+/// Orientation of a mobile device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Orientation {
-    /// Upright.
+    /// Upright: higher than wide.
     Portrait,
-    /// On its side.
+    /// On its side: wider than high.
     Landscape,
 }
 
-/// What a page's style may ask for.
+/// Colour scheme of a page (`prefers-color-scheme`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ColorScheme {
-    /// Dark on light.
+    /// Dark text on a light background.
     Light,
-    /// Light on dark.
+    /// Light text on a dark background.
     Dark,
 }
 
 impl Mobile {
-    /// Width and height of the viewport in CSS pixels.
+    /// Width and height of the viewport, in CSS pixels.
     #[must_use]
     pub fn viewport(self) -> (u32, u32) {
         let (width, height) = match self.device {
@@ -93,19 +93,19 @@ impl Mobile {
     }
 }
 
-/// A text that is never shown.
+/// A text whose `Debug` output is redacted.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps it.
+    /// Wraps a text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself.
+    /// The secret text.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -128,14 +128,14 @@ impl BrowserContext {
     pub(super) fn validate(&self) -> Result<(), SpecError> {
         let bad = |what, why| Err(SpecError::Context { what, why });
         if self.headers.len() > MAX_HEADERS || self.cookies.len() > MAX_HEADERS {
-            return bad("headers or cookies", "more than 100 are given");
+            return bad("headers or cookies", "at most 100 of each are allowed");
         }
         for (name, value) in &self.headers {
             if !is_token(name) {
                 return bad("header", "its name must be made of letters, digits and - as in X-Room");
             }
             if is_forbidden_header(name) {
-                return bad("header", "the browser sends this one itself and lets nobody else");
+                return bad("header", "the browser sets it itself, and it cannot be overridden");
             }
             if !is_single_line(value.reveal()) {
                 return bad("header", "its value must be one line of at most 8192 bytes");
@@ -150,30 +150,30 @@ impl BrowserContext {
         if self.user_agent.as_deref().is_some_and(|ua| ua.is_empty() || !is_single_line(ua)) {
             return bad("user agent", "it must be one line of 1 to 8192 bytes");
         }
-        let word = |text: &str, more: &[char]| {
+        let is_tag = |text: &str, more: &[char]| {
             (1..=64).contains(&text.len())
                 && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(&c))
         };
-        if self.locale.as_deref().is_some_and(|l| !word(l, &['-', '_'])) {
+        if self.locale.as_deref().is_some_and(|l| !is_tag(l, &['-', '_'])) {
             return bad("locale", "write a language like en or de-DE");
         }
-        if self.timezone.as_deref().is_some_and(|z| !word(z, &['-', '_', '+', '/'])) {
+        if self.timezone.as_deref().is_some_and(|z| !is_tag(z, &['-', '_', '+', '/'])) {
             return bad("time zone", "write an IANA name like Europe/Berlin");
         }
         if [&self.css, &self.script].into_iter().flatten().any(|t| t.len() > MAX_INJECTED_LEN) {
-            return bad("style sheet or script", "it has more than 1 MiB");
+            return bad("style sheet or script", "it is larger than 1 MiB");
         }
         Ok(())
     }
 }
 
-/// A token of RFC 9110, section 5.6.2.
+/// Whether this is a token (RFC 9110, section 5.6.2) of 1 to 256 characters.
 fn is_token(text: &str) -> bool {
     let part = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
     (1..=256).contains(&text.len()) && text.bytes().all(part)
 }
 
-/// Headers that a browser refuses to send for anybody: they belong to the connection.
+/// Whether browsers refuse to set this header, because it belongs to the connection.
 fn is_forbidden_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let known = [
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sent_cannot_break_out() {
+    fn invalid_headers_cookies_and_names_are_refused() {
         let secret = |text: &str| Secret::new(text);
         let good = BrowserContext {
             headers: vec![("X-Room".into(), secret("a b"))],
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_on_its_side_is_wide() {
+    fn a_device_in_landscape_is_wide() {
         let phone = |orientation| Mobile { device: Device::Phone, orientation }.viewport();
         assert_eq!((phone(Orientation::Portrait), phone(Orientation::Landscape)), ((390, 844), (844, 390)));
     }

@@ -1,4 +1,4 @@
-//! When a cast may begin, how its page is watched, and what it may use.
+//! Readiness, health checks and limits of a cast.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -12,79 +12,80 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// How long a page may be waited for; zero waits for ever.
+/// Range of the ready timeout; zero means no timeout.
 pub const READY_TIMEOUT_RANGE: RangeInclusive<Duration> = secs(0)..=secs(60);
-/// Time between two looks for a frozen or blank page.
+/// Range of the interval of the freeze and blank checks.
 pub const CHECK_INTERVAL_RANGE: RangeInclusive<Duration> = secs(2)..=secs(30);
-/// Time between two looks for a crashed page.
+/// Range of the interval of the crash check.
 pub const CRASH_CHECK_INTERVAL_RANGE: RangeInclusive<Duration> = secs(1)..=secs(30);
-/// How long a cast may run.
+/// Range of the maximum running time.
 pub const MAX_TIME_RANGE: RangeInclusive<Duration> = secs(10)..=secs(86_400);
-/// How often a cast may start a browser.
+/// Range of the number of browsers that a cast may start.
 pub const ATTEMPTS_RANGE: RangeInclusive<u32> = 1..=10;
-/// Memory for the browser of a cast.
+/// Range of the browser's memory limit, in bytes.
 pub const MEMORY_RANGE: RangeInclusive<u64> = 256 << 20..=256 << 30;
-/// What the browser of a cast may write to the disk. A fresh profile takes 6 MB, and one file of shared
-/// memory may be as large as this.
+/// Range of the browser's disk limit, in bytes. A fresh profile takes 6 MB, and a single shared-memory file
+/// may be as large as the limit.
 pub const DISK_RANGE: RangeInclusive<u64> = 256 << 20..=256 << 30;
-/// Share of a busy machine.
+/// Range of the CPU weight, as in control groups (`cpu.weight`).
 pub const CPU_WEIGHT_RANGE: RangeInclusive<u32> = 1..=10_000;
 
-/// When the page is ready to be shown; until then nothing goes into any output.
+/// Conditions for showing a page; until all are met, nothing of it goes to any output.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Readiness {
-    /// What the page calls.
+    /// Call by which the page signals that it is ready.
     pub signal: ReadySignal,
-    /// How long the page's call is waited for; zero waits for ever.
+    /// Longest time to wait for that call, 0 to 60 s; zero means no timeout.
     pub timeout: Duration,
-    /// A CSS selector that must match something visible.
+    /// CSS selector that must match a visible element.
     pub selector: Option<String>,
-    /// Nothing is being loaded for half a second.
+    /// Whether to wait until no request was under way for half a second.
     pub network_idle: bool,
 }
 
-/// How a page says that it is ready. The functions exist in the page only if they are asked for.
+/// Call by which a page signals that it is ready. The functions exist in the page only if they are selected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadySignal {
-    /// It does not: it is shown as soon as it has drawn something.
+    /// No call: the page is ready once it has drawn something.
     #[default]
     None,
-    /// `onWebcastStart()`; `onWebcastEnd()` ends the cast. Whoever does not call for the second time is
-    /// moved.
+    /// `onWebcastStart()`; `onWebcastEnd()` ends the cast. The second timeout moves the page to a fresh
+    /// browser.
     Webcast,
-    /// `notifyReady()`. Whoever does not call for the second time has failed.
+    /// `notifyReady()`. The second timeout ends the cast.
     NotifyReady,
 }
 
-/// How often to look whether the page is alive; `None` never looks.
+/// Intervals of the health checks; `None` turns a check off.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealthChecks {
-    /// Frozen: nothing changed on the page, 2 to 30 s.
+    /// Freeze check: fails if nothing changed on the page. 2 to 30 s.
     pub freeze: Option<Duration>,
-    /// Blank: every pixel is white, 2 to 30 s.
+    /// Blank check: fails if every pixel is white. 2 to 30 s.
     pub blank: Option<Duration>,
-    /// Crashed: the renderer is gone, or its scripts do not get on, 1 to 30 s.
+    /// Crash check: fails if the page's scripts do not respond. 1 to 30 s.
     pub crash: Option<Duration>,
 }
 
-/// What a cast may use.
+/// Limits of a cast's time and resources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Time from the first frame in the outputs to the end, 10 s to 24 h; as long may pass before that frame.
+    /// Maximum running time, counted from the first frame in the outputs, 10 s to 24 h. The time before that
+    /// frame is limited to the same value.
     pub max_time: Duration,
-    /// Browsers that may be started for it, 1 to 10: the first one and those it is moved to.
+    /// Number of browsers that may be started in a row, 1 to 10: the first one and the moves.
     pub attempts: u32,
-    /// Memory of its browser in bytes, 256 MiB to 256 GiB; a browser that needs more has crashed.
+    /// Memory limit of the browser in bytes, 256 MiB to 256 GiB; exceeding it counts as a crash.
     pub memory_bytes: u64,
-    /// What its browser may write to the disk in bytes, 256 MiB to 256 GiB: profile, caches, what pages
-    /// store. A browser that writes more has crashed.
+    /// Disk limit of the browser in bytes, 256 MiB to 256 GiB: profile, caches, and data that pages store.
+    /// Exceeding it counts as a crash.
     pub disk_bytes: u64,
-    /// Weight of its CPU time against other casts, 1 to 10000, where control groups allow it.
+    /// CPU weight relative to other casts, 1 to 10000, where control groups are available.
     pub cpu_weight: u32,
-    /// The largest video that its page may play, upright or not, like `[1920, 1080]`; one that is larger ends
+    /// Largest video that the page may play, in either orientation, like `[1920, 1080]`; a larger one ends
     /// the cast.
     pub max_video: Option<Size>,
 }

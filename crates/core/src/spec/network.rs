@@ -1,4 +1,4 @@
-//! Which addresses a cast may reach.
+//! Network policy: which addresses a cast may reach.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::SpecError;
 
-/// Networks that pages have no business in, unless a rule allows them: special-purpose addresses of the IANA registries
-/// (RFC 6890), multicast and what is reserved.
+/// IPv4 networks that are closed unless a rule allows them: special-purpose addresses of the IANA registry
+/// (RFC 6890), multicast and reserved addresses.
 const SPECIAL_PURPOSE_V4: &[(Ipv4Addr, u8)] = &[
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -26,12 +26,13 @@ const SPECIAL_PURPOSE_V4: &[(Ipv4Addr, u8)] = &[
     (Ipv4Addr::new(203, 0, 113, 0), 24),
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
-    // Metadata of Alibaba Cloud and of Azure's platform, which lie in public ranges.
+    // Metadata services of Alibaba Cloud and Azure, which lie in public ranges.
     (Ipv4Addr::new(100, 100, 100, 200), 32),
     (Ipv4Addr::new(168, 63, 129, 16), 32),
 ];
-/// Of IPv6 only global unicast is open, and not all of it.
+/// The only open part of IPv6 (global unicast), apart from [`SPECIAL_PURPOSE_V6`].
 const GLOBAL_UNICAST_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+/// Networks within [`GLOBAL_UNICAST_V6`] that are closed unless a rule allows them.
 const SPECIAL_PURPOSE_V6: &[(Ipv6Addr, u8)] = &[
     // Teredo, benchmarking, ORCHID and other protocol assignments.
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
@@ -39,25 +40,26 @@ const SPECIAL_PURPOSE_V6: &[(Ipv6Addr, u8)] = &[
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-/// Which addresses a page may reach, and what a request names may lead to. What `deny` names is refused; else what `allow` names is let through; else public
-/// addresses are let through and all others refused.
+/// Addresses that a page, and the names in a request, may reach. `deny` rules are applied first, then `allow`
+/// rules; of the remaining addresses, public ones are allowed and all others refused.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetworkPolicy {
-    /// Exceptions for addresses that are not public.
+    /// Rules that allow addresses that are not public.
     pub allow: Vec<NetworkRule>,
-    /// Exceptions for addresses that are.
+    /// Rules that deny addresses.
     pub deny: Vec<NetworkRule>,
-    /// Whether pages may send UDP past the guard, as WebRTC does best. Rules do not hold for it.
+    /// Whether pages may send UDP past the egress proxy, as WebRTC prefers to. The rules do not apply to UDP.
     pub udp: bool,
 }
 
-/// The addresses of a machine, from what its kernel lists in files that `read` gives the text of; nothing, where it has none.
+/// The machine's own addresses, parsed from kernel files below `/proc/net` that `read` returns the text of;
+/// empty text yields no addresses.
 #[must_use]
 pub fn local_addresses(read: impl Fn(&str) -> String) -> HashSet<IpAddr> {
     let (fib_trie, if_inet6) = (read("/proc/net/fib_trie"), read("/proc/net/if_inet6"));
     let mut found = HashSet::new();
-    // An address stands on one line, and what it is on those below it.
+    // An address is on one line, and its kind on the lines below.
     let mut address: Option<Ipv4Addr> = None;
     for line in fib_trie.lines().map(str::trim) {
         if let Some(text) = line.strip_prefix("|-- ") {
@@ -71,7 +73,7 @@ pub fn local_addresses(read: impl Fn(&str) -> String) -> HashSet<IpAddr> {
     found
 }
 
-/// Hosts and ports.
+/// A pattern of hosts and, optionally, a port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NetworkRule {
@@ -82,29 +84,29 @@ pub struct NetworkRule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Host {
     Any,
-    /// A network and the length of its prefix.
+    /// A network and its prefix length, in bits.
     Subnet(IpAddr, u8),
-    /// A name, in lower case.
+    /// A host name, in lower case.
     Name(String),
-    /// All names below, `example.com` for `*.example.com`.
+    /// All names below a domain: `example.com` for `*.example.com`.
     Subdomains(String),
 }
 
-/// Why an address is out of reach.
+/// Reason why an address may not be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetworkRefusal {
-    /// A rule denies it.
+    /// A rule denies the address.
     Denied,
-    /// It is not public.
+    /// The address is not public, and no rule allows it.
     NotPublic,
 }
 
 impl NetworkPolicy {
-    /// Whether `address` may be reached, which it knows as `host`: a name, or the address as it was written. Of this machine's `own`
-    /// addresses none counts as public: what listens there may think that nobody from outside asks.
+    /// Checks whether `address` may be reached; `host` is the name or address as the page wrote it. None of
+    /// this machine's `own` addresses counts as public, because services on it may trust local clients.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason of the refusal.
     pub fn permits(
         &self,
         own: &HashSet<IpAddr>,
@@ -113,14 +115,14 @@ impl NetworkPolicy {
         port: u16,
     ) -> Result<(), NetworkRefusal> {
         let open = is_public(address) && !own.contains(&address.to_canonical());
-        // A rule may mean an IPv4 address or the IPv6 one that it is wrapped in.
-        let both = [address, to_embedded_ipv4(address)];
-        let named = |rules: &[NetworkRule]| {
-            rules.iter().any(|rule| both.iter().any(|a| rule.matches(host, *a, port)))
+        // A rule may name the IPv4 address or the IPv6 address that embeds it.
+        let forms = [address, to_embedded_ipv4(address)];
+        let matches = |rules: &[NetworkRule]| {
+            rules.iter().any(|rule| forms.iter().any(|a| rule.matches(host, *a, port)))
         };
-        if named(&self.deny) {
+        if matches(&self.deny) {
             Err(NetworkRefusal::Denied)
-        } else if open || named(&self.allow) {
+        } else if open || matches(&self.allow) {
             Ok(())
         } else {
             Err(NetworkRefusal::NotPublic)
@@ -129,14 +131,14 @@ impl NetworkPolicy {
 }
 
 impl NetworkRule {
-    /// Reads `HOST` or `HOST:PORT`, where `HOST` is an address, a network like `10.0.0.0/8` or `[fd00::]/8`, a name,
-    /// `*.name` for all names below it, or `*`.
+    /// Parses `HOST` or `HOST:PORT`, where `HOST` is an address, a network like `10.0.0.0/8` or `[fd00::]/8`,
+    /// a name, `*.name` for all names below it, or `*`.
     ///
     /// # Errors
     /// [`SpecError::NetworkRule`].
     pub fn parse(text: &str) -> Result<Self, SpecError> {
         let bad = || SpecError::NetworkRule(text.to_owned());
-        // A colon in brackets, or one of several, belongs to an IPv6 address.
+        // Colons in brackets, and several colons without brackets, belong to an IPv6 address.
         let bare_v6 = !text.contains('[') && text.matches(':').count() > 1;
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !bare_v6 && !port.contains(']') => {
@@ -207,7 +209,7 @@ impl From<NetworkRule> for String {
     }
 }
 
-/// Whether anyone on the internet may be behind this address.
+/// Whether this is a public internet address.
 fn is_public(address: IpAddr) -> bool {
     let within = |nets: &[(Ipv4Addr, u8)], v4: Ipv4Addr| {
         nets.iter().any(|(n, b)| is_in_subnet(v4.into(), (*n).into(), *b))
@@ -221,7 +223,8 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// An IPv4 address that is wrapped in an IPv6 one, as itself: mapped, compatible, NAT64 (RFC 6052) and 6to4 (RFC 3056).
+/// The IPv4 address that an IPv6 address embeds (mapped, compatible, NAT64 of RFC 6052, 6to4 of RFC 3056), or
+/// else the address itself.
 fn to_embedded_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let [a, b, c, d, e, f, g, h] = v6.segments();
@@ -303,7 +306,10 @@ mod tests {
 
     #[test]
     fn local_addresses_are_read_from_proc() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 8.8.4.0/24 2 0 2\n        |-- 8.8.4.0\n           /24 link UNICAST\n        |-- 8.8.4.2\n           /32 host LOCAL\n        |-- 8.8.4.255\n           /32 link BROADCAST\n";
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- \
+                    8.8.4.0/24 2 0 2\n        |-- 8.8.4.0\n           /24 link UNICAST\n        |-- \
+                    8.8.4.2\n           /32 host LOCAL\n        |-- 8.8.4.255\n           /32 link \
+                    BROADCAST\n";
         let v6 = "20010db8000000000000000000000002 04 40 00 82     eth0\nnonsense\n";
         let read = |path: &str| if path.ends_with("fib_trie") { trie.to_owned() } else { v6.to_owned() };
         assert_eq!(local_addresses(read), HashSet::from([ip("8.8.4.2"), ip("2001:db8::2")]));

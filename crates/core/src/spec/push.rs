@@ -1,4 +1,4 @@
-//! Where the stream of a cast is sent to.
+//! Pushes: servers that the stream of a cast is sent to.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,46 +9,47 @@ use url::Url;
 
 use super::SpecError;
 
-/// Most targets of a cast.
+/// Maximum number of pushes of a cast.
 pub const MAX_PUSHES: usize = 10;
-/// Longest address of a target, in bytes; RTMP's clients and servers cut longer ones.
+/// Longest address of a push, in bytes; RTMP clients and servers truncate longer ones.
 pub const MAX_PUSH_URL_LEN: usize = 1000;
 /// Longest stream key with its parameters, in bytes, for the same reason.
 pub const MAX_STREAM_KEY_LEN: usize = 500;
 
-/// One target: a server that takes the stream.
+/// A push: one server that receives the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Push {
-    /// Its address.
+    /// Address of the server.
     pub url: PushUrl,
-    /// How long it may be without a connection before it is given up for good; `None` tries for ever.
-    #[serde(default)]
+    /// Time without a connection after which the push fails for good; `None` retries for ever.
+    #[serde(default, alias = "patience")]
     pub reconnect_timeout: Option<Duration>,
 }
 
-/// At most [`MAX_PUSHES`], each once.
+/// Checks that there are at most [`MAX_PUSHES`], without duplicates.
 pub(super) fn validate(pushes: &[Push]) -> Result<(), SpecError> {
     if pushes.len() > MAX_PUSHES {
-        return Err(SpecError::Push("ten others are given already"));
+        return Err(SpecError::Push("there are ten already, which is the maximum"));
     }
-    let twice = |(i, push): (usize, &Push)| pushes[..i].iter().any(|other| other.url == push.url);
-    if pushes.iter().enumerate().any(twice) {
+    let is_duplicate = |(i, push): (usize, &Push)| pushes[..i].iter().any(|other| other.url == push.url);
+    if pushes.iter().enumerate().any(is_duplicate) {
         return Err(SpecError::Push("it is given twice"));
     }
     Ok(())
 }
 
-/// The address of a server that takes a stream. Shows scheme, host and application only: the rest is a secret.
+/// Address of a server that receives a stream. It displays scheme, host and application only: the rest is
+/// secret.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PushUrl {
-    /// As it was written: servers compare keys byte by byte.
+    /// The address as written, because servers compare keys byte by byte.
     text: String,
     protocol: PushProtocol,
     redacted: String,
 }
 
-/// How a stream is sent.
+/// Protocol of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PushProtocol {
     /// RTMP over TCP.
@@ -60,7 +61,7 @@ pub enum PushProtocol {
 }
 
 impl PushUrl {
-    /// Takes rtmp and rtmps addresses with an application and a key, and srt addresses of a listener.
+    /// Parses an rtmp or rtmps address with an application and a key, or the srt address of a listener.
     ///
     /// # Errors
     /// [`SpecError::Push`].
@@ -69,11 +70,11 @@ impl PushUrl {
         if text.len() > MAX_PUSH_URL_LEN {
             return bad("it is longer than 1000 bytes");
         }
-        // The library that opens it takes it as it is written.
+        // libavformat does not encode the address.
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return bad("it must be ASCII without spaces: write other characters as %XX");
         }
-        // Not everybody who reads addresses ends them there: what follows could say something else to each.
+        // Parsers disagree on where an address with a fragment ends, so a fragment could smuggle options.
         if text.contains('#') {
             return bad("write # as %23");
         }
@@ -84,15 +85,15 @@ impl PushUrl {
             "rtmp" => PushProtocol::Rtmp,
             "rtmps" => PushProtocol::Rtmps,
             "srt" => PushProtocol::Srt,
-            _ => return bad("only rtmp:, rtmps: and srt: are possible"),
+            _ => return bad("only rtmp:, rtmps: and srt: are supported"),
         };
         let host = url.host_str().unwrap_or_default();
         if host.is_empty() || host.len() > 255 {
-            return bad("it names no host");
+            return bad("it has no host: write rtmp://host/application/key or srt://host:port");
         }
-        let mut shown = format!("{}://{host}", url.scheme());
+        let mut redacted = format!("{}://{host}", url.scheme());
         if let Some(port) = url.port() {
-            shown.push_str(&format!(":{port}"));
+            redacted.push_str(&format!(":{port}"));
         }
         if protocol == PushProtocol::Srt {
             validate_srt(&url)?;
@@ -104,55 +105,55 @@ impl PushUrl {
             if key.len() + url.query().map_or(0, str::len) > MAX_STREAM_KEY_LEN {
                 return bad("its key is longer than 500 bytes");
             }
-            shown.push_str(&format!("/{application}/…"));
+            redacted.push_str(&format!("/{application}/…"));
         }
-        Ok(Self { text: text.to_owned(), protocol, redacted: shown })
+        Ok(Self { text: text.to_owned(), protocol, redacted })
     }
 
-    /// The whole address, secrets and all: for the connection only.
+    /// The whole address, including secrets: for the connection only.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.text
     }
 
-    /// How the stream is sent.
+    /// Protocol of the push.
     #[must_use]
     pub fn protocol(&self) -> PushProtocol {
         self.protocol
     }
 
-    /// Its server, as it is written: a name, or an address (without brackets).
+    /// Host of the server as written: a name, or an address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         self.split_server().1
     }
 
-    /// The port of its server: written, or the usual one.
+    /// Port of the server, or the protocol's default.
     #[must_use]
     pub fn port(&self) -> u16 {
-        let usual = match self.protocol {
+        let default = match self.protocol {
             PushProtocol::Rtmp => 1935,
             PushProtocol::Rtmps => 443,
-            // None is usual, so it is written.
+            // SRT has no default port, so the address contains one.
             PushProtocol::Srt => 0,
         };
-        Url::parse(&self.text).ok().and_then(|url| url.port()).unwrap_or(usual)
+        Url::parse(&self.text).ok().and_then(|url| url.port()).unwrap_or(default)
     }
 
-    /// All behind host and port, as it is written: a secret.
+    /// The part after host and port, as written; it is secret.
     #[must_use]
     pub fn path(&self) -> &str {
         self.split_server().2
     }
 
-    /// The whole address, with this one in the place of host and port: for the connection only.
+    /// The whole address with host and port replaced by `server`: for the connection only.
     #[must_use]
     pub fn with_server(&self, server: SocketAddr) -> String {
         let (before, _, behind) = self.split_server();
         format!("{before}{server}{behind}")
     }
 
-    /// Scheme and user, host, and what is behind host and port.
+    /// Splits the address into scheme and user, host, and the part after host and port.
     fn split_server(&self) -> (&str, &str, &str) {
         let begin = self.text.find("://").map_or(0, |at| at + 3);
         let end = self.text[begin..].find(['/', '?']).map_or(self.text.len(), |at| begin + at);
@@ -165,18 +166,18 @@ impl PushUrl {
         (&self.text[..begin], host.unwrap_or_default(), &self.text[end..])
     }
 
-    /// A text about this target without its secrets: each that occurs in it is replaced.
+    /// Replaces all secrets of this address that occur in `text`.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         let mut clean = text.replace(&self.text, &self.redacted);
         let Ok(url) = Url::parse(&self.text) else { return clean };
-        // As it is written: everything after the application, and its parts.
+        // As written: everything after the application, and its parts.
         let written = self.text.splitn(5, '/').nth(4).unwrap_or_default();
         let (key, query) = written.split_once('?').unwrap_or((written, url.query().unwrap_or_default()));
         let values = url.query_pairs().map(|(_, value)| value.into_owned()).collect::<Vec<_>>();
         let fixed = [written, key, query, url.username(), url.password().unwrap_or_default()];
         let mut secrets: Vec<&str> = fixed.into_iter().chain(values.iter().map(String::as_str)).collect();
-        // The longest first: one may be part of another. What is shorter than three bytes is no secret.
+        // The longest first, because one may be part of another. Shorter than three bytes is no secret.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         for secret in secrets.into_iter().filter(|secret| secret.len() > 2) {
             clean = clean.replace(secret, "…");
@@ -185,13 +186,13 @@ impl PushUrl {
     }
 }
 
-/// A page must not be sent to whoever comes: Pagecast calls, it is never called.
+/// Checks that Pagecast is the SRT caller: as a listener it would send the page to anyone who connects.
 fn validate_srt(url: &Url) -> Result<(), SpecError> {
     if url.port().is_none() {
         return Err(SpecError::Push("an srt: address needs a port"));
     }
-    let calls = url.query_pairs().all(|(name, value)| name != "mode" || value == "caller");
-    if calls { Ok(()) } else { Err(SpecError::Push("of SRT's modes, only mode=caller is possible")) }
+    let is_caller = url.query_pairs().all(|(name, value)| name != "mode" || value == "caller");
+    if is_caller { Ok(()) } else { Err(SpecError::Push("of SRT's modes, only mode=caller is supported")) }
 }
 
 impl fmt::Display for PushUrl {
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_can_be_put_in_the_place_of_its_name() {
+    fn host_and_port_can_be_replaced() {
         let v6 = "[2001:db8::1]:9";
         for (text, host, port, path, at) in [
             (
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_are_enough_and_each_comes_once() {
+    fn there_are_at_most_ten_without_duplicates() {
         let push =
             |i| Push { url: PushUrl::parse(&format!("rtmp://a/live/{i}")).unwrap(), reconnect_timeout: None };
         assert_eq!(validate(&(0..10).map(push).collect::<Vec<_>>()), Ok(()));
@@ -302,15 +303,11 @@ mod tests {
             for shown in [push.url.to_string(), format!("{push:?}")] {
                 assert!(shown.contains("a.example") && !shown.contains("hunter2"), "{shown}");
             }
-            for said in [format!("cannot open {text}"), "stream hunter2 is taken".to_owned()] {
-                assert!(!push.url.redact(&said).contains("hunter2"), "{}", push.url.redact(&said));
+            for message in [format!("cannot open {text}"), "stream hunter2 is taken".to_owned()] {
+                assert!(!push.url.redact(&message).contains("hunter2"), "{}", push.url.redact(&message));
             }
             let same: Push = serde_json::from_str(&serde_json::to_string(&push).unwrap()).unwrap();
-            assert_eq!(
-                (same.url.reveal(), &same),
-                (text, &push),
-                "it survives the way to the cast's process"
-            );
+            assert_eq!((same.url.reveal(), &same), (text, &push), "it survives serialization");
         }
         let error = PushUrl::parse("http://a.example/hunter2").unwrap_err();
         assert!(!format!("{error:?} {error}").contains("hunter2"));

@@ -1,4 +1,4 @@
-//! What is recorded, and how it is cut.
+//! Recording of a cast: format, files and storage.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,83 +8,87 @@ use serde::{Deserialize, Serialize};
 use super::health::validate_duration;
 use super::{Field, SpecError, Storage};
 
-/// Length of a segment.
+/// Range of the duration of a segment.
 pub const SEGMENT_DURATION_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(60);
-/// Longest MP4 file.
+/// Range of the duration of an MP4 file.
 pub const SPLIT_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(5)..=Duration::from_secs(86_400);
-/// Largest MP4 file, in bytes; a file is ended before the segment that would make it larger.
+/// Largest MP4 file, in bytes: players and file systems with signed 32-bit sizes handle it. A file ends
+/// before the segment that would exceed this.
 pub const MAX_FILE_BYTES: u64 = 2 << 30;
-/// Time between two thumbnails.
+/// Range of the interval of thumbnails.
 pub const THUMBNAIL_INTERVAL_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(3600);
-/// Time that storage is waited for at the end.
+/// Range of the time for uploads after the end of a cast.
 pub const UPLOAD_TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(86_400);
-/// Bytes that a spool may hold.
+/// Range of the size limit of a spool, in bytes.
 pub const SPOOL_LIMIT_RANGE: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
 /// Longest name of a recording, in characters.
 pub const MAX_RECORDING_NAME_LEN: usize = 128;
-/// Longest time between two keyframes: those who come late wait for one.
+/// Longest interval between two keyframes: viewers who join late wait for the next one.
 pub const KEYFRAME_INTERVAL: Duration = Duration::from_secs(4);
 
-/// A recording: a chain of segments in a spool, stored as they close.
+/// A recording: a sequence of segments in a spool, uploaded as they close.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recording {
-    /// What all its files are called: `name_0.mp4`, `name.m3u8`. 1 to 128 of `a–z A–Z 0–9 . _ -`, no dot in
-    /// front.
+    /// Name of all files, as in `name_0.mp4` and `name.m3u8`: 1 to 128 of `a–z A–Z 0–9 . _ -`, without a
+    /// leading dot.
     pub name: String,
-    /// Where it is kept.
+    /// Storage of the recording.
     pub to: Storage,
-    /// Where all of it is kept instead if that does not answer. From one folder or bucket to another; then
-    /// nothing leaves the spool before all is stored.
+    /// Storage for the whole recording if `to` fails; both must be folders or buckets. With a backup, nothing
+    /// is removed from the spool before everything is stored.
     #[serde(default)]
     pub backup: Option<Storage>,
-    /// What it is made into.
+    /// File format.
     #[serde(default)]
     pub format: Format,
-    /// Whether an existing file may be replaced.
+    /// Whether existing files may be replaced.
     #[serde(default)]
     pub overwrite: bool,
-    /// The folder for what is not stored yet. Made for the recording, and removed when all of it is stored.
+    /// Folder for data that is not stored yet. It is created for the recording and removed once everything is
+    /// stored.
     pub spool: PathBuf,
-    /// Bytes it may hold, 1 MiB to 1 PiB. Beyond that nothing more is recorded; what was recorded is kept.
+    /// Size limit of the spool in bytes, 1 MiB to 1 PiB. When it is reached, recording stops and the recorded
+    /// part is kept.
     #[serde(default = "default_spool_limit_bytes")]
     pub spool_limit_bytes: u64,
-    /// Length of a segment, 1 to 60 s.
+    /// Duration of a segment, 1 to 60 s.
     #[serde(default = "default_segment")]
     pub segment: Duration,
-    /// Length of an MP4 file, 5 s to 24 h, exact to a frame. The recording goes on in another one at every
-    /// multiple of it, counted from its beginning, and before a file would exceed [`MAX_FILE_BYTES`].
+    /// Duration of an MP4 file, 5 s to 24 h, exact to a frame. A new file starts at each multiple of it,
+    /// counted from the start of the recording, and before a file would exceed [`MAX_FILE_BYTES`].
     #[serde(default = "default_split")]
     pub split: Duration,
-    /// Time between two thumbnails (JPEG), 1 s to 1 h.
+    /// Interval of thumbnails (JPEG), 1 s to 1 h.
     #[serde(default)]
     pub thumbnails: Option<Duration>,
-    /// Whether a list of all its files is stored with them, `name.json`.
+    /// Whether a list of all files is stored with them, as `name.json`.
     #[serde(default)]
     pub manifest: bool,
-    /// No picture, only sound.
+    /// Whether to record audio without video.
     #[serde(default)]
     pub audio_only: bool,
-    /// How long storage is waited for at the end, 0 to 24 h. What is not stored then stays in the spool.
-    #[serde(default = "default_upload_timeout")]
+    /// Time for uploads after the end of the cast, 0 to 24 h. Data that is not stored by then stays in the
+    /// spool.
+    #[serde(default = "default_upload_timeout", alias = "patience")]
     pub upload_timeout: Duration,
-    /// Go on with the recording that is in the spool.
+    /// Whether to continue the recording that is in the spool.
     #[serde(default)]
     pub resume: bool,
-    /// A file that says what was stored and where (JSON), written when all is, before the spool goes: for
-    /// whoever was not there.
+    /// Receipt file (JSON) that lists what was stored and where. It is written once everything is stored and
+    /// before the spool is removed, so that a later process can report it.
     #[serde(default)]
     pub receipt: Option<PathBuf>,
 }
 
-/// What a recording is made into.
+/// File format of a recording.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// MP4 files with their index in front.
+    /// MP4 files with the index at the front.
     #[default]
     Mp4,
     /// Segments of fragmented MP4 and playlists.
@@ -98,19 +102,19 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether MP4 files are made.
+    /// Whether the format includes MP4 files.
     #[must_use]
     pub fn has_mp4(self) -> bool {
         matches!(self, Self::Mp4 | Self::Both | Self::BothTs)
     }
 
-    /// Whether segments are stored, with playlists.
+    /// Whether the format includes HLS segments and playlists.
     #[must_use]
     pub fn has_hls(self) -> bool {
         self != Self::Mp4
     }
 
-    /// Whether these segments are MPEG-TS.
+    /// Whether the HLS segments are MPEG-TS.
     #[must_use]
     pub fn is_ts(self) -> bool {
         matches!(self, Self::HlsTs | Self::BothTs)
@@ -118,7 +122,7 @@ impl Format {
 }
 
 impl Recording {
-    /// A recording as MP4, with the usual segments.
+    /// Creates an MP4 recording with default segments and limits.
     #[must_use]
     pub fn new(name: impl Into<String>, to: Storage, spool: PathBuf) -> Self {
         Self {
@@ -140,7 +144,7 @@ impl Recording {
         }
     }
 
-    /// A recording to one MP4 file: `talk.mp4` has its spool in `talk.mp4.spool`.
+    /// Creates a recording to one MP4 file, with the spool beside it: `talk.mp4.spool` for `talk.mp4`.
     #[must_use]
     pub fn to_file(path: PathBuf) -> Self {
         let mut spool = path.clone().into_os_string();
@@ -152,17 +156,17 @@ impl Recording {
         Self::new(name, Storage::File(path), spool.into())
     }
 
-    /// Time between two keyframes: a segment is a whole number of them.
+    /// Interval between two keyframes, of which each segment holds a whole number.
     #[must_use]
     pub fn keyframe_interval(&self) -> Duration {
         let parts = self.segment.as_millis().div_ceil(KEYFRAME_INTERVAL.as_millis()).max(1);
         self.segment / u32::try_from(parts).unwrap_or(1)
     }
 
-    /// Checks every value that the types leave open.
+    /// Validates every value that the types do not restrict.
     ///
     /// # Errors
-    /// The first value that is out of range.
+    /// The first invalid value.
     pub fn validate(&self) -> Result<(), SpecError> {
         let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let name = &self.name;
@@ -184,8 +188,8 @@ impl Recording {
                 return Err(SpecError::HlsToFile);
             }
         }
-        let alone = |storage: &Storage| matches!(storage, Storage::File(_) | Storage::TencentVod(_));
-        if self.backup.as_ref().is_some_and(|backup| alone(backup) || alone(&self.to)) {
+        let has_no_backup = |storage: &Storage| matches!(storage, Storage::File(_) | Storage::TencentVod(_));
+        if self.backup.as_ref().is_some_and(|backup| has_no_backup(backup) || has_no_backup(&self.to)) {
             return Err(SpecError::Backup);
         }
         if matches!(self.to, Storage::TencentVod(_)) && (self.thumbnails.is_some() || self.manifest) {

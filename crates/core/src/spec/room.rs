@@ -1,4 +1,4 @@
-//! The room that the page is published in, live.
+//! WebRTC room that the page is published in.
 
 use std::fmt;
 
@@ -8,20 +8,21 @@ use url::Url;
 use super::{Secret, Size, SpecError};
 use crate::time::Fps;
 
-/// Longest identifier of an application, room, user or task, in bytes.
+/// Longest identifier of an application, room, user or task, in bytes: the vendors' limit.
 pub const MAX_ID_LEN: usize = 128;
-/// Longest address of a service, templates filled in, in bytes.
+/// Longest address of a room server with its templates filled in, in bytes.
 pub const MAX_ROOM_URL_LEN: usize = 2048;
 /// Longest token or key, in bytes.
 pub const MAX_TOKEN_LEN: usize = 8192;
-/// Most layers of a stream: one, or simulcast.
+/// Maximum number of layers of a stream: one, or two for simulcast.
 pub const MAX_LAYERS: usize = 2;
-/// Smallest and largest cap on a layer's bitrate, in kbit/s.
+/// Range of the cap on a layer's bitrate, in kbit/s.
 pub const LAYER_KBPS_RANGE: std::ops::RangeInclusive<u32> = 30..=20_000;
-/// Most servers for ICE.
+/// Maximum number of ICE servers; each adds candidates to gather and check.
 pub const MAX_ICE_SERVERS: usize = 8;
 
-/// The default simulcast ladder of the vendor: pixels of a picture, and the most kbit/s it gets at 30 frames per second.
+/// Default bitrate ladder (the vendor's): pixels of a picture, and its maximum kbit/s at 30 frames per
+/// second.
 const BITRATE_LADDER: [(u32, u32); 10] = [
     (160 * 90, 100),
     (256 * 144, 200),
@@ -35,103 +36,105 @@ const BITRATE_LADDER: [(u32, u32); 10] = [
     (1920 * 1080, 3000),
 ];
 
-/// A room, and how the page is published in it.
+/// A room and the stream that is published in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Room {
-    /// The server, and how it is spoken to.
+    /// Server of the room and its signalling protocol.
     pub service: RoomService,
-    /// Who publishes where.
+    /// Identifiers of room and publisher.
     pub ids: RoomIds,
-    /// One stream, or two layers of it, the larger one first. The page is rendered at the size of the first.
+    /// One or two layers, the larger one first. The page is rendered at the size of the first.
     pub layers: Vec<Layer>,
-    /// How the picture is encoded.
+    /// Video codec.
     #[serde(default)]
     pub codec: RoomCodec,
-    /// How the server is reached.
+    /// ICE settings.
     #[serde(default)]
     pub ice: Ice,
 }
 
-/// A server that takes the stream. In addresses and tokens `{app}`, `{room}`, `{user}` and `{task}` stand for the identifiers.
+/// Server of a room. In addresses and tokens, `{app}`, `{room}`, `{user}` and `{task}` stand for the
+/// identifiers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoomService {
-    /// Any server that speaks WHIP (RFC 9725).
+    /// A WHIP server (RFC 9725).
     Whip {
-        /// Its endpoint.
+        /// WHIP endpoint.
         url: RoomUrl,
-        /// A bearer token.
+        /// Bearer token.
         #[serde(default)]
         token: Option<Secret>,
     },
-    /// A LiveKit server; the room is made if it is not there.
+    /// A LiveKit server; the room is created if it does not exist.
     LiveKit {
-        /// Its address: ws, wss, http or https.
+        /// Address of the server: ws, wss, http or https.
         url: RoomUrl,
         /// Name of the API key.
         key: String,
-        /// The API key's secret, with which tokens are minted.
+        /// Secret of the API key, with which access tokens are signed.
         secret: Secret,
     },
     /// A Janus server with the VideoRoom plugin.
     Janus {
-        /// Its WebSocket (ws, wss) or HTTP (http, https) address.
+        /// WebSocket (ws, wss) or HTTP (http, https) address of the server.
         url: RoomUrl,
-        /// API secret or token, if the server wants one.
+        /// API secret or token, if the server requires one.
         #[serde(default)]
         secret: Option<Secret>,
-        /// Secret of the room: with it, another publisher of the same user can be thrown out.
+        /// Secret of the room, which permits removing an earlier publisher of the same user.
         #[serde(default)]
         room_secret: Option<Secret>,
-        /// Needed to join, if the room has one.
+        /// PIN of the room, if it requires one to join.
         #[serde(default)]
         pin: Option<Secret>,
     },
 }
 
-/// Who publishes where: each 1 to [`MAX_ID_LEN`] of the letters a to z and A to Z, digits, and `_ @ - .`
+/// Identifiers of room and publisher: each 1 to [`MAX_ID_LEN`] of the letters a to z and A to Z, digits, and
+/// `_ @ - .`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoomIds {
-    /// The application.
+    /// Name of the application.
     pub app: String,
-    /// The room.
+    /// Name of the room.
     pub room: String,
-    /// The user that the page is published as.
+    /// User that publishes the page.
     pub user: String,
-    /// The task.
+    /// Name of the task.
     pub task: String,
 }
 
-/// One picture size of a stream: upper bounds, which a bad network stays below.
+/// Upper bounds of one layer of a stream; congestion control may stay below them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
     /// Picture size.
     pub size: Size,
-    /// Most frames per second; no more than the page has.
+    /// Maximum frame rate, not above that of the page.
     pub fps: Fps,
-    /// Most kbit/s; `None` takes [`default_layer_bitrate_kbps`].
+    /// Maximum bitrate in kbit/s; `None` means [`default_layer_bitrate_kbps`].
     #[serde(default)]
     pub bitrate_kbps: Option<u32>,
 }
 
-/// How a room's picture is encoded.
+/// Video codec of a room.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoomCodec {
     /// H.264, constrained baseline.
     #[default]
     H264,
-    /// VP8.
+    /// VP8 video.
     Vp8,
 }
 
-/// How a server is reached (RFC 8445).
+/// ICE settings (RFC 8445).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ice {
-    /// Besides those that the service names.
+    /// ICE servers, in addition to those that the room server announces.
     #[serde(default)]
     pub servers: Vec<IceServer>,
-    /// Only by way of a TURN server.
+    /// Whether to use TURN relays only.
     #[serde(default)]
     pub relay_only: bool,
 }
@@ -139,23 +142,24 @@ pub struct Ice {
 /// A TURN or STUN server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IceServer {
-    /// `turn:host:port?transport=udp`, `turns:host:port?transport=tcp` or `stun:host:port` (RFC 7064, RFC 7065).
+    /// `turn:host:port?transport=udp`, `turns:host:port?transport=tcp` or `stun:host:port` (RFC 7064, RFC
+    /// 7065).
     pub url: String,
-    /// User of a TURN server.
+    /// User name at a TURN server.
     #[serde(default)]
     pub username: String,
-    /// Password of a TURN server.
+    /// Password at a TURN server.
     #[serde(default)]
     pub credential: Secret,
 }
 
-/// The address of a service, before its template is filled in. Shows scheme, host and path only.
+/// Address of a room server, with templates. It displays scheme, host and path only.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RoomUrl(String);
 
 impl RoomUrl {
-    /// Takes http, https, ws and wss addresses.
+    /// Parses an http, https, ws or wss address.
     ///
     /// # Errors
     /// [`SpecError::Room`].
@@ -168,29 +172,29 @@ impl RoomUrl {
             return bad("it is not a URL like https://host/whip/{room}");
         };
         if !["http", "https", "ws", "wss"].contains(&url.scheme()) {
-            return bad("only http:, https:, ws: and wss: are possible");
+            return bad("only http:, https:, ws: and wss: are supported");
         }
         if url.host_str().is_none_or(str::is_empty) {
-            return bad("it names no host");
+            return bad("it has no host");
         }
         let mut rest = text;
         while let Some((_, after)) = rest.split_once('{') {
             let Some((name, after)) = after.split_once('}') else { return bad("a { has no }") };
             if !["app", "room", "user", "task"].contains(&name) {
-                return bad("of templates, only {app}, {room}, {user} and {task} are possible");
+                return bad("the only templates are {app}, {room}, {user} and {task}");
             }
             rest = after;
         }
         Ok(Self(text.to_owned()))
     }
 
-    /// As it was written, secrets and all.
+    /// The address as written, including secrets.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is spoken to with TLS.
+    /// Whether the address uses TLS.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.0.starts_with("https:") || self.0.starts_with("wss:")
@@ -229,7 +233,7 @@ impl fmt::Debug for RoomUrl {
 }
 
 impl RoomService {
-    /// Its address.
+    /// Address of the server.
     #[must_use]
     pub fn url(&self) -> &RoomUrl {
         let (Self::Whip { url, .. } | Self::LiveKit { url, .. } | Self::Janus { url, .. }) = self;
@@ -238,28 +242,29 @@ impl RoomService {
 }
 
 impl RoomIds {
-    /// The identifiers in place of their names, as they are.
+    /// Fills the identifiers into a template, unescaped.
     #[must_use]
     pub fn fill_template(&self, template: &str) -> String {
         self.substitute(template, str::to_owned)
     }
 
-    /// The identifiers in place of their names in an address. Of their characters, `@` alone means something there.
+    /// Fills the identifiers into an address. Of their characters, only `@` needs escaping there.
     #[must_use]
     pub fn fill_url_template(&self, template: &RoomUrl) -> String {
         self.substitute(&template.0, |id| id.replace('@', "%40"))
     }
 
-    /// All at once: what an identifier stands for is not looked at again.
+    /// Fills in all identifiers in one pass, so that an identifier which looks like a template is not filled
+    /// again.
     fn substitute(&self, template: &str, write: impl Fn(&str) -> String) -> String {
-        let names =
+        let variables =
             [("{app}", &self.app), ("{room}", &self.room), ("{user}", &self.user), ("{task}", &self.task)];
         let mut filled = String::with_capacity(template.len());
         let mut rest = template;
         while let Some(at) = rest.find('{') {
             filled.push_str(&rest[..at]);
             rest = &rest[at..];
-            match names.iter().find(|(name, _)| rest.starts_with(name)) {
+            match variables.iter().find(|(name, _)| rest.starts_with(name)) {
                 Some((name, id)) => {
                     filled.push_str(&write(id));
                     rest = &rest[name.len()..];
@@ -295,15 +300,15 @@ impl RoomIds {
 }
 
 impl Layer {
-    /// The cap on its bitrate, in bit/s.
+    /// Cap on the layer's bitrate, in bit/s.
     #[must_use]
     pub fn bitrate_bps(&self) -> u32 {
         1000 * self.bitrate_kbps.unwrap_or_else(|| default_layer_bitrate_kbps(self.size, self.fps))
     }
 }
 
-/// What a layer gets when nobody says: the ladder interpolated by the number of pixels, scaled by the frame rate, but to no less
-/// than half.
+/// Default cap on a layer's bitrate, in kbit/s: the ladder interpolated by the number of pixels and scaled by
+/// the frame rate, but to no less than half.
 #[must_use]
 pub fn default_layer_bitrate_kbps(size: Size, fps: Fps) -> u32 {
     let pixels = f64::from(size.width() * size.height());
@@ -320,19 +325,19 @@ pub fn default_layer_bitrate_kbps(size: Size, fps: Fps) -> u32 {
 }
 
 impl Room {
-    /// A room with one layer and nothing special about it.
+    /// Creates a room with one layer and default settings.
     #[must_use]
     pub fn new(service: RoomService, ids: RoomIds, layer: Layer) -> Self {
         Self { service, ids, layers: vec![layer], codec: RoomCodec::default(), ice: Ice::default() }
     }
 
-    /// The address of the server, secrets and all.
+    /// Address of the server with its templates filled in, including secrets.
     #[must_use]
     pub fn url(&self) -> String {
         self.ids.fill_url_template(self.service.url())
     }
 
-    /// The address of the server, for people.
+    /// Address of the server with its templates filled in, without secrets.
     #[must_use]
     pub fn redacted_url(&self) -> String {
         self.ids.fill_template(&self.service.url().to_string())
@@ -375,7 +380,7 @@ impl Room {
                     return bad("this LiveKit server", "it needs the name of an API key and its secret");
                 }
                 if key.len() > MAX_TOKEN_LEN {
-                    return bad("this API key", "it is longer than 8192 bytes");
+                    return bad("this API key", "its name is longer than 8192 bytes");
                 }
                 (url, false, vec![Some(secret)])
             }
@@ -394,7 +399,7 @@ impl Room {
         if path.split('/').any(|step| step == "." || step == "..") {
             return bad(
                 "the identifiers . and ..",
-                "in the address of the room's server they would lead elsewhere",
+                "as a path segment of the server's address they would lead to another path",
             );
         }
         if secrets.into_iter().flatten().any(|secret| secret.reveal().len() > MAX_TOKEN_LEN) {
@@ -409,11 +414,11 @@ impl Ice {
         let what = "these servers for ICE";
         let bad = |why| Err(SpecError::Room { what, why });
         if self.servers.len() > MAX_ICE_SERVERS {
-            return bad("at most 8 are possible");
+            return bad("at most 8 are allowed");
         }
         let known = ["stun:", "turn:", "turns:"];
         if self.servers.iter().any(|server| !known.iter().any(|scheme| server.url.starts_with(scheme))) {
-            return bad("each begins with stun:, turn: or turns:");
+            return bad("each must start with stun:, turn: or turns:");
         }
         Ok(())
     }
@@ -448,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_hide_what_may_be_secret() {
+    fn addresses_hide_secrets() {
         let url = RoomUrl::parse("https://me:hunter2@a.example/{room}?key=hunter2").unwrap();
         assert_eq!(format!("{url} {url:?}"), "https://…@a.example/{room} https://…@a.example/{room}");
     }
@@ -463,25 +468,25 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_range_are_named() {
+    fn errors_name_the_value_and_its_range() {
         let room = Room::new(whip("https://a.example/{room}"), ids(), layer(1280, 720, 30));
-        let refused = |change: &dyn Fn(&mut Room)| {
+        let error = |change: &dyn Fn(&mut Room)| {
             let mut bad = room.clone();
             change(&mut bad);
             bad.validate(Size::HD, Fps::DEFAULT).unwrap_err().to_string()
         };
         assert_eq!(room.validate(Size::HD, Fps::DEFAULT), Ok(()));
-        for (said, words) in [
-            (refused(&|r| r.ids.user = "a b".into()), "this user identifier"),
-            (refused(&|r| r.ids.task = "a".repeat(129)), "this task identifier"),
-            (refused(&|r| r.layers.clear()), "one or two"),
-            (refused(&|r| r.layers = vec![layer(640, 360, 30)]), "size of the page"),
-            (refused(&|r| r.layers.push(layer(1280, 720, 30))), "smaller"),
-            (refused(&|r| r.layers[0].fps = Fps::new(31).unwrap()), "more frames"),
-            (refused(&|r| r.layers[0].bitrate_kbps = Some(20)), "30 to 20000"),
-            (refused(&|r| r.service = whip("wss://a.example")), "http: or https:"),
+        for (message, part) in [
+            (error(&|r| r.ids.user = "a b".into()), "this user identifier"),
+            (error(&|r| r.ids.task = "a".repeat(129)), "this task identifier"),
+            (error(&|r| r.layers.clear()), "one or two"),
+            (error(&|r| r.layers = vec![layer(640, 360, 30)]), "size of the page"),
+            (error(&|r| r.layers.push(layer(1280, 720, 30))), "smaller"),
+            (error(&|r| r.layers[0].fps = Fps::new(31).unwrap()), "more frames"),
+            (error(&|r| r.layers[0].bitrate_kbps = Some(20)), "30 to 20000"),
+            (error(&|r| r.service = whip("wss://a.example")), "http: or https:"),
             (
-                refused(&|r| {
+                error(&|r| {
                     r.ice.servers = vec![IceServer {
                         url: "x".into(),
                         username: String::new(),
@@ -491,7 +496,7 @@ mod tests {
                 "stun:",
             ),
         ] {
-            assert!(said.contains(words), "{said}");
+            assert!(message.contains(part), "{message}");
         }
         let mut two = room.clone();
         two.layers.push(layer(640, 360, 15));

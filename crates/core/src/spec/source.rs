@@ -1,4 +1,4 @@
-//! The page, and the display it is shown on.
+//! Page of a cast, and the display it is shown on.
 
 use std::fmt;
 
@@ -8,49 +8,50 @@ use url::Url;
 use super::{BrowserContext, SpecError};
 use crate::time::Fps;
 
-/// Longest accepted source address, in bytes as it is sent to servers: room for 1024 characters of any
-/// script, up to 12 bytes each.
+/// Longest address of a page in its encoded form, in bytes: room for 1024 characters of any script, which
+/// take up to 12 bytes each.
 pub const MAX_URL_LEN: usize = 16_384;
 /// Smallest side of a picture, in pixels.
 pub const MIN_SIDE: u32 = 50;
 /// Longest side of a picture, in pixels.
 pub const MAX_SIDE: u32 = 3840;
-/// Most pixels in a picture (3840 x 2160).
+/// Maximum number of pixels of a picture (3840 x 2160).
 pub const MAX_PIXELS: u32 = 3840 * 2160;
-/// Smallest and largest device pixel ratio.
+/// Range of the device pixel ratio.
 pub const SCALE_FACTOR_RANGE: std::ops::RangeInclusive<f64> = 0.25..=8.0;
 
-/// The page and the display it is shown on.
+/// A page and the display it is shown on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Source {
-    /// Address of the page, http or https.
+    /// Address of the page.
     pub url: SourceUrl,
-    /// Size of the display and of the output.
+    /// Picture size of the display and of the outputs.
     pub size: Size,
-    /// Rate of the display and of the output.
+    /// Frame rate of the display and of the outputs.
     pub fps: Fps,
-    /// Device pixel ratio: the page lays out `size / scale_factor` CSS pixels. 1 for a mobile device, which
-    /// has its own.
+    /// Device pixel ratio: the page's layout has `size / scale_factor` CSS pixels. It must be 1 for a mobile
+    /// device, which has its own ratio.
     pub scale_factor: f64,
-    /// What the page finds in the browser.
+    /// Browser context.
     #[serde(default)]
     pub context: BrowserContext,
 }
 
 impl Source {
-    /// This page at 1280x720 pixels and 30 frames per second, on a computer.
+    /// Creates a source at 1280x720 pixels and 30 frames per second on a desktop device.
     #[must_use]
     pub fn new(url: SourceUrl) -> Self {
         Self { url, size: Size::HD, fps: Fps::DEFAULT, scale_factor: 1.0, context: BrowserContext::default() }
     }
 
-    /// Whether a browser that was made ready for this page can show that one.
+    /// Whether a browser that was warmed for this source can show `other`.
     pub(super) fn is_compatible_with(&self, other: &Self) -> bool {
         let BrowserContext { headers, cookies, basic_auth, tls, .. } = &self.context;
-        // These are for one server only.
-        let bound = !headers.is_empty() || !cookies.is_empty() || basic_auth.is_some() || tls.insecure;
-        let same_server = !bound || self.url.origin() == other.url.origin();
-        same_server && Self { url: other.url.clone(), ..self.clone() } == *other
+        // These belong to one server only.
+        let is_origin_bound =
+            !headers.is_empty() || !cookies.is_empty() || basic_auth.is_some() || tls.insecure;
+        let origin_fits = !is_origin_bound || self.url.origin() == other.url.origin();
+        origin_fits && Self { url: other.url.clone(), ..self.clone() } == *other
     }
 
     pub(super) fn validate(&self) -> Result<(), SpecError> {
@@ -58,14 +59,14 @@ impl Source {
             return Err(SpecError::ScaleFactor(self.scale_factor));
         }
         if self.context.mobile.is_some() && self.scale_factor != 1.0 {
-            let why = "a mobile device has its own, as large as it fits into the picture: leave it at 1";
+            let why = "a mobile device has its own, chosen to fit the picture: leave it at 1";
             return Err(SpecError::Context { what: "scale factor", why });
         }
         self.context.validate()
     }
 }
 
-/// Width and height of a picture in pixels, both even.
+/// Picture size in pixels; width and height are even.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "(u32, u32)", into = "(u32, u32)")]
 pub struct Size {
@@ -74,15 +75,15 @@ pub struct Size {
 }
 
 impl Size {
-    /// 1280x720.
+    /// HD, 1280x720 pixels.
     pub const HD: Self = Self { width: 1280, height: 720 };
-    /// 1920x1080.
+    /// Full HD, 1920x1080 pixels.
     pub const FULL_HD: Self = Self { width: 1920, height: 1080 };
 
-    /// Takes even sides of [`MIN_SIDE`] to [`MAX_DIMENSION`], [`MAX_PIXELS`] in all.
+    /// Creates a size from even sides of [`MIN_SIDE`] to [`MAX_SIDE`] with at most [`MAX_PIXELS`] in all.
     ///
     /// # Errors
-    /// [`SpecError::Size`] for any other.
+    /// [`SpecError::Size`] for any other sides.
     pub fn new(width: u32, height: u32) -> Result<Self, SpecError> {
         let side = MIN_SIDE..=MAX_SIDE;
         let fits = side.contains(&width) && side.contains(&height) && width * height <= MAX_PIXELS;
@@ -92,8 +93,8 @@ impl Size {
         Ok(Self { width, height })
     }
 
-    /// The largest size with the same proportions within `bounds` and itself, or `bounds` if that is too long
-    /// and thin.
+    /// The largest size of the same aspect ratio that is within `bounds` and not above this size, or `bounds`
+    /// itself if the result would be thinner than [`MIN_SIDE`].
     #[must_use]
     pub fn fit_within(self, bounds: Self) -> Self {
         let sides = |size: Self| (u64::from(size.width), u64::from(size.height));
@@ -109,13 +110,13 @@ impl Size {
         fitted.unwrap_or(bounds)
     }
 
-    /// Width in pixels.
+    /// Width, in pixels.
     #[must_use]
     pub fn width(self) -> u32 {
         self.width
     }
 
-    /// Height in pixels.
+    /// Height, in pixels.
     #[must_use]
     pub fn height(self) -> u32 {
         self.height
@@ -128,13 +129,13 @@ impl fmt::Display for Size {
     }
 }
 
-/// The address of a page. Shows scheme, host and path only: queries and user names carry secrets.
+/// Address of a page. It displays scheme, host and path only, because queries and user names carry secrets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SourceUrl(Url);
 
 impl SourceUrl {
-    /// Takes absolute http and https addresses.
+    /// Parses an absolute http or https address.
     ///
     /// # Errors
     /// [`SpecError::UrlSyntax`], [`SpecError::UrlScheme`] or [`SpecError::UrlLength`].
@@ -143,13 +144,13 @@ impl SourceUrl {
             return Err(SpecError::UrlLength(text.len()));
         }
         let url = Url::parse(text).map_err(|source| SpecError::UrlSyntax { hint: hint_for(text), source })?;
-        // Written out, each foreign character is several; and it is read again in that form.
+        // Encoding makes addresses longer, and the encoded form must be parsable again.
         if url.as_str().len() > MAX_URL_LEN {
             return Err(SpecError::UrlLength(url.as_str().len()));
         }
         match url.scheme() {
             "http" | "https" => Ok(Self(url)),
-            // A host and its port look like a scheme and what follows it.
+            // `host:port` looks like a scheme and a path.
             _ if is_host_and_port(text) => Err(SpecError::UrlSyntax {
                 hint: hint_for(text),
                 source: url::ParseError::RelativeUrlWithoutBase,
@@ -158,13 +159,13 @@ impl SourceUrl {
         }
     }
 
-    /// The whole address, secrets and all: for the browser only.
+    /// The whole address, including secrets: for the browser only.
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.0.as_str()
     }
 
-    /// Scheme, host and port, as pages and servers write them.
+    /// Origin of the page: scheme, host and port (RFC 6454).
     #[must_use]
     pub fn origin(&self) -> String {
         self.0.origin().ascii_serialization()
@@ -176,7 +177,7 @@ impl SourceUrl {
         Url::parse(url).is_ok_and(|other| other.origin() == self.0.origin())
     }
 
-    /// The host, as written in the address.
+    /// Host of the page, as written in the address.
     #[must_use]
     pub fn host(&self) -> &str {
         self.0.host_str().unwrap_or_default()
@@ -200,7 +201,7 @@ impl fmt::Debug for SourceUrl {
     }
 }
 
-/// What to write instead, if that can be guessed.
+/// Suggestion of a valid address, if it can be guessed; otherwise empty.
 fn hint_for(text: &str) -> String {
     if text.contains("://") {
         String::new()
@@ -211,7 +212,7 @@ fn hint_for(text: &str) -> String {
     }
 }
 
-/// Whether this is `host:port`, with or without a path behind it.
+/// Whether the text is `host:port`, optionally followed by a path.
 fn is_host_and_port(text: &str) -> bool {
     let port = text.split_once(':').map_or("", |(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(""));
     !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit())
@@ -249,9 +250,9 @@ mod tests {
     use crate::spec::{Device, Mobile, Orientation};
 
     #[test]
-    fn a_size_within_another_keeps_its_proportions() {
+    fn fitting_a_size_keeps_its_aspect_ratio() {
         let size = |(width, height)| Size::new(width, height).unwrap();
-        for (of, bounds, wanted) in [
+        for (from, bounds, expected) in [
             ((1280, 720), (640, 360), (640, 360)),
             ((1280, 720), (640, 480), (640, 360)),
             ((1280, 720), (800, 360), (640, 360)),
@@ -262,7 +263,7 @@ mod tests {
             ((1280, 720), (1920, 1080), (1280, 720)),
             ((3840, 100), (100, 100), (100, 100)),
         ] {
-            assert_eq!(size(of).fit_within(size(bounds)), size(wanted), "{of:?} in {bounds:?}");
+            assert_eq!(size(from).fit_within(size(bounds)), size(expected), "{from:?} in {bounds:?}");
         }
     }
 
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_its_own_scale_and_fits_into_every_picture() {
+    fn a_mobile_device_has_its_own_scale_and_fits_into_any_picture() {
         let check = |width, height, scale_factor| {
             let tablet = Mobile { device: Device::Tablet, orientation: Orientation::Portrait };
             let context = BrowserContext { mobile: Some(tablet), ..BrowserContext::default() };

@@ -1,4 +1,4 @@
-//! Where recordings are kept.
+//! Storage of recordings.
 
 mod bucket;
 mod vod;
@@ -11,32 +11,32 @@ use url::Url;
 pub use bucket::{Bucket, StorageKeys, StorageService};
 pub use vod::{VOD_LIFETIME_RANGE, Vod, VodMediaType};
 
-/// Most characters of an object's name, folders included.
+/// Longest name of an object including its folders, in characters.
 pub const MAX_OBJECT_NAME_LEN: usize = 400;
-/// Most characters of a prefix, all parts and the `/` between them.
+/// Longest prefix including the `/` between its parts, in characters.
 pub const MAX_PREFIX_LEN: usize = 400;
 
-/// Where a recording is kept.
+/// Storage of a recording.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Storage {
-    /// One MP4 file.
+    /// A single MP4 file.
     File(PathBuf),
-    /// A folder of this machine.
+    /// A folder on this machine.
     Folder(PathBuf),
-    /// A bucket of an object storage.
+    /// A bucket of an object storage service.
     Bucket(Bucket),
-    /// Tencent's video on demand.
+    /// Tencent Video on Demand.
     TencentVod(Vod),
 }
 
 impl Storage {
-    /// Takes a folder, or `SERVICE://BUCKET/PREFIX`, with `?region=…&endpoint=…&account=…&path-style=true`
-    /// behind it where they are needed. Services: `s3`, `gs`, `az`, `cos`, `tos`, `oss`. Keys are no part of
-    /// it.
+    /// Parses a folder, or `SERVICE://BUCKET/PREFIX` with optional parameters
+    /// `?region=…&endpoint=…&account=…&path-style=true`. Services are `s3`, `gs`, `az`, `cos`, `tos` and
+    /// `oss`. Keys are not allowed in the text.
     ///
     /// # Errors
-    /// What cannot be read, or would not pass [`Self::check`].
+    /// The first part that cannot be parsed or does not pass [`Self::validate`].
     pub fn parse(text: &str) -> Result<Self, StorageError> {
         let storage = match text.split_once("://") {
             None => Self::Folder(text.into()),
@@ -46,10 +46,10 @@ impl Storage {
         Ok(storage)
     }
 
-    /// Checks every value that the types leave open.
+    /// Validates every value that the types do not restrict.
     ///
     /// # Errors
-    /// The first value that cannot be used.
+    /// The first invalid value.
     pub fn validate(&self) -> Result<(), StorageError> {
         match self {
             Self::File(path) | Self::Folder(path) if path.as_os_str().is_empty() => Err(StorageError::NoPath),
@@ -62,7 +62,7 @@ impl Storage {
         }
     }
 
-    /// The same place without its keys: what may be written to a disk.
+    /// The same storage without its keys, which may be written to disk.
     #[must_use]
     pub fn without_keys(&self) -> Self {
         let mut storage = self.clone();
@@ -72,7 +72,7 @@ impl Storage {
         storage
     }
 
-    /// Its keys; `None` for a place that has none, ever.
+    /// Access keys of the storage; `None` if this kind of storage has no keys.
     pub fn keys_mut(&mut self) -> Option<&mut Option<StorageKeys>> {
         match self {
             Self::File(_) | Self::Folder(_) => None,
@@ -82,9 +82,9 @@ impl Storage {
     }
 }
 
-/// Whether `name` can be the name of an object or a file below a folder: parts of 1 to 200 of `a–z A–Z 0–9 .
-/// _ -`, no dot in front, `/` between them, [`MAX_OBJECT_NAME_LEN`] characters at most. Such a name means the
-/// same in every storage.
+/// Whether `name` is a valid name of an object, or of a file below a folder: parts of 1 to 200 of `a–z A–Z
+/// 0–9 . _ -` without a leading dot, separated by `/`, at most [`MAX_OBJECT_NAME_LEN`] characters. Such names
+/// mean the same in all kinds of storage.
 #[must_use]
 pub fn is_object_name(name: &str) -> bool {
     name.len() <= MAX_OBJECT_NAME_LEN && name.split('/').all(is_path_component)
@@ -95,7 +95,7 @@ fn is_path_component(part: &str) -> bool {
     (1..=200).contains(&part.len()) && !part.starts_with('.') && part.bytes().all(plain)
 }
 
-/// A part of a host name, as regions and accounts are.
+/// Whether the text is a label of a host name, as regions and accounts are.
 fn is_dns_label(text: &str) -> bool {
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     (1..=63).contains(&text.len())
@@ -104,12 +104,12 @@ fn is_dns_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// An endpoint is a server and nothing else, so that nothing secret can be in it.
+/// Checks that an endpoint is a bare server address, which cannot contain secrets.
 fn validate_endpoint(url: &Url) -> Result<(), StorageError> {
     if url.path() == "/" { validate_server(url) } else { Err(StorageError::Endpoint) }
 }
 
-/// As [`validate_endpoint`], but the address may have a path, as that of an emulator of Azure has.
+/// Checks an endpoint like [`validate_endpoint`], but allows a path, which emulators of Azure need.
 fn validate_endpoint_with_path(url: &Url) -> Result<(), StorageError> {
     let path = url.path();
     let path = path.strip_prefix('/').unwrap_or(path);
@@ -128,73 +128,76 @@ fn validate_server(url: &Url) -> Result<(), StorageError> {
     if bare { Ok(()) } else { Err(StorageError::Endpoint) }
 }
 
-/// Why a [`Storage`] is refused.
+/// Reason why a [`Storage`] is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
-    /// No path at all.
+    /// The path is empty.
     #[error("cannot keep recordings in a folder without a name")]
     NoPath,
-    /// Not text: it could not be told to the process that writes it.
+    /// The path is not UTF-8, so that it cannot be sent to the cast's process as JSON.
     #[error("cannot write to {}: its name must be UTF-8 text", .0.display())]
     Path(PathBuf),
-    /// No service is called so.
+    /// The scheme of the address is not a known service.
     #[error(
-        "cannot keep recordings at {0}://: write a folder, or s3://, gs://, az://, cos://, tos:// or oss:// with a bucket"
+        "cannot keep recordings at {0}://: write a folder, or s3://, gs://, az://, cos://, tos:// or oss:// \
+        with a bucket"
     )]
     Scheme(String),
-    /// A user or password in an address.
-    #[error("keys do not belong into the address of a bucket: leave out all up to the @")]
+    /// The address contains a user or password.
+    #[error("keys are not allowed in the address of a bucket: remove everything up to the @")]
     KeysInAddress,
-    /// Something behind the `?` that nobody reads.
+    /// The address has an unknown parameter, or one with an invalid value.
     #[error(
-        "cannot read {0:?} in the address of a bucket: region, endpoint, account and path-style are possible"
+        "cannot use the parameter {0:?} of the address of a bucket: region, endpoint, account and \
+        path-style are possible"
     )]
     Parameter(String),
-    /// Not a name of a bucket.
+    /// The name of the bucket is invalid.
     #[error("{name:?} cannot be a bucket of {service}: write {shape}")]
     Bucket {
-        /// What was asked for.
+        /// Requested name.
         name: String,
-        /// Whose.
+        /// Service of the bucket.
         service: StorageService,
-        /// What names look like.
+        /// Description of valid names.
         shape: &'static str,
     },
-    /// A part of a prefix that would not mean the same everywhere.
+    /// A part of the prefix is invalid.
     #[error(
         "cannot use {0:?} in a prefix: each part must be made of letters, digits, _, - and ., no dot in front"
     )]
     Prefix(String),
-    /// Longer than [`MAX_PREFIX_LEN`].
+    /// The prefix is longer than [`MAX_PREFIX_LEN`].
     #[error("the prefix has {0} characters, at most {MAX_PREFIX_LEN} are allowed")]
     PrefixLength(usize),
-    /// Neither region nor endpoint.
+    /// Both region and endpoint are missing.
     #[error("{0} needs the region of the bucket, as in ?region={example}", example = .0.example_region())]
     NoRegion(StorageService),
-    /// Not a region.
+    /// The region is not valid.
     #[error("{0:?} cannot be a region: write it like ap-guangzhou or us-east-1")]
     Region(String),
-    /// More than a server.
+    /// The endpoint is more than a server address.
     #[error("cannot use this endpoint: write http:// or https://, a host and a port, and nothing else")]
     Endpoint,
-    /// The path of an endpoint of Azure.
+    /// The path of an Azure endpoint is invalid.
     #[error(
-        "cannot use the path of this endpoint: write folders of a–z A–Z 0–9 . _ -, as in http://127.0.0.1:10000/devstoreaccount1"
+        "cannot use the path of this endpoint: write folders of a–z A–Z 0–9 . _ -, as in \
+        http://127.0.0.1:10000/devstoreaccount1"
     )]
     EndpointPath,
-    /// Not an account.
-    #[error("{0:?} cannot be a storage account: 3 to 24 small letters and digits are possible")]
+    /// The storage account is invalid.
+    #[error("{0:?} cannot be a storage account: 3 to 24 lower-case letters and digits are possible")]
     Account(String),
-    /// Keys that no service would take. They are not shown.
+    /// The keys are invalid. The message does not contain them.
     #[error("cannot use these keys: {0}")]
     Keys(&'static str),
-    /// A value for video on demand that is not possible.
+    /// A value of the video-on-demand storage is invalid.
     #[error("cannot use this {what} for video on demand: {why}")]
     Vod {
-        /// Which.
+        /// Name of the value.
         what: &'static str,
-        /// What is wrong with it.
+        /// Reason why it is invalid.
         why: &'static str,
     },
 }

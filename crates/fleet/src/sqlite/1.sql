@@ -1,4 +1,4 @@
--- Times are milliseconds since 1970. What is of type BLOB is sealed (vault.rs).
+-- Times are milliseconds since 1970. Values of type BLOB are sealed (vault.rs).
 -- States: 0 queued, 1 starting, 2 live, 3 ended.
 
 CREATE TABLE meta (
@@ -12,8 +12,8 @@ CREATE TABLE casts (
     app TEXT NOT NULL,
     origin TEXT NOT NULL,
     key TEXT,
-    key_until_ms INTEGER, -- none: until the cast has ended
-    held INTEGER NOT NULL, -- whether no other may have the key
+    key_until_ms INTEGER, -- NULL: until the cast has ended
+    held INTEGER NOT NULL, -- whether the cast holds its key, so that no other can
     notify INTEGER NOT NULL,
     request BLOB NOT NULL,
     spec BLOB NOT NULL,
@@ -42,7 +42,7 @@ CREATE INDEX casts_past ON casts (ended_ms) WHERE closed = 1;
 CREATE INDEX casts_by_state ON casts (state, created_ms, id, origin);
 CREATE INDEX casts_by_app ON casts (app, state, created_ms, id, origin);
 
--- How many casts there are, so that nobody has to count them.
+-- Number of casts by state and application, maintained by triggers.
 CREATE TABLE tally (
     state INTEGER NOT NULL,
     app TEXT NOT NULL,
@@ -73,7 +73,7 @@ CREATE TABLE outbox (
     whose INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     at_ms INTEGER NOT NULL,
-    next_ms INTEGER, -- none: not before an earlier one, or given up
+    next_ms INTEGER, -- NULL: behind an earlier event, or given up
     tries INTEGER NOT NULL DEFAULT 0,
     first_try_ms INTEGER,
     parts_done INTEGER NOT NULL DEFAULT 0,
@@ -94,7 +94,7 @@ CREATE TABLE attempts (
 
 CREATE INDEX attempts_of ON attempts (whose);
 
--- AUTOINCREMENT: a number that was told as obeyed must not come back.
+-- AUTOINCREMENT: the number of an acknowledged command must not be used again.
 CREATE TABLE commands (
     n INTEGER PRIMARY KEY AUTOINCREMENT,
     whose INTEGER NOT NULL REFERENCES casts ON DELETE CASCADE,

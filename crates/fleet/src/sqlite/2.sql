@@ -1,8 +1,9 @@
--- Lists, the outbox and the queue read small rows only: what is put into pages (style sheets, scripts, headers, cookies) is in a
--- table of its own, read when a worker takes the cast, and gone when the cast is closed.
+-- Lists, the outbox and the queue read small rows only: data that is injected into pages (style sheets,
+-- scripts, headers, cookies) has its own table. It is read when a worker claims the cast, and deleted when
+-- the cast is closed.
 --
--- casts.queued_ms, queue_until_ms, lease_until_ms, outbox.next_ms and first_try_ms are in fleet time (time.rs), all other times in
--- milliseconds since 1970.
+-- casts.queued_ms, queue_until_ms, lease_until_ms, outbox.next_ms and first_try_ms are in fleet time
+-- (clock.rs), all other times in milliseconds since 1970.
 
 CREATE TABLE injected (
     whose INTEGER PRIMARY KEY REFERENCES casts ON DELETE CASCADE,
@@ -10,9 +11,9 @@ CREATE TABLE injected (
 ) STRICT;
 
 ALTER TABLE casts ADD COLUMN queued_ms INTEGER NOT NULL DEFAULT 0;
--- What it is expected to take of a machine, in thousandths of a cast of 1280x720 at 30 frames per second.
+-- Expected resource use, in thousandths of a cast of 1280x720 at 30 frames per second.
 ALTER TABLE casts ADD COLUMN weight INTEGER NOT NULL DEFAULT 1000;
--- Bytes kept of it in BLOBs, in all tables.
+-- Bytes of the cast's BLOBs in all tables.
 ALTER TABLE casts ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE casts ADD COLUMN events_dropped INTEGER NOT NULL DEFAULT 0;
 
@@ -40,7 +41,7 @@ CREATE TRIGGER tally_gone AFTER DELETE ON casts BEGIN
     UPDATE tally SET n = n - 1, weight = weight - old.weight WHERE state = old.state AND app = old.app;
 END;
 
--- Bytes kept of each application's casts.
+-- Bytes of the BLOBs of each application's casts.
 CREATE TABLE kept (
     app TEXT PRIMARY KEY,
     bytes INTEGER NOT NULL

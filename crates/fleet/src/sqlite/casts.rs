@@ -1,4 +1,4 @@
-//! Casts for whoever wants them.
+//! Creation and queries of casts, and commands: the [`crate::Casts`] part of the backend.
 
 use std::cmp::Reverse;
 
@@ -23,17 +23,17 @@ use crate::{
     KeyRetention, MAX_COMMANDS, NewCast, Ticket, UnixMs,
 };
 
-/// Most casts of a page.
+/// Maximum number of casts on a page of a list.
 const MAX_PAGE_CASTS: usize = 1000;
 
-/// Most bytes of descriptions and requests on a page: 1000 usual casts are 2 MB. One that is larger is a page
-/// of its own.
+/// Maximum number of bytes of descriptions and requests on a page: 1000 typical casts take 2 MB. A larger
+/// cast is a page by itself.
 const MAX_PAGE_BYTES: i64 = 8 << 20;
-/// How long a cast that ended before anybody began it still counts, in milliseconds: whoever asks for casts
-/// that do not wait, or stops them at once, gets no more of them than that.
+/// How long a cast that ended before it was claimed counts towards the quota, in milliseconds. This limits
+/// clients that create casts without a queue timeout, or stop them at once.
 const UNSTARTED_QUOTA_WINDOW_MS: i64 = 60_000;
 
-/// A cast that is wanted, with all that needs no transaction done.
+/// A new cast whose values are already sealed, so that the transaction is short.
 pub(super) struct SealedCast {
     new: NewCast,
     request: Vec<u8>,
@@ -56,7 +56,7 @@ impl SealedCast {
     }
 }
 
-/// Takes a cast, or says why not.
+/// Creates a cast, unless its key is held or a limit is exceeded.
 pub(super) fn create(tx: &mut Tx<'_>, sealed: SealedCast) -> Result<CreateOutcome, TxError> {
     if let Some(n) = find_existing(tx, &sealed.new)? {
         let holder = get_by_rowid(tx.db, tx.shared, n)?;
@@ -73,7 +73,8 @@ pub(super) fn create(tx: &mut Tx<'_>, sealed: SealedCast) -> Result<CreateOutcom
     };
     execute(
         tx.db,
-        "INSERT INTO casts (id, app, origin, key, key_until_ms, held, notify, request, spec, queue_until_ms, created_ms,
+        "INSERT INTO casts (id, app, origin, key, key_until_ms, held, notify, request, spec, \
+        queue_until_ms, created_ms,
                             queued_ms, weight, bytes)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
@@ -97,8 +98,8 @@ pub(super) fn create(tx: &mut Tx<'_>, sealed: SealedCast) -> Result<CreateOutcom
     if let Some(injected) = injected {
         execute(tx.db, "INSERT INTO injected VALUES (?, ?)", params![n, injected])?;
     }
-    let known = CastRow { rowid: n, id: new.id.clone(), notify: new.notify, state: CastState::Queued };
-    append_event(tx, &known, &EventKind::Queued)?;
+    let row = CastRow { rowid: n, id: new.id.clone(), notify: new.notify, state: CastState::Queued };
+    append_event(tx, &row, &EventKind::Queued)?;
     Ok(CreateOutcome::New(Cast {
         id: new.id,
         app: new.app,
@@ -121,7 +122,7 @@ pub(super) fn create(tx: &mut Tx<'_>, sealed: SealedCast) -> Result<CreateOutcom
     }))
 }
 
-/// Why there is no place for a cast, if there is none.
+/// The outcome that refuses a cast, if it would exceed a limit.
 fn exceeded_limit(tx: &Tx<'_>, sealed: &SealedCast) -> Result<Option<CreateOutcome>, TxError> {
     let new = &sealed.new;
     let sum = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
@@ -130,26 +131,27 @@ fn exceeded_limit(tx: &Tx<'_>, sealed: &SealedCast) -> Result<Option<CreateOutco
     };
     let quota = i64::from(new.quota);
     let open = sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state < 3 AND app = ?", &[&new.app])?;
-    let most = quota.saturating_mul(2);
-    let lately = "SELECT count(*) FROM (SELECT 1 FROM casts INDEXED BY casts_unbegun
+    let max = quota.saturating_mul(2);
+    let unstarted = "SELECT count(*) FROM (SELECT 1 FROM casts INDEXED BY casts_unbegun
                   WHERE app = ? AND queued_ms > ? AND state = 3 AND started_ms IS NULL LIMIT ?)";
     let since = tx.fleet_now.saturating_sub(UNSTARTED_QUOTA_WINDOW_MS);
-    if open >= quota || open + sum(lately, &[&new.app, &since, &most])? >= most {
+    if open >= quota || open + sum(unstarted, &[&new.app, &since, &max])? >= max {
         return Ok(Some(CreateOutcome::QuotaExceeded));
     }
     let queued = sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state = 0", &[])?;
     if queued >= i64::from(new.queue_limit) {
         return Ok(Some(CreateOutcome::QueueFull));
     }
-    let most = new.max_bytes.saturating_sub(sealed.bytes() as u64);
-    let fits = new.max_bytes >= sealed.bytes() as u64 && sweep::free_app_bytes(tx, &new.app, most)?;
+    let max = new.max_bytes.saturating_sub(sealed.bytes() as u64);
+    let fits = new.max_bytes >= sealed.bytes() as u64 && sweep::free_app_bytes(tx, &new.app, max)?;
     Ok(if fits { None } else { Some(CreateOutcome::BytesExceeded(sweep::app_bytes(tx, &new.app)?)) })
 }
 
-/// The cast that has the key, or the id, that another wants.
+/// Row of the cast that holds the key, or has the id, of a new cast.
 fn find_existing(tx: &Tx<'_>, new: &NewCast) -> Result<Option<i64>, TxError> {
     if let Some(key) = &new.key {
-        let release = "UPDATE casts INDEXED BY casts_held SET held = 0 WHERE key = ? AND held = 1 AND state = 3 AND ifnull(key_until_ms, 0) <= ?";
+        let release = "UPDATE casts INDEXED BY casts_held SET held = 0 WHERE key = ? AND held = 1 AND state \
+            = 3 AND ifnull(key_until_ms, 0) <= ?";
         execute(tx.db, release, params![key.0, tx.now])?;
         let held = "SELECT n FROM casts WHERE key = ? AND held = 1";
         if let Some(n) = query_one(tx.db, held, params![key.0], |row| Ok(row.get(0)?))? {
@@ -165,7 +167,7 @@ pub(super) fn get(db: &Connection, shared: &Shared, id: &CastId) -> Result<Optio
     })
 }
 
-/// The latest one: whoever has the key got it after all who had it.
+/// Finds the latest cast with this key: its holder got the key after all earlier holders.
 pub(super) fn find_by_key(db: &Connection, shared: &Shared, key: &CastKey) -> Result<Option<Cast>, TxError> {
     let sql = format!("SELECT {CAST_COLUMNS} FROM casts WHERE key = ? ORDER BY n DESC LIMIT 1");
     query_one(db, &sql, [&key.0], |row| read_cast(shared, row))
@@ -179,11 +181,12 @@ pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<
         None => ("?1 = ''", ""),
     };
     let sql = format!(
-        "SELECT created_ms, id, n, length(request) + length(spec) FROM casts WHERE {by_app} AND state = ?2 AND created_ms >= ?3
+        "SELECT created_ms, id, n, length(request) + length(spec) FROM casts WHERE {by_app} AND state = ?2 \
+        AND created_ms >= ?3
          AND (created_ms, id) < (?4, ?5) AND (?6 IS NULL OR origin = ?6)
          ORDER BY created_ms DESC, id DESC LIMIT ?7",
     );
-    // Each state by itself, so that an index has them in order.
+    // One query per state, so that an index returns them in order.
     let states =
         CastState::ALL.iter().filter(|state| filter.states.is_empty() || filter.states.contains(state));
     let mut found: Vec<(i64, String, i64, i64)> = Vec::new();
@@ -208,7 +211,7 @@ pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<
         match get_listed(db, shared, *n) {
             Ok(cast) => casts.extend(cast),
             Err(TxError::Fleet(error @ Error::Unreadable { .. })) => {
-                tracing::warn!(cast = id, %error, "a cast is left out of a list");
+                tracing::warn!(cast = id, %error, "cast unreadable, left out of list");
             }
             Err(other) => return Err(other),
         }
@@ -216,7 +219,7 @@ pub(super) fn list(db: &Connection, shared: &Shared, filter: &Filter) -> Result<
     Ok(CastPage { casts, has_more: more })
 }
 
-/// Casts are listed that are older than this: asked for before this time, or at this time and of a lesser id.
+/// Exclusive upper bound of a page: casts created before this time, or at this time with a smaller id.
 fn page_start(db: &Connection, filter: &Filter) -> Result<(UnixMs, String), TxError> {
     let before = (filter.before_ms.unwrap_or(i64::MAX), String::new());
     let Some(after) = &filter.after else {
@@ -224,7 +227,7 @@ fn page_start(db: &Connection, filter: &Filter) -> Result<(UnixMs, String), TxEr
     };
     let sql = "SELECT created_ms FROM casts WHERE id = ?";
     let at = query_one(db, sql, [after.as_str()], |row| Ok(row.get(0)?))?;
-    // One that is forgotten still says when it was asked for.
+    // The id of a deleted cast still contains its creation time.
     let at = at.or_else(|| i64::from_str_radix(&after.as_str()[..12], 16).ok());
     Ok(before.min((at.unwrap_or(i64::MAX), after.as_str().to_owned())))
 }
@@ -237,53 +240,52 @@ pub(super) fn count(db: &Connection, app: Option<&str>) -> Result<Vec<(CastState
 }
 
 pub(super) fn send_command(tx: &mut Tx<'_>, id: &CastId, command: &Command) -> Result<(), TxError> {
-    let known = CastRow::find(tx.db, id)?;
+    let row = CastRow::find(tx.db, id)?;
     let stop = *command == Command::Stop;
-    match known.state {
+    match row.state {
         CastState::Ended => return Err(Error::CastEnded(id.clone()).into()),
         CastState::Queued if stop => {
-            execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ?", [known.rowid])?;
-            end_cast(tx, &known, CastEnd { reason: EndReason::Stopped, message: None, cause: None })?;
-            return mark_closed(tx, &known, None);
+            execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ?", [row.rowid])?;
+            end_cast(tx, &row, CastEnd { reason: EndReason::Stopped, message: None, cause: None })?;
+            return mark_closed(tx, &row, None);
         }
         CastState::Queued | CastState::Starting | CastState::Live => {}
     }
     if stop {
-        if execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ? AND stop_asked = 0", [known.rowid])?
-            == 0
+        if execute(tx.db, "UPDATE casts SET stop_asked = 1 WHERE n = ? AND stop_asked = 0", [row.rowid])? == 0
         {
             return Ok(());
         }
     } else {
         let sql = "SELECT count(*) FROM commands WHERE whose = ?";
-        let waiting = query_one(tx.db, sql, [known.rowid], |row| Ok(row.get::<_, i64>(0)?))?;
-        if waiting.unwrap_or(0) >= MAX_COMMANDS as i64 {
+        let pending = query_one(tx.db, sql, [row.rowid], |row| Ok(row.get::<_, i64>(0)?))?;
+        if pending.unwrap_or(0) >= MAX_COMMANDS as i64 {
             return Err(Error::TooManyCommands(id.clone()).into());
         }
     }
     let sealed = tx.shared.seal(&seal_context(id, "command"), command)?;
-    execute(tx.db, "INSERT INTO commands (whose, command) VALUES (?, ?)", params![known.rowid, sealed])?;
+    execute(tx.db, "INSERT INTO commands (whose, command) VALUES (?, ?)", params![row.rowid, sealed])?;
     tx.notify_changes();
     Ok(())
 }
 
-/// Ends a cast that nobody can ever run, if it is still queued.
+/// Fails a cast that no worker can ever run, if it is still queued.
 pub(super) fn fail_queued(tx: &mut Tx<'_>, id: &CastId, message: &str) -> Result<(), TxError> {
-    let known = CastRow::find(tx.db, id)?;
-    if known.state == CastState::Queued { claims::fail_and_close(tx, &known, message) } else { Ok(()) }
+    let row = CastRow::find(tx.db, id)?;
+    if row.state == CastState::Queued { claims::fail_and_close(tx, &row, message) } else { Ok(()) }
 }
 
 pub(super) fn put_pushes(tx: &mut Tx<'_>, ticket: &Ticket, pushes: Vec<Push>) -> Result<(), TxError> {
-    let known = claims::verify_ticket(tx.db, ticket)?;
-    let place = seal_context(&known.id, "spec");
+    let row = claims::verify_ticket(tx.db, ticket)?;
+    let context = seal_context(&row.id, "spec");
     let sealed: Option<Vec<u8>> =
-        query_one(tx.db, "SELECT spec FROM casts WHERE n = ?", [known.rowid], |row| Ok(row.get(0)?))?;
+        query_one(tx.db, "SELECT spec FROM casts WHERE n = ?", [row.rowid], |row| Ok(row.get(0)?))?;
     let before = sealed.unwrap_or_default();
-    let mut spec: CastSpec = tx.shared.open(&place, &before)?;
+    let mut spec: CastSpec = tx.shared.open(&context, &before)?;
     spec.pushes = pushes;
-    let sealed = tx.shared.seal(&place, &spec)?;
+    let sealed = tx.shared.seal(&context, &spec)?;
     let sql = "UPDATE casts SET bytes = bytes + ? - ?, spec = ? WHERE n = ?";
-    execute(tx.db, sql, params![sealed.len() as i64, before.len() as i64, sealed, known.rowid])?;
+    execute(tx.db, sql, params![sealed.len() as i64, before.len() as i64, sealed, row.rowid])?;
     tx.notify_changes();
     Ok(())
 }

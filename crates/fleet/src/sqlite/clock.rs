@@ -1,37 +1,37 @@
-//! The two clocks of a fleet.
+//! The two clocks of a fleet: wall time and fleet time.
 //!
-//! What people read (when something happened) is *wall time*, which an administrator or NTP may set at any
-//! moment, in either direction. What is decided by waiting (deadlines in the queue, leases, pauses between
-//! deliveries) is *fleet time*: within a run it moves with a clock that nobody sets, and from one run to the
-//! next by what the wall clock says has passed in between, never back.
+//! Times of events are *wall time*, which an administrator or NTP may set at any moment, in either direction.
+//! Deadlines (of the queue, leases, and delivery retries) are in *fleet time*: within a run it follows a
+//! monotonic clock, and between two runs it advances by the difference of the wall clock, but never goes
+//! back.
 //!
-//! Old casts are forgotten by wall time, since only that knows how long the service was off. So nothing is
-//! forgotten while the wall clock is in doubt: for an hour of running time after it jumped.
+//! Old casts are deleted by wall time, because only that tells how long the service was off. Therefore
+//! nothing is deleted while the wall clock is not trusted: for an hour of running time after it jumped.
 
 use std::sync::{Mutex, PoisonError};
 
 use super::Clock;
 use crate::UnixMs;
 
-/// A wall clock that is so far from where it should be by the other clock has been set, in milliseconds.
-/// Slewing (NTP: 0.5 ms a second) stays far below it between two looks.
+/// Difference between the clocks' progress that counts as a jump of the wall clock, in milliseconds. NTP
+/// slews by at most 0.5 ms per second, which stays far below it between two checks.
 const CLOCK_JUMP_MS: i64 = 10_000;
-/// A service that was off for longer than this, by the wall clock, may as well have one that was set
-/// meanwhile, in milliseconds.
+/// Longest downtime by the wall clock that is believed, in milliseconds. After a longer one, the clock may
+/// have been set meanwhile.
 const MAX_TRUSTED_DOWNTIME_MS: i64 = 3_600_000;
-/// How long the service must run after a jump before it forgets anything, in milliseconds: time for whoever
-/// sets clocks (NTP, a person) to set it right, and short beside the least retention of 72 hours.
+/// Running time after a jump during which nothing is deleted, in milliseconds: enough for NTP or an
+/// administrator to correct the clock, and short compared with the minimum retention of 72 hours.
 const DISTRUST_MS: i64 = 3_600_000;
-/// How often the clocks are noted in the database, in milliseconds: what a crash loses of fleet time at most,
-/// if the wall clock is set back before the next start.
+/// Interval at which the clocks are saved, in milliseconds: a crash loses at most this much fleet time if the
+/// wall clock is set back before the next start.
 const SAVE_INTERVAL_MS: i64 = 60_000;
 
-/// Both clocks as they were when they were noted.
+/// Readings of both clocks when they were saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SavedClocks {
     pub(super) wall_ms: UnixMs,
     pub(super) fleet_ms: i64,
-    /// What was left of the time in which nothing may be forgotten.
+    /// Rest of the time during which nothing may be deleted.
     pub(super) distrust_ms: i64,
 }
 
@@ -46,47 +46,48 @@ impl SavedClocks {
     }
 }
 
-/// Tells both times.
+/// Source of wall time and fleet time.
 pub(super) struct FleetClock {
     wall: Clock,
     monotonic: Clock,
-    /// Fleet time minus the steady clock.
+    /// Fleet time minus monotonic time.
     offset_ms: i64,
     jump_detector: Mutex<JumpDetector>,
 }
 
 struct JumpDetector {
-    /// Wall time minus fleet time, at the last look.
+    /// Wall time minus fleet time, at the last check.
     wall_offset_ms: i64,
-    /// From this fleet time on casts may be forgotten.
+    /// Fleet time from which casts may be deleted.
     trusted_from_ms: i64,
     saved_at_ms: i64,
 }
 
 impl FleetClock {
-    /// Goes on where the last run ended. `trusted` says whether the wall clock is believed although there is
-    /// nothing to compare it with: in a database that was made just now.
-    pub(super) fn resume(wall: Clock, steady: Clock, noted: Option<SavedClocks>, trusted: bool) -> Self {
+    /// Continues fleet time from the last run. Without saved clocks, `trusted` tells whether to trust the
+    /// wall clock, as for a new database.
+    pub(super) fn resume(wall: Clock, monotonic: Clock, saved: Option<SavedClocks>, trusted: bool) -> Self {
         let now = wall();
-        let (fleet_ms, doubt_ms) = match noted {
-            Some(noted) => {
-                let gap = now.saturating_sub(noted.wall_ms);
+        let (fleet_ms, distrust_ms) = match saved {
+            Some(saved) => {
+                let gap = now.saturating_sub(saved.wall_ms);
                 let plausible = (0..=MAX_TRUSTED_DOWNTIME_MS).contains(&gap);
-                let doubt_ms = if plausible { noted.distrust_ms.clamp(0, DISTRUST_MS) } else { DISTRUST_MS };
-                (noted.fleet_ms.saturating_add(gap.max(0)), doubt_ms)
+                let distrust_ms =
+                    if plausible { saved.distrust_ms.clamp(0, DISTRUST_MS) } else { DISTRUST_MS };
+                (saved.fleet_ms.saturating_add(gap.max(0)), distrust_ms)
             }
             None => (now, if trusted { 0 } else { DISTRUST_MS }),
         };
-        let offset_ms = fleet_ms.saturating_sub(steady());
-        let watch = JumpDetector {
+        let offset_ms = fleet_ms.saturating_sub(monotonic());
+        let detector = JumpDetector {
             wall_offset_ms: now.saturating_sub(fleet_ms),
-            trusted_from_ms: fleet_ms.saturating_add(doubt_ms),
+            trusted_from_ms: fleet_ms.saturating_add(distrust_ms),
             saved_at_ms: fleet_ms,
         };
-        Self { wall, monotonic: steady, offset_ms, jump_detector: Mutex::new(watch) }
+        Self { wall, monotonic, offset_ms, jump_detector: Mutex::new(detector) }
     }
 
-    /// Milliseconds since 1970, as far as the system knows.
+    /// Wall time, in milliseconds since 1970.
     pub(super) fn wall_ms(&self) -> UnixMs {
         (self.wall)()
     }
@@ -96,36 +97,36 @@ impl FleetClock {
         (self.monotonic)().saturating_add(self.offset_ms)
     }
 
-    /// Compares the clocks; call it often. Says whether the wall clock is good enough to forget casts by.
+    /// Compares the clocks, and returns whether the wall clock is trusted for deleting casts. Call it often.
     pub(super) fn is_wall_trusted(&self) -> bool {
         let (wall, fleet) = (self.wall_ms(), self.fleet_ms());
-        let mut watch = self.jump_detector.lock().unwrap_or_else(PoisonError::into_inner);
-        let distance = wall.saturating_sub(fleet);
-        let moved = distance.saturating_sub(watch.wall_offset_ms);
-        watch.wall_offset_ms = distance;
-        if moved.saturating_abs() > CLOCK_JUMP_MS {
-            tracing::warn!(by_ms = moved, "the system clock was set: nothing is forgotten for an hour");
-            watch.trusted_from_ms = fleet.saturating_add(DISTRUST_MS);
-            // So that a crash does not lose the doubt.
-            watch.saved_at_ms = i64::MIN;
+        let mut detector = self.jump_detector.lock().unwrap_or_else(PoisonError::into_inner);
+        let wall_offset_ms = wall.saturating_sub(fleet);
+        let jump_ms = wall_offset_ms.saturating_sub(detector.wall_offset_ms);
+        detector.wall_offset_ms = wall_offset_ms;
+        if jump_ms.saturating_abs() > CLOCK_JUMP_MS {
+            tracing::warn!(jump_ms, "system clock jumped, deletion of old casts paused");
+            detector.trusted_from_ms = fleet.saturating_add(DISTRUST_MS);
+            // Save the distrust soon, so that a crash does not lose it.
+            detector.saved_at_ms = i64::MIN;
         }
-        fleet >= watch.trusted_from_ms
+        fleet >= detector.trusted_from_ms
     }
 
-    /// What is to be noted, if it is time to.
+    /// The clocks to save, if a save is due.
     pub(super) fn clocks_if_save_due(&self) -> Option<SavedClocks> {
-        let noted_at_ms = self.jump_detector.lock().unwrap_or_else(PoisonError::into_inner).saved_at_ms;
-        (self.fleet_ms() >= noted_at_ms.saturating_add(SAVE_INTERVAL_MS)).then(|| self.clocks_to_save())
+        let saved_at_ms = self.jump_detector.lock().unwrap_or_else(PoisonError::into_inner).saved_at_ms;
+        (self.fleet_ms() >= saved_at_ms.saturating_add(SAVE_INTERVAL_MS)).then(|| self.clocks_to_save())
     }
 
-    /// What is to be noted now.
+    /// The clocks to save now.
     pub(super) fn clocks_to_save(&self) -> SavedClocks {
-        // A clock that was set just now must not be noted as if it were right.
-        let _doubt = self.is_wall_trusted();
+        // Detects a jump first: a wrong clock must not be saved as trusted.
+        let _trusted = self.is_wall_trusted();
         let (wall_ms, fleet_ms) = (self.wall_ms(), self.fleet_ms());
-        let mut watch = self.jump_detector.lock().unwrap_or_else(PoisonError::into_inner);
-        watch.saved_at_ms = fleet_ms;
-        let doubt_ms = watch.trusted_from_ms.saturating_sub(fleet_ms).max(0);
-        SavedClocks { wall_ms, fleet_ms, distrust_ms: doubt_ms }
+        let mut detector = self.jump_detector.lock().unwrap_or_else(PoisonError::into_inner);
+        detector.saved_at_ms = fleet_ms;
+        let distrust_ms = detector.trusted_from_ms.saturating_sub(fleet_ms).max(0);
+        SavedClocks { wall_ms, fleet_ms, distrust_ms }
     }
 }

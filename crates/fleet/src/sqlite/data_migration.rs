@@ -1,4 +1,4 @@
-//! What a migration has to do that SQL cannot, because values are sealed.
+//! Migration steps that SQL cannot do, because values are sealed.
 
 use pagecast_core::CastSpec;
 use rusqlite::{Connection, params};
@@ -8,9 +8,9 @@ use crate::CastId;
 use crate::injected::Injected;
 use crate::vault::Vault;
 
-/// To schema 2: what is put into pages goes into a table of its own, casts have their weight, and bytes are
-/// counted. One cast at a time: all together may be more than fits into memory. What cannot be read stays as
-/// it is: whoever needs it is told then.
+/// Migrates data to schema 2: injected data moves to its own table, casts get their weight, and bytes are
+/// counted. It reads one cast at a time, because all together may not fit into memory. A cast that cannot be
+/// read is left as it is; later operations report it.
 pub(super) fn split_injected(db: &Connection, vault: &Vault) -> rusqlite::Result<()> {
     let mut after = i64::MIN;
     while let Some((n, id, sealed, closed)) = next_cast(db, after)? {
@@ -43,7 +43,7 @@ pub(super) fn split_injected(db: &Connection, vault: &Vault) -> rusqlite::Result
     )
 }
 
-/// Row, id, description, and whether it is closed.
+/// Row, id and sealed description of a cast, and whether it is closed.
 type UnsplitCast = (i64, String, Vec<u8>, bool);
 
 fn next_cast(db: &Connection, after: i64) -> rusqlite::Result<Option<UnsplitCast>> {

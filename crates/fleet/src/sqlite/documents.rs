@@ -1,4 +1,4 @@
-//! Small documents under a kind and a name.
+//! Small documents: the [`crate::Documents`] part of the backend.
 
 use rusqlite::{Connection, params};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::Shared;
 use super::row::{TxError, execute, query_all};
 use super::writer::Tx;
 
-/// With the length of the kind, so that no two documents have the same place.
+/// Context in which a document is sealed. It includes the length of the kind, so that it is unique.
 fn seal_context(kind: &str, name: &str) -> String {
     format!("document/{}/{kind}/{name}", kind.len())
 }

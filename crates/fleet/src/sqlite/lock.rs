@@ -1,4 +1,4 @@
-//! One service at a time.
+//! Lock that lets only one process use a database.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,16 +9,16 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::Error;
 
-/// Held as long as the database is open; gone with the process, however that ends.
-pub(super) struct Lock(#[expect(dead_code, reason = "closing it ends the lock")] File);
+/// Exclusive lock on a database. The kernel releases it when the process ends, however that happens.
+pub(super) struct Lock(#[expect(dead_code, reason = "closing it releases the lock")] File);
 
 impl Lock {
-    /// Takes the database at this path, whose folder is made.
+    /// Locks the database at this path, and creates its folder if necessary.
     pub(super) fn acquire(path: &Path) -> Result<Self, Error> {
         let failed =
-            |doing, path: PathBuf| move |source: io::Error| Error::File { operation: doing, path, source };
+            |operation, path: PathBuf| move |source: io::Error| Error::File { operation, path, source };
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed("make the folder", folder.to_owned()))?;
+            fs::create_dir_all(folder).map_err(failed("create the folder", folder.to_owned()))?;
         }
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
@@ -32,7 +32,7 @@ impl Lock {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Locked(path.to_owned())),
             Err(error) => return Err(failed("lock", name)(error.into())),
         }
-        // SQLite would make it for others to read; what it makes beside it is like it.
+        // Creates the database with mode 0600, which SQLite would not; its other files inherit the mode.
         open(path).map_err(failed("open", path.to_owned()))?;
         Ok(Self(file))
     }

@@ -1,7 +1,7 @@
-//! Events that somebody has yet to be told of.
+//! Events to be delivered: the [`crate::Outbox`] part of the backend.
 //!
-//! Of each cast, only the first event that is not settled has a time at which it is due; those behind it get
-//! one when it is settled. So nobody has to look at a long backlog to find what comes next.
+//! Only the first pending event of each cast has a due time; the next one gets it when the first is settled.
+//! So a long backlog of a cast does not have to be searched for its next event.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::{
     Backlog, CastId, DeliveryAttempt, DeliveryOutcome, Error, MAX_RETRY_DELAY, OutboxEntry, RedeliverOutcome,
 };
 
-/// Attempts that are remembered of each cast.
+/// Maximum number of delivery attempts kept per cast.
 const MAX_LOGGED_ATTEMPTS: i64 = 1000;
-/// Sealed bytes after which no more events are read at once: a thousand usual ones. Whoever wants more skips
-/// these.
+/// Sealed bytes after which a read of due entries stops: about a thousand typical ones. For more, callers
+/// skip the casts they already have.
 const MAX_DUE_BYTES: usize = 4 << 20;
 
-/// An event that happened just now is to be told.
+/// Adds a new event to the outbox.
 pub(super) fn enqueue(tx: &Tx<'_>, n: i64, seq: i64) -> Result<(), TxError> {
     execute(
         tx.db,
@@ -36,7 +36,7 @@ pub(super) fn enqueue(tx: &Tx<'_>, n: i64, seq: i64) -> Result<(), TxError> {
     Ok(())
 }
 
-/// The first event that is not settled is due, at its time if it has one; those behind it are not.
+/// Makes the first pending event of a cast due, at its own time if it has one, and all later ones not due.
 fn schedule_head(tx: &Tx<'_>, n: i64) -> Result<(), TxError> {
     let first = "SELECT min(seq) FROM outbox WHERE whose = ?1 AND given_up = 0";
     let sql = format!(
@@ -55,14 +55,15 @@ pub(super) fn due_entries(
 ) -> Result<Vec<OutboxEntry>, TxError> {
     let sql = format!(
         "SELECT {LISTED_CAST_COLUMNS}, o.seq, o.tries, o.first_try_ms, o.parts_done, e.at_ms, e.what
-         FROM outbox o INDEXED BY outbox_due JOIN events e ON e.whose = o.whose AND e.seq = o.seq JOIN casts ON n = o.whose
+         FROM outbox o INDEXED BY outbox_due JOIN events e ON e.whose = o.whose AND e.seq = o.seq JOIN \
+         casts ON n = o.whose
          WHERE o.next_ms <= ? ORDER BY o.next_ms, o.whose"
     );
     let now = shared.clock.fleet_ms();
     let mut select = db.prepare_cached(&sql)?;
     let mut rows = select.query([now])?;
-    let (mut notices, mut bytes) = (Vec::new(), 0);
-    while notices.len() < limit
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    while entries.len() < limit
         && bytes < MAX_DUE_BYTES
         && let Some(row) = rows.next()?
     {
@@ -70,18 +71,18 @@ pub(super) fn due_entries(
             continue;
         }
         match read_entry(shared, row, now) {
-            Ok(notice) => notices.push(notice),
-            // One that cannot be read must not be in the way of all others.
+            Ok(entry) => entries.push(entry),
+            // An unreadable entry must not block the others.
             Err(TxError::Fleet(error @ Error::Unreadable { .. })) => {
-                tracing::warn!(%error, "an event cannot be told");
+                tracing::warn!(%error, "outbox entry unreadable, skipped");
             }
-            Err(fail) => return Err(fail),
+            Err(error) => return Err(error),
         }
         for column in ["request", "spec", "what"] {
             bytes += row.get_ref(column)?.as_blob().map_or(0, <[u8]>::len);
         }
     }
-    Ok(notices)
+    Ok(entries)
 }
 
 fn read_entry(shared: &Shared, row: &rusqlite::Row<'_>, now: i64) -> Result<OutboxEntry, TxError> {
@@ -95,7 +96,7 @@ fn read_entry(shared: &Shared, row: &rusqlite::Row<'_>, now: i64) -> Result<Outb
     })
 }
 
-/// The time from one moment to a later one; none, if it is not later.
+/// Duration between two times in milliseconds; zero if `to` is earlier.
 fn duration_between(from: i64, to: i64) -> Duration {
     Duration::from_millis(u64::try_from(to.saturating_sub(from)).unwrap_or(0))
 }
@@ -110,7 +111,7 @@ pub(super) fn settle(
     tx: &mut Tx<'_>,
     id: &CastId,
     seq: u64,
-    settled: DeliveryOutcome,
+    outcome: DeliveryOutcome,
     attempt: Option<&DeliveryAttempt>,
 ) -> Result<(), TxError> {
     let (n, seq) = (rowid_of(tx.db, id)?, to_sql_integer(seq));
@@ -119,26 +120,26 @@ pub(super) fn settle(
     }
     let took = attempt.map_or(0, |attempt| i64::try_from(attempt.took_ms).unwrap_or(0));
     let first_try = tx.fleet_now.saturating_sub(took);
-    let waiting = "WHERE whose = ? AND seq = ? AND given_up = 0";
-    match settled {
+    let pending = "WHERE whose = ? AND seq = ? AND given_up = 0";
+    match outcome {
         DeliveryOutcome::Delivered => {
-            execute(tx.db, &format!("DELETE FROM outbox {waiting}"), params![n, seq])?;
+            execute(tx.db, &format!("DELETE FROM outbox {pending}"), params![n, seq])?;
         }
         DeliveryOutcome::PartDelivered(parts) => {
-            // The next message has all its tries before it.
+            // Attempts are counted anew for the next message.
             let set = "UPDATE outbox SET parts_done = max(parts_done, ?), tries = 0, first_try_ms = NULL";
-            execute(tx.db, &format!("{set} {waiting}"), params![parts, n, seq])?;
+            execute(tx.db, &format!("{set} {pending}"), params![parts, n, seq])?;
         }
-        DeliveryOutcome::RetryAfter(pause) => {
-            let at = claims::deadline_after(tx.fleet_now, pause.min(MAX_RETRY_DELAY));
+        DeliveryOutcome::RetryAfter(delay) => {
+            let at = claims::deadline_after(tx.fleet_now, delay.min(MAX_RETRY_DELAY));
             let set = "UPDATE outbox SET tries = tries + 1, first_try_ms = ifnull(first_try_ms, ?),
                        next_ms = iif(next_ms IS NULL, NULL, ?)";
-            execute(tx.db, &format!("{set} {waiting}"), params![first_try, at, n, seq])?;
+            execute(tx.db, &format!("{set} {pending}"), params![first_try, at, n, seq])?;
         }
         DeliveryOutcome::GivenUp => {
             let set = "UPDATE outbox SET tries = tries + 1, first_try_ms = ifnull(first_try_ms, ?),
                        next_ms = NULL, given_up = 1";
-            execute(tx.db, &format!("{set} {waiting}"), params![first_try, n, seq])?;
+            execute(tx.db, &format!("{set} {pending}"), params![first_try, n, seq])?;
         }
     }
     schedule_head(tx, n)?;
@@ -150,9 +151,9 @@ fn log_attempt(tx: &Tx<'_>, id: &CastId, n: i64, attempt: &DeliveryAttempt) -> R
     let sealed = tx.shared.seal(&seal_context(id, "attempt"), attempt)?;
     let added = sealed.len() as i64;
     execute(tx.db, "INSERT INTO attempts (whose, attempt) VALUES (?, ?)", params![n, sealed])?;
-    let too_many =
+    let oldest =
         "whose = ?1 AND n <= (SELECT n FROM attempts WHERE whose = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)";
-    let removed = format!("DELETE FROM attempts WHERE {too_many} RETURNING length(attempt)");
+    let removed = format!("DELETE FROM attempts WHERE {oldest} RETURNING length(attempt)");
     let removed: Vec<i64> =
         query_all(tx.db, &removed, params![n, MAX_LOGGED_ATTEMPTS], |row| Ok(row.get(0)?))?;
     let grown = added - removed.iter().sum::<i64>();
@@ -166,17 +167,17 @@ pub(super) fn attempts(
     id: &CastId,
 ) -> Result<Vec<DeliveryAttempt>, TxError> {
     let n = rowid_of(db, id)?;
-    let place = seal_context(id, "attempt");
+    let context = seal_context(id, "attempt");
     query_all(db, "SELECT attempt FROM attempts WHERE whose = ? ORDER BY n", [n], |row| {
         let sealed: Vec<u8> = row.get(0)?;
-        shared.open(&place, &sealed)
+        shared.open(&context, &sealed)
     })
 }
 
 pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Result<RedeliverOutcome, TxError> {
     let n = rowid_of(tx.db, id)?;
     let fresh = "next_ms = ?2, tries = 0, first_try_ms = NULL, parts_done = 0, given_up = 0";
-    let again = match seq {
+    let requeued = match seq {
         Some(seq) => {
             let sql = format!(
                 "INSERT INTO outbox (whose, seq, at_ms, next_ms)
@@ -188,35 +189,30 @@ pub(super) fn redeliver(tx: &mut Tx<'_>, id: &CastId, seq: Option<u64>) -> Resul
         }
         None => {
             let sql = format!("UPDATE outbox SET {fresh} WHERE whose = ?1 AND given_up = 1");
-            let again = execute(tx.db, &sql, params![n, tx.fleet_now])?;
-            // Whoever asks does not want to wait for the end of a pause.
+            let requeued = execute(tx.db, &sql, params![n, tx.fleet_now])?;
+            // A request to redeliver also ends the delays of pending retries.
             let sql = "UPDATE outbox SET next_ms = ?2 WHERE whose = ?1 AND given_up = 0 AND next_ms > ?2";
             execute(tx.db, sql, params![n, tx.fleet_now])?;
-            again
+            requeued
         }
     };
     schedule_head(tx, n)?;
     tx.notify_changes();
     let sql = "SELECT count(*), min(next_ms) FROM outbox WHERE whose = ? AND given_up = 0";
-    let waiting =
-        query_one(tx.db, sql, [n], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))?;
-    let (waiting, next) = waiting.unwrap_or_default();
+    let found = query_one(tx.db, sql, [n], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))?;
+    let (pending, next) = found.unwrap_or_default();
     Ok(RedeliverOutcome {
-        requeued: again as u64,
-        pending: waiting.unsigned_abs(),
+        requeued: requeued as u64,
+        pending: pending.unsigned_abs(),
         next_due_in: next.map(|at| duration_between(tx.fleet_now, at)),
     })
 }
 
 pub(super) fn backlog(db: &Connection) -> Result<Backlog, TxError> {
-    let waiting = "SELECT count(*), min(at_ms) FROM outbox WHERE given_up = 0";
-    let (waiting, oldest_ms) =
-        query_one(db, waiting, [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))?.unwrap_or_default();
+    let pending = "SELECT count(*), min(at_ms) FROM outbox WHERE given_up = 0";
+    let (pending, oldest_event_ms) =
+        query_one(db, pending, [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))?.unwrap_or_default();
     let given_up = "SELECT count(*) FROM outbox WHERE given_up = 1";
     let given_up = query_one(db, given_up, [], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or_default();
-    Ok(Backlog {
-        pending: waiting.unsigned_abs(),
-        oldest_event_ms: oldest_ms,
-        given_up: given_up.unsigned_abs(),
-    })
+    Ok(Backlog { pending: pending.unsigned_abs(), oldest_event_ms, given_up: given_up.unsigned_abs() })
 }

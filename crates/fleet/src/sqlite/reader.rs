@@ -1,4 +1,4 @@
-//! The threads that read what is committed.
+//! Threads that read committed data.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,15 +13,16 @@ use super::writer::OPERATION_TIMEOUT;
 use super::{Error as OpenError, Shared};
 use crate::Error;
 
-/// So that a long list does not hold up everybody.
+/// Number of reader threads: two, so that a long list does not block all other reads.
 const READER_THREADS: usize = 2;
-/// Reads that wait. Full: callers wait as long as for a write, then hear that the fleet is not available.
+/// Maximum number of queued reads. When the queue is full, callers wait up to [`OPERATION_TIMEOUT`] and then
+/// get [`Error::Unavailable`].
 const MAX_QUEUED_READS: usize = 1024;
 
 type ReadJob = Box<dyn FnOnce(&Connection, &Shared) + Send>;
 type ReadQueue = Mutex<mpsc::Receiver<ReadJob>>;
 
-/// Hands reads to the threads.
+/// Handle that sends reads to the threads.
 pub(super) struct Reader {
     jobs: Option<mpsc::Sender<ReadJob>>,
     threads: Vec<JoinHandle<()>>,
@@ -45,8 +46,8 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Has something read, all of it as it was at one moment.
-    pub(super) async fn read<T, F>(&self, doing: &'static str, work: F) -> Result<T, Error>
+    /// Runs a read on a consistent snapshot of the database.
+    pub(super) async fn read<T, F>(&self, operation: &'static str, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&Connection, &Shared) -> Result<T, TxError> + Send + 'static,
@@ -55,10 +56,10 @@ impl Reader {
         let (reply, answer) = oneshot::channel();
         let job = move |db: &Connection, shared: &Shared| {
             let read = || {
-                let moment = db.unchecked_transaction()?;
-                work(&moment, shared)
+                let snapshot = db.unchecked_transaction()?;
+                work(&snapshot, shared)
             };
-            let _gone = reply.send(read().map_err(|fail| fail.into_fleet_error(doing)));
+            let _caller_is_gone = reply.send(read().map_err(|error| error.into_fleet_error(operation)));
         };
         jobs.send_timeout(Box::new(job), OPERATION_TIMEOUT).await.map_err(|_| Error::Unavailable)?;
         match timeout(OPERATION_TIMEOUT, answer).await {
@@ -81,7 +82,7 @@ fn reader_loop(db: &Connection, shared: &Shared, queue: &ReadQueue) {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
     while let Some(job) = next() {
         if catch_unwind(AssertUnwindSafe(|| job(db, shared))).is_err() {
-            tracing::error!("a read of the fleet panicked");
+            tracing::error!("database read panicked");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept of a cast, and how it is sealed.
+//! Rows of casts, sealing of values, and helpers for statements.
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Params, Row};
@@ -8,23 +8,23 @@ use serde::de::DeserializeOwned;
 use super::Shared;
 use crate::{Cast, CastId, CastKey, CastState, Error, WorkerId};
 
-/// Why something fails within a transaction.
+/// Error within a transaction.
 #[derive(Debug)]
 pub(super) enum TxError {
-    /// The database.
+    /// SQLite failed.
     Sql(rusqlite::Error),
-    /// What cannot be written down.
+    /// A value cannot be serialized.
     Json(serde_json::Error),
-    /// An answer.
+    /// The operation is refused, with this error for the caller.
     Fleet(Error),
 }
 
 impl TxError {
-    /// As the caller hears it.
-    pub(super) fn into_fleet_error(self, doing: &'static str) -> Error {
+    /// Converts the error for the caller of an operation.
+    pub(super) fn into_fleet_error(self, operation: &'static str) -> Error {
         match self {
-            Self::Sql(source) => Error::Storage { operation: doing, source: source.into() },
-            Self::Json(source) => Error::Storage { operation: doing, source: source.into() },
+            Self::Sql(source) => Error::Storage { operation, source: source.into() },
+            Self::Json(source) => Error::Storage { operation, source: source.into() },
             Self::Fleet(error) => error,
         }
     }
@@ -66,38 +66,39 @@ impl FromSql for CastState {
 }
 
 impl Shared {
-    /// A value, sealed for its place.
-    pub(super) fn seal(&self, place: &str, value: &impl Serialize) -> Result<Vec<u8>, TxError> {
-        Ok(self.vault.seal(place, &serde_json::to_vec(value).map_err(TxError::Json)?))
+    /// Serializes a value and seals it in a context.
+    pub(super) fn seal(&self, context: &str, value: &impl Serialize) -> Result<Vec<u8>, TxError> {
+        Ok(self.vault.seal(context, &serde_json::to_vec(value).map_err(TxError::Json)?))
     }
 
-    /// What was sealed for this place.
-    pub(super) fn open<T: DeserializeOwned>(&self, place: &str, sealed: &[u8]) -> Result<T, TxError> {
-        let unreadable = |why: String| TxError::Fleet(Error::Unreadable { what: place.to_owned(), why });
-        let json = self.vault.open(place, sealed).map_err(|error| unreadable(error.to_string()))?;
-        // Without the parser's words: they may quote what is secret.
+    /// Opens a value that was sealed in this context, and deserializes it.
+    pub(super) fn open<T: DeserializeOwned>(&self, context: &str, sealed: &[u8]) -> Result<T, TxError> {
+        let unreadable = |why: String| TxError::Fleet(Error::Unreadable { what: context.to_owned(), why });
+        let json = self.vault.open(context, sealed).map_err(|error| unreadable(error.to_string()))?;
+        // The parser's message is omitted, because it may quote secrets.
         serde_json::from_slice(&json).map_err(|error| {
             unreadable(format!(
-                "column {} of it is not as this version of pagecast would have written it",
+                "this version of pagecast does not understand it at column {}",
                 error.column()
             ))
         })
     }
 }
 
-/// Where something of a cast is sealed.
+/// Context in which a value of a cast is sealed.
 pub(super) fn seal_context(id: &CastId, what: &str) -> String {
     format!("cast/{id}/{what}")
 }
 
-/// Columns of `casts` for [`read_cast`].
-pub(super) const CAST_COLUMNS: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, started_ms, \
-     live_ms, ended_ms, stop_asked, closed, worker, epoch, report, events_dropped";
-/// The same without the worker's report, which may be long, for lists and the outbox.
-pub(super) const LISTED_CAST_COLUMNS: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, started_ms, \
-     live_ms, ended_ms, stop_asked, closed, worker, epoch, NULL AS report, events_dropped";
+/// Columns of table `casts` for [`read_cast`].
+pub(super) const CAST_COLUMNS: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, \
+     started_ms, live_ms, ended_ms, stop_asked, closed, worker, epoch, report, events_dropped";
+/// The same columns without the worker's report, which may be long: for lists and the outbox.
+pub(super) const LISTED_CAST_COLUMNS: &str = "n, id, app, origin, key, request, spec, state, reason, \
+     created_ms, started_ms, live_ms, ended_ms, stop_asked, closed, worker, epoch, NULL AS report, \
+    events_dropped";
 
-/// A cast from [`CAST_COLUMNS`] or [`LISTED_CAST_COLUMNS`], without what is put into its page.
+/// Reads a cast from [`CAST_COLUMNS`] or [`LISTED_CAST_COLUMNS`], without its injected data.
 pub(super) fn read_cast(shared: &Shared, row: &Row<'_>) -> Result<Cast, TxError> {
     let id = read_cast_id(row)?;
     let sealed = |column: &str| -> Result<Option<Vec<u8>>, TxError> { Ok(row.get(column)?) };
@@ -126,7 +127,7 @@ pub(super) fn read_cast(shared: &Shared, row: &Row<'_>) -> Result<Cast, TxError>
     })
 }
 
-/// The id of a cast from its column.
+/// Reads the id of a cast from the column `id`.
 pub(super) fn read_cast_id(row: &Row<'_>) -> Result<CastId, TxError> {
     let text: String = row.get("id")?;
     CastId::parse(&text).map_err(|bad| {
@@ -134,19 +135,19 @@ pub(super) fn read_cast_id(row: &Row<'_>) -> Result<CastId, TxError> {
     })
 }
 
-/// A cast by its number.
+/// Reads the cast in this row.
 pub(super) fn get_by_rowid(db: &Connection, shared: &Shared, n: i64) -> Result<Option<Cast>, TxError> {
     query_one(db, &format!("SELECT {CAST_COLUMNS} FROM casts WHERE n = ?"), [n], |row| read_cast(shared, row))
 }
 
-/// The same without the worker's report.
+/// Reads the cast in this row without the worker's report.
 pub(super) fn get_listed(db: &Connection, shared: &Shared, n: i64) -> Result<Option<Cast>, TxError> {
     query_one(db, &format!("SELECT {LISTED_CAST_COLUMNS} FROM casts WHERE n = ?"), [n], |row| {
         read_cast(shared, row)
     })
 }
 
-/// The first row, if there is one.
+/// Runs a query and reads its first row, if any.
 pub(super) fn query_one<T>(
     db: &Connection,
     sql: &str,
@@ -158,7 +159,7 @@ pub(super) fn query_one<T>(
     rows.next()?.map(read).transpose()
 }
 
-/// All rows.
+/// Runs a query and reads all rows.
 pub(super) fn query_all<T>(
     db: &Connection,
     sql: &str,
@@ -174,28 +175,28 @@ pub(super) fn query_all<T>(
     Ok(all)
 }
 
-/// How many rows it changed.
+/// Runs a statement and returns the number of changed rows.
 pub(super) fn execute(db: &Connection, sql: &str, params: impl Params) -> Result<usize, TxError> {
     Ok(db.prepare_cached(sql)?.execute(params)?)
 }
 
-/// What of a cast says what may happen to it.
+/// The part of a cast's row that decides which operations are allowed.
 pub(super) struct CastRow {
-    /// Its row.
+    /// Row number.
     pub rowid: i64,
-    /// Its id.
+    /// Id of the cast.
     pub id: CastId,
-    /// Whether its events go to the outbox.
+    /// Whether the cast's events are added to the outbox.
     pub notify: bool,
-    /// Where it stands.
+    /// State of the cast.
     pub state: CastState,
 }
 
 impl CastRow {
-    /// Columns of `casts` for [`Self::read`].
+    /// Columns of table `casts` for [`Self::from_row`].
     pub(super) const COLUMNS: &str = "n, id, notify, state";
 
-    /// From [`Self::COLUMNS`].
+    /// Reads the columns [`Self::COLUMNS`].
     pub(super) fn from_row(row: &Row<'_>) -> Result<Self, TxError> {
         Ok(Self {
             rowid: row.get("n")?,
@@ -205,7 +206,7 @@ impl CastRow {
         })
     }
 
-    /// The cast of this id, or [`ErrorBody::CastNotFound`].
+    /// Finds a cast by its id; fails with [`Error::CastNotFound`].
     pub(super) fn find(db: &Connection, id: &CastId) -> Result<Self, TxError> {
         let sql = format!("SELECT {} FROM casts WHERE id = ?", Self::COLUMNS);
         query_one(db, &sql, [id.as_str()], Self::from_row)?
@@ -213,14 +214,14 @@ impl CastRow {
     }
 }
 
-/// The row of a cast, or [`ErrorBody::CastNotFound`].
+/// Finds the row of a cast; fails with [`Error::CastNotFound`].
 pub(super) fn rowid_of(db: &Connection, id: &CastId) -> Result<i64, TxError> {
     let mut find = db.prepare_cached("SELECT n FROM casts WHERE id = ?")?;
     let n = find.query_row([id.as_str()], |row| row.get(0)).optional()?;
     n.ok_or_else(|| Error::CastNotFound(id.clone()).into())
 }
 
-/// A number of the interface as SQLite has them.
+/// Converts a number to SQLite's signed integers, capped.
 pub(super) fn to_sql_integer(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! The file: made, brought up to date, and refused if it is somebody else's.
+//! Schema of the database: creation, migration, and checks of version and key.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,27 +12,26 @@ use super::{Error, Shared, data_migration};
 use crate::MAX_RETRY_DELAY;
 use crate::vault::Vault;
 
-/// Each brings the schema one number up. With some goes work that SQL cannot do, because values are sealed:
-/// see [`migrate`].
+/// Migrations, each to the next schema version. Some include steps that SQL cannot do, see [`migrate`].
 const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql")];
-/// Statements that are kept ready in each connection.
+/// Number of prepared statements cached per connection: more than the program has.
 const STATEMENT_CACHE_SIZE: usize = 128;
-/// How long is waited for somebody else who looks into the file.
+/// Longest wait for a lock that another program holds, such as a backup or the `sqlite3` shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where the vault's key is tried.
+/// Context of the value that checks the vault's key.
 const KEY_CHECK_CONTEXT: &str = "meta/vault";
 
-/// A database that is as this version wants it.
+/// A database with the current schema.
 pub(super) struct OpenedDatabase {
-    /// The connection that writes.
+    /// Connection for the writer.
     pub(super) db: Connection,
-    /// Whether there was nothing before.
+    /// Whether the database was just created.
     pub(super) is_new: bool,
-    /// The clocks, as the last run noted them.
+    /// Clocks saved by the last run.
     pub(super) saved_clocks: Option<SavedClocks>,
 }
 
-/// Opens the database, makes it if there is none, and brings an older one up to date.
+/// Opens or creates the database, and migrates an older schema.
 pub(super) fn open(path: &Path, vault: &Vault) -> Result<OpenedDatabase, Error> {
     let failed = |source| Error::Database { path: path.to_owned(), source };
     let mut db = connect(path)?;
@@ -46,7 +45,7 @@ pub(super) fn open(path: &Path, vault: &Vault) -> Result<OpenedDatabase, Error> 
     if found == 0 && tables > 0 {
         return Err(Error::UnknownDatabase(path.to_owned()));
     }
-    // First: with another key nothing could be moved.
+    // Before any migration, which needs the right key.
     if found > 0 {
         verify_key(&db, path, vault)?;
     }
@@ -54,11 +53,11 @@ pub(super) fn open(path: &Path, vault: &Vault) -> Result<OpenedDatabase, Error> 
         migrate(&mut db, number, sql, vault).map_err(failed)?;
     }
     verify_key(&db, path, vault)?;
-    let noted = load_clocks(&db).map_err(failed)?;
-    Ok(OpenedDatabase { db, is_new: found == 0, saved_clocks: noted })
+    let saved_clocks = load_clocks(&db).map_err(failed)?;
+    Ok(OpenedDatabase { db, is_new: found == 0, saved_clocks })
 }
 
-/// A connection.
+/// Opens a connection in WAL mode.
 pub(super) fn connect(path: &Path) -> Result<Connection, Error> {
     let failed = |source| Error::Database { path: path.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -91,7 +90,7 @@ fn migrate(db: &mut Connection, number: i64, sql: &str, vault: &Vault) -> rusqli
     tx.commit()
 }
 
-/// Refuses a key that opens nothing here, before anything is sealed with it.
+/// Refuses a wrong key before anything is sealed with it.
 fn verify_key(db: &Connection, path: &Path, vault: &Vault) -> Result<(), Error> {
     let failed = |source| Error::Database { path: path.to_owned(), source };
     let sealed: Option<Vec<u8>> = db
@@ -116,27 +115,27 @@ fn load_clocks(db: &Connection) -> rusqlite::Result<Option<SavedClocks>> {
     Ok(bytes.and_then(|bytes| SavedClocks::from_bytes(&bytes)))
 }
 
-/// Notes the clocks, so that the next run goes on from there.
-pub(super) fn save_clocks(db: &Connection, noted: SavedClocks) -> rusqlite::Result<()> {
-    let mut note = db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('clocks', ?)")?;
-    note.execute([noted.to_bytes()]).map(drop)
+/// Saves the clocks, from which the next run continues.
+pub(super) fn save_clocks(db: &Connection, clocks: SavedClocks) -> rusqlite::Result<()> {
+    let mut save = db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('clocks', ?)")?;
+    save.execute([clocks.to_bytes()]).map(drop)
 }
 
-/// Pulls in what waits for a time that is too far ahead to be meant, as in a database of a version that
-/// waited by a clock that was set back since.
+/// Moves deadlines that are implausibly far ahead to now. Earlier versions measured deadlines by the wall
+/// clock, which may have been set back since.
 pub(super) fn clamp_future_times(db: &Connection, shared: &Shared) -> rusqlite::Result<()> {
     let now = shared.clock.fleet_ms();
     let latest = now.saturating_add(MAX_RETRY_DELAY.as_millis() as i64);
     db.execute("UPDATE outbox SET next_ms = ?1 WHERE next_ms > ?2", [now, latest])?;
     db.execute("UPDATE outbox SET first_try_ms = ?1 WHERE first_try_ms > ?1", [now])?;
-    let until = "UPDATE casts SET queue_until_ms = ?1 + (queue_until_ms - queued_ms), queued_ms = ?1
+    let queue = "UPDATE casts SET queue_until_ms = ?1 + (queue_until_ms - queued_ms), queued_ms = ?1
                  WHERE queued_ms > ?1 AND (state = 0 OR state = 3 AND started_ms IS NULL)";
-    db.execute(until, [now]).map(drop)
+    db.execute(queue, [now]).map(drop)
 }
 
-/// Writes something.
+/// Writes a value, to check that the database is writable.
 pub(super) fn write_probe(tx: &mut Tx<'_>) -> Result<(), TxError> {
-    let mut touch = tx.db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('touched', ?)")?;
-    touch.execute(params![tx.now.to_be_bytes().as_slice()])?;
+    let mut write = tx.db.prepare_cached("INSERT OR REPLACE INTO meta VALUES ('touched', ?)")?;
+    write.execute(params![tx.now.to_be_bytes().as_slice()])?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is not kept: how casts and workers get on right now.
+//! Statistics and snapshots in memory: the [`crate::Telemetry`] part of the backend.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,47 +7,48 @@ use bytes::Bytes;
 
 use crate::{CastId, CastStats, MAX_SNAPSHOT_BYTES, Ticket, UnixMs, WorkerId, WorkerStatus};
 
-/// A worker that was not heard of for so long is not there any more.
+/// Time without a heartbeat after which a worker counts as gone, in milliseconds: several heartbeat
+/// intervals.
 const WORKER_TIMEOUT_MS: i64 = 30_000;
 
-/// Casts that somebody owns, and workers.
+/// Casts that have an owner, and workers.
 #[derive(Default)]
-pub(super) struct Telemetry(Mutex<TelemetryState>);
+pub(super) struct TelemetryTable(Mutex<TelemetryState>);
 
 #[derive(Default)]
 struct TelemetryState {
-    /// As committed, so that nobody has to ask the database about each sign of life.
+    /// Owners as committed, so that statistics need no database access.
     casts: HashMap<CastId, OwnedCast>,
     workers: HashMap<WorkerId, (UnixMs, WorkerStatus)>,
 }
 
-/// Whose a cast is.
+/// Owner of a cast.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
-    /// The worker.
+    /// Worker that owns the cast.
     pub worker: WorkerId,
-    /// Its ticket's number.
+    /// Epoch of its ticket.
     pub epoch: u64,
 }
 
-/// What a new owner begins anew.
+/// Telemetry of a cast, discarded when the owner changes.
 struct OwnedCast {
     owner: Owner,
     stats: Option<CastStats>,
     snapshot: Option<(UnixMs, Bytes)>,
 }
 
-impl Telemetry {
+impl TelemetryTable {
     fn lock(&self) -> MutexGuard<'_, TelemetryState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A cast has another owner.
+    /// Records the new owner of a cast.
     pub(super) fn set_owner(&self, id: CastId, owner: Owner) {
         self.lock().casts.insert(id, OwnedCast { owner, stats: None, snapshot: None });
     }
 
-    /// A cast has no owner.
+    /// Records that a cast has no owner.
     pub(super) fn clear_owner(&self, id: &CastId) {
         self.lock().casts.remove(id);
     }
@@ -60,9 +61,9 @@ impl Telemetry {
         self.lock().casts.get(id)?.snapshot.clone()
     }
 
-    pub(super) fn put_stats(&self, ticket: &Ticket, vitals: CastStats) {
+    pub(super) fn put_stats(&self, ticket: &Ticket, stats: CastStats) {
         if let Some(owned) = self.lock().get_owned(ticket) {
-            owned.stats = Some(vitals);
+            owned.stats = Some(stats);
         }
     }
 
@@ -74,17 +75,17 @@ impl Telemetry {
         }
     }
 
-    pub(super) fn heartbeat(&self, worker: &WorkerId, now: UnixMs, load: WorkerStatus) {
+    pub(super) fn heartbeat(&self, worker: &WorkerId, now: UnixMs, status: WorkerStatus) {
         let mut state = self.lock();
-        state.workers.retain(|_, (heard, _)| is_recent(*heard, now));
-        state.workers.insert(worker.clone(), (now, load));
+        state.workers.retain(|_, (heartbeat, _)| is_recent(*heartbeat, now));
+        state.workers.insert(worker.clone(), (now, status));
     }
 
-    /// In the order of their names.
+    /// Workers with a recent heartbeat, ordered by name.
     pub(super) fn workers(&self, now: UnixMs) -> Vec<(WorkerId, WorkerStatus)> {
         let state = self.lock();
-        let lately = state.workers.iter().filter(|(_, (heard, _))| is_recent(*heard, now));
-        let mut workers: Vec<_> = lately.map(|(id, (_, load))| (id.clone(), load.clone())).collect();
+        let recent = state.workers.iter().filter(|(_, (heartbeat, _))| is_recent(*heartbeat, now));
+        let mut workers: Vec<_> = recent.map(|(id, (_, status))| (id.clone(), status.clone())).collect();
         workers.sort_by(|(a, _), (b, _)| a.0.cmp(&b.0));
         workers
     }
@@ -97,6 +98,6 @@ impl TelemetryState {
     }
 }
 
-fn is_recent(heard: UnixMs, now: UnixMs) -> bool {
-    now.saturating_sub(heard) <= WORKER_TIMEOUT_MS
+fn is_recent(heartbeat: UnixMs, now: UnixMs) -> bool {
+    now.saturating_sub(heartbeat) <= WORKER_TIMEOUT_MS
 }

@@ -50,7 +50,8 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
 }
 
-/// Holds the writer up until all of these wait, so that they are in one transaction, and gives their answers.
+/// Blocks the writer until `n` writes are queued, so that they share a transaction, and returns their
+/// results.
 fn run_in_one_transaction(
     fleet: &Arc<SqliteFleet>,
     all: impl Fn(&SqliteFleet, u8) -> Box<dyn Future<Output = Result<(), FleetError>> + Send + '_>
@@ -76,7 +77,7 @@ fn run_in_one_transaction(
             let fleet = Arc::clone(fleet);
             tasks.spawn(async move { Box::into_pin(all(&fleet, n)).await });
         }
-        // Each task runs until it waits for its answer.
+        // Each task runs until it waits for its reply.
         tokio::task::yield_now().await;
         go.send(()).unwrap();
         tasks.join_all().await
@@ -84,7 +85,7 @@ fn run_in_one_transaction(
 }
 
 #[test]
-fn what_fails_or_panics_is_undone_alone() {
+fn a_failed_or_panicked_write_is_rolled_back_alone() {
     let scratch = ScratchDir::new().unwrap();
     let fleet = open(&scratch);
     let put = |tx: &Tx<'_>, n: u8| {
@@ -98,7 +99,7 @@ fn what_fails_or_panics_is_undone_alone() {
                 tx.notify_changes();
                 match n {
                     3 => execute(tx.db, "INSERT INTO nowhere VALUES (1)", []).map(drop),
-                    5 => panic!("this panic is wanted"),
+                    5 => panic!("this panic is intended"),
                     7 => put(tx, 0),
                     _ => Ok(()),
                 }
@@ -117,14 +118,14 @@ fn what_fails_or_panics_is_undone_alone() {
 }
 
 #[test]
-fn a_transaction_that_is_lost_is_lost_for_all_and_the_next_one_is_good() {
+fn a_lost_transaction_fails_all_its_writes_and_the_next_one_works() {
     let scratch = ScratchDir::new().unwrap();
     let fleet = open(&scratch);
     let answers = run_in_one_transaction(
         &fleet,
         |fleet, n| {
             Box::new(fleet.writer.write("testing", move |tx| {
-                // As SQLite itself does when the disk is full.
+                // SQLite itself rolls back when the disk is full.
                 let sql = if n == 2 { "ROLLBACK" } else { "INSERT INTO meta VALUES (random(), NULL)" };
                 execute(tx.db, sql, [])?;
                 if n == 2 { Err(FleetError::Unavailable.into()) } else { Ok(()) }
@@ -134,16 +135,16 @@ fn a_transaction_that_is_lost_is_lost_for_all_and_the_next_one_is_good() {
     );
     let lost = answers.iter().filter(|answer| matches!(answer, Err(FleetError::Storage { .. }))).count();
     let own = answers.iter().filter(|answer| matches!(answer, Err(FleetError::Unavailable))).count();
-    // Of the first one, it may be that it was committed before the others came.
+    // The first write may have been committed before the others were queued.
     assert!(lost >= 3 && own == 1, "{answers:?}");
     block_on(fleet.check_writable()).unwrap();
     let rows = block_on(fleet.reader.read("testing", |db, _| {
         row::query_one(db, "SELECT count(*) FROM meta", [], |row| Ok(row.get::<_, i64>(0)?))
     }));
-    assert_eq!(rows.unwrap(), Some(3), "the vault's proof, the clocks, and the check");
+    assert_eq!(rows.unwrap(), Some(3), "the key check, the clocks, and the write probe");
 }
 
-/// Steps of SQLite's machine that something takes.
+/// Number of SQLite virtual machine steps that `work` takes.
 fn count_steps<T>(db: &Connection, work: impl FnOnce() -> Result<T, TxError>) -> (T, u64) {
     let count = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&count);
@@ -157,7 +158,7 @@ fn count_steps<T>(db: &Connection, work: impl FnOnce() -> Result<T, TxError>) ->
     (done, count.load(Ordering::Relaxed))
 }
 
-/// So many casts that ended long ago, each with events, attempts, and a key that others had too.
+/// Inserts `?1` casts that ended long ago, with keys that are shared.
 const INSERT_HISTORY: &str = "
     WITH RECURSIVE past (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM past WHERE i < ?1)
     INSERT INTO casts (n, id, app, origin, key, held, notify, request, spec, state, queue_until_ms,
@@ -165,23 +166,23 @@ const INSERT_HISTORY: &str = "
     SELECT i, printf('%032x', i), 'app', 'test', 'key ' || (i % 100), 0, 1, x'', x'', 3, ?2 + i,
            ?2 + i, ?2 + i, ?2 + i, 1, 2 FROM past";
 
-/// Lists that have nothing to do with the past.
+/// Filters whose lists contain no old casts.
 fn list_filters() -> [(&'static str, Filter); 4] {
-    let lively = Filter { states: CastState::ALL[..3].to_vec(), limit: 10, ..Filter::default() };
+    let open = Filter { states: CastState::ALL[..3].to_vec(), limit: 10, ..Filter::default() };
     let of = |app: &str| Filter { app: Some(app.to_owned()), limit: 10, ..Filter::default() };
     [
-        ("list", lively.clone()),
-        ("list of one application", Filter { states: lively.states, ..of("app") }),
+        ("list", open.clone()),
+        ("list of one application", Filter { states: open.states, ..of("app") }),
         ("list of another application", of("other")),
-        ("list of lately", Filter { since_ms: Some(NOW), ..of("app") }),
+        ("list of recent casts", Filter { since_ms: Some(NOW), ..of("app") }),
     ]
 }
 
-/// The steps that each operation takes with so long a history.
 fn delivery_attempt() -> DeliveryAttempt {
     DeliveryAttempt { seq: 1, part: 0, at_ms: NOW, took_ms: 1, url: String::new(), status: None, error: None }
 }
 
+/// Number of steps of each operation with this many ended casts.
 fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
     let scratch = ScratchDir::new().unwrap();
     let fleet = open(&scratch);
@@ -194,7 +195,7 @@ fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
         )?;
         db.execute("INSERT INTO attempts (whose, attempt) SELECT n, x'' FROM casts", [])?;
         let mut costs = Vec::new();
-        let mut cost = |what, steps| costs.push((what, steps));
+        let mut cost = |operation, steps| costs.push((operation, steps));
         let sealed = |n| casts::SealedCast::new(shared, new_cast(n));
         for n in 0..3 {
             let new = sealed(n)?;
@@ -204,14 +205,14 @@ fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
         cost("create again", count_steps(db, || casts::create(tx, new)).1);
         let worker = WorkerId("w".to_owned());
         let first = db.query_row("SELECT max(n) - 2 FROM casts", [], |row| row.get(0))?;
-        cost("take up", count_steps(db, || claims::claim_expired(tx, &worker, LEASE)).1);
+        cost("claim expired", count_steps(db, || claims::claim_expired(tx, &worker, LEASE)).1);
         cost("queue", count_steps(db, || claims::queue_order(db, shared)).1);
-        cost("ask", count_steps(db, || claims::read_queued(db, shared, &[first])).1);
-        let (claim, taken) = count_steps(db, || claims::claim_queued(tx, &worker, LEASE, first));
-        cost("claim", taken);
+        cost("read queued", count_steps(db, || claims::read_queued(db, shared, &[first])).1);
+        let (claim, steps) = count_steps(db, || claims::claim_queued(tx, &worker, LEASE, first));
+        cost("claim", steps);
         let Some(Claim { ticket, cast }) = claim else { panic!("it fits") };
         cost("renew", count_steps(db, || claims::renew(tx, &ticket, LEASE)).1);
-        cost("order", count_steps(db, || casts::send_command(tx, &cast.id, &Command::Snapshot)).1);
+        cost("send command", count_steps(db, || casts::send_command(tx, &cast.id, &Command::Snapshot)).1);
         cost("commands", count_steps(db, || claims::commands(db, shared, &ticket)).1);
         cost("report", count_steps(db, || history::report_event(tx, &ticket, EventKind::Live)).1);
         cost("get", count_steps(db, || casts::get(db, shared, &cast.id)).1);
@@ -222,32 +223,32 @@ fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
         );
         cost("events", count_steps(db, || history::events(db, shared, &cast.id, 0, 100)).1);
         cost("count", count_steps(db, || casts::count(db, None)).1);
-        for (what, filter) in list_filters() {
-            cost(what, count_steps(db, || casts::list(db, shared, &filter)).1);
+        for (name, filter) in list_filters() {
+            cost(name, count_steps(db, || casts::list(db, shared, &filter)).1);
         }
         cost("due", count_steps(db, || outbox::due_entries(db, shared, 10, &HashSet::new())).1);
         cost("next due", count_steps(db, || outbox::next_due_in(db, shared)).1);
-        let log = delivery_attempt();
+        let attempt = delivery_attempt();
         cost(
             "settle",
-            count_steps(db, || outbox::settle(tx, &cast.id, 1, DeliveryOutcome::Delivered, Some(&log))).1,
+            count_steps(db, || outbox::settle(tx, &cast.id, 1, DeliveryOutcome::Delivered, Some(&attempt))).1,
         );
         cost("redeliver", count_steps(db, || outbox::redeliver(tx, &cast.id, None)).1);
         cost("attempts", count_steps(db, || outbox::attempts(db, shared, &cast.id)).1);
         cost("backlog", count_steps(db, || outbox::backlog(db)).1);
-        cost("adopt", count_steps(db, || claims::register_worker(tx, &worker)).1);
-        cost("sweep the queue", count_steps(db, || sweep::fail_overdue(tx)).1);
-        cost("sweep the past", count_steps(db, || sweep::delete_expired(tx)).1);
+        cost("register worker", count_steps(db, || claims::register_worker(tx, &worker)).1);
+        cost("fail overdue", count_steps(db, || sweep::fail_overdue(tx)).1);
+        cost("delete expired", count_steps(db, || sweep::delete_expired(tx)).1);
         cost("shrink", count_steps(db, || sweep::shrink(tx)).1);
         db.execute("UPDATE casts SET ended_ms = 0 WHERE n % ?1 = 0", [history / 10])?;
-        let (more, forgotten) = count_steps(db, || sweep::delete_expired(tx));
+        let (more, steps) = count_steps(db, || sweep::delete_expired(tx));
         assert!(
             !more
                 && db.query_row("SELECT count(*) FROM casts WHERE ended_ms = 0", [], |row| row
                     .get::<_, i64>(0))?
                     == 0
         );
-        cost("forget ten", forgotten);
+        cost("delete ten", steps);
         Ok(costs)
     };
     block_on(fleet.writer.write("testing", work)).unwrap()
@@ -256,7 +257,7 @@ fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
 #[test]
 fn no_operation_takes_longer_because_of_a_long_history() {
     let (short, long) = (measure_costs(200), measure_costs(20_000));
-    for ((what, short), (_, long)) in short.into_iter().zip(long) {
-        assert!(short > 0 && long <= short + short / 4 + 20, "{what}: {short} steps, then {long}");
+    for ((operation, short), (_, long)) in short.into_iter().zip(long) {
+        assert!(short > 0 && long <= short + short / 4 + 20, "{operation}: {short} steps, then {long}");
     }
 }

@@ -1,8 +1,8 @@
-//! The one thread that writes.
+//! The thread that writes.
 //!
-//! It takes all that waits into one transaction, each in a savepoint of its own, and answers when the
-//! transaction is on the disk. What fails or panics is undone alone; if the transaction as a whole fails, all
-//! of it is undone, and all hear so.
+//! It takes all queued writes into one transaction, each in its own savepoint, and replies when the
+//! transaction is on the disk. A write that fails or panics is rolled back alone. If the commit fails, all
+//! writes are rolled back, and all callers get an error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,27 +18,29 @@ use super::telemetry::Owner;
 use super::{Error as OpenError, Shared, schema};
 use crate::{CastId, Error, UnixMs};
 
-/// Writes that wait. Full: callers wait for [`PATIENCE`], then hear that the fleet is not available.
+/// Maximum number of queued writes. When the queue is full, callers wait up to [`OPERATION_TIMEOUT`] and then
+/// get [`Error::Unavailable`].
 const MAX_QUEUED_WRITES: usize = 1024;
-/// Most writes in one transaction.
+/// Maximum number of writes in one transaction, which limits the time until the first of them is answered.
 const MAX_BATCH: usize = 256;
-/// How long a caller waits for room in the queue, and then for the disk.
+/// Longest time that a caller waits for room in the queue, and again for the reply: longer than a slow disk
+/// takes, and shorter than HTTP clients wait.
 pub(super) const OPERATION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a write finds.
+/// Context of a write.
 pub(super) struct Tx<'a> {
-    /// Within a transaction.
+    /// Connection, within a transaction.
     pub db: &'a Connection,
-    /// The vault, mainly.
+    /// State shared by all threads.
     pub shared: &'a Shared,
-    /// The time that people read, in milliseconds since 1970.
+    /// Wall time, in milliseconds since 1970.
     pub now: UnixMs,
-    /// The time that is waited by ([`super::time`]), in milliseconds.
+    /// Fleet time ([`super::clock`]), in milliseconds.
     pub fleet_now: i64,
     effects: Vec<Effect>,
 }
 
-/// What follows from a write once it is committed.
+/// Effect of a write on shared state, applied after the commit.
 enum Effect {
     OwnerChanged(CastId, Owner),
     OwnerCleared(CastId),
@@ -46,37 +48,37 @@ enum Effect {
 }
 
 impl Tx<'_> {
-    /// A cast has another owner.
+    /// Records that a cast has another owner.
     pub(super) fn owner_changed(&mut self, id: CastId, owner: Owner) {
         self.effects.push(Effect::OwnerChanged(id, owner));
     }
 
-    /// A cast has no owner.
+    /// Records that a cast has no owner.
     pub(super) fn owner_cleared(&mut self, id: CastId) {
         self.effects.push(Effect::OwnerCleared(id));
     }
 
-    /// Whoever waits for something is to look again.
+    /// Notifies all subscribers of [`crate::Casts::changes`].
     pub(super) fn notify_changes(&mut self) {
         self.effects.push(Effect::Changed);
     }
 }
 
-/// Why a write is undone though nothing was wrong with it.
+/// Reason why a valid write was rolled back.
 #[derive(Debug, thiserror::Error)]
 enum RolledBack {
-    #[error("the transaction was undone: {0}")]
+    #[error("the transaction was rolled back: {0}")]
     Commit(String),
-    #[error("it panicked")]
+    #[error("the write panicked")]
     Panic,
 }
 
-/// A write that waits.
+/// A queued write.
 trait WriteJob: Send {
-    /// Whether it is to be kept.
+    /// Runs the write, and returns whether to keep it.
     fn run(&mut self, tx: &mut Tx<'_>) -> bool;
-    /// Tells the caller; `undone` says why all of the transaction was undone, if it was.
-    fn reply(self: Box<Self>, undone: Option<&str>);
+    /// Replies to the caller; `rolled_back` is the reason if the whole transaction was rolled back.
+    fn reply(self: Box<Self>, rolled_back: Option<&str>);
 }
 
 struct PendingWrite<T, F> {
@@ -92,21 +94,21 @@ impl<T: Send, F: FnOnce(&mut Tx<'_>) -> Result<T, TxError> + Send> WriteJob for 
         matches!(self.result, Some(Ok(_)))
     }
 
-    fn reply(self: Box<Self>, undone: Option<&str>) {
-        let doing = self.operation;
-        let storage = |undone: RolledBack| Err(Error::Storage { operation: doing, source: undone.into() });
-        let answer = match (self.result, undone) {
+    fn reply(self: Box<Self>, rolled_back: Option<&str>) {
+        let operation = self.operation;
+        let storage = |error: RolledBack| Err(Error::Storage { operation, source: error.into() });
+        let answer = match (self.result, rolled_back) {
             (Some(Ok(_)), Some(why)) | (None, Some(why)) => storage(RolledBack::Commit(why.to_owned())),
             (Some(Ok(value)), None) => Ok(value),
-            (Some(Err(fail)), _) => Err(fail.into_fleet_error(doing)),
+            (Some(Err(error)), _) => Err(error.into_fleet_error(operation)),
             (None, None) => storage(RolledBack::Panic),
         };
-        // A caller that went away has its write all the same.
-        let _gone = self.reply.send(answer);
+        // The write is committed even if the caller is gone.
+        let _caller_is_gone = self.reply.send(answer);
     }
 }
 
-/// Hands writes to the thread.
+/// Handle that sends writes to the thread.
 pub(super) struct Writer {
     jobs: Option<mpsc::Sender<Box<dyn WriteJob>>>,
     thread: Option<JoinHandle<()>>,
@@ -115,21 +117,21 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(db: Connection, shared: Arc<Shared>) -> Result<Self, OpenError> {
         let (jobs, queue) = mpsc::channel(MAX_QUEUED_WRITES);
-        let serve = move || writer_loop(&db, &shared, queue);
+        let run = move || writer_loop(&db, &shared, queue);
         let thread =
-            thread::Builder::new().name("fleet-writer".to_owned()).spawn(serve).map_err(OpenError::Thread)?;
+            thread::Builder::new().name("fleet-writer".to_owned()).spawn(run).map_err(OpenError::Thread)?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Has something written, and waits until it is on the disk.
-    pub(super) async fn write<T, F>(&self, doing: &'static str, work: F) -> Result<T, Error>
+    /// Runs a write, and waits until it is on the disk.
+    pub(super) async fn write<T, F>(&self, operation: &'static str, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T, TxError> + Send + 'static,
     {
         let jobs = self.jobs.as_ref().ok_or(Error::Unavailable)?;
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(PendingWrite { operation: doing, work: Some(work), result: None, reply });
+        let job = Box::new(PendingWrite { operation, work: Some(work), result: None, reply });
         jobs.send_timeout(job, OPERATION_TIMEOUT).await.map_err(|_| Error::Unavailable)?;
         match timeout(OPERATION_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
@@ -155,7 +157,7 @@ fn writer_loop(db: &Connection, shared: &Shared, mut queue: mpsc::Receiver<Box<d
         {
             batch.push(job);
         }
-        let undone = match commit(db, shared, &mut batch) {
+        let rolled_back = match commit(db, shared, &mut batch) {
             Ok(effects) => {
                 apply_effects(shared, effects);
                 None
@@ -164,16 +166,16 @@ fn writer_loop(db: &Connection, shared: &Shared, mut queue: mpsc::Receiver<Box<d
                 if !db.is_autocommit()
                     && let Err(error) = db.execute_batch("ROLLBACK")
                 {
-                    tracing::warn!(%error, "a transaction of the fleet cannot be undone");
+                    tracing::warn!(%error, "transaction rollback failed");
                 }
-                tracing::warn!(%error, writes = batch.len(), "the fleet cannot store anything");
+                tracing::warn!(%error, writes = batch.len(), "transaction commit failed");
                 Some(error.to_string())
             }
         };
-        batch.into_iter().for_each(|job| job.reply(undone.as_deref()));
+        batch.into_iter().for_each(|job| job.reply(rolled_back.as_deref()));
     }
     if let Err(error) = schema::save_clocks(db, shared.clock.clocks_to_save()) {
-        tracing::warn!(%error, "the clocks are not noted");
+        tracing::warn!(%error, "saving the clocks failed");
     }
 }
 
@@ -193,8 +195,7 @@ fn commit(
         if kept {
             effects.append(&mut tx.effects);
         } else {
-            // If the failure undid the transaction with all that was before it, there is no such savepoint,
-            // and this fails too.
+            // If SQLite rolled back the whole transaction, the savepoint does not exist, and this fails too.
             run("ROLLBACK TO write")?;
         }
         run("RELEASE write")?;
@@ -204,15 +205,15 @@ fn commit(
 }
 
 fn apply_effects(shared: &Shared, effects: Vec<Effect>) {
-    let mut news = false;
+    let mut changed = false;
     for effect in effects {
         match effect {
             Effect::OwnerChanged(id, owner) => shared.telemetry.set_owner(id, owner),
             Effect::OwnerCleared(id) => shared.telemetry.clear_owner(&id),
-            Effect::Changed => news = true,
+            Effect::Changed => changed = true,
         }
     }
-    if news {
+    if changed {
         shared.changes.send_modify(|n| *n = n.wrapping_add(1));
     }
 }

@@ -12,7 +12,7 @@ fn vault(byte: u8) -> Vault {
 
 proptest! {
     #[test]
-    fn what_is_sealed_is_opened_in_its_place_with_its_key_only(bytes: Vec<u8>, context: String, other: String) {
+    fn a_value_is_opened_only_in_its_context_with_its_key(bytes: Vec<u8>, context: String, other: String) {
         let sealed = vault(1).seal(&context, &bytes);
         prop_assert_eq!(vault(1).open(&context, &sealed).unwrap(), bytes);
         prop_assert!(matches!(vault(2).open(&context, &sealed), Err(Error::Decrypt)));
@@ -28,7 +28,7 @@ proptest! {
 }
 
 #[test]
-fn no_bit_can_be_changed() {
+fn any_changed_bit_is_detected() {
     let sealed = vault(1).seal("cast/1", b"secret");
     assert!(!sealed.windows(6).any(|part| part == b"secret"));
     for at in 0..sealed.len() {
@@ -39,7 +39,7 @@ fn no_bit_can_be_changed() {
         }
         assert!(vault(1).open("cast/1", &sealed[..at]).is_err(), "the first {at} bytes");
     }
-    assert_ne!(sealed, vault(1).seal("cast/1", b"secret"), "equal values do not look equal");
+    assert_ne!(sealed, vault(1).seal("cast/1", b"secret"), "equal values are sealed differently");
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_later_format_is_reported() {
 }
 
 #[test]
-fn texts_that_are_no_keys() {
+fn invalid_keys_are_refused() {
     for text in ["", "abc", "AAAA", &STANDARD.encode([0; 31]), &STANDARD.encode([0; 33]), &"A".repeat(10_000)]
     {
         assert!(matches!(Vault::from_text(text), Err(Error::InvalidKey)), "{text}");
@@ -60,7 +60,7 @@ fn texts_that_are_no_keys() {
 }
 
 #[test]
-fn a_file_is_made_once_and_kept() {
+fn a_key_file_is_created_once_and_kept() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("a/b/fleet.key");
     let sealed = Vault::from_file(&path).unwrap().seal("here", b"secret");
@@ -71,7 +71,7 @@ fn a_file_is_made_once_and_kept() {
 }
 
 #[test]
-fn many_who_make_it_at_once_have_the_same() {
+fn concurrent_creations_yield_one_key() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.key");
     let sealed: Vec<_> = std::thread::scope(|scope| {
@@ -84,7 +84,7 @@ fn many_who_make_it_at_once_have_the_same() {
 }
 
 #[test]
-fn files_that_will_not_do() {
+fn unsafe_or_damaged_key_files_are_refused() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.key");
     Vault::from_file(&path).unwrap();
@@ -101,7 +101,7 @@ fn files_that_will_not_do() {
         fs::write(&path, bytes).unwrap();
         let error = Vault::from_file(&path).unwrap_err();
         assert!(matches!(error, Error::InvalidKeyFile(_)) && error.to_string().contains("backup"), "{error}");
-        assert_eq!(fs::read(&path).unwrap(), bytes, "it is left as it is");
+        assert_eq!(fs::read(&path).unwrap(), bytes, "the file is not changed");
     }
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Casts are taken by workers.
+//! Workers claim casts.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::fixture::*;
 
-pub(crate) async fn casts_are_taken_in_order<B: Backend>() {
+pub(crate) async fn casts_are_claimed_in_order<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let mut made = Vec::new();
@@ -34,7 +34,7 @@ pub(crate) async fn casts_are_taken_in_order<B: Backend>() {
     assert!(claim_next::<B>(&*fleet, "w").await.is_none());
 }
 
-pub(crate) async fn one_that_does_not_fit_holds_up_nobody<B: Backend>() {
+pub(crate) async fn a_cast_that_does_not_fit_blocks_no_other<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let worker = WorkerId("w".to_owned());
@@ -43,19 +43,19 @@ pub(crate) async fn one_that_does_not_fit_holds_up_nobody<B: Backend>() {
     let large = create_cast(&*fleet, of("large")).await;
     let also_large = create_cast(&*fleet, of("large")).await;
     let small = create_cast(&*fleet, of("small")).await;
-    let asked = Mutex::new(Vec::new());
+    let offered = Mutex::new(Vec::new());
     let fits = |cast: &Cast| {
         assert_eq!(cast.state, CastState::Queued);
-        asked.lock().unwrap().push(cast.id.clone());
+        offered.lock().unwrap().push(cast.id.clone());
         cast.app != "large"
     };
     assert_eq!(fleet.claim(&worker, B::LEASE, &fits).await.unwrap().unwrap().cast.id, small);
-    assert_eq!(asked.lock().unwrap()[..], [large.clone(), also_large.clone(), small], "in their order");
+    assert_eq!(offered.lock().unwrap()[..], [large.clone(), also_large.clone(), small], "in their order");
     assert!(fleet.claim(&worker, B::LEASE, &fits).await.unwrap().is_none());
     assert_eq!(get_cast(&*fleet, &large).await.state, CastState::Queued);
     fleet.release(&begun.ticket).await.unwrap();
     let again = fleet.claim(&worker, B::LEASE, &|_| false).await.unwrap().unwrap();
-    assert_eq!(again.cast.id, begun.cast.id, "what was begun goes first, and nobody is asked");
+    assert_eq!(again.cast.id, begun.cast.id, "started casts go first, whether they fit or not");
     assert_eq!(claim_next::<B>(&*fleet, "w").await.unwrap().cast.id, large);
     assert_eq!(claim_next::<B>(&*fleet, "w").await.unwrap().cast.id, also_large);
 }
@@ -79,8 +79,8 @@ pub(crate) async fn applications_take_turns<B: Backend>() {
         tickets.push(claim.ticket);
     }
     let expected = [&many[0], &few[0], &many[1], &few[1]].map(Clone::clone);
-    assert_eq!((&order[..4], &order[4..]), (&expected[..], &many[2..]), "each has its turn, the older first");
-    // What ended counts no more, and what takes more counts more.
+    assert_eq!((&order[..4], &order[4..]), (&expected[..], &many[2..]), "they alternate, the older first");
+    // Ended casts do not count, and larger ones count more.
     for ticket in tickets {
         fleet.report_event(&ticket, ended_event()).await.unwrap();
     }
@@ -97,7 +97,7 @@ pub(crate) async fn applications_take_turns<B: Backend>() {
     assert_eq!(apps, ["many", "many", "few", "many", "few"], "the large one counts nearly twice");
 }
 
-pub(crate) async fn only_a_claim_has_what_is_put_into_the_page<B: Backend>() {
+pub(crate) async fn only_a_claim_has_the_injected_data<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let mut new = new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded);
@@ -110,8 +110,8 @@ pub(crate) async fn only_a_claim_has_what_is_put_into_the_page<B: Backend>() {
     let CreateOutcome::New(made) = fleet.create(new.clone()).await.unwrap() else { panic!("it is new") };
     let found = fleet.find_by_key(new.key.as_ref().unwrap()).await.unwrap().unwrap();
     let listed = fleet.list(&Filter { limit: 1, ..Filter::default() }).await.unwrap().casts.remove(0);
-    let told = due_entries(&*fleet, 1).await.remove(0).cast;
-    for cast in [made, get_cast(&*fleet, &new.id).await, found, listed, told] {
+    let due = due_entries(&*fleet, 1).await.remove(0).cast;
+    for cast in [made, get_cast(&*fleet, &new.id).await, found, listed, due] {
         assert_eq!(cast.spec, plain);
     }
     let seen = |cast: &Cast| {
@@ -126,7 +126,7 @@ pub(crate) async fn only_a_claim_has_what_is_put_into_the_page<B: Backend>() {
     assert_eq!(again.cast.spec, CastSpec { pushes: vec![push(1)], ..whole });
 }
 
-pub(crate) async fn one_that_nobody_can_run_fails_at_once<B: Backend>() {
+pub(crate) async fn a_cast_that_no_worker_can_run_fails_at_once<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let id = create_cast(&*fleet, new_cast(backend.now())).await;
@@ -157,12 +157,12 @@ pub(crate) async fn an_expired_lease_is_claimed_and_the_old_owner_fenced<B: Back
     assert_eq!(
         (&new.cast.id, new.ticket.epoch, new.cast.state),
         (&id, 2, CastState::Live),
-        "the state is what it was"
+        "the state is unchanged"
     );
     assert_eq!(new.cast.worker.as_ref().unwrap().0, "w");
     assert!(
         fleet.stats(&id).await.is_none() && fleet.snapshot(&id).await.is_none(),
-        "a new owner begins anew"
+        "a new owner starts without statistics"
     );
     let before = format!("{:?}", get_cast(&*fleet, &id).await);
     assert_fenced(&*fleet, &old.ticket).await;
@@ -170,11 +170,11 @@ pub(crate) async fn an_expired_lease_is_claimed_and_the_old_owner_fenced<B: Back
     assert_fenced(&*fleet, &forged).await;
     assert_eq!(format!("{:?}", get_cast(&*fleet, &id).await), before);
     assert!(fleet.stats(&id).await.is_none() && fleet.snapshot(&id).await.is_none());
-    assert_eq!(event_names(&*fleet, &id).await, ["queued", "started", "live", "taken-up"]);
+    assert_eq!(event_names(&*fleet, &id).await, ["queued", "started", "live", "resumed"]);
     fleet.renew(&new.ticket, B::LEASE).await.unwrap();
 }
 
-/// Nothing can be done with a ticket.
+/// Asserts that every operation with this ticket is refused.
 pub(crate) async fn assert_fenced(fleet: &dyn Fleet, ticket: &Ticket) {
     let (id, lease) = (&ticket.cast, std::time::Duration::from_secs(1));
     assert!(is_fenced(&fleet.renew(ticket, lease).await, id));
@@ -186,7 +186,7 @@ pub(crate) async fn assert_fenced(fleet: &dyn Fleet, ticket: &Ticket) {
     assert!(is_fenced(&fleet.close(ticket, None, None).await, id));
     assert!(is_fenced(&fleet.release(ticket).await, id));
     fleet.put_stats(ticket, CastStats { bytes: 666, ..CastStats::default() }).await;
-    assert_ne!(fleet.stats(id).await.map(|vitals| vitals.bytes), Some(666));
+    assert_ne!(fleet.stats(id).await.map(|stats| stats.bytes), Some(666));
     fleet.put_snapshot(ticket, Bytes::from_static(b"fenced")).await;
     assert_ne!(fleet.snapshot(id).await.map(|(_, jpeg)| jpeg), Some(Bytes::from_static(b"fenced")));
 }
@@ -205,7 +205,7 @@ pub(crate) async fn a_renewed_lease_lasts<B: Backend>() {
     assert!(is_fenced(&fleet.renew(&claim.ticket, B::LEASE).await, &claim.cast.id));
 }
 
-pub(crate) async fn a_ticket_that_nobody_took_over_is_good<B: Backend>() {
+pub(crate) async fn a_ticket_is_valid_until_another_claim<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
@@ -215,7 +215,7 @@ pub(crate) async fn a_ticket_that_nobody_took_over_is_good<B: Backend>() {
     assert!(claim_next::<B>(&*fleet, "w").await.is_none());
 }
 
-pub(crate) async fn one_that_is_given_back_is_free_at_once<B: Backend>() {
+pub(crate) async fn a_released_cast_is_free_at_once<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
@@ -225,10 +225,10 @@ pub(crate) async fn one_that_is_given_back_is_free_at_once<B: Backend>() {
     let again = claim_next::<B>(&*fleet, "v").await.unwrap();
     assert_eq!((again.cast.id, again.ticket.epoch), (claim.cast.id.clone(), 2));
     assert_fenced(&*fleet, &claim.ticket).await;
-    assert_eq!(event_names(&*fleet, &claim.cast.id).await, ["queued", "started", "taken-up"]);
+    assert_eq!(event_names(&*fleet, &claim.cast.id).await, ["queued", "started", "resumed"]);
 }
 
-pub(crate) async fn a_worker_that_begins_frees_what_it_had<B: Backend>() {
+pub(crate) async fn registering_a_worker_frees_its_casts<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let first = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
@@ -248,7 +248,7 @@ pub(crate) async fn a_worker_that_begins_frees_what_it_had<B: Backend>() {
     assert!(claim_next::<B>(&*fleet, "w").await.is_none());
 }
 
-pub(crate) async fn one_that_ended_is_claimed_until_it_is_closed<B: Backend>() {
+pub(crate) async fn an_ended_cast_is_claimed_until_it_is_closed<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let old = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
@@ -267,7 +267,7 @@ pub(crate) async fn one_that_ended_is_claimed_until_it_is_closed<B: Backend>() {
     assert_eq!(get_cast(&*fleet, &old.cast.id).await.worker, None);
 }
 
-pub(crate) async fn many_workers_take_each_cast_once<B: Backend>() {
+pub(crate) async fn many_workers_claim_each_cast_once<B: Backend>() {
     let backend = B::new();
     let mut made = HashSet::new();
     for _ in 0..60 {
@@ -277,15 +277,15 @@ pub(crate) async fn many_workers_take_each_cast_once<B: Backend>() {
     for n in 0..12 {
         let fleet = backend.fleet();
         tasks.spawn(async move {
-            let mut taken = Vec::new();
+            let mut claimed = Vec::new();
             while let Some(claim) = claim_next::<B>(&*fleet, &format!("w{n}")).await {
                 assert_eq!(claim.ticket.epoch, 1);
-                taken.push(claim.cast.id);
+                claimed.push(claim.cast.id);
             }
-            taken
+            claimed
         });
     }
-    let taken: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
-    assert_eq!(taken.len(), made.len());
-    assert_eq!(taken.into_iter().collect::<HashSet<_>>(), made);
+    let claimed: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+    assert_eq!(claimed.len(), made.len());
+    assert_eq!(claimed.into_iter().collect::<HashSet<_>>(), made);
 }

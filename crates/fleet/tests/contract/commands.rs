@@ -1,4 +1,4 @@
-//! Commands reach whoever owns a cast.
+//! Commands reach the owner of a cast.
 
 use pagecast_core::cast::EndReason;
 use pagecast_fleet::*;
@@ -33,7 +33,7 @@ pub(crate) async fn they_are_there_in_order_until_they_are_acked<B: Backend>() {
     fleet.ack_commands(&claim.ticket, u64::MAX).await.unwrap();
     fleet.send_command(&claim.cast.id, Command::Snapshot).await.unwrap();
     let again = fleet.commands(&claim.ticket).await.unwrap();
-    assert!(again.len() == 1 && again[0].0 > first, "numbers do not come back");
+    assert!(again.len() == 1 && again[0].0 > first, "numbers are not reused");
 }
 
 pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
@@ -45,7 +45,7 @@ pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
     assert_eq!(
         pending_commands(&*backend.fleet(), &first.ticket).await,
         [add],
-        "what was ordered while it was queued"
+        "a command sent while the cast was queued"
     );
     backend.fleet().ack_commands(&first.ticket, u64::MAX).await.unwrap();
     backend.fleet().send_command(&id, Command::Snapshot).await.unwrap();
@@ -59,10 +59,10 @@ pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
     fleet.ack_commands(&second.ticket, u64::MAX).await.unwrap();
     fleet.release(&second.ticket).await.unwrap();
     let third = claim_next::<B>(&*fleet, "w").await.unwrap();
-    assert!(third.cast.stop_requested, "that it is to stop is known even when the command is gone");
+    assert!(third.cast.stop_requested, "the request to stop outlives the command");
 }
 
-pub(crate) async fn one_that_is_queued_stops_at_once<B: Backend>() {
+pub(crate) async fn a_queued_cast_stops_at_once<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let id = create_cast(&*fleet, new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded)).await;
@@ -78,7 +78,7 @@ pub(crate) async fn one_that_is_queued_stops_at_once<B: Backend>() {
     create_cast(&*fleet, new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded)).await;
 }
 
-pub(crate) async fn there_is_an_end_to_them<B: Backend>() {
+pub(crate) async fn they_are_limited<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
@@ -86,9 +86,8 @@ pub(crate) async fn there_is_an_end_to_them<B: Backend>() {
     for _ in 0..MAX_COMMANDS {
         fleet.send_command(id, Command::Snapshot).await.unwrap();
     }
-    assert!(
-        matches!(fleet.send_command(id, Command::Snapshot).await, Err(Error::TooManyCommands(of)) if of == *id)
-    );
+    assert!(matches!(fleet.send_command(id, Command::Snapshot).await,
+        Err(Error::TooManyCommands(of)) if of == *id));
     for _ in 0..3 {
         fleet.send_command(id, Command::Stop).await.unwrap();
     }
@@ -96,10 +95,9 @@ pub(crate) async fn there_is_an_end_to_them<B: Backend>() {
     assert_eq!((commands.len(), commands.last()), (MAX_COMMANDS + 1, Some(&Command::Stop)));
     fleet.ack_commands(&claim.ticket, u64::MAX).await.unwrap();
     fleet.send_command(id, Command::Snapshot).await.unwrap();
-    let nobody = new_cast(backend.now()).id;
-    assert!(
-        matches!(fleet.send_command(&nobody, Command::Stop).await, Err(Error::CastNotFound(of)) if of == nobody)
-    );
+    let unknown = new_cast(backend.now()).id;
+    assert!(matches!(fleet.send_command(&unknown, Command::Stop).await,
+        Err(Error::CastNotFound(of)) if of == unknown));
 }
 
 pub(crate) async fn they_end_with_the_cast<B: Backend>() {

@@ -1,4 +1,4 @@
-//! Casts are asked for.
+//! Servers create casts.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::fixture::*;
 
-pub(crate) async fn a_cast_waits_as_it_was_asked_for<B: Backend>() {
+pub(crate) async fn a_cast_is_queued_as_requested<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let mut new = new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded);
@@ -46,7 +46,7 @@ pub(crate) async fn a_key_has_one_cast_until_that_has_ended<B: Backend>() {
     fleet.report_event(&claim.ticket, EventKind::Live).await.unwrap();
     assert!(exists(again().await.unwrap()), "live");
     fleet.report_event(&claim.ticket, ended_event()).await.unwrap();
-    assert_eq!(fleet.find_by_key(&key).await.unwrap().unwrap().id, first, "it had it last");
+    assert_eq!(fleet.find_by_key(&key).await.unwrap().unwrap().id, first, "it held the key last");
     backend.advance(TIME_STEP);
     let CreateOutcome::New(second) = again().await.unwrap() else { panic!("the first one has ended") };
     assert_eq!(fleet.find_by_key(&key).await.unwrap().unwrap().id, second.id);
@@ -70,12 +70,15 @@ pub(crate) async fn a_key_is_held_until_its_time<B: Backend>() {
         matches!(create("ends early").await.unwrap(), CreateOutcome::Exists(cast) if cast.id == claim.cast.id)
     );
     backend.advance(hour - minute);
-    assert!(matches!(create("ends early").await.unwrap(), CreateOutcome::Exists(_)), "its time is not over");
+    assert!(
+        matches!(create("ends early").await.unwrap(), CreateOutcome::Exists(_)),
+        "its time has not passed"
+    );
     backend.advance(minute);
-    assert!(matches!(create("ends early").await.unwrap(), CreateOutcome::New(_)), "its time is over");
+    assert!(matches!(create("ends early").await.unwrap(), CreateOutcome::New(_)), "its time has passed");
     assert!(
         matches!(create("ends late").await.unwrap(), CreateOutcome::Exists(_)),
-        "its time is over, but not itself"
+        "its time has passed, but it has not ended"
     );
     fleet.report_event(&late.ticket, ended_event()).await.unwrap();
     assert!(matches!(create("ends late").await.unwrap(), CreateOutcome::New(_)));
@@ -114,7 +117,7 @@ pub(crate) async fn recent_unstarted_casts_count_towards_the_quota<B: Backend>()
     let mut made = 0;
     for n in 0..40 {
         match fleet.create(of("a", 4)).await.unwrap() {
-            // One does not wait, and another is stopped.
+            // Alternately, a cast is stopped, and its queue timeout passes.
             CreateOutcome::New(cast) if n % 2 == 0 => {
                 fleet.send_command(&cast.id, Command::Stop).await.unwrap();
             }
@@ -124,11 +127,11 @@ pub(crate) async fn recent_unstarted_casts_count_towards_the_quota<B: Backend>()
         }
         made += 1;
     }
-    assert_eq!(made, 8, "as many as may run, and as many again");
+    assert_eq!(made, 8, "twice the quota");
     create_cast(&*fleet, of("b", 4)).await;
     backend.advance(Duration::from_secs(60));
     create_cast(&*fleet, of("a", 4)).await;
-    // What was begun takes a place as long as it runs.
+    // A started cast counts only while it runs.
     for _ in 0..20 {
         let claim = create_and_claim::<B>(
             &*fleet,
@@ -140,7 +143,7 @@ pub(crate) async fn recent_unstarted_casts_count_towards_the_quota<B: Backend>()
     }
 }
 
-pub(crate) async fn an_application_keeps_as_much_as_it_may<B: Backend>() {
+pub(crate) async fn an_application_has_a_storage_limit<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let of = |app: &str| {
@@ -160,11 +163,11 @@ pub(crate) async fn an_application_keeps_as_much_as_it_may<B: Backend>() {
     assert!(made.len() == 4 && (400_000..450_000).contains(&kept), "{kept} for {}", made.len());
     create_cast(&*fleet, of("b")).await;
     assert!(matches!(fleet.create(of("a")).await.unwrap(), CreateOutcome::BytesExceeded(_)));
-    // What is put into the page of one that is over is not needed any more.
+    // The injected data of an ended cast is deleted.
     fleet.send_command(&made[0], Command::Stop).await.unwrap();
     backend.advance(TIME_STEP);
     create_cast(&*fleet, of("a")).await;
-    // What is over makes room, the oldest first.
+    // Ended casts are deleted to make room, the oldest first.
     let over =
         create_cast(&*fleet, NewCast { app: "c".to_owned(), notify: false, ..new_cast(backend.now()) }).await;
     fleet.send_command(&over, Command::Stop).await.unwrap();
@@ -184,7 +187,7 @@ pub(crate) async fn an_application_keeps_as_much_as_it_may<B: Backend>() {
     assert!(matches!(fleet.create(too_large).await.unwrap(), CreateOutcome::BytesExceeded(0)));
 }
 
-pub(crate) async fn the_queue_has_an_end<B: Backend>() {
+pub(crate) async fn the_queue_is_limited<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let of = |app: &str| NewCast { app: app.to_owned(), queue_limit: 2, ..new_cast(backend.now()) };
@@ -196,7 +199,7 @@ pub(crate) async fn the_queue_has_an_end<B: Backend>() {
     assert!(matches!(fleet.create(of("a")).await.unwrap(), CreateOutcome::QueueFull));
 }
 
-pub(crate) async fn of_many_who_want_a_key_one_gets_it<B: Backend>() {
+pub(crate) async fn a_contended_key_is_granted_once<B: Backend>() {
     let backend = B::new();
     let mut tasks = JoinSet::new();
     for n in 0..90 {
@@ -215,9 +218,9 @@ pub(crate) async fn of_many_who_want_a_key_one_gets_it<B: Backend>() {
         }
     }
     assert_eq!((new.len(), existing.len()), (3, 87));
-    assert!(existing.iter().all(|cast| new.contains(cast)), "all hear of the one that has the key");
-    let waiting = backend.fleet().count(None).await.unwrap();
-    assert_eq!(waiting[0], (CastState::Queued, 3));
+    assert!(existing.iter().all(|cast| new.contains(cast)), "all others get the holder of the key");
+    let counts = backend.fleet().count(None).await.unwrap();
+    assert_eq!(counts[0], (CastState::Queued, 3));
 }
 
 pub(crate) async fn everything_is_there_after_a_restart<B: Backend>() {
@@ -249,25 +252,25 @@ pub(crate) async fn everything_is_there_after_a_restart<B: Backend>() {
     let fleet = backend.fleet();
     assert_eq!(dump(&*fleet, &[&queued, &ended.cast.id]).await, before);
     let ticket = Ticket { cast: queued.clone(), worker: WorkerId("w".to_owned()), epoch: 2 };
-    assert_eq!(fleet.commands(&ticket).await.unwrap().len(), 1, "tickets are good after a restart");
-    assert!(claim_next::<B>(&*fleet, "v").await.is_none(), "its lease is not over");
+    assert_eq!(fleet.commands(&ticket).await.unwrap().len(), 1, "tickets are valid after a restart");
+    assert!(claim_next::<B>(&*fleet, "v").await.is_none(), "its lease has not expired");
     fleet.put_stats(&ticket, CastStats { bytes: 7, ..CastStats::default() }).await;
     assert_eq!(fleet.stats(&queued).await.unwrap().bytes, 7);
     fleet.register_worker(&ticket.worker).await.unwrap();
     assert_eq!(claim_next::<B>(&*fleet, "w").await.unwrap().ticket.epoch, 3);
 }
 
-/// All that a fleet says of some casts.
+/// Everything that a fleet returns about some casts.
 async fn dump(fleet: &dyn Fleet, ids: &[&CastId]) -> String {
-    let mut said = String::new();
+    let mut dump = String::new();
     for id in ids {
         let cast = get_cast(fleet, id).await;
-        said += &format!(
+        dump += &format!(
             "{cast:?} {:?} {:?}\n",
             events(fleet, id).await,
             fleet.find_by_key(cast.key.as_ref().unwrap()).await
         );
     }
     let due = due_entries(fleet, 100).await;
-    said + &format!("{due:?} {:?} {:?}", fleet.backlog().await.unwrap(), fleet.count(None).await.unwrap())
+    dump + &format!("{due:?} {:?} {:?}", fleet.backlog().await.unwrap(), fleet.count(None).await.unwrap())
 }

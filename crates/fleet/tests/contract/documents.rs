@@ -1,4 +1,4 @@
-//! Small documents.
+//! Documents are stored.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ pub(crate) async fn they_are_kept_by_kind_and_name<B: Backend>() {
         ("app", "b", json!({ "secret": "s" })),
         ("app", "a", json!(1)),
         ("app", "c", json!(null)),
-        ("app/a", "", json!("not of the kind before the slash")),
+        ("app/a", "", json!("a kind of its own, not of `app`")),
         ("app", "b", json!({ "secret": "t" })),
     ] {
         fleet.put_document(kind, name, Some(document)).await.unwrap();

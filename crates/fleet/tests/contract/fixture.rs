@@ -1,4 +1,4 @@
-//! Fleets to be tested, and casts to put into them.
+//! Backends under test, and test casts.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -18,54 +18,53 @@ use pagecast_fleet::{
 use pagecast_testkit::ScratchDir;
 use serde_json::json;
 
-/// A kind of fleet, with a place where it keeps things.
+/// A backend under test, with its storage and clocks.
 pub(crate) trait Backend: Sized {
-    /// A lease that is not over by chance.
+    /// A lease that does not expire by accident.
     const LEASE: Duration;
-    /// How long casts wait to be begun.
+    /// Queue timeout of test casts.
     const QUEUE_TIMEOUT: Duration;
-    /// How long casts that ended are remembered.
+    /// Retention of ended casts.
     const RETENTION: Duration;
 
-    /// A fleet that remembers nothing.
+    /// Creates an empty fleet.
     fn new() -> Self;
-    /// The fleet.
+    /// The fleet under test.
     fn fleet(&self) -> Arc<dyn Fleet>;
-    /// The same again, as after its process ended and another one began.
+    /// Closes and reopens the fleet, as a new process would.
     fn restart(&mut self);
-    /// The time.
+    /// The system time.
     fn now(&self) -> UnixMs;
-    /// Lets so much time pass: really, or so that the fleet believes it.
+    /// Lets time pass, in reality or by the fleet's clocks.
     fn advance(&self, time: Duration);
-    /// Sets the system clock, by so many milliseconds: no time passes.
+    /// Changes the system clock by this many milliseconds without letting time pass.
     fn set_clock(&self, by_ms: i64);
 }
 
-/// [`SqliteFleet`] in a folder of its own, with clocks that stand until they are moved.
+/// [`SqliteFleet`] in its own folder, with clocks that only tests advance.
 #[derive(Debug)]
 pub(crate) struct SqliteBackend {
     fleet: Option<Arc<SqliteFleet>>,
     clock: Arc<AtomicI64>,
-    /// Moves with the other one, and nobody sets it.
+    /// Advances with the system clock, but ignores changes of it.
     monotonic: Arc<AtomicI64>,
     scratch: ScratchDir,
 }
 
 impl SqliteBackend {
-    fn open(path: PathBuf, clock: &Arc<AtomicI64>, steady: &Arc<AtomicI64>) -> Arc<SqliteFleet> {
+    fn open(path: PathBuf, clock: &Arc<AtomicI64>, monotonic: &Arc<AtomicI64>) -> Arc<SqliteFleet> {
         let vault = Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
         let reads = |clock: &Arc<AtomicI64>| {
             let clock = Arc::clone(clock);
             Arc::new(move || clock.load(Ordering::SeqCst))
         };
-        let (clock, steady) = (reads(clock), reads(steady));
-        let history = Self::RETENTION;
+        let (wall_clock, monotonic_clock) = (reads(clock), reads(monotonic));
         SqliteFleet::open(Config {
             path,
             vault,
-            retention: history,
-            wall_clock: clock,
-            monotonic_clock: steady,
+            retention: Self::RETENTION,
+            wall_clock,
+            monotonic_clock,
             max_bytes: 1 << 40,
         })
         .unwrap()
@@ -80,9 +79,9 @@ impl Backend for SqliteBackend {
     fn new() -> Self {
         let scratch = ScratchDir::new().unwrap();
         let clock = Arc::new(AtomicI64::new(1_760_000_000_000));
-        let steady = Arc::new(AtomicI64::new(5_000));
-        let fleet = Some(Self::open(scratch.join("fleet.db"), &clock, &steady));
-        Self { fleet, clock, monotonic: steady, scratch }
+        let monotonic = Arc::new(AtomicI64::new(5_000));
+        let fleet = Some(Self::open(scratch.join("fleet.db"), &clock, &monotonic));
+        Self { fleet, clock, monotonic, scratch }
     }
 
     fn fleet(&self) -> Arc<dyn Fleet> {
@@ -91,9 +90,9 @@ impl Backend for SqliteBackend {
 
     fn restart(&mut self) {
         let fleet = self.fleet.take().unwrap();
-        assert_eq!(Arc::strong_count(&fleet), 1, "nobody else uses it");
+        assert_eq!(Arc::strong_count(&fleet), 1, "the test still uses the fleet");
         drop(fleet);
-        // Another process's clock has another origin.
+        // The monotonic clock of a new process has another origin.
         self.monotonic.store(1, Ordering::SeqCst);
         self.fleet = Some(Self::open(self.scratch.join("fleet.db"), &self.clock, &self.monotonic));
     }
@@ -113,12 +112,12 @@ impl Backend for SqliteBackend {
     }
 }
 
-/// A little time, so that what comes next is later.
+/// A short time, so that the next event has a later time.
 pub(crate) const TIME_STEP: Duration = Duration::from_millis(2);
 
 static NEXT_CAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// A cast of the application `app`, without a key, of this moment.
+/// A cast of the application `app` without a key, created now.
 pub(crate) fn new_cast(now: UnixMs) -> NewCast {
     let url = SourceUrl::parse("https://example.com/page?token=1").unwrap();
     let n = NEXT_CAST_NUMBER.fetch_add(1, Ordering::SeqCst).to_be_bytes();
@@ -138,18 +137,18 @@ pub(crate) fn new_cast(now: UnixMs) -> NewCast {
     }
 }
 
-/// The same with a key.
-pub(crate) fn new_cast_with_key(now: UnixMs, key: &str, hold: KeyRetention) -> NewCast {
-    NewCast { key: Some(CastKey(key.to_owned())), key_retention: hold, ..new_cast(now) }
+/// A cast like [`new_cast`], with a key.
+pub(crate) fn new_cast_with_key(now: UnixMs, key: &str, retention: KeyRetention) -> NewCast {
+    NewCast { key: Some(CastKey(key.to_owned())), key_retention: retention, ..new_cast(now) }
 }
 
-/// One of many servers that take a stream.
+/// One of many push targets.
 pub(crate) fn push(n: usize) -> Push {
     let url = PushUrl::parse(&format!("rtmp://live.example.com/app/stream{n}")).unwrap();
     Push { url, reconnect_timeout: None }
 }
 
-/// Puts a cast in, as a new one.
+/// Creates a cast, which must be new.
 pub(crate) async fn create_cast(fleet: &dyn Fleet, new: NewCast) -> CastId {
     match fleet.create(new).await.unwrap() {
         CreateOutcome::New(cast) => cast.id,
@@ -157,12 +156,12 @@ pub(crate) async fn create_cast(fleet: &dyn Fleet, new: NewCast) -> CastId {
     }
 }
 
-/// Takes the next cast, whatever it is.
+/// Claims the next cast; any cast fits.
 pub(crate) async fn claim_next<B: Backend>(fleet: &dyn Fleet, worker: &str) -> Option<Claim> {
     fleet.claim(&WorkerId(worker.to_owned()), B::LEASE, &|_| true).await.unwrap()
 }
 
-/// A cast that somebody has begun.
+/// Creates and claims a cast.
 pub(crate) async fn create_and_claim<B: Backend>(fleet: &dyn Fleet, worker: &str, new: NewCast) -> Claim {
     let id = create_cast(fleet, new).await;
     let claim = claim_next::<B>(fleet, worker).await.unwrap();
@@ -170,12 +169,12 @@ pub(crate) async fn create_and_claim<B: Backend>(fleet: &dyn Fleet, worker: &str
     claim
 }
 
-/// A cast that is there.
+/// Reads a cast, which must exist.
 pub(crate) async fn get_cast(fleet: &dyn Fleet, id: &CastId) -> Cast {
     fleet.get(id).await.unwrap().unwrap()
 }
 
-/// The end of a cast.
+/// An event that ends a cast.
 pub(crate) fn ended_event() -> EventKind {
     EventKind::Ended {
         reason: EndReason::PageEnded,
@@ -184,17 +183,17 @@ pub(crate) fn ended_event() -> EventKind {
     }
 }
 
-/// What is due.
+/// Entries that are due.
 pub(crate) async fn due_entries(fleet: &dyn Fleet, limit: usize) -> Vec<OutboxEntry> {
     fleet.due_entries(limit, &HashSet::new()).await.unwrap()
 }
 
-/// All that happened to a cast.
+/// All events of a cast.
 pub(crate) async fn events(fleet: &dyn Fleet, id: &CastId) -> Vec<Event> {
     fleet.events(id, 0, 1000).await.unwrap()
 }
 
-/// The words of all that happened to a cast.
+/// Names of all events of a cast.
 pub(crate) async fn event_names(fleet: &dyn Fleet, id: &CastId) -> Vec<String> {
     let events = events(fleet, id).await;
     assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as u64), "{events:?}");
@@ -204,12 +203,12 @@ pub(crate) async fn event_names(fleet: &dyn Fleet, id: &CastId) -> Vec<String> {
         .collect()
 }
 
-/// Whether somebody else owns the cast.
+/// Whether the result is [`Error::Fenced`] for this cast.
 pub(crate) fn is_fenced<T: std::fmt::Debug>(result: &Result<T, Error>, id: &CastId) -> bool {
     matches!(result, Err(Error::Fenced(of)) if of == id)
 }
 
-/// Runs a test as the service would: with time.
+/// Runs a test in an async runtime with timers.
 pub(crate) fn block_on<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
 }

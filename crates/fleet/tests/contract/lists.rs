@@ -1,4 +1,4 @@
-//! Casts are listed and counted.
+//! Servers list and count casts.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ pub(crate) async fn the_newest_come_first_page_by_page<B: Backend>() {
     let mut made = Vec::new();
     for n in 0..25 {
         made.push(create_cast(&*fleet, new_cast(backend.now())).await);
-        // Several are of the same millisecond.
+        // Several casts are created in the same millisecond.
         if n % 4 == 0 {
             backend.advance(TIME_STEP);
         }
     }
-    // Some are in other states, which must not matter.
+    // Some have other states, which must not change the order.
     for _ in 0..10 {
         let claim = claim_next::<B>(&*fleet, "w").await.unwrap();
         fleet.report_event(&claim.ticket, ended_event()).await.unwrap();
@@ -41,18 +41,18 @@ pub(crate) async fn the_newest_come_first_page_by_page<B: Backend>() {
     assert!(fleet.list(&filter).await.unwrap().casts.is_empty());
     let all = fleet.list(&Filter { limit: 25, ..Filter::default() }).await.unwrap();
     assert_eq!((all.casts.len(), all.has_more), (25, false));
-    // A page goes on behind a cast that is not there any more.
+    // A page may start behind a cast that was deleted.
     let after = CastId::new(backend.now(), [0xff; 10]);
     assert_eq!(ids(&*fleet, Filter { after: Some(after), ..Filter::default() }).await, made);
     assert_eq!(fleet.list(&Filter::default()).await.unwrap().casts.len(), 1, "there is no empty page");
 }
 
-pub(crate) async fn filters_leave_out_what_is_not_asked_for<B: Backend>() {
+pub(crate) async fn filters_select_casts<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let mut made = Vec::new();
-    for (app, origin) in [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")] {
-        let new = NewCast { app: app.to_owned(), api: origin.to_owned(), ..new_cast(backend.now()) };
+    for (app, api) in [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")] {
+        let new = NewCast { app: app.to_owned(), api: api.to_owned(), ..new_cast(backend.now()) };
         made.push((create_cast(&*fleet, new).await, backend.now()));
         backend.advance(Duration::from_millis(10));
     }
@@ -63,7 +63,7 @@ pub(crate) async fn filters_leave_out_what_is_not_asked_for<B: Backend>() {
     claim_next::<B>(&*fleet, "w").await.unwrap();
     let any = Filter::default;
     let of = |app: &str| Filter { app: Some(app.to_owned()), ..any() };
-    let by = |origin: &str| Filter { api: Some(origin.to_owned()), ..any() };
+    let by = |api: &str| Filter { api: Some(api.to_owned()), ..any() };
     for (filter, expected) in [
         (any(), &[3, 2, 1, 0][..]),
         (of("a"), &[1, 0]),

@@ -1,4 +1,4 @@
-//! Random operations, against a model that is simple enough to be right.
+//! Random operations, compared with a model that is simple enough to be right.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ enum Op {
     Create { key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool },
     Claim { worker: u8, fits: Option<u8> },
     RegisterWorker { worker: u8 },
-    Report { ticket: Index, what: ReportedEvent },
+    Report { ticket: Index, event: ReportedEvent },
     Renew { ticket: Index },
     AckCommands { ticket: Index },
     Release { ticket: Index },
     Close { ticket: Index },
     SendCommand { cast: Index, stop: bool },
-    Settle { what: Outcome },
+    Settle { outcome: Outcome },
     Redeliver { cast: Index, seq: Option<u8> },
     Advance { s: u8 },
     AdvanceRetention,
@@ -49,21 +49,22 @@ enum Outcome {
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     use proptest::option::of;
-    let what =
+    let event =
         prop_oneof![Just(ReportedEvent::Live), Just(ReportedEvent::Ended), Just(ReportedEvent::Restarted)];
-    let told = prop_oneof![3 => Just(Outcome::Delivered), 1 => Just(Outcome::GivenUp), 2 => (0..40_u8).prop_map(|s| Outcome::RetryAfter { s })];
+    let outcome = prop_oneof![3 => Just(Outcome::Delivered), 1 => Just(Outcome::GivenUp),
+    2 => (0..40_u8).prop_map(|s| Outcome::RetryAfter { s })];
     let op = prop_oneof![
         8 => (of(0..3_u8), of(0..100_u8), 0..2_u8, prop::bool::weighted(0.8))
             .prop_map(|(key, hold_s, app, notify)| Op::Create { key, hold_s, app, notify }),
         8 => (0..3_u8, of(0..3_u8)).prop_map(|(worker, fits)| Op::Claim { worker, fits }),
         1 => (0..3_u8).prop_map(|worker| Op::RegisterWorker { worker }),
-        8 => (any::<Index>(), what).prop_map(|(ticket, what)| Op::Report { ticket, what }),
+        8 => (any::<Index>(), event).prop_map(|(ticket, event)| Op::Report { ticket, event }),
         2 => any::<Index>().prop_map(|ticket| Op::Renew { ticket }),
         2 => any::<Index>().prop_map(|ticket| Op::AckCommands { ticket }),
         2 => any::<Index>().prop_map(|ticket| Op::Release { ticket }),
         3 => any::<Index>().prop_map(|ticket| Op::Close { ticket }),
         4 => (any::<Index>(), any::<bool>()).prop_map(|(cast, stop)| Op::SendCommand { cast, stop }),
-        8 => told.prop_map(|what| Op::Settle { what }),
+        8 => outcome.prop_map(|outcome| Op::Settle { outcome }),
         2 => (any::<Index>(), of(0..6_u8)).prop_map(|(cast, seq)| Op::Redeliver { cast, seq }),
         3 => (1..40_u8).prop_map(|s| Op::Advance { s }),
         1 => Just(Op::AdvanceRetention),
@@ -74,25 +75,25 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..80)
 }
 
-/// What a cast must be like.
+/// Expected state of a cast.
 #[derive(Debug)]
 struct CastModel {
     new: NewCast,
     state: CastState,
     reason: Option<EndReason>,
     ended_ms: Option<UnixMs>,
-    /// When it was asked for, and whether anybody began it.
+    /// Creation time, and whether a worker has claimed the cast.
     queued_at: Duration,
     started: bool,
     closed: bool,
     stop_asked: bool,
     owner: Option<String>,
     epoch: u64,
-    /// In the time that passed, as all that is waited for; whatever the clock was set to.
+    /// End of the lease, in elapsed time like all deadlines, which changes of the clock do not affect.
     lease_until: Duration,
     commands: usize,
     events: u64,
-    /// Events that are not done: number, tries, when, and whether it was given up.
+    /// Events that are not delivered: number, attempts, due time, and whether delivery was given up.
     outbox: Vec<(u64, u32, Duration, bool)>,
 }
 
@@ -127,17 +128,17 @@ impl CastModel {
         self.state == CastState::Queued && self.queued_at + self.new.queue_timeout > passed
     }
 
-    /// Whether it takes a place though it is over.
+    /// Whether the cast counts towards the quota although it has ended.
     fn counts_towards_quota(&self, passed: Duration) -> bool {
         self.state == CastState::Ended && !self.started && self.queued_at + Duration::from_secs(60) > passed
     }
 
-    /// The first event that waits; those behind it are due as soon as they are the first.
+    /// The first pending event; those behind it are due as soon as they are first.
     fn head(&mut self) -> Option<&mut (u64, u32, Duration, bool)> {
         self.outbox.sort_unstable();
-        let mut waiting = self.outbox.iter_mut().filter(|entry| !entry.3);
-        let head = waiting.next();
-        waiting.for_each(|entry| entry.2 = Duration::ZERO);
+        let mut pending = self.outbox.iter_mut().filter(|entry| !entry.3);
+        let head = pending.next();
+        pending.for_each(|entry| entry.2 = Duration::ZERO);
         head
     }
 }
@@ -146,12 +147,12 @@ struct Fixture<B> {
     backend: B,
     casts: Vec<CastModel>,
     tickets: Vec<Ticket>,
-    /// What passed since the beginning.
+    /// Time since the start of the test.
     elapsed: Duration,
-    /// How far the clock was set, all in all, and how far it was when the fleet last looked.
+    /// Sum of all changes of the clock, now and at the fleet's last check of the clock.
     set_ms: i64,
     seen_ms: i64,
-    /// Nothing is forgotten before.
+    /// Time before which nothing is deleted.
     trusted_from: Duration,
 }
 
@@ -159,7 +160,7 @@ pub(crate) fn random_operations<B: Backend>() {
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&ops(), |ops| {
-            let mut world = Fixture {
+            let mut fixture = Fixture {
                 backend: B::new(),
                 casts: Vec::new(),
                 tickets: Vec::new(),
@@ -170,8 +171,8 @@ pub(crate) fn random_operations<B: Backend>() {
             };
             block_on(async {
                 for op in ops {
-                    world.apply(op).await;
-                    world.compare().await;
+                    fixture.apply(op).await;
+                    fixture.compare().await;
                 }
             });
             Ok(())
@@ -191,7 +192,7 @@ impl<B: Backend> Fixture<B> {
                     (cast.owner, cast.lease_until) = (None, Duration::ZERO);
                 }
             }
-            Op::Report { ticket, what } => self.report(&ticket, what).await,
+            Op::Report { ticket, event } => self.report(&ticket, event).await,
             Op::Renew { ticket } => {
                 let until = self.lease_end();
                 if let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, &ticket) {
@@ -201,8 +202,9 @@ impl<B: Backend> Fixture<B> {
             }
             Op::AckCommands { ticket } => {
                 if let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, &ticket) {
-                    let told = self.backend.fleet().commands(&ticket).await.ok().map(|told| told.len());
-                    assert_eq!(told, cast.as_ref().map(|cast| cast.commands));
+                    let pending =
+                        self.backend.fleet().commands(&ticket).await.ok().map(|commands| commands.len());
+                    assert_eq!(pending, cast.as_ref().map(|cast| cast.commands));
                     let result = self.backend.fleet().ack_commands(&ticket, u64::MAX).await;
                     assert_eq!(result.is_ok(), cast.map(|cast| cast.commands = 0).is_some());
                 }
@@ -228,7 +230,7 @@ impl<B: Backend> Fixture<B> {
                 }
             }
             Op::SendCommand { cast, stop } => self.send_command(&cast, stop).await,
-            Op::Settle { what } => self.settle(what).await,
+            Op::Settle { outcome } => self.settle(outcome).await,
             Op::Redeliver { cast, seq } => self.redeliver(&cast, seq).await,
             Op::Advance { s } => self.advance(Duration::from_secs(s.into())),
             Op::AdvanceRetention => self.advance(B::RETENTION),
@@ -250,7 +252,7 @@ impl<B: Backend> Fixture<B> {
         self.backend.advance(time);
     }
 
-    /// The fleet looks at the clock.
+    /// Models the fleet's check of the clock.
     fn observe_clock(&mut self) {
         if std::mem::replace(&mut self.seen_ms, self.set_ms) != self.set_ms {
             self.trusted_from = self.elapsed + Duration::from_secs(3600);
@@ -310,14 +312,14 @@ impl<B: Backend> Fixture<B> {
         }
     }
 
-    /// The worker has room for casts of one application, or of none, or of any.
+    /// Claims a cast for a worker that any cast fits, or only those of application `fits`.
     async fn claim(&mut self, worker: String, fits: Option<u8>) {
         let (passed, until) = (self.elapsed, self.lease_end());
         let id = WorkerId(worker.clone());
         let app = fits.map(|app| format!("app {app}"));
         let good = |of: &str| app.as_ref().is_none_or(|app| app == of);
         let claim = self.backend.fleet().claim(&id, B::LEASE, &|cast| good(&cast.app)).await.unwrap();
-        // Never one's own, however late.
+        // Not the worker's own, however late.
         let open = |cast: &CastModel| cast.is_free(passed) && cast.owner.as_ref() != Some(&worker);
         let free = self.casts.iter().any(open);
         let share = |app: &str| {
@@ -335,15 +337,12 @@ impl<B: Backend> Fixture<B> {
             self.casts.iter().filter(waiting).min_by_key(|cast| (share(&cast.new.app), first(&cast.new.app)));
         let head = head.map(|cast| cast.new.id.clone());
         let Some(claim) = claim else {
-            assert!(!free && head.is_none(), "something could be taken");
+            assert!(!free && head.is_none(), "a cast could be claimed");
             return;
         };
         let cast = self.casts.iter_mut().find(|cast| cast.new.id == claim.cast.id).unwrap();
         if free {
-            assert!(
-                cast.is_free(passed) && cast.owner.as_ref() != Some(&worker),
-                "what was begun goes first"
-            );
+            assert!(cast.is_free(passed) && cast.owner.as_ref() != Some(&worker), "started casts go first");
         } else {
             assert_eq!(Some(&cast.new.id), head.as_ref());
         }
@@ -360,20 +359,20 @@ impl<B: Backend> Fixture<B> {
         self.tickets.push(claim.ticket);
     }
 
-    async fn report(&mut self, ticket: &Index, what: ReportedEvent) {
+    async fn report(&mut self, ticket: &Index, event: ReportedEvent) {
         let now = self.backend.now();
         let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, ticket) else { return };
-        let happening = match what {
+        let kind = match event {
             ReportedEvent::Live => EventKind::Live,
             ReportedEvent::Ended => {
                 EventKind::Ended { reason: EndReason::MaxTime, message: None, cause: None }
             }
             ReportedEvent::Restarted => EventKind::Restarted,
         };
-        let result = self.backend.fleet().report_event(&ticket, happening).await;
+        let result = self.backend.fleet().report_event(&ticket, kind).await;
         assert_eq!(result.is_ok(), cast.is_some());
         let Some(cast) = cast else { return };
-        match (what, cast.state) {
+        match (event, cast.state) {
             (ReportedEvent::Live, CastState::Live) | (ReportedEvent::Ended, CastState::Ended) => {}
             (ReportedEvent::Ended, _) => cast.end(EndReason::MaxTime, now),
             (ReportedEvent::Live, CastState::Starting) => {
@@ -408,21 +407,21 @@ impl<B: Backend> Fixture<B> {
         }
     }
 
-    async fn settle(&mut self, what: Outcome) {
+    async fn settle(&mut self, outcome: Outcome) {
         let passed = self.elapsed;
-        let Some(notice) = due_entries(&*self.backend.fleet(), 1).await.pop() else { return };
-        let cast = self.casts.iter_mut().find(|cast| cast.new.id == notice.cast.id).unwrap();
+        let Some(entry) = due_entries(&*self.backend.fleet(), 1).await.pop() else { return };
+        let cast = self.casts.iter_mut().find(|cast| cast.new.id == entry.cast.id).unwrap();
         let pause = |s: u8| Duration::from_secs(s.into());
-        let settled = match what {
+        let delivery_outcome = match outcome {
             Outcome::Delivered => DeliveryOutcome::Delivered,
             Outcome::GivenUp => DeliveryOutcome::GivenUp,
             Outcome::RetryAfter { s } => DeliveryOutcome::RetryAfter(pause(s)),
         };
-        self.backend.fleet().settle(&notice.cast.id, notice.event.seq, settled, None).await.unwrap();
+        self.backend.fleet().settle(&entry.cast.id, entry.event.seq, delivery_outcome, None).await.unwrap();
         let head = cast.head().unwrap();
-        assert_eq!(head.0, notice.event.seq);
-        match what {
-            Outcome::Delivered => cast.outbox.retain(|entry| entry.0 != notice.event.seq),
+        assert_eq!(head.0, entry.event.seq);
+        match outcome {
+            Outcome::Delivered => cast.outbox.retain(|(seq, ..)| *seq != entry.event.seq),
             Outcome::GivenUp => head.3 = true,
             Outcome::RetryAfter { s } => (head.1, head.2) = (head.1 + 1, passed + pause(s)),
         }
@@ -435,21 +434,21 @@ impl<B: Backend> Fixture<B> {
         let n = cast.index(self.casts.len());
         let cast = &mut self.casts[n];
         let seq = seq.map(u64::from);
-        let told = self.backend.fleet().redeliver(&cast.new.id, seq).await.unwrap();
-        let again: Vec<u64> = match seq {
+        let result = self.backend.fleet().redeliver(&cast.new.id, seq).await.unwrap();
+        let requeued: Vec<u64> = match seq {
             Some(seq) => (1..=cast.events).filter(|n| *n == seq && cast.new.notify).collect(),
             None => cast.outbox.iter().filter(|entry| entry.3).map(|entry| entry.0).collect(),
         };
-        assert_eq!(told.requeued, again.len() as u64);
-        cast.outbox.retain(|entry| !again.contains(&entry.0));
-        cast.outbox.extend(again.iter().map(|seq| (*seq, 0, Duration::ZERO, false)));
+        assert_eq!(result.requeued, requeued.len() as u64);
+        cast.outbox.retain(|entry| !requeued.contains(&entry.0));
+        cast.outbox.extend(requeued.iter().map(|seq| (*seq, 0, Duration::ZERO, false)));
         let passed = self.elapsed;
         if let Some(head) = cast.head().filter(|_| seq.is_none()) {
             head.2 = head.2.min(passed);
         }
         let next = cast.head().map(|head| head.2.saturating_sub(passed));
         assert_eq!(
-            (told.pending, told.next_due_in),
+            (result.pending, result.next_due_in),
             (cast.outbox.iter().filter(|entry| !entry.3).count() as u64, next)
         );
     }
@@ -459,8 +458,8 @@ impl<B: Backend> Fixture<B> {
         self.backend.fleet().sweep().await.unwrap();
         self.observe_clock();
         let passed = self.elapsed;
-        let late = |cast: &&mut CastModel| cast.state == CastState::Queued && !cast.is_waiting(passed);
-        for cast in self.casts.iter_mut().filter(late) {
+        let overdue = |cast: &&mut CastModel| cast.state == CastState::Queued && !cast.is_waiting(passed);
+        for cast in self.casts.iter_mut().filter(overdue) {
             cast.end(EndReason::StartFailed, now);
             cast.mark_closed();
         }
@@ -469,9 +468,9 @@ impl<B: Backend> Fixture<B> {
         }
         let oldest = now - millis(B::RETENTION);
         self.casts.retain(|cast| {
-            let waiting = cast.outbox.iter().any(|entry| !entry.3);
+            let pending = cast.outbox.iter().any(|entry| !entry.3);
             let held = cast.new.key.is_some() && cast.holds_key(now);
-            !cast.closed || waiting || held || cast.ended_ms >= Some(oldest)
+            !cast.closed || pending || held || cast.ended_ms >= Some(oldest)
         });
     }
 
@@ -488,14 +487,13 @@ impl<B: Backend> Fixture<B> {
             let id = cast.new.id.clone();
             expected.extend(cast.head().filter(|head| head.2 <= passed).map(|head| (id, head.0, head.1)));
         }
-        let told = due_entries(&*fleet, 1000).await.into_iter();
-        let mut told: Vec<_> =
-            told.map(|notice| (notice.cast.id, notice.event.seq, notice.attempts)).collect();
-        told.sort();
+        let due = due_entries(&*fleet, 1000).await.into_iter();
+        let mut due: Vec<_> = due.map(|entry| (entry.cast.id, entry.event.seq, entry.attempts)).collect();
+        due.sort();
         expected.sort();
-        assert_eq!(told, expected);
-        let waiting = self.casts.iter().flat_map(|cast| &cast.outbox).filter(|entry| !entry.3).count();
-        assert_eq!(fleet.backlog().await.unwrap().pending, waiting as u64);
+        assert_eq!(due, expected);
+        let pending = self.casts.iter().flat_map(|cast| &cast.outbox).filter(|entry| !entry.3).count();
+        assert_eq!(fleet.backlog().await.unwrap().pending, pending as u64);
         for state in fleet.count(None).await.unwrap() {
             let count = self.casts.iter().filter(|cast| cast.state == state.0).count();
             assert_eq!(state.1, count as u64);
@@ -508,7 +506,7 @@ impl<B: Backend> Fixture<B> {
     }
 }
 
-/// A ticket, and the cast that it is good for, if it is good.
+/// A ticket, and its cast if the ticket is valid.
 fn owned<'a>(
     tickets: &[Ticket],
     casts: &'a mut [CastModel],
@@ -518,11 +516,11 @@ fn owned<'a>(
         return None;
     }
     let ticket = index.get(tickets);
-    let is_good = |cast: &&mut CastModel| {
+    let is_valid = |cast: &&mut CastModel| {
         (&cast.new.id, cast.epoch, cast.owner.as_ref())
             == (&ticket.cast, ticket.epoch, Some(&ticket.worker.0))
     };
-    Some((ticket.clone(), casts.iter_mut().find(is_good)))
+    Some((ticket.clone(), casts.iter_mut().find(is_valid)))
 }
 
 fn millis(time: Duration) -> i64 {

@@ -1,4 +1,4 @@
-//! Events are told.
+//! Dispatchers deliver events.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,18 +7,18 @@ use pagecast_fleet::*;
 
 use super::fixture::*;
 
-/// What is due: cast and event.
+/// Due entries: cast, and number of the event.
 async fn due_ids(fleet: &dyn Fleet) -> Vec<(CastId, u64)> {
     let due = super::fixture::due_entries(fleet, 100).await;
-    due.into_iter().map(|notice| (notice.cast.id, notice.event.seq)).collect()
+    due.into_iter().map(|entry| (entry.cast.id, entry.event.seq)).collect()
 }
 
-/// The first that is due.
+/// The first due entry.
 async fn first_due(fleet: &dyn Fleet) -> OutboxEntry {
     super::fixture::due_entries(fleet, 10).await.remove(0)
 }
 
-/// A cast with so many events.
+/// Creates a cast with this many events.
 async fn create_with_events(fleet: &dyn Fleet, now: UnixMs, events: u64) -> CastId {
     let id = create_cast(fleet, new_cast(now)).await;
     if events > 1 {
@@ -61,7 +61,7 @@ pub(crate) async fn events_of_a_cast_are_delivered_in_order<B: Backend>() {
         let expected: Vec<_> = expected.into_iter().map(|(id, seq)| (id.clone(), seq)).collect();
         let mut found = due_ids(&*backend.fleet()).await;
         backend.restart();
-        assert_eq!(due_ids(&*backend.fleet()).await, found, "after a restart it is the same");
+        assert_eq!(due_ids(&*backend.fleet()).await, found, "a restart changes nothing");
         found.sort();
         let mut sorted = expected;
         sorted.sort();
@@ -73,32 +73,32 @@ pub(crate) async fn events_of_a_cast_are_delivered_in_order<B: Backend>() {
     assert_eq!(fleet.backlog().await.unwrap(), Backlog::default());
     let ticket = Ticket { cast: b.clone(), worker: WorkerId("w".to_owned()), epoch: 1 };
     fleet.report_event(&ticket, ended_event()).await.unwrap();
-    let notice = first_due(&*fleet).await;
-    assert_eq!((notice.cast.id, notice.event.seq, notice.attempts), (b.clone(), 3, 0));
+    let entry = first_due(&*fleet).await;
+    assert_eq!((entry.cast.id, entry.event.seq, entry.attempts), (b.clone(), 3, 0));
     assert_eq!(
-        (notice.cast.state, notice.since_first_attempt, notice.parts_delivered),
+        (entry.cast.state, entry.since_first_attempt, entry.parts_delivered),
         (CastState::Ended, None, 0)
     );
-    assert_eq!(notice.event.kind, ended_event());
-    assert_eq!(notice.event.id(&b), format!("{b}-3"));
+    assert_eq!(entry.event.kind, ended_event());
+    assert_eq!(entry.event.id(&b), format!("{b}-3"));
 }
 
-pub(crate) async fn one_that_is_tried_again_holds_up_those_behind_it<B: Backend>() {
+pub(crate) async fn a_retried_event_delays_those_behind_it<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let a = create_with_events(&*fleet, backend.now(), 3).await;
-    assert_eq!(fleet.next_due_in().await.unwrap(), None, "what is due is not to be waited for");
-    let pause = Duration::from_secs(10);
-    for tries in 0..3 {
-        let notice = first_due(&*fleet).await;
-        assert_eq!((notice.event.seq, notice.attempts), (1, tries));
+    assert_eq!(fleet.next_due_in().await.unwrap(), None, "due entries do not count");
+    let delay = Duration::from_secs(10);
+    for attempts in 0..3 {
+        let entry = first_due(&*fleet).await;
+        assert_eq!((entry.event.seq, entry.attempts), (1, attempts));
         let took = Duration::from_millis(7);
-        assert_eq!(notice.since_first_attempt, (tries > 0).then(|| took + pause * tries));
+        assert_eq!(entry.since_first_attempt, (attempts > 0).then(|| took + delay * attempts));
         let log = Some(attempt(1, backend.now()));
-        fleet.settle(&a, 1, DeliveryOutcome::RetryAfter(pause), log).await.unwrap();
+        fleet.settle(&a, 1, DeliveryOutcome::RetryAfter(delay), log).await.unwrap();
         assert!(due_ids(&*fleet).await.is_empty(), "those behind it wait too");
-        assert_eq!(fleet.next_due_in().await.unwrap(), Some(pause));
-        backend.advance(pause - TIME_STEP);
+        assert_eq!(fleet.next_due_in().await.unwrap(), Some(delay));
+        backend.advance(delay - TIME_STEP);
         assert!(due_ids(&*fleet).await.is_empty());
         backend.advance(TIME_STEP);
     }
@@ -121,16 +121,16 @@ pub(crate) async fn parts_of_an_event_are_counted<B: Backend>() {
         .unwrap();
     backend.restart();
     let fleet = backend.fleet();
-    let notice = first_due(&*fleet).await;
+    let entry = first_due(&*fleet).await;
     assert_eq!(
-        (notice.event.seq, notice.parts_delivered, notice.attempts),
+        (entry.event.seq, entry.parts_delivered, entry.attempts),
         (1, 1, 0),
-        "the next one has all its tries"
+        "attempts are counted per message"
     );
-    assert_eq!(notice.since_first_attempt, None);
+    assert_eq!(entry.since_first_attempt, None);
     fleet.settle(&a, 1, DeliveryOutcome::RetryAfter(Duration::ZERO), None).await.unwrap();
-    let notice = first_due(&*fleet).await;
-    assert_eq!((notice.event.seq, notice.parts_delivered, notice.attempts), (1, 1, 1));
+    let entry = first_due(&*fleet).await;
+    assert_eq!((entry.event.seq, entry.parts_delivered, entry.attempts), (1, 1, 1));
     fleet.settle(&a, 1, DeliveryOutcome::Delivered, None).await.unwrap();
     assert_eq!(due_ids(&*fleet).await, [(a, 2)]);
 }
@@ -144,13 +144,13 @@ pub(crate) async fn given_up_events_are_redelivered_on_request<B: Backend>() {
         fleet.settle(&a, seq, DeliveryOutcome::PartDelivered(1), None).await.unwrap();
         fleet.settle(&a, seq, DeliveryOutcome::GivenUp, Some(attempt(seq, backend.now()))).await.unwrap();
     }
-    assert_eq!(due_ids(&*fleet).await, [(a.clone(), 3)], "what was given up holds up nothing");
+    assert_eq!(due_ids(&*fleet).await, [(a.clone(), 3)], "an event that was given up blocks no other");
     let backlog = fleet.backlog().await.unwrap();
     assert_eq!((backlog.pending, backlog.given_up), (2, 2));
     fleet.settle(&a, 3, DeliveryOutcome::RetryAfter(Duration::from_secs(60)), None).await.unwrap();
     assert_eq!(fleet.redeliver(&a, Some(1)).await.unwrap().requeued, 1);
-    let notice = first_due(&*fleet).await;
-    assert_eq!((notice.event.seq, notice.attempts, notice.parts_delivered), (1, 0, 0), "as if never tried");
+    let entry = first_due(&*fleet).await;
+    assert_eq!((entry.event.seq, entry.attempts, entry.parts_delivered), (1, 0, 0), "as if never attempted");
     assert_eq!(fleet.redeliver(&a, None).await.unwrap().requeued, 1, "the other one");
     assert_eq!(fleet.redeliver(&a, None).await.unwrap().requeued, 0);
     for seq in 1..=4 {
@@ -167,7 +167,7 @@ pub(crate) async fn delivered_events_are_redelivered_on_request<B: Backend>() {
     fleet.settle(&a, 1, DeliveryOutcome::Delivered, None).await.unwrap();
     fleet.settle(&a, 2, DeliveryOutcome::RetryAfter(Duration::from_secs(60)), None).await.unwrap();
     assert_eq!(fleet.redeliver(&a, Some(2)).await.unwrap().requeued, 1);
-    assert_eq!(due_ids(&*fleet).await, [(a.clone(), 2)], "one that waits is told at once");
+    assert_eq!(due_ids(&*fleet).await, [(a.clone(), 2)], "an event that waits for a retry is due at once");
     fleet.settle(&a, 2, DeliveryOutcome::Delivered, None).await.unwrap();
     assert!(due_ids(&*fleet).await.is_empty());
     let mut changes = fleet.changes();
@@ -187,17 +187,17 @@ pub(crate) async fn redeliver_reports_what_is_pending<B: Backend>() {
     fleet.settle(&a, 1, DeliveryOutcome::GivenUp, None).await.unwrap();
     let minute = Duration::from_secs(60);
     fleet.settle(&a, 2, DeliveryOutcome::RetryAfter(minute), None).await.unwrap();
-    let asked = fleet.redeliver(&a, Some(4)).await.unwrap();
+    let result = fleet.redeliver(&a, Some(4)).await.unwrap();
     assert_eq!(
-        asked,
+        result,
         RedeliverOutcome { requeued: 1, pending: 3, next_due_in: Some(minute) },
-        "the first one holds up the rest"
+        "the first event blocks the others"
     );
     assert!(due_ids(&*fleet).await.is_empty());
-    let asked = fleet.redeliver(&a, None).await.unwrap();
-    assert_eq!(asked, RedeliverOutcome { requeued: 1, pending: 4, next_due_in: Some(Duration::ZERO) });
+    let result = fleet.redeliver(&a, None).await.unwrap();
+    assert_eq!(result, RedeliverOutcome { requeued: 1, pending: 4, next_due_in: Some(Duration::ZERO) });
     for seq in 1..=4 {
-        assert_eq!(due_ids(&*fleet).await, [(a.clone(), seq)], "what waited is told at once");
+        assert_eq!(due_ids(&*fleet).await, [(a.clone(), seq)], "retries are due at once");
         fleet.settle(&a, seq, DeliveryOutcome::Delivered, None).await.unwrap();
     }
     assert_eq!(fleet.redeliver(&a, None).await.unwrap(), RedeliverOutcome::default());
@@ -213,16 +213,16 @@ pub(crate) async fn the_longest_waiting_comes_first<B: Backend>() {
     }
     assert_eq!(due_ids(&*fleet).await, made);
     let some: Vec<_> =
-        super::fixture::due_entries(&*fleet, 2).await.into_iter().map(|notice| notice.cast.id).collect();
+        super::fixture::due_entries(&*fleet, 2).await.into_iter().map(|entry| entry.cast.id).collect();
     assert_eq!(some, [made[0].0.clone(), made[1].0.clone()]);
     fleet.settle(&made[0].0, 1, DeliveryOutcome::RetryAfter(Duration::ZERO), None).await.unwrap();
     made.rotate_left(1);
-    assert_eq!(due_ids(&*fleet).await, made, "one that was tried goes to the end");
+    assert_eq!(due_ids(&*fleet).await, made, "a retried event goes to the end");
     assert!(super::fixture::due_entries(&*fleet, 0).await.is_empty());
     let skip = HashSet::from([made[0].0.clone(), made[2].0.clone()]);
     let some: Vec<_> =
-        fleet.due_entries(2, &skip).await.unwrap().into_iter().map(|notice| notice.cast.id).collect();
-    assert_eq!(some, [made[1].0.clone(), made[3].0.clone()], "whoever tells of some of them asks for others");
+        fleet.due_entries(2, &skip).await.unwrap().into_iter().map(|entry| entry.cast.id).collect();
+    assert_eq!(some, [made[1].0.clone(), made[3].0.clone()], "skipped casts are left out");
 }
 
 pub(crate) async fn casts_without_notifications_have_no_entries<B: Backend>() {

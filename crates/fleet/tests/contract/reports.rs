@@ -1,4 +1,4 @@
-//! Owners tell what happens.
+//! Owners report events, statistics and snapshots.
 
 use bytes::Bytes;
 use pagecast_core::cast::{EndReason, HealthFault};
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::fixture::*;
 
-pub(crate) async fn the_state_follows<B: Backend>() {
+pub(crate) async fn the_state_follows_the_events<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
@@ -30,11 +30,7 @@ pub(crate) async fn the_state_follows<B: Backend>() {
     fleet.report_event(ticket, EventKind::Reloaded { fault: HealthFault::Freeze }).await.unwrap();
     fleet.report_event(ticket, EventKind::Live).await.unwrap();
     let still = get_cast(&*fleet, id).await;
-    assert_eq!(
-        (still.state, still.live_ms),
-        (CastState::Live, live.live_ms),
-        "it is live for the first time once"
-    );
+    assert_eq!((still.state, still.live_ms), (CastState::Live, live.live_ms), "going live again is ignored");
     backend.advance(TIME_STEP);
     fleet.report_event(ticket, ended_event()).await.unwrap();
     let ended = get_cast(&*fleet, id).await;
@@ -78,25 +74,25 @@ pub(crate) async fn the_end_comes_once<B: Backend>() {
     };
     let stored = EventKind::Stored { files: vec![file], complete: true, backup: false, error: None };
     fleet.close(ticket, Some(stored.clone()), Some(json!({ "files": 1 }))).await.unwrap();
-    let story = event_names(&*fleet, id).await;
-    assert_eq!(story.iter().filter(|word| *word == "ended").count(), 1);
+    let names = event_names(&*fleet, id).await;
+    assert_eq!(names.iter().filter(|name| *name == "ended").count(), 1);
     assert_eq!(events(&*fleet, id).await.last().unwrap().kind, stored);
     let closed = get_cast(&*fleet, id).await;
     assert_eq!((closed.closed, closed.report, closed.worker), (true, Some(json!({ "files": 1 })), None));
 }
 
-pub(crate) async fn events_beyond_the_most_are_counted<B: Backend>() {
+pub(crate) async fn events_beyond_the_limit_are_counted<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let claim =
         create_and_claim::<B>(&*fleet, "w", NewCast { notify: false, ..new_cast(backend.now()) }).await;
     let (id, ticket) = (&claim.cast.id, &claim.ticket);
-    // The first two are there.
+    // Two events exist already.
     let mut reports = tokio::task::JoinSet::new();
     for _ in 2..MAX_EVENTS + 100 {
         let (fleet, ticket) = (backend.fleet(), ticket.clone());
         reports.spawn(async move { fleet.report_event(&ticket, EventKind::Restarted).await.unwrap() });
-        // Not more at once than may wait.
+        // No more than the writer's queue holds.
         if reports.len() >= 500 {
             reports.join_next().await;
         }
@@ -104,14 +100,14 @@ pub(crate) async fn events_beyond_the_most_are_counted<B: Backend>() {
     reports.join_all().await;
     fleet.report_event(ticket, EventKind::Live).await.unwrap();
     let live = get_cast(&*fleet, id).await;
-    assert_eq!((live.state, live.events_dropped), (CastState::Live, 101), "the state follows all the same");
+    assert_eq!((live.state, live.events_dropped), (CastState::Live, 101), "the state still changes");
     fleet.report_event(ticket, ended_event()).await.unwrap();
     let stored = EventKind::Stored { files: Vec::new(), complete: true, backup: false, error: None };
     fleet.close(ticket, Some(stored.clone()), None).await.unwrap();
     let last = fleet.events(id, MAX_EVENTS as u64, 100).await.unwrap();
     let last: Vec<_> = last.into_iter().map(|event| (event.seq, event.kind)).collect();
-    let most = MAX_EVENTS as u64;
-    assert_eq!(last, [(most + 1, ended_event()), (most + 2, stored)], "how it ended is told, without a gap");
+    let max = MAX_EVENTS as u64;
+    assert_eq!(last, [(max + 1, ended_event()), (max + 2, stored)], "the end is stored, without a gap");
     assert_eq!(get_cast(&*fleet, id).await.events_dropped, 101);
 }
 
@@ -151,16 +147,16 @@ pub(crate) async fn stats_and_snapshots_belong_to_an_owner<B: Backend>() {
     let (id, ticket) = (claim.cast.id, claim.ticket);
     assert!(fleet.stats(&id).await.is_none() && fleet.snapshot(&id).await.is_none());
     for bytes in [1, 2] {
-        let vitals = CastStats { bytes, peak: [0.5, 1.5], ..CastStats::default() };
-        fleet.put_stats(&ticket, vitals.clone()).await;
-        assert_eq!(fleet.stats(&id).await, Some(vitals));
+        let stats = CastStats { bytes, peak: [0.5, 1.5], ..CastStats::default() };
+        fleet.put_stats(&ticket, stats.clone()).await;
+        assert_eq!(fleet.stats(&id).await, Some(stats));
     }
     fleet.put_snapshot(&ticket, Bytes::from_static(b"jpeg")).await;
     assert_eq!(fleet.snapshot(&id).await.unwrap(), (backend.now(), Bytes::from_static(b"jpeg")));
     fleet.put_snapshot(&ticket, Bytes::from(vec![0; MAX_SNAPSHOT_BYTES + 1])).await;
     assert_eq!(fleet.snapshot(&id).await.unwrap().1.len(), 4, "one that is too large is not kept");
     fleet.report_event(&ticket, ended_event()).await.unwrap();
-    assert!(fleet.stats(&id).await.is_some(), "storing goes on");
+    assert!(fleet.stats(&id).await.is_some(), "uploads continue");
     fleet.close(&ticket, None, None).await.unwrap();
     assert!(fleet.stats(&id).await.is_none() && fleet.snapshot(&id).await.is_none());
 
@@ -181,11 +177,12 @@ pub(crate) async fn workers_without_heartbeat_disappear<B: Backend>() {
     let fleet = backend.fleet();
     assert!(fleet.workers().await.is_empty());
     for (worker, casts) in [("w", 1), ("v", 2), ("w", 3)] {
-        let load = WorkerStatus { at_ms: backend.now(), casts, ..WorkerStatus::default() };
-        fleet.heartbeat(&WorkerId(worker.to_owned()), load).await;
+        let status = WorkerStatus { at_ms: backend.now(), casts, ..WorkerStatus::default() };
+        fleet.heartbeat(&WorkerId(worker.to_owned()), status).await;
     }
-    let heard: Vec<_> = fleet.workers().await.into_iter().map(|(id, load)| (id.0, load.casts)).collect();
-    assert_eq!(heard, [("v".to_owned(), 2), ("w".to_owned(), 3)]);
+    let workers: Vec<_> =
+        fleet.workers().await.into_iter().map(|(id, status)| (id.0, status.casts)).collect();
+    assert_eq!(workers, [("v".to_owned(), 2), ("w".to_owned(), 3)]);
     backend.advance(std::time::Duration::from_secs(3600));
     assert!(fleet.workers().await.is_empty());
 }

@@ -1,4 +1,4 @@
-//! What time does to casts.
+//! Deadlines, retention, and changes of the system clock.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use pagecast_fleet::*;
 
 use super::fixture::*;
 
-/// All of its events are told.
-async fn settle_all(fleet: &dyn Fleet, settled: DeliveryOutcome) {
-    while let Some(notice) = due_entries(fleet, 1).await.pop() {
-        fleet.settle(&notice.cast.id, notice.event.seq, settled, None).await.unwrap();
+/// Settles all due entries with this outcome.
+async fn settle_all(fleet: &dyn Fleet, outcome: DeliveryOutcome) {
+    while let Some(entry) = due_entries(fleet, 1).await.pop() {
+        fleet.settle(&entry.cast.id, entry.event.seq, outcome, None).await.unwrap();
     }
 }
 
-/// A cast that ended and is closed.
+/// Creates a cast, and ends and closes it.
 async fn create_closed<B: Backend>(fleet: &dyn Fleet, new: NewCast) -> CastId {
     let claim = create_and_claim::<B>(fleet, "w", new).await;
     fleet.report_event(&claim.ticket, ended_event()).await.unwrap();
@@ -22,7 +22,7 @@ async fn create_closed<B: Backend>(fleet: &dyn Fleet, new: NewCast) -> CastId {
     claim.cast.id
 }
 
-pub(crate) async fn one_that_nobody_began_in_time_has_failed<B: Backend>() {
+pub(crate) async fn overdue_casts_fail<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let new = || NewCast { queue_timeout: B::QUEUE_TIMEOUT, ..new_cast(backend.now()) };
@@ -32,14 +32,14 @@ pub(crate) async fn one_that_nobody_began_in_time_has_failed<B: Backend>() {
         let key = (n == 0).then(|| CastKey("key".to_owned()));
         late.push(create_cast(&*fleet, NewCast { key, ..new() }).await);
     }
-    let patient = NewCast { queue_timeout: Duration::MAX, ..new_cast(backend.now()) };
-    let patient = create_cast(&*fleet, patient).await;
+    let without_timeout = NewCast { queue_timeout: Duration::MAX, ..new_cast(backend.now()) };
+    let without_timeout = create_cast(&*fleet, without_timeout).await;
     fleet.sweep().await.unwrap();
     assert_eq!(fleet.count(None).await.unwrap()[0], (CastState::Queued, 121));
     backend.advance(B::QUEUE_TIMEOUT);
     fleet.renew(&begun.ticket, B::LEASE).await.unwrap();
     let next = claim_next::<B>(&*fleet, "w").await.unwrap();
-    assert_eq!(next.cast.id, patient, "one that is too late is not begun, swept or not");
+    assert_eq!(next.cast.id, without_timeout, "an overdue cast is not claimed, swept or not");
     fleet.sweep().await.unwrap();
     for id in &late {
         let cast = get_cast(&*fleet, id).await;
@@ -54,7 +54,7 @@ pub(crate) async fn one_that_nobody_began_in_time_has_failed<B: Backend>() {
     create_cast(&*fleet, new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded)).await;
 }
 
-pub(crate) async fn what_is_old_is_forgotten<B: Backend>() {
+pub(crate) async fn expired_casts_are_deleted<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let mut old = Vec::new();
@@ -75,7 +75,7 @@ pub(crate) async fn what_is_old_is_forgotten<B: Backend>() {
     let young = create_closed::<B>(&*fleet, new_cast(backend.now())).await;
     settle_all(&*fleet, DeliveryOutcome::GivenUp).await;
     fleet.sweep().await.unwrap();
-    assert_eq!(fleet.count(None).await.unwrap()[3], (CastState::Ended, 122), "none is old enough");
+    assert_eq!(fleet.count(None).await.unwrap()[3], (CastState::Ended, 122), "none has expired");
     backend.advance(B::RETENTION / 2 + TIME_STEP);
     fleet.sweep().await.unwrap();
     for id in &old {
@@ -84,7 +84,7 @@ pub(crate) async fn what_is_old_is_forgotten<B: Backend>() {
     }
     assert!(fleet.find_by_key(&CastKey("key".to_owned())).await.unwrap().is_none());
     for id in [&open.cast.id, &live.cast.id, &young] {
-        assert!(fleet.get(id).await.unwrap().is_some(), "not closed, not ended, not old enough");
+        assert!(fleet.get(id).await.unwrap().is_some(), "not closed, not ended, or not expired");
     }
     let count = |n| (CastState::Ended, n);
     assert_eq!(fleet.count(None).await.unwrap()[3], count(2));
@@ -92,7 +92,7 @@ pub(crate) async fn what_is_old_is_forgotten<B: Backend>() {
     assert_eq!(fleet.list(&Filter { limit: 100, ..Filter::default() }).await.unwrap().casts.len(), 3);
     backend.advance(B::RETENTION);
     fleet.sweep().await.unwrap();
-    assert!(fleet.get(&young).await.unwrap().is_none(), "what was given up keeps nothing");
+    assert!(fleet.get(&young).await.unwrap().is_none(), "events that were given up do not keep a cast");
     assert_eq!(fleet.backlog().await.unwrap().given_up, 0);
 }
 
@@ -111,7 +111,7 @@ pub(crate) async fn undelivered_events_keep_their_cast<B: Backend>() {
     assert!(fleet.get(&id).await.unwrap().is_none());
 }
 
-pub(crate) async fn a_key_that_is_held_is_not_forgotten<B: Backend>() {
+pub(crate) async fn casts_that_hold_a_key_are_kept<B: Backend>() {
     let backend = B::new();
     let fleet = backend.fleet();
     let until = backend.now() + 3 * i64::try_from(B::RETENTION.as_millis()).unwrap();
@@ -130,30 +130,30 @@ pub(crate) async fn a_key_that_is_held_is_not_forgotten<B: Backend>() {
 
 const HOUR: Duration = Duration::from_secs(3600);
 const HOUR_MS: i64 = 3_600_000;
-/// Further than any pause, lease or deadline.
+/// Longer than any delay, lease or deadline.
 const EIGHT_DAYS_MS: i64 = 8 * 24 * HOUR_MS;
 
 pub(crate) async fn a_clock_that_is_set_back_stops_no_callbacks<B: Backend>() {
     let mut backend = B::new();
     let id = create_cast(&*backend.fleet(), new_cast(backend.now())).await;
-    let pause = Duration::from_secs(10);
-    backend.fleet().settle(&id, 1, DeliveryOutcome::RetryAfter(pause), None).await.unwrap();
+    let delay = Duration::from_secs(10);
+    backend.fleet().settle(&id, 1, DeliveryOutcome::RetryAfter(delay), None).await.unwrap();
     backend.set_clock(-2 * HOUR_MS);
     assert!(due_entries(&*backend.fleet(), 1).await.is_empty());
-    assert_eq!(backend.fleet().next_due_in().await.unwrap(), Some(pause));
-    backend.advance(pause);
+    assert_eq!(backend.fleet().next_due_in().await.unwrap(), Some(delay));
+    backend.advance(delay);
     assert_eq!(
         due_entries(&*backend.fleet(), 1).await[0].since_first_attempt,
-        Some(pause),
-        "as if nothing had been"
+        Some(delay),
+        "the change has no effect"
     );
-    // The service ends, the clock is set back once more, and it begins again.
-    backend.fleet().settle(&id, 1, DeliveryOutcome::RetryAfter(pause), None).await.unwrap();
+    // The clock is set back again while the service restarts.
+    backend.fleet().settle(&id, 1, DeliveryOutcome::RetryAfter(delay), None).await.unwrap();
     backend.set_clock(-2 * HOUR_MS);
     backend.restart();
-    backend.advance(pause);
-    let told = due_entries(&*backend.fleet(), 1).await;
-    assert_eq!((told.len(), told[0].attempts), (1, 2));
+    backend.advance(delay);
+    let due = due_entries(&*backend.fleet(), 1).await;
+    assert_eq!((due.len(), due[0].attempts), (1, 2));
 }
 
 pub(crate) async fn retry_delays_are_capped<B: Backend>() {
@@ -166,7 +166,7 @@ pub(crate) async fn retry_delays_are_capped<B: Backend>() {
     assert_eq!(due_entries(&*fleet, 1).await.len(), 1);
 }
 
-pub(crate) async fn leases_and_deadlines_do_not_mind_clocks_that_are_set<B: Backend>() {
+pub(crate) async fn leases_and_deadlines_ignore_clock_changes<B: Backend>() {
     for by_ms in [EIGHT_DAYS_MS, -EIGHT_DAYS_MS] {
         let backend = B::new();
         let fleet = backend.fleet();
@@ -177,21 +177,25 @@ pub(crate) async fn leases_and_deadlines_do_not_mind_clocks_that_are_set<B: Back
         fleet.heartbeat(&WorkerId("v".to_owned()), WorkerStatus::default()).await;
         backend.set_clock(by_ms);
         fleet.sweep().await.unwrap();
-        assert_eq!(get_cast(&*fleet, &queued).await.state, CastState::Queued, "its deadline is not over");
+        assert_eq!(get_cast(&*fleet, &queued).await.state, CastState::Queued, "it is not overdue");
         assert_eq!(fleet.workers().await.len(), 1);
         let claim = claim_next::<B>(&*fleet, "w").await.unwrap();
-        assert_eq!(claim.cast.id, queued, "the other one's lease is not over");
+        assert_eq!(claim.cast.id, queued, "the other's lease has not expired");
         let late =
             create_cast(&*fleet, NewCast { queue_timeout: B::QUEUE_TIMEOUT, ..new_cast(backend.now()) })
                 .await;
         backend.advance(B::LEASE.max(B::QUEUE_TIMEOUT));
         fleet.sweep().await.unwrap();
-        assert_eq!(get_cast(&*fleet, &late).await.state, CastState::Ended, "its deadline is");
-        assert_eq!(claim_next::<B>(&*fleet, "w").await.unwrap().cast.id, owned.cast.id, "its lease is");
+        assert_eq!(get_cast(&*fleet, &late).await.state, CastState::Ended, "it is overdue");
+        assert_eq!(
+            claim_next::<B>(&*fleet, "w").await.unwrap().cast.id,
+            owned.cast.id,
+            "its lease has expired"
+        );
     }
 }
 
-pub(crate) async fn nothing_is_forgotten_right_after_the_clock_was_set<B: Backend>() {
+pub(crate) async fn nothing_is_deleted_right_after_a_clock_change<B: Backend>() {
     let mut backend = B::new();
     let id = create_closed::<B>(&*backend.fleet(), new_cast(backend.now())).await;
     settle_all(&*backend.fleet(), DeliveryOutcome::Delivered).await;
@@ -200,22 +204,22 @@ pub(crate) async fn nothing_is_forgotten_right_after_the_clock_was_set<B: Backen
         backend.fleet().get(&id).await.unwrap().is_some()
     };
     assert!(is_there(&backend).await);
-    // Eight days ahead, for three seconds.
+    // The clock is eight days ahead for three seconds.
     backend.set_clock(EIGHT_DAYS_MS);
     assert!(is_there(&backend).await);
     backend.advance(Duration::from_secs(3));
     assert!(is_there(&backend).await);
     backend.set_clock(-EIGHT_DAYS_MS);
     backend.advance(HOUR * 2);
-    assert!(is_there(&backend).await, "it is not old");
-    // While the service is off, or just before it ends.
+    assert!(is_there(&backend).await, "it has not expired");
+    // The clock changes just before a restart.
     backend.set_clock(EIGHT_DAYS_MS);
     backend.restart();
     assert!(is_there(&backend).await);
     backend.advance(HOUR - TIME_STEP);
     assert!(is_there(&backend).await);
     backend.restart();
-    assert!(is_there(&backend).await, "the doubt outlives a restart");
+    assert!(is_there(&backend).await, "the distrust outlives a restart");
     backend.advance(TIME_STEP);
-    assert!(!is_there(&backend).await, "a clock that stays as it is set is right");
+    assert!(!is_there(&backend).await, "a clock that stays as set is trusted");
 }

@@ -1,4 +1,4 @@
-//! AAC-LC by libavcodec, on the thread `encode-audio`, and Opus by libopus, on `encode-room-audio`.
+//! Encodes AAC-LC with libavcodec (thread `encode-audio`) and Opus with libopus (thread `encode-room-audio`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,32 +15,33 @@ use pagecast_core::{CHANNELS, MediaTime, Packet, SAMPLE_RATE, Samples, Track};
 use super::packet_sender::{PacketSender, SendOutcome};
 use super::{EndTime, Error, receive_packet, spawn_thread};
 
-/// Bitrates in bit/s.
+/// Bitrates in bit/s: transparent for most stereo content in their codec.
 const AAC_BITRATE_BPS: u32 = 128_000;
 const OPUS_BITRATE_BPS: u32 = 96_000;
-/// Loss that Opus is made for, in per cent. From 9 on, libopus (1.3) makes everything so that it can be mended, by the means that
-/// voices are coded with. Below, it leaves what it takes for music alone, which sounds better as long as nothing is lost.
+/// Packet loss that Opus is tuned for, in per cent. From 9 % on, libopus (1.3) protects everything with
+/// in-band FEC, using its speech modes. Below, it does not protect music, which sounds better while nothing
+/// is lost.
 const OPUS_EXPECTED_LOSS_PERCENT: u32 = 10;
-/// Longest gap that is filled at once, in samples; a longer one means that the clock jumped, and is filled in steps.
+/// Longest run of silence that is pushed at once, in samples: one second, to bound the memory for long gaps.
 const MAX_SILENCE_SAMPLES: usize = SAMPLE_RATE as usize;
 
-/// What to encode to.
+/// Settings of an audio encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// How sound is encoded.
+    /// Codec to encode with.
     pub codec: Codec,
     /// Bitrate in bit/s.
     pub bitrate_bps: u32,
-    /// Loss of packets that it should bear, in per cent, if the codec can.
+    /// Packet loss to protect against, in per cent; ignored by AAC.
     pub expected_loss_percent: u32,
 }
 
-/// How sound is encoded.
+/// An audio codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
     /// AAC-LC, for files and pushes.
     Aac,
-    /// Opus, 20 ms a packet, with what mends the packet before if that is lost (in-band FEC): for rooms.
+    /// Opus in packets of 20 ms with in-band FEC, for rooms.
     Opus,
 }
 
@@ -57,7 +58,7 @@ impl Config {
 }
 
 impl Codec {
-    /// As errors call it.
+    /// Name in error messages.
     const fn display_name(self) -> &'static str {
         match self {
             Self::Aac => "AAC",
@@ -73,7 +74,7 @@ impl Codec {
     }
 }
 
-/// Counted while the encoder runs.
+/// Counters of a running encoder.
 #[derive(Debug, Default)]
 pub struct Stats {
     bytes: AtomicU64,
@@ -88,20 +89,20 @@ impl Stats {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Packets that found no room with their taker.
+    /// Packets dropped because the receiver's queue was full.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Samples that never arrived and were replaced by silence.
+    /// Samples that did not arrive and were replaced by silence.
     #[must_use]
     pub fn silence_samples(&self) -> u64 {
         self.silence_samples.load(Ordering::Relaxed)
     }
 }
 
-/// An open encoder.
+/// An open audio encoder.
 pub struct Encoder {
     inner: ff::encoder::audio::Encoder,
     codec: Codec,
@@ -110,7 +111,7 @@ pub struct Encoder {
     frame_fill: usize,
     /// Samples taken so far.
     samples_in: u64,
-    /// Nobody takes packets any more.
+    /// Whether the receiver of packets is gone.
     output_closed: bool,
     stats: Arc<Stats>,
 }
@@ -125,7 +126,7 @@ impl Encoder {
     /// Opens the encoder.
     ///
     /// # Errors
-    /// [`ErrorBody::Missing`] or [`ErrorBody::OpenNotLoopback`].
+    /// [`Error::EncoderNotFound`] or [`Error::Open`].
     pub fn open(config: Config) -> Result<Self, Error> {
         let name = config.codec.display_name();
         let fail = |e| Error::Open(name, e);
@@ -159,7 +160,7 @@ impl Encoder {
         Ok(Self { inner, codec, frame, frame_fill: 0, samples_in: 0, output_closed: false, stats })
     }
 
-    /// What a muxer must know.
+    /// Codec parameters for muxers.
     #[must_use]
     pub fn parameters(&self) -> Parameters {
         Parameters::from(&self.inner)
@@ -171,10 +172,10 @@ impl Encoder {
         Arc::clone(&self.stats)
     }
 
-    /// Encodes samples until `end`, or until nobody sends or takes any more. Samples that are missing are silence.
+    /// Encodes samples until `end`, or until the input or output is closed. Missing samples become silence.
     ///
     /// # Errors
-    /// [`ErrorBody::NamedThread`]; the thread itself ends with [`ErrorBody::Encode`].
+    /// [`Error::Thread`]; the thread itself ends with [`Error::Encode`].
     pub fn spawn(
         mut self,
         samples: Receiver<Samples>,
@@ -191,7 +192,7 @@ impl Encoder {
         out: &mut dyn PacketSender,
     ) -> Result<(), Error> {
         while let Ok(run) = samples.recv() {
-            // The end may be decided late, and then lies before what was taken already.
+            // The end may be set late and then lie before samples that were taken already.
             let last = samples_until(end.get());
             let gap = run.start.min(last).saturating_sub(self.samples_in);
             self.stats.silence_samples.fetch_add(gap, Ordering::Relaxed);
@@ -206,7 +207,7 @@ impl Encoder {
         self.finish(end, out)
     }
 
-    /// Fills up to the end, if there is one, and flushes.
+    /// Adds silence up to the end, if one is set, and flushes the encoder.
     fn finish(&mut self, end: &EndTime, out: &mut dyn PacketSender) -> Result<(), Error> {
         let last = end.get();
         if last != MediaTime(i64::MAX) {
@@ -247,7 +248,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Copies `count` samples into the frame, behind those that are there.
+    /// Appends `count` samples to the frame.
     fn copy_to_frame(&mut self, pcm: &[f32], count: usize) {
         let range = self.frame_fill..self.frame_fill + count;
         if self.frame.is_planar() {

@@ -1,4 +1,4 @@
-//! Where packets go.
+//! The output of an encoder.
 
 use std::sync::mpsc::SyncSender;
 
@@ -6,32 +6,33 @@ use pagecast_core::Packet;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-/// Takes an encoder's packets.
+/// Receives an encoder's packets.
 pub trait PacketSender: Send + 'static {
-    /// Takes one, and says what became of it.
+    /// Sends one packet and returns the outcome.
     fn send_packet(&mut self, packet: Packet) -> SendOutcome;
 }
 
-/// What became of a packet.
+/// Outcome of sending a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// It is on its way.
+    /// The packet was queued.
     Sent,
-    /// There was no room for it. Later ones may find some.
+    /// The queue was full and the packet was dropped. Later packets may be sent.
     Lost,
-    /// Nobody takes packets any more.
+    /// The receiver is gone.
     Closed,
 }
 
-/// For files and pushes: blocks while the taker is behind, which [`fanout`](crate::fanout) never is for long. Then ticks and samples
-/// queue up, and beyond that the display keeps its changes and samples become silence.
+/// For files and pushes: blocks while the queue is full, which is short as [`fanout`](crate::fanout) never
+/// blocks. Meanwhile ticks and samples queue up; beyond that, damage is merged into later ticks and samples
+/// become silence.
 impl PacketSender for SyncSender<Packet> {
     fn send_packet(&mut self, packet: Packet) -> SendOutcome {
         if self.send(packet).is_ok() { SendOutcome::Sent } else { SendOutcome::Closed }
     }
 }
 
-/// For rooms: never blocks. What finds no room would be late anyway.
+/// For rooms: never blocks. A packet that finds the queue full would be too late anyway.
 impl PacketSender for Sender<Packet> {
     fn send_packet(&mut self, packet: Packet) -> SendOutcome {
         match self.try_send(packet) {
@@ -42,21 +43,21 @@ impl PacketSender for Sender<Packet> {
     }
 }
 
-/// Keeps pictures that cannot be decoded from a taker that lost one: after a loss nothing passes up to the next keyframe.
+/// Drops video packets that cannot be decoded: everything from a lost packet to the next keyframe.
 #[derive(Debug, Default)]
 pub(super) struct KeyframeFilter {
     awaiting_keyframe: bool,
 }
 
 impl KeyframeFilter {
-    /// Hands on a picture, or leaves it out as lost.
+    /// Sends a packet, or drops it as lost.
     pub(super) fn send(&mut self, packet: Packet, out: &mut dyn PacketSender) -> SendOutcome {
         if self.awaiting_keyframe && !packet.keyframe {
             return SendOutcome::Lost;
         }
-        let took = out.send_packet(packet);
-        self.awaiting_keyframe = took == SendOutcome::Lost;
-        took
+        let outcome = out.send_packet(packet);
+        self.awaiting_keyframe = outcome == SendOutcome::Lost;
+        outcome
     }
 }
 
@@ -75,22 +76,22 @@ mod tests {
     #[test]
     fn after_a_loss_it_goes_on_with_a_keyframe() {
         let (mut sender, mut packets) = channel(2);
-        let mut chain = KeyframeFilter::default();
-        let mut pass = |at, keyframe| chain.send(packet(at, keyframe), &mut sender);
+        let mut filter = KeyframeFilter::default();
+        let mut send = |at, keyframe| filter.send(packet(at, keyframe), &mut sender);
         assert_eq!(
-            [pass(0, true), pass(1, false), pass(2, false)],
+            [send(0, true), send(1, false), send(2, false)],
             [SendOutcome::Sent, SendOutcome::Sent, SendOutcome::Lost]
         );
         let mut got = vec![packets.try_recv().unwrap().pts.0];
         assert_eq!(
-            [pass(3, false), pass(4, true), pass(5, true)],
+            [send(3, false), send(4, true), send(5, true)],
             [SendOutcome::Lost, SendOutcome::Sent, SendOutcome::Lost]
         );
         while let Ok(packet) = packets.try_recv() {
             got.push(packet.pts.0);
         }
         assert_eq!(
-            [pass(6, false), pass(7, true), pass(8, false)],
+            [send(6, false), send(7, true), send(8, false)],
             [SendOutcome::Lost, SendOutcome::Sent, SendOutcome::Sent]
         );
         drop(sender);

@@ -1,20 +1,20 @@
-//! What an encoder may spend, told while it runs.
+//! Bitrate and frame rate limits of a running video encoder.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pagecast_core::Fps;
 
-/// Tells a video encoder what it may spend from its next tick on.
+/// Sets the limits of a video encoder from its next tick on.
 #[derive(Debug, Clone)]
 pub struct RateTarget(Arc<AtomicU64>);
 
-/// What a video encoder may spend.
+/// Limits of a video encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RateLimit {
-    /// Cap on the bitrate in bit/s; 0: nothing is encoded.
+    /// Bitrate limit in bit/s; 0: the encoder is paused.
     pub(super) bitrate_bps: u32,
-    /// Most frames per second.
+    /// Frame rate limit, in frames per second.
     pub(super) fps: u32,
 }
 
@@ -25,13 +25,13 @@ impl RateTarget {
         rate
     }
 
-    /// Sets the cap on the bitrate, in bit/s, and the most frames per second, at least 1. A cap of 0 pauses the encoder: nothing is
-    /// encoded until there is another, and it then begins with a keyframe.
+    /// Sets the limits of bitrate, in bit/s, and frame rate, at least 1 fps. A bitrate of 0 pauses the
+    /// encoder; it continues with a keyframe when another bitrate is set.
     pub fn set(&self, bitrate_bps: u32, fps: u32) {
         self.0.store(u64::from(bitrate_bps) << 32 | u64::from(fps.max(1)), Ordering::Release);
     }
 
-    /// What was set last.
+    /// The limits that were set last.
     pub(super) fn get(&self) -> RateLimit {
         let both = self.0.load(Ordering::Acquire);
         RateLimit { bitrate_bps: (both >> 32) as u32, fps: both as u32 }

@@ -1,8 +1,9 @@
-//! Ticks and samples for several encoders, on the threads `split-ticks` and `split-samples`.
+//! Copies ticks and samples to several encoders, on the threads `tee-ticks` and `tee-samples`.
 //!
-//! Each encoder reads a queue of its own. One that is slow loses ticks or samples of its own by the rules that hold between the
-//! page and a single encoder: what a tick would have told is told with a later one, and lost samples become silence. Pictures are
-//! shared, not copied. A single encoder reads what came as it came: no thread, no second queue.
+//! Each encoder reads from its own queue. A slow encoder loses its own ticks or samples by the same rules as
+//! a single encoder of a page: the damage of a dropped tick is merged into a later one, and dropped samples
+//! become silence. Pictures are shared, not copied. A single encoder reads the input itself, without a
+//! thread.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -11,42 +12,42 @@ use pagecast_core::{Frame, Samples, Tick};
 
 use super::Error;
 
-/// Ticks on their way to an encoder for files. Full: a change is told with a later tick.
+/// Ticks queued for a file encoder. Full: damage is merged into a later tick.
 pub const FILE_QUEUE_TICKS: usize = 4;
-/// Ticks on their way to an encoder for a room, where what is late is not worth showing. Full: a change is told with a later tick.
+/// Ticks queued for a room encoder, few because late pictures are of no use. Full: as for files.
 pub const ROOM_QUEUE_TICKS: usize = 2;
-/// Runs of samples on their way to an encoder. Full: they are lost and become silence.
+/// Runs of samples queued for an encoder. Full: they are dropped and become silence.
 pub const QUEUE_SAMPLE_RUNS: usize = 256;
 
-/// A queue for each encoder, and the thread that fills them, which ends when nobody sends or nobody reads any more.
+/// A queue for each encoder, and the thread that fills them. It ends when the input or all queues are closed.
 pub type Queues<T> = (Vec<Receiver<T>>, Option<JoinHandle<()>>);
 
-/// A queue of ticks for each length that is asked for. The thread is missing where none is needed.
+/// Makes a queue of ticks for each of `lengths`. A single queue needs no thread.
 ///
 /// # Errors
-/// [`ErrorBody::NamedThread`].
+/// [`Error::Thread`].
 pub fn ticks(input: Receiver<Tick>, lengths: &[usize]) -> Result<Queues<Tick>, Error> {
-    spawn_tee("split-ticks", input, lengths, Branch::send_tick)
+    spawn_tee("tee-ticks", input, lengths, Branch::send_tick)
 }
 
-/// A queue of samples for each length that is asked for. The thread is missing where none is needed.
+/// Makes a queue of samples for each of `lengths`. A single queue needs no thread.
 ///
 /// # Errors
-/// [`ErrorBody::NamedThread`].
+/// [`Error::Thread`].
 pub fn samples(input: Receiver<Samples>, lengths: &[usize]) -> Result<Queues<Samples>, Error> {
-    spawn_tee("split-samples", input, lengths, Branch::send_samples)
+    spawn_tee("tee-samples", input, lengths, Branch::send_samples)
 }
 
 fn spawn_tee<T: Send + 'static>(
     name: &'static str,
     input: Receiver<T>,
     lengths: &[usize],
-    hand: fn(&mut Branch<T>, &T) -> bool,
+    send: fn(&mut Branch<T>, &T) -> bool,
 ) -> Result<Queues<T>, Error> {
     if lengths.len() == 1 {
         return Ok((vec![input], None));
     }
-    let (mut ways, queues): (Vec<_>, Vec<_>) = lengths
+    let (mut branches, queues): (Vec<_>, Vec<_>) = lengths
         .iter()
         .map(|length| {
             let (out, queue) = sync_channel(*length);
@@ -54,9 +55,9 @@ fn spawn_tee<T: Send + 'static>(
         })
         .unzip();
     let run = move || {
-        for one in input {
-            ways.retain_mut(|way| hand(way, &one));
-            if ways.is_empty() {
+        for item in input {
+            branches.retain_mut(|branch| send(branch, &item));
+            if branches.is_empty() {
                 break;
             }
         }
@@ -65,15 +66,15 @@ fn spawn_tee<T: Send + 'static>(
     Ok((queues, Some(thread.map_err(|e| Error::Thread(name, e))?)))
 }
 
-/// The way to one encoder.
+/// The queue of one encoder.
 struct Branch<T> {
     queue: SyncSender<T>,
-    /// What ticks that found the queue full would have told.
+    /// Merged damage of ticks that were dropped because the queue was full.
     pending_frame: Option<Frame>,
 }
 
 impl Branch<Tick> {
-    /// False when nobody reads any more.
+    /// Sends a tick; false if the encoder is gone.
     fn send_tick(&mut self, tick: &Tick) -> bool {
         let frame = merge_frames(self.pending_frame.take(), tick.frame.clone());
         match self.queue.try_send(Tick { frame, ..*tick }) {
@@ -88,13 +89,13 @@ impl Branch<Tick> {
 }
 
 impl Branch<Samples> {
-    /// False when nobody reads any more.
+    /// Sends samples, or drops them if the queue is full; false if the encoder is gone.
     fn send_samples(&mut self, run: &Samples) -> bool {
         !matches!(self.queue.try_send(run.clone()), Err(TrySendError::Disconnected(_)))
     }
 }
 
-/// Two changes as one: all that changed, and the newer picture.
+/// Merges two frames: the union of their damage, and the newer picture.
 pub(super) fn merge_frames(older: Option<Frame>, newer: Option<Frame>) -> Option<Frame> {
     match (older, newer) {
         (Some(older), Some(mut newer)) => {
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn a_slow_encoder_loses_ticks_but_no_change_and_holds_up_nobody() {
         let (sender, input) = sync_channel(0);
-        // In this order, what the fast one has got was handed to the slow one, too.
+        // In this order, a tick that the fast encoder received was offered to the slow one before.
         let (mut queues, thread) = ticks(input, &[2, 1]).unwrap();
         let (fast, slow) = (queues.pop().unwrap(), queues.pop().unwrap());
         let mut seen = Tiles::none(TILE_COUNT * TILE_WIDTH, 16);
@@ -159,7 +160,7 @@ mod tests {
                 take(slow.recv().unwrap());
             }
         }
-        // What is owed at the end comes with a tick that brings nothing new.
+        // Pending damage is sent with a tick that changes nothing itself.
         take(slow.recv().unwrap());
         sender
             .send(Tick {
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stops_reading_is_left_out_and_the_last_one_ends_it() {
+    fn a_closed_queue_is_removed_and_the_last_one_ends_the_thread() {
         let (sender, input) = sync_channel(0);
         let (mut queues, thread) = ticks(input, &[4, 4]).unwrap();
         drop(queues.pop());
@@ -188,7 +189,7 @@ mod tests {
             assert_eq!(stays.recv().unwrap().index, i64::from(index));
         }
         drop(stays);
-        // One more makes it notice.
+        // The thread notices at its next send.
         let _noticed = sender.send(tick(3));
         thread.unwrap().join().unwrap();
         assert!(sender.send(tick(4)).is_err());

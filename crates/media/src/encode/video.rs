@@ -1,5 +1,5 @@
-//! H.264 and VP8, on the thread `encode-video` for files and pushes, and `encode-room-1` and `encode-room-2`
-//! for rooms.
+//! Encodes H.264 and VP8, on the thread `encode-video` for files and pushes, and on `encode-room-1` and
+//! `encode-room-2` for rooms.
 #![expect(unsafe_code, reason = "pictures of libavcodec are written to in place")]
 
 mod backend;
@@ -35,43 +35,43 @@ use crate::scale::Scaler;
 use crate::split_points::SplitPoints;
 use crate::thumbnail::ThumbnailCapture;
 
-/// Least time from a keyframe to one that is asked for, in files and in rooms.
+/// Least time from a keyframe to a requested one, in files and in rooms: bounds the cost of many requests.
 const MIN_KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 const LIVE_MIN_KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);
-/// Least cap on the bitrate that an encoder is told, in bit/s.
+/// Lowest bitrate limit passed to an encoder, in bit/s: below, libx264 and libvpx reject or ignore it.
 const MIN_BITRATE_BPS: u32 = 10_000;
-/// Threads of a room's layers, the larger one first.
+/// Threads of a room's layers, the largest layer first.
 const LAYER_THREAD_NAMES: [&str; 2] = ["encode-room-1", "encode-room-2"];
 
-/// What to encode to.
+/// Settings of a video encoder.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// Name of its thread.
+    /// Name of the encoder's thread.
     pub thread_name: &'static str,
-    /// How the picture is encoded.
+    /// Codec and its variant.
     pub codec: Codec,
     /// Size of the ticks' pictures.
     pub source_size: Size,
-    /// Size of the encoded picture, no larger than that.
+    /// Size of the encoded picture, no larger than `source_size`.
     pub size: Size,
-    /// Ticks per second; time stamps are multiples of its interval.
+    /// Ticks per second; time stamps are multiples of the interval.
     pub fps: Fps,
-    /// Most frames per second, until [`RateTarget`] says otherwise.
+    /// Initial frame rate limit; [`RateTarget`] changes it.
     pub max_fps: Fps,
-    /// Cap on the bitrate in bit/s, until [`RateTarget`] says otherwise; still pictures stay far below.
+    /// Initial bitrate limit in bit/s; [`RateTarget`] changes it. Still pictures stay far below.
     pub bitrate_bps: u32,
-    /// When there are keyframes.
+    /// When keyframes are encoded.
     pub gop: GopPolicy,
-    /// False where only sound is wanted: ticks are counted, and nothing is encoded.
+    /// False for audio-only casts: ticks are counted, and nothing is encoded.
     pub enabled: bool,
 }
 
-/// How a picture is encoded.
+/// A video codec and its variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
-    /// H.264, high profile, parameter sets apart: for files and pushes.
+    /// H.264 high profile with out-of-band parameter sets, for files and pushes.
     H264,
-    /// H.264, constrained baseline, parameter sets in front of each keyframe, nothing held back: for rooms.
+    /// H.264 constrained baseline with parameter sets before each keyframe and no lookahead, for rooms.
     H264Live,
     /// VP8, for rooms.
     Vp8,
@@ -97,7 +97,8 @@ impl Config {
         }
     }
 
-    /// For a layer of a room, counted from 0. Of its size, what has the page's proportions is used.
+    /// For layer `number` of a room, from 0. The picture fits into the layer's size with the page's
+    /// proportions.
     #[must_use]
     pub fn for_layer(number: usize, layer: &Layer, codec: RoomCodec, source: Size, fps: Fps) -> Self {
         Self {
@@ -121,7 +122,7 @@ impl Config {
 }
 
 impl Codec {
-    /// As errors call it.
+    /// Name in error messages.
     const fn display_name(self) -> &'static str {
         match self {
             Self::H264 | Self::H264Live => "H.264 (libx264)",
@@ -129,7 +130,7 @@ impl Codec {
         }
     }
 
-    /// Whether it is for rooms.
+    /// Whether the variant is for rooms.
     fn is_live(self) -> bool {
         self != Self::H264
     }
@@ -142,7 +143,7 @@ impl Codec {
     }
 }
 
-/// Counted while the encoder runs.
+/// Counters of a running encoder.
 #[derive(Debug, Default)]
 pub struct Stats {
     encoded: AtomicU64,
@@ -161,19 +162,19 @@ impl Stats {
         self.encoded.load(Ordering::Relaxed)
     }
 
-    /// Ticks that brought no change.
+    /// Ticks without a change.
     #[must_use]
     pub fn unchanged(&self) -> u64 {
         self.unchanged.load(Ordering::Relaxed)
     }
 
-    /// Ticks that never arrived, because the encoder was too slow.
+    /// Ticks that were dropped because the encoder was too slow.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
 
-    /// Packets that found no room with their taker, and those that cannot be decoded without them.
+    /// Packets dropped because the receiver's queue was full, and those that depend on them.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
@@ -185,7 +186,7 @@ impl Stats {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Ticks dealt with: how far the cast has come.
+    /// Ticks processed, which is the position of the cast.
     #[must_use]
     pub fn ticks(&self) -> u64 {
         self.ticks.load(Ordering::Relaxed)
@@ -198,14 +199,14 @@ impl Stats {
     }
 }
 
-/// An open encoder.
+/// An open video encoder.
 pub struct Encoder {
     backend: Box<dyn CodecBackend>,
     parameters: Parameters,
     picture: frame::Video,
-    /// The page's picture, where it is larger than the encoded one.
+    /// The page's picture, if it is larger than the encoded one, and its scaler.
     source_picture: Option<(frame::Video, Scaler)>,
-    /// What changed since the last encoded picture.
+    /// Damage since the last encoded picture.
     pending_frame: Option<Frame>,
     config: Config,
     planner: FramePlanner,
@@ -216,7 +217,7 @@ pub struct Encoder {
     keyframe_filter: KeyframeFilter,
     stats: Arc<Stats>,
     thumbnails: Option<ThumbnailCapture>,
-    /// Nobody takes packets any more.
+    /// Whether the receiver of packets is gone.
     output_closed: bool,
 }
 
@@ -230,28 +231,28 @@ impl Encoder {
     /// Opens the encoder.
     ///
     /// # Errors
-    /// [`ErrorBody::Missing`] or [`ErrorBody::OpenNotLoopback`].
+    /// [`Error::EncoderNotFound`] or [`Error::Open`].
     pub fn open(config: Config) -> Result<Self, Error> {
         let rate = RateTarget::new(config.bitrate_bps, config.max_fps);
         let config = Config { bitrate_bps: config.bitrate_bps.max(MIN_BITRATE_BPS), ..config };
-        let mut coder: Box<dyn CodecBackend> = match config.codec {
+        let mut backend: Box<dyn CodecBackend> = match config.codec {
             Codec::H264 | Codec::H264Live => Box::new(H264::open(&config)?),
             Codec::Vp8 => Box::new(Vp8::open(&config)?),
         };
         let sides = |size: Size| (size.width(), size.height());
         let empty = |size: Size| frame::Video::new(Pixel::YUV420P, size.width(), size.height());
         let scaler = || Scaler::new(sides(config.source_size), sides(config.size));
-        let mut plan = FramePlanner::new(config.fps, config.gop);
-        plan.limit_fps(config.max_fps.get());
+        let mut planner = FramePlanner::new(config.fps, config.gop);
+        planner.limit_fps(config.max_fps.get());
         Ok(Self {
-            parameters: Parameters::from(&*coder.encoder()),
-            backend: coder,
+            parameters: Parameters::from(&*backend.encoder()),
+            backend,
             picture: empty(config.size),
             source_picture: (config.source_size != config.size)
                 .then(|| (empty(config.source_size), scaler())),
             pending_frame: None,
             config,
-            planner: plan,
+            planner,
             keyframe_request: KeyframeRequest::default(),
             rate_limit: rate.get(),
             bit_budget: BitBudget::new(config.bitrate_bps, config.fps.get()),
@@ -263,7 +264,7 @@ impl Encoder {
         })
     }
 
-    /// Its ticks per second.
+    /// Ticks per second.
     #[must_use]
     pub fn fps(&self) -> Fps {
         self.config.fps
@@ -275,18 +276,18 @@ impl Encoder {
         self.config.size
     }
 
-    /// Has pictures taken meanwhile.
+    /// Takes thumbnails while encoding.
     pub fn capture_thumbnails(&mut self, thumbnails: ThumbnailCapture) {
         self.thumbnails = Some(thumbnails);
     }
 
-    /// Puts a keyframe where a file of the recording ends: at every multiple of `length`, to a tick. The
-    /// first tick is at `begins_at` in the recording.
+    /// Forces a keyframe at each split point of the recording: at every multiple of `length`, rounded to a
+    /// tick. The first tick is at `begins_at` in the recording.
     pub fn force_keyframes_at_splits(&mut self, length: Duration, begins_at: MediaTime) {
         self.planner.set_split_points(SplitPoints::new(length, self.config.fps.interval().into()), begins_at);
     }
 
-    /// What a muxer must know.
+    /// Codec parameters for muxers.
     #[must_use]
     pub fn parameters(&self) -> Parameters {
         self.parameters.clone()
@@ -298,22 +299,22 @@ impl Encoder {
         Arc::clone(&self.stats)
     }
 
-    /// Where keyframes can be asked for.
+    /// A handle that requests keyframes.
     #[must_use]
     pub fn keyframe_request(&self) -> KeyframeRequest {
         self.keyframe_request.clone()
     }
 
-    /// Where it is told what it may spend.
+    /// A handle that sets the bitrate and frame rate limits.
     #[must_use]
     pub fn rate_target(&self) -> RateTarget {
         self.rate_target.clone()
     }
 
-    /// Encodes ticks until `end`, or until nobody sends or takes any more.
+    /// Encodes ticks until `end`, or until the input or output is closed.
     ///
     /// # Errors
-    /// [`ErrorBody::NamedThread`]; the thread itself ends with [`ErrorBody::Encode`].
+    /// [`Error::Thread`]; the thread itself ends with [`Error::Encode`].
     pub fn spawn(
         mut self,
         ticks: Receiver<Tick>,
@@ -332,7 +333,7 @@ impl Encoder {
         let mut next = 0;
         while let Ok(tick) = ticks.recv() {
             if tick.pts >= end.get() {
-                // Ticks before the end that never arrived showed the picture that is there.
+                // Dropped ticks before the end showed the current picture.
                 if next > 0 {
                     self.count_missed(&mut next, self.config.fps.index_at(end.get() - MediaTime(1)) + 1);
                 }
@@ -347,11 +348,11 @@ impl Encoder {
                 break;
             }
         }
-        // Nobody waits for pictures any more.
+        // Closes the thumbnail queue, so that its thread ends.
         self.thumbnails = None;
         if next > 0 && self.config.enabled && self.rate_limit.bitrate_bps > 0 {
-            let choice = self.planner.decide_last(next - 1);
-            self.apply_decision(choice, next - 1, out)?;
+            let decision = self.planner.decide_last(next - 1);
+            self.apply_decision(decision, next - 1, out)?;
         }
         self.backend.encoder().send_eof().map_err(|e| Error::Encode(self.config.codec.display_name(), e))?;
         self.drain_packets(out)
@@ -389,11 +390,11 @@ impl Encoder {
         }
         self.bit_budget.refill(tick.index);
         self.planner.set_keyframes_only(self.config.codec.is_live() && self.bit_budget.is_in_debt());
-        let choice = self.planner.decide(tick.index, changed);
-        self.apply_decision(choice, tick.index, out)
+        let decision = self.planner.decide(tick.index, changed);
+        self.apply_decision(decision, tick.index, out)
     }
 
-    /// Takes over what may be spent.
+    /// Applies changed limits.
     fn apply_rate_limit(&mut self) {
         let before = std::mem::replace(&mut self.rate_limit, self.rate_target.get());
         if before == self.rate_limit || self.rate_limit.bitrate_bps == 0 {
@@ -410,20 +411,20 @@ impl Encoder {
 
     fn apply_decision(
         &mut self,
-        choice: FrameDecision,
+        decision: FrameDecision,
         index: i64,
         out: &mut dyn PacketSender,
     ) -> Result<(), Error> {
-        let FrameDecision::Encode { keyframe, refinement } = choice else { return Ok(()) };
-        let rests = self.pending_frame.is_none();
+        let FrameDecision::Encode { keyframe, refinement } = decision else { return Ok(()) };
+        let unchanged = self.pending_frame.is_none();
         self.update_picture()?;
-        let shot = EncodeParams { index, keyframe, refinement, unchanged: rests };
-        self.backend.send_frame(&mut self.picture, shot, &self.bit_budget)?;
+        let params = EncodeParams { index, keyframe, refinement, unchanged };
+        self.backend.send_frame(&mut self.picture, params, &self.bit_budget)?;
         self.stats.encoded.fetch_add(1, Ordering::Relaxed);
         self.drain_packets(out)
     }
 
-    /// Brings the picture up to date.
+    /// Draws the pending damage into the picture.
     fn update_picture(&mut self) -> Result<(), Error> {
         let Some(Frame { picture, damage }) = self.pending_frame.take() else { return Ok(()) };
         let codec = self.config.codec;
@@ -433,7 +434,7 @@ impl Encoder {
         };
         let mut source = planes_mut(large, codec)?;
         convert(&picture, &damage, codec.matrix(), &mut source);
-        // It is free for the page to draw on again.
+        // Releases the buffer, so that the display can reuse it.
         drop(picture);
         scaler.scale(&source, &damage, &mut planes_mut(&mut self.picture, codec)?);
         Ok(())
@@ -445,9 +446,9 @@ impl Encoder {
             let data: Arc<[u8]> = packet.data().unwrap_or_default().into();
             let bytes = data.len() as u64;
             self.stats.bytes.fetch_add(bytes, Ordering::Relaxed);
-            let weight = self.bit_budget.spend(8 * bytes);
+            let cost = self.bit_budget.spend(8 * bytes);
             if self.config.codec.is_live() {
-                self.planner.on_frame_cost(weight);
+                self.planner.on_frame_cost(cost);
             }
             self.backend.on_encoded_bits(8 * bytes);
             let (at, duration) = (fps.time_of(self.backend.tick_of(&packet)), fps.interval().into());
@@ -466,17 +467,17 @@ impl Encoder {
     }
 }
 
-/// The three planes of a picture that nobody else looks at.
+/// The three planes of a picture, for writing.
 fn planes_mut(picture: &mut frame::Video, codec: Codec) -> Result<Planes<'_>, Error> {
     let rows = [picture.height(), picture.height() / 2, picture.height() / 2].map(|r| r as usize);
     // SAFETY: the picture is alive and ours.
-    let made = unsafe { ffi::av_frame_make_writable(picture.as_mut_ptr()) };
-    if made < 0 {
-        return Err(Error::Encode(codec.display_name(), made.into()));
+    let result = unsafe { ffi::av_frame_make_writable(picture.as_mut_ptr()) };
+    if result < 0 {
+        return Err(Error::Encode(codec.display_name(), result.into()));
     }
     let stride = [0, 1, 2].map(|plane| picture.stride(plane));
-    // SAFETY: the picture owns three separate planes of `stride * rows` bytes. The encoder may still have
-    // held a reference to them from the last frame; the picture then has a copy of its own by now.
+    // SAFETY: the picture owns three separate planes of `stride * rows` bytes. If the encoder still held a
+    // reference from the last frame, `av_frame_make_writable` has copied them.
     unsafe {
         let data = (*picture.as_mut_ptr()).data;
         let plane = |p: usize| std::slice::from_raw_parts_mut(data[p], stride[p] * rows[p]);

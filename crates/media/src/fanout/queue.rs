@@ -1,4 +1,4 @@
-//! What one sink still has to take, and what it loses when it is too slow. Sans-IO.
+//! The bounded packet queue of one sink, and what it drops when the sink is too slow. Sans-IO.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,42 +7,43 @@ use pagecast_core::{MediaTime, Packet, Track};
 
 use super::Received;
 
-/// What a queued packet costs beside its data, in bytes: so that a limit in bytes limits their number too.
+/// Memory of a queued packet beside its data, in bytes, so that the byte limit also limits the packet count.
 const PACKET_OVERHEAD_BYTES: usize = 128;
-/// Packets of other tracks kept while a keyframe is waited for, as they may be ahead of it. Full: the oldest is dropped.
+/// Packets of other tracks that are kept while waiting for a keyframe, as they may belong after it: 1.3 s of
+/// audio. Full: the oldest is dropped.
 const MAX_EARLY_PACKETS: usize = 64;
 
-/// How much a queue holds at most. Full: everything is dropped until the next keyframe for which there is room.
+/// Limits of a queue. Full: everything is dropped until the next keyframe for which there is room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimit {
-    /// Bytes, with a little for each packet.
+    /// Largest size in bytes, with 128 bytes of overhead for each packet.
     pub bytes: usize,
-    /// Time from the oldest packet to the newest.
+    /// Longest time from the oldest packet to the newest.
     pub duration: Duration,
 }
 
-/// How a queue is doing.
+/// Statistics of a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueStats {
     /// Packets dropped since the first one was queued.
     pub lost: u64,
-    /// Bytes queued, with a little for each packet.
+    /// Bytes queued, with 128 bytes of overhead for each packet.
     pub bytes: usize,
-    /// Time from the oldest queued packet to the newest: how late the sink is.
+    /// Time from the oldest queued packet to the newest: the delay of the sink.
     pub delay: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum QueueState {
-    /// Everything from this moment on is taken.
+    /// Packets from this time on are taken.
     Accepting(MediaTime),
-    /// A keyframe is waited for.
+    /// Everything up to the next keyframe is dropped.
     AwaitingKeyframe,
     /// Nothing is taken.
     Paused,
 }
 
-/// The queue of one tap.
+/// The queue of one subscription.
 #[derive(Debug)]
 pub(super) struct Queue {
     reference_track: Track,
@@ -50,20 +51,20 @@ pub(super) struct Queue {
     state: QueueState,
     packets: VecDeque<Packet>,
     bytes: usize,
-    /// Packets that count if they turn out to be no older than the keyframe that is waited for.
+    /// Packets of other tracks, kept in case they are no older than the next keyframe.
     early: VecDeque<Packet>,
     newest_pts: MediaTime,
-    /// From when on a packet that is not queued is a loss: since the first one that was.
+    /// Time of the first queued packet; packets dropped before it do not count as lost.
     first_pts: Option<MediaTime>,
     lost: u64,
     ended: bool,
 }
 
 impl Queue {
-    /// An empty queue; `late` if packets have passed already.
-    pub(super) fn new(lead: Track, limit: QueueLimit, late: bool) -> Self {
+    /// An empty queue. `late`: packets have passed already, so it starts with a keyframe.
+    pub(super) fn new(reference_track: Track, limit: QueueLimit, late: bool) -> Self {
         Self {
-            reference_track: lead,
+            reference_track,
             limit,
             state: if late {
                 QueueState::AwaitingKeyframe
@@ -81,18 +82,18 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, packet: Packet) {
-        let leads = packet.track == self.reference_track;
+        let is_reference = packet.track == self.reference_track;
         match self.state {
-            QueueState::Accepting(from) if !leads && packet.pts < from => self.count_lost(packet),
+            QueueState::Accepting(from) if !is_reference && packet.pts < from => self.count_lost(packet),
             QueueState::Accepting(from) if self.has_room(&packet) => self.append(packet, from),
             QueueState::Accepting(_) => {
                 self.state = QueueState::AwaitingKeyframe;
                 self.count_lost(packet);
             }
-            QueueState::AwaitingKeyframe if leads && packet.keyframe && self.has_room(&packet) => {
+            QueueState::AwaitingKeyframe if is_reference && packet.keyframe && self.has_room(&packet) => {
                 self.resume_at(packet);
             }
-            QueueState::AwaitingKeyframe if leads => self.count_lost(packet),
+            QueueState::AwaitingKeyframe if is_reference => self.count_lost(packet),
             QueueState::AwaitingKeyframe => {
                 self.early.push_back(packet);
                 if self.early.len() > MAX_EARLY_PACKETS {
@@ -103,7 +104,7 @@ impl Queue {
         }
     }
 
-    /// Goes on with a keyframe, and with what is no older than it.
+    /// Continues with a keyframe and the early packets that are no older than it.
     fn resume_at(&mut self, keyframe: Packet) {
         let from = keyframe.pts;
         self.state = QueueState::Accepting(from);
@@ -126,7 +127,7 @@ impl Queue {
         self.bytes + queued_size(packet) <= self.limit.bytes && span <= self.limit.duration.into()
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "it is gone")]
+    #[expect(clippy::needless_pass_by_value, reason = "consumes the packet, which is dropped")]
     fn count_lost(&mut self, packet: Packet) {
         self.lost += u64::from(self.first_pts.is_some_and(|from| packet.pts >= from));
     }
@@ -150,14 +151,14 @@ impl Queue {
         self.clear(QueueState::AwaitingKeyframe);
     }
 
-    fn clear(&mut self, gate: QueueState) {
+    fn clear(&mut self, state: QueueState) {
         let dropped = std::mem::take(&mut self.packets).into_iter().chain(std::mem::take(&mut self.early));
         dropped.for_each(|packet| self.count_lost(packet));
         self.bytes = 0;
-        self.state = gate;
+        self.state = state;
     }
 
-    /// Nothing comes any more; what is queued can still be taken.
+    /// Ends the stream; queued packets can still be taken.
     pub(super) fn close(&mut self) {
         self.ended = true;
     }
@@ -197,7 +198,7 @@ pub(super) mod tests {
         Queue::new(Track::Video, QueueLimit { bytes, duration: Duration::from_millis(span_ms) }, late)
     }
 
-    /// All that is queued: `v`, `V` for a keyframe, `a`, each with its time.
+    /// All queued packets as text: `v`, `V` for a keyframe or `a`, each with its time.
     fn drain(queue: &mut Queue) -> String {
         let mut all = Vec::new();
         while let Received::Packet(packet) = queue.pop() {
@@ -224,7 +225,7 @@ pub(super) mod tests {
         let all = [video(8, false), audio(8), audio(10), audio(12), video(10, true), audio(9), audio(14)];
         all.into_iter().for_each(|p| queue.push(p));
         assert_eq!(drain(&mut queue), "V10 a10 a12 a14");
-        assert_eq!(queue.stats().lost, 0, "what it missed before its beginning is no loss");
+        assert_eq!(queue.stats().lost, 0, "packets before the first queued one do not count");
     }
 
     #[test]

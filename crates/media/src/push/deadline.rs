@@ -1,4 +1,5 @@
-//! How long a target may keep its thread: asked by libavformat about ten times a second while it waits for the network.
+//! Deadlines of a push thread. libavformat checks them about ten times a second while it waits for the
+//! network.
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -10,32 +11,32 @@ const NEVER: i64 = i64::MAX;
 #[derive(Debug)]
 pub(super) struct IoDeadline {
     started_at: Instant,
-    /// When what the thread does now has taken too long, in nanoseconds since `base`.
+    /// Deadline of the current operation, in nanoseconds since `started_at`.
     operation_deadline_ns: AtomicI64,
-    /// When the thread must have ended, once it shall.
+    /// When the thread must have ended, in nanoseconds since `started_at`; [`NEVER`] without a stop.
     stop_deadline_ns: AtomicI64,
-    /// There is nothing to put in order: to stop is to stop at once.
+    /// Whether a stop interrupts at once, as there is no connection to close in order.
     stop_immediately: AtomicBool,
 }
 
 impl IoDeadline {
     pub(super) fn new() -> Self {
-        let (due, stop_by) = (AtomicI64::new(NEVER), AtomicI64::new(NEVER));
+        let (operation, stop) = (AtomicI64::new(NEVER), AtomicI64::new(NEVER));
         Self {
             started_at: Instant::now(),
-            operation_deadline_ns: due,
-            stop_deadline_ns: stop_by,
+            operation_deadline_ns: operation,
+            stop_deadline_ns: stop,
             stop_immediately: AtomicBool::new(true),
         }
     }
 
-    /// A connection is made, for so long.
+    /// Starts connecting, with this time limit.
     pub(super) fn begin_connecting(&self, limit: Duration) {
         self.stop_immediately.store(true, Ordering::Release);
         self.set_deadline(limit);
     }
 
-    /// There is a connection, and the next thing takes so long.
+    /// Starts an operation on the open connection, with this time limit.
     pub(super) fn begin_operation(&self, limit: Duration) {
         self.stop_immediately.store(false, Ordering::Release);
         self.set_deadline(limit);
@@ -46,7 +47,8 @@ impl IoDeadline {
             .store(self.elapsed_ns().saturating_add(duration_ns(limit)), Ordering::Release);
     }
 
-    /// Ends what the thread does; a connection may be put in order for so long.
+    /// Requests a stop: interrupts connecting at once; an open connection may close in order within this
+    /// time.
     pub(super) fn stop(&self, within: Duration) {
         self.stop_deadline_ns
             .fetch_min(self.elapsed_ns().saturating_add(duration_ns(within)), Ordering::AcqRel);
@@ -56,7 +58,7 @@ impl IoDeadline {
         self.stop_deadline_ns.load(Ordering::Acquire) != NEVER
     }
 
-    /// Whether it took too long.
+    /// Whether the current operation has timed out.
     pub(super) fn is_expired(&self) -> bool {
         self.elapsed_ns() >= self.operation_deadline_ns.load(Ordering::Acquire)
     }
@@ -72,7 +74,7 @@ impl IoDeadline {
         duration_ns(self.started_at.elapsed())
     }
 
-    /// What to hand to [`interrupt_callback`]: valid as long as the watch is.
+    /// Pointer for [`interrupt_callback`], valid as long as `self` is.
     pub(super) fn as_opaque(&self) -> *mut c_void {
         std::ptr::from_ref(self).cast_mut().cast()
     }
@@ -82,15 +84,15 @@ fn duration_ns(d: Duration) -> i64 {
     i64::try_from(d.as_nanos()).unwrap_or(NEVER)
 }
 
-/// What libavformat calls: other than 0 ends what it waits for.
+/// Interrupt callback of libavformat: a result other than 0 aborts the blocking call.
 ///
 /// # Safety
-/// `opaque` comes from [`Watch::as_opaque`] of a watch that still is.
+/// `opaque` comes from [`IoDeadline::as_opaque`] of a value that is still alive.
 #[expect(unsafe_code, reason = "called by libavformat")]
 pub(super) unsafe extern "C" fn interrupt_callback(opaque: *mut c_void) -> c_int {
-    // SAFETY: the caller's promise; a watch is only read, and made of atomics.
-    let watch = unsafe { &*opaque.cast::<IoDeadline>() };
-    c_int::from(watch.is_interrupted())
+    // SAFETY: the caller's promise; the value is only read, and consists of atomics.
+    let deadline = unsafe { &*opaque.cast::<IoDeadline>() };
+    c_int::from(deadline.is_interrupted())
 }
 
 #[cfg(test)]
@@ -100,24 +102,24 @@ mod tests {
     const LONG_TIMEOUT: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn a_connection_is_put_in_order_an_attempt_is_not() {
-        let watch = IoDeadline::new();
-        watch.begin_connecting(LONG_TIMEOUT);
-        assert!(!watch.is_interrupted() && !watch.is_stopped());
-        watch.stop(LONG_TIMEOUT);
-        assert!(watch.is_interrupted() && watch.is_stopped() && !watch.is_expired());
-        watch.begin_operation(LONG_TIMEOUT);
-        assert!(!watch.is_interrupted());
-        watch.stop(Duration::ZERO);
-        assert!(watch.is_interrupted(), "the earlier moment counts");
+    fn a_stop_interrupts_connecting_but_lets_a_connection_close() {
+        let deadline = IoDeadline::new();
+        deadline.begin_connecting(LONG_TIMEOUT);
+        assert!(!deadline.is_interrupted() && !deadline.is_stopped());
+        deadline.stop(LONG_TIMEOUT);
+        assert!(deadline.is_interrupted() && deadline.is_stopped() && !deadline.is_expired());
+        deadline.begin_operation(LONG_TIMEOUT);
+        assert!(!deadline.is_interrupted());
+        deadline.stop(Duration::ZERO);
+        assert!(deadline.is_interrupted(), "the earlier moment counts");
     }
 
     #[test]
-    fn what_takes_too_long_ends() {
-        let watch = IoDeadline::new();
-        watch.begin_operation(Duration::ZERO);
-        assert!(watch.is_interrupted() && watch.is_expired());
-        watch.begin_operation(LONG_TIMEOUT);
-        assert!(!watch.is_interrupted());
+    fn an_expired_operation_is_interrupted() {
+        let deadline = IoDeadline::new();
+        deadline.begin_operation(Duration::ZERO);
+        assert!(deadline.is_interrupted() && deadline.is_expired());
+        deadline.begin_operation(LONG_TIMEOUT);
+        assert!(!deadline.is_interrupted());
     }
 }

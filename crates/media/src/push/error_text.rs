@@ -1,9 +1,8 @@
-//! What went wrong with a target, in words a person can act on.
+//! Turns errors of a push into messages that an operator can act on.
 //!
-//! libavformat's numbers say little ("input/output error" is a name that is unknown and a certificate that is
-//! wrong), what it logs says more. So what it logs on the thread of a target is kept and understood. It is
-//! shown to nobody as it is: it may hold secrets, and is written for programmers. Only what the server itself
-//! said is repeated.
+//! libavformat's error codes are coarse: an unknown host name and a wrong certificate both are "input/output
+//! error". Its log is more specific, so the first error logged on a push thread is captured and classified.
+//! The text itself is never shown, as it may contain secrets; only a message from the server is quoted.
 #![expect(unsafe_code, reason = "libavutil's log is set up by calls that its bindings do not wrap")]
 
 use std::cell::RefCell;
@@ -16,22 +15,22 @@ use pagecast_core::error_text::io_reason;
 use pagecast_core::spec::{PushProtocol, PushUrl};
 use rustix::io::Errno;
 
-/// Longest line that is kept, in bytes.
+/// Longest log line that is captured, in bytes: longer than any that libavformat logs for a connection.
 const MAX_LINE_BYTES: usize = 512;
-/// Longest part of a line that is told, in characters.
+/// Longest quote from a server, in characters: one line of a status.
 const MAX_QUOTED_CHARS: usize = 160;
 
 #[cfg(target_arch = "x86_64")]
 type VaList = *mut ffi::__va_list_tag;
 #[cfg(not(target_arch = "x86_64"))]
-type Values = ffi::va_list;
+type VaList = ffi::va_list;
 
 thread_local! {
-    /// The first error that was logged since the last [`Log::clear`]; `None` on threads that do not listen.
+    /// First error logged since the last [`LogCapture::clear`]; `None` on threads without a capture.
     static FIRST: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// What libavformat logs on this thread, from now on.
+/// Captures what libavformat logs on this thread.
 #[derive(Debug)]
 pub(super) struct LogCapture(());
 
@@ -45,7 +44,7 @@ impl LogCapture {
         log
     }
 
-    /// Forgets what was said.
+    /// Forgets the captured line.
     pub(super) fn clear(&self) {
         FIRST.with_borrow_mut(|first| *first = Some(String::new()));
     }
@@ -55,10 +54,10 @@ impl LogCapture {
     }
 }
 
-/// Keeps a line, or passes it on.
+/// Captures a line, or passes it to libavutil's default callback.
 unsafe extern "C" fn log_callback(context: *mut c_void, level: c_int, format: *const c_char, values: VaList) {
-    let listens = FIRST.try_with(|first| first.try_borrow().is_ok_and(|first| first.is_some()));
-    if listens != Ok(true) {
+    let capturing = FIRST.try_with(|first| first.try_borrow().is_ok_and(|first| first.is_some()));
+    if capturing != Ok(true) {
         // SAFETY: the arguments are passed on as they came.
         return unsafe { ffi::av_log_default_callback(context, level, format, values) };
     }
@@ -66,7 +65,7 @@ unsafe extern "C" fn log_callback(context: *mut c_void, level: c_int, format: *c
         return;
     }
     let (mut line, mut prefix) = ([0; MAX_LINE_BYTES], 0);
-    // SAFETY: the buffer is as long as is said, and is a C string afterwards.
+    // SAFETY: the buffer has the given length, and is a C string afterwards.
     let text = unsafe {
         ffi::av_log_format_line(
             context,
@@ -88,16 +87,16 @@ unsafe extern "C" fn log_callback(context: *mut c_void, level: c_int, format: *c
     });
 }
 
-/// When it went wrong.
+/// When the error occurred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Before the target took the stream.
+    /// Before the server accepted the stream.
     Connecting,
-    /// While it took it.
+    /// After the server accepted the stream.
     Running,
 }
 
-/// Says what went wrong, without any secret of the address. `late`: it took too long.
+/// Describes an error without any secret of the address. `late`: the deadline had expired.
 pub(super) fn describe_error(
     url: &PushUrl,
     stage: Stage,
@@ -105,18 +104,18 @@ pub(super) fn describe_error(
     late: bool,
     log: &LogCapture,
 ) -> String {
-    let said = log.first_error();
+    let logged = log.first_error();
     let errno = match error {
         ff::Error::Other { errno } => Some(Errno::from_raw_os_error(errno)),
         _ => None,
     };
-    let lower = said.to_lowercase();
-    // Looking up a name knows no deadline, so this comes before what is late.
+    let lower = logged.to_lowercase();
+    // Name resolution ignores the deadline, so this comes before the check of `late`.
     if lower.contains("resolve") {
         return "the host is unknown: no address was found for its name".into();
     }
-    if !said.is_empty() {
-        tracing::debug!(said = sanitize(url, &said), %error, "libavformat's words for a failure");
+    if !logged.is_empty() {
+        tracing::debug!(av_log = sanitize(url, &logged), %error, "libavformat error");
     }
     if late || errno == Some(Errno::TIMEDOUT) || lower.contains("timed out") {
         return match stage {
@@ -127,14 +126,14 @@ pub(super) fn describe_error(
     if lower.contains("certificate") || lower.contains("tls") || lower.contains("handshake failed") {
         return describe_tls_error(&lower).into();
     }
-    if let Some((_, reason)) = said.split_once("Server error:") {
+    if let Some((_, reason)) = logged.split_once("Server error:") {
         return format!(
             "the server refused the stream, check application and key ({})",
             sanitize(url, reason)
         );
     }
     match (stage, errno) {
-        (_, Some(Errno::CONNREFUSED)) => "connection refused: nothing listens there".into(),
+        (_, Some(Errno::CONNREFUSED)) => "connection refused: nothing capturing there".into(),
         (_, Some(Errno::HOSTUNREACH | Errno::NETUNREACH)) => "the host cannot be reached".into(),
         (Stage::Running, _) => "the server closed the connection".into(),
         (Stage::Connecting, _) if matches!(error, ff::Error::Eof) || is_disconnect(errno) => {
@@ -143,44 +142,45 @@ pub(super) fn describe_error(
             } else {
                 "check application and key, and that it is such a server"
             };
-            if said.is_empty() {
+            if logged.is_empty() {
                 format!("the server closed the connection before it took the stream: {hint}")
             } else {
                 format!("the server did not take the stream: {hint}")
             }
         }
         (_, Some(errno)) => format!("cannot connect: {}", io_reason(&errno.into())),
-        _ => "cannot connect: the server speaks another protocol than the address says".into(),
+        _ => "cannot connect: the server uses another protocol than the address".into(),
     }
 }
 
-/// What libavformat's log says of a TLS connection, in small letters, as a sentence.
-fn describe_tls_error(said: &str) -> &'static str {
-    let is = |words: &[&str]| words.iter().any(|word| said.contains(word));
+/// Describes a TLS error from libavformat's log line in lower case.
+fn describe_tls_error(logged: &str) -> &'static str {
+    let is = |words: &[&str]| words.iter().any(|word| logged.contains(word));
     if is(&["expired", "not activated", "not yet"]) {
         "TLS: the server's certificate is not valid today: renew it, or set the clock of this machine"
     } else if is(&["hostname", "host name", "owner", "not match"]) {
         "TLS: the server's certificate is for another host name: use the name that is in it"
     } else if is(&["certificate", "issuer", "verify"]) {
-        "TLS: the server's certificate is not from an authority that this machine trusts: install it, or name it in SSL_CERT_FILE"
+        "TLS: the server's certificate is not from an authority that this machine trusts: install it, or \
+         name it in SSL_CERT_FILE"
     } else {
         "TLS: no secure connection can be made: check that the port speaks TLS, or use rtmp://"
     }
 }
 
-/// Whether another address of the same host may do better: nobody answered at this one.
+/// Whether another address of the same host may work: this one did not answer.
 pub(super) fn should_try_next_address(url: &PushUrl, error: ff::Error) -> bool {
-    let nobody = [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::TIMEDOUT];
-    // SRT does not tell.
-    let told = |errno| nobody.contains(&Errno::from_raw_os_error(errno));
-    url.protocol() == PushProtocol::Srt || matches!(error, ff::Error::Other { errno } if told(errno))
+    let unreachable = [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::TIMEDOUT];
+    let no_answer = |errno| unreachable.contains(&Errno::from_raw_os_error(errno));
+    // libavformat reports no usable error for SRT.
+    url.protocol() == PushProtocol::Srt || matches!(error, ff::Error::Other { errno } if no_answer(errno))
 }
 
 fn is_disconnect(errno: Option<Errno>) -> bool {
     matches!(errno, Some(Errno::IO | Errno::CONNRESET | Errno::PIPE | Errno::PERM | Errno::PROTO))
 }
 
-/// A line as it may be told: without secrets, in one line, not too long.
+/// Cleans text of a server for quoting: without secrets and control characters, and not too long.
 fn sanitize(url: &PushUrl, line: &str) -> String {
     let clean = url.redact(line.trim().trim_end_matches('.'));
     clean.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_QUOTED_CHARS).collect()
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_library_says_is_not_repeated() {
+    fn the_library_s_text_is_not_quoted() {
         let log = LogCapture::start();
         let refused = ff::Error::Other { errno: Errno::CONNREFUSED.raw_os_error() };
         let failed = ff::Error::Other { errno: Errno::IO.raw_os_error() };
@@ -203,7 +203,7 @@ mod tests {
             (
                 c"Connection to tcp://a.example:1935 failed: Connection refused",
                 refused,
-                "nothing listens there",
+                "nothing capturing there",
             ),
             (c"Error in the pull function.", failed, "the server did not take the stream: check application"),
             (c"Cannot read RTMP handshake response", ff::Error::Eof, "the server did not take the stream"),
@@ -221,10 +221,10 @@ mod tests {
             log.clear();
             // SAFETY: both are C strings without anything to fill in.
             unsafe { ffi::av_log(std::ptr::null_mut(), ffi::AV_LOG_ERROR, c"%s".as_ptr(), line.as_ptr()) };
-            let said = describe_error(&url(), Stage::Connecting, error, false, &log);
-            assert!(said.contains(words), "{line:?}: {said}");
+            let message = describe_error(&url(), Stage::Connecting, error, false, &log);
+            assert!(message.contains(words), "{line:?}: {message}");
             let line = line.to_string_lossy();
-            assert!(!said.contains(&*line) && !said.contains("os error"), "{line}: {said}");
+            assert!(!message.contains(&*line) && !message.contains("os error"), "{line}: {message}");
         }
     }
 

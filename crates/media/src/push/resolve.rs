@@ -1,42 +1,35 @@
-//! Where a target is: if there is a network that it must keep to, its name is looked up before each connection, what was found is judged,
-//! and the connection is made to that.
+//! Finds the addresses of a push target. If a network policy applies, the name is looked up before each
+//! connection, and the connection goes to an address that the policy permits.
 //!
-//! Not so over RTMPS: libavformat sends a server the name that it wants (SNI, RFC 6066) only if it connects by that name, and most servers
-//! have no certificate for who names none. So the name is judged here and looked up once more over there. Who changes it
-//! in between has a stranger sent the first words of TLS (`ClientHello`), and no more: the stranger has no certificate for the name.
+//! RTMPS is an exception: libavformat sends the server name (SNI, RFC 6066) only if it connects by name, and
+//! most servers need it to choose their certificate. So the name is checked here, and libavformat looks it up
+//! once more. If it changes in between, the other server gets a TLS `ClientHello` and no more, as it has no
+//! certificate for the name.
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr};
 
 use pagecast_core::spec::{NetworkPolicy, NetworkRefusal, PushProtocol, PushUrl};
+use pagecast_egress::check::check_addresses;
+pub use pagecast_egress::system_resolver;
 
-use crate::local_addresses;
-
-/// Addresses of a name that are tried.
+/// Most addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
 
-/// Finds the addresses of a name, best first. It may take its time.
+/// Looks up the addresses of a name, best first. Blocks.
 pub type Resolver = fn(&str) -> io::Result<Vec<IpAddr>>;
 
-/// As this machine finds them: its hosts file, its name servers.
-///
-/// # Errors
-/// The name has none, or nobody could tell.
-pub fn system_resolver(host: &str) -> io::Result<Vec<IpAddr>> {
-    Ok((host, 0).to_socket_addrs()?.map(|found| found.ip()).collect())
-}
-
-/// How to connect.
+/// What to connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectTo {
-    /// As libavformat finds it by its name.
+    /// The name of the host, which libavformat looks up.
     ByName,
-    /// To this address.
+    /// An address that was checked.
     Address(SocketAddr),
 }
 
-/// Why there is no way.
+/// Why a target has no address to connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ResolveError {
     #[error("the host is unknown: no address was found for its name")]
@@ -47,7 +40,17 @@ pub(super) enum ResolveError {
     Denied,
 }
 
-/// The ways to a target, at least one, in the order in which they are tried. May take as long as name servers do.
+impl From<NetworkRefusal> for ResolveError {
+    fn from(refusal: NetworkRefusal) -> Self {
+        match refusal {
+            NetworkRefusal::NotPublic => Self::NotPublic,
+            NetworkRefusal::Denied => Self::Denied,
+        }
+    }
+}
+
+/// What to connect to for a target, in the order in which it is tried; at least one. Blocks during the
+/// lookup.
 pub(super) fn connect_addresses(
     url: &PushUrl,
     network: Option<&NetworkPolicy>,
@@ -56,32 +59,29 @@ pub(super) fn connect_addresses(
     let Some(network) = network else { return Ok(vec![ConnectTo::ByName]) };
     let (host, port) = (url.host(), url.port());
     let found = resolve(host).map_err(|error| {
-        tracing::debug!(host, %error, "no address");
+        tracing::debug!(host, %error, "push host lookup failed");
         ResolveError::NotFound
     })?;
-    let own = local_addresses::read();
-    let (mut open, mut closed, mut seen) = (Vec::new(), None, HashSet::new());
-    for address in found.into_iter().filter(|address| seen.insert(*address)) {
-        match network.permits(&own, host, address, port) {
-            Ok(()) => open.push(ConnectTo::Address(SocketAddr::new(address, port))),
-            Err(NetworkRefusal::NotPublic) => closed = Some(ResolveError::NotPublic),
-            Err(NetworkRefusal::Denied) => closed = Some(ResolveError::Denied),
-        }
-    }
-    // By name it could be any of them.
+    let mut seen = HashSet::new();
+    let found = found.into_iter().filter(|address| seen.insert(*address));
+    let checked = check_addresses(network, host, found, port);
+    let refusal = checked.last_refusal().map(ResolveError::from);
+    let mut permitted: Vec<_> =
+        checked.permitted.into_iter().map(|ip| ConnectTo::Address(SocketAddr::new(ip, port))).collect();
+    // A connection by name could go to any of the addresses, so all of them must be permitted.
     let by_name = url.protocol() == PushProtocol::Rtmps;
-    match closed {
-        Some(closed) if by_name || open.is_empty() => Err(closed),
-        None if open.is_empty() => Err(ResolveError::NotFound),
+    match refusal {
+        Some(refusal) if by_name || permitted.is_empty() => Err(refusal),
+        None if permitted.is_empty() => Err(ResolveError::NotFound),
         _ if by_name => Ok(vec![ConnectTo::ByName]),
         _ => {
-            open.truncate(MAX_ADDRESSES);
-            Ok(open)
+            permitted.truncate(MAX_ADDRESSES);
+            Ok(permitted)
         }
     }
 }
 
-/// What RTMP calls `tcUrl`, as libavformat makes it of an address: a server of many names tells by it which one is meant.
+/// The `tcUrl` of RTMP, as libavformat builds it from a URL: a server with several names selects one by it.
 pub(super) fn tc_url(url: &PushUrl) -> String {
     let (host, port, path) = (url.host(), url.port(), url.path());
     let path = path.strip_prefix('/').unwrap_or(path);
@@ -89,8 +89,8 @@ pub(super) fn tc_url(url: &PushUrl) -> String {
     format!("rtmp://{host}:{port}/{}", rtmp_app(path))
 }
 
-/// The application, as libavformat finds it: the first two parts, of which the second may be in the query, unless the key follows the
-/// first one or has a colon.
+/// The RTMP application in a path, by the rules of libavformat: the first two segments, of which the second
+/// may be in the query, or only the first one if the key follows it or has a colon.
 fn rtmp_app(path: &str) -> &str {
     if let Some((before, query)) = path.split_once('?')
         && query.contains("slist=")
@@ -130,7 +130,7 @@ mod tests {
         let network =
             NetworkPolicy { allow: rules(&["10.0.0.1:1936"]), deny: rules(&["1.1.1.1"]), udp: false };
         let to = |text: &str| ConnectTo::Address(text.parse().unwrap());
-        for (text, wanted) in [
+        for (text, expected) in [
             ("rtmp://private/live/k", Err(ResolveError::NotPublic)),
             ("rtmp://private:1936/live/k", Ok(vec![to("10.0.0.1:1936")])),
             ("rtmps://private:1936/live/k", Ok(vec![ConnectTo::ByName])),
@@ -141,7 +141,7 @@ mod tests {
             ("rtmp://none/live/k", Err(ResolveError::NotFound)),
             ("rtmp://other/live/k", Err(ResolveError::NotFound)),
         ] {
-            assert_eq!(connect_addresses(&url(text), Some(&network), found), wanted, "{text}");
+            assert_eq!(connect_addresses(&url(text), Some(&network), found), expected, "{text}");
             assert_eq!(connect_addresses(&url(text), None, found), Ok(vec![ConnectTo::ByName]));
         }
         let closed = NetworkPolicy::default();
@@ -160,8 +160,8 @@ mod tests {
     }
 
     #[test]
-    fn tc_url_has_the_name_that_was_written() {
-        for (text, wanted) in [
+    fn tc_url_has_the_host_name_of_the_url() {
+        for (text, expected) in [
             ("rtmp://a.example/live/k", "rtmp://a.example:1935/live"),
             ("rtmp://me:pw@a.example:1/live/k?s=1", "rtmp://a.example:1/live"),
             ("rtmp://[::1]/live/k", "rtmp://[::1]:1935/live"),
@@ -171,7 +171,7 @@ mod tests {
             ("rtmp://a.example/live/x?slist=k", "rtmp://a.example:1935/live/x"),
             ("rtmp://a.example//live/k", "rtmp://a.example:1935//live"),
         ] {
-            assert_eq!(tc_url(&url(text)), wanted);
+            assert_eq!(tc_url(&url(text)), expected);
         }
     }
 }

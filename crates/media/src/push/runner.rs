@@ -1,4 +1,4 @@
-//! The thread `pushes`: a machine for each target is told what happened, and what it decides is carried out.
+//! The thread `pushes`: feeds a state machine for each target and carries out its outputs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::deadline::IoDeadline;
 use super::target::{Command, TargetStatus};
 use super::{Id, TargetEvent};
 
-/// How long targets may take what is queued for them when the stream is over.
+/// Longest time for sending the queued rest when the stream has ended: more than a healthy target needs.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) enum Message {
     Finish,
 }
 
-/// A target as the thread `pushes` sees it.
+/// The side of a target that the thread `pushes` holds.
 #[derive(Debug)]
 pub(super) struct TargetHandle {
     pub(super) machine: StateMachine,
@@ -32,30 +32,30 @@ pub(super) struct TargetHandle {
     pub(super) deadline: Arc<IoDeadline>,
     pub(super) status: Arc<TargetStatus>,
     pub(super) thread: JoinHandle<()>,
-    /// Whether its thread has said that it ends.
+    /// Whether its thread has reported its end.
     pub(super) thread_ended: bool,
 }
 
-/// The thread `pushes`.
+/// State of the thread `pushes`.
 #[derive(Debug)]
 pub(super) struct Runner {
     events: SyncSender<TargetEvent>,
-    /// How long a target may take for the end.
+    /// Longest time for a target to close.
     close_timeout: Duration,
     targets: BTreeMap<Id, TargetHandle>,
-    /// Once the stream is over: when targets must have taken the rest.
+    /// Once the stream has ended: when the queued rest is given up.
     drain_deadline: Option<HostTime>,
 }
 
 impl Runner {
-    pub(super) fn new(news: SyncSender<TargetEvent>, close: Duration) -> Self {
-        Self { events: news, close_timeout: close, targets: BTreeMap::new(), drain_deadline: None }
+    pub(super) fn new(events: SyncSender<TargetEvent>, close_timeout: Duration) -> Self {
+        Self { events, close_timeout, targets: BTreeMap::new(), drain_deadline: None }
     }
 
-    /// Runs until the stream is over and all targets are.
+    /// Runs until the stream and all targets have ended.
     pub(super) fn run(mut self, messages: &Receiver<Message>) {
-        let began = Instant::now();
-        let now = || HostTime(i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX));
+        let started_at = Instant::now();
+        let now = || HostTime(i64::try_from(started_at.elapsed().as_nanos()).unwrap_or(i64::MAX));
         while self.drain_deadline.is_none() || !self.targets.is_empty() {
             let deadlines = self.targets.values().filter_map(|target| target.machine.deadline());
             let drained = self.drain_deadline.filter(|by| *by > now());
@@ -85,20 +85,20 @@ impl Runner {
     }
 
     fn handle_input(&mut self, now: HostTime, id: Id, input: Input) {
-        // A thread may have something to say after its target is over.
+        // A thread may report something after its target was removed.
         if let Some(target) = self.targets.get_mut(&id) {
             target.thread_ended |= input == Input::Closed;
             target.machine.handle(now, input);
         }
     }
 
-    /// Does what is due, and carries out what the machines decide.
+    /// Handles timeouts and carries out the machines' outputs.
     fn poll_targets(&mut self, now: HostTime) {
         for (id, target) in &mut self.targets {
             target.machine.handle(now, Input::Timeout);
-            // Without a connection there is nothing to wait for.
-            let waits = target.machine.state() == State::Running;
-            if self.drain_deadline.is_some_and(|by| !waits || by <= now) {
+            // Only a connected target can still send its queued rest.
+            let draining = target.machine.state() == State::Running;
+            if self.drain_deadline.is_some_and(|by| !draining || by <= now) {
                 target.machine.handle(now, Input::Stop);
             }
             while let Some(output) = target.machine.poll() {
@@ -110,33 +110,33 @@ impl Runner {
                     }
                     Output::Event(event) => {
                         target.status.on_event(&event);
-                        let news = TargetEvent { id: *id, url: target.status.url.clone(), event };
-                        if self.events.try_send(news).is_err() {
-                            tracing::debug!(id = id.0, "news of a push that nobody takes");
+                        let event = TargetEvent { id: *id, url: target.status.url.clone(), event };
+                        if self.events.try_send(event).is_err() {
+                            tracing::debug!(push = id.0, "push event queue full, event dropped");
                         }
                     }
                 }
             }
         }
-        let over: Vec<_> =
+        let ended: Vec<_> =
             self.targets.iter().filter(|(_, t)| t.machine.is_finished()).map(|(id, _)| *id).collect();
-        over.into_iter().filter_map(|id| self.targets.remove(&id)).for_each(TargetHandle::join_or_detach);
+        ended.into_iter().filter_map(|id| self.targets.remove(&id)).for_each(TargetHandle::join_or_detach);
     }
 }
 
 impl TargetHandle {
     fn send_command(&self, command: Command) {
-        // There is room, and a thread that is gone has nothing left to do.
+        // The queue has room for one command of each kind; a thread that has ended needs none.
         let _gone = self.commands.try_send(command);
     }
 
-    /// Its thread has ended, or looks up a name, which nothing can interrupt: it ends after that.
+    /// Joins the thread if it has ended. Name resolution cannot be interrupted: such a thread is detached.
     fn join_or_detach(self) {
         let url = &self.status.url;
         if !self.thread_ended {
-            tracing::debug!(%url, "the thread of a push is left to end on its own");
+            tracing::debug!(%url, "push thread still blocked, detached");
         } else if self.thread.join().is_err() {
-            tracing::error!(%url, "the thread of a push panicked");
+            tracing::error!(%url, "push thread panicked");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One target: its thread `push-N`, which does as it is told by `pushes` and tells it what happened.
+//! The thread `push-N` of one target: carries out commands of the thread `pushes` and reports back to it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -19,21 +19,21 @@ use crate::encode::KeyframeRequest;
 use crate::encode::Tracks;
 use crate::fanout::{Received, Subscription};
 
-/// How often a thread without packets looks whether it shall end.
+/// How often a thread without packets checks for a stop.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a server must keep a connection to have taken the stream: many say yes and look at the key
+/// How long a connection must last to count as accepted: many servers accept first and check the key
 /// afterwards.
 const MIN_ACCEPTED_DURATION: Duration = Duration::from_millis(500);
 
-/// What to do next.
+/// A command to a target's thread.
 #[derive(Debug)]
 pub(super) enum Command {
     Connect,
     Close,
 }
 
-/// What is known of a target from outside.
+/// Status and counters of a target, shared with its thread.
 #[derive(Debug)]
 pub(super) struct TargetStatus {
     id: Id,
@@ -49,20 +49,20 @@ struct LatestState {
     state: State,
     error: Option<String>,
     interruption: Option<String>,
-    /// None once it is over.
+    /// `None` once the target has ended.
     subscription: Option<Arc<Subscription>>,
     lost: u64,
     finished: bool,
 }
 
 impl TargetStatus {
-    pub(super) fn new(id: Id, url: PushUrl, tap: Arc<Subscription>) -> Self {
+    pub(super) fn new(id: Id, url: PushUrl, subscription: Arc<Subscription>) -> Self {
         let count = AtomicU64::default;
         let latest = LatestState {
             state: State::Idle,
             error: None,
             interruption: None,
-            subscription: Some(tap),
+            subscription: Some(subscription),
             lost: 0,
             finished: false,
         };
@@ -71,19 +71,19 @@ impl TargetStatus {
 
     pub(super) fn on_event(&self, event: &Event) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        // That it was given up is worth more than that it rests.
+        // After a failure the final state `Idle` must not hide `Failed`.
         if (latest.state, event.state) != (State::Failed, State::Idle) {
             latest.state = event.state;
         }
-        // Once the stream runs again, nothing is wrong with it any more.
+        // An event without an error clears the error: the stream runs again.
         latest.error.clone_from(&event.error);
         if event.state == State::Recovering {
             latest.interruption.clone_from(&event.error);
         }
         if event.state == State::Idle
-            && let Some(tap) = latest.subscription.take()
+            && let Some(subscription) = latest.subscription.take()
         {
-            (latest.lost, latest.finished) = (tap.lost(), true);
+            (latest.lost, latest.finished) = (subscription.lost(), true);
         }
     }
 
@@ -93,7 +93,7 @@ impl TargetStatus {
 
     pub(super) fn snapshot(&self) -> Status {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let tally = latest.subscription.as_ref().map(|tap| tap.stats()).unwrap_or_default();
+        let queue = latest.subscription.as_ref().map(|subscription| subscription.stats()).unwrap_or_default();
         Status {
             id: self.id,
             url: self.url.clone(),
@@ -103,15 +103,15 @@ impl TargetStatus {
             interruption: latest.interruption.clone(),
             bytes: self.bytes.load(Ordering::Relaxed),
             packets: self.packets.load(Ordering::Relaxed),
-            lost: latest.lost.max(tally.lost),
+            lost: latest.lost.max(queue.lost),
             reconnects: self.connections.load(Ordering::Relaxed).saturating_sub(1),
-            queue_delay: tally.delay,
-            queued_bytes: tally.bytes,
+            queue_delay: queue.delay,
+            queued_bytes: queue.bytes,
         }
     }
 }
 
-/// What the thread of a target works with.
+/// State of a target's thread.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) id: Id,
@@ -122,18 +122,18 @@ pub(super) struct Target {
     pub(super) deadline: Arc<IoDeadline>,
     pub(super) status: Arc<TargetStatus>,
     pub(super) messages: SyncSender<Message>,
-    /// Times of the last video and audio packet that were sent: none goes back, over all connections.
+    /// Time stamps of the last video and audio packets sent: they never go back, across all connections.
     pub(super) last_dts: [MediaTime; 2],
 }
 
 impl Target {
-    /// Carries out commands until it is to close.
+    /// Carries out commands connect_by `Close`.
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         let log = LogCapture::start();
         while let Ok(Command::Connect) = commands.recv() {
             log.clear();
             match self.connect_and_send(&log) {
-                // Nothing comes any more, or it was stopped: in both cases it will be told to close.
+                // The stream ended or was stopped; a `Close` command follows.
                 Ok(()) => {}
                 Err(error) => {
                     self.subscription.pause();
@@ -144,21 +144,21 @@ impl Target {
         self.send_input(Input::Closed);
     }
 
-    /// Connects and sends until there is nothing more to send, or it shall stop, or the connection is lost.
+    /// Connects and sends connect_by the stream ends, a stop is requested, or the connection is lost.
     fn connect_and_send(&mut self, log: &LogCapture) -> Result<(), String> {
-        let watch = Arc::clone(&self.deadline);
+        let deadline = Arc::clone(&self.deadline);
         let mut session = self.connect(log)?;
         self.subscription.restart();
         self.keyframe_request.request();
         log.clear();
         let mut stage = Stage::Connecting;
         let mut first = None;
-        while !watch.is_stopped() {
+        while !deadline.is_stopped() {
             match self.subscription.recv_timeout(POLL_INTERVAL) {
                 Received::Packet(packet) => {
-                    watch.begin_operation(self.config.write_timeout);
+                    deadline.begin_operation(self.config.write_timeout);
                     self.send_packet(&mut session, &packet).map_err(|error| {
-                        describe_error(&self.status.url, stage, error, watch.is_expired(), log)
+                        describe_error(&self.status.url, stage, error, deadline.is_expired(), log)
                     })?;
                     let first: &Instant = first.get_or_insert_with(Instant::now);
                     if stage == Stage::Connecting && first.elapsed() >= MIN_ACCEPTED_DURATION {
@@ -176,37 +176,37 @@ impl Target {
                 }
             }
         }
-        watch.begin_operation(self.config.close_timeout);
+        deadline.begin_operation(self.config.close_timeout);
         if session.finish().is_err() {
-            tracing::debug!(id = self.id.0, "the end of the stream was not sent");
+            tracing::debug!(push = self.id.0, "end of stream not sent");
         }
         Ok(())
     }
 
-    /// Connects to the first of its addresses that can be; each has its part of the time.
+    /// Connects to the first address that accepts; the addresses share the connect timeout.
     fn connect(&self, log: &LogCapture) -> Result<Session, String> {
-        let (url, config, watch) = (&self.status.url, &self.config, &self.deadline);
-        let mut ways = connect_addresses(url, config.network.as_ref(), config.resolver)
-            .map_err(|closed| closed.to_string())?
+        let (url, config, deadline) = (&self.status.url, &self.config, &self.deadline);
+        let mut addresses = connect_addresses(url, config.network.as_ref(), config.resolver)
+            .map_err(|refused| refused.to_string())?
             .into_iter();
-        let until = Instant::now() + config.connect_timeout;
-        let mut why = String::new();
-        while let Some(way) = ways.next() {
-            let left = u32::try_from(ways.len() + 1).unwrap_or(u32::MAX);
-            watch.begin_connecting(until.saturating_duration_since(Instant::now()) / left);
+        let connect_by = Instant::now() + config.connect_timeout;
+        let mut message = String::new();
+        while let Some(address) = addresses.next() {
+            let left = u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX);
+            deadline.begin_connecting(connect_by.saturating_duration_since(Instant::now()) / left);
             log.clear();
-            match Session::open(url, way, &self.tracks, config.ca_file.as_deref(), Arc::clone(watch)) {
+            match Session::open(url, address, &self.tracks, config.ca_file.as_deref(), Arc::clone(deadline)) {
                 Ok(session) => return Ok(session),
                 Err(error) => {
-                    let late = watch.is_expired();
-                    why = describe_error(url, Stage::Connecting, error, late, log);
-                    if watch.is_stopped() || !(late || should_try_next_address(url, error)) {
+                    let late = deadline.is_expired();
+                    message = describe_error(url, Stage::Connecting, error, late, log);
+                    if deadline.is_stopped() || !(late || should_try_next_address(url, error)) {
                         break;
                     }
                 }
             }
         }
-        Err(why)
+        Err(message)
     }
 
     fn report_connected(&self) {
@@ -216,7 +216,7 @@ impl Target {
 
     fn send_packet(&mut self, session: &mut Session, packet: &Packet) -> Result<(), ffmpeg_the_third::Error> {
         let last = &mut self.last_dts[usize::from(packet.track == Track::Audio)];
-        // The priming of the sound lies before the beginning, where these containers have no time.
+        // Audio priming lies before zero, where these containers have no time stamps.
         if packet.dts <= *last || packet.dts < MediaTime::ZERO {
             return Ok(());
         }
@@ -228,7 +228,7 @@ impl Target {
     }
 
     fn send_input(&self, input: Input) {
-        // Nobody listens if the cast is over.
+        // The thread `pushes` is gone if the cast has ended.
         let _gone = self.messages.send(Message::Input(self.id, input));
     }
 }

@@ -1,5 +1,4 @@
-//! A file that only grows: one line of JSON for each thing that is so for ever. A line that was torn by a
-//! crash is no line.
+//! An append-only log file with one JSON object per line. A line that a crash cut short is ignored.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -11,12 +10,12 @@ use serde::de::DeserializeOwned;
 
 use crate::disk::preallocate_if_space;
 
-/// Longest line.
+/// Longest line in bytes: entries have a few hundred.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
-/// Space that is reserved for entries, so that a disk that others have filled costs none: some 600 of them.
+/// Space reserved for further entries, about 600, so that they can be written on a full disk.
 const RESERVE_BYTES: u64 = 64 * 1024;
 
-/// The one who writes.
+/// Appends entries to a log.
 #[derive(Debug)]
 pub(super) struct LogWriter<T> {
     file: File,
@@ -25,10 +24,11 @@ pub(super) struct LogWriter<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> LogWriter<T> {
-    /// Opens the log, or makes it, and cuts off what is torn at its end.
+    /// Opens or creates the log and truncates a torn line at its end.
     ///
     /// # Errors
-    /// What is damaged before its end is left alone: what follows would be lost.
+    /// The log is damaged before its end; it is left as it is, as truncating would lose the entries that
+    /// follow.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let (_, whole) = read_entries::<T>(&mut file, 0)?;
@@ -37,8 +37,8 @@ impl<T: Serialize + DeserializeOwned> LogWriter<T> {
         let mut line = Vec::new();
         while rest.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line)? > 0 {
             if serde_json::from_slice::<T>(&line).is_ok() && line.last() == Some(&b'\n') {
-                let what = format!("{} is damaged at byte {whole}", path.display());
-                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                let message = format!("{} is damaged at byte {whole}", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             }
             line.clear();
         }
@@ -53,14 +53,14 @@ impl<T: Serialize + DeserializeOwned> LogWriter<T> {
         preallocate_if_space(&self.path, RESERVE_BYTES);
     }
 
-    /// Adds an entry; it survives a power cut when this returns.
+    /// Appends an entry and syncs it to the disk.
     pub(super) fn append(&mut self, entry: &T) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
         let before = self.file.stream_position()?;
         let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
         if written.is_err() {
-            // What is torn would hide all that comes later.
+            // A torn line would hide all later entries.
             self.file.set_len(before)?;
             self.file.seek(SeekFrom::Start(before))?;
         }
@@ -69,7 +69,7 @@ impl<T: Serialize + DeserializeOwned> LogWriter<T> {
     }
 }
 
-/// One who reads what is added.
+/// Reads entries as they are appended.
 #[derive(Debug)]
 pub(super) struct LogReader<T> {
     file: File,
@@ -78,12 +78,12 @@ pub(super) struct LogReader<T> {
 }
 
 impl<T: DeserializeOwned> LogReader<T> {
-    /// From the beginning.
+    /// Opens a log at its start.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: File::open(path)?, offset: 0, entries: PhantomData })
     }
 
-    /// What was added since the last time.
+    /// Reads the entries appended since the last call.
     pub(super) fn read_new(&mut self) -> io::Result<Vec<T>> {
         let (entries, at) = read_entries(&mut self.file, self.offset)?;
         self.offset = at;
@@ -91,7 +91,7 @@ impl<T: DeserializeOwned> LogReader<T> {
     }
 }
 
-/// The whole entries from `at` on, and where they end.
+/// Reads the complete entries from offset `at` on; also returns the offset of their end.
 fn read_entries<T: DeserializeOwned>(file: &mut File, mut at: u64) -> io::Result<(Vec<T>, u64)> {
     file.seek(SeekFrom::Start(at))?;
     let mut lines = BufReader::new(file);
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_torn_is_cut_off_and_the_rest_goes_on() {
+    fn a_torn_line_is_truncated_and_writing_continues() {
         let path = std::env::temp_dir().join(format!("pagecast-log-{}", std::process::id()));
         let _old = std::fs::remove_file(&path);
         let mut log = LogWriter::<u32>::open(&path).unwrap();
@@ -133,7 +133,7 @@ mod tests {
         }
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&whole[..], b"nonsense\n4\n"].concat()).unwrap();
-        assert!(LogWriter::<u32>::open(&path).is_err(), "what follows the damage would be lost");
+        assert!(LogWriter::<u32>::open(&path).is_err(), "truncating would lose the entry after the damage");
         std::fs::write(&path, whole).unwrap();
         LogWriter::<u32>::open(&path).unwrap().append(&5).unwrap();
         assert_eq!(reader.read_new().unwrap(), [2, 5]);

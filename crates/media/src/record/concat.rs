@@ -1,4 +1,4 @@
-//! Files read one after the other, as libavformat's input: what begins a run, then one of its segments.
+//! Opens concatenated files as one libavformat input: an initialization segment and a media segment.
 #![expect(unsafe_code, reason = "input of libavformat that its bindings do not wrap")]
 
 use std::ffi::{c_int, c_void};
@@ -11,33 +11,33 @@ use ff::ffi;
 use ff::format::context::Input;
 use ffmpeg_the_third as ff;
 
-/// Bytes read at once.
+/// Size of libavformat's read buffer in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// An open input; its files are read to their end, once.
+/// An open input that reads its files once, in order.
 pub(super) struct ConcatInput {
     input: Input,
-    /// Dropped after `input`, which uses it until then.
+    /// Declared after `input`, so that it is dropped later.
     io: ConcatIo,
 }
 
-/// The files, and libavformat's view of them.
+/// The files and libavformat's I/O context for them.
 struct ConcatIo {
     io: *mut ffi::AVIOContext,
     files: *mut FileQueue,
 }
 
 struct FileQueue {
-    /// Those to come, the next one last.
+    /// Remaining files, the next one last.
     pending: Vec<File>,
     failed: Option<io::Error>,
 }
 
 impl ConcatInput {
-    /// Opens files that make one fragmented MP4.
+    /// Opens files that form one fragmented MP4.
     pub(super) fn open(paths: &[&Path]) -> Result<Self, ff::Error> {
         let source = ConcatIo::open(paths).map_err(to_av_error)?;
-        // SAFETY: the context is fresh and takes our `io`, which outlives it; a failed open frees it.
+        // SAFETY: the context is new and uses our `io`, which outlives it; a failed open frees the context.
         let input = unsafe {
             let mut context = ffi::avformat_alloc_context();
             if context.is_null() {
@@ -53,16 +53,17 @@ impl ConcatInput {
         Ok(Self { input, io: source })
     }
 
-    /// What was opened.
+    /// The demuxer's input.
     pub(super) fn input(&self) -> &Input {
         &self.input
     }
 
-    /// What decoders must know before the first packet, of all streams.
+    /// Decoder configuration (extradata) of all streams, concatenated.
     pub(super) fn extradata(&self) -> Vec<u8> {
         let mut all = Vec::new();
         for stream in self.input.streams() {
-            // SAFETY: the stream and its parameters live as long as the input; libav says how many bytes there are.
+            // SAFETY: the stream and its parameters live as long as the input; `extradata_size` is the
+            // length.
             unsafe {
                 let parameters = &*(*stream.as_ptr()).codecpar;
                 let length = usize::try_from(parameters.extradata_size).unwrap_or(0);
@@ -75,7 +76,7 @@ impl ConcatInput {
         all
     }
 
-    /// Hands out every packet with the time base of its stream.
+    /// Calls `take` with every packet and the time base of its stream.
     pub(super) fn for_each_packet(
         &mut self,
         mut take: impl FnMut(ff::Rational, ff::Packet) -> Result<(), ff::Error>,
@@ -93,7 +94,7 @@ impl ConcatInput {
                 take(*base, packet)?;
             }
         }
-        // SAFETY: the files are ours, and libav does not run now.
+        // SAFETY: we own the files, and libav is not running now.
         let failed = unsafe { (*self.io.files).failed.take() };
         failed.map_or(Ok(()), |error| Err(to_av_error(error)))
     }
@@ -103,7 +104,8 @@ impl ConcatIo {
     fn open(paths: &[&Path]) -> io::Result<Self> {
         let rest = paths.iter().rev().map(File::open).collect::<io::Result<Vec<_>>>()?;
         let files = Box::into_raw(Box::new(FileQueue { pending: rest, failed: None }));
-        // SAFETY: the buffer is libav's own, as the context may replace it; `files` lives as long as the context.
+        // SAFETY: libav allocates the buffer, as the context may replace it; `files` lives as long as the
+        // context.
         let io = unsafe {
             let buffer = ffi::av_malloc(BUFFER_BYTES).cast::<u8>();
             let size = if buffer.is_null() { 0 } else { BUFFER_BYTES as c_int };
@@ -116,7 +118,8 @@ impl ConcatIo {
 
 impl Drop for ConcatIo {
     fn drop(&mut self) {
-        // SAFETY: nobody uses the context any more; its buffer is the one it has now, not the one it got.
+        // SAFETY: the context is no longer used; its current buffer may differ from the one it was created
+        // with.
         unsafe {
             if !self.io.is_null() {
                 ffi::av_freep((&raw mut (*self.io).buffer).cast());
@@ -131,9 +134,10 @@ fn to_av_error(error: io::Error) -> ff::Error {
     ff::Error::Other { errno: error.raw_os_error().unwrap_or(rustix::io::Errno::NOMEM.raw_os_error()) }
 }
 
-/// Reads on, for libav.
+/// Read callback of libav: reads the next bytes of the files.
 unsafe extern "C" fn read_callback(opaque: *mut c_void, buffer: *mut u8, size: c_int) -> c_int {
-    // SAFETY: libav hands back what `Source::open` gave it, from one thread at a time, and `size` bytes to write to.
+    // SAFETY: libav hands back the pointer from `ConcatIo::open`, from one thread at a time, and `size` bytes
+    // to write to.
     let (files, buffer) = unsafe {
         let length = usize::try_from(size).unwrap_or(0);
         (&mut *opaque.cast::<FileQueue>(), std::slice::from_raw_parts_mut(buffer, length))

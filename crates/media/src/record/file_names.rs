@@ -1,20 +1,20 @@
-//! What the files of a recording are called. All names but those of playlists belong to one content for ever.
+//! Names of the files of a recording. Except for playlists, the content of a name never changes.
 
 use std::path::{Path, PathBuf};
 
-/// The files of one recording.
+/// Names of the files of one recording.
 #[derive(Debug, Clone)]
 pub(crate) struct FileNames {
     stem: String,
 }
 
 impl FileNames {
-    /// Files called `stem_0.mp4`, `stem.m3u8` and so on.
+    /// Names like `stem_0.mp4` and `stem.m3u8`.
     pub(crate) fn new(stem: &str) -> Self {
         Self { stem: stem.to_owned() }
     }
 
-    /// What all segments of a run need to be played.
+    /// Initialization segment of a run.
     pub(crate) fn init(&self, run: u32) -> String {
         match run {
             0 => format!("{}_init.mp4", self.stem),
@@ -22,43 +22,43 @@ impl FileNames {
         }
     }
 
-    /// A segment as it is recorded, fragmented MP4.
+    /// Recorded segment, fragmented MP4.
     pub(crate) fn segment(&self, index: u32) -> String {
         format!("{}_{index}.m4s", self.stem)
     }
 
-    /// A segment as MPEG-TS.
+    /// Segment as MPEG-TS.
     pub(crate) fn ts(&self, index: u32) -> String {
         format!("{}_{index}.ts", self.stem)
     }
 
-    /// A finished file.
+    /// Finished MP4 file.
     pub(crate) fn mp4(&self, index: u32) -> String {
         format!("{}_{index}.mp4", self.stem)
     }
 
-    /// A picture of it.
+    /// Name of a thumbnail.
     pub(crate) fn thumbnail(&self, index: u32) -> String {
         format!("{}_{index}.jpg", self.stem)
     }
 
-    /// The playlist of the whole recording.
+    /// Playlist of the whole recording.
     pub(crate) fn playlist(&self) -> String {
         format!("{}.m3u8", self.stem)
     }
 
-    /// The playlist of its last minute, for who watches while it runs.
+    /// Playlist of the last segments, for live viewers.
     pub(crate) fn live_playlist(&self) -> String {
         format!("{}_live.m3u8", self.stem)
     }
 
-    /// The list of all files.
+    /// Manifest, the list of all files.
     pub(crate) fn manifest(&self) -> String {
         format!("{}.json", self.stem)
     }
 }
 
-/// What file `index` of a recording to one file is called: the first has the name that was asked for.
+/// Path of file `index` of a recording to a single path: the first file has that path, others a number.
 pub(crate) fn numbered_path(file: &Path, index: u32) -> PathBuf {
     if index == 0 {
         return file.to_owned();
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_named_as_the_specification_says() {
+    fn names_of_files() {
         let names = FileNames::new("task");
         assert_eq!(
             [names.mp4(0), names.playlist(), names.ts(7)],

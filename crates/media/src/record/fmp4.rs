@@ -1,4 +1,4 @@
-//! Packets become fragmented MP4, cut into files wherever we like.
+//! Muxes packets to fragmented MP4 with explicit fragment and file boundaries.
 #![expect(unsafe_code, reason = "calls of libavformat that its bindings do not wrap")]
 
 use std::ffi::CString;
@@ -13,14 +13,13 @@ use pagecast_core::{Packet, SAMPLE_RATE, Track};
 use crate::encode::Tracks;
 use crate::mux::{self, add_stream, check_av, file_url, to_av_packet};
 
-/// A run of segments that is being written: first what begins them all, then fragments, in one file after the
-/// other.
+/// Writes one run: the initialization segment, then fragments to one segment file after the other.
 pub(super) struct Muxer {
     output: Output,
-    /// Index of the stream and its time base, by track.
+    /// Stream index and units per second of the time base, for each track.
     video: Option<(usize, u32)>,
     audio: (usize, u32),
-    /// Where the next fragment goes, if not to the file that is open.
+    /// File of the next fragment, if not the open one.
     next_file: Option<PathBuf>,
     has_header: bool,
 }
@@ -32,8 +31,8 @@ impl std::fmt::Debug for Muxer {
 }
 
 impl Muxer {
-    /// Begins a run: `init` is what each of its segments needs to be played, `segment` the first of them.
-    /// Unless it is the `first`, its time does not begin at zero.
+    /// Starts a run. `init` is the path of its initialization segment, `segment` that of its first segment.
+    /// Only the time stamps of the `first` run start at zero.
     pub(super) fn create(
         init: &Path,
         segment: PathBuf,
@@ -48,8 +47,7 @@ impl Muxer {
         let video = tracks.video.map(|(parameters, fps)| add(parameters, fps.get())).transpose()?;
         let audio = add(tracks.audio, SAMPLE_RATE)?;
         let mut options = ff::Dictionary::new();
-        // With `delay_moov` the header waits for the first fragment and can say where the sound's priming
-        // ends.
+        // `delay_moov` writes the header with the first fragment, so that its edit list includes the priming.
         let flags = "frag_custom+delay_moov+default_base_moof+skip_trailer";
         options.set("movflags", if first { flags.to_owned() } else { format!("{flags}+frag_discont") });
         output.write_header_with(options)?;
@@ -68,7 +66,7 @@ impl Muxer {
         mux::write_packet(&mut self.output, &mut av)
     }
 
-    /// Ends a fragment and hands it to the system. The length of its file then.
+    /// Ends a fragment and flushes it to the kernel. Returns the size of its file in bytes.
     pub(super) fn end_fragment(&mut self) -> Result<u64, ff::Error> {
         // The first flush writes the delayed header and nothing else.
         if !std::mem::replace(&mut self.has_header, true) {
@@ -80,17 +78,17 @@ impl Muxer {
         self.flush()
     }
 
-    /// The next fragment begins this file.
+    /// Sets the file that the next fragment starts.
     pub(super) fn set_next_file(&mut self, path: PathBuf) {
         self.next_file = Some(path);
     }
 
-    /// Closes the file that is open and opens another, which is empty: what is reserved for it would go if it
-    /// were truncated.
+    /// Closes the current file and opens another, which is empty. It is not truncated, as that would release
+    /// its reserved space.
     fn open_file(&mut self, path: &Path) -> Result<(), ff::Error> {
         let url = CString::new(file_url(path).as_bytes())
             .map_err(|_| ff::Error::Other { errno: rustix::io::Errno::INVAL.raw_os_error() })?;
-        // SAFETY: the context is ours; between two fragments its muxer does not care what it writes to.
+        // SAFETY: we own the context; between two fragments the output of its muxer may be replaced.
         unsafe {
             let context = self.output.as_mut_ptr();
             let closed = ffi::avio_closep(&raw mut (*context).pb);
@@ -109,8 +107,8 @@ impl Muxer {
     }
 
     fn flush(&mut self) -> Result<u64, ff::Error> {
-        // SAFETY: the context is ours and past its header; a null packet asks the muxer to flush. Without a
-        // file, which could not be opened, nothing is touched.
+        // SAFETY: we own the context, which is past its header; a null packet flushes the muxer. Nothing is
+        // dereferenced if its file could not be opened.
         unsafe {
             let context = self.output.as_mut_ptr();
             if !(*context).pb.is_null() {

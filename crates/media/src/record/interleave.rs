@@ -1,18 +1,18 @@
-//! Both tracks in the order of their time, so that a segment holds exactly what is shown and heard in it.
+//! Interleaves both tracks by decode time, so that a segment has exactly its pictures and sound. Sans-IO.
 
 use std::collections::VecDeque;
 
 use pagecast_core::{MediaTime, Packet, Track};
 
-/// How far one track may be ahead; then the other one has stopped, and is not waited for.
+/// Longest lead of one track, after which the other one counts as stopped: longer than any encoder delay.
 const MAX_LEAD: MediaTime = MediaTime(5_000_000_000);
 
-/// Packets that wait for those of the other track.
+/// Queues of packets that wait for the other track.
 #[derive(Debug)]
 pub(super) struct Interleaver {
     video: VecDeque<Packet>,
     audio: VecDeque<Packet>,
-    /// Whether there is a picture at all.
+    /// Whether the recording has video.
     has_video: bool,
 }
 
@@ -21,12 +21,12 @@ impl Interleaver {
         Self { video: VecDeque::new(), audio: VecDeque::new(), has_video }
     }
 
-    /// Takes the next packet of its track.
+    /// Adds the next packet of its track.
     pub(super) fn push(&mut self, packet: Packet) {
         match packet.track {
             Track::Audio => self.audio.push_back(packet),
             Track::Video => {
-                // How long a picture lasts is known when the next one comes.
+                // A picture lasts until the next one.
                 if let Some(last) = self.video.back_mut() {
                     last.duration = packet.dts - last.dts;
                 }
@@ -35,26 +35,26 @@ impl Interleaver {
         }
     }
 
-    /// The next packet in order, if no earlier one can come.
+    /// Takes the next packet in order, if no earlier one can arrive.
     pub(super) fn pop(&mut self) -> Option<Packet> {
-        // Of the last picture it is not known yet how long it lasts.
+        // The duration of the last picture is not known yet.
         let video = self.video.front().filter(|_| self.video.len() > 1).map(|p| p.dts);
         let audio = self.audio.front().map(|p| p.dts);
         let track = match (video, audio) {
             (Some(video), Some(audio)) => Some(if video <= audio { Track::Video } else { Track::Audio }),
             (Some(_), None) => self.exceeds_max_lead(&self.video).then_some(Track::Video),
-            // A picture that waits for its duration is older than this sound or not.
+            // A picture that waits for its duration may be older than this audio packet.
             (None, Some(audio)) => {
-                let waits = self.video.front().is_some_and(|p| p.dts <= audio);
-                let first = !self.has_video || (!self.video.is_empty() && !waits);
-                (first || self.exceeds_max_lead(&self.audio)).then_some(Track::Audio)
+                let video_first = self.video.front().is_some_and(|p| p.dts <= audio);
+                let audio_first = !self.has_video || (!self.video.is_empty() && !video_first);
+                (audio_first || self.exceeds_max_lead(&self.audio)).then_some(Track::Audio)
             }
             (None, None) => None,
         };
         self.pop_track(track?)
     }
 
-    /// The rest in order, when nothing more comes.
+    /// Takes the remaining packets in order, after the last push.
     pub(super) fn drain(&mut self) -> Option<Packet> {
         let track = match (self.video.front(), self.audio.front()) {
             (Some(video), Some(audio)) if audio.dts < video.dts => Track::Audio,
@@ -124,7 +124,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_lost_and_order_is_kept(steps in prop::collection::vec((any::<bool>(), 1_i64..400), 1..200)) {
+        fn nothing_is_lost_and_order_is_kept(
+            steps in prop::collection::vec((any::<bool>(), 1_i64..400), 1..200),
+        ) {
             let mut queue = Interleaver::new(true);
             let (mut at, mut out) = ([0, 0], Vec::new());
             for (is_video, step) in &steps {

@@ -1,4 +1,4 @@
-//! What a recording consists of, for programs: `name.json` beside its files.
+//! The manifest of a recording, `NAME.json` beside its files, for programs.
 
 use pagecast_core::MediaTime;
 use serde::{Deserialize, Serialize};
@@ -8,39 +8,39 @@ use super::playlist::format_date_time;
 /// A file of a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedFile {
-    /// Its name.
+    /// File name.
     pub name: String,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// What time it was at its beginning and its end, in milliseconds since 1970.
+    /// Time of day at its start, in ms since 1970.
     pub start_unix_ms: i64,
-    /// See `start_unix_ms`.
+    /// Time of day at its end, in ms since 1970.
     pub end_unix_ms: i64,
-    /// What video on demand calls it.
+    /// Id of the asset in video on demand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_id: Option<String>,
-    /// Where video on demand shows it.
+    /// Playback address in video on demand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }
 
-/// A time in which one encoder ran; between two of them the recording was broken off.
+/// The time of one run. Between two runs the recording was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct RunSpan {
-    /// When it began, as a date.
+    /// Time of day of the start (RFC 3339).
     pub(super) started_at: String,
-    /// Where it begins in the recording.
-    pub(super) at_ms: i64,
+    /// Start in the recording, in ms.
+    pub(super) start_ms: i64,
     pub(super) duration_ms: i64,
 }
 
-/// The whole recording.
+/// The manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Manifest {
     pub(super) name: String,
     pub(super) duration_ms: i64,
     pub(super) runs: Vec<RunSpan>,
-    /// MP4 files.
+    /// The MP4 files.
     pub(super) files: Vec<RecordedFile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) playlist: Option<String>,
@@ -48,11 +48,11 @@ pub(super) struct Manifest {
     pub(super) thumbnails: Vec<ThumbnailEntry>,
 }
 
-/// A picture of the recording.
+/// A thumbnail of the recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct ThumbnailEntry {
     pub(super) name: String,
-    /// When, in the recording.
+    /// Time in the recording, in ms.
     pub(super) at_ms: i64,
 }
 
@@ -60,7 +60,7 @@ impl RunSpan {
     pub(super) fn new(unix_ms: i64, at: MediaTime, duration: MediaTime) -> Self {
         Self {
             started_at: format_date_time(unix_ms),
-            at_ms: at.as_millis(),
+            start_ms: at.as_millis(),
             duration_ms: duration.as_millis(),
         }
     }

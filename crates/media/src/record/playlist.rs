@@ -1,4 +1,4 @@
-//! Playlists (RFC 8216). Sans-IO.
+//! Renders HLS playlists (RFC 8216). Sans-IO.
 
 use std::fmt::Write as _;
 
@@ -8,57 +8,56 @@ use pagecast_core::MediaTime;
 use super::file_names::FileNames;
 use super::spool::{Run, Segment};
 
-/// Segments in a live playlist: what is played is three behind the end, and a viewer may fall behind a
-/// little.
+/// Segments in a live playlist: players start three segments before the end and may fall behind a little.
 const LIVE_WINDOW_SEGMENTS: usize = 15;
-/// How often a playlist says what time it is, in segments.
+/// Segments between two date-time tags: enough for seeking by date, without bloating long playlists.
 const DATE_TIME_INTERVAL_SEGMENTS: u32 = 10;
 
-/// How far a recording has come.
+/// Whether a playlist is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PlaylistState {
-    /// It grows.
+    /// The recording runs, and the playlist grows.
     Running,
-    /// It is complete.
+    /// The recording has ended.
     Complete,
 }
 
-/// What playlists are made of.
+/// The contents of the playlists.
 #[derive(Debug)]
 pub(super) struct Playlists {
     pub(super) is_ts: bool,
-    /// Longest segment, in whole seconds.
+    /// Target duration of a segment, in whole seconds.
     target_duration_s: i64,
     runs: Vec<Run>,
     segments: Vec<Segment>,
 }
 
 impl Playlists {
-    /// `segment` is how long segments will be.
-    pub(super) fn new(ts: bool, segment: MediaTime) -> Self {
-        Self { is_ts: ts, target_duration_s: whole_seconds(segment), runs: Vec::new(), segments: Vec::new() }
+    /// Empty playlists; `segment` is the configured length of a segment.
+    pub(super) fn new(is_ts: bool, segment: MediaTime) -> Self {
+        Self { is_ts, target_duration_s: whole_seconds(segment), runs: Vec::new(), segments: Vec::new() }
     }
 
     pub(super) fn add_run(&mut self, run: Run) {
         self.runs.push(run);
     }
 
-    /// Takes the next segment that is stored.
+    /// Adds the next stored segment.
     pub(super) fn add_segment(&mut self, segment: Segment) {
         self.segments.push(segment);
     }
 
-    /// Forgets the segments.
+    /// Removes all segments.
     pub(super) fn clear(&mut self) {
         self.segments.clear();
     }
 
-    /// How many segments are in it.
+    /// Number of segments.
     pub(super) fn len(&self) -> usize {
         self.segments.len()
     }
 
-    /// All segments: an event while it grows, video on demand when it is complete.
+    /// Renders the playlist of all segments: of type `EVENT` while running, `VOD` when complete.
     pub(super) fn render_full(&self, names: &FileNames, state: PlaylistState) -> String {
         let mut text = self.render_header(0, 0, &self.segments);
         text.push_str(match state {
@@ -72,15 +71,15 @@ impl Playlists {
         text
     }
 
-    /// The last segments; when it is complete, who watches plays them to their end.
+    /// Renders the playlist of the last segments. When complete, it ends with `EXT-X-ENDLIST`.
     pub(super) fn render_live(&self, names: &FileNames, state: PlaylistState) -> String {
         let (gone, last) = self.segments.split_at(self.segments.len().saturating_sub(LIVE_WINDOW_SEGMENTS));
         let first = last.first().map_or(0, |s| s.index);
         let run = last.first().map_or(0, |s| s.run);
-        let seams = gone.windows(2).filter(|pair| pair[0].run != pair[1].run).count();
-        // A seam in front of the first segment that is left is gone with it.
-        let seam = usize::from(gone.last().is_some_and(|s| s.run != run));
-        let mut text = self.render_header(first, seams + seam, last);
+        let discontinuities = gone.windows(2).filter(|pair| pair[0].run != pair[1].run).count();
+        // A discontinuity before the first segment of the window has left the window.
+        let before_first = usize::from(gone.last().is_some_and(|s| s.run != run));
+        let mut text = self.render_header(first, discontinuities + before_first, last);
         self.render_segments(&mut text, names, last);
         if state == PlaylistState::Complete {
             text.push_str("#EXT-X-ENDLIST\n");
@@ -88,14 +87,15 @@ impl Playlists {
         text
     }
 
-    fn render_header(&self, sequence: u32, seams: usize, segments: &[Segment]) -> String {
+    fn render_header(&self, sequence: u32, discontinuities: usize, segments: &[Segment]) -> String {
         let longest = segments.iter().map(|s| whole_seconds(s.duration)).max().unwrap_or(0);
         let (version, target) = (if self.is_ts { 3 } else { 7 }, self.target_duration_s.max(longest));
         let mut text = format!(
-            "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{target}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n"
+            "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{target}\n\
+             #EXT-X-MEDIA-SEQUENCE:{sequence}\n"
         );
-        if seams > 0 {
-            let _infallible = writeln!(text, "#EXT-X-DISCONTINUITY-SEQUENCE:{seams}");
+        if discontinuities > 0 {
+            let _infallible = writeln!(text, "#EXT-X-DISCONTINUITY-SEQUENCE:{discontinuities}");
         }
         text.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
         text
@@ -104,15 +104,15 @@ impl Playlists {
     fn render_segments(&self, text: &mut String, names: &FileNames, segments: &[Segment]) {
         let mut run = None;
         for segment in segments {
-            let begins = run.replace(segment.run) != Some(segment.run);
+            let starts_run = run.replace(segment.run) != Some(segment.run);
             // Writing to a string never fails.
-            if begins && segment != &segments[0] {
+            if starts_run && segment != &segments[0] {
                 text.push_str("#EXT-X-DISCONTINUITY\n");
             }
-            if begins && !self.is_ts {
+            if starts_run && !self.is_ts {
                 let _infallible = writeln!(text, "#EXT-X-MAP:URI=\"{}\"", names.init(segment.run));
             }
-            if begins || segment.index.is_multiple_of(DATE_TIME_INTERVAL_SEGMENTS) {
+            if starts_run || segment.index.is_multiple_of(DATE_TIME_INTERVAL_SEGMENTS) {
                 let at = self.runs.iter().find(|r| r.index == segment.run).map_or(0, |r| r.unix_ms);
                 let at = format_date_time(at + segment.start.as_millis());
                 let _infallible = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{at}");
@@ -127,7 +127,7 @@ fn whole_seconds(duration: MediaTime) -> i64 {
     (duration.as_secs_f64().round() as i64).max(1)
 }
 
-/// Milliseconds since 1970 as `2023-11-14T22:13:20.000Z`.
+/// Formats milliseconds since 1970 like `2023-11-14T22:13:20.000Z`.
 pub(super) fn format_date_time(unix_ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
     time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
@@ -137,12 +137,12 @@ pub(super) fn format_date_time(unix_ms: i64) -> String {
 mod tests {
     use super::*;
 
-    fn playlists(ts: bool, seams: &[u32], count: u32) -> Playlists {
+    fn playlists(ts: bool, run_starts: &[u32], count: u32) -> Playlists {
         let mut playlists = Playlists::new(ts, MediaTime::from_index(4, 1));
         let mut start = 0;
         for index in 0..count {
-            let run = u32::try_from(seams.iter().filter(|at| **at <= index).count()).unwrap();
-            if index == 0 || seams.contains(&index) {
+            let run = u32::try_from(run_starts.iter().filter(|at| **at <= index).count()).unwrap();
+            if index == 0 || run_starts.contains(&index) {
                 playlists.add_run(Run {
                     index: run,
                     unix_ms: 1_700_000_000_000 + i64::from(run) * 3_600_000,
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_that_goes_on_elsewhere_says_so() {
+    fn a_second_run_is_marked_as_discontinuity() {
         let text = playlists(false, &[2], 3).render_full(&FileNames::new("t"), PlaylistState::Complete);
         assert_eq!(
             text,
@@ -183,7 +183,7 @@ mod tests {
         assert!(text.contains("#EXT-X-MEDIA-SEQUENCE:5\n#EXT-X-DISCONTINUITY-SEQUENCE:1\n"), "{text}");
         assert!(text.matches("#EXTINF").count() == 15 && text.matches("#EXT-X-DISCONTINUITY\n").count() == 1);
         assert!(!text.contains("ENDLIST") && !text.contains("PLAYLIST-TYPE") && !text.contains("MAP"));
-        // The seam goes with the segment behind it.
+        // A discontinuity leaves the window with the segment behind it.
         let text = playlists(true, &[5], 20).render_live(&names, PlaylistState::Running);
         assert!(text.contains("DISCONTINUITY-SEQUENCE:1\n") && !text.contains("DISCONTINUITY\n"), "{text}");
         assert!(text.starts_with("#EXTM3U\n#EXT-X-VERSION:3\n"));

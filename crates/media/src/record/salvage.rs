@@ -1,4 +1,4 @@
-//! What is left of a segment whose recorder died: its whole fragments.
+//! Salvages the complete fragments of a segment whose recorder was killed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,7 +10,7 @@ use pagecast_core::MediaTime;
 use super::concat::ConcatInput;
 use super::spool::{RecordedEntry, Run, Segment, Spool, sync_folder};
 
-/// What a spool held when it was taken up.
+/// The recorded contents of a spool.
 #[derive(Debug, Default)]
 pub(super) struct SpoolContents {
     pub(super) runs: Vec<Run>,
@@ -20,38 +20,41 @@ pub(super) struct SpoolContents {
 }
 
 impl SpoolContents {
-    /// Where the recording ends so far.
+    /// End of the recording so far.
     pub(super) fn end(&self) -> MediaTime {
         self.segments.last().map_or(MediaTime::ZERO, |s| s.start + s.duration)
     }
 }
 
-/// Reads what was recorded, and completes it by what was being recorded.
+/// Reads the log of a spool and appends the salvaged open segment, if there is one.
 pub(super) fn load(spool: &Spool) -> io::Result<SpoolContents> {
-    let mut past = SpoolContents::default();
+    let mut contents = SpoolContents::default();
     for entry in spool.recorded_log_reader()?.read_new()? {
-        entry.validate(past.segments.len(), past.next_thumbnail as usize)?;
+        entry.validate(contents.segments.len(), contents.next_thumbnail as usize)?;
         match entry {
-            RecordedEntry::Run(run) => past.runs.push(run),
-            RecordedEntry::Segment(segment) => past.segments.push(segment),
-            RecordedEntry::Thumbnail(thumbnail) => past.next_thumbnail = thumbnail.index + 1,
+            RecordedEntry::Run(run) => contents.runs.push(run),
+            RecordedEntry::Segment(segment) => contents.segments.push(segment),
+            RecordedEntry::Thumbnail(thumbnail) => contents.next_thumbnail = thumbnail.index + 1,
         }
     }
-    let open =
-        past.runs.last().map(|run| salvage_open_segment(spool, run, past.segments.last())).transpose()?;
+    let open = contents
+        .runs
+        .last()
+        .map(|run| salvage_open_segment(spool, run, contents.segments.last()))
+        .transpose()?;
     if let Some(segment) = open.flatten() {
         tracing::info!(
-            index = segment.index,
-            seconds = segment.duration.as_secs_f64(),
-            "an open segment is saved"
+            segment = segment.index,
+            duration_s = segment.duration.as_secs_f64(),
+            "open segment salvaged"
         );
         spool.recorded_log_writer()?.append(&RecordedEntry::Segment(segment))?;
-        past.segments.push(segment);
+        contents.segments.push(segment);
     }
-    Ok(past)
+    Ok(contents)
 }
 
-/// The segment that was open, if anything of it is whole.
+/// Truncates the open segment to its complete fragments; `None` if it has none.
 fn salvage_open_segment(spool: &Spool, run: &Run, last: Option<&Segment>) -> io::Result<Option<Segment>> {
     let index = last.map_or(0, |s| s.index + 1);
     let start = last.map_or(MediaTime::ZERO, |s| s.start + s.duration);
@@ -70,12 +73,15 @@ fn salvage_open_segment(spool: &Spool, run: &Run, last: Option<&Segment>) -> io:
     file.sync_all()?;
     sync_folder(spool.folder())?;
     let end = end_time(&spool.segment_source(&empty).init, &path).map_err(|error| {
-        io::Error::other(format!("{}: {error}; without it, the rest can be recovered", path.display()))
+        io::Error::other(format!(
+            "cannot read segment {}: {error}; remove this file to recover the others",
+            path.display()
+        ))
     })?;
     Ok((end > start).then_some(Segment { duration: end - start, bytes, ..empty }))
 }
 
-/// The bytes at the beginning of a file that are whole fragments: `moof` and `mdat`.
+/// Size in bytes of the complete fragments (`moof` and `mdat`) at the start of a file.
 fn whole_fragments(path: &Path) -> io::Result<u64> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -102,7 +108,7 @@ fn whole_fragments(path: &Path) -> io::Result<u64> {
     Ok(whole)
 }
 
-/// When the first track of a segment ends.
+/// End of the first track of a segment.
 fn end_time(init: &Path, segment: &Path) -> Result<MediaTime, ff::Error> {
     let mut end = MediaTime(i64::MIN);
     ConcatInput::open(&[init, segment])?.for_each_packet(|base, packet| {

@@ -1,5 +1,4 @@
-//! Which segments become which MP4 file. Sans-IO: it follows from what was recorded alone, so it is the same
-//! after a crash.
+//! Assigns segments to MP4 files. Sans-IO: depends only on the recorded log, so it is the same after a crash.
 
 use std::time::Duration;
 
@@ -10,24 +9,24 @@ use serde::{Deserialize, Serialize};
 use super::spool::{Run, Segment};
 use crate::split_points::SplitPoints;
 
-/// The segments of one file.
+/// The segments of one MP4 file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileSegments {
     /// Index of the file.
     pub(super) index: u32,
-    /// Index of its first and last segment.
+    /// Indexes of its first and last segment.
     pub(super) first: u32,
     pub(super) last: u32,
 }
 
-/// Cuts a recording into files.
+/// Splits a recording into files.
 #[derive(Debug)]
 pub(super) struct FileSplitter {
     max_duration: Duration,
-    /// Where segments of the current run were cut. `None`: the recorder knew nothing of files.
+    /// Split points of the current run; `None` if the recorder did not cut segments for files.
     split_points: Option<SplitPoints>,
     open_file: Option<FileSegments>,
-    /// Where the open file begins in the recording.
+    /// Start of the open file in the recording.
     start: MediaTime,
     duration: MediaTime,
     bytes: u64,
@@ -35,48 +34,48 @@ pub(super) struct FileSplitter {
 }
 
 impl FileSplitter {
-    /// Files end at the multiples of `max`, to a tick, and are at most [`MAX_FILE_BYTES`] large; each has at
-    /// least one segment.
-    pub(super) fn new(max: Duration) -> Self {
-        let start = MediaTime::ZERO;
+    /// Files end at multiples of `max_duration`, rounded to a tick, and have at most [`MAX_FILE_BYTES`] and
+    /// at least one segment.
+    pub(super) fn new(max_duration: Duration) -> Self {
         Self {
-            max_duration: max,
+            max_duration,
             split_points: None,
             open_file: None,
-            start,
+            start: MediaTime::ZERO,
             duration: MediaTime::ZERO,
             bytes: 0,
             next_index: 0,
         }
     }
 
-    /// The segments that follow are of this run.
+    /// Starts a run, to which the following segments belong.
     pub(super) fn begin_run(&mut self, run: Run) {
         self.split_points =
             (run.tick > MediaTime::ZERO).then(|| SplitPoints::new(self.max_duration, run.tick));
     }
 
-    /// The file that still grows.
+    /// The file that is still growing.
     pub(super) fn open_file(&self) -> Option<FileSegments> {
         self.open_file
     }
 
-    /// Takes the next segment. The file that it did not fit into, which is closed then.
+    /// Adds the next segment. Returns the previous file if the segment starts a new one. `fits`: the segment
+    /// has the same decoder configuration as the file.
     pub(super) fn push(&mut self, segment: &Segment, fits: bool) -> Option<FileSegments> {
         let (duration, bytes) = (self.duration + segment.duration, self.bytes + segment.bytes);
         let in_time = match self.split_points {
-            Some(cuts) => cuts.count_until(segment.start) <= cuts.count_until(self.start),
+            Some(splits) => splits.count_until(segment.start) <= splits.count_until(self.start),
             None => duration <= self.max_duration.into(),
         };
         match &mut self.open_file {
-            Some(part) if fits && in_time && bytes <= MAX_FILE_BYTES => {
-                part.last = segment.index;
+            Some(file) if fits && in_time && bytes <= MAX_FILE_BYTES => {
+                file.last = segment.index;
                 (self.duration, self.bytes) = (duration, bytes);
                 None
             }
             open => {
-                let part = FileSegments { index: self.next_index, first: segment.index, last: segment.index };
-                let closed = open.replace(part);
+                let file = FileSegments { index: self.next_index, first: segment.index, last: segment.index };
+                let closed = open.replace(file);
                 self.next_index += 1;
                 self.start = segment.start;
                 (self.duration, self.bytes) = (segment.duration, segment.bytes);
@@ -85,7 +84,7 @@ impl FileSplitter {
         }
     }
 
-    /// Nothing more comes: the last file.
+    /// Ends the input and returns the last file.
     pub(super) fn finish(&mut self) -> Option<FileSegments> {
         self.open_file.take()
     }
@@ -108,9 +107,9 @@ mod tests {
 
     fn files(max_s: u64, segments: impl Iterator<Item = (Segment, bool)>) -> Vec<(u32, u32, u32)> {
         let mut splitter = FileSplitter::new(Duration::from_secs(max_s));
-        let mut parts: Vec<_> = segments.filter_map(|(s, fits)| splitter.push(&s, fits)).collect();
-        parts.extend(splitter.finish());
-        parts.iter().map(|p| (p.index, p.first, p.last)).collect()
+        let mut files: Vec<_> = segments.filter_map(|(s, fits)| splitter.push(&s, fits)).collect();
+        files.extend(splitter.finish());
+        files.iter().map(|p| (p.index, p.first, p.last)).collect()
     }
 
     #[test]
@@ -128,7 +127,7 @@ mod tests {
 
     #[test]
     fn files_end_where_segments_were_cut_for_them() {
-        // Of a page at 10 fps, in runs that begin anew: where each segment begins, in ticks, and its run.
+        // A page at 10 fps: the start of each segment in ticks, and its run.
         let files = |split_s: u64, begins: &[(i64, u32)], end: i64| {
             let mut splitter = FileSplitter::new(Duration::from_secs(split_s));
             let at = |tick: i64| MediaTime::from_index(tick, 10);
@@ -153,9 +152,9 @@ mod tests {
         assert_eq!(files(5, &whole, 101), [50, 50, 1], "a last file of one picture");
         let ten = [(0, 0), (40, 0), (80, 0), (100, 0), (140, 0), (180, 0), (200, 0)];
         assert_eq!(files(10, &ten, 220), [100, 100, 20]);
-        // It was broken off at 7.3 s and went on.
+        // Interrupted and resumed at 7.3 s.
         assert_eq!(files(5, &[(0, 0), (40, 0), (50, 0), (73, 1), (100, 1)], 130), [50, 50, 30]);
-        // The picture at the cut was missing, so that the next one made the keyframe.
+        // The tick at the split point was missing, so the next one was the keyframe.
         assert_eq!(files(5, &[(0, 0), (40, 0), (52, 0), (92, 0), (100, 0)], 120), [52, 48, 20]);
     }
 

@@ -1,11 +1,12 @@
-//! The folder where a recording lives until all of it is stored. Whoever holds its lock owns it.
+//! The spool: the folder that holds a recording until all of it is stored. A lock file makes access
+//! exclusive.
 //!
 //! ```text
 //! NAME.spool/
 //!   recording.json   what the recording is, without keys
-//!   lock             held by the process that records or delivers
-//!   recorded.log     what was recorded, by the thread `record`
-//!   delivered.log    what became of it, by the thread `deliver`
+//!   lock             locked by the process that records or uploads
+//!   recorded.log     what was recorded, written by the thread `record`
+//!   uploaded.log     what was assembled and stored, written by the thread `upload`
 //!   NAME_init.mp4  NAME_0.m4s  NAME_1.m4s …
 //! ```
 
@@ -27,43 +28,43 @@ use super::assemble::SegmentSource;
 use super::file_names::FileNames;
 use super::manifest::RecordedFile;
 use super::splitter::FileSegments;
-use crate::store::parent_folder;
+use crate::store::{UnfinishedUpload, parent_folder};
 
 const DESCRIPTION_FILE: &str = "recording.json";
 const LOCK_FILE: &str = "lock";
-/// Time for the process that recorded before to be gone: it may have been killed a moment ago.
+/// Longest wait for the lock: the kernel may still be ending the previous process, which was just killed.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often it is looked whether it is.
+/// How often the lock is tried meanwhile.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 const RECORDED_LOG: &str = "recorded.log";
-const UPLOAD_LOG: &str = "delivered.log";
-/// What no recording exceeds: a year of nanoseconds, a petabyte in one piece, the year 9999.
+const UPLOAD_LOG: &str = "uploaded.log";
+/// Bounds of valid log entries: a year in nanoseconds, a petabyte per segment, the year 9999.
 const MAX_DURATION_NS: i64 = 366 * 86_400 * 1_000_000_000;
 const MAX_SEGMENT_BYTES: u64 = 1 << 50;
-/// One picture a second is the slowest.
+/// Longest tick: the lowest frame rate is 1 fps.
 const MAX_TICK_NS: i64 = 1_000_000_000;
 const MAX_UNIX_MS: i64 = 253_402_300_799_000;
-/// How a description of another kind is told from this one.
+/// Version of the description's format.
 const FORMAT_VERSION: u32 = 1;
 
-/// What was recorded, in order.
+/// An entry of the log of recorded data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum RecordedEntry {
-    /// An encoder began: the segments that follow are its.
+    /// A run started; the following segments belong to it.
     Run(Run),
-    /// A segment is whole.
+    /// A segment is complete.
     Segment(Segment),
-    /// A picture was taken.
+    /// A thumbnail was taken.
     Thumbnail(Thumbnail),
 }
 
 impl RecordedEntry {
-    /// Whether the numbers can be true: a spool may come from anywhere. `segments` and `thumbnails` were
-    /// there before.
+    /// Checks the entry, as a spool may come from anywhere. `segments` and `thumbnails` are the counts so
+    /// far.
     pub(super) fn validate(&self, segments: usize, thumbnails: usize) -> io::Result<()> {
         let time = |t: MediaTime| (-1_000_000_000..=MAX_DURATION_NS).contains(&t.0);
-        let good = match self {
+        let valid = match self {
             Self::Run(run) => {
                 run.index < u32::MAX
                     && (0..=MAX_UNIX_MS).contains(&run.unix_ms)
@@ -78,27 +79,27 @@ impl RecordedEntry {
             }
             Self::Thumbnail(t) => t.index as usize == thumbnails && time(t.at) && t.bytes < MAX_SEGMENT_BYTES,
         };
-        if good {
+        if valid {
             Ok(())
         } else {
-            Err(io::Error::new(io::ErrorKind::InvalidData, format!("cannot be true: {self:?}")))
+            Err(io::Error::new(io::ErrorKind::InvalidData, format!("invalid log entry: {self:?}")))
         }
     }
 }
 
-/// One encoder's time.
+/// One run: the time of one encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Run {
     pub(super) index: u32,
-    /// What time it was at zero of the recording, had the run begun there; in milliseconds since 1970.
+    /// Time of day at zero of the recording, extrapolated from this run, in ms since 1970.
     pub(super) unix_ms: i64,
-    /// Time from one picture, or frame of sound, to the next. Zero in spools of versions that did not cut
-    /// segments where files end.
+    /// Interval of pictures or audio frames. Zero in spools of versions that did not cut segments at split
+    /// points.
     #[serde(default)]
     pub(super) tick: MediaTime,
 }
 
-/// A segment; the first one starts at zero, each at the end of the one before it.
+/// A recorded segment. The first one starts at zero, each other one at the end of the previous one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Segment {
     pub(super) index: u32,
@@ -108,82 +109,91 @@ pub(super) struct Segment {
     pub(super) bytes: u64,
 }
 
-/// A picture of the recording.
+/// A recorded thumbnail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Thumbnail {
     pub(super) index: u32,
-    /// When, in the recording.
+    /// Time in the recording.
     pub(super) at: MediaTime,
     pub(super) bytes: u64,
 }
 
-/// What became of what was recorded.
+/// An entry of the log of uploads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum UploadEntry {
-    /// An MP4 file was made of these segments.
+    /// An MP4 file was assembled from these segments.
     Assembled(FileSegments),
-    /// Storage has confirmed this.
+    /// The storage has confirmed this file.
     Stored(StoredFile),
-    /// The first storage was given up: all goes to the backup, from the beginning.
+    /// The first storage was given up; everything is uploaded to the backup, from the start.
     SwitchedToBackup,
+    /// A multipart upload was created. If its process is killed, the next one aborts it.
+    MultipartStarted {
+        upload: UnfinishedUpload,
+        /// Whether it is in the backup.
+        #[serde(default)]
+        backup: bool,
+    },
+    /// A multipart upload was completed or aborted.
+    MultipartEnded { upload: UnfinishedUpload },
 }
 
-/// A file that storage has confirmed.
+/// A file that a storage has confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StoredFile {
-    /// Its name in the spool.
+    /// Name in the spool.
     pub(super) name: String,
-    /// What players open, if it is that.
+    /// Description of the file, if players open it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) file: Option<RecordedFile>,
 }
 
-/// What a spool says about itself.
+/// Contents of `recording.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Description {
     version: u32,
     recording: Recording,
 }
 
-/// A spool that is ours.
+/// A spool that this process has locked.
 #[derive(Debug)]
 pub struct Spool {
     folder: PathBuf,
     recording: Recording,
     names: FileNames,
-    /// Bytes in it.
+    /// Size of its files in bytes.
     used_bytes: AtomicU64,
-    /// Until it is closed, the spool is nobody else's.
+    /// Holds the lock until it is closed.
     _lock: File,
 }
 
 impl Spool {
-    /// Makes the spool of a recording, or takes up the one there is.
+    /// Creates the spool of a recording, or opens the existing one if `resume` is set.
     ///
     /// # Errors
-    /// [`ErrorBody::Exists`] where something else is or was recorded, [`ErrorBody::NoFolder`], [`ErrorBody::Create`],
-    /// [`ErrorBody::TooManyCommands`].
+    /// [`Error::Exists`], [`Error::Unfinished`], [`Error::Overlap`], [`Error::NoFolder`],
+    /// [`Error::CannotCreateFiles`], [`Error::Create`], [`Error::NotASpool`] or [`Error::Busy`].
     pub fn create(recording: &Recording) -> Result<Arc<Self>, Error> {
         let folder = &recording.spool;
-        let ours = |folder: &Path| {
+        let lock = |folder: &Path| {
             let mut spool = Self::lock(folder, if recording.resume { LOCK_TIMEOUT } else { Duration::ZERO })?;
-            // Its keys are not in the folder.
+            // The description on disk has no keys.
             recording.clone_into(&mut spool.recording);
             Ok(Arc::new(spool))
         };
         if recording.resume && folder.join(DESCRIPTION_FILE).exists() {
-            return ours(folder);
+            return lock(folder);
         }
         check_destinations(recording)?;
         match fs::create_dir(folder) {
             Ok(()) => {}
-            // Made by one that died before it could say what it is.
+            // A process that was killed before it wrote the description.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_empty_draft(folder) => {}
             Err(e) => {
                 return Err(match e.kind() {
                     io::ErrorKind::AlreadyExists => Error::Unfinished(folder.clone()),
-                    // Some file systems of the kernel say so of whatever somebody wants to make in them.
+                    // File systems like /proc return this for every new file.
                     io::ErrorKind::NotFound if parent_folder(folder).is_dir() => {
                         Error::CannotCreateFiles(parent_folder(folder).to_owned())
                     }
@@ -192,62 +202,66 @@ impl Spool {
                 });
             }
         }
-        let made = write_description(folder, recording).map_err(|e| Error::Create(folder.clone(), e));
-        made.and_then(|()| ours(folder)).inspect_err(|_| {
-            // Nothing is in it yet.
-            let _gone = fs::remove_dir_all(folder);
+        let written = write_description(folder, recording).map_err(|e| Error::Create(folder.clone(), e));
+        written.and_then(|()| lock(folder)).inspect_err(|_| {
+            // It is still empty.
+            let _ignored = fs::remove_dir_all(folder);
         })
     }
 
-    /// Takes up a spool that somebody left. Keys of its storage have to be given anew.
+    /// Opens the spool of an interrupted recording. The keys of its storage must be set again.
     ///
     /// # Errors
-    /// [`ErrorBody::NotASpool`], [`ErrorBody::TooManyCommands`].
+    /// [`Error::NotASpool`], [`Error::Busy`].
     pub fn open(folder: &Path) -> Result<Self, Error> {
         Self::lock(folder, Duration::ZERO)
     }
 
-    fn lock(folder: &Path, patience: Duration) -> Result<Self, Error> {
-        let none = |source: io::Error| Error::NotASpool { folder: folder.to_owned(), source };
-        let text = fs::read(folder.join(DESCRIPTION_FILE)).map_err(none)?;
-        let described: Description = serde_json::from_slice(&text).map_err(|e| none(e.into()))?;
-        if described.version != FORMAT_VERSION {
-            return Err(none(io::Error::other("another version of Pagecast made it")));
+    fn lock(folder: &Path, timeout: Duration) -> Result<Self, Error> {
+        let not_a_spool = |source: io::Error| Error::NotASpool { folder: folder.to_owned(), source };
+        let text = fs::read(folder.join(DESCRIPTION_FILE)).map_err(not_a_spool)?;
+        let description: Description = serde_json::from_slice(&text).map_err(|e| not_a_spool(e.into()))?;
+        if description.version != FORMAT_VERSION {
+            return Err(not_a_spool(io::Error::other("it was created by another version of Pagecast")));
         }
         let mut options = OpenOptions::new();
-        let lock =
-            options.write(true).create(true).truncate(false).open(folder.join(LOCK_FILE)).map_err(none)?;
-        let begin = Instant::now();
+        let lock = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(folder.join(LOCK_FILE))
+            .map_err(not_a_spool)?;
+        let started_at = Instant::now();
         while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            if begin.elapsed() >= patience {
+            if started_at.elapsed() >= timeout {
                 return Err(Error::Busy(folder.to_owned()));
             }
             std::thread::sleep(LOCK_POLL_INTERVAL);
         }
-        let recording = described.recording;
-        recording.validate().map_err(|e| none(io::Error::other(e)))?;
+        let recording = description.recording;
+        recording.validate().map_err(|e| not_a_spool(io::Error::other(e)))?;
         let names = FileNames::new(&recording.name);
-        // A log that is not there yet is empty.
+        // Creates missing logs, which count as empty.
         for log in [RECORDED_LOG, UPLOAD_LOG] {
-            options.clone().append(true).open(folder.join(log)).map_err(none)?;
+            options.clone().append(true).open(folder.join(log)).map_err(not_a_spool)?;
         }
-        let used = AtomicU64::new(folder_size(folder));
-        Ok(Self { folder: folder.to_owned(), recording, names, used_bytes: used, _lock: lock })
+        let used_bytes = AtomicU64::new(folder_size(folder));
+        Ok(Self { folder: folder.to_owned(), recording, names, used_bytes, _lock: lock })
     }
 
-    /// The folder.
+    /// Path of the spool.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// What is recorded.
+    /// Description of the recording.
     #[must_use]
     pub fn recording(&self) -> &Recording {
         &self.recording
     }
 
-    /// For keys, which are not in the spool.
+    /// Description of the recording, for setting the storage's keys, which are not in the spool.
     pub fn recording_mut(&mut self) -> &mut Recording {
         &mut self.recording
     }
@@ -256,12 +270,12 @@ impl Spool {
         &self.names
     }
 
-    /// Where a file of this name is.
+    /// Path of the file `name`.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Where a segment and what begins its run are.
+    /// A segment with the paths of its files.
     pub(super) fn segment_source(&self, segment: &Segment) -> SegmentSource {
         SegmentSource {
             start: segment.start,
@@ -271,7 +285,7 @@ impl Spool {
         }
     }
 
-    /// Bytes in it.
+    /// Size of its files in bytes.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Relaxed)
@@ -281,18 +295,18 @@ impl Spool {
         self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Removes a file that is not needed any more.
+    /// Removes a file that is no longer needed.
     pub(super) fn discard(&self, name: &str) {
         let path = self.path(name);
         let bytes = fs::metadata(&path).map_or(0, |m| m.len());
         match fs::remove_file(&path) {
             Ok(()) => {
                 let less = |used: u64| Some(used.saturating_sub(bytes));
-                // The closure always gives a value.
+                // The closure always returns a value.
                 let _before = self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, path = %path.display(), "stays in the spool"),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "spool file removal failed"),
         }
     }
 
@@ -312,17 +326,18 @@ impl Spool {
         LogWriter::open(&self.folder.join(UPLOAD_LOG))
     }
 
-    /// Everything is stored, or there is nothing: the spool goes.
+    /// Removes the spool, after everything is stored or if nothing was recorded.
     pub fn remove(&self) {
-        // A spool that is half removed then holds nothing that somebody would look for.
-        let _gone = fs::remove_file(self.folder.join(RECORDED_LOG)).and_then(|()| sync_folder(&self.folder));
+        // If the rest cannot be removed, the spool counts as empty.
+        let _ignored =
+            fs::remove_file(self.folder.join(RECORDED_LOG)).and_then(|()| sync_folder(&self.folder));
         if let Err(error) = fs::remove_dir_all(&self.folder) {
-            tracing::warn!(%error, spool = %self.folder.display(), "the spool stays");
+            tracing::warn!(%error, spool = %self.folder.display(), "spool removal failed");
         }
     }
 }
 
-/// Looks whether there is room for the files of a recording where they will be, apart from its spool.
+/// Checks that the destinations are free and do not overlap with the spool.
 fn check_destinations(recording: &Recording) -> Result<(), Error> {
     let spool =
         std::path::absolute(&recording.spool).map_err(|e| Error::Create(recording.spool.clone(), e))?;
@@ -330,7 +345,7 @@ fn check_destinations(recording: &Recording) -> Result<(), Error> {
         let own = match storage {
             Storage::File(path) => path.clone(),
             Storage::Folder(folder) => folder.join(&recording.name),
-            // Where others can write too, a look now would promise nothing.
+            // Remote storages are checked by the uploader's probe.
             _ => continue,
         };
         let own = std::path::absolute(&own).map_err(|e| Error::Create(own.clone(), e))?;
@@ -366,13 +381,13 @@ fn check_destination(storage: &Storage, recording: &Recording) -> Result<(), Err
     }
 }
 
-/// Whether nothing is in a spool but the draft of its description.
+/// Whether a spool contains nothing but the draft of its description.
 fn is_empty_draft(folder: &Path) -> bool {
     let draft = format!("{DESCRIPTION_FILE}.part");
     fs::read_dir(folder).is_ok_and(|entries| entries.flatten().all(|e| e.file_name() == draft.as_str()))
 }
 
-/// The same place for whoever works in another folder.
+/// The storage with an absolute path, for processes with another working directory.
 fn with_absolute_path(storage: Storage) -> Storage {
     match storage {
         Storage::File(path) => Storage::File(std::path::absolute(&path).unwrap_or(path)),
@@ -390,7 +405,7 @@ fn write_description(folder: &Path, recording: &Recording) -> io::Result<()> {
     sync_folder(parent_folder(folder))
 }
 
-/// Writes a file that is there with all of this, or not at all, also after a power cut.
+/// Writes a file atomically and durably.
 pub(super) fn write_atomically(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut draft = path.to_owned().into_os_string();
     draft.push(".part");
@@ -400,7 +415,7 @@ pub(super) fn write_atomically(path: &Path, text: &[u8]) -> io::Result<()> {
     sync_folder(parent_folder(path))
 }
 
-/// What was made in this folder is still there after a power cut.
+/// Syncs the entries of a folder to the disk.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }

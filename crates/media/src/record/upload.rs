@@ -1,12 +1,14 @@
-//! What is recorded becomes files, and files get stored, on the thread `deliver`, from the spool's logs
-//! alone. So it makes no difference whether the recording still runs, has ended, or was broken off days ago.
+//! Assembles the files of a recording and uploads them, on the thread `upload`. It works from the spool's
+//! logs alone, so the recording may still run, have ended, or have been interrupted days ago.
 //!
-//! A file is struck off when its storage has confirmed it, and the spool is removed when all of them are.
-//! Until then it is tried again, for ever or until somebody loses patience. A storage that is away is asked
-//! every few seconds whether it is back.
+//! `machine` decides what to do next, with the `ledger` of files and the storage's `backoff`; `uploader`
+//! carries it out. A file counts as stored when its storage has confirmed it; the spool is removed when all
+//! files are stored. Until then uploads are retried until the caller cancels.
 
 mod backoff;
 mod ledger;
+mod machine;
+mod spool_logs;
 mod uploader;
 
 use std::path::{Path, PathBuf};
@@ -26,64 +28,64 @@ use uploader::Uploader;
 pub use super::manifest::RecordedFile;
 pub use backoff::State;
 
-/// How deliveries behave when storage does not.
+/// Settings of an upload.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// After so long without success a delivery is stuck, and a backup is turned to.
+    /// Time without success after which an upload counts as stuck and switches to its backup.
     pub stuck_after: Duration,
-    /// The first pause after a failure; it doubles up to a minute, and ends when a storage that did not
-    /// answer does again.
+    /// First pause after a failure. It doubles up to a minute, and ends early when a storage that did not
+    /// respond does so again.
     pub initial_backoff: Duration,
-    /// Whether to find out at once if anything can be stored.
+    /// Whether to check at the start that the storage works.
     pub probe: bool,
-    /// How storages are spoken to.
+    /// Timeouts and part sizes of the storages.
     pub transfer: TransferConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let (stuck_after, first_pause) = (Duration::from_secs(60), Duration::from_secs(1));
-        Self { stuck_after, initial_backoff: first_pause, probe: false, transfer: TransferConfig::default() }
+        let (stuck_after, initial_backoff) = (Duration::from_secs(60), Duration::from_secs(1));
+        Self { stuck_after, initial_backoff, probe: false, transfer: TransferConfig::default() }
     }
 }
 
-/// How a delivery gets on.
+/// Status of an upload.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// In a word.
+    /// Overall state.
     pub state: State,
-    /// Files that wait, or are under way.
+    /// Files that are queued or being stored.
     pub pending: usize,
-    /// Why the last try failed, if it did.
+    /// The last error, if it is not resolved.
     pub problem: Option<String>,
-    /// Whether the backup is used.
+    /// Whether the backup is in use.
     pub backup: bool,
-    /// Since when nothing could be stored, in ms since 1970, if that lasts for some seconds.
+    /// Since when nothing could be stored, in ms since 1970, if the outage has lasted some seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since_unix_ms: Option<i64>,
 }
 
-/// What became of a recording.
+/// Result of an upload.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadReport {
-    /// The folder that its files are in: an absolute path, an address like `s3://BUCKET/PREFIX/NAME`, or, for
-    /// video on demand, words.
+    /// Folder of the files: an absolute path, an address like `s3://BUCKET/PREFIX/NAME`, or, for video on
+    /// demand, the service in words.
     pub location: String,
-    /// The server of the bucket, if it is not the service's own.
+    /// Endpoint of the bucket, if it is not the service's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// The files that players open, with their names there.
+    /// The files that players open.
     pub files: Vec<RecordedFile>,
-    /// Its length.
+    /// Length of the recording.
     #[serde(rename = "duration_ms", default, with = "whole_ms")]
     pub duration: MediaTime,
-    /// How it got on.
+    /// Final status.
     pub status: Status,
-    /// The spool that holds what is not stored yet, if anything is left.
+    /// The spool, if it still holds something that is not stored.
     pub spool: Option<PathBuf>,
 }
 
-/// A time as whole milliseconds.
+/// Serializes a time as whole milliseconds.
 mod whole_ms {
     use pagecast_core::MediaTime;
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
@@ -98,36 +100,36 @@ mod whole_ms {
 }
 
 impl UploadReport {
-    /// Reads a [receipt](pagecast_core::spec::Recording::receipt), if there is one.
+    /// Reads a [receipt](pagecast_core::spec::Recording::receipt), if it exists.
     #[must_use]
     pub fn read(receipt: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(receipt).ok()?).ok()
     }
 }
 
-/// A delivery that runs.
+/// A running upload.
 #[derive(Debug)]
 pub struct UploadTask {
     thread: JoinHandle<UploadReport>,
     shared: Arc<Shared>,
 }
 
-/// What both sides see.
+/// State shared by the task and its thread.
 #[derive(Debug)]
 struct Shared {
     wakeup: Arc<Notify>,
-    /// Rings when nobody waits any more.
+    /// Notified when the upload is cancelled.
     cancelled: Notify,
     /// One of [`PHASE_RECORDING`], [`PHASE_ENDED`], [`PHASE_CANCELLED`].
     phase: AtomicU8,
     status: Mutex<Status>,
 }
 
-/// More may be recorded.
+/// The recording is running.
 const PHASE_RECORDING: u8 = 0;
-/// Nothing more will be.
+/// The recording has ended.
 const PHASE_ENDED: u8 = 1;
-/// Nobody waits any more.
+/// The upload was cancelled.
 const PHASE_CANCELLED: u8 = 2;
 
 impl Shared {
@@ -141,52 +143,52 @@ impl Shared {
 }
 
 impl UploadTask {
-    /// Starts it. `bell` rings when something was recorded.
+    /// Starts the thread. `wakeup` is notified when something was recorded.
     ///
     /// # Errors
-    /// [`ErrorBody::NamedThread`]; [`ErrorBody::Store`] if the description of the storage cannot be used.
-    pub fn spawn(spool: Arc<Spool>, bell: Arc<Notify>, config: Config) -> Result<Self, Error> {
+    /// [`Error::Thread`]; [`Error::Store`] if a storage cannot be opened.
+    pub fn spawn(spool: Arc<Spool>, wakeup: Arc<Notify>, config: Config) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
-            wakeup: bell,
+            wakeup,
             cancelled: Notify::new(),
             phase: AtomicU8::new(PHASE_RECORDING),
             status: Mutex::default(),
         });
-        let thread_error = |e| Error::Thread("deliver", e);
+        let thread_error = |e| Error::Thread("upload", e);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .thread_name("deliver-files")
+            .thread_name("upload-files")
             .build()
             .map_err(thread_error)?;
         let stores = {
             let _entered = runtime.enter();
-            let open = |storage| Store::open_with(storage, config.transfer).map(Arc::new);
+            let open = |storage| Store::open_with(storage, config.transfer);
             let recording = spool.recording();
             (open(&recording.to)?, recording.backup.as_ref().map(open).transpose()?)
         };
-        let courier = Uploader::new(spool, stores, config, Arc::clone(&shared));
+        let uploader = Uploader::new(spool, stores, config, Arc::clone(&shared));
         let run = move || {
-            let delivered = runtime.block_on(courier.run());
-            // A file that is being made for nobody.
+            let report = runtime.block_on(uploader.run());
+            // A blocking task may still be assembling a file; it is not waited for.
             runtime.shutdown_background();
-            delivered
+            report
         };
-        let thread = std::thread::Builder::new().name("deliver".into()).spawn(run).map_err(thread_error)?;
+        let thread = std::thread::Builder::new().name("upload".into()).spawn(run).map_err(thread_error)?;
         Ok(Self { thread, shared })
     }
 
-    /// How it gets on.
+    /// Current status.
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared.status().clone()
     }
 
-    /// Nothing more is recorded: when all of it is stored, the delivery ends.
+    /// Ends the recording: the upload ends when everything is stored.
     pub fn end_input(&self) {
         self.advance_phase(PHASE_ENDED);
     }
 
-    /// Nobody waits any more: it ends now, and the spool keeps what is not stored.
+    /// Ends the upload now; the spool keeps what is not stored.
     pub fn cancel(&self) {
         self.advance_phase(PHASE_CANCELLED);
         self.shared.cancelled.notify_one();
@@ -197,34 +199,34 @@ impl UploadTask {
         self.shared.wakeup.notify_one();
     }
 
-    /// Whether it has ended.
+    /// Whether the thread has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Waits for its end. `None` if it panicked.
+    /// Waits for the end of the thread. `None` if it panicked.
     #[must_use]
     pub fn join(self) -> Option<UploadReport> {
         self.thread.join().ok()
     }
 }
 
-/// Finishes what a recording left that was broken off: nobody records to it any more.
+/// Uploads the spool of an interrupted recording.
 ///
 /// # Errors
-/// As [`UploadTask::spawn`], and [`ErrorBody::Io`] for a spool that cannot be read.
+/// As [`UploadTask::spawn`], and [`Error::Io`] for a spool that cannot be read.
 pub fn recover(spool: Arc<Spool>, config: Config) -> Result<UploadTask, Error> {
     salvage_open_segment(&spool)?;
-    let delivery = UploadTask::spawn(spool, Arc::default(), config)?;
-    delivery.end_input();
-    Ok(delivery)
+    let upload = UploadTask::spawn(spool, Arc::default(), config)?;
+    upload.end_input();
+    Ok(upload)
 }
 
-/// Saves what is whole of a segment that was open when its recorder died.
+/// Salvages the complete fragments of a segment that was open when its recorder was killed.
 ///
 /// # Errors
-/// [`ErrorBody::Io`], [`ErrorBody::DiskFull`].
+/// [`Error::Io`], [`Error::DiskFull`].
 pub fn salvage_open_segment(spool: &Spool) -> Result<(), Error> {
     salvage::load(spool).map(drop).map_err(|e| super::io_error(spool, e))
 }

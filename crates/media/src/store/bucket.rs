@@ -1,4 +1,4 @@
-//! Buckets of object storages.
+//! Stores objects in buckets of S3-compatible services, Google Cloud Storage and Azure.
 
 use std::fs::File;
 use std::io;
@@ -11,28 +11,30 @@ use bytes::Bytes;
 use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
+use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path as Key;
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt as _,
-    PutMultipartOptions, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RetryConfig, StaticCredentialProvider,
+    UploadPart,
 };
 use pagecast_core::spec::{Bucket, Secret, StorageService};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::error::{Attempt, Error};
 use super::http::{HttpTransport, RequestError};
-use super::resolver::FilteringResolver;
-use super::{StoredObject, TransferConfig, probe_name};
+use super::resolver::resolver_for_bucket;
+use super::{StoredObject, TransferConfig, UnfinishedUpload, UploadJournal, probe_name};
 
-/// Parts of an upload: services take 10 000.
+/// Most parts of a multipart upload; services allow 10 000.
 const MAX_PARTS: u64 = 9_000;
-/// Failed uploads that are remembered until their parts can be taken back. Beyond that the bucket's own rules
-/// must do it.
+/// Failed multipart uploads that are kept until they can be aborted. Full: the bucket's lifecycle rules must
+/// delete further ones.
 const MAX_ORPHANED_UPLOADS: usize = 64;
 
-/// Where an emulator of Google's storage is, by the name that Google's own libraries know.
+/// Address of an emulator of Google Cloud Storage, the variable of Google's own libraries.
 const GCS_EMULATOR_ENV: &str = "STORAGE_EMULATOR_HOST";
-/// The environment's key files of Google.
+/// Variables that hold Google's keys.
 const GCS_KEY_ENVS: [&str; 4] = [
     "GOOGLE_SERVICE_ACCOUNT",
     "GOOGLE_SERVICE_ACCOUNT_PATH",
@@ -40,25 +42,43 @@ const GCS_KEY_ENVS: [&str; 4] = [
     "SERVICE_ACCOUNT",
 ];
 
-type OrphanedUploads = Arc<Mutex<Vec<Box<dyn MultipartUpload>>>>;
+type OrphanedUploads = Arc<Mutex<Vec<OrphanedUpload>>>;
 
-/// A bucket, and the way to it.
+/// A client of one bucket.
 pub(super) struct BucketStore {
-    store: Arc<dyn ObjectStore>,
+    client: Client,
     bucket: Bucket,
+    /// The endpoint that the specification names, not that of an emulator.
+    endpoint: Option<String>,
     location: String,
     transfer: TransferConfig,
     orphaned_uploads: OrphanedUploads,
+    journal: Option<Arc<dyn UploadJournal>>,
+}
+
+/// The client of the service.
+struct Client {
+    store: Arc<dyn ObjectStore>,
+    /// The same client, where multipart uploads have an id by which another process can abort them. Azure has
+    /// none; it drops uncommitted blocks after a week.
+    multipart: Option<Arc<dyn MultipartStore>>,
+}
+
+/// A multipart upload that failed and is not aborted yet.
+struct OrphanedUpload {
+    upload: Box<dyn MultipartUpload>,
+    reference: Option<UnfinishedUpload>,
 }
 
 impl std::fmt::Debug for BucketStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Remote").field("bucket", &self.bucket).finish_non_exhaustive()
+        f.debug_struct("BucketStore").field("bucket", &self.bucket).finish_non_exhaustive()
     }
 }
 
 impl BucketStore {
-    pub(super) fn open(bucket: &Bucket, pace: TransferConfig) -> Result<Self, Error> {
+    pub(super) fn open(bucket: &Bucket, transfer: TransferConfig) -> Result<Self, Error> {
+        let endpoint = bucket.endpoint.as_ref().map(ToString::to_string);
         let bucket = &with_emulator(bucket, std::env::var(GCS_EMULATOR_ENV).ok());
         let host = bucket.endpoint_url().map(|(url, _)| url).or_else(|| bucket.endpoint.clone());
         let host = host.map_or_else(
@@ -68,16 +88,37 @@ impl BucketStore {
                 (host, None) => host.to_owned(),
             },
         );
-        let what = if bucket.service == StorageService::Azure { "container" } else { "bucket" };
-        let place = format!("{what} {} at {host}", bucket.bucket);
-        let store = build_client(bucket, pace).map_err(|why| Error::Open(place.clone(), why))?;
+        let kind = if bucket.service == StorageService::Azure { "container" } else { "bucket" };
+        let location = format!("{kind} {} at {host}", bucket.bucket);
+        let client = build_client(bucket, transfer).map_err(|why| Error::Open(location.clone(), why))?;
         Ok(Self {
-            store,
+            client,
             bucket: bucket.clone(),
-            location: place,
-            transfer: pace,
+            endpoint,
+            location,
+            transfer,
             orphaned_uploads: OrphanedUploads::default(),
+            journal: None,
         })
+    }
+
+    /// Address of the folder of the recording `name`, and the endpoint if it is set.
+    pub(super) fn recording_location(&self, name: &str) -> (String, Option<String>) {
+        (self.bucket.object_url(name), self.endpoint.clone())
+    }
+
+    pub(super) fn set_journal(&mut self, journal: Arc<dyn UploadJournal>) {
+        self.journal = Some(journal);
+    }
+
+    /// Takes over multipart uploads of an earlier process, to abort them.
+    pub(super) fn adopt_uploads(&self, uploads: Vec<UnfinishedUpload>) {
+        let Some(store) = &self.client.multipart else { return };
+        let mut orphans = lock(&self.orphaned_uploads);
+        orphans.extend(uploads.into_iter().map(|reference| OrphanedUpload {
+            upload: Box::new(IdentifiedUpload::new(Arc::clone(store), &reference)),
+            reference: Some(reference),
+        }));
     }
 
     pub(super) fn location(&self) -> &str {
@@ -114,11 +155,15 @@ impl BucketStore {
     ) -> Result<(), Error> {
         let failed = |e| self.to_error("store", name, &e);
         let options = PutMultipartOptions { attributes, ..Default::default() };
-        let upload = self.store.put_multipart_opts(&self.key(name), options).await.map_err(failed)?;
-        let mut upload =
-            TrackedUpload { upload: Some(upload), orphaned_uploads: self.orphaned_uploads.clone() };
-        // Dropped before the upload is: parts must not arrive when it is taken back.
-        let mut under_way = JoinSet::new();
+        let upload = self.client.create_multipart(&self.key(name), options).await.map_err(failed)?;
+        let mut upload = self.track(upload);
+        if let (Some(journal), Some(reference)) = (&self.journal, upload.reference()) {
+            journal
+                .started(reference)
+                .map_err(|e| Error::Local(self.attempt("log the upload of", name), e))?;
+        }
+        // Declared after the upload and so dropped before it: no part may arrive after the abort.
+        let mut parts = JoinSet::new();
         let part_bytes = self.transfer.part_bytes.max(bytes.div_ceil(MAX_PARTS));
         let sent = async {
             let mut at = 0;
@@ -126,23 +171,35 @@ impl BucketStore {
                 let length = part_bytes.min(bytes - at);
                 let content =
                     read_part(source, at, length).await.map_err(|e| Error::source_unreadable(file, e))?;
-                if under_way.len() >= self.transfer.max_parallel_parts.max(1) {
-                    part_result(under_way.join_next().await).map_err(failed)?;
+                if parts.len() >= self.transfer.max_parallel_parts.max(1) {
+                    part_result(parts.join_next().await).map_err(failed)?;
                 }
-                under_way.spawn(upload.inner_mut()?.put_part(PutPayload::from(content)));
+                parts.spawn(upload.inner_mut()?.put_part(PutPayload::from(content)));
                 at += length;
             }
-            while let Some(part) = under_way.join_next().await {
+            while let Some(part) = parts.join_next().await {
                 part_result(Some(part)).map_err(failed)?;
             }
             Ok(())
         };
         let sent: Result<(), Error> = sent.await;
-        under_way.shutdown().await;
+        parts.shutdown().await;
         sent?;
         upload.inner_mut()?.complete().await.map_err(failed)?;
-        upload.upload = None;
+        self.end_upload(&mut upload);
         Ok(())
+    }
+
+    fn track(&self, upload: OrphanedUpload) -> TrackedUpload {
+        TrackedUpload { upload: Some(upload), orphaned_uploads: self.orphaned_uploads.clone() }
+    }
+
+    /// Marks a multipart upload as completed or aborted.
+    fn end_upload(&self, upload: &mut TrackedUpload) {
+        let ended = upload.upload.take();
+        if let (Some(journal), Some(reference)) = (&self.journal, ended.and_then(|ended| ended.reference)) {
+            journal.ended(&reference);
+        }
     }
 
     pub(super) async fn put_bytes(
@@ -167,32 +224,34 @@ impl BucketStore {
     ) -> Result<StoredObject, Error> {
         let length = bytes.len() as u64;
         let options = PutOptions { attributes, ..Default::default() };
-        let put = self.store.put_opts(&self.key(name), bytes.into(), options).await;
+        let put = self.client.store.put_opts(&self.key(name), bytes.into(), options).await;
         put.map_err(|e| self.to_error("store", name, &e))?;
         self.verify(name, length).await
     }
 
-    /// Asks for what was stored.
+    /// Checks the size of the stored object.
     async fn verify(&self, name: &str, bytes: u64) -> Result<StoredObject, Error> {
         let found = self.head(name).await?;
-        let wrong = match found {
+        let mismatch = match found {
             Some(stored) if stored.bytes == bytes => return Ok(stored),
-            Some(stored) => format!("it took {bytes} bytes and says now that there are {}", stored.bytes),
-            None => "it took all of it and says now that there is nothing".to_owned(),
+            Some(stored) => {
+                format!("size mismatch after upload: sent {bytes} bytes, storage reports {}", stored.bytes)
+            }
+            None => format!("size mismatch after upload: sent {bytes} bytes, storage reports no such object"),
         };
-        Err(Error::Transient(self.attempt("store", name), wrong))
+        Err(Error::Transient(self.attempt("store", name), mismatch))
     }
 
     pub(super) async fn head(&self, name: &str) -> Result<Option<StoredObject>, Error> {
-        match self.store.head(&self.key(name)).await {
+        match self.client.store.head(&self.key(name)).await {
             Ok(meta) => Ok(Some(StoredObject { bytes: meta.size, etag: meta.e_tag, vod_asset: None })),
             Err(e) if is_not_found(&e) => Ok(None),
-            Err(e) => Err(self.to_error("look for", name, &e)),
+            Err(e) => Err(self.to_error("look up", name, &e)),
         }
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), Error> {
-        match self.store.delete(&self.key(name)).await {
+        match self.client.store.delete(&self.key(name)).await {
             Ok(()) => Ok(()),
             Err(e) if is_not_found(&e) => Ok(()),
             Err(e) => Err(self.to_error("delete", name, &e)),
@@ -206,23 +265,22 @@ impl BucketStore {
         self.delete(&name).await
     }
 
-    /// Takes back parts of failed uploads, and says how many uploads are left.
+    /// Aborts failed multipart uploads; returns how many are left.
     pub(super) async fn abort_orphaned_uploads(&self) -> usize {
         loop {
             let Some(upload) = lock(&self.orphaned_uploads).pop() else { return 0 };
-            // Remembered again if this is given up.
-            let mut orphan =
-                TrackedUpload { upload: Some(upload), orphaned_uploads: self.orphaned_uploads.clone() };
+            // Becomes an orphan again if this future is dropped.
+            let mut orphan = self.track(upload);
             let Ok(upload) = orphan.inner_mut() else { continue };
             if let Err(e) = upload.abort().await
                 && !is_not_found(&e)
             {
-                match self.to_error("take back the parts of", "an upload", &e) {
+                match self.to_error("abort", "an upload", &e) {
                     Error::Transient(..) => break,
-                    for_ever => tracing::warn!("{for_ever}; a rule of the bucket should delete them"),
+                    error => tracing::warn!(%error, "multipart upload not aborted, needs a lifecycle rule"),
                 }
             }
-            orphan.upload = None;
+            self.end_upload(&mut orphan);
         }
         lock(&self.orphaned_uploads).len()
     }
@@ -238,26 +296,102 @@ impl BucketStore {
     fn to_error(&self, verb: &'static str, name: &str, error: &object_store::Error) -> Error {
         let attempt = self.attempt(verb, name);
         match RequestError::find_in(error) {
-            Some(fault) => Error::from_request_error(attempt, fault),
-            // Its words may hold an address with a signed query: say nothing of it.
-            None => Error::Transient(attempt, "its answer makes no sense".into()),
+            Some(error) => Error::from_request_error(attempt, error),
+            // The text may contain an address with a signed query, so it is not quoted.
+            None => Error::Transient(attempt, "invalid response".into()),
         }
     }
 }
 
-fn lock(orphans: &OrphanedUploads) -> std::sync::MutexGuard<'_, Vec<Box<dyn MultipartUpload>>> {
+fn lock(orphans: &OrphanedUploads) -> std::sync::MutexGuard<'_, Vec<OrphanedUpload>> {
     orphans.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An upload in parts; one that is dropped before its end is remembered, to be taken back.
+impl Client {
+    async fn create_multipart(
+        &self,
+        key: &Key,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<OrphanedUpload> {
+        let Some(store) = &self.multipart else {
+            let upload = self.store.put_multipart_opts(key, options).await?;
+            return Ok(OrphanedUpload { upload, reference: None });
+        };
+        let upload_id = store.create_multipart_opts(key, options).await?;
+        let reference = UnfinishedUpload { key: key.to_string(), upload_id };
+        let upload = Box::new(IdentifiedUpload::new(Arc::clone(store), &reference));
+        Ok(OrphanedUpload { upload, reference: Some(reference) })
+    }
+}
+
+/// A multipart upload that becomes an orphan if it is dropped before its end.
 struct TrackedUpload {
-    upload: Option<Box<dyn MultipartUpload>>,
+    upload: Option<OrphanedUpload>,
     orphaned_uploads: OrphanedUploads,
 }
 
 impl TrackedUpload {
     fn inner_mut(&mut self) -> Result<&mut Box<dyn MultipartUpload>, Error> {
-        self.upload.as_mut().ok_or_else(|| Error::Open("this upload".into(), "it is over".into()))
+        let ended = || Error::Open("this upload".into(), "it has ended".into());
+        self.upload.as_mut().map(|tracked| &mut tracked.upload).ok_or_else(ended)
+    }
+
+    fn reference(&self) -> Option<&UnfinishedUpload> {
+        self.upload.as_ref()?.reference.as_ref()
+    }
+}
+
+/// A multipart upload with a known id.
+struct IdentifiedUpload {
+    store: Arc<dyn MultipartStore>,
+    key: Key,
+    upload_id: String,
+    parts: Arc<Mutex<Vec<Option<PartId>>>>,
+}
+
+impl std::fmt::Debug for IdentifiedUpload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IdentifiedUpload").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+impl IdentifiedUpload {
+    fn new(store: Arc<dyn MultipartStore>, reference: &UnfinishedUpload) -> Self {
+        let key = Key::parse(&reference.key).unwrap_or_else(|_| Key::from(reference.key.as_str()));
+        Self { store, key, upload_id: reference.upload_id.clone(), parts: Arc::default() }
+    }
+
+    fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Option<PartId>>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl MultipartUpload for IdentifiedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let index = {
+            let mut parts = self.parts();
+            parts.push(None);
+            parts.len() - 1
+        };
+        let (store, key, id) = (Arc::clone(&self.store), self.key.clone(), self.upload_id.clone());
+        let parts = Arc::clone(&self.parts);
+        Box::pin(async move {
+            let part = store.put_part(&key, &id, index, data).await?;
+            parts.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(part);
+            Ok(())
+        })
+    }
+
+    async fn complete(&mut self) -> object_store::Result<PutResult> {
+        let parts: Option<Vec<_>> = self.parts().iter().cloned().collect();
+        let missing =
+            || object_store::Error::Generic { store: "multipart", source: "a part is missing".into() };
+        self.store.complete_multipart(&self.key, &self.upload_id, parts.ok_or_else(missing)?).await
+    }
+
+    async fn abort(&mut self) -> object_store::Result<()> {
+        self.store.abort_multipart(&self.key, &self.upload_id).await
     }
 }
 
@@ -283,9 +417,12 @@ fn part_result(joined: PartJoinResult) -> object_store::Result<()> {
 }
 
 fn is_not_found(error: &object_store::Error) -> bool {
-    let plain =
-        |code: &Option<String>| !matches!(code.as_deref(), Some("NoSuchBucket" | "ContainerNotFound"));
-    matches!(RequestError::find_in(error), Some(RequestError::Status { status: 404, code }) if plain(code))
+    match RequestError::find_in(error) {
+        Some(RequestError::Status { status: 404, code }) => {
+            !matches!(code.as_deref(), Some("NoSuchBucket" | "ContainerNotFound"))
+        }
+        _ => false,
+    }
 }
 
 async fn open_source(file: &Path) -> io::Result<(Arc<File>, u64)> {
@@ -309,8 +446,8 @@ async fn read_part(file: &Arc<File>, at: u64, length: u64) -> io::Result<Bytes> 
     read.await.map_err(io::Error::other)?
 }
 
-/// The bucket in the emulator that the environment names, if it is one of Google and says nothing else. What
-/// a request named is left alone: its network would be held to something that it did not name.
+/// Applies the environment's emulator to a Google bucket without an endpoint. A bucket from an API request
+/// has a network policy and is left alone: it must not reach an address that the request did not name.
 fn with_emulator(bucket: &Bucket, emulator: Option<String>) -> Bucket {
     let mut bucket = bucket.clone();
     if bucket.service != StorageService::Gcs || bucket.endpoint.is_some() || bucket.network.is_some() {
@@ -324,31 +461,30 @@ fn with_emulator(bucket: &Bucket, emulator: Option<String>) -> Bucket {
     bucket
 }
 
-/// Whether requests to Google's storage carry no token. An emulator wants none; and the token of this
-/// machine's role is sent to nobody without encryption.
+/// Whether requests to Google Cloud Storage are sent without a token: emulators need none, and the token of
+/// this machine's role must not be sent unencrypted.
 fn skips_signature(plain: bool, environment: impl Fn(&str) -> Option<String>) -> bool {
-    let asked = environment("GOOGLE_SKIP_SIGNATURE").is_some_and(|value| value == "1" || value == "true");
-    asked || plain && GCS_KEY_ENVS.iter().all(|name| environment(name).is_none())
+    let requested = environment("GOOGLE_SKIP_SIGNATURE").is_some_and(|value| value == "1" || value == "true");
+    requested || plain && GCS_KEY_ENVS.iter().all(|name| environment(name).is_none())
 }
 
 fn is_account_name(name: &str) -> bool {
     (3..=24).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
-/// A client of the service. Errors are in words that hold nothing secret.
-fn build_client(bucket: &Bucket, pace: TransferConfig) -> Result<Arc<dyn ObjectStore>, String> {
+/// Makes the client of the service. Error texts contain no secrets.
+fn build_client(bucket: &Bucket, transfer: TransferConfig) -> Result<Client, String> {
     let direct = bucket.endpoint.as_ref().is_some_and(is_loopback);
-    let guard = FilteringResolver::for_bucket(bucket)?;
-    let http = HttpTransport::new(pace.connect_timeout, pace.stall_timeout, direct, guard).map_err(
-        |_| "no TLS is possible: are the certificates of authorities installed (ca-certificates)?",
-    )?;
+    let resolver = resolver_for_bucket(bucket)?;
+    let http = HttpTransport::new(transfer.connect_timeout, transfer.stall_timeout, direct, resolver)
+        .map_err(|_| "TLS is not available: install the certificates of authorities (ca-certificates)")?;
     let plain = bucket.endpoint.as_ref().is_some_and(|url| url.scheme() == "http");
     let options = ClientOptions::new().with_allow_http(plain);
-    // Whoever uploads decides about another try.
+    // The uploader owns all retries.
     let retry =
         RetryConfig { backoff: BackoffConfig::default(), max_retries: 0, retry_timeout: Duration::ZERO };
     let endpoint = bucket.endpoint.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
-    let unusable = |_| "its keys cannot be read, or none are given and the environment has none".to_owned();
+    let unusable = |_| "the keys are malformed, or none were given and the environment has none".to_owned();
     match bucket.service {
         StorageService::Gcs => {
             let mut builder = match &bucket.keys {
@@ -361,22 +497,23 @@ fn build_client(bucket: &Bucket, pace: TransferConfig) -> Result<Arc<dyn ObjectS
                 builder = builder.with_base_url(&endpoint);
             }
             if bucket.keys.is_none() && skips_signature(plain, |name| std::env::var(name).ok()) {
-                // The library asks the machine's role for a token all the same when it stores, unless it is
-                // given an empty one.
-                let nobody = GcpCredential { bearer: String::new() };
-                let nobody = Arc::new(StaticCredentialProvider::new(nobody));
-                builder = builder.with_skip_signature(true).with_credentials(nobody);
+                // Without an empty token the library would still request one of the machine's role.
+                let anonymous = GcpCredential { bearer: String::new() };
+                let anonymous = Arc::new(StaticCredentialProvider::new(anonymous));
+                builder = builder.with_skip_signature(true).with_credentials(anonymous);
             }
             builder = builder.with_bucket_name(&bucket.bucket).with_retry(retry);
             let store = builder.with_client_options(options).with_http_connector(http).build();
-            Ok(Arc::new(store.map_err(unusable)?))
+            let store = Arc::new(store.map_err(unusable)?);
+            Ok(Client { multipart: Some(store.clone()), store })
         }
         StorageService::Azure => {
             let mut builder = match &bucket.keys {
-                // It becomes a part of the host's name.
+                // The account becomes a part of the host name.
                 Some(keys) if !is_account_name(keys.access_key.reveal()) => {
                     return Err(
-                        "its access key is no storage account: 3 to 24 small letters and digits are".into()
+                        "the access key must be a storage account: 3 to 24 lower-case letters and digits"
+                            .into(),
                     );
                 }
                 Some(keys) => MicrosoftAzureBuilder::new()
@@ -392,12 +529,13 @@ fn build_client(bucket: &Bucket, pace: TransferConfig) -> Result<Arc<dyn ObjectS
             }
             builder = builder.with_container_name(&bucket.bucket).with_retry(retry);
             let store = builder.with_client_options(options).with_http_connector(http).build();
-            Ok(Arc::new(store.map_err(unusable)?))
+            Ok(Client { store: Arc::new(store.map_err(unusable)?), multipart: None })
         }
         StorageService::S3 | StorageService::Cos | StorageService::Tos | StorageService::Oss => {
             let builder = s3_builder(bucket).with_retry(retry).with_client_options(options);
             let store = builder.with_http_connector(http).build();
-            Ok(Arc::new(store.map_err(unusable)?))
+            let store = Arc::new(store.map_err(unusable)?);
+            Ok(Client { multipart: Some(store.clone()), store })
         }
     }
 }
@@ -423,8 +561,8 @@ fn s3_builder(bucket: &Bucket) -> AmazonS3Builder {
         builder = builder.with_endpoint(address.as_str().trim_end_matches('/'));
         builder = builder.with_virtual_hosted_style_request(virtual_host);
     }
-    // The signature holds the body's SHA-256 everywhere; Amazon's own header is not known to all that speak
-    // its protocol.
+    // All services verify the SHA-256 of the body in the signature; Amazon's own checksum header is not
+    // supported by all S3-compatible ones.
     if bucket.service == StorageService::S3 {
         builder = builder.with_checksum_algorithm(Checksum::SHA256);
     }
@@ -445,15 +583,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_emulator_of_the_environment_is_for_google_and_for_who_named_no_server() {
-        let place = |service, emulator: &str| {
+    fn the_emulator_applies_to_google_buckets_without_an_endpoint() {
+        let endpoint = |service, emulator: &str| {
             let bucket = with_emulator(&Bucket::new(service, "rec"), Some(emulator.to_owned()));
             bucket.endpoint.map(String::from)
         };
-        assert_eq!(place(StorageService::Gcs, "localhost:4443").as_deref(), Some("http://localhost:4443/"));
-        assert_eq!(place(StorageService::Gcs, "https://gcs.test").as_deref(), Some("https://gcs.test/"));
-        assert_eq!((place(StorageService::Gcs, ""), place(StorageService::Gcs, "ftp://a")), (None, None));
-        assert_eq!(place(StorageService::S3, "localhost:4443"), None);
+        assert_eq!(
+            endpoint(StorageService::Gcs, "localhost:4443").as_deref(),
+            Some("http://localhost:4443/")
+        );
+        assert_eq!(endpoint(StorageService::Gcs, "https://gcs.test").as_deref(), Some("https://gcs.test/"));
+        assert_eq!(
+            (endpoint(StorageService::Gcs, ""), endpoint(StorageService::Gcs, "ftp://a")),
+            (None, None)
+        );
+        assert_eq!(endpoint(StorageService::S3, "localhost:4443"), None);
         let unsigned = |plain, set: &[&str]| {
             skips_signature(plain, |name| set.contains(&name).then(|| "true".to_owned()))
         };

@@ -1,4 +1,4 @@
-//! Why something is not stored, in classes that say what to do about it.
+//! Errors of storages, in classes that determine how to handle them.
 
 use std::fmt;
 use std::io;
@@ -8,24 +8,24 @@ use pagecast_core::spec::StorageError;
 
 use super::http::RequestError;
 
-/// What kind of failure this is, for whoever decides about another try.
+/// Class of a failure, for retry decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
-    /// Timeouts, lost connections, an overloaded service: it may work later.
+    /// Timeout, lost connection or overloaded service: a retry may succeed.
     Transient,
-    /// The keys are wrong, too old, or not allowed to do this.
+    /// The keys are wrong, expired or lack permission.
     Denied,
-    /// There is no such bucket, container or folder.
+    /// The bucket, container or folder does not exist.
     NotFound,
     /// No space is left.
     Full,
-    /// The file to be stored cannot be read, or this machine's disk fails.
+    /// The source file cannot be read, or a local disk failed.
     Local,
-    /// It will not work later either.
+    /// A retry will fail as well.
     Permanent,
 }
 
-/// What was tried: a verb, a name, a place. Never keys, never queries.
+/// What was attempted: verb, object name and location. Never contains keys or queries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub(super) verb: &'static str,
@@ -39,43 +39,43 @@ impl fmt::Display for Attempt {
     }
 }
 
-/// Why something is not stored.
+/// Errors of a storage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It may work later.
+    /// A retry may succeed.
     #[error("cannot {0} for now: {1}")]
     Transient(Attempt, String),
-    /// Not with these keys.
+    /// The keys are wrong, expired or lack permission.
     #[error("cannot {0}: {1}")]
     Denied(Attempt, String),
-    /// The bucket, container or folder is not there.
+    /// The bucket, container or folder does not exist.
     #[error("cannot {0}: {1}")]
     NotFound(Attempt, String),
     /// No space is left.
     #[error("cannot {0}: no space is left there")]
     Full(Attempt),
-    /// A file of this machine.
+    /// A local file cannot be read or written.
     #[error("cannot {0}")]
     Local(Attempt, #[source] io::Error),
-    /// It will not work later either.
+    /// A retry will fail as well.
     #[error("cannot {0}: {1}")]
     Permanent(Attempt, String),
-    /// Not a name that means the same everywhere.
+    /// The name is not valid in every kind of storage.
     #[error(
-        "{0:?} cannot be the name of an object: use letters, digits, _, - and ., no dot in front, / between folders"
+        "{0:?} is not an object name: use letters, digits, _, - and ., no dot in front, / between folders"
     )]
     InvalidName(String),
-    /// A description that cannot be used.
+    /// The description of the storage is invalid.
     #[error("cannot use this storage")]
     InvalidStorage(#[from] StorageError),
-    /// Something is missing in a description.
+    /// The storage cannot be opened, for example without keys.
     #[error("cannot use {0}: {1}")]
     Open(String, String),
 }
 
 impl Error {
-    /// What kind of failure this is.
+    /// Class of the failure.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
@@ -90,11 +90,11 @@ impl Error {
         }
     }
 
-    /// What a storage service refused, or why it was not reached.
-    pub(super) fn from_request_error(attempt: Attempt, fault: &RequestError) -> Self {
-        let RequestError::Status { status, code } = fault else {
-            let why = fault.to_string();
-            return match fault {
+    /// Classifies a failed request and adds a hint.
+    pub(super) fn from_request_error(attempt: Attempt, error: &RequestError) -> Self {
+        let RequestError::Status { status, code } = error else {
+            let why = error.to_string();
+            return match error {
                 RequestError::Connect(_) if why.contains("no host of this name") => {
                     Self::Transient(attempt, format!("{why}: check the region or the endpoint"))
                 }
@@ -108,57 +108,58 @@ impl Error {
                 _ => Self::Transient(attempt, why),
             };
         };
-        let said = |hint: &str| format!("{fault}: {hint}");
+        let with_hint = |hint: &str| format!("{error}: {hint}");
         let code = code.as_deref().unwrap_or_default();
         match (status, code) {
-            (_, "RequestTimeTooSkewed") => Self::Denied(attempt, said("set the clock of this machine")),
+            (_, "RequestTimeTooSkewed") => Self::Denied(attempt, with_hint("set the clock of this machine")),
             (_, "ExpiredToken" | "TokenRefreshRequired") => {
-                Self::Denied(attempt, said("the keys are too old, get new ones"))
+                Self::Denied(attempt, with_hint("the keys have expired, get new ones"))
             }
             (_, "InvalidToken") => {
-                Self::Denied(attempt, said("the session token does not belong to these keys"))
+                Self::Denied(attempt, with_hint("the session token does not belong to these keys"))
             }
             (_, "SignatureDoesNotMatch") => {
-                Self::Denied(attempt, said("the secret key does not belong to the access key"))
+                Self::Denied(attempt, with_hint("the secret key does not belong to the access key"))
             }
-            (_, "InvalidAccessKeyId") => Self::Denied(attempt, said("there is no such access key")),
+            (_, "InvalidAccessKeyId") => Self::Denied(attempt, with_hint("there is no such access key")),
             (_, "NoSuchBucket" | "ContainerNotFound") => {
-                Self::NotFound(attempt, said("make the bucket first, or correct its name"))
+                Self::NotFound(attempt, with_hint("create the bucket first, or correct its name"))
             }
             (_, "QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage") | (507, _) => {
                 Self::Full(attempt)
             }
             (_, "RequestTimeout" | "SlowDown" | "OperationAborted" | "NoSuchUpload" | "BadDigest") => {
-                Self::Transient(attempt, fault.to_string())
+                Self::Transient(attempt, error.to_string())
             }
             (401 | 403, _) => Self::Denied(
                 attempt,
-                said("check that the keys are right and may read, write and delete here"),
+                with_hint("check that the keys are right and may read, write and delete here"),
             ),
-            (404, _) => {
-                Self::NotFound(attempt, said("check the name of the bucket, the region and the endpoint"))
-            }
+            (404, _) => Self::NotFound(
+                attempt,
+                with_hint("check the name of the bucket, the region and the endpoint"),
+            ),
             (300..400, _) | (400, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
-                Self::Permanent(attempt, said("the bucket is in another region, correct the region"))
+                Self::Permanent(attempt, with_hint("the bucket is in another region, correct the region"))
             }
-            (408 | 409 | 425 | 429 | 500.., _) => Self::Transient(attempt, fault.to_string()),
-            _ => Self::Permanent(attempt, fault.to_string()),
+            (408 | 409 | 425 | 429 | 500.., _) => Self::Transient(attempt, error.to_string()),
+            _ => Self::Permanent(attempt, error.to_string()),
         }
     }
 
-    /// What failed on a disk of this machine that is written to.
+    /// Classifies an error of a local disk that is written to.
     pub(super) fn from_disk_error(attempt: Attempt, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(attempt),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied(
                 attempt,
-                "this user may not write there: change its owner, or choose another".into(),
+                "this user has no write permission there: change the owner, or choose another folder".into(),
             ),
             _ => Self::Local(attempt, error),
         }
     }
 
-    /// A file that was to be stored and cannot be read.
+    /// The source file of an upload cannot be read.
     pub(super) fn source_unreadable(file: &Path, error: io::Error) -> Self {
         let place = file.parent().unwrap_or(file).display().to_string();
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -191,8 +192,8 @@ mod tests {
             (400, Some("AuthorizationHeaderMalformed"), ErrorClass::Permanent),
             (413, None, ErrorClass::Permanent),
         ] {
-            let fault = RequestError::Status { status, code: code.map(str::to_owned) };
-            let error = Error::from_request_error(attempt(), &fault);
+            let error = RequestError::Status { status, code: code.map(str::to_owned) };
+            let error = Error::from_request_error(attempt(), &error);
             assert_eq!(error.class(), class, "{error}");
             assert!(
                 error.to_string().starts_with("cannot store a.mp4 in bucket rec at b.example"),

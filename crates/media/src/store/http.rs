@@ -1,7 +1,6 @@
-//! The way to a storage service: connects, sends, and gives up when nothing moves any more.
+//! HTTP transport of the storage services. A request fails when it makes no progress for some time.
 //!
-//! What a service answers is not trusted: it is bounded, and only its status and the name of its error are
-//! ever repeated.
+//! Responses are not trusted: their size is bounded, and only the status and the error code are ever quoted.
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
@@ -17,43 +16,45 @@ use object_store::client::{
     HttpRequestBody, HttpResponse, HttpService,
 };
 use pagecast_core::error_text::root_cause;
-use reqwest::{Response, redirect};
+use pagecast_egress::FilteringResolver;
+use pagecast_egress::http::{client_builder, filtered_client_builder};
+use reqwest::Response;
 use tokio::time::{Instant, sleep_until};
 
-use super::resolver::{FilteringResolver, ResolveError};
+use super::resolver::ResolveError;
 
-/// Longest answer; those that are read are lists of parts and errors.
+/// Largest response in bytes: ample for the errors and upload results that are read.
 const MAX_RESPONSE_BYTES: usize = 1 << 20;
-/// What is handed to a connection at a time: steps in which progress is seen.
+/// Size of the chunks handed to a connection: the granularity of progress detection.
 const CHUNK_BYTES: usize = 64 << 10;
-/// What may be on its way, in the system's buffers, when all is handed over ...
+/// Bytes that may remain in the kernel's send buffers when the whole body is handed over ...
 const MAX_BUFFERED_BYTES: u64 = 4 << 20;
-/// ... and the least speed, in bytes per second, that it is given to get there.
+/// ... and the lowest rate, in bytes per second, at which they are expected to drain.
 const MIN_BYTES_PER_S: u64 = 64 << 10;
 
-/// Why a request came to nothing.
+/// Errors of a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
-    #[error("there is no connection ({0})")]
+    #[error("cannot connect ({0})")]
     Connect(String),
-    #[error("nothing was sent or answered for {} s", .0.as_secs_f64())]
+    #[error("no data was sent or received for {} s", .0.as_secs_f64())]
     Stalled(Duration),
     #[error("the connection broke ({0})")]
     ConnectionLost(String),
-    #[error("it answered {status}{}", .code.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())]
+    #[error("the service responded {status}{}", in_parentheses(.code.as_deref()))]
     Status { status: u16, code: Option<String> },
-    #[error("no keys are given, and neither the environment nor a role of this machine has any")]
+    #[error("no credentials were given, and neither the environment nor a role of this machine has any")]
     NoCredentials,
-    #[error("its answer is longer than 1 MiB")]
+    #[error("the response is longer than 1 MiB")]
     ResponseTooLong,
-    #[error("it wants to be spoken to without encryption")]
+    #[error("the endpoint uses http:// and unencrypted requests are not allowed")]
     Insecure,
     #[error("{0}")]
     Resolve(ResolveError),
 }
 
 impl RequestError {
-    /// The fault at the root of an error of `object_store`.
+    /// Finds the transport's error in the sources of an error of `object_store`.
     pub(super) fn find_in(error: &object_store::Error) -> Option<&Self> {
         let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
         while let Some(e) = cause {
@@ -66,14 +67,12 @@ impl RequestError {
     }
 
     fn from_reqwest(error: &reqwest::Error) -> Self {
-        let mut innermost: &(dyn StdError + 'static) = error;
-        while let Some(deeper) = innermost.source() {
-            innermost = deeper;
+        if let Some(pagecast_egress::ResolveError::Refused(refusal)) =
+            pagecast_egress::ResolveError::find_in(error)
+        {
+            return Self::Resolve((*refusal).into());
         }
-        if let Some(closed) = innermost.downcast_ref() {
-            return Self::Resolve(*closed);
-        }
-        // The outermost error would name the address, with its query.
+        // The outermost error contains the address with its query, which may hold a signature.
         let why =
             if error.source().is_some() { sanitize(&root_cause(error)) } else { "of the protocol".into() };
         if error.is_connect() { Self::Connect(why) } else { Self::ConnectionLost(why) }
@@ -96,12 +95,16 @@ impl From<RequestError> for HttpError {
     }
 }
 
-/// Text of others, fit for a line of a log.
+fn in_parentheses(code: Option<&str>) -> String {
+    code.map_or_else(String::new, |code| format!(" ({code})"))
+}
+
+/// Cleans foreign text for one log line.
 fn sanitize(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(160).collect()
 }
 
-/// Connections to one service.
+/// The HTTP client of one service.
 #[derive(Debug, Clone)]
 pub(super) struct HttpTransport {
     client: reqwest::Client,
@@ -110,53 +113,48 @@ pub(super) struct HttpTransport {
 }
 
 impl HttpTransport {
-    /// `direct`: past any proxy of the environment, as for this machine's own addresses. What is guarded
-    /// knows no proxy, which would look up names itself.
+    /// Makes a client. `direct`: ignores the environment's proxy, as for loopback addresses. With a
+    /// `resolver` no proxy is used either, as a proxy would resolve names itself.
     pub(super) fn new(
         connect: Duration,
         stall: Duration,
         direct: bool,
-        guard: Option<FilteringResolver>,
+        resolver: Option<FilteringResolver>,
     ) -> Result<Self, reqwest::Error> {
-        let mut client = reqwest::Client::builder()
-            .connect_timeout(connect)
-            .pool_idle_timeout(Duration::from_secs(20))
-            .redirect(redirect::Policy::none())
-            .http1_only();
-        if direct || guard.is_some() {
-            client = client.no_proxy();
-        }
-        if let Some(guard) = guard {
-            client = client.dns_resolver(guard);
-        }
+        let client = match resolver {
+            Some(resolver) => filtered_client_builder(resolver),
+            None if direct => client_builder().no_proxy(),
+            None => client_builder(),
+        };
+        let client = client.connect_timeout(connect).pool_idle_timeout(Duration::from_secs(20));
         Ok(Self { client: client.build()?, stall_timeout: stall, allow_http: false })
     }
 
-    /// Sends, and gives the whole answer if it is a good one.
+    /// Sends a request and returns the whole response if it is a success.
     pub(super) async fn send(
         &self,
         mut request: reqwest::Request,
         body: VecDeque<Bytes>,
     ) -> Result<(Response, Bytes), RequestError> {
         let bytes = body.iter().map(|b| b.len() as u64).sum::<u64>();
-        let watch = StallTimer::new(self.stall_timeout);
-        // Without one the connection would say that it sends chunks.
+        let timer = StallTimer::new(self.stall_timeout);
+        // With an empty body the request would use chunked encoding.
         if bytes > 0 {
-            let body = ProgressBody { chunks: body, bytes, timer: watch.clone() };
+            let body = ProgressBody { chunks: body, bytes, timer: timer.clone() };
             *request.body_mut() = Some(reqwest::Body::wrap(body));
         }
         let exchange = async {
             let response = self.client.execute(request).await.map_err(|e| RequestError::from_reqwest(&e))?;
-            watch.on_progress(Duration::ZERO);
-            read_response(response, &watch).await
+            timer.on_progress(Duration::ZERO);
+            read_response(response, &timer).await
         };
         tokio::pin!(exchange);
         loop {
-            let until = watch.deadline();
+            let until = timer.deadline();
             tokio::select! {
                 done = &mut exchange => return done,
                 () = sleep_until(until) => {
-                    if watch.deadline() <= Instant::now() {
+                    if timer.deadline() <= Instant::now() {
                         return Err(RequestError::Stalled(self.stall_timeout));
                     }
                 }
@@ -167,42 +165,42 @@ impl HttpTransport {
 
 async fn read_response(
     mut response: Response,
-    watch: &StallTimer,
+    timer: &StallTimer,
 ) -> Result<(Response, Bytes), RequestError> {
-    let mut answer = Vec::new();
+    let mut content = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| RequestError::from_reqwest(&e))? {
-        watch.on_progress(Duration::ZERO);
-        if answer.len() + chunk.len() > MAX_RESPONSE_BYTES {
+        timer.on_progress(Duration::ZERO);
+        if content.len() + chunk.len() > MAX_RESPONSE_BYTES {
             return Err(RequestError::ResponseTooLong);
         }
-        answer.extend_from_slice(&chunk);
+        content.extend_from_slice(&chunk);
     }
     let status = response.status().as_u16();
-    let said = parse_error_code(&answer);
-    // Some errors are found only when the status is sent already.
-    let failed_late = status == 200 && said.is_some();
+    let error_code = parse_error_code(&content);
+    // S3 can report an error in a body after it has sent status 200 (CompleteMultipartUpload).
+    let failed_late = status == 200 && error_code.is_some();
     if !response.status().is_success() || failed_late {
         let header = response.headers().get("x-ms-error-code").and_then(|code| code.to_str().ok());
-        let code = said.or_else(|| header.and_then(checked_error_code));
+        let code = error_code.or_else(|| header.and_then(checked_error_code));
         return Err(RequestError::Status { status: if failed_late { 500 } else { status }, code });
     }
-    Ok((response, answer.into()))
+    Ok((response, content.into()))
 }
 
-/// The name of the error in an answer like `<Error><Code>NoSuchBucket</Code>`.
+/// Extracts the error code from a response like `<Error><Code>NoSuchBucket</Code>`.
 fn parse_error_code(answer: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(answer.get(..4096).unwrap_or(answer));
     let (_, inside) = text.split_once("<Error>")?;
     checked_error_code(inside.split_once("<Code>")?.1.split_once("</Code>")?.0)
 }
 
-/// Names of errors are a word; what is none is not repeated.
+/// Accepts an error code that is one word; anything else must not be quoted.
 pub(super) fn checked_error_code(text: &str) -> Option<String> {
     let word = (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'.');
     word.then(|| text.to_owned())
 }
 
-/// What a body is made of: all of it is there already.
+/// The chunks of a body, which is in memory as a whole.
 fn body_chunks(mut body: HttpRequestBody) -> VecDeque<Bytes> {
     let mut chunks = VecDeque::new();
     let mut context = Context::from_waker(std::task::Waker::noop());
@@ -212,7 +210,7 @@ fn body_chunks(mut body: HttpRequestBody) -> VecDeque<Bytes> {
     chunks
 }
 
-/// Whether this is where the clouds give keys to their own machines.
+/// Whether this is a cloud's metadata service, which issues keys to its machines.
 fn is_metadata_service(url: &url::Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_link_local(),
@@ -225,16 +223,16 @@ fn is_metadata_service(url: &url::Url) -> bool {
 impl HttpService for HttpTransport {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
-        let unusable = |_| HttpError::from(RequestError::ConnectionLost("not an address".into()));
-        let url = url::Url::parse(&parts.uri.to_string()).map_err(unusable)?;
+        let invalid = |_| HttpError::from(RequestError::ConnectionLost("not an address".into()));
+        let url = url::Url::parse(&parts.uri.to_string()).map_err(invalid)?;
         if url.scheme() != "https" && !self.allow_http {
             return Err(RequestError::Insecure.into());
         }
-        let of_keys = is_metadata_service(&url);
+        let for_keys = is_metadata_service(&url);
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
         let sent = self.send(request, body_chunks(body)).await.map_err(|fault| match fault {
-            RequestError::Connect(_) | RequestError::Status { status: 400..500, .. } if of_keys => {
+            RequestError::Connect(_) | RequestError::Status { status: 400..500, .. } if for_keys => {
                 RequestError::NoCredentials
             }
             other => other,
@@ -255,7 +253,7 @@ impl HttpConnector for HttpTransport {
     }
 }
 
-/// When something last moved, and how long it may rest.
+/// Deadline that each progress of a request moves.
 #[derive(Debug, Clone)]
 struct StallTimer {
     stall_timeout: Duration,
@@ -277,7 +275,7 @@ impl StallTimer {
     }
 }
 
-/// A body that tells the watch what the connection takes of it.
+/// A body that reports progress to the timer whenever the connection takes a chunk.
 struct ProgressBody {
     chunks: VecDeque<Bytes>,
     bytes: u64,
@@ -329,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_word_is_repeated() {
+    fn only_a_word_is_accepted_as_error_code() {
         let answer = b"<?xml version=\"1.0\"?><Error><Code>NoSuchBucket</Code><Message>x</Message></Error>";
         assert_eq!(parse_error_code(answer).as_deref(), Some("NoSuchBucket"));
         for bad in [

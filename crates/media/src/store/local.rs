@@ -1,4 +1,4 @@
-//! Files and folders of this machine.
+//! Stores objects as local files.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -9,14 +9,14 @@ use bytes::Bytes;
 use super::error::{Attempt, Error};
 use super::{StoredObject, probe_name};
 
-/// A file, or a folder of files.
+/// A single file, or a folder of files.
 #[derive(Debug, Clone)]
 pub(super) enum LocalStore {
     File(PathBuf),
     Folder(PathBuf),
 }
 
-/// What a new file is made of.
+/// Contents of a new object.
 enum Content {
     File(PathBuf),
     Bytes(Bytes),
@@ -43,7 +43,7 @@ impl LocalStore {
         self.blocking(name, |local, name| match fs::metadata(local.target_path(&name)) {
             Ok(data) => Ok(Some(stored_object(data.len()))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::from_disk_error(local.attempt("look for", &name), e)),
+            Err(e) => Err(Error::from_disk_error(local.attempt("look up", &name), e)),
         })
         .await
     }
@@ -95,7 +95,7 @@ impl LocalStore {
         }
     }
 
-    /// The folder, which must be there: one that is not may be a disk that is not mounted.
+    /// The folder, which must exist: a missing one may be a disk that is not mounted.
     fn folder(&self, verb: &'static str, name: &str) -> Result<&Path, Error> {
         let folder = match self {
             Self::File(path) => parent_folder(path),
@@ -104,7 +104,7 @@ impl LocalStore {
         if folder.is_dir() {
             return Ok(folder);
         }
-        Err(Error::NotFound(self.attempt(verb, name), "there is no such folder: make it first".into()))
+        Err(Error::NotFound(self.attempt(verb, name), "the folder does not exist: create it first".into()))
     }
 
     fn put_content(&self, name: &str, source: Content) -> Result<StoredObject, Error> {
@@ -126,12 +126,12 @@ impl LocalStore {
         let placed = write_draft(&draft, &source).and_then(|()| {
             let bytes = fs::metadata(&draft)?.len();
             if bytes != expected {
-                return Err(io::Error::other(format!("{bytes} bytes were written of {expected}")));
+                return Err(io::Error::other(format!("wrote {bytes} of {expected} bytes")));
             }
             fs::rename(&draft, &target)?;
             File::open(folder)?.sync_all()
         });
-        // To rename a file to another name of itself does nothing, and there may be a draft after a failure.
+        // Renaming a hard link onto the same file leaves the draft, and so does a failure.
         let _usually_gone = fs::remove_file(&draft);
         placed.map_err(failed)?;
         Ok(stored_object(expected))
@@ -142,7 +142,7 @@ fn stored_object(bytes: u64) -> StoredObject {
     StoredObject { bytes, etag: None, vod_asset: None }
 }
 
-/// The folder that something is in.
+/// The parent folder of a path; `.` for a bare file name.
 pub(crate) fn parent_folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -150,7 +150,7 @@ pub(crate) fn parent_folder(path: &Path) -> &Path {
     }
 }
 
-/// Makes a folder and those above it, each of them known to the disk.
+/// Creates a folder and its parents and syncs each to the disk.
 fn create_folders(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -164,11 +164,11 @@ fn create_folders(folder: &Path) -> io::Result<()> {
     File::open(above)?.sync_all()
 }
 
-/// A complete file at `draft`, on the disk. A second name of the same file costs nothing, where that is possible.
+/// Writes a complete file to `draft` and syncs it. Uses a hard link where possible, which copies nothing.
 fn write_draft(draft: &Path, source: &Content) -> io::Result<()> {
     match source {
         Content::File(file) => {
-            // Follows no link: whoever names a link wants what is behind it.
+            // `hard_link` does not follow symbolic links, but the target is what shall be stored.
             let file = fs::canonicalize(file)?;
             if fs::hard_link(&file, draft).is_err() {
                 fs::copy(&file, draft)?;

@@ -1,4 +1,4 @@
-//! Tencent's video on demand: a place is applied for, the files go there, and the upload is confirmed.
+//! Stores files in Tencent VOD: `ApplyUpload`, upload to the assigned bucket, `CommitUpload`.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pagecast_core::spec::{self, Bucket, Secret, StorageKeys, StorageService, is_object_name};
+use pagecast_tc3::{SigningInput, iso8601, sha256_hex};
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::Deserialize;
@@ -16,26 +17,25 @@ use url::Url;
 use super::bucket::{BucketStore, is_loopback};
 use super::error::{Attempt, Error};
 use super::http::{HttpTransport, checked_error_code};
-use super::tc3::{SigningInput, iso8601, sha256_hex};
 use super::{StoredObject, TransferConfig};
 
 const API_VERSION: &str = "2018-07-17";
 const JSON: &str = "application/json";
-/// Keys that end so soon are not used for another file.
+/// Keys that expire within this time are renewed before the next file.
 const MIN_KEY_LIFETIME_S: u64 = 60;
-/// How often a place is applied for, for one medium: keys of an upload last for hours.
+/// Most calls of `ApplyUpload` for one asset: keys normally last for hours.
 const MAX_APPLY_CALLS: u32 = 4;
 
-/// A medium in video on demand.
+/// An asset in video on demand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VodAsset {
-    /// Its number there (`FileId`).
+    /// Id of the asset (`FileId`).
     pub file_id: String,
-    /// Where it plays (`MediaUrl`).
+    /// Playback address (`MediaUrl`).
     pub url: String,
 }
 
-/// Video on demand of an application.
+/// The video-on-demand service of one application.
 pub(super) struct VodStore {
     http: HttpTransport,
     spec: spec::Vod,
@@ -43,7 +43,7 @@ pub(super) struct VodStore {
     endpoint: Url,
     location: String,
     transfer: TransferConfig,
-    /// An upload that is complete, and whose confirmation got no answer: its name, its size and its session.
+    /// A complete upload whose `CommitUpload` got no response: name, size and session key.
     pending_commit: Mutex<Option<(String, u64, Secret)>>,
 }
 
@@ -53,7 +53,7 @@ impl std::fmt::Debug for VodStore {
     }
 }
 
-/// Where an upload goes, and the keys for it.
+/// Destination of an upload and its temporary keys.
 struct UploadSession {
     session_key: Secret,
     folder: Vec<String>,
@@ -102,29 +102,38 @@ struct ApiError {
 }
 
 impl VodStore {
-    pub(super) fn open(vod: &spec::Vod, pace: TransferConfig) -> Result<Self, Error> {
-        let unusable = |why: &str| Error::Open("video on demand".into(), why.into());
-        let keys = vod.keys.clone().ok_or_else(|| unusable("it needs the keys of the application"))?;
-        let usual = || Url::parse("https://vod.tencentcloudapi.com");
-        let endpoint = vod.endpoint.clone().map_or_else(usual, Ok).map_err(|_| unusable("no endpoint"))?;
-        let http = HttpTransport::new(pace.connect_timeout, pace.stall_timeout, is_loopback(&endpoint), None)
-            .map_err(|_| unusable("no TLS is possible: is ca-certificates installed?"))?;
-        let place = format!("video on demand at {}", host_and_port(&endpoint));
-        let (spec, unconfirmed) = (vod.clone(), Mutex::default());
-        Ok(Self { http, spec, keys, endpoint, location: place, transfer: pace, pending_commit: unconfirmed })
+    pub(super) fn open(vod: &spec::Vod, transfer: TransferConfig) -> Result<Self, Error> {
+        let open_error = |why: &str| Error::Open("video on demand".into(), why.into());
+        let keys = vod.keys.clone().ok_or_else(|| open_error("the keys of the application are required"))?;
+        let default_endpoint = || Url::parse("https://vod.tencentcloudapi.com");
+        let endpoint = vod
+            .endpoint
+            .clone()
+            .map_or_else(default_endpoint, Ok)
+            .map_err(|_| open_error("the endpoint is not a URL"))?;
+        let http = HttpTransport::new(
+            transfer.connect_timeout,
+            transfer.stall_timeout,
+            is_loopback(&endpoint),
+            None,
+        )
+        .map_err(|_| open_error("TLS is not available: install ca-certificates"))?;
+        let location = format!("video on demand at {}", host_and_port(&endpoint));
+        let (spec, pending_commit) = (vod.clone(), Mutex::default());
+        Ok(Self { http, spec, keys, endpoint, location, transfer, pending_commit })
     }
 
     pub(super) fn location(&self) -> &str {
         &self.location
     }
 
-    /// Stores `files` as one medium called `name`, which is the last of them.
+    /// Stores `files` as one asset called `name`, the last of them.
     pub(super) async fn put(&self, name: &str, files: &[(&str, &Path)]) -> Result<StoredObject, Error> {
         let bytes = files.last().map_or(Ok(0), |(_, file)| {
             std::fs::metadata(file).map(|m| m.len()).map_err(|e| Error::source_unreadable(file, e))
         })?;
-        if let Some(again) = self.retry_commit(name, bytes).await {
-            return again;
+        if let Some(result) = self.retry_commit(name, bytes).await {
+            return result;
         }
         let mut session = self.apply_upload(name).await?;
         let (mut applied, mut next) = (1, 0);
@@ -134,8 +143,8 @@ impl VodStore {
             let Some(target) = target else {
                 return Err(self.permanent_error(name, "a segment is not in the folder of its playlist"));
             };
-            let too_old = session.expires_at_s < unix_now_s() + MIN_KEY_LIFETIME_S;
-            let sent = if too_old {
+            let expired = session.expires_at_s < unix_now_s() + MIN_KEY_LIFETIME_S;
+            let sent = if expired {
                 None
             } else {
                 Some(session.bucket.put(&target, file, content_type(relative)).await)
@@ -144,11 +153,12 @@ impl VodStore {
                 Some(Ok(_)) => next += 1,
                 Some(Err(e)) if !is_key_expired(&e) || applied == MAX_APPLY_CALLS => return Err(e),
                 None if applied == MAX_APPLY_CALLS => {
-                    return Err(self.permanent_error(name, "keys for uploads last less than a minute there"));
+                    return Err(self
+                        .permanent_error(name, "the temporary keys of the service last less than a minute"));
                 }
                 Some(Err(_)) | None => {
                     let fresh = self.apply_upload(name).await?;
-                    // New keys are for a new place: what is in the old one is of no use, unless it is the same.
+                    // New keys usually come with a new folder; then the files must be uploaded again.
                     next =
                         if fresh.folder == session.folder && fresh.file == session.file { next } else { 0 };
                     (session, applied) = (fresh, applied + 1);
@@ -158,7 +168,7 @@ impl VodStore {
         self.commit_upload(name, bytes, session.session_key).await
     }
 
-    /// Keys that can apply can also upload, so nothing is uploaded here.
+    /// Checks the keys with `ApplyUpload`; the temporary keys that it returns can always upload.
     pub(super) async fn probe(&self) -> Result<(), Error> {
         self.apply_upload("pagecast-probe.mp4").await.map(drop)
     }
@@ -187,11 +197,10 @@ impl VodStore {
     }
 
     fn open_session(&self, name: &str, applied: ApplyUploadResponse) -> Result<UploadSession, Error> {
-        let senseless =
-            |what| self.permanent_error(name, &format!("it sends the upload to {what} that cannot be one"));
+        let invalid = |what| self.permanent_error(name, &format!("ApplyUpload returned an invalid {what}"));
         let path = applied.media_storage_path.trim_start_matches('/');
         if !is_object_name(path) {
-            return Err(senseless("a path"));
+            return Err(invalid("path"));
         }
         let mut folder: Vec<_> = path.split('/').map(str::to_owned).collect();
         let file = folder.pop().unwrap_or_default();
@@ -207,7 +216,7 @@ impl VodStore {
             }),
             ..Bucket::new(StorageService::Cos, applied.storage_bucket)
         };
-        spec::Storage::Bucket(bucket.clone()).validate().map_err(|_| senseless("a bucket"))?;
+        spec::Storage::Bucket(bucket.clone()).validate().map_err(|_| invalid("bucket"))?;
         let remote = BucketStore::open(&bucket, self.transfer)?;
         Ok(UploadSession {
             session_key: applied.vod_session_key,
@@ -227,17 +236,17 @@ impl VodStore {
             Ok(committed) => committed,
             Err(e) => {
                 if matches!(e, Error::Transient(..)) {
-                    let mut unconfirmed = self.pending_commit.lock().unwrap_or_else(PoisonError::into_inner);
-                    *unconfirmed = Some((name.to_owned(), bytes, session));
+                    let mut pending = self.pending_commit.lock().unwrap_or_else(PoisonError::into_inner);
+                    *pending = Some((name.to_owned(), bytes, session));
                 }
                 return Err(e);
             }
         };
-        let medium = VodAsset { file_id: sanitize(&committed.file_id), url: sanitize(&committed.media_url) };
-        Ok(StoredObject { bytes, etag: None, vod_asset: Some(medium) })
+        let asset = VodAsset { file_id: sanitize(&committed.file_id), url: sanitize(&committed.media_url) };
+        Ok(StoredObject { bytes, etag: None, vod_asset: Some(asset) })
     }
 
-    /// Confirms the last upload, if it was this one, rather than making a second medium of it. `None`: it must be sent.
+    /// Repeats `CommitUpload` if the last upload was this one, to avoid a second asset. `None`: upload it.
     async fn retry_commit(&self, name: &str, bytes: u64) -> Option<Result<StoredObject, Error>> {
         let last = self.pending_commit.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (last_name, last_bytes, session) = last?;
@@ -245,7 +254,7 @@ impl VodStore {
             return None;
         }
         match self.commit_upload(name, bytes, session).await {
-            // Its session is over.
+            // The session has expired.
             Err(Error::Permanent(..) | Error::NotFound(..)) => None,
             other => Some(other),
         }
@@ -258,19 +267,21 @@ impl VodStore {
         call: &serde_json::Value,
     ) -> Result<T, Error> {
         let attempt = || Attempt { verb: "store", name: name.to_owned(), location: self.location.clone() };
-        let senseless = || Error::Transient(attempt(), format!("its answer to {action} makes no sense"));
+        let invalid = || Error::Transient(attempt(), format!("invalid response to {action}"));
         let body = call.to_string();
         let Some(request) = self.sign_request(action, &body) else {
-            return Err(self.permanent_error(name, "the keys cannot be sent"));
+            return Err(
+                self.permanent_error(name, "the keys contain characters that are not allowed in headers")
+            );
         };
         let sent = self.http.send(request, VecDeque::from([body.into()])).await;
-        let (_, answer) = sent.map_err(|fault| Error::from_request_error(attempt(), &fault))?;
-        let envelope: Envelope = serde_json::from_slice(&answer).map_err(|_| senseless())?;
+        let (_, content) = sent.map_err(|fault| Error::from_request_error(attempt(), &fault))?;
+        let envelope: Envelope = serde_json::from_slice(&content).map_err(|_| invalid())?;
         if let Some(error) = envelope.response.get("Error") {
-            let refusal = ApiError::deserialize(error).map_err(|_| senseless())?;
+            let refusal = ApiError::deserialize(error).map_err(|_| invalid())?;
             return Err(api_error(attempt(), action, &refusal.code));
         }
-        T::deserialize(envelope.response).map_err(|_| senseless())
+        T::deserialize(envelope.response).map_err(|_| invalid())
     }
 
     fn sign_request(&self, action: &str, body: &str) -> Option<reqwest::Request> {
@@ -315,11 +326,11 @@ impl VodStore {
     }
 }
 
-fn api_error(attempt: Attempt, action: &str, said: &str) -> Error {
-    let said = checked_error_code(said).unwrap_or_else(|| "an error".into());
-    let why = |hint: &str| format!("{action} was refused ({said}){hint}");
-    match said.split('.').next().unwrap_or_default() {
-        "AuthFailure" if said.ends_with("SignatureExpire") => {
+fn api_error(attempt: Attempt, action: &str, code: &str) -> Error {
+    let code = checked_error_code(code).unwrap_or_else(|| "an error".into());
+    let why = |hint: &str| format!("{action} was refused ({code}){hint}");
+    match code.split('.').next().unwrap_or_default() {
+        "AuthFailure" if code.ends_with("SignatureExpire") => {
             Error::Denied(attempt, why(": set the clock of this machine"))
         }
         "AuthFailure" | "UnauthorizedOperation" => Error::Denied(
@@ -336,13 +347,13 @@ fn api_error(attempt: Attempt, action: &str, said: &str) -> Error {
     }
 }
 
-/// Whether keys for an upload ended during it.
+/// Whether an upload failed because its temporary keys expired.
 fn is_key_expired(error: &Error) -> bool {
     let words = ["ExpiredToken", "TokenRefreshRequired", "InvalidAccessKeyId"];
     matches!(error, Error::Denied(_, why) if words.iter().any(|word| why.contains(word)))
 }
 
-/// The name of a segment as seen from the folder of its playlist.
+/// The name of a segment relative to the folder of its playlist; `None` if it is elsewhere.
 fn relative_to_playlist(segment: &str, playlist: &str) -> Option<String> {
     match playlist.rsplit_once('/') {
         None => Some(segment.to_owned()),
@@ -368,7 +379,7 @@ fn host_and_port(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// Text of others that is kept, in bounds.
+/// Cleans and bounds text of the service.
 fn sanitize(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(2048).collect()
 }

@@ -1,4 +1,4 @@
-//! Pictures with a burnt-in counter and sound of known level, through the encoders.
+//! Encodes pictures with a burnt-in counter and sound of a known level.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use pagecast_media::record::{Error, Recorder, RunSummary, Spool};
 use pagecast_testkit::media::GrayImage;
 use pagecast_testkit::timecode::{Timecode, TimecodePosition};
 
-/// Size of all pictures: wide enough for the strip.
+/// Size of all pictures: wide enough for the counter strip.
 const SIZE: (u32, u32) = (320, 64);
 
 /// Settings of the video encoder.
@@ -25,7 +25,7 @@ pub(crate) fn config(fps: u32) -> Result<video::Config> {
     Ok(video::Config::for_files(size, fps, 1_000_000, KEYFRAME_INTERVAL))
 }
 
-/// Both tracks, as fresh encoders describe them.
+/// Parameters of both tracks from new encoders.
 pub(crate) fn tracks(fps: u32) -> Result<Tracks> {
     let config = config(fps)?;
     let video = video::Encoder::open(config)?;
@@ -35,13 +35,13 @@ pub(crate) fn tracks(fps: u32) -> Result<Tracks> {
     })
 }
 
-/// Tick `index`; a changed one shows its own number.
+/// Tick `index`; a changed one shows its own index.
 pub(crate) fn tick(fps: u32, index: i64, changed: bool) -> Result<Tick> {
     let pts = config(fps)?.fps.time_of(index);
     Ok(Tick { index, pts, frame: changed.then(|| frame(u32::try_from(index).unwrap_or(0))) })
 }
 
-/// Tick `index` with a picture that shows another number.
+/// Tick `index` with a picture that shows `counter`.
 pub(crate) fn numbered_tick(fps: u32, index: i64, counter: u32) -> Result<Tick> {
     Ok(Tick { frame: Some(frame(counter)), ..tick(fps, index, false)? })
 }
@@ -58,7 +58,7 @@ fn frame(counter: u32) -> Frame {
     Frame { picture: Arc::new(picture), damage: Tiles::all(width, height) }
 }
 
-/// Tick `index` with a picture of one grey.
+/// Tick `index` with a picture of one grey level.
 pub(crate) fn grey_tick(fps: u32, index: i64, level: u8) -> Result<Tick> {
     let mut picture = Picture::new(SIZE.0, SIZE.1);
     picture.bgrx_mut().fill(level);
@@ -66,7 +66,7 @@ pub(crate) fn grey_tick(fps: u32, index: i64, level: u8) -> Result<Tick> {
     Ok(Tick { frame: Some(frame), ..tick(fps, index, false)? })
 }
 
-/// A run of `len` samples of one level on both sides.
+/// A run of `len` samples of one level on both channels.
 pub(crate) fn sample_run(start: u64, len: usize, level: f32) -> Samples {
     Samples { start, pcm: vec![level; 2 * len].into() }
 }
@@ -76,7 +76,7 @@ pub(crate) fn end_at(index: i64) -> EndTime {
     EndTime::new(Some(MediaTime::from_index(index, SAMPLE_RATE)))
 }
 
-/// What the video encoder makes of these ticks.
+/// Encodes ticks as video.
 pub(crate) fn encode_video(
     fps: u32,
     ticks: Vec<Tick>,
@@ -90,7 +90,7 @@ pub(crate) fn encode_video(
     Ok((packets.iter().collect(), stats))
 }
 
-/// What the audio encoder makes of these runs.
+/// Encodes runs of samples as audio.
 pub(crate) fn encode_audio(runs: Vec<Samples>, end: EndTime) -> Result<(Vec<Packet>, Arc<audio::Stats>)> {
     let encoder = audio::Encoder::open(audio::Config::FILES)?;
     let stats = encoder.stats();
@@ -100,27 +100,27 @@ pub(crate) fn encode_audio(runs: Vec<Samples>, end: EndTime) -> Result<(Vec<Pack
     Ok((packets.iter().collect(), stats))
 }
 
-/// A channel that gives these and closes.
+/// A closed channel with these items.
 pub(crate) fn channel_of<T>(all: Vec<T>) -> Receiver<T> {
     let (sender, receiver) = sync_channel(all.len());
-    for one in all {
-        // The receiver is here and there is room for all.
-        let _sent = sender.send(one);
+    for item in all {
+        // The receiver exists and there is room for all items.
+        let _sent = sender.send(item);
     }
     receiver
 }
 
-/// A tap with room for everything that is sent.
-pub(crate) fn subscribed(lead: Track) -> std::io::Result<(SyncSender<Packet>, Subscription)> {
-    let (packets, fan_out) = FanOut::spawn(lead)?;
-    let tap = fan_out.subscribe("test", QueueLimit { bytes: usize::MAX, duration: Duration::MAX });
-    Ok((packets, tap))
+/// A subscription with room for all packets.
+pub(crate) fn subscribed(reference_track: Track) -> std::io::Result<(SyncSender<Packet>, Subscription)> {
+    let (packets, fan_out) = FanOut::spawn(reference_track)?;
+    let subscription = fan_out.subscribe("test", QueueLimit { bytes: usize::MAX, duration: Duration::MAX });
+    Ok((packets, subscription))
 }
 
-/// Time for anything that storage has to do.
+/// Longest time for an upload on a busy machine.
 pub(crate) const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Records packets, in the order of their time, and waits until that is delivered.
+/// Records packets by decode time and waits until the recording is stored.
 pub(crate) fn record(
     recording: &Recording,
     tracks: Tracks,
@@ -128,38 +128,38 @@ pub(crate) fn record(
 ) -> Result<(Result<RunSummary, Error>, UploadReport), Error> {
     let spool = Spool::create(recording)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks)?;
-    let delivery = UploadTask::spawn(spool, recorder.wakeup(), fast_retry_config())?;
-    let lead = if recording.audio_only { Track::Audio } else { Track::Video };
-    let (sender, tap) = subscribed(lead).expect("a thread starts");
-    let thread = recorder.spawn(tap, None)?;
+    let upload = UploadTask::spawn(spool, recorder.wakeup(), fast_retry_config())?;
+    let reference_track = if recording.audio_only { Track::Audio } else { Track::Video };
+    let (sender, subscription) = subscribed(reference_track).expect("the thread starts");
+    let thread = recorder.spawn(subscription, None)?;
     for packet in sorted_by_dts(packets) {
-        sender.send(packet).expect("the fan-out takes all");
+        sender.send(packet).expect("the fan-out takes all packets");
     }
     drop(sender);
-    let added = thread.join().expect("the recorder does not panic");
-    delivery.end_input();
-    Ok((added, wait_for_upload(delivery)))
+    let summary = thread.join().expect("the recorder does not panic");
+    upload.end_input();
+    Ok((summary, wait_for_upload(upload)))
 }
 
-/// Waits for a delivery, but not for ever.
-pub(crate) fn wait_for_upload(delivery: UploadTask) -> UploadReport {
+/// Waits for an upload, and cancels it if it fails or takes too long.
+pub(crate) fn wait_for_upload(upload: UploadTask) -> UploadReport {
     let begin = Instant::now();
-    while !delivery.is_finished() {
-        // What somebody must mend is not mended by waiting.
-        if begin.elapsed() > UPLOAD_TIMEOUT || delivery.status().state == State::Failed {
-            delivery.cancel();
+    while !upload.is_finished() {
+        // A failed upload needs an operator.
+        if begin.elapsed() > UPLOAD_TIMEOUT || upload.status().state == State::Failed {
+            upload.cancel();
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    delivery.join().expect("the delivery does not panic")
+    upload.join().expect("the upload does not panic")
 }
 
-/// Storage that is tried again at once.
+/// Settings with short pauses between retries.
 pub(crate) fn fast_retry_config() -> Config {
     Config { initial_backoff: Duration::from_millis(20), ..Config::default() }
 }
 
-/// Packets as encoders send them.
+/// Packets in the order of their decode times.
 pub(crate) fn sorted_by_dts(mut packets: Vec<Packet>) -> Vec<Packet> {
     packets.sort_by_key(|p| p.dts);
     packets
@@ -167,13 +167,13 @@ pub(crate) fn sorted_by_dts(mut packets: Vec<Packet>) -> Vec<Packet> {
 
 /// Writes packets to one MP4 file.
 pub(crate) fn record_to_file(path: &Path, fps: u32, packets: Vec<Packet>) -> Result<UploadReport> {
-    let (added, delivered) = record(&Recording::to_file(path.to_owned()), tracks(fps)?, packets)?;
-    added?;
-    ensure!(delivered.spool.is_none(), "not delivered: {delivered:?}");
-    Ok(delivered)
+    let (summary, report) = record(&Recording::to_file(path.to_owned()), tracks(fps)?, packets)?;
+    summary?;
+    ensure!(report.spool.is_none(), "not stored: {report:?}");
+    Ok(report)
 }
 
-/// A second of picture and sound for each of `seconds`.
+/// Encoded video and audio of `seconds` seconds.
 pub(crate) fn test_packets(fps: u32, seconds: i64) -> Result<Vec<Packet>> {
     let count = seconds * i64::from(fps);
     let ticks = (0..count).map(|i| tick(fps, i, true)).collect::<Result<Vec<_>>>()?;

@@ -1,4 +1,4 @@
-//! The Chrome DevTools Protocol over a pair of pipes: JSON messages that end with a NUL byte.
+//! Client of the Chrome DevTools Protocol over a pair of pipes: JSON messages that end with a NUL byte.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,58 +11,58 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// Longest accepted message; a browser that sends a longer one is cut off. Screenshots of the largest display
-/// fit.
+/// Longest accepted message, in bytes: room for a screenshot of the largest display. A longer one ends the
+/// connection.
 const MAX_MESSAGE_BYTES: usize = 128 * 1024 * 1024;
-/// How often a caller that may give up is asked whether it does.
+/// How often a cancellable call checks whether it was cancelled.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why a call failed.
+/// Why a DevTools call failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The browser closed the pipe, or never opened it.
+    /// The browser closed the pipe.
     #[error("the browser is gone")]
     Closed,
-    /// No answer in time.
+    /// The response did not arrive in time.
     #[error("the browser did not answer {method} within {} s", .after.as_secs_f64())]
     Timeout {
-        /// The call.
+        /// The DevTools method.
         method: &'static str,
-        /// How long was waited.
+        /// How long the call waited.
         after: Duration,
     },
-    /// The caller did not want to wait any longer.
-    #[error("{method} was given up")]
+    /// The caller cancelled the call.
+    #[error("{method} was cancelled")]
     Cancelled {
-        /// The call.
+        /// The DevTools method.
         method: &'static str,
     },
-    /// Nothing can be found with it.
-    #[error("cannot look for {0:?}: it is not a CSS selector")]
+    /// The CSS selector is malformed.
+    #[error("{0:?} is not a valid CSS selector")]
     InvalidSelector(String),
-    /// The browser refused.
+    /// The browser returned an error.
     #[error("the browser refused {method}: {message}")]
     ErrorResponse {
-        /// The call.
+        /// The DevTools method.
         method: &'static str,
-        /// Its words.
+        /// Message of the browser.
         message: String,
     },
 }
 
-/// Where an answer arrives: what came of the call, or the browser's refusal.
+/// Receives the response of a call: its result, or the error message of the browser.
 pub(crate) type PendingResponse = Receiver<Result<Value, String>>;
 
-/// Takes events, on the reader's thread: it may send, but not wait for an answer.
+/// Handles events on the thread of the reader. It may send commands, but must not wait for a response.
 pub(crate) trait EventHandler: Send + 'static {
-    /// Something happened; `session` is empty for the browser itself.
+    /// Handles one event; `session` is empty for events of the browser itself.
     fn handle_event(&mut self, cdp: &CdpClient, session: &str, method: &str, params: &Value);
-    /// The browser is gone.
+    /// Handles the end of the connection.
     fn handle_close(&mut self);
 }
 
-/// A connection to a browser.
+/// A DevTools connection to a browser. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct CdpClient(Arc<Mutex<Inner>>);
 
@@ -75,7 +75,8 @@ struct Inner {
 }
 
 impl CdpClient {
-    /// Speaks through `write`, listens on `read` with the thread `cdp`, which ends when the browser does.
+    /// Sends commands through `write`, and reads from `read` on the thread `cdp`, which ends with the
+    /// browser.
     pub(crate) fn connect(
         write: OwnedFd,
         read: OwnedFd,
@@ -90,10 +91,10 @@ impl CdpClient {
         Ok((cdp, thread))
     }
 
-    /// Calls a method and waits for its answer.
+    /// Calls a method and waits for its response.
     ///
     /// # Errors
-    /// See [`ErrorBody`].
+    /// See [`Error`].
     pub(crate) fn call(
         &self,
         session: &str,
@@ -104,17 +105,17 @@ impl CdpClient {
         self.call_cancellable(session, method, params, timeout, &|| false)
     }
 
-    /// Calls a method and waits for its answer, unless `given_up` says that nobody wants it any more.
+    /// Calls a method and waits for its response, until `is_cancelled` returns true.
     ///
     /// # Errors
-    /// See [`ErrorBody`].
+    /// See [`Error`].
     pub(crate) fn call_cancellable(
         &self,
         session: &str,
         method: &'static str,
         params: Value,
         timeout: Duration,
-        given_up: &dyn Fn() -> bool,
+        is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Value, Error> {
         let (id, answer) = self.send_call(session, method, params)?;
         let begin = Instant::now();
@@ -123,13 +124,13 @@ impl CdpClient {
             match answer.recv_timeout(left.min(CANCEL_POLL_INTERVAL)) {
                 Ok(Ok(result)) => return Ok(result),
                 Ok(Err(message)) => {
-                    tracing::debug!(method, message, "the browser refused a call");
+                    tracing::debug!(method, message, "DevTools call failed");
                     return Err(Error::ErrorResponse { method, message });
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
-                Err(RecvTimeoutError::Timeout) if given_up() => break Error::Cancelled { method },
+                Err(RecvTimeoutError::Timeout) if is_cancelled() => break Error::Cancelled { method },
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => {
-                    tracing::debug!(method, ?timeout, "the browser did not answer a call");
+                    tracing::debug!(method, ?timeout, "DevTools call timed out");
                     break Error::Timeout { method, after: timeout };
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -139,13 +140,13 @@ impl CdpClient {
         Err(reason)
     }
 
-    /// Calls a method and does not care about its answer.
+    /// Calls a method without waiting for its response.
     pub(crate) fn send(&self, session: &str, method: &str, params: Value) {
-        // A browser that is gone is noticed by the reader.
+        // The reader notices when the browser is gone.
         let _gone = Self::write(&mut self.lock(), session, method, params);
     }
 
-    /// Calls a method whose answer the caller will look for; `None` if the browser is gone.
+    /// Calls a method, and returns where its response will arrive; `None` if the browser is gone.
     pub(crate) fn start_call(&self, session: &str, method: &str, params: Value) -> Option<PendingResponse> {
         self.send_call(session, method, params).ok().map(|(_, answer)| answer)
     }
@@ -176,7 +177,7 @@ impl CdpClient {
         while let Some(message) = read_message(&mut reader) {
             match serde_json::from_slice::<Value>(&message) {
                 Ok(message) => self.dispatch(&message, &mut events),
-                Err(error) => tracing::warn!(%error, "message of the browser is not JSON"),
+                Err(error) => tracing::warn!(%error, "DevTools message is not JSON"),
             }
         }
         let mut inner = self.lock();
@@ -193,8 +194,8 @@ impl CdpClient {
                 Some(error) => Err(error["message"].as_str().unwrap_or("no reason given").to_owned()),
                 None => Ok(message["result"].clone()),
             };
-            // Nobody listens when the caller has given up.
-            let _unheard = waiting.try_send(answer);
+            // Fails if the caller was cancelled.
+            let _cancelled = waiting.try_send(answer);
         } else if let Some(method) = message["method"].as_str() {
             events.handle_event(
                 self,
@@ -210,7 +211,7 @@ impl CdpClient {
     }
 }
 
-/// The bytes up to the next NUL; `None` at the end, or when a message is too long.
+/// Reads up to the next NUL byte; `None` at the end, or when the message is too long.
 fn read_message(reader: &mut BufReader<File>) -> Option<Vec<u8>> {
     use std::io::BufRead;
     let mut message = Vec::new();
@@ -240,7 +241,7 @@ mod tests {
         }
     }
 
-    /// A browser that answers from a script: each request line gets the bytes that `answer` returns.
+    /// A browser that answers each request with the bytes that `answer` returns; empty bytes close the pipes.
     fn fake_browser(answer: impl Fn(Value) -> Vec<u8> + Send + 'static) -> (CdpClient, Receiver<String>) {
         let (to_browser_r, to_browser_w) = pipe().unwrap();
         let (from_browser_r, from_browser_w) = pipe().unwrap();
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_carries_the_browsers_words() {
+    fn an_error_carries_the_message_of_the_browser() {
         let (cdp, _events) = fake_browser(|request| {
             let mut bytes =
                 json!({"id": request["id"], "error": {"code": 1, "message": "no such thing"}}).to_string();
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_may_give_up() {
+    fn a_call_can_be_cancelled() {
         let (cdp, _events) = fake_browser(|_| b"{}\0".to_vec());
         let begin = Instant::now();
         let error = cdp

@@ -1,36 +1,37 @@
-//! What the page says: its console and its errors, the last lines of them.
+//! Keeps the last messages of the page's console, uncaught exceptions included.
 
 use std::collections::VecDeque;
 
 use serde_json::Value;
 
-/// Lines kept; older ones are forgotten.
+/// Messages that are kept; the oldest is dropped for a new one.
 const MAX_MESSAGES: usize = 200;
-/// Characters kept of a line; the rest is cut off.
+/// Characters that are kept of a message; the rest is cut off.
 const MAX_MESSAGE_CHARS: usize = 1000;
 
-/// One line of the page's console.
+/// One message of the page's console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsoleMessage {
-    /// `log`, `warning`, `error` …, as the browser calls it; `exception` for an uncaught one.
+    /// Level as the browser calls it, like `log`, `warning` or `error`; `exception` for an uncaught
+    /// exception.
     pub level: String,
-    /// The text.
+    /// Text of the message.
     pub text: String,
 }
 
-/// The last lines, oldest first.
+/// The last messages, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct ConsoleLog(VecDeque<ConsoleMessage>);
 
 impl ConsoleLog {
-    /// Takes `Runtime.consoleAPICalled`, `Runtime.exceptionThrown` and `Log.entryAdded`.
+    /// Handles `Runtime.consoleAPICalled`, `Runtime.exceptionThrown` and `Log.entryAdded`.
     pub(super) fn handle_event(&mut self, method: &str, params: &Value) {
-        let line = match method {
+        let message = match method {
             "Runtime.consoleAPICalled" => {
-                let words = params["args"].as_array().into_iter().flatten().map(argument_text);
+                let arguments = params["args"].as_array().into_iter().flatten().map(argument_text);
                 ConsoleMessage {
                     level: string_or_empty(&params["type"]),
-                    text: words.collect::<Vec<_>>().join(" "),
+                    text: arguments.collect::<Vec<_>>().join(" "),
                 }
             }
             "Runtime.exceptionThrown" => {
@@ -44,22 +45,22 @@ impl ConsoleLog {
             },
             _ => return,
         };
-        self.push(line);
+        self.push(message);
     }
 
     pub(super) fn messages(&self) -> Vec<ConsoleMessage> {
         self.0.iter().cloned().collect()
     }
 
-    fn push(&mut self, mut line: ConsoleMessage) {
-        if let Some((cut, _)) = line.text.char_indices().nth(MAX_MESSAGE_CHARS) {
-            line.text.truncate(cut);
+    fn push(&mut self, mut message: ConsoleMessage) {
+        if let Some((cut, _)) = message.text.char_indices().nth(MAX_MESSAGE_CHARS) {
+            message.text.truncate(cut);
         }
-        tracing::debug!(level = line.level, text = line.text, "console");
+        tracing::debug!(level = message.level, text = message.text, "page console message");
         if self.0.len() == MAX_MESSAGES {
             self.0.pop_front();
         }
-        self.0.push_back(line);
+        self.0.push_back(message);
     }
 }
 
@@ -81,7 +82,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn keeps_the_last_lines_and_cuts_long_ones() {
+    fn keeps_the_last_messages_and_cuts_long_ones() {
         let mut log = ConsoleLog::default();
         for i in 0..300 {
             log.handle_event(
@@ -95,10 +96,10 @@ mod tests {
         );
         log.handle_event("Log.entryAdded", &json!({"entry": {"level": "error", "text": "refused"}}));
         log.handle_event("Runtime.consoleAPICalled", &json!("nonsense"));
-        let lines = log.messages();
-        assert_eq!(lines.len(), 200);
-        assert_eq!(lines[198], ConsoleMessage { level: "error".into(), text: "refused".into() });
-        assert_eq!(lines[197].text, "Error: x");
-        assert!(lines[0].text.starts_with("103 ü") && lines[0].text.chars().count() == 1000);
+        let messages = log.messages();
+        assert_eq!(messages.len(), 200);
+        assert_eq!(messages[198], ConsoleMessage { level: "error".into(), text: "refused".into() });
+        assert_eq!(messages[197].text, "Error: x");
+        assert!(messages[0].text.starts_with("103 ü") && messages[0].text.chars().count() == 1000);
     }
 }

@@ -1,5 +1,5 @@
-//! What a page finds in the browser: the device, the language, what is put in on its behalf. The same goes
-//! for frames of other sites, which live in processes of their own and have to be told on their own.
+//! Sets up the environment of a page: device, language, injected scripts and styles. Frames of other sites
+//! run in their own processes, so each gets the same commands.
 
 use pagecast_core::spec::{BrowserContext, ColorScheme, Device, Mobile, Orientation, ReadySignal, Source};
 use serde_json::{Value, json};
@@ -7,47 +7,47 @@ use serde_json::{Value, json};
 use super::cdp::CdpClient;
 use super::{Browser, CallError, Error, PagePolicy, page_signal, video_size, webrtc};
 
-/// Runs in every document: nobody is there to answer a dialog.
+/// Script for every document that disables dialogs, as nobody can answer them.
 const UNATTENDED_SCRIPT: &str = include_str!("unattended.js");
-/// A function that puts a style sheet into the document.
+/// JavaScript function that adds a style sheet to the document.
 const STYLE_SCRIPT: &str = include_str!("style.js");
-/// Fingers that a touch screen tells apart.
+/// Number of touches that the emulated touch screen distinguishes, as common devices do.
 const MAX_TOUCH_POINTS: u32 = 5;
 
-/// A method of the DevTools protocol and what it is called with.
+/// A method of the DevTools protocol and its parameters.
 pub(super) type CdpCommand = (&'static str, Value);
 
-/// How requests of the page, and of frames in it, are held.
+/// Commands that intercept requests of the page, and of frames of other sites.
 pub(super) type InterceptCommands = (CdpCommand, Option<CdpCommand>);
 
-/// What every frame with a session of its own is told, before anything runs in it.
+/// Commands for every frame with its own session, sent before anything runs in it.
 #[derive(Debug, Default)]
 pub(super) struct FrameSetup {
     commands: Vec<CdpCommand>,
 }
 
-/// The scripts that run in every document before the page's own, in this order.
-fn document_scripts(context: &BrowserContext, rules: PagePolicy) -> Vec<String> {
+/// Scripts that run in every document before those of the page, in this order.
+fn document_scripts(context: &BrowserContext, policy: PagePolicy) -> Vec<String> {
     let mut all = vec![UNATTENDED_SCRIPT.to_owned()];
-    all.extend(page_signal::script(rules.signal));
-    all.extend(rules.max_video_size.map(video_size::script));
-    all.extend(rules.detect_webrtc.then(webrtc::script));
-    // A JSON string is one of JavaScript too.
+    all.extend(page_signal::script(policy.signal));
+    all.extend(policy.max_video_size.map(video_size::script));
+    all.extend(policy.detect_webrtc.then(webrtc::script));
+    // A JSON string is also a JavaScript string.
     all.extend(context.css.as_ref().map(|css| format!("({STYLE_SCRIPT})({})", json!(css))));
     all.extend(context.script.clone());
     all
 }
 
-/// Calls that are valid for a page as for a frame in it: scripts, language, clock and looks.
-fn common_commands(context: &BrowserContext, rules: PagePolicy, browser: &Value) -> Vec<CdpCommand> {
+/// Commands for a page and for each frame in it: scripts, language, time zone and appearance.
+fn common_commands(context: &BrowserContext, policy: PagePolicy, browser: &Value) -> Vec<CdpCommand> {
     let mut all = Vec::new();
     let bindings = [
-        (rules.signal != ReadySignal::None).then_some(page_signal::BINDING),
-        rules.max_video_size.map(|_| video_size::BINDING),
-        rules.detect_webrtc.then_some(webrtc::BINDING),
+        (policy.signal != ReadySignal::None).then_some(page_signal::BINDING),
+        policy.max_video_size.map(|_| video_size::BINDING),
+        policy.detect_webrtc.then_some(webrtc::BINDING),
     ];
     all.extend(bindings.into_iter().flatten().map(|name| ("Runtime.addBinding", json!({ "name": name }))));
-    let scripts = document_scripts(context, rules).into_iter();
+    let scripts = document_scripts(context, policy).into_iter();
     all.extend(scripts.map(|source| ("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source }))));
     if let Some(agent) = user_agent_override(context, browser) {
         all.push(("Emulation.setUserAgentOverride", agent));
@@ -70,17 +70,17 @@ fn common_commands(context: &BrowserContext, rules: PagePolicy, browser: &Value)
         let touch = json!({"enabled": true, "maxTouchPoints": MAX_TOUCH_POINTS});
         all.push(("Emulation.setTouchEmulationEnabled", touch));
     }
-    // Passkeys are asked of an authenticator that has none, and files of nobody.
+    // Without these, the browser would show dialogs for passkeys and files.
     all.push(("WebAuthn.enable", json!({"enableUI": false})));
     all.push(("Page.setInterceptFileChooserDialog", json!({"enabled": true})));
     all
 }
 
-/// Calls for the page as a whole.
+/// Commands for the page as a whole.
 fn page_commands(source: &Source) -> Vec<CdpCommand> {
     let mut all = Vec::new();
     if source.context.tls.insecure {
-        // Every certificate that is not trusted becomes an event, which is answered by whose it is.
+        // Each untrusted certificate raises an event, which is answered depending on the origin.
         all.push(("Security.enable", json!({})));
         all.push(("Security.setOverrideCertificateErrors", json!({"override": true})));
     }
@@ -99,8 +99,8 @@ fn page_commands(source: &Source) -> Vec<CdpCommand> {
     all
 }
 
-/// The window has the device's size and pixel ratio already (`display::stage`). What is left is how a mobile
-/// browser lays out.
+/// Parameters for the layout of a mobile browser. The window already has the size and pixel ratio of the
+/// device, see `display::geometry`.
 fn device_metrics(mobile: Mobile) -> Value {
     let (width, height) = mobile.viewport();
     let (kind, angle) = match mobile.orientation {
@@ -118,14 +118,15 @@ fn device_metrics(mobile: Mobile) -> Value {
     })
 }
 
-/// Who the browser says it is, and the languages it asks for; `browser` is its version as it tells it itself.
+/// Parameters of user agent and accepted languages; `browser` is the response of `Browser.getVersion`. `None`
+/// if nothing is overridden.
 fn user_agent_override(context: &BrowserContext, browser: &Value) -> Option<Value> {
     let BrowserContext { user_agent, locale, mobile, .. } = context;
     if user_agent.is_none() && locale.is_none() && mobile.is_none() {
         return None;
     }
     let own = user_agent.clone();
-    // An empty one leaves the browser its own.
+    // An empty user agent leaves that of the browser.
     let agent = own.or_else(|| mobile.map(|m| mobile_user_agent(m, browser))).unwrap_or_default();
     let mut params = json!({ "userAgent": agent });
     if let Some(locale) = locale {
@@ -146,18 +147,20 @@ fn user_agent_override(context: &BrowserContext, browser: &Value) -> Option<Valu
     Some(params)
 }
 
-/// What Chrome of this version says on Android; it names neither the device nor more than the major version.
+/// User agent of this version of Chrome on Android; it names neither the device nor more than the major
+/// version.
 fn mobile_user_agent(mobile: Mobile, browser: &Value) -> String {
     let product = browser["product"].as_str().unwrap_or_default();
     let version = product.split('/').nth(1).unwrap_or_default();
     let major = version.split('.').next().unwrap_or_default();
     let phone = if mobile.device == Device::Phone { "Mobile " } else { "" };
     format!(
-        "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{major}.0.0.0 {phone}Safari/537.36"
+        "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) \
+         Chrome/{major}.0.0.0 {phone}Safari/537.36"
     )
 }
 
-/// `de-DE` asks for `de-DE` and then for `de`.
+/// The `Accept-Language` header for a locale: `de-DE,de` for `de-DE`.
 fn accept_language(locale: &str) -> String {
     let locale = locale.replace('_', "-");
     match locale.split_once('-') {
@@ -166,9 +169,9 @@ fn accept_language(locale: &str) -> String {
     }
 }
 
-/// Frames of other sites are held when they are made, until they were told everything. So are workers, as the
-/// browser holds even those that the filter leaves out; service workers it does not, and one that is attached
-/// to would never end.
+/// Command that pauses frames of other sites when they are created, until they are set up. It also attaches
+/// to workers, as the browser would pause even those that the filter excludes. Service workers are excluded:
+/// the browser does not pause them, and an attached one would never end.
 fn auto_attach_command() -> CdpCommand {
     let filter = json!([{"type": "service_worker", "exclude": true}, {}]);
     let params =
@@ -177,12 +180,12 @@ fn auto_attach_command() -> CdpCommand {
 }
 
 impl FrameSetup {
-    /// A frame or worker of `parent` has been attached to.
+    /// Sets up a frame that was attached to session `parent`, and releases a worker.
     pub(super) fn handle_attached(&self, cdp: &CdpClient, parent: &str, params: &Value) {
         let session = params["sessionId"].as_str().unwrap_or_default();
         let is_frame = params["targetInfo"]["type"] == "iframe";
         if is_frame {
-            // What a frame cannot be told, the page was told for it.
+            // Commands that fail for a frame were already applied to the page.
             for (method, params) in &self.commands {
                 cdp.send(session, method, params.clone());
             }
@@ -195,25 +198,25 @@ impl FrameSetup {
 }
 
 impl Browser {
-    /// Makes the page what `source` asks for, before it is opened.
+    /// Applies the context of `source` to the page, before it is opened.
     pub(super) fn apply_context(
         &self,
         source: &Source,
-        rules: PagePolicy,
-        held: Option<InterceptCommands>,
+        policy: PagePolicy,
+        intercept: Option<InterceptCommands>,
     ) -> Result<(), Error> {
-        let (of_page, of_frames) = held.unzip();
+        let (for_page, for_frames) = intercept.unzip();
         let browser = self.call_session("", "Browser.getVersion", json!({}))?;
         let context = &source.context;
-        let common = common_commands(context, rules, &browser);
-        for (method, params) in page_commands(source).iter().chain(&common).chain(&of_page) {
+        let common = common_commands(context, policy, &browser);
+        for (method, params) in page_commands(source).iter().chain(&common).chain(&for_page) {
             self.call(method, params.clone()).map_err(|error| setting_error(method, context, error))?;
         }
         let mut calls = vec![("Page.enable", json!({})), ("Runtime.enable", json!({}))];
-        calls.extend(of_frames.flatten());
+        calls.extend(for_frames.flatten());
         calls.extend(common);
         calls.push(auto_attach_command());
-        // Set before the first frame can be attached to.
+        // Set before the first frame can be attached.
         let _once = self.shared.frame_setup.set(FrameSetup { commands: calls });
         let (method, params) = auto_attach_command();
         self.call(method, params)?;
@@ -221,9 +224,9 @@ impl Browser {
     }
 }
 
-/// Says which value it was that the browser did not take.
+/// Converts the error of a command into one that names the setting which the browser does not accept.
 fn setting_error(method: &str, context: &BrowserContext, error: CallError) -> Error {
-    let (what, hint, value) = match method {
+    let (setting, hint, value) = match method {
         "Emulation.setTimezoneOverride" => ("time zone", "write one like Europe/Berlin", &context.timezone),
         "Emulation.setLocaleOverride" => ("locale", "write one like de-DE", &context.locale),
         "Emulation.setUserAgentOverride" => ("user agent", "write one line of text", &context.user_agent),
@@ -231,7 +234,7 @@ fn setting_error(method: &str, context: &BrowserContext, error: CallError) -> Er
     };
     match (value, error) {
         (Some(value), CallError::ErrorResponse { message, .. }) => {
-            Error::InvalidSetting { what, hint, value: value.clone(), message }
+            Error::InvalidSetting { setting, hint, value: value.clone(), message }
         }
         (_, other) => other.into(),
     }
@@ -243,13 +246,13 @@ mod tests {
 
     #[test]
     fn languages_go_from_special_to_general() {
-        for (locale, asked) in [("de-DE", "de-DE,de"), ("zh_Hant_TW", "zh-Hant-TW,zh"), ("fr", "fr")] {
-            assert_eq!(accept_language(locale), asked);
+        for (locale, expected) in [("de-DE", "de-DE,de"), ("zh_Hant_TW", "zh-Hant-TW,zh"), ("fr", "fr")] {
+            assert_eq!(accept_language(locale), expected);
         }
     }
 
     #[test]
-    fn a_device_says_what_it_is() {
+    fn user_agents_name_the_kind_of_device() {
         let browser = json!({"product": "Chrome/156.0.8078.73"});
         let agent = |device| {
             let mobile = Some(Mobile { device, orientation: Orientation::Portrait });
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_in_cannot_break_out_of_its_string() {
+    fn injected_css_cannot_break_out_of_its_string() {
         let css = "a::before { content: '\"`\\\n\u{2028}</script>${1}' }";
         let context = BrowserContext { css: Some(css.into()), ..BrowserContext::default() };
         let script = &document_scripts(&context, PagePolicy::default())[1];

@@ -1,4 +1,4 @@
-//! Why the browser does not show the page, in words that a person can act on.
+//! Errors of the browser, worded so that a person can act on them.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,90 +9,91 @@ use pagecast_core::spec::NetworkRefusal;
 
 use super::{CHROMIUM_VARIABLE, CallError, load_failure};
 
-/// Why the browser does not show the page.
+/// Why the browser cannot start or cannot show the page.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No browser is installed.
     #[error(
-        "there is no Chromium at {}: install it (apt install chromium) or name it in {CHROMIUM_VARIABLE}",
+        "there is no Chromium at {}: install it (apt install chromium) or set its path in \
+         {CHROMIUM_VARIABLE}",
         join_paths(.0)
     )]
     ChromiumNotFound(Vec<PathBuf>),
     /// The browser's process cannot be started.
     #[error("cannot start {}", program.display())]
     Spawn {
-        /// The browser.
+        /// Path of the browser.
         program: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// The browser ended before it was ready.
-    #[error("{} ended while starting ({status}): {stderr}", program.display())]
+    /// The browser exited before it was ready.
+    #[error("{} exited during startup ({status}): {stderr}", program.display())]
     ExitedAtStartup {
-        /// The browser.
+        /// Path of the browser.
         program: PathBuf,
-        /// How it ended, like `exit status: 1`.
+        /// Exit status, like `exit status: 1`.
         status: String,
-        /// What it wrote about it.
+        /// Error lines of its standard error.
         stderr: String,
     },
-    /// The browser refused a value that was asked for.
-    #[error("the browser knows no {what} {value:?}: {hint}")]
+    /// The browser does not accept a requested setting.
+    #[error("the browser does not accept {setting} {value:?}: {hint}")]
     InvalidSetting {
-        /// What it was for.
-        what: &'static str,
-        /// How it is written.
+        /// Name of the setting.
+        setting: &'static str,
+        /// How to write it.
         hint: &'static str,
-        /// What was asked for.
+        /// The requested value.
         value: String,
-        /// The browser's words, for the log.
+        /// Message of the browser, for the log.
         message: String,
     },
-    /// A call failed. It is no source, because it is in the words of the browser's protocol.
+    /// A DevTools call failed. It is not a `#[source]`, because its text names DevTools methods.
     #[error("cannot drive the browser: {}", describe_call_error(.0))]
     CdpCall(CallError),
     /// The page cannot be loaded.
     #[error("cannot open {url}: {}", explain_net_error(.reason))]
     Navigation {
-        /// The page.
+        /// URL of the page.
         url: String,
         /// The browser's name for the reason, like `net::ERR_NAME_NOT_RESOLVED`.
         reason: String,
     },
-    /// The page, or where it redirects to, is out of reach.
+    /// The network policy denies the page, or where it redirects to.
     #[error("cannot open {url}: {}", load_failure::describe_denial(*address, *port, *reason))]
     AddressDenied {
-        /// The page.
+        /// URL of the page.
         url: String,
-        /// The host that was refused: a name, or the address as it was written.
+        /// The denied host: a name, or the address as it was written.
         host: String,
-        /// Its address.
+        /// Address of the host.
         address: IpAddr,
-        /// Its port.
+        /// Port of the connection.
         port: u16,
-        /// Why.
+        /// Why the policy denies it.
         reason: NetworkRefusal,
     },
-    /// The server sent an error page.
+    /// The server answered with an error status.
     #[error("cannot open {url}: the server answered HTTP {status}")]
     HttpStatus {
-        /// The page.
+        /// URL of the page.
         url: String,
-        /// The status, 400 or more.
+        /// HTTP status, 400 or more.
         status: u16,
     },
-    /// The server did not answer.
+    /// The server did not answer in time.
     #[error("cannot open {url}: no answer within {} s", .after.as_secs())]
     NavigationTimeout {
-        /// The page.
+        /// URL of the page.
         url: String,
-        /// How long was waited.
+        /// How long the browser waited.
         after: Duration,
     },
-    /// The caller gave up before the page was there.
-    #[error("ended before the page was there, nothing was recorded")]
+    /// The caller cancelled before the page was loaded.
+    #[error("stopped before the page was loaded, nothing was recorded")]
     Cancelled,
     /// The renderer of the page crashed.
     #[error("the page crashed")]
@@ -113,19 +114,19 @@ pub enum Error {
         /// Bytes allowed.
         allowed: u64,
     },
-    /// The browser's process ended.
-    #[error("the browser ended unexpectedly")]
+    /// The process of the browser exited.
+    #[error("the browser exited unexpectedly")]
     BrowserExited,
 }
 
 impl Error {
-    /// Why the page could not be loaded, if that is what is wrong.
+    /// The load error of the page, if this error is one.
     #[must_use]
     pub fn load_error(&self) -> Option<LoadError> {
         match self {
             Self::Navigation { reason, .. } => Some(load_failure::load_error(reason)),
-            Self::AddressDenied { host, address, port, reason: why, .. } => {
-                Some(load_failure::denied_load_error(host, *address, *port, *why))
+            Self::AddressDenied { host, address, port, reason, .. } => {
+                Some(load_failure::denied_load_error(host, *address, *port, *reason))
             }
             Self::HttpStatus { status, .. } => Some(LoadError::HttpStatus { status: *status }),
             Self::NavigationTimeout { .. } => Some(LoadError::TimedOut),
@@ -140,25 +141,25 @@ impl From<CallError> for Error {
     }
 }
 
-/// What it means that a call failed.
+/// Describes a failed call without naming its method.
 fn describe_call_error(error: &CallError) -> String {
     match error {
         CallError::Timeout { after, .. } => format!("it did not answer within {} s", after.as_secs_f64()),
-        CallError::Cancelled { .. } => "it was not waited for any longer".to_owned(),
+        CallError::Cancelled { .. } => "the call was cancelled".to_owned(),
         CallError::ErrorResponse { .. } => {
-            format!("it refused a command; another version of Chromium may help (see {CHROMIUM_VARIABLE})")
+            format!("it refused a command; another version of Chromium may help (set {CHROMIUM_VARIABLE})")
         }
         CallError::Closed | CallError::InvalidSelector(_) => error.to_string(),
     }
 }
 
-fn join_paths(places: &[PathBuf]) -> String {
-    places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+fn join_paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// What the reasons that people meet mean.
+/// Explains the common network errors of the browser.
 fn explain_net_error(reason: &str) -> String {
-    let words = match reason {
+    let meaning = match reason {
         "net::ERR_NAME_NOT_RESOLVED" => "there is no host of this name",
         "net::ERR_CONNECTION_REFUSED" => "nothing listens there (connection refused)",
         "net::ERR_CONNECTION_TIMED_OUT" | "net::ERR_TIMED_OUT" => "the host does not answer",
@@ -172,7 +173,7 @@ fn explain_net_error(reason: &str) -> String {
         r if r.starts_with("net::ERR_SSL_") => "no secure connection can be made",
         _ => return reason.to_owned(),
     };
-    format!("{words} ({reason})")
+    format!("{meaning} ({reason})")
 }
 
 #[cfg(test)]
@@ -180,20 +181,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_the_protocol_are_not_told() {
+    fn errors_do_not_name_methods_of_the_protocol() {
         let method = "Page.navigate";
-        for (error, words) in [
+        for (error, expected) in [
             (CallError::Timeout { method, after: Duration::from_secs(30) }, "did not answer within 30 s"),
-            (CallError::Cancelled { method }, "not waited for any longer"),
+            (CallError::Cancelled { method }, "the call was cancelled"),
             (CallError::ErrorResponse { method, message: "Invalid parameters".into() }, "refused a command"),
             (CallError::Closed, "the browser is gone"),
-            (CallError::InvalidSelector("a[".into()), "not a CSS selector"),
+            (CallError::InvalidSelector("a[".into()), "not a valid CSS selector"),
         ] {
-            let said = pagecast_core::error_text::chain(&Error::from(error));
-            let is_plain = !said.contains(method) && !said.contains("Invalid parameters");
+            let message = pagecast_core::error_text::chain(&Error::from(error));
+            let is_plain = !message.contains(method) && !message.contains("Invalid parameters");
             assert!(
-                said.starts_with("cannot drive the browser: ") && said.contains(words) && is_plain,
-                "{said}"
+                message.starts_with("cannot drive the browser: ") && message.contains(expected) && is_plain,
+                "{message}"
             );
         }
     }

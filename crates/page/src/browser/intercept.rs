@@ -1,7 +1,7 @@
-//! Headers and passwords for the page's own server, and for nobody else.
+//! Adds headers and passwords to requests to the page's own origin, and to no others.
 //!
-//! Requests are held in the browser until they are answered here, on the thread that reads from it. WebSocket
-//! handshakes are not held, nor what frames of other sites ask for.
+//! The browser pauses requests until they are continued here, on the thread of the DevTools reader. It does
+//! not pause WebSocket handshakes, nor requests of frames of other sites.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,30 +11,30 @@ use serde_json::{Value, json};
 use super::cdp::CdpClient;
 use super::context::CdpCommand;
 
-/// Requests whose challenge was answered that are remembered: a second challenge means that the password is wrong. Whoever
-/// has more of them in flight is answered twice.
+/// Requests with an answered challenge that are remembered: a second challenge means that the password is
+/// wrong. A page with more of them in flight gets the password twice.
 const MAX_ANSWERED_CHALLENGES: usize = 256;
-/// Frames that are remembered.
+/// Frames that are remembered; with more, only the main frame is trusted.
 const MAX_TRACKED_FRAMES: usize = 256;
 
-/// What is sent along to the page's own origin.
+/// Continues the paused requests of a page, with headers and password for its own origin.
 #[derive(Debug)]
 pub(super) struct RequestInterceptor {
     page_url: SourceUrl,
     headers: Vec<(String, Secret)>,
     basic_auth: Option<(String, Secret)>,
     answered_challenges: VecDeque<String>,
-    /// Whether a frame of the page's session shows a document of another origin, which could act in the page's name. Frames
-    /// that never asked for a document (`srcdoc`) are not in it.
+    /// For each frame of the page's session, whether it shows a document of another origin, which must not
+    /// get the headers. Frames that never requested a document (`srcdoc`) are absent.
     cross_origin_frames: HashMap<String, bool>,
-    /// The frame that is the page: the first one that asks for a document.
+    /// The main frame: the first one that requests a document.
     main_frame: Option<String>,
-    /// There were more frames than can be remembered.
+    /// Whether there were more than [`MAX_TRACKED_FRAMES`].
     too_many_frames: bool,
 }
 
 impl RequestInterceptor {
-    /// `None` if nothing has to be sent along: no request is held then.
+    /// `None` if there are no headers and no password: then no request is paused.
     pub(super) fn new(source: &Source) -> Option<Self> {
         let (headers, basic_auth) = (source.context.headers.clone(), source.context.basic_auth.clone());
         let wanted = !headers.is_empty() || basic_auth.is_some();
@@ -49,33 +49,34 @@ impl RequestInterceptor {
         })
     }
 
-    /// What the page's session is asked for.
+    /// Command that makes the browser pause requests of the page.
     pub(super) fn page_command(&self) -> CdpCommand {
-        // Where servers are to be answered, all of them are: a question to a person would be in the picture.
+        // With a password, all challenges are answered here: otherwise the browser would show a dialog.
         let all = self.basic_auth.is_some();
-        // All documents, to know whose they are.
+        // Documents of all origins, to know which frame shows which origin.
         let patterns = match all {
             true => json!([{"urlPattern": "*"}]),
             false => {
-                json!([{"urlPattern": self.origin_pattern()}, {"urlPattern": "*", "resourceType": "Document"}])
+                let documents = json!({"urlPattern": "*", "resourceType": "Document"});
+                json!([{"urlPattern": self.origin_pattern()}, documents])
             }
         };
         ("Fetch.enable", json!({"patterns": patterns, "handleAuthRequests": all}))
     }
 
-    /// What the sessions of other sites' frames are asked for. They send nothing along: a frame could act in the page's name.
+    /// Command for the sessions of frames of other sites, which get neither headers nor password.
     pub(super) fn frame_command(&self) -> Option<CdpCommand> {
         self.basic_auth.is_some().then(|| self.page_command())
     }
 
     fn origin_pattern(&self) -> String {
-        // A user's name may stand before the host.
+        // The URL may have a user name before the host.
         let origin = self.page_url.origin();
         let (scheme, host) = origin.split_once("://").unwrap_or(("", &origin));
         format!("{scheme}://*{host}/*")
     }
 
-    /// Takes `Fetch.requestPaused` and `Fetch.authRequired`; `is_page` unless the session is that of a frame.
+    /// Handles `Fetch.requestPaused` and `Fetch.authRequired`; `is_page` is false for the session of a frame.
     pub(super) fn handle_event(
         &mut self,
         cdp: &CdpClient,
@@ -87,8 +88,8 @@ impl RequestInterceptor {
         let id = &params["requestId"];
         if method == "Fetch.requestPaused" {
             let mut answer = json!({ "requestId": id });
-            let asks_for_page = is_page && self.track_page_request(params);
-            if asks_for_page && let Some(headers) = self.headers_for(&params["request"]) {
+            let is_own_request = is_page && self.track_page_request(params);
+            if is_own_request && let Some(headers) = self.headers_for(&params["request"]) {
                 answer["headers"] = headers;
             }
             cdp.send(session, "Fetch.continueRequest", answer);
@@ -102,29 +103,29 @@ impl RequestInterceptor {
         }
     }
 
-    /// Whether a request comes from a document of the page's own origin, or brings the page itself. To be asked once for each
-    /// request, in order: documents come and go by it.
+    /// Whether a request comes from a document of the page's own origin, or loads the page itself. Must be
+    /// called once for each request, in order, as it tracks which document each frame shows.
     fn track_page_request(&mut self, params: &Value) -> bool {
         let frame = params["frameId"].as_str().unwrap_or_default();
         if params["resourceType"] != "Document" {
             return self.is_same_origin_frame(params);
         }
         let main = self.main_frame.get_or_insert_with(|| frame.to_owned());
-        // What the page is asked to show, it may always ask for: that is how one comes back from signing in elsewhere.
-        let asks = frame == main || !self.cross_origin_frames.get(main.as_str()).copied().unwrap_or(false);
+        // The main frame may always load the page, also when it returns from a login at another origin.
+        let is_own = frame == main || !self.cross_origin_frames.get(main.as_str()).copied().unwrap_or(false);
         let foreign = !params["request"]["url"].as_str().is_some_and(|url| self.page_url.is_same_origin(url));
         if self.cross_origin_frames.len() >= MAX_TRACKED_FRAMES
             && !self.cross_origin_frames.contains_key(frame)
         {
-            // Who has so many frames is not trusted with any but the page itself.
+            // Beyond the limit, no frame but the main one is trusted.
             self.cross_origin_frames.retain(|frame, _| Some(frame) == self.main_frame.as_ref());
             self.too_many_frames = true;
         }
         self.cross_origin_frames.insert(frame.to_owned(), foreign);
-        asks
+        is_own
     }
 
-    /// All headers of a request to the own origin; a redirect elsewhere does not take them along.
+    /// All headers of a request to the page's own origin; `None` for others, redirects included.
     fn headers_for(&self, request: &Value) -> Option<Value> {
         if self.headers.is_empty() || !self.page_url.is_same_origin(request["url"].as_str()?) {
             return None;
@@ -137,7 +138,7 @@ impl RequestInterceptor {
         Some(all.into())
     }
 
-    /// Whether a request that was let go before is one of the page's own.
+    /// Whether the request comes from a frame that shows the page's own origin.
     fn is_same_origin_frame(&self, params: &Value) -> bool {
         let frame = params["frameId"].as_str().unwrap_or_default();
         !self.cross_origin_frames.get(frame).copied().unwrap_or(self.too_many_frames)
@@ -195,30 +196,36 @@ mod tests {
     }
 
     #[test]
-    fn a_document_from_elsewhere_does_not_speak_for_the_page() {
+    fn documents_of_other_origins_get_no_headers() {
         let mut intercept = interceptor();
-        let mut asks = |frame: &str, kind: &str, url: &str| {
+        let mut is_own = |frame: &str, kind: &str, url: &str| {
             intercept
                 .track_page_request(&json!({"frameId": frame, "resourceType": kind, "request": {"url": url}}))
         };
         let (own, other) = ("https://a.example/x", "https://b.example/");
-        assert!(asks("main", "Document", own) && asks("main", "Fetch", own));
-        assert!(asks("srcdoc", "Fetch", own), "what the page wrote itself");
-        assert!(asks("child", "Document", other) && !asks("child", "Fetch", own), "a frame of the same site");
-        assert!(asks("child", "Document", own) && asks("child", "Fetch", own));
-        assert!(asks("main", "Document", other), "it gets none, as it goes elsewhere");
-        assert!(!asks("main", "Fetch", own) && !asks("new", "Document", own));
-        assert!(asks("main", "Document", own), "coming back");
+        assert!(is_own("main", "Document", own) && is_own("main", "Fetch", own));
+        assert!(is_own("srcdoc", "Fetch", own), "a document that the page wrote itself");
+        assert!(
+            is_own("child", "Document", other) && !is_own("child", "Fetch", own),
+            "a frame of the same site"
+        );
+        assert!(is_own("child", "Document", own) && is_own("child", "Fetch", own));
+        assert!(is_own("main", "Document", other), "it gets none, as its origin differs");
+        assert!(!is_own("main", "Fetch", own) && !is_own("new", "Document", own));
+        assert!(is_own("main", "Document", own), "the page returns");
         for i in 0..1000 {
-            asks(&i.to_string(), "Document", other);
+            is_own(&i.to_string(), "Document", other);
         }
-        assert!(asks("main", "Fetch", own) && !asks("child", "Fetch", own), "a crowd");
+        assert!(is_own("main", "Fetch", own) && !is_own("child", "Fetch", own), "too many frames");
     }
 
     #[test]
     fn a_password_is_given_once_and_to_the_own_server_only() {
         let mut intercept = interceptor();
-        let challenge = |id: &str, origin: &str, source: &str| json!({"requestId": id, "authChallenge": {"origin": origin, "source": source}});
+        let challenge = |id: &str, origin: &str, source: &str| {
+            let challenge = json!({"origin": origin, "source": source});
+            json!({"requestId": id, "authChallenge": challenge})
+        };
         let own = challenge("1", "https://a.example", "Server");
         assert_eq!(intercept.auth_challenge_response(true, &own)["password"], "p");
         assert_eq!(intercept.auth_challenge_response(true, &own)["response"], "CancelAuth");

@@ -1,4 +1,4 @@
-//! Which Chromium, with which switches, as which user.
+//! Finds Chromium, and builds its switches, environment and profile.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use pagecast_core::spec::{BrowserContext, NetworkPolicy, Source};
 use serde_json::{Value, json};
 
-/// Names a Chromium other than the installed ones.
+/// Environment variable with the path of a Chromium to use instead of the installed ones.
 pub const CHROMIUM_VARIABLE: &str = "PAGECAST_CHROMIUM";
 
-/// Where packages put the browser itself. `/usr/bin/chromium` of Debian is a shell script around the first
+/// Paths where packages install the browser. Debian's `/usr/bin/chromium` is a shell script around the first
 /// one.
 const CHROMIUM_PATHS: [&str; 6] = [
     "/usr/lib/chromium/chromium",
@@ -20,23 +20,24 @@ const CHROMIUM_PATHS: [&str; 6] = [
     "/usr/bin/chromium-browser",
 ];
 
+/// Switches that do not depend on the cast.
 const SWITCHES: &[&str] = &[
-    // Our display and sound card, and nothing else of the host.
+    // Use our display, and control over pipes.
     "--ozone-platform=wayland",
     "--remote-debugging-pipe",
     "--kiosk",
     "--hide-scrollbars",
     "--force-color-profile=srgb",
     "--disable-lcd-text",
-    // Pictures are composed in shared memory; WebGL is drawn by SwiftShader into it.
+    // Compose in shared memory, and draw WebGL with SwiftShader.
     "--disable-gpu-compositing",
     "--use-angle=swiftshader",
     "--use-gl=angle",
     "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
-    // A frame that was late is not followed by one that is late because of it: see `sync`.
+    // One late frame must not delay the next: see `av_sync`.
     "--disable-main-frame-before-activation",
-    // A page that is watched, by nobody who could click.
+    // The page is shown, but nobody can click.
     "--autoplay-policy=no-user-gesture-required",
     "--deny-permission-prompts",
     "--block-new-web-contents",
@@ -46,7 +47,7 @@ const SWITCHES: &[&str] = &[
     "--disable-hang-monitor",
     "--disable-prompt-on-repost",
     "--noerrdialogs",
-    // Nothing of its own accord.
+    // No background activity of the browser itself.
     "--no-first-run",
     "--no-default-browser-check",
     "--no-pings",
@@ -65,65 +66,65 @@ const SWITCHES: &[&str] = &[
     "--metrics-recording-only",
     "--password-store=basic",
     "--use-mock-keychain",
-    // Everything goes through the guard, which is a proxy: loopback too, and what only goes by UDP not at
-    // all.
+    // All connections use the egress proxy, those to loopback included. QUIC would need UDP.
     "--proxy-bypass-list=<-loopback>",
     "--disable-quic",
 ];
 
-const DISABLED_FEATURES: &str = "--disable-features=Translate,MediaRouter,OptimizationHints,InterestFeedContentSuggestions,\
-AutofillServerCommunication,CertificateTransparencyComponentUpdater,GlobalMediaControls,HardwareMediaKeyHandling,\
-CalculateNativeWinOcclusion,DestroyProfileOnBrowserClose,PaintHolding";
+/// The browser reads only the last list of features, so all of them are in one.
+const DISABLED_FEATURES: &str = "--disable-features=Translate,MediaRouter,OptimizationHints,\
+    InterestFeedContentSuggestions,AutofillServerCommunication,CertificateTransparencyComponentUpdater,\
+    GlobalMediaControls,HardwareMediaKeyHandling,CalculateNativeWinOcclusion,\
+    DestroyProfileOnBrowserClose,PaintHolding";
 
-/// Connections that the browser makes through its proxy before it lets requests wait: as many as it would
-/// make without. Its own default is 32, for all hosts together.
+/// Connections that the browser opens through its proxy before requests wait: as many as without a proxy. Its
+/// default is 32 for all hosts together.
 const MAX_PROXY_CONNECTIONS: u32 = 256;
 
-/// Hides addresses of calls behind names that are asked for by multicast. Without UDP there is nothing to
-/// hide, and pages could have names asked for.
+/// Feature that replaces local addresses in WebRTC by names for multicast DNS. Without UDP there is nothing
+/// to hide, and pages could cause multicast queries.
 const MDNS_FEATURE: &str = "WebRtcHideLocalIpsWithMdns";
 
-/// What WebRTC may send past the proxy: nothing. Told by a switch and by a preference, of which either would
-/// do.
+/// WebRTC policy that sends nothing past the proxy. Set by a switch and by a preference, either of which
+/// would do.
 const WEBRTC_NO_UDP_POLICY: &str = "disable_non_proxied_udp";
 
-/// A window without tabs: one with tabs is never narrower than 500 pixels.
+/// Opens a window without tabs: one with tabs is never narrower than 500 pixels.
 const EMPTY_PAGE_SWITCH: &str = "--app=data:text/html,";
 
-/// What pages may store, as the browser's quota counts it: as a part of all space of the disk, free or not.
+/// Quota for storage of pages, as a fraction of the whole disk, which is how the browser counts it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct StorageQuota(f64);
 
 impl StorageQuota {
-    /// `bytes` of the disk that `folder` is on.
+    /// The quota of `bytes` on the disk of `folder`; `None` if its size is unknown.
     pub(super) fn from_bytes(folder: &Path, bytes: u64) -> Option<Self> {
         let disk = rustix::fs::statvfs(folder).ok()?;
         let total = disk.f_blocks.saturating_mul(disk.f_frsize);
         (total > 0).then(|| Self((bytes as f64 / total as f64).min(1.0)))
     }
 
-    /// The pool is for all origins together, so that a page gets no more with more of them.
+    /// The switch for the quota. The pool is shared by all origins, so a page gains nothing by using several.
     fn to_switch(self) -> String {
         format!("--enable-features=StorageQuotaSettings:PoolSizeRatio/{:.12}", self.0)
     }
 }
 
-/// All switches for a page whose only way to the network is `guard`.
+/// All switches for a page whose only way to the network is the SOCKS proxy at `proxy`.
 pub(super) fn switches(
     source: &Source,
-    guard: SocketAddr,
+    proxy: SocketAddr,
     udp: bool,
     profile: &Path,
     disk: Option<StorageQuota>,
 ) -> Vec<String> {
     let mut all: Vec<String> = SWITCHES.iter().map(|&s| s.to_owned()).collect();
     all.push(if udp { DISABLED_FEATURES.to_owned() } else { format!("{DISABLED_FEATURES},{MDNS_FEATURE}") });
-    all.push(format!("--proxy-server=socks5://{guard}"));
+    all.push(format!("--proxy-server=socks5://{proxy}"));
     if !udp {
         all.push(format!("--webrtc-ip-handling-policy={WEBRTC_NO_UDP_POLICY}"));
-        // Names are for the guard to resolve. Nothing should ask for one; whatever does hears that there is
-        // none.
-        all.push(format!("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {}", guard.ip()));
+        // The proxy resolves names. The browser should resolve none itself; if it tries, the lookup fails.
+        all.push(format!("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {}", proxy.ip()));
     }
     all.push(format!("--user-data-dir={}", profile.display()));
     all.extend(disk.map(StorageQuota::to_switch));
@@ -132,29 +133,29 @@ pub(super) fn switches(
     all
 }
 
-/// Content setting: refused without a question.
+/// Value of a content setting: denied without a prompt.
 const CONTENT_SETTING_BLOCK: u32 = 2;
 
-/// What the browser finds in its fresh profile and no switch can say: files and their contents.
+/// Files and contents of a new profile, for settings that have no switch.
 pub(crate) fn profile_files(context: &BrowserContext, network: &NetworkPolicy) -> [(&'static str, Value); 2] {
     let mut preferences = preferences();
     if !network.udp {
         preferences["webrtc"] = json!({"ip_handling_policy": WEBRTC_NO_UDP_POLICY});
     }
-    // Without a user and a password for servers that ask by HTTP, the browser is to understand no such
-    // question: it would pass it on to a person. The page gets the 401 instead.
+    // Without a user and a password, HTTP authentication is disabled: the browser would show a dialog. The
+    // page gets the 401 instead.
     let schemes = if context.basic_auth.is_some() { "basic" } else { "none" };
-    let everywhere = json!({
+    let local_state = json!({
         "auth": {"schemes": schemes},
         "net": {
             "max_connections_per_proxy": MAX_PROXY_CONNECTIONS,
             "max_connections_per_proxy_for_websocket": MAX_PROXY_CONNECTIONS,
         },
     });
-    [("Default/Preferences", preferences), ("Local State", everywhere)]
+    [("Default/Preferences", preferences), ("Local State", local_state)]
 }
 
-/// Nobody is there for a dialog, and one would cover the page.
+/// Preferences that disable dialogs, which would cover the page.
 fn preferences() -> Value {
     json!({
         "credentials_enable_service": false,
@@ -169,7 +170,7 @@ fn preferences() -> Value {
     })
 }
 
-/// The whole environment of the browser.
+/// All environment variables of the browser.
 pub(super) fn environment(folder: &Path, wayland: &Path, pulse: &Path) -> Vec<(&'static str, String)> {
     let inside = |name: &str| folder.join(name).display().to_string();
     let mut env = vec![
@@ -181,7 +182,7 @@ pub(super) fn environment(folder: &Path, wayland: &Path, pulse: &Path) -> Vec<(&
         ("XDG_CACHE_HOME", inside("home/cache")),
         ("WAYLAND_DISPLAY", wayland.display().to_string()),
         ("PULSE_SERVER", format!("unix:{}", pulse.display())),
-        // No bus: the browser would start one.
+        // Disabled explicitly: without an address, the browser would start a bus.
         ("DBUS_SESSION_BUS_ADDRESS", "disabled:".to_owned()),
         ("DBUS_SYSTEM_BUS_ADDRESS", "disabled:".to_owned()),
         ("LANG", "C.UTF-8".to_owned()),
@@ -192,16 +193,16 @@ pub(super) fn environment(folder: &Path, wayland: &Path, pulse: &Path) -> Vec<(&
     env
 }
 
-/// The browser to start: the one [`CHROMIUM_VARIABLE`] names, or the first that is installed.
+/// Finds the browser to start: the one that [`CHROMIUM_VARIABLE`] names, or the first that is installed.
 ///
 /// # Errors
-/// The places that were looked at.
+/// The paths that were tried.
 pub fn find_chromium() -> Result<PathBuf, Vec<PathBuf>> {
-    let places: Vec<PathBuf> = match std::env::var_os(CHROMIUM_VARIABLE) {
+    let paths: Vec<PathBuf> = match std::env::var_os(CHROMIUM_VARIABLE) {
         Some(path) => vec![path.into()],
         None => CHROMIUM_PATHS.iter().map(PathBuf::from).collect(),
     };
-    places.iter().find(|p| p.is_file()).cloned().ok_or(places)
+    paths.iter().find(|p| p.is_file()).cloned().ok_or(paths)
 }
 
 #[cfg(test)]
@@ -226,10 +227,10 @@ mod tests {
             context: BrowserContext::default(),
         };
         for udp in [false, true] {
-            let guard = SocketAddr::from(([127, 0, 0, 1], 1080));
-            let all = switches(&source, guard, udp, Path::new("/profile"), Some(StorageQuota(0.5)));
+            let proxy = SocketAddr::from(([127, 0, 0, 1], 1080));
+            let all = switches(&source, proxy, udp, Path::new("/profile"), Some(StorageQuota(0.5)));
             let lists: Vec<_> = all.iter().filter(|s| s.starts_with("--disable-features=")).collect();
-            assert_eq!(lists.len(), 1, "the browser takes the last list only");
+            assert_eq!(lists.len(), 1, "the browser reads only the last list");
             assert_eq!(lists[0].contains(MDNS_FEATURE), !udp);
             assert!(all.iter().any(|s| s == "--proxy-server=socks5://127.0.0.1:1080"));
             let quota = "--enable-features=StorageQuotaSettings:PoolSizeRatio/0.500000000000";

@@ -1,4 +1,4 @@
-//! Why a page is out of reach: what the browser does not know, because the guard did it.
+//! Explains failed navigations with what the egress proxy knows: the browser only sees that its proxy failed.
 
 use std::net::IpAddr;
 
@@ -6,19 +6,19 @@ use pagecast_core::cast::LoadError;
 use pagecast_core::spec::{NetworkRefusal, SourceUrl};
 
 use super::Error;
-use crate::egress::{self, ConnectError, FailedTarget};
+use crate::egress::{ConnectError, FailedTarget};
 
-/// The error of a navigation that failed for `reason`, in the browser's words; `place` is what the guard did
-/// not reach meanwhile.
-pub(super) fn navigation_error(url: &SourceUrl, reason: &str, place: Option<FailedTarget>) -> Error {
-    // Of whatever its proxy could not do, the browser only says that it could not.
-    let place = place.filter(|_| reason.starts_with("net::ERR_SOCKS_"));
+/// The error of a navigation that failed with the browser's error code `reason`; `failed` is a target that
+/// the egress proxy could not reach meanwhile.
+pub(super) fn navigation_error(url: &SourceUrl, reason: &str, failed: Option<FailedTarget>) -> Error {
+    // Whatever the proxy could not do, the browser reports with one of these codes.
+    let failed = failed.filter(|_| reason.starts_with("net::ERR_SOCKS_"));
     let url = url.to_string();
-    let reason = match place {
+    let reason = match failed {
         None => reason,
-        Some(FailedTarget { host, port, error: verdict, .. }) => match verdict {
-            ConnectError::AddressDenied { address, reason: why } => {
-                return Error::AddressDenied { url, host, address, port, reason: why };
+        Some(FailedTarget { host, port, error, .. }) => match error {
+            ConnectError::AddressDenied { address, reason } => {
+                return Error::AddressDenied { url, host, address, port, reason };
             }
             ConnectError::NoSuchHost => "net::ERR_NAME_NOT_RESOLVED",
             ConnectError::ConnectionRefused => "net::ERR_CONNECTION_REFUSED",
@@ -29,7 +29,7 @@ pub(super) fn navigation_error(url: &SourceUrl, reason: &str, place: Option<Fail
     Error::Navigation { url, reason: reason.to_owned() }
 }
 
-/// What a reason means that the browser gave for a navigation that failed.
+/// The load error for an error code of the browser.
 pub(super) fn load_error(reason: &str) -> LoadError {
     match reason {
         "net::ERR_NAME_NOT_RESOLVED" => LoadError::NameNotFound,
@@ -45,23 +45,23 @@ pub(super) fn load_error(reason: &str) -> LoadError {
     }
 }
 
-/// What a refusal of the guard means.
-pub(super) fn denied_load_error(host: &str, address: IpAddr, port: u16, why: NetworkRefusal) -> LoadError {
+/// The load error for a target that the egress proxy denied.
+pub(super) fn denied_load_error(host: &str, address: IpAddr, port: u16, reason: NetworkRefusal) -> LoadError {
     let rule = match address {
-        // Servers listen on one of its addresses, and nobody knows which.
-        _ if egress::is_localhost_name(host) => format!("{host}:{port}"),
+        // A server may listen on any of its addresses, so the rule names the host.
+        _ if pagecast_egress::is_localhost_name(host) => format!("{host}:{port}"),
         IpAddr::V4(address) => format!("{address}:{port}"),
         IpAddr::V6(address) => format!("[{address}]:{port}"),
     };
-    match why {
+    match reason {
         NetworkRefusal::Denied => LoadError::Denied { address, port },
         NetworkRefusal::NotPublic => LoadError::NotPublic { address, rule },
     }
 }
 
-/// Why an address is out of reach. What to do about it, whoever started the cast says in its own words.
-pub(super) fn describe_denial(address: IpAddr, port: u16, why: NetworkRefusal) -> String {
-    match why {
+/// Why the network policy denies an address. Each front end words the advice itself.
+pub(super) fn describe_denial(address: IpAddr, port: u16, reason: NetworkRefusal) -> String {
+    match reason {
         NetworkRefusal::Denied => format!("a rule of this cast denies it ({address}, port {port})"),
         NetworkRefusal::NotPublic => {
             format!("{address} is not a public address, and this cast's network does not allow it")
@@ -75,32 +75,34 @@ mod tests {
     use pagecast_core::spec::NetworkRule;
 
     #[test]
-    fn advice_can_be_followed() {
+    fn suggested_rules_are_valid() {
         for (host, address, rule) in [
             ("localhost", "127.0.0.1", "localhost:3000"),
             ("wiki.corp.example", "10.1.2.3", "10.1.2.3:3000"),
             ("::1", "::1", "[::1]:3000"),
         ] {
             let address = address.parse().unwrap();
-            let refused = denied_load_error(host, address, 3000, NetworkRefusal::NotPublic);
-            assert_eq!(refused, LoadError::NotPublic { address, rule: rule.to_owned() });
+            let load_error = denied_load_error(host, address, 3000, NetworkRefusal::NotPublic);
+            assert_eq!(load_error, LoadError::NotPublic { address, rule: rule.to_owned() });
             assert!(NetworkRule::parse(rule).is_ok());
-            let said = describe_denial(address, 3000, NetworkRefusal::NotPublic);
-            assert!(said.contains(&format!("{address} is not a public address")) && !said.contains("--"));
+            let message = describe_denial(address, 3000, NetworkRefusal::NotPublic);
+            assert!(
+                message.contains(&format!("{address} is not a public address")) && !message.contains("--")
+            );
         }
     }
 
     #[test]
-    fn what_the_guard_saw_says_whether_to_try_again() {
+    fn proxy_errors_become_load_errors() {
         let url = SourceUrl::parse("https://a.example/").unwrap();
-        for (verdict, expected) in [
+        for (error, expected) in [
             (ConnectError::NoSuchHost, LoadError::NameNotFound),
             (ConnectError::ConnectionRefused, LoadError::ConnectionRefused),
             (ConnectError::TimedOut, LoadError::TimedOut),
             (ConnectError::Unreachable, LoadError::Unreachable),
         ] {
-            let place = FailedTarget::of("a.example", 443, verdict);
-            let error = navigation_error(&url, "net::ERR_SOCKS_CONNECTION_FAILED", Some(place));
+            let failed = FailedTarget::of("a.example", 443, error);
+            let error = navigation_error(&url, "net::ERR_SOCKS_CONNECTION_FAILED", Some(failed));
             assert_eq!(error.load_error(), Some(expected));
         }
         let reset = navigation_error(&url, "net::ERR_EMPTY_RESPONSE", None);
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_browsers_own_reasons_are_its_own() {
+    fn other_codes_of_the_browser_are_kept() {
         let url = SourceUrl::parse("https://a.example/").unwrap();
         for reason in ["net::ERR_CERT_AUTHORITY_INVALID", "net::ERR_SOCKS_CONNECTION_FAILED"] {
             let error = navigation_error(&url, reason, None).to_string();

@@ -1,12 +1,12 @@
-//! The functions by which a page says that it is ready, and that it is over.
+//! JavaScript functions with which a page signals that it is ready, and that the cast is over.
 
 use pagecast_core::spec::ReadySignal;
 use serde_json::{Value, json};
 
-/// How the page reaches us. Our script takes it away again before the page's own scripts run.
+/// Name of the DevTools binding. Our script removes it before the scripts of the page run.
 pub(super) const BINDING: &str = "__pagecast_signal";
 
-/// A word from the page.
+/// A signal of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PageSignal {
     Ready,
@@ -14,24 +14,24 @@ pub(super) enum PageSignal {
 }
 
 impl PageSignal {
-    /// From `Runtime.bindingCalled`; a page may say no more than it was asked for.
+    /// Parses `Runtime.bindingCalled`; `None` for signals that `signal` does not include.
     pub(super) fn parse(signal: ReadySignal, params: &Value) -> Option<Self> {
         match (params["name"].as_str()?, params["payload"].as_str()?, signal) {
-            (BINDING, "start", ReadySignal::Webcast | ReadySignal::NotifyReady) => Some(Self::Ready),
+            (BINDING, "ready", ReadySignal::Webcast | ReadySignal::NotifyReady) => Some(Self::Ready),
             (BINDING, "end", ReadySignal::Webcast) => Some(Self::End),
             _ => None,
         }
     }
 }
 
-/// A script for every document, if there is something to say.
+/// Script for every document that defines the functions; `None` if there are none.
 pub(super) fn script(signal: ReadySignal) -> Option<String> {
     let functions = match signal {
         ReadySignal::None => return None,
-        ReadySignal::Webcast => r#"{onWebcastStart: "start", onWebcastEnd: "end"}"#,
-        ReadySignal::NotifyReady => r#"{notifyReady: "start"}"#,
+        ReadySignal::Webcast => r#"{onWebcastStart: "ready", onWebcastEnd: "end"}"#,
+        ReadySignal::NotifyReady => r#"{notifyReady: "ready"}"#,
     };
-    // A JSON string is one of JavaScript too.
+    // A JSON string is also a JavaScript string.
     Some(format!("({})({functions}, {})", include_str!("signal.js"), json!(BINDING)))
         .map(|body| format!("(() => {{\n{body}}})();"))
 }

@@ -1,4 +1,4 @@
-//! What a cast may wait for before it shows a page.
+//! Tracks when a page is ready to be shown.
 
 use std::time::Duration;
 
@@ -7,21 +7,22 @@ use serde_json::{Value, json};
 use super::page_signal::PageSignal;
 use super::{Browser, CallError, PageState};
 
-/// Time for a page to answer whether something is visible.
+/// How long a page may take to evaluate a selector.
 const SELECTOR_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Browser {
-    /// Whether a CSS selector matches something visible in the page's main document now. A page that is just going elsewhere
-    /// shows nothing.
+    /// Whether a CSS selector matches a visible element of the page's main document now. False during a
+    /// navigation.
     ///
     /// # Errors
-    /// [`CallError::Selector`] if it is none, [`CallError::Timeout`] if the page does not answer within a second, or a
-    /// browser that is gone.
+    /// [`CallError::InvalidSelector`], [`CallError::Timeout`] if the page does not answer within a second, or
+    /// [`CallError::Closed`].
     pub fn has_visible_match(&self, selector: &str) -> Result<bool, CallError> {
         let quoted = json!(selector);
         let expression = format!(
-            "[...document.querySelectorAll({quoted})].some(e => e.checkVisibility({{visibilityProperty: true}})
-            && [...e.getClientRects()].some(r => r.width > 0 && r.height > 0))"
+            "[...document.querySelectorAll({quoted})].some(e =>
+            e.checkVisibility({{visibilityProperty: true}}) &&
+            [...e.getClientRects()].some(r => r.width > 0 && r.height > 0))"
         );
         let params = json!({"expression": expression, "returnByValue": true, "silent": true});
         match self.cdp.call(&self.session, "Runtime.evaluate", params, SELECTOR_TIMEOUT) {
@@ -36,7 +37,7 @@ impl Browser {
 }
 
 impl PageState {
-    /// Forgets what was known of the last document; what is told of `document` from now on counts.
+    /// Resets the state for a new document. Later events count only if they are about `document`.
     pub(super) fn expect_document(&mut self, document: Option<&str>) {
         if self.loader_id.as_deref() != document || document.is_none() {
             (self.painted, self.loaded, self.network_idle, self.signalled_ready) =
@@ -45,7 +46,7 @@ impl PageState {
         }
     }
 
-    /// Takes `Page.frameNavigated` and `Page.lifecycleEvent` of the page's own session.
+    /// Handles `Page.frameNavigated` and `Page.lifecycleEvent` of the page's own session.
     pub(super) fn handle_event(&mut self, method: &str, params: &Value) {
         if method == "Page.frameNavigated" {
             if params["frame"]["parentId"].is_null() {
@@ -64,9 +65,9 @@ impl PageState {
         }
     }
 
-    /// Takes what the page said. What a document says that is being left counts for nothing.
-    pub(super) fn handle_signal(&mut self, word: PageSignal) {
-        match word {
+    /// Handles a signal of the page. Signals of a document that is being left are ignored.
+    pub(super) fn handle_signal(&mut self, signal: PageSignal) {
+        match signal {
             PageSignal::Ready => self.signalled_ready |= self.loader_id.is_some(),
             PageSignal::End => self.signalled_end |= self.loader_id.is_some(),
         }
@@ -78,22 +79,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_shown_document_is_idle() {
+    fn only_events_of_the_shown_document_count() {
         let mut state = PageState::default();
-        let mut take = |method: &str, params: Value| {
+        let mut handle = |method: &str, params: Value| {
             state.handle_event(method, &params);
             state.network_idle
         };
         let shows = |loader: &str| json!({"frame": {"loaderId": loader}});
         let idle = |loader: &str| json!({"name": "networkIdle", "loaderId": loader});
-        assert!(!take("Page.lifecycleEvent", idle("a")));
-        assert!(!take("Page.frameNavigated", shows("a")));
-        assert!(!take("Page.lifecycleEvent", idle("frame")));
-        assert!(take("Page.lifecycleEvent", idle("a")));
-        assert!(take("Page.frameNavigated", json!({"frame": {"loaderId": "x", "parentId": "y"}})));
-        assert!(!take("Page.frameNavigated", shows("b")));
-        assert!(!take("Page.lifecycleEvent", idle("a")));
-        assert!(take("Page.lifecycleEvent", idle("b")));
+        assert!(!handle("Page.lifecycleEvent", idle("a")));
+        assert!(!handle("Page.frameNavigated", shows("a")));
+        assert!(!handle("Page.lifecycleEvent", idle("frame")));
+        assert!(handle("Page.lifecycleEvent", idle("a")));
+        assert!(handle("Page.frameNavigated", json!({"frame": {"loaderId": "x", "parentId": "y"}})));
+        assert!(!handle("Page.frameNavigated", shows("b")));
+        assert!(!handle("Page.lifecycleEvent", idle("a")));
+        assert!(handle("Page.lifecycleEvent", idle("b")));
         state.handle_signal(PageSignal::Ready);
         assert!(state.signalled_ready);
         state.expect_document(None);

@@ -1,10 +1,10 @@
-// Given names of functions and what each of them says, puts them into the page.
+// Defines functions in the page. `functions` maps their names to the values that they report.
 (functions, binding) => {
-  const tell = window[binding];
+  const report = window[binding];
   delete window[binding];
-  if (!tell) return;
-  for (const [name, word] of Object.entries(functions)) {
-    const value = () => { tell(word); };
+  if (!report) return;
+  for (const [name, reported] of Object.entries(functions)) {
+    const value = () => { report(reported); };
     Object.defineProperty(window, name, { value, writable: true, enumerable: true, configurable: true });
   }
 }

@@ -1,4 +1,4 @@
-//! How long the browser takes to draw: read from its own trace, a few pictures at a time.
+//! Measures how long the browser takes to draw, from short samples of its own trace.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,19 +8,22 @@ use serde_json::{Value, json};
 
 use super::cdp::{CdpClient, Error};
 
-/// The one category in which frames are followed from their begin to their presentation.
+/// Trace category with the events of a frame from its begin to its presentation.
 const TRACE_CATEGORY: &str = "disabled-by-default-devtools.timeline.frame";
-/// The event that spans a frame's life, and those within it that say that the page itself drew it, and that it was shown.
+/// Event that spans the life of a frame.
 const FRAME_EVENT: &str = "PipelineReporter";
+/// Event within it that shows that the page itself drew the frame.
 const MAIN_FRAME_EVENT: &str = "SendBeginMainFrameToCommit";
+/// Event within it that shows that the frame was presented.
 const PRESENTATION_EVENT: &str = "SubmitCompositorFrameToPresentationCompositorFrame";
-/// Events kept of a sample. One of twelve ticks has a few hundred.
+/// Events that are kept of a sample. A sample of twelve ticks has a few hundred.
 const MAX_TRACE_EVENTS: usize = 10_000;
-/// Memory that the browser may use for a sample.
+/// Memory that the browser may use for a sample, in KiB.
 const TRACE_BUFFER_KIB: u32 = 1024;
+/// How long the browser may take to answer a trace command or to send a sample.
 const TRACE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the browser told of the sample that is being taken.
+/// Events of the sample that is being recorded, and whether it is complete.
 #[derive(Debug, Default)]
 pub(super) struct TraceBuffer {
     events: Mutex<(Vec<TraceEvent>, bool)>,
@@ -30,7 +33,7 @@ pub(super) struct TraceBuffer {
 #[derive(Debug, Clone, PartialEq)]
 struct TraceEvent {
     timestamp_us: f64,
-    /// Of the frame: process and identifier.
+    /// Process and identifier of the frame.
     frame: (u64, String),
     phase: FramePhase,
 }
@@ -45,7 +48,7 @@ enum FramePhase {
 
 impl TraceEvent {
     fn parse(event: &Value) -> Option<Self> {
-        let what = match (event["name"].as_str()?, event["ph"].as_str()?) {
+        let phase = match (event["name"].as_str()?, event["ph"].as_str()?) {
             (FRAME_EVENT, "b") => FramePhase::Begin,
             (MAIN_FRAME_EVENT, "e") => FramePhase::MainFrameCommitted,
             (PRESENTATION_EVENT, "e") => FramePhase::Presented,
@@ -53,12 +56,12 @@ impl TraceEvent {
             _ => return None,
         };
         let id = event.get("id").or_else(|| event.get("id2"))?.to_string();
-        Some(Self { timestamp_us: event["ts"].as_f64()?, frame: (event["pid"].as_u64()?, id), phase: what })
+        Some(Self { timestamp_us: event["ts"].as_f64()?, frame: (event["pid"].as_u64()?, id), phase })
     }
 }
 
 impl TraceBuffer {
-    /// Takes a part of the trace.
+    /// Adds the events of one message.
     pub(super) fn add_events(&self, params: &Value) {
         let mut sample = self.lock();
         let room = MAX_TRACE_EVENTS - sample.0.len();
@@ -66,7 +69,7 @@ impl TraceBuffer {
         sample.0.extend(events.filter_map(TraceEvent::parse).take(room));
     }
 
-    /// There is no more, or nobody to tell it.
+    /// Marks the sample as complete, or the browser as gone.
     pub(super) fn finish(&self) {
         self.lock().1 = true;
         self.complete.notify_all();
@@ -90,7 +93,7 @@ impl TraceBuffer {
     }
 }
 
-/// Takes samples of the browser's trace.
+/// Records samples of the browser's trace.
 #[derive(Debug)]
 pub(crate) struct FrameTracer {
     pub(super) cdp: CdpClient,
@@ -98,8 +101,8 @@ pub(crate) struct FrameTracer {
 }
 
 impl FrameTracer {
-    /// How long each picture that the page drew took, from the tick on which it was begun until it was shown, while `pause`
-    /// lasts. Empty when `pause` says that it was interrupted.
+    /// Records while `pause` runs. Returns, for each frame that the page drew, the time from the tick on
+    /// which it was begun until it was presented. Empty if `pause` returns false, for interrupted.
     pub(crate) fn record_frame_latencies(
         &self,
         pause: impl FnOnce() -> bool,
@@ -125,7 +128,7 @@ impl FrameTracer {
 fn frame_latencies(mut events: Vec<TraceEvent>) -> Vec<Duration> {
     events.sort_by(|a, b| a.timestamp_us.total_cmp(&b.timestamp_us));
     let mut frames: HashMap<(u64, String), (f64, bool, bool)> = HashMap::new();
-    let mut pictures = Vec::new();
+    let mut latencies = Vec::new();
     for event in events {
         match event.phase {
             FramePhase::Begin => {
@@ -139,12 +142,12 @@ fn frame_latencies(mut events: Vec<TraceEvent>) -> Vec<Duration> {
             }
             FramePhase::End => {
                 if let Some((begun_us, true, true)) = frames.remove(&event.frame) {
-                    pictures.extend(Duration::try_from_secs_f64((event.timestamp_us - begun_us) / 1e6));
+                    latencies.extend(Duration::try_from_secs_f64((event.timestamp_us - begun_us) / 1e6));
                 }
             }
         }
     }
-    pictures
+    latencies
 }
 
 #[cfg(test)]
@@ -156,10 +159,10 @@ mod tests {
     }
 
     #[test]
-    fn only_frames_that_the_page_drew_and_that_were_shown_count() {
+    fn only_presented_frames_of_the_page_count() {
         let trace = TraceBuffer::default();
         trace.clear();
-        // Parts come out of order; a frame that another continues has the same times, but was not drawn by the page.
+        // Messages arrive out of order. Frame 0x2 continues another one, and was not drawn by the page.
         trace.add_events(&json!({"value": [
             event(PRESENTATION_EVENT, "e", "0x1", 36_000.0),
             event(FRAME_EVENT, "e", "0x1", 36_000.0),
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_that_tells_too_much_is_cut_off() {
+    fn a_sample_is_bounded() {
         let trace = TraceBuffer::default();
         let many: Vec<Value> = (0..6000).map(|i| event(FRAME_EVENT, "b", &i.to_string(), 0.0)).collect();
         let many = json!({ "value": many });

@@ -1,5 +1,5 @@
-// Nobody answers a dialog, moves a window or presses Esc, so these come to nothing at once. The browser would dismiss dialogs
-// too, but only after they were in the picture.
+// Disables dialogs and functions that move or lock the window, as nobody can answer or undo them. The browser
+// would also dismiss dialogs, but only after they were recorded.
 (() => {
   const define = (object, functions) => {
     for (const [name, value] of Object.entries(functions)) {

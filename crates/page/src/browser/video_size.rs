@@ -1,19 +1,19 @@
-//! Videos that are larger than the page may play.
+//! Detects videos that are larger than the page may play.
 
 use pagecast_core::spec::Size;
 use serde_json::{Value, json};
 
-/// How our script reaches us. It takes it away again before the page's own scripts run.
+/// Name of the DevTools binding. Our script removes it before the scripts of the page run.
 pub(super) const BINDING: &str = "__pagecast_video";
 
-/// A script for every document.
+/// Script for every document that reports videos larger than `limit`.
 pub(super) fn script(limit: Size) -> String {
     let (long, short) = long_and_short_side((limit.width(), limit.height()));
-    // A JSON string is one of JavaScript too.
+    // A JSON string is also a JavaScript string.
     format!("({})({long}, {short}, {})", include_str!("video.js"), json!(BINDING))
 }
 
-/// The size that `Runtime.bindingCalled` tells of, if it is larger than `limit`.
+/// Parses `Runtime.bindingCalled`: the size of the video, if it is larger than `limit`.
 pub(super) fn parse_oversized(limit: Option<Size>, params: &Value) -> Option<(u32, u32)> {
     let limit = limit.filter(|_| params["name"] == BINDING)?;
     let (width, height) = params["payload"].as_str()?.split_once('x')?;
@@ -23,7 +23,7 @@ pub(super) fn parse_oversized(limit: Option<Size>, params: &Value) -> Option<(u3
     (long > longest || short > shortest).then_some(size)
 }
 
-/// The longer one and the shorter one: a video may stand upright.
+/// The longer and the shorter side. The limit applies in either orientation.
 fn long_and_short_side((width, height): (u32, u32)) -> (u32, u32) {
     (width.max(height), width.min(height))
 }
@@ -33,16 +33,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_too_large_is_told_of() {
+    fn only_larger_videos_are_reported() {
         let limit = Size::new(1920, 1080).unwrap();
-        let told =
+        let parse =
             |payload: &str| parse_oversized(Some(limit), &json!({"name": BINDING, "payload": payload}));
-        assert_eq!(told("2560x1440"), Some((2560, 1440)));
-        assert_eq!(told("1080x1922"), Some((1080, 1922)));
-        assert_eq!(told("1200x1200"), Some((1200, 1200)));
+        assert_eq!(parse("2560x1440"), Some((2560, 1440)));
+        assert_eq!(parse("1080x1922"), Some((1080, 1922)));
+        assert_eq!(parse("1200x1200"), Some((1200, 1200)));
         for small in ["1920x1080", "1080x1920", "0x0", "", "2560", "x", "-1x5000", "99999999999x1", "1e9x1e9"]
         {
-            assert_eq!(told(small), None, "{small}");
+            assert_eq!(parse(small), None, "{small}");
         }
         let large = |name: &str| json!({"name": name, "payload": "2560x1440"});
         assert_eq!(parse_oversized(None, &large(BINDING)), None);

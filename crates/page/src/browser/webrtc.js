@@ -1,17 +1,18 @@
-// Tells once for each document when it sets up a connection of WebRTC: that it looks whether there is such a thing is no reason yet.
+// Reports once for each document when it sets up a WebRTC connection. Feature detection alone does not count.
 (binding) => {
-  const tell = window[binding];
+  const report = window[binding];
   delete window[binding];
-  if (!tell || !window.RTCPeerConnection) return;
+  if (!report || !window.RTCPeerConnection) return;
   const { prototype } = RTCPeerConnection;
   const original = prototype.setLocalDescription;
-  let told = false;
+  let reported = false;
   const { setLocalDescription: value } = {
     setLocalDescription(...description) {
-      if (!told) tell("webrtc");
-      told = true;
+      if (!reported) report("webrtc");
+      reported = true;
       return original.apply(this, description);
     },
   };
-  Object.defineProperty(prototype, "setLocalDescription", { value, writable: true, enumerable: true, configurable: true });
+  const descriptor = { value, writable: true, enumerable: true, configurable: true };
+  Object.defineProperty(prototype, "setLocalDescription", descriptor);
 }

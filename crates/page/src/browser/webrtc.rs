@@ -1,17 +1,17 @@
-//! Pages that set up connections of WebRTC.
+//! Detects pages that set up WebRTC connections.
 
 use serde_json::{Value, json};
 
-/// How our script reaches us. It takes it away again before the page's own scripts run.
+/// Name of the DevTools binding. Our script removes it before the scripts of the page run.
 pub(super) const BINDING: &str = "__pagecast_webrtc";
 
-/// A script for every document.
+/// Script for every document that reports its first WebRTC connection.
 pub(super) fn script() -> String {
-    // A JSON string is one of JavaScript too.
+    // A JSON string is also a JavaScript string.
     format!("({})({})", include_str!("webrtc.js"), json!(BINDING))
 }
 
-/// Whether `Runtime.bindingCalled` tells of such a connection.
+/// Whether this `Runtime.bindingCalled` reports a WebRTC connection.
 pub(super) fn is_connection_event(params: &Value) -> bool {
     params["name"] == BINDING
 }

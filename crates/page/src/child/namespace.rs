@@ -1,15 +1,15 @@
-//! Namespaces of its own for each browser, where we are not root and all of them run as one user: it sees no
-//! process and no file of another cast, nor the service's own.
+//! Runs each browser in its own Linux namespaces where we are not root, so that all browsers run as one user:
+//! a browser sees no process and no file of other casts or of the service.
 //!
-//! A user namespace is what lets a plain user have the others; processes and mounts are what separates. The
-//! tools are `unshare` and `setpriv` of util-linux and `mount`, which every Debian has.
+//! The user namespace lets an unprivileged user create the others; the process and mount namespaces separate.
+//! The tools are `unshare` and `setpriv` of util-linux and `mount`, which every Debian has.
 
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Names a folder that browsers must not see: the data of the service.
+/// Environment variable with a folder that browsers must not see: the data of the service.
 pub const PRIVATE_FOLDER_VARIABLE: &str = "PAGECAST_PRIVATE_FOLDER";
 
 const UNSHARE: &str = "/usr/bin/unshare";
@@ -24,9 +24,9 @@ const UNSHARE_ARGS: [&str; 8] = [
     "--mount-proc",
 ];
 
-/// Covers the folder for temporary files but for the run folder, shared memory, and each folder named before
-/// `--`; then gives up the right to mount anything and becomes the program. Arguments: the run folder, which is
-/// the working directory, the folder for temporary files, folders to cover, `--`, the program with its own.
+/// Mounts empty folders over the temporary folder except for the run folder, over shared memory, and over
+/// each folder named before `--`; then drops the right to mount and executes the program. Arguments: the run
+/// folder, the temporary folder, folders to hide, `--`, the program and its arguments.
 const MOUNT_SCRIPT: &str = r#"
 set -e
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -43,8 +43,8 @@ cd "$work"
 exec setpriv --ambient-caps=-all --inh-caps=-all "$@"
 "#;
 
-/// A program and its arguments, which run `program` in namespaces of its own. It sees `run_folder`, and
-/// nothing else of the folder for temporary files, of our home, or of the service's data.
+/// Returns a command that runs `program` in its own namespaces. There it sees `run_folder`, but nothing else
+/// in the temporary folder, in our home, or in the data folder of the service.
 pub(super) fn unshare_command(
     program: &Path,
     args: Vec<String>,
@@ -52,7 +52,7 @@ pub(super) fn unshare_command(
 ) -> (PathBuf, Vec<OsString>) {
     let temporary = run_folder.parent().unwrap_or(run_folder);
     let mut all: Vec<OsString> = UNSHARE_ARGS.iter().map(OsString::from).collect();
-    all.extend(["/bin/sh", "-c", MOUNT_SCRIPT, "pagecast-cover"].map(OsString::from));
+    all.extend(["/bin/sh", "-c", MOUNT_SCRIPT, "pagecast-namespace"].map(OsString::from));
     all.extend([run_folder, temporary].map(OsString::from));
     all.extend(folders_to_hide(program, temporary).into_iter().map(OsString::from));
     all.push("--".into());
@@ -61,8 +61,8 @@ pub(super) fn unshare_command(
     (UNSHARE.into(), all)
 }
 
-/// Folders of ours to cover: home, working directory and the service's data, but for those that hold what the
-/// browser needs.
+/// Folders of ours to hide: home, working directory and the data of the service, except those that contain
+/// what the browser needs.
 fn folders_to_hide(program: &Path, temporary: &Path) -> Vec<PathBuf> {
     let me = rustix::process::geteuid().as_raw();
     let named = ["HOME", PRIVATE_FOLDER_VARIABLE].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
@@ -71,29 +71,29 @@ fn folders_to_hide(program: &Path, temporary: &Path) -> Vec<PathBuf> {
         .filter_map(|folder| folder.canonicalize().ok())
         .filter(|folder| std::fs::metadata(folder).is_ok_and(|meta| meta.is_dir() && meta.uid() == me))
         .filter(|folder| [program, temporary].iter().all(|needed| !needed.starts_with(folder)))
-        // Covered anyway.
+        // The temporary folder is hidden anyway.
         .filter(|folder| !folder.starts_with(temporary))
         .collect();
     folders.sort();
-    // What is inside of another one is covered with it.
+    // Hiding a folder hides those inside of it.
     folders.dedup_by(|inner, outer| inner.starts_with(outer));
     folders
 }
 
-/// Whether this machine lets us have them. Found out once, by a program that does nothing.
+/// Whether this machine lets us create these namespaces. Tried once, with a program that does nothing.
 pub(super) fn are_available(run_folder: &Path) -> bool {
-    static POSSIBLE: OnceLock<bool> = OnceLock::new();
-    *POSSIBLE.get_or_init(|| {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
         let (program, args) = unshare_command(Path::new("/bin/true"), Vec::new(), run_folder);
         let args: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
         match super::run_tool(&program, args.into_iter(), run_folder) {
             Ok(Ok(())) => true,
-            Ok(Err(why)) => {
-                tracing::warn!(why, "browsers of different casts are not separated by namespaces");
+            Ok(Err(reason)) => {
+                tracing::warn!(reason, "namespaces unavailable, browsers are not isolated from each other");
                 false
             }
-            Err(error) => {
-                tracing::warn!(%error, "browsers of different casts are not separated by namespaces");
+            Err(reason) => {
+                tracing::warn!(%reason, "namespaces unavailable, browsers are not isolated from each other");
                 false
             }
         }

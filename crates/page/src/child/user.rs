@@ -1,7 +1,7 @@
-//! A system user of its own for the browser of each cast, where we are root.
+//! Reserves a system user for the browser of each cast, where we are root.
 //!
-//! User ids come from a range that nobody else uses. A locked file in [`lock_folder`] says that one is taken,
-//! for all processes of this machine; the cast and its janitor hold the lock, and it goes with the later of
+//! User ids come from a range that nobody else uses. A locked file in [`lock_folder`] marks an id as taken
+//! for all processes of this machine. The cast and its janitor hold the lock, so it ends with the later of
 //! them, however they end.
 
 use std::collections::HashSet;
@@ -15,24 +15,24 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Names the user ids of browsers, like `2000000000-2000065535`.
+/// Environment variable with the user ids of browsers, like `2000000000-2000065535`.
 pub const BROWSER_UIDS_VARIABLE: &str = "PAGECAST_BROWSER_UIDS";
-/// The usual range: within 1879048192 to 2147483647, which systemd's list of user ids leaves unused.
+/// Default range: within 1879048192 to 2147483647, which systemd's list of user ids leaves unused.
 const DEFAULT_UID_RANGE: UidRange = UidRange { first: 2_000_000_000, last: 2_000_065_535 };
-/// The range in a user namespace that maps ids of 16 bits only, as containers have it: unused by the same
-/// list.
+/// Default range in user namespaces that map only 16-bit ids, as in containers: unused by the same list.
 const DEFAULT_UID_RANGE_16_BIT: UidRange = UidRange { first: 60_706, last: 61_183 };
-/// The least that a range may begin with: smaller ids belong to the system and to people.
+/// Smallest id that a range may begin with: smaller ones belong to system accounts.
 const MIN_UID: u32 = 1000;
-/// Ids that are never anybody's: `nobody` and "no id", in 16 and in 32 bits.
+/// Ids that are never assigned: `nobody` and "no id", in 16 and in 32 bits.
 const RESERVED_UIDS: [u32; 3] = [65_534, 65_535, u32::MAX];
-/// Where locks are, the first of these that can be made.
+/// Folders for the locks; the first one that can be created is used.
 const LOCK_FOLDERS: [&str; 2] = ["/run/pagecast-users", "/tmp/pagecast-users"];
-/// How often, and how long apart, processes of a user are looked for and killed until there are none.
+/// How often processes of a user are searched and killed until there are none: for one second in all.
 const MAX_KILL_ATTEMPTS: u32 = 50;
+/// Pause between two such attempts.
 const KILL_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// User ids, both ends included. The group of each has the same number.
+/// Range of user ids, both ends included. The group of each user has the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct UidRange {
     first: u32,
@@ -42,12 +42,12 @@ struct UidRange {
 impl UidRange {
     fn parse(text: &str) -> io::Result<Self> {
         let wrong = || {
-            let what = format!(
-                "{BROWSER_UIDS_VARIABLE}={text} is no range of user ids: write two ids of at least {MIN_UID}, \
-                 like {}-{}",
+            let message = format!(
+                "{BROWSER_UIDS_VARIABLE}={text} is not a range of user ids: write two ids of at \
+                 least {MIN_UID}, like {}-{}",
                 DEFAULT_UID_RANGE.first, DEFAULT_UID_RANGE.last
             );
-            io::Error::new(io::ErrorKind::InvalidInput, what)
+            io::Error::new(io::ErrorKind::InvalidInput, message)
         };
         let (first, last) = text.split_once('-').ok_or_else(wrong)?;
         let number = |text: &str| text.trim().parse::<u32>().map_err(|_| wrong());
@@ -58,7 +58,7 @@ impl UidRange {
         Ok(range)
     }
 
-    /// Whether our user namespace has all of it, by the text of `/proc/self/uid_map`.
+    /// Whether our user namespace maps the whole range, according to the text of `/proc/self/uid_map`.
     fn is_mapped(self, map: &str) -> bool {
         map.lines().any(|line| {
             let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);
@@ -72,14 +72,14 @@ impl UidRange {
     }
 }
 
-/// The user that a child runs as.
+/// User and group that a child runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
 }
 
-/// A user that is ours alone for as long as this, or a janitor with a copy of its lock, lives.
+/// A user reserved for one browser, as long as this value or a janitor with a copy of the lock lives.
 #[derive(Debug)]
 pub(crate) struct ReservedUser {
     pub(crate) user: User,
@@ -87,11 +87,12 @@ pub(crate) struct ReservedUser {
 }
 
 impl ReservedUser {
-    /// A user that no other cast of this machine has, with no process that an earlier one left. `None` if we
-    /// are not root: then the browser runs as we do.
+    /// Reserves a user that no other cast of this machine has, and kills processes that an earlier browser
+    /// left. `None` if we are not root: then the browser runs as our own user.
     ///
     /// # Errors
-    /// The range cannot be read, is not ours to give, or all of it is taken; no lock can be made.
+    /// The range is invalid, not mapped in this user namespace, or completely in use; or no lock can be
+    /// created.
     pub(crate) fn reserve() -> io::Result<Option<Self>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
@@ -101,9 +102,9 @@ impl ReservedUser {
     }
 
     fn reserve_in(folder: &Path, range: UidRange) -> io::Result<Self> {
-        let named = passwd_uids(&std::fs::read_to_string("/etc/passwd").unwrap_or_default());
+        let assigned = passwd_uids(&std::fs::read_to_string("/etc/passwd").unwrap_or_default());
         for uid in range.first..=range.last {
-            if RESERVED_UIDS.contains(&uid) || named.contains(&uid) {
+            if RESERVED_UIDS.contains(&uid) || assigned.contains(&uid) {
                 continue;
             }
             let Some(lock) = try_lock_uid(folder, uid)? else { continue };
@@ -111,12 +112,13 @@ impl ReservedUser {
             return Ok(Self { user: User { uid, gid: uid }, lock });
         }
         let UidRange { first, last } = range;
-        let what =
-            format!("all user ids from {first} to {last} are taken: name more in {BROWSER_UIDS_VARIABLE}");
-        Err(io::Error::new(io::ErrorKind::QuotaExceeded, what))
+        let message = format!(
+            "all user ids from {first} to {last} are in use: set a larger range in {BROWSER_UIDS_VARIABLE}"
+        );
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))
     }
 
-    /// A copy of the lock, which is held until both are closed.
+    /// Copies the lock, which is held until both copies are closed.
     pub(super) fn clone_lock(&self) -> io::Result<File> {
         self.lock.try_clone()
     }
@@ -124,14 +126,14 @@ impl ReservedUser {
 
 impl Drop for ReservedUser {
     fn drop(&mut self) {
-        // What left the browser's group and session is found by its user.
+        // Processes that left the group and session of the browser are found by their user.
         if let Err(error) = kill_processes_of(self.user.uid) {
-            tracing::warn!(%error, uid = self.user.uid, "processes of a browser that is gone are left");
+            tracing::warn!(%error, uid = self.user.uid, "cannot kill leftover browser processes");
         }
     }
 }
 
-/// The range to take users from.
+/// The range to reserve users from: `set`, or the first default range that is mapped.
 fn uid_range(set: Option<&str>) -> io::Result<UidRange> {
     let maps: Vec<String> = ["/proc/self/uid_map", "/proc/self/gid_map"]
         .iter()
@@ -144,19 +146,20 @@ fn uid_range(set: Option<&str>) -> io::Result<UidRange> {
     };
     candidates.iter().copied().find(|range| is_mapped(*range)).ok_or_else(|| {
         let UidRange { first, last } = candidates[0];
-        let what = format!(
-            "the user ids {first} to {last} do not exist in this user namespace: name others in {BROWSER_UIDS_VARIABLE}"
+        let message = format!(
+            "the user ids {first} to {last} do not exist in this user namespace: set others in \
+             {BROWSER_UIDS_VARIABLE}"
         );
-        io::Error::new(io::ErrorKind::InvalidInput, what)
+        io::Error::new(io::ErrorKind::InvalidInput, message)
     })
 }
 
-/// Ids that people and services have.
+/// User ids of the accounts in the text of `/etc/passwd`.
 fn passwd_uids(passwd: &str) -> HashSet<u32> {
     passwd.lines().filter_map(|line| line.split(':').nth(2)?.parse().ok()).collect()
 }
 
-/// The folder of the locks: ours, and nobody else's to write.
+/// Creates the folder of the locks, which only we may write to.
 fn lock_folder() -> io::Result<PathBuf> {
     let mut failed = None;
     for folder in LOCK_FOLDERS {
@@ -178,11 +181,11 @@ fn create_lock_folder(folder: &Path) -> io::Result<()> {
     if found.is_dir() && ours && found.mode() & 0o077 == 0 {
         return Ok(());
     }
-    let what = format!("{} belongs to somebody else, or others may use it: remove it", folder.display());
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+    let message = format!("{} belongs to another user, or others may use it: remove it", folder.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
-/// Locks a user; `None` if somebody else has.
+/// Locks a user id; `None` if another process holds the lock.
 fn try_lock_uid(folder: &Path, uid: u32) -> io::Result<Option<File>> {
     let mut options = OpenOptions::new();
     let file =
@@ -194,8 +197,8 @@ fn try_lock_uid(folder: &Path, uid: u32) -> io::Result<Option<File>> {
     }
 }
 
-/// Kills what still runs as a user whose cast is gone, its janitor included. Does nothing if another cast has
-/// the user by now.
+/// Kills processes that still run as a user whose cast and janitor are gone. Does nothing if another cast has
+/// reserved the user meanwhile.
 pub(super) fn kill_stale_processes(uid: u32) {
     let in_range = uid_range(std::env::var(BROWSER_UIDS_VARIABLE).ok().as_deref())
         .is_ok_and(|range| (range.first..=range.last).contains(&uid));
@@ -204,11 +207,11 @@ pub(super) fn kill_stale_processes(uid: u32) {
         && let Ok(Some(_lock)) = try_lock_uid(&folder, uid)
         && let Err(error) = kill_processes_of(uid)
     {
-        tracing::warn!(%error, uid, "processes of a browser that is gone are left");
+        tracing::warn!(%error, uid, "cannot kill leftover browser processes");
     }
 }
 
-/// Kills all processes of a user, until there are none.
+/// Kills all processes of a user, repeatedly until there are none.
 fn kill_processes_of(uid: u32) -> io::Result<()> {
     for _ in 0..MAX_KILL_ATTEMPTS {
         let found = processes_of(uid)?;
@@ -216,7 +219,7 @@ fn kill_processes_of(uid: u32) -> io::Result<()> {
             return Ok(());
         }
         for pid in found {
-            // Gone by itself.
+            // Fails if the process has exited meanwhile.
             let _gone = kill_process(pid, Signal::KILL);
         }
         std::thread::sleep(KILL_RETRY_INTERVAL);
@@ -224,13 +227,12 @@ fn kill_processes_of(uid: u32) -> io::Result<()> {
     Err(io::Error::other(format!("processes of user {uid} cannot be killed")))
 }
 
-/// All processes that run as this user, really or in effect, but those that only wait to be waited for.
+/// All processes whose real or effective user is `uid`, without zombies.
 fn processes_of(uid: u32) -> io::Result<Vec<Pid>> {
     let entries = std::fs::read_dir("/proc")?.flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let of_user = |pid: &i32| {
-        // A sandboxed process belongs to root as far as the owner of its folder goes, so that is not looked
-        // at.
+        // The owner of the folder in /proc does not help: for a sandboxed process it is root.
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let is_dead =
             status.lines().any(|line| line.starts_with("State:\tZ") || line.starts_with("State:\tX"));
@@ -240,8 +242,8 @@ fn processes_of(uid: u32) -> io::Result<Vec<Pid>> {
     Ok(pids.filter(of_user).filter_map(Pid::from_raw).collect())
 }
 
-/// Whether the process at the other end of a socket is the browser, which runs as `uid`, or one of ours.
-/// Without a user of its own the browser runs as we do.
+/// Whether the process at the other end of a socket runs as `uid`, the user of the browser, or as our own
+/// user, as the browser does if it has no user of its own.
 pub(crate) fn is_browser_peer(socket: &UnixStream, uid: Option<u32>) -> bool {
     let Ok(peer) = rustix::net::sockopt::socket_peercred(socket) else { return false };
     Some(peer.uid.as_raw()) == uid || peer.uid == rustix::process::geteuid()
@@ -255,10 +257,10 @@ mod tests {
     fn ranges_are_read() {
         assert_eq!(UidRange::parse("1000-1000").unwrap(), UidRange { first: 1000, last: 1000 });
         for wrong in ["", "5", "0-10", "999-2000", "3000-2000", "a-b", "1000-", "1000-4294967296", "-1-5"] {
-            let said = UidRange::parse(wrong).unwrap_err().to_string();
+            let message = UidRange::parse(wrong).unwrap_err().to_string();
             assert!(
-                said.contains("no range of user ids") && said.contains("2000000000-2000065535"),
-                "{said}"
+                message.contains("not a range of user ids") && message.contains("2000000000-2000065535"),
+                "{message}"
             );
         }
         let all = "         0          0 4294967295\n";
@@ -272,25 +274,25 @@ mod tests {
     }
 
     #[test]
-    fn ids_with_names_are_found() {
+    fn assigned_ids_are_found() {
         let found = passwd_uids("root:x:0:0:root:/root:/bin/sh\nnonsense\nann:x:60706:1::/:/bin/sh\n");
         assert_eq!(found, HashSet::from([0, 60_706]));
     }
 
     #[test]
-    fn no_two_casts_have_the_same_user_and_what_one_leaves_is_killed() {
+    fn no_two_casts_have_the_same_user_and_leftover_processes_are_killed() {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: only root can start processes of other users");
             return;
         }
         let folder = std::env::temp_dir().join(format!("pagecast-user-locks-{}", std::process::id()));
         create_lock_folder(&folder).unwrap();
-        // Away from what casts of this machine use.
+        // Outside of the range that casts of this machine use.
         let range = UidRange { first: 1_999_000_000, last: 1_999_000_001 };
         let first = ReservedUser::reserve_in(&folder, range).unwrap();
         let second = ReservedUser::reserve_in(&folder, range).unwrap();
         assert_eq!((first.user.uid, second.user.uid), (range.first, range.last));
-        assert!(ReservedUser::reserve_in(&folder, range).unwrap_err().to_string().contains("are taken"));
+        assert!(ReservedUser::reserve_in(&folder, range).unwrap_err().to_string().contains("are in use"));
         let spec = super::super::SpawnOptions {
             program: Path::new("/bin/sh"),
             args: vec!["-c".into(), "sleep 1000".into()],
@@ -302,10 +304,10 @@ mod tests {
             max_file_bytes: None,
             stderr: std::process::Stdio::null(),
         };
-        let mut left = super::super::spawn(spec).unwrap();
+        let mut leftover = super::super::spawn(spec).unwrap();
         let copy = first.clone_lock().unwrap();
         drop(first);
-        left.wait().unwrap();
+        leftover.wait().unwrap();
         assert!(processes_of(range.first).unwrap().is_empty());
         assert!(ReservedUser::reserve_in(&folder, range).is_err(), "the janitor of the first still has it");
         drop(copy);
@@ -317,8 +319,8 @@ mod tests {
     fn a_folder_that_others_can_write_is_not_used_for_locks() {
         let folder = std::env::temp_dir().join(format!("pagecast-open-locks-{}", std::process::id()));
         DirBuilder::new().mode(0o755).create(&folder).unwrap();
-        let said = create_lock_folder(&folder).unwrap_err().to_string();
-        assert!(said.contains("others may use it"), "{said}");
+        let message = create_lock_folder(&folder).unwrap_err().to_string();
+        assert!(message.contains("others may use it"), "{message}");
         std::fs::remove_dir(&folder).unwrap();
         std::os::unix::fs::symlink("/etc", &folder).unwrap();
         assert!(create_lock_folder(&folder).is_err());

@@ -1,16 +1,16 @@
-//! The part of the display that the browser takes for its whole screen.
+//! Position and scale of the browser's screen on the display.
 
 use pagecast_core::spec::Size;
 
 use super::image::Rect;
 
-/// The protocol tells scales in this unit.
+/// The fractional-scale protocol counts scales in 1/120.
 const FRACTIONAL_SCALE_DENOMINATOR: f64 = 120.0;
 
-/// Where the browser's screen lies on the display, and how fine it is.
+/// Position of the browser's screen on the display, its logical size and its scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct OutputGeometry {
-    /// On the display, in pixels; what is around it stays black.
+    /// Area on the display, in pixels; the rest stays black.
     pub(crate) area: Rect,
     /// Width and height in logical pixels.
     pub(crate) logical_size: (i32, i32),
@@ -19,7 +19,7 @@ pub(crate) struct OutputGeometry {
 }
 
 impl OutputGeometry {
-    /// The whole display. Its logical size is rounded up so that no pixel stays empty.
+    /// Covers the whole display. The logical size is rounded up, so that no pixel stays empty.
     pub(crate) fn full_output(size: Size, scale: f64) -> Self {
         let logical = |v: u32| (f64::from(v) / scale).ceil() as i32;
         Self {
@@ -29,13 +29,13 @@ impl OutputGeometry {
         }
     }
 
-    /// The middle of the display, as large as a screen of `width` x `height` logical pixels fits into it without a pixel of
-    /// the page being anything but a pixel of the display.
+    /// Centres a screen of `width` x `height` logical pixels on the display, at the largest scale that fits.
+    /// One pixel of the page is one pixel of the display.
     pub(crate) fn letterboxed(size: Size, (width, height): (u32, u32)) -> Self {
         let ratio = |have: u32, want: u32| f64::from(have) / f64::from(want.max(1));
-        let most = ratio(size.width(), width).min(ratio(size.height(), height));
-        let scale = (most * FRACTIONAL_SCALE_DENOMINATOR).floor().max(1.0) / FRACTIONAL_SCALE_DENOMINATOR;
-        let side = |logical: u32, most: u32| ((f64::from(logical) * scale).ceil() as u32).min(most);
+        let largest = ratio(size.width(), width).min(ratio(size.height(), height));
+        let scale = (largest * FRACTIONAL_SCALE_DENOMINATOR).floor().max(1.0) / FRACTIONAL_SCALE_DENOMINATOR;
+        let side = |logical: u32, available: u32| ((f64::from(logical) * scale).ceil() as u32).min(available);
         let (w, h) = (side(width, size.width()), side(height, size.height()));
         let area = Rect {
             x: ((size.width() - w) / 2) as i32,
@@ -52,28 +52,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_as_large_as_it_fits_and_in_the_middle() {
+    fn a_device_screen_is_scaled_to_fit_and_centred() {
         for (size, viewport, scale, (x, y, width, height)) in [
-            // The same shape: all of it.
+            // The same aspect ratio fills the display.
             ((780, 1688), (390, 844), 2.0, (0, 0, 780, 1688)),
             // 720 rows would be 102.4 steps.
             ((1280, 720), (390, 844), 102.0 / 120.0, (474, 1, 332, 718)),
             ((1280, 720), (1180, 820), 105.0 / 120.0, (123, 1, 1033, 718)),
             ((720, 1280), (844, 390), 102.0 / 120.0, (1, 474, 718, 332)),
         ] {
-            let stage = OutputGeometry::letterboxed(Size::new(size.0, size.1).unwrap(), viewport);
+            let geometry = OutputGeometry::letterboxed(Size::new(size.0, size.1).unwrap(), viewport);
             assert_eq!(
-                (stage.scale, stage.area),
+                (geometry.scale, geometry.area),
                 (scale, Rect { x, y, width, height }),
                 "{viewport:?} on {size:?}"
             );
-            assert_eq!(stage.logical_size, (viewport.0 as i32, viewport.1 as i32));
+            assert_eq!(geometry.logical_size, (viewport.0 as i32, viewport.1 as i32));
         }
     }
 
     #[test]
-    fn without_a_device_all_of_the_display_is_used() {
-        let stage = OutputGeometry::full_output(Size::new(1280, 720).unwrap(), 1.5);
-        assert_eq!((stage.logical_size, stage.area.width, stage.area.x), ((854, 480), 1280, 0));
+    fn without_a_device_the_whole_display_is_used() {
+        let geometry = OutputGeometry::full_output(Size::new(1280, 720).unwrap(), 1.5);
+        assert_eq!((geometry.logical_size, geometry.area.width, geometry.area.x), ((854, 480), 1280, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! What a surface shows: our own copy of its last buffer, so that the buffer goes back to the client at once.
+//! Copies of surface contents, so that buffers go back to the client immediately.
 #![expect(unsafe_code, reason = "reads shared memory that the client may change at any time")]
 
 use pagecast_core::{TILE_HEIGHT, TILE_WIDTH};
@@ -6,9 +6,10 @@ use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
 use smithay::reexports::wayland_server::protocol::wl_shm::Format;
 use smithay::wayland::shm::{BufferData, with_buffer_contents};
 
+/// Size of one BGRA tile, in bytes.
 const TILE_BYTES: usize = TILE_WIDTH as usize * TILE_HEIGHT as usize * 4;
 
-/// A rectangle in pixels; may reach outside of whatever it is applied to.
+/// A rectangle in pixels; may extend beyond the area that it is applied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rect {
     pub(crate) x: i32,
@@ -18,7 +19,7 @@ pub(crate) struct Rect {
 }
 
 impl Rect {
-    /// The part within `0,0 .. width,height`, or `None`.
+    /// The part within `0,0 .. width,height`, as `x0, y0, x1, y1`; `None` if it is empty.
     pub(crate) fn clip(self, width: u32, height: u32) -> Option<(u32, u32, u32, u32)> {
         let edge = |at: i32, len: i32, max: u32| {
             let end = (i64::from(at) + i64::from(len.max(0))).clamp(0, i64::from(max));
@@ -50,8 +51,9 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Takes over what differs within `damage` (`None`: anywhere) and calls `changed` for each tile-sized part that does.
-    /// At most `max` pixels from the left and top are kept: more cannot be visible.
+    /// Copies the pixels of `buffer` that differ within `damage` (`None`: everywhere), and calls `changed`
+    /// for each tile-sized part that does. Keeps at most `max` pixels from the left and top, as more cannot
+    /// be visible.
     ///
     /// # Errors
     /// [`BufferError`]; the image is then unchanged.
@@ -66,13 +68,13 @@ impl Image {
             let source = ShmBuffer::new(pool, pool_len, data)?;
             let (width, height) = (source.width.min(max.0), source.height.min(max.1));
             let opaque = data.format == Format::Xrgb8888;
-            let fresh = (width, height, opaque) != (self.width, self.height, self.opaque);
-            if fresh {
+            let resized = (width, height, opaque) != (self.width, self.height, self.opaque);
+            if resized {
                 *self = Self { width, height, opaque, bgra: vec![0; width as usize * height as usize * 4] };
                 changed(Rect { x: 0, y: 0, width: width as i32, height: height as i32 });
             }
             let whole = [Rect { x: 0, y: 0, width: width as i32, height: height as i32 }];
-            let damage = if fresh { &whole[..] } else { damage.unwrap_or(&whole) };
+            let damage = if resized { &whole[..] } else { damage.unwrap_or(&whole) };
             for (x0, y0, x1, y1) in damage.iter().filter_map(|r| r.clip(width, height)) {
                 self.copy_changed_tiles(&source, (x0, y0, x1, y1), &mut changed);
             }
@@ -81,7 +83,7 @@ impl Image {
         .unwrap_or(Err(BufferError::Format))
     }
 
-    /// Copies the tiles that `x0,y0 .. x1,y1` touches, if they differ.
+    /// Copies the tiles that overlap `area` (`x0, y0, x1, y1`), if they differ.
     fn copy_changed_tiles(
         &mut self,
         source: &ShmBuffer,
@@ -89,14 +91,14 @@ impl Image {
         changed: &mut impl FnMut(Rect),
     ) {
         let (x0, y0, x1, y1) = area;
-        let mut fresh = [0_u8; TILE_BYTES];
+        let mut tile = [0_u8; TILE_BYTES];
         for top in (y0 / TILE_HEIGHT * TILE_HEIGHT..y1).step_by(TILE_HEIGHT as usize) {
             for left in (x0 / TILE_WIDTH * TILE_WIDTH..x1).step_by(TILE_WIDTH as usize) {
                 let (w, h) = (TILE_WIDTH.min(self.width - left), TILE_HEIGHT.min(self.height - top));
                 let row = w as usize * 4;
                 let mut differs = false;
                 for y in 0..h {
-                    let line = &mut fresh[y as usize * row..][..row];
+                    let line = &mut tile[y as usize * row..][..row];
                     source.read_row(left, top + y, line);
                     differs |= line != &self.bgra[self.offset(left, top + y)..][..row];
                 }
@@ -105,20 +107,20 @@ impl Image {
                 }
                 for y in 0..h {
                     let to = self.offset(left, top + y);
-                    self.bgra[to..to + row].copy_from_slice(&fresh[y as usize * row..][..row]);
+                    self.bgra[to..to + row].copy_from_slice(&tile[y as usize * row..][..row]);
                 }
                 changed(Rect { x: left as i32, y: top as i32, width: w as i32, height: h as i32 });
             }
         }
     }
 
-    /// Byte offset of a pixel.
+    /// Offset of a pixel in `bgra`, in bytes.
     pub(crate) fn offset(&self, x: u32, y: u32) -> usize {
         (y as usize * self.width as usize + x as usize) * 4
     }
 }
 
-/// A client's buffer, checked to lie within its pool.
+/// A shared-memory buffer of a client, checked to lie within its pool.
 struct ShmBuffer {
     start: *const u8,
     stride: usize,
@@ -153,9 +155,9 @@ impl ShmBuffer {
             y < self.height && x as usize * 4 + to.len() <= self.width as usize * 4,
             "read outside of the buffer"
         );
-        // SAFETY: the run is within the buffer (asserted) and the buffer within the pool (checked in `new`), which stays
-        // mapped while `with_buffer_contents` runs. No reference to shared memory is made: the client may write to it
-        // meanwhile, and then we get a torn picture, nothing worse.
+        // SAFETY: the run is within the buffer (asserted) and the buffer within the pool (checked in `new`),
+        // which stays mapped while `with_buffer_contents` runs. No reference to shared memory is created: if
+        // the client writes to it meanwhile, the copy holds a mix of old and new pixels.
         unsafe {
             let from = self.start.add(y as usize * self.stride + x as usize * 4);
             std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());

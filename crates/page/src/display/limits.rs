@@ -1,5 +1,6 @@
-//! What one client may pile up. The protocols' own handlers keep everything a client asks for; these stand before them.
-//! A client that goes over a limit is disconnected: no browser comes near any of them.
+//! Limits on what one client may allocate. The protocol handlers of the library keep everything that a client
+//! requests, so these checks run before them. A client beyond a limit is disconnected; no browser comes near
+//! any limit.
 
 use smithay::reexports::wayland_server::backend::protocol::ProtocolError;
 use smithay::reexports::wayland_server::backend::{ClientId, DisconnectReason, Handle};
@@ -30,50 +31,51 @@ use smithay::wayland::shm::{ShmBufferUserData, ShmPoolUserData, ShmState};
 
 use super::protocol::{ClientState, State};
 
-/// Surfaces at a time.
+/// Most surfaces at a time.
 pub(super) const MAX_SURFACES: usize = 256;
-/// Requests that leave something behind (objects, damage, regions, cached commits) within a slot.
+/// Most requests per slot that allocate state (objects, damage, regions, cached commits).
 pub(super) const MAX_RETAINED_REQUESTS_PER_SLOT: u32 = 4096;
-/// Such requests whose leftovers may be alive at a time, roughly: told by the object ids, which clients use densely.
+/// Most objects at a time, measured by the object ids, which clients use densely.
 pub(super) const MAX_OBJECTS: u32 = 16_384;
-/// Pools and buffers alive at a time: each may keep a descriptor of ours open, and the process has few.
+/// Most pools and buffers at a time: each may keep a file descriptor open, of which the process has few.
 const MAX_BUFFERS: u32 = 256;
-/// Rectangles of damage between two commits; beyond, the rest is not kept and the whole surface counts as damaged.
+/// Most damage rectangles between two commits. With more, the whole surface counts as damaged.
 const MAX_DAMAGE_RECTS: usize = 256;
-/// Types in which what is copied may be offered, and the length of a type's name.
+/// Most MIME types that a clipboard source may offer.
 const MAX_MIME_TYPES: usize = 64;
+/// Longest name of a MIME type, in bytes.
 const MAX_MIME_TYPE_BYTES: usize = 256;
-/// Configurations of a window or pop-up that wait for the client's acknowledgement.
+/// Most unacknowledged configure events of a window or popup.
 const MAX_PENDING_CONFIGURES: usize = 64;
 
-/// Ends the connection of the client that owns `resource`.
-pub(super) fn disconnect(resource: &impl Resource, why: &str) {
-    tracing::warn!(why, "display client disconnected");
-    resource.post_error(u32::MAX, why.to_owned());
+/// Disconnects the client that owns `resource`.
+pub(super) fn disconnect(resource: &impl Resource, reason: &str) {
+    tracing::warn!(reason, "display client disconnected");
+    resource.post_error(u32::MAX, reason.to_owned());
 }
 
-/// Disconnects a client that has asked for ever more configurations of `surface` and acknowledges none.
+/// Disconnects a client that has too many unacknowledged configure events for `surface`.
 pub(super) fn check_pending_configures(surface: &WlSurface) {
-    let waiting = with_states(surface, |states| {
+    let pending = with_states(surface, |states| {
         let window = states.data_map.get::<XdgToplevelSurfaceData>();
         let popup = states.data_map.get::<XdgPopupSurfaceData>();
-        let of_window = window.and_then(|w| Some(w.lock().ok()?.pending_configures().len()));
-        let of_popup = popup.and_then(|p| Some(p.lock().ok()?.pending_configures().len()));
-        of_window.or(of_popup).unwrap_or(0)
+        let for_window = window.and_then(|w| Some(w.lock().ok()?.pending_configures().len()));
+        let for_popup = popup.and_then(|p| Some(p.lock().ok()?.pending_configures().len()));
+        for_window.or(for_popup).unwrap_or(0)
     });
-    if waiting > MAX_PENDING_CONFIGURES {
-        disconnect(surface, "acknowledges nothing");
+    if pending > MAX_PENDING_CONFIGURES {
+        disconnect(surface, "too many unacknowledged configures");
     }
 }
 
-/// Ends a connection.
-fn kill_client(client: &Client, display: &DisplayHandle, why: &str) {
-    tracing::warn!(why, "display client disconnected");
+/// Disconnects a client.
+fn kill_client(client: &Client, display: &DisplayHandle, reason: &str) {
+    tracing::warn!(reason, "display client disconnected");
     let error = ProtocolError {
         code: u32::MAX,
         object_id: 1,
         object_interface: "wl_display".into(),
-        message: why.into(),
+        message: reason.into(),
     };
     client.kill(display, error);
 }
@@ -84,31 +86,31 @@ fn all_clients(backend: &Handle) -> Vec<ClientId> {
     clients
 }
 
-/// Disconnects all clients, after a request of one of them that could not be understood: which one is not known, and the
-/// browser is all of them.
+/// Disconnects all clients after a malformed request: it is unknown which one sent it, and all belong to the
+/// browser.
 pub(super) fn disconnect_all(display: &DisplayHandle) {
-    tracing::warn!("display clients disconnected: one of them sent nonsense");
+    tracing::warn!(reason = "malformed request", "all display clients disconnected");
     let backend = display.backend_handle();
     for client in all_clients(&backend) {
         backend.kill_client(client, DisconnectReason::ConnectionClosed);
     }
 }
 
-/// Disconnects the clients that have too many objects of any kind.
+/// Disconnects clients that have too many objects.
 pub(super) fn check_object_counts(display: &DisplayHandle) {
     let backend = display.backend_handle();
     for client in all_clients(&backend) {
         let mut count = 0;
-        // Fails for a client that has just gone.
+        // Fails for a client that has just disconnected.
         let _gone = backend.with_all_objects_for(client.clone(), |_| count += 1);
         if count > MAX_OBJECTS {
-            tracing::warn!(count, "display client has too many objects and is disconnected");
+            tracing::warn!(reason = "too many objects", count, "display client disconnected");
             backend.kill_client(client, DisconnectReason::ConnectionClosed);
         }
     }
 }
 
-/// Passes a request on, unless it may leave something behind and too much is there already.
+/// Implements `Dispatch` for `$interface` by checking limits before the request is passed on to `$to`.
 macro_rules! limited {
     ($interface:ty, $data:ty => $to:ty) => {
         impl Dispatch<$interface, $data> for State {
@@ -122,15 +124,15 @@ macro_rules! limited {
                 init: &mut DataInit<'_, Self>,
             ) {
                 if resource.is_invalid(&request) {
-                    kill_client(client, display, "makes no sense");
+                    kill_client(client, display, "invalid request");
                     return;
                 }
-                let verdict = check_limits(state, client, resource, &request);
+                let checked = check_limits(state, client, resource, &request);
                 <$to as Dispatch<$interface, $data, Self>>::request(
                     state, client, resource, request, data, display, init,
                 );
-                if let Err(why) = verdict {
-                    kill_client(client, display, why);
+                if let Err(reason) = checked {
+                    kill_client(client, display, reason);
                 }
             }
 
@@ -165,20 +167,21 @@ delegate_dispatch!(State: [WlSubsurface: SubsurfaceUserData] => CompositorState)
 delegate_dispatch!(State: [WlDataDeviceManager: ()] => DataDeviceState);
 delegate_dispatch!(State: [WlDataDevice: DataDeviceUserData] => DataDeviceState);
 
-/// What a request adds.
+/// How much the requests of an interface allocate.
 trait RequestCost: Resource {
-    /// Whether it is a buffer, or what buffers are made from.
+    /// Whether objects of this interface count as buffers: buffers and their pools.
     const IS_BUFFER: bool = false;
 
-    /// Whether `request` leaves something behind until later requests take it away.
+    /// Whether `request` allocates state that stays until a later request frees it.
     fn retains_state(&self, request: &Self::Request) -> bool;
 
-    /// Whether the library would panic at `request`, or keep it for ever; it must not make an object.
+    /// Whether the library would panic at `request`, or keep it for ever. Such a request must not create an
+    /// object.
     fn is_invalid(&self, _request: &Self::Request) -> bool {
         false
     }
 
-    /// Whether that is a buffer, or what buffers are made from.
+    /// Whether `request` creates a buffer or a pool.
     fn creates_buffer(&self, _request: &Self::Request) -> bool {
         false
     }

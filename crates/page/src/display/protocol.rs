@@ -1,4 +1,4 @@
-//! The Wayland protocols the browser needs, as far as a screen without a person in front of it has them.
+//! Handlers for the Wayland protocols that the browser needs. There is no user input.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,15 +43,15 @@ use super::screen::Screen;
 use super::{Config, TickEmitter, limits};
 use crate::clock;
 
-/// Clock of presentation time stamps: CLOCK_MONOTONIC, which [`crate::publisher_clock::now`] reads.
+/// Clock of presentation time stamps: CLOCK_MONOTONIC, which [`crate::clock::now`] reads.
 const CLOCK_MONOTONIC: u32 = 1;
 
-/// The globals and the screen behind them.
+/// State of the Wayland globals, and the screen.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) screen: Screen,
     pub(crate) emitter: TickEmitter,
-    /// Window pictures committed so far.
+    /// Frames that were committed to the window so far.
     pub(crate) commits: u64,
     compositor: CompositorState,
     shm: ShmState,
@@ -61,9 +61,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Announces everything on `display`.
-    pub(crate) fn new(display: &DisplayHandle, config: &Config, beats: TickEmitter) -> Self {
-        let stage = match config.viewport {
+    /// Creates all globals on `display`.
+    pub(crate) fn new(display: &DisplayHandle, config: &Config, emitter: TickEmitter) -> Self {
+        let geometry = match config.viewport {
             Some(viewport) => OutputGeometry::letterboxed(config.size, viewport),
             None => OutputGeometry::full_output(config.size, config.scale_factor),
         };
@@ -75,22 +75,23 @@ impl State {
         };
         let output = Output::new("pagecast".into(), properties);
         let refresh = i32::try_from(config.fps.get() * 1000).unwrap_or(60_000);
-        let mode = Mode { size: (stage.area.width, stage.area.height).into(), refresh };
-        let scale = smithay::output::Scale::Fractional(stage.scale);
+        let mode = Mode { size: (geometry.area.width, geometry.area.height).into(), refresh };
+        let scale = smithay::output::Scale::Fractional(geometry.scale);
         output.change_current_state(Some(mode), None, Some(scale), Some((0, 0).into()));
         output.set_preferred(mode);
         output.create_global::<Self>(display);
-        // Without it, clients round the scale up and pages see a screen that is smaller than their window.
+        // Without xdg-output, clients round the scale up, and pages see a screen that is smaller than their
+        // window.
         OutputManagerState::new_with_xdg_output::<Self>(display);
         let mut seats = SeatState::new();
-        // A pointer exists, so that pages believe in a desktop, but it never enters: no cursor, no hover.
+        // A pointer exists, so that pages detect a desktop, but it never enters: no cursor, no hover.
         seats.new_wl_seat(display, "pagecast").add_pointer();
         ViewporterState::new::<Self>(display);
         PresentationState::new::<Self>(display, CLOCK_MONOTONIC);
         FractionalScaleManagerState::new::<Self>(display);
         Self {
-            screen: Screen::new(Scene::new(config.size, stage.area), output, stage),
-            emitter: beats,
+            screen: Screen::new(Scene::new(config.size, geometry.area), output, geometry),
+            emitter,
             commits: 0,
             compositor: CompositorState::new::<Self>(display),
             shm: ShmState::new::<Self>(display, []),
@@ -100,7 +101,8 @@ impl State {
         }
     }
 
-    /// Closes the slots that are over at `now`, telling the beats they owe and applying what waited for a tick.
+    /// Closes the slots that are over at `now`: sends the ticks they owe, and applies commits that waited for
+    /// a tick.
     pub(crate) fn advance(&mut self, now: HostTime) {
         while self.emitter.close_slot(now, &mut self.screen.scene) {
             if self.screen.has_pending() {
@@ -109,7 +111,7 @@ impl State {
         }
     }
 
-    /// [`State::advance`] in the middle of a client's flood of requests.
+    /// Calls [`State::advance`] if a slot is over, so that many requests at once cannot delay ticks.
     pub(crate) fn advance_if_due(&mut self) {
         let now = clock::now();
         if now >= self.emitter.pacer.slot_end() {
@@ -117,13 +119,13 @@ impl State {
         }
     }
 
-    /// When [`State::advance`] is due, if it is.
+    /// When [`State::advance`] is due; `None` if nothing waits for a tick.
     pub(crate) fn deadline(&self) -> Option<HostTime> {
-        let wanted = self.emitter.pacer.is_capturing() || self.screen.has_pending();
-        wanted.then(|| self.emitter.pacer.slot_end())
+        let needed = self.emitter.pacer.is_capturing() || self.screen.has_pending();
+        needed.then(|| self.emitter.pacer.slot_end())
     }
 
-    /// Tells this slot's beat at once if the window brought its picture.
+    /// Sends the tick of this slot immediately if the window has committed its frame.
     pub(crate) fn emit_if_committed(&mut self) {
         if !std::mem::take(&mut self.screen.window_committed) {
             return;
@@ -188,7 +190,7 @@ impl CompositorHandler for State {
         let now = clock::now();
         self.advance(now);
         if !self.screen.commit(surface, self.emitter.timing(now)) {
-            limits::disconnect(surface, "asks for more memory than the display gives");
+            limits::disconnect(surface, "image memory limit exceeded");
         }
     }
 
@@ -292,20 +294,20 @@ delegate_seat!(State);
 delegate_viewporter!(State);
 delegate_xdg_shell!(State);
 
-/// Requests of one slot that left something behind.
+/// Number of requests in one slot that allocated state.
 #[derive(Debug, Default)]
 struct RetainedRequests {
     slot: i64,
     count: u32,
 }
 
-/// What we keep for each connection.
+/// Data of each connection.
 #[derive(Debug, Default)]
 pub(crate) struct ClientState {
     compositor: CompositorClientState,
     retained_requests: Mutex<RetainedRequests>,
     buffers: AtomicU32,
-    /// Held for as long as the connection lives, so that connections can be counted.
+    /// Reference count of open connections.
     _alive: Arc<()>,
 }
 
@@ -314,24 +316,24 @@ impl ClientState {
         Self { _alive: Arc::clone(alive), ..Self::default() }
     }
 
-    /// Counts a pool or buffer that is made: how many there are.
+    /// Counts a new pool or buffer, and returns their number.
     pub(super) fn count_buffer(&self) -> u32 {
         self.buffers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A pool or buffer is gone.
+    /// Counts a destroyed pool or buffer.
     pub(super) fn uncount_buffer(&self) {
         self.buffers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Counts a request that leaves something behind: how many there were in this slot.
+    /// Counts a request that allocates state, and returns their number in this slot.
     pub(super) fn count_retained_request(&self, slot: i64) -> u32 {
-        let mut kept = self.retained_requests.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.slot != slot {
-            *kept = RetainedRequests { slot, count: 0 };
+        let mut requests = self.retained_requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if requests.slot != slot {
+            *requests = RetainedRequests { slot, count: 0 };
         }
-        kept.count += 1;
-        kept.count
+        requests.count += 1;
+        requests.count
     }
 }
 
@@ -339,6 +341,6 @@ impl ClientData for ClientState {
     fn initialized(&self, _client: ClientId) {}
 
     fn disconnected(&self, client: ClientId, reason: DisconnectReason) {
-        tracing::debug!(?client, ?reason, "display client gone");
+        tracing::debug!(?client, ?reason, "display client disconnected");
     }
 }

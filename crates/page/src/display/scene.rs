@@ -1,4 +1,4 @@
-//! What is on the screen: layers from bottom to top, composed into immutable pictures.
+//! Composes the layers of the screen, from bottom to top, into immutable pictures.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,30 +9,30 @@ use smithay::reexports::wayland_server::backend::ObjectId;
 
 use super::image::{Image, Rect};
 
-/// Pictures that may be in use at a time: a queue's worth and what an encoder holds. More would mean that the
-/// receiver does not keep up: then no frame is made and the change waits for the next tick.
+/// Most pictures in use at a time: those in a queue and those that an encoder holds. If all are in use, the
+/// receiver is too slow: no frame is rendered, and the change waits for the next tick.
 const MAX_PICTURES: usize = 8;
 
-/// A surface on the screen.
+/// A surface and its area on the screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layer {
     pub(crate) surface: ObjectId,
     pub(crate) area: Rect,
 }
 
-/// The surfaces' contents and their places on the screen.
+/// Contents of the surfaces, and their areas on the screen.
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) images: HashMap<ObjectId, Image>,
     layers: Vec<Layer>,
-    /// Around it everything is black.
+    /// The area of the browser's screen; the rest is black.
     output_area: Rect,
     dirty_tiles: Tiles,
     picture_pool: Vec<PooledPicture>,
     latest_index: usize,
 }
 
-/// A picture and where it lags behind the screen.
+/// A picture, and the tiles where it differs from the screen.
 #[derive(Debug)]
 struct PooledPicture {
     picture: Arc<Picture>,
@@ -41,7 +41,7 @@ struct PooledPicture {
 
 impl Scene {
     /// An empty screen.
-    pub(crate) fn new(size: Size, stage: Rect) -> Self {
+    pub(crate) fn new(size: Size, output_area: Rect) -> Self {
         let (width, height) = (size.width(), size.height());
         let first = PooledPicture {
             picture: Arc::new(Picture::new(width, height)),
@@ -50,14 +50,14 @@ impl Scene {
         Self {
             images: HashMap::new(),
             layers: Vec::new(),
-            output_area: stage,
+            output_area,
             dirty_tiles: Tiles::all(width, height),
             picture_pool: vec![first],
             latest_index: 0,
         }
     }
 
-    /// The screen's size.
+    /// Width and height of the display, in pixels.
     pub(crate) fn size(&self) -> (u32, u32) {
         (self.picture_pool[0].picture.width(), self.picture_pool[0].picture.height())
     }
@@ -67,13 +67,13 @@ impl Scene {
         !self.dirty_tiles.is_empty()
     }
 
-    /// Calls everything changed.
+    /// Marks the whole screen as changed.
     pub(crate) fn mark_all_dirty(&mut self) {
         let (width, height) = self.size();
         self.dirty_tiles = Tiles::all(width, height);
     }
 
-    /// Part of a surface's image changed.
+    /// Marks a part of a surface's image as changed.
     pub(crate) fn mark_dirty(&mut self, surface: &ObjectId, part: Rect) {
         for i in 0..self.layers.len() {
             let layer = &self.layers[i];
@@ -89,21 +89,22 @@ impl Scene {
         }
     }
 
-    /// Sets the layers, bottom first. What appears, moves or goes is called changed.
+    /// Sets the layers, bottom first, and marks areas as changed where layers appear, move or disappear.
     pub(crate) fn set_layers(&mut self, layers: Vec<Layer>) {
         if layers == self.layers {
             return;
         }
         let old = std::mem::replace(&mut self.layers, layers);
         let kept = old.iter().zip(&self.layers).take_while(|(a, b)| a == b).count();
-        let gone = old[kept..].iter().map(|l| l.area);
-        let come = self.layers[kept..].iter().map(|l| l.area);
-        for area in gone.chain(come).collect::<Vec<_>>() {
+        let removed = old[kept..].iter().map(|l| l.area);
+        let added = self.layers[kept..].iter().map(|l| l.area);
+        for area in removed.chain(added).collect::<Vec<_>>() {
             self.mark_area_dirty(area);
         }
     }
 
-    /// The screen as a frame; `None` if all pictures are in use. What changed since the last frame is its damage.
+    /// Renders the screen as a frame, whose damage is what changed since the last one. `None` if all pictures
+    /// are in use.
     pub(crate) fn render_frame(&mut self) -> Option<Frame> {
         let i = self.acquire_picture()?;
         let PooledPicture { picture, stale_tiles: stale } = &mut self.picture_pool[i];
@@ -124,7 +125,7 @@ impl Scene {
         Some(Frame { picture, damage: std::mem::replace(&mut self.dirty_tiles, Tiles::none(width, height)) })
     }
 
-    /// The stage as it is now; nothing is told by it.
+    /// The current screen of the browser, without the black border. Does not affect the damage.
     pub(crate) fn snapshot(&self) -> Picture {
         let (width, height) = self.size();
         let mut screen = Picture::new(width, height);
@@ -137,20 +138,20 @@ impl Scene {
         else {
             return screen;
         };
-        let mut stage = Picture::new(x1 - x0, y1 - y0);
-        let (from, to) = (screen.stride(), stage.stride());
-        for (row, line) in (y0 as usize..).zip(stage.bgrx_mut().chunks_exact_mut(to)) {
+        let mut cropped = Picture::new(x1 - x0, y1 - y0);
+        let (from, to) = (screen.stride(), cropped.stride());
+        for (row, line) in (y0 as usize..).zip(cropped.bgrx_mut().chunks_exact_mut(to)) {
             line.copy_from_slice(&screen.bgrx()[row * from + x0 as usize * 4..][..to]);
         }
-        stage
+        cropped
     }
 
-    /// A frame could not be handed on: what it changed is still to be told.
+    /// Marks the damage of a frame as changed again, as the frame could not be delivered.
     pub(crate) fn restore_damage(&mut self, frame: &Frame) {
         self.dirty_tiles.union(&frame.damage);
     }
 
-    /// The latest picture that nobody looks at, or a new one.
+    /// Index of the most recent picture that is not in use, or of a new one; `None` if all are in use.
     fn acquire_picture(&mut self) -> Option<usize> {
         let count = self.picture_pool.len();
         let newest_first = (0..count).map(|back| (self.latest_index + count - back) % count);
@@ -188,16 +189,17 @@ fn tile_run_rect(row: u32, first: u32, end: u32) -> Rect {
     }
 }
 
-/// Whether the image is shown pixel by pixel. Rounding a fractional scale may leave it a pixel short or long.
+/// Whether the image is drawn without scaling. Rounding of a fractional scale may make it one pixel shorter
+/// or longer.
 fn is_unscaled(image: &Image, area: Rect) -> bool {
     let near = |have: u32, want: i32| (i64::from(have) - i64::from(want)).abs() <= 1;
     near(image.width, area.width) && near(image.height, area.height)
 }
 
-/// Draws `area` of the screen: white where no layer is, black beside the stage.
+/// Draws `area` of the display: white where the browser's screen has no layer, black outside of it.
 fn compose(
     target: &mut Picture,
-    (layers, stage): (&[Layer], Rect),
+    (layers, output_area): (&[Layer], Rect),
     images: &HashMap<ObjectId, Image>,
     area: Rect,
 ) {
@@ -212,21 +214,21 @@ fn compose(
             is_unscaled(image, l.area) && inside && within
         });
         if !covered {
-            let across = stage.clip(target_width, target_height).filter(|s| (s.1..s.3).contains(&y));
+            let across = output_area.clip(target_width, target_height).filter(|s| (s.1..s.3).contains(&y));
             let (from, to) = across.map_or((x1, x1), |s| (s.0.clamp(x0, x1), s.2.clamp(x0, x1)));
             line.fill(0);
             line[(from - x0) as usize * 4..(to - x0) as usize * 4].fill(0xff);
         }
         for (depth, layer) in layers.iter().enumerate() {
             if let Some(image) = images.get(&layer.surface) {
-                // Nothing shines through the bottom layer, whatever its alpha says.
+                // The bottom layer counts as opaque, whatever its alpha.
                 draw_line(line, (x0, y), image, layer.area, depth == 0 || image.opaque);
             }
         }
     }
 }
 
-/// Draws one layer onto `line`, which starts at `at` on the screen.
+/// Draws one layer onto a row of pixels that starts at `at` on the screen.
 fn draw_line(line: &mut [u8], at: (u32, u32), image: &Image, area: Rect, opaque: bool) {
     let (x0, y) = (at.0 as i32, at.1 as i32);
     let width = (line.len() / 4) as i32;
@@ -265,7 +267,7 @@ fn draw_line(line: &mut [u8], at: (u32, u32), image: &Image, area: Rect, opaque:
     }
 }
 
-/// Source over target, colour premultiplied.
+/// Blends source over target; colours are premultiplied.
 fn blend(target: &mut [u8], source: &[u8]) {
     for (t, s) in target.chunks_exact_mut(4).zip(source.chunks_exact(4)) {
         let rest = u32::from(255 - s[3]);

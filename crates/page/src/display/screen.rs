@@ -1,4 +1,5 @@
-//! The browser's window, pop-ups and subsurfaces as layers; what their commits change; what the commits are answered.
+//! Turns the window, popups and subsurfaces of the browser into layers, applies their commits, and answers
+//! them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,18 +26,18 @@ use super::geometry::OutputGeometry;
 use super::image::Rect;
 use super::scene::{Layer, Scene};
 
-/// Commits of one surface that are applied within a slot. Later ones wait for the next tick, and only the newest is kept:
-/// a client that commits faster than the display cannot make us work faster. More than one, or a browser that has got
-/// ahead by a frame would stay ahead for ever: it commits the next one as soon as the last one is answered.
+/// Commits of one surface that are applied within a slot. Later ones wait for the next tick, and only the
+/// newest is kept, so that a fast client cannot cause more work. With a limit of one, a browser that is ahead
+/// by one frame would stay ahead: it commits the next frame as soon as the last one is answered.
 const MAX_COMMITS_PER_SLOT: u32 = 4;
-/// Unanswered frame callbacks of one surface; a client that asks for more is disconnected.
+/// Most unanswered frame callbacks of one surface; a client with more is disconnected.
 const MAX_PENDING_CALLBACKS: usize = 1024;
-/// Images that may be kept, as a multiple of the screen; a client that needs more is disconnected.
+/// Memory for images, as a multiple of the screen; a client that needs more is disconnected.
 const MAX_IMAGE_SCREENS: usize = 12;
-/// Positions and lengths beyond this are cut to it: nothing so far off is visible.
+/// Largest position and length, in pixels. Larger ones are cut: nothing so far off is visible.
 const MAX_COORDINATE: i32 = 100_000;
 
-/// Where ticks are, for answers to the client.
+/// Position in the tick grid, for answers to the client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timing {
     pub(crate) now: HostTime,
@@ -45,7 +46,7 @@ pub(crate) struct Timing {
     pub(crate) interval: Duration,
 }
 
-/// What waits for an answer, and what waits to be applied, per surface.
+/// Unanswered callbacks of a surface, and its content that waits for the next tick.
 #[derive(Debug, Default)]
 struct SurfaceState {
     slot: i64,
@@ -55,14 +56,14 @@ struct SurfaceState {
     deferred: Option<SurfaceContent>,
 }
 
-/// A committed buffer with its damage (`None`: anywhere).
+/// Committed content of a surface: a buffer with its damage (`None`: everywhere), or none.
 #[derive(Debug)]
 enum SurfaceContent {
     Removed,
     Buffer(WlBuffer, Option<Vec<Rect>>),
 }
 
-/// All that is on the screen.
+/// Everything on the browser's screen.
 #[derive(Debug)]
 pub(crate) struct Screen {
     pub(crate) scene: Scene,
@@ -71,16 +72,16 @@ pub(crate) struct Screen {
     window: Option<ToplevelSurface>,
     popups: Vec<PopupSurface>,
     surfaces: HashMap<ObjectId, (WlSurface, SurfaceState)>,
-    /// The window (or a part of it) showed something since this was last cleared.
+    /// Whether the window or a part of it committed content since this was last cleared.
     pub(crate) window_committed: bool,
 }
 
 impl Screen {
-    pub(crate) fn new(scene: Scene, output: Output, stage: OutputGeometry) -> Self {
+    pub(crate) fn new(scene: Scene, output: Output, geometry: OutputGeometry) -> Self {
         Self {
             scene,
             output,
-            geometry: stage,
+            geometry,
             window: None,
             popups: Vec::new(),
             surfaces: HashMap::new(),
@@ -88,7 +89,7 @@ impl Screen {
         }
     }
 
-    /// Where the browser's screen is.
+    /// Position and scale of the browser's screen.
     pub(crate) fn geometry(&self) -> &OutputGeometry {
         &self.geometry
     }
@@ -98,7 +99,7 @@ impl Screen {
         self.surfaces.len()
     }
 
-    /// The first window is what is shown; others (there should be none) are never seen.
+    /// Adds a window. Only the first one is shown; there should be no others.
     pub(crate) fn add_window(&mut self, window: ToplevelSurface) {
         if self.window.as_ref().is_none_or(|w| !w.alive()) {
             self.window = Some(window);
@@ -118,12 +119,12 @@ impl Screen {
         self.popups.iter().find(|p| p.wl_surface() == surface)
     }
 
-    /// Where a surface's window geometry starts on the stage, in logical pixels.
+    /// Origin of a surface's window geometry on the browser's screen, in logical pixels.
     pub(crate) fn origin_of(&self, surface: &WlSurface) -> (i32, i32) {
         let Some(popup) = self.popup_of(surface) else { return (0, 0) };
         let (mut x, mut y) = (0_i32, 0_i32);
         let mut at = Some(popup.clone());
-        // A chain of pop-ups is as long as the list at most.
+        // Bounded, as a client could create a cycle of popups.
         for _ in 0..self.popups.len() {
             let Some(popup) = at else { break };
             let loc = popup.with_pending_state(|s| s.geometry.loc);
@@ -146,7 +147,7 @@ impl Screen {
         self.update_layers();
     }
 
-    /// Takes what a surface committed. False when the client asks for too much.
+    /// Handles a commit of a surface. False if the client exceeds a limit.
     pub(crate) fn commit(&mut self, surface: &WlSurface, timing: Timing) -> bool {
         let (content, callbacks, feedback) = take_committed_state(surface, self.geometry.scale);
         let Some((_, state)) = self.surfaces.get_mut(&surface.id()) else { return true };
@@ -161,9 +162,9 @@ impl Screen {
         {
             return false;
         }
-        let waits = state.commits >= MAX_COMMITS_PER_SLOT || state.deferred.is_some();
+        let must_wait = state.commits >= MAX_COMMITS_PER_SLOT || state.deferred.is_some();
         if let Some(content) = content {
-            if waits {
+            if must_wait {
                 let damage_unknown = match content {
                     SurfaceContent::Buffer(buffer, _) => SurfaceContent::Buffer(buffer, None),
                     SurfaceContent::Removed => SurfaceContent::Removed,
@@ -175,7 +176,7 @@ impl Screen {
             }
             state.commits += 1;
             self.apply_content(surface, content);
-        } else if waits {
+        } else if must_wait {
             return true;
         }
         self.update_layers();
@@ -183,7 +184,7 @@ impl Screen {
         self.used_screens() <= MAX_IMAGE_SCREENS
     }
 
-    /// A tick has passed: applies and answers what had to wait.
+    /// Handles a tick: applies deferred content, and answers callbacks.
     pub(crate) fn handle_tick(&mut self, timing: Timing) {
         let waiting: Vec<WlSurface> = self
             .surfaces
@@ -214,7 +215,7 @@ impl Screen {
         })
     }
 
-    /// Copies the content and gives the buffer back.
+    /// Copies the content, and releases the buffer.
     fn apply_content(&mut self, surface: &WlSurface, content: SurfaceContent) {
         let id = surface.id();
         match content {
@@ -227,7 +228,7 @@ impl Screen {
                 let max = self.scene.size();
                 if let Err(reason) = image.update(&buffer, damage.as_deref(), max, |part| changed.push(part))
                 {
-                    tracing::debug!(%reason, "buffer not shown");
+                    tracing::debug!(%reason, "display buffer rejected");
                 }
                 self.scene.images.insert(id.clone(), image);
                 for part in changed {
@@ -247,8 +248,8 @@ impl Screen {
         self.popup_of(&root).is_some()
     }
 
-    /// Frame callbacks are answered at once, so that the next picture may be drawn; presentation is told on the tick grid,
-    /// so that the browser begins its frames there.
+    /// Answers frame callbacks immediately, so that the client may draw the next frame. Presentation times
+    /// lie on the tick grid, so that the browser begins its frames there.
     fn complete_callbacks(&mut self, id: &ObjectId, timing: Timing) {
         let Some((_, state)) = self.surfaces.get_mut(id) else { return };
         let millis = u32::try_from(timing.now.0 / 1_000_000 % (1 << 32)).unwrap_or(0);
@@ -262,7 +263,7 @@ impl Screen {
         }
     }
 
-    /// Recomputes which surfaces are where.
+    /// Recomputes the layers from the window and its popups.
     fn update_layers(&mut self) {
         let mut layers = Vec::new();
         if let Some(window) = self.window() {
@@ -300,7 +301,7 @@ impl Screen {
         at: (i32, i32),
         image: (u32, u32),
     ) -> Rect {
-        let OutputGeometry { area: stage, scale, .. } = self.geometry;
+        let OutputGeometry { area: output, scale, .. } = self.geometry;
         let scaled = |v: i32| ((f64::from(v) * scale).round() as i32).clamp(-MAX_COORDINATE, MAX_COORDINATE);
         let viewport = states.cached_state.get::<ViewportCachedState>().current().dst;
         let buffer_scale =
@@ -310,10 +311,10 @@ impl Screen {
             Some(size) => (scaled(size.w), scaled(size.h)),
             None => (side(image.0), side(image.1)),
         };
-        Rect { x: stage.x + scaled(at.0), y: stage.y + scaled(at.1), width, height }
+        Rect { x: output.x + scaled(at.0), y: output.y + scaled(at.1), width, height }
     }
 
-    /// Kept images, in screenfuls.
+    /// Memory of all images, as a multiple of the screen.
     fn used_screens(&self) -> usize {
         let (width, height) = self.scene.size();
         let bytes: usize = self.scene.images.values().map(|i| i.bgra.len()).sum();
@@ -347,7 +348,7 @@ fn window_geometry(surface: &WlSurface) -> (i32, i32) {
 
 type CommittedState = (Option<SurfaceContent>, Vec<WlCallback>, Vec<PresentationFeedbackCallback>);
 
-/// Takes what a surface's last commit carries.
+/// Takes content, callbacks and feedback requests of a surface's last commit.
 fn take_committed_state(surface: &WlSurface, screen_scale: f64) -> CommittedState {
     with_states(surface, |states| {
         let viewport = *states.cached_state.get::<ViewportCachedState>().current();
@@ -355,13 +356,13 @@ fn take_committed_state(surface: &WlSurface, screen_scale: f64) -> CommittedStat
         let attributes = guard.current();
         let callbacks = std::mem::take(&mut attributes.frame_callbacks);
         let damage = std::mem::take(&mut attributes.damage);
-        // With a viewport the buffer has the screen's density, otherwise its own.
+        // With a viewport the buffer has the scale of the screen, otherwise its own.
         let scale = viewport.dst.map_or(f64::from(attributes.buffer_scale.max(1)), |_| screen_scale);
         let content = attributes.buffer.take().map(|assignment| match assignment {
             BufferAssignment::Removed => SurfaceContent::Removed,
             BufferAssignment::NewBuffer(buffer) => {
-                let whole = viewport.src.is_some();
-                SurfaceContent::Buffer(buffer, (!whole).then(|| damage_in_pixels(&damage, scale)))
+                let is_cropped = viewport.src.is_some();
+                SurfaceContent::Buffer(buffer, (!is_cropped).then(|| damage_in_pixels(&damage, scale)))
             }
         });
         drop(guard);
@@ -372,7 +373,7 @@ fn take_committed_state(surface: &WlSurface, screen_scale: f64) -> CommittedStat
     })
 }
 
-/// Damage in buffer pixels. Surface damage is widened by a pixel, as scales need not be whole.
+/// Damage in buffer pixels. Surface damage is widened by a pixel, as the scale may be fractional.
 fn damage_in_pixels(damage: &[Damage], scale: f64) -> Vec<Rect> {
     damage
         .iter()

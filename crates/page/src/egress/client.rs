@@ -1,5 +1,6 @@
-//! Who is at the other end of a connection to the guard. Any process of this machine can connect to a port of
-//! 127.0.0.1, and Chromium gives a SOCKS proxy no password; but the kernel knows whose socket it is.
+//! Finds out which process is at the other end of a connection. Any process of this machine can connect to a
+//! port of 127.0.0.1, and Chromium sends no password to a SOCKS proxy; but the kernel knows the owner of each
+//! socket.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -16,32 +17,32 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `NLM_F_REQUEST`, of linux/netlink.h.
 const NLM_F_REQUEST: u16 = 1;
-/// `IPPROTO_TCP`.
+/// `IPPROTO_TCP`, of linux/in.h.
 const IPPROTO_TCP: u8 = 6;
-/// `AF_INET`.
+/// `AF_INET`, of linux/socket.h.
 const AF_INET: u8 = 2;
 /// Length of the header of a netlink message, and of a `struct inet_diag_req_v2` of linux/inet_diag.h.
 const HEADER_LEN: usize = 16;
 const REQUEST_LEN: usize = 56;
-/// Where a `struct inet_diag_msg` has user and inode, with the header before it.
+/// Offsets of user and inode in a `struct inet_diag_msg` with its header.
 const UID_OFFSET: usize = HEADER_LEN + 64;
 const INODE_OFFSET: usize = UID_OFFSET + 4;
-/// Time for the kernel to answer: it does so before it returns from the question.
+/// How long the kernel may take to answer. It does so before the request returns.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Who may connect to a guard. Everybody else is hung up on.
+/// Which processes may connect to the proxy. Other connections are closed.
 #[derive(Debug, Clone, Default)]
 pub enum AllowedClients {
-    /// Anybody on this machine: for tests of the guard itself.
+    /// Any process on this machine, for tests of the proxy itself.
     #[default]
     Any,
-    /// Processes that run as this user, which is the browser's alone.
+    /// Processes of this user, which belongs to the browser alone.
     User(u32),
-    /// The browser that leads this session, where it has no user of its own; nobody while it is 0.
+    /// The browser that leads this session, where it has no user of its own; no process while it is 0.
     Session(Arc<AtomicU32>),
 }
 
-/// A socket, as the kernel knows it.
+/// User and inode of a socket, as the kernel reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SocketOwner {
     uid: u32,
@@ -49,7 +50,7 @@ struct SocketOwner {
 }
 
 impl AllowedClients {
-    /// Whether the client at `peer`, connected to us at `own`, may go on.
+    /// Whether the client at `peer`, connected to us at `own`, is allowed.
     pub(super) fn allows(&self, peer: SocketAddr, own: SocketAddr) -> bool {
         if matches!(self, Self::Any) {
             return true;
@@ -57,12 +58,12 @@ impl AllowedClients {
         let (SocketAddr::V4(peer), SocketAddr::V4(own)) = (peer, own) else { return false };
         let owner = match query_socket_owner(peer, own) {
             Ok(owner) => owner,
-            // A kernel without that kind of question, or a container that forbids it.
+            // The kernel lacks this request, or the container forbids it.
             Err(_) => std::fs::read_to_string("/proc/net/tcp")
                 .ok()
                 .and_then(|table| find_in_proc_net_tcp(&table, peer, own)),
         };
-        // Nobody has it any more: the client is gone.
+        // Without an owner, the client is gone.
         let Some(owner) = owner else { return false };
         match self {
             Self::Any => true,
@@ -75,7 +76,7 @@ impl AllowedClients {
     }
 }
 
-/// Asks for the socket with this address whose other end is `to`; `None` if there is none.
+/// Asks the kernel for the owner of the socket at `from` that is connected to `to`; `None` if there is none.
 fn query_socket_owner(from: SocketAddrV4, to: SocketAddrV4) -> io::Result<Option<SocketOwner>> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
@@ -106,7 +107,7 @@ fn inet_diag_request(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
     // Sequence number, and the kernel as the receiver.
     bytes.extend([1_u32, 0].map(u32::to_ne_bytes).as_flattened());
     bytes.extend([AF_INET, IPPROTO_TCP, 0, 0]);
-    // In any state.
+    // Sockets in any state.
     bytes.extend(u32::MAX.to_ne_bytes());
     bytes.extend(from.port().to_be_bytes());
     bytes.extend(to.port().to_be_bytes());
@@ -127,14 +128,14 @@ fn parse_inet_diag_reply(answer: &[u8]) -> io::Result<Option<SocketOwner>> {
             number(UID_OFFSET).zip(number(INODE_OFFSET)).map(|(uid, inode)| SocketOwner { uid, inode });
         return owner.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into());
     }
-    // Else it is an error, as a negative number.
+    // Otherwise the message holds a negative error number.
     match number(HEADER_LEN).map(u32::cast_signed) {
         Some(error) if error == -rustix::io::Errno::NOENT.raw_os_error() => Ok(None),
         _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
-/// The same from the text of `/proc/net/tcp`.
+/// The owner of the same socket, from the text of `/proc/net/tcp`.
 fn find_in_proc_net_tcp(table: &str, from: SocketAddrV4, to: SocketAddrV4) -> Option<SocketOwner> {
     let hex = |a: SocketAddrV4| format!("{:08X}:{:04X}", u32::from_ne_bytes(a.ip().octets()), a.port());
     let (from, to) = (hex(from), hex(to));
@@ -146,8 +147,8 @@ fn find_in_proc_net_tcp(table: &str, from: SocketAddrV4, to: SocketAddrV4) -> Op
     })
 }
 
-/// Whether the browser that leads this session has a socket: its main process or the one that it has for the
-/// network. One of whose files nothing can be seen, because it is sandboxed, is believed.
+/// Whether the browser that leads this session has a socket: its main process or its network service. If the
+/// files of the network service cannot be read, because it is sandboxed, the socket is assumed to be its own.
 fn session_holds_socket(leader: u32, inode: u32) -> bool {
     if leader == 0 {
         return false;
@@ -173,14 +174,14 @@ fn is_network_service(pid: u32) -> bool {
         .any(|word| word == b"--utility-sub-type=network.mojom.NetworkService")
 }
 
-/// Processes of a session.
+/// Process ids of a session.
 fn session_processes(leader: u32) -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(move |pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name may hold anything, but no field after it holds a parenthesis; the session is the fourth of
-        // those.
+        // The name may hold any character, but the fields after it have no parenthesis; the session is the
+        // fourth of these.
         let session = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(3));
         session.is_some_and(|session| session.parse() == Ok(leader))
     })
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_tell_who_has_a_socket() {
+    fn both_ways_find_the_owner_of_a_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (SocketAddr::V4(from), SocketAddr::V4(to)) =
@@ -201,18 +202,18 @@ mod tests {
         else {
             panic!("not IPv4")
         };
-        let asked = query_socket_owner(from, to).unwrap().unwrap();
+        let owner = query_socket_owner(from, to).unwrap().unwrap();
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        assert_eq!(find_in_proc_net_tcp(&table, from, to), Some(asked));
-        assert_eq!(asked.uid, rustix::process::geteuid().as_raw());
+        assert_eq!(find_in_proc_net_tcp(&table, from, to), Some(owner));
+        assert_eq!(owner.uid, rustix::process::geteuid().as_raw());
         let inode = rustix::fs::fstat(&client).unwrap().st_ino;
-        assert_eq!(u64::from(asked.inode), inode);
+        assert_eq!(u64::from(owner.inode), inode);
         let own = std::process::id();
         let session = rustix::process::getsid(None).unwrap().as_raw_nonzero().get().cast_unsigned();
         assert!(
-            session_holds_socket(own, asked.inode) && !session_holds_socket(own, asked.inode.wrapping_add(1))
+            session_holds_socket(own, owner.inode) && !session_holds_socket(own, owner.inode.wrapping_add(1))
         );
-        assert!(session_processes(session).any(|pid| pid == own) && !session_holds_socket(0, asked.inode));
+        assert!(session_processes(session).any(|pid| pid == own) && !session_holds_socket(0, owner.inode));
         let nobody = SocketAddrV4::new(*from.ip(), 1);
         assert_eq!(
             (query_socket_owner(nobody, to).unwrap(), find_in_proc_net_tcp(&table, nobody, to)),
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_not_admitted() {
+    fn other_processes_are_not_allowed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (peer, own) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_for_an_answer_is_an_error() {
+    fn a_malformed_reply_is_an_error() {
         for answer in [&[][..], &[0; 20], &[0xff; 84], &[20, 0, 0, 0, 20, 0]] {
             assert!(parse_inet_diag_reply(answer).is_err(), "{answer:?}");
         }

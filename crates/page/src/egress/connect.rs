@@ -1,4 +1,4 @@
-//! From a target to a connection: resolved once, checked, and connected to what was checked.
+//! Connects to a target: resolves its name once, checks the addresses, and connects to a permitted one.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -7,29 +7,30 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pagecast_core::spec::NetworkRefusal;
+use pagecast_egress::{CheckedAddresses, loopback_addresses};
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::socks::Target;
-use super::{ConnectError, Shared, resolve};
+use super::{ConnectError, Shared};
 
-/// How long a name server may take.
+/// How long a lookup may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long all addresses of a host together may take. With the above it is less than the 30 s that Chromium waits.
+/// How long connecting to all addresses of a host may take. Together with the lookup it stays below the 30 s
+/// that Chromium waits.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long an address has before the next is tried beside it (RFC 8305 calls it the connection attempt delay).
+/// Time before the next address is tried in parallel (the connection attempt delay of RFC 8305).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Addresses of a name that are tried.
+/// Most addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
-/// A peer that is gone without a word is noticed after about two minutes.
+/// TCP keepalive: a peer that disappeared is noticed after about two minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// A connection to where the page may go, or why there is none.
+/// Connects to a target of the page, if the policy permits it.
 pub(super) async fn connect_target(shared: &Shared, target: &Target) -> Result<TcpStream, ConnectError> {
     let addresses = match target.literal {
         Some(address) => vec![address],
@@ -39,25 +40,25 @@ pub(super) async fn connect_target(shared: &Shared, target: &Target) -> Result<T
 }
 
 async fn resolve_host(shared: &Shared, host: &str) -> Result<Vec<IpAddr>, ConnectError> {
-    if let Some(addresses) = resolve::loopback_addresses(host) {
+    if let Some(addresses) = loopback_addresses(host) {
         return Ok(addresses);
     }
     let (resolver, name) = (Arc::clone(&shared.resolver), host.to_owned());
-    let places = Arc::clone(&shared.resolve_permits);
-    let asked = async {
-        // A question that nobody waits for any more is not put in line: it would be asked all the same.
-        let place = places.acquire_owned().await;
+    let permits = Arc::clone(&shared.resolve_permits);
+    let lookup = async {
+        // Waiting here, before the task is spawned, lets a timeout drop a lookup that has not begun.
+        let permit = permits.acquire_owned().await;
         tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let _permit = permit;
             resolver.resolve(&name)
         })
         .await
     };
-    match timeout(RESOLVE_TIMEOUT, asked).await {
+    match timeout(RESOLVE_TIMEOUT, lookup).await {
         Ok(Ok(Ok(addresses))) if !addresses.is_empty() => Ok(addresses),
         Ok(Ok(Ok(_))) => Err(ConnectError::NoSuchHost),
         Ok(Ok(Err(error))) => {
-            tracing::debug!(host, %error, "no address");
+            tracing::debug!(host, %error, "name resolution failed");
             Err(ConnectError::NoSuchHost)
         }
         Ok(Err(_panicked)) => Err(ConnectError::Unreachable),
@@ -65,28 +66,21 @@ async fn resolve_host(shared: &Shared, host: &str) -> Result<Vec<IpAddr>, Connec
     }
 }
 
-/// The addresses that the page may reach, in the order in which they are tried.
+/// The addresses that the policy permits, in the order in which they are tried.
 fn permitted_addresses(
     shared: &Shared,
     target: &Target,
     all: Vec<IpAddr>,
 ) -> Result<Vec<SocketAddr>, ConnectError> {
     let port = target.port;
-    let mut open = Vec::new();
-    let mut refused: Option<(IpAddr, NetworkRefusal)> = None;
-    for address in all {
-        match shared.permits(&target.host, address, port) {
-            Ok(()) => open.push(address),
-            // Told is one that people know by sight.
-            Err(why) if refused.is_none_or(|(a, _)| a.is_ipv6() && address.is_ipv4()) => {
-                refused = Some((address, why));
-            }
-            Err(_) => {}
-        }
-    }
+    let checked = CheckedAddresses::split(all, |address| shared.permits(&target.host, address, port));
+    // The report names an IPv4 address if there is one: people recognise those.
+    let refused = checked.refused.iter().find(|(address, _)| address.is_ipv4()).or(checked.refused.first());
     match refused {
-        Some((address, why)) if open.is_empty() => Err(ConnectError::AddressDenied { address, reason: why }),
-        _ => Ok(interleave_families(open)
+        Some(&(address, reason)) if checked.permitted.is_empty() => {
+            Err(ConnectError::AddressDenied { address, reason })
+        }
+        _ => Ok(interleave_families(checked.permitted)
             .into_iter()
             .take(MAX_ADDRESSES)
             .map(|a| SocketAddr::new(a, port))
@@ -94,38 +88,38 @@ fn permitted_addresses(
     }
 }
 
-/// Both families in turn, each in its order: one of them may lead nowhere.
+/// Alternates both address families, each in its order, as one of them may be unreachable.
 fn interleave_families(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let (mut now, mut next): (VecDeque<_>, VecDeque<_>) = {
+    let (mut current, mut other): (VecDeque<_>, VecDeque<_>) = {
         let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
         addresses.into_iter().partition(|a| a.is_ipv4() == first_is_v4)
     };
     let mut all = Vec::new();
-    while let Some(address) = now.pop_front().or_else(|| next.pop_front()) {
+    while let Some(address) = current.pop_front().or_else(|| other.pop_front()) {
         all.push(address);
-        if !next.is_empty() {
-            std::mem::swap(&mut now, &mut next);
+        if !other.is_empty() {
+            std::mem::swap(&mut current, &mut other);
         }
     }
     all
 }
 
-/// The first connection that is made.
+/// Tries addresses in turn, and returns the first connection that succeeds.
 async fn connect_to_first(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
     let mut waiting = addresses.iter().copied();
     let mut attempts = JoinSet::new();
-    let mut verdict = ConnectError::Unreachable;
+    let mut last_error = ConnectError::Unreachable;
     let mut deadline = std::pin::pin!(sleep(CONNECT_TIMEOUT));
     loop {
         match waiting.next() {
             Some(address) => drop(attempts.spawn(TcpStream::connect(address))),
-            None if attempts.is_empty() => return Err(verdict),
+            None if attempts.is_empty() => return Err(last_error),
             None => {}
         }
         tokio::select! {
             Some(done) = attempts.join_next() => match done {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => verdict = more_specific_error(verdict, &error),
+                Ok(Err(error)) => last_error = more_specific_error(last_error, &error),
                 Err(_panicked) => {}
             },
             () = sleep(CONNECTION_ATTEMPT_DELAY), if waiting.len() > 0 => {}
@@ -134,16 +128,16 @@ async fn connect_to_first(addresses: &[SocketAddr]) -> Result<TcpStream, Connect
     }
 }
 
-/// What says more of several failures.
-fn more_specific_error(verdict: ConnectError, error: &io::Error) -> ConnectError {
-    match (verdict, error.kind()) {
+/// The more informative one of two errors.
+fn more_specific_error(known: ConnectError, error: &io::Error) -> ConnectError {
+    match (known, error.kind()) {
         (_, ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => ConnectError::ConnectionRefused,
         (ConnectError::Unreachable, ErrorKind::TimedOut) => ConnectError::TimedOut,
-        _ => verdict,
+        _ => known,
     }
 }
 
-/// Small messages go at once, and a peer that is gone is noticed one day.
+/// Sets socket options: small messages are sent at once, and dead peers are detected.
 pub(super) fn set_socket_options(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let fd = stream.as_fd();
@@ -158,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         for (given, wanted) in [
             ("", ""),
             ("1.1.1.1", "1.1.1.1"),

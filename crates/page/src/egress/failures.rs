@@ -1,4 +1,4 @@
-//! What did not come through, and why.
+//! Records failed connections of the page, and why they failed.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -8,72 +8,72 @@ use pagecast_core::spec::NetworkRefusal;
 
 use super::socks::Target;
 
-/// Places remembered of each kind, refused and failed; the one that was longest ago is forgotten.
+/// Targets that are kept of each kind, denied and failed; a new one replaces the one tried longest ago.
 const MAX_TARGETS: usize = 100;
-/// Places warned of in the log: a page that tries out all ports would fill it.
+/// Most warnings in the log: a page that scans all ports would fill it.
 const MAX_LOGGED_WARNINGS: usize = 100;
 
-/// Why a connection was not made.
+/// Why a connection failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectError {
-    /// The page has no business there.
+    /// The network policy denies the address.
     AddressDenied {
-        /// There.
+        /// The denied address.
         address: IpAddr,
-        /// Why not.
+        /// Why the policy denies it.
         reason: NetworkRefusal,
     },
     /// The name has no address.
     NoSuchHost,
-    /// Nothing listens there.
+    /// Nothing listens on the port.
     ConnectionRefused,
-    /// There was no answer in time, of the name server or the host.
+    /// The name server or the host did not answer in time.
     TimedOut,
-    /// There is no way there.
+    /// The host is unreachable.
     Unreachable,
 }
 
-/// A place that the page wanted to reach and may not.
+/// A target that the network policy denied to the page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeniedTarget {
     /// The name, or the address as it was written.
     pub host: String,
-    /// The port.
+    /// Port of the target.
     pub port: u16,
-    /// What the name means, the last time it was asked for.
+    /// Address that the name resolved to last.
     pub address: IpAddr,
-    /// Why not.
+    /// Why the policy denies it.
     pub reason: NetworkRefusal,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: u64,
 }
 
-/// A place that was not reached.
+/// A target that the page could not connect to.
 #[derive(Debug, Clone)]
 pub(crate) struct FailedTarget {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) error: ConnectError,
     attempts: u64,
-    /// When it was tried last, in tries.
+    /// Number of the last attempt, counted over all targets.
     last_attempt: u64,
 }
 
 #[cfg(test)]
 impl FailedTarget {
-    /// A place that was tried once.
-    pub(crate) fn of(host: &str, port: u16, verdict: ConnectError) -> Self {
-        Self { host: host.to_owned(), port, error: verdict, attempts: 1, last_attempt: 1 }
+    /// A target that was tried once.
+    pub(crate) fn of(host: &str, port: u16, error: ConnectError) -> Self {
+        Self { host: host.to_owned(), port, error, attempts: 1, last_attempt: 1 }
     }
 }
 
-/// Everything that was not reached lately.
+/// Recent failed connections of a page.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionFailures(Mutex<FailureTable>);
 
 #[derive(Debug, Default)]
 struct FailureTable {
-    /// In the order in which they were tried last.
+    /// In the order of their last attempts.
     denied: VecDeque<FailedTarget>,
     failed: VecDeque<FailedTarget>,
     attempts: u64,
@@ -81,46 +81,48 @@ struct FailureTable {
 }
 
 impl ConnectionFailures {
-    pub(super) fn record(&self, target: &Target, verdict: ConnectError) {
-        let mut book = self.lock();
-        book.attempts += 1;
-        let last = book.attempts;
-        let refused = matches!(verdict, ConnectError::AddressDenied { .. });
-        let places = if refused { &mut book.denied } else { &mut book.failed };
-        let known = places.iter().position(|p| p.port == target.port && p.host == target.host);
-        let known = known.and_then(|at| places.remove(at));
+    pub(super) fn record(&self, target: &Target, error: ConnectError) {
+        let mut table = self.lock();
+        table.attempts += 1;
+        let last = table.attempts;
+        let denied = matches!(error, ConnectError::AddressDenied { .. });
+        let targets = if denied { &mut table.denied } else { &mut table.failed };
+        let known = targets.iter().position(|p| p.port == target.port && p.host == target.host);
+        let known = known.and_then(|at| targets.remove(at));
         let first = known.is_none();
-        if places.len() == MAX_TARGETS {
-            places.pop_front();
+        if targets.len() == MAX_TARGETS {
+            targets.pop_front();
         }
         let count = known.map_or(0, |p| p.attempts) + 1;
-        places.push_back(FailedTarget {
+        targets.push_back(FailedTarget {
             host: target.host.clone(),
             port: target.port,
-            error: verdict,
+            error,
             attempts: count,
             last_attempt: last,
         });
-        let warn = refused && first && book.warnings < MAX_LOGGED_WARNINGS;
-        book.warnings += usize::from(warn);
-        drop(book);
-        match verdict {
-            ConnectError::AddressDenied { address, reason: why } if warn => {
-                tracing::warn!(host = target.host, port = target.port, %address, ?why, "kept the page from");
+        let warn = denied && first && table.warnings < MAX_LOGGED_WARNINGS;
+        table.warnings += usize::from(warn);
+        drop(table);
+        match error {
+            ConnectError::AddressDenied { address, reason } if warn => {
+                let (host, port) = (&target.host, target.port);
+                tracing::warn!(host, port, %address, ?reason, "page connection denied");
             }
-            verdict => tracing::debug!(host = target.host, port = target.port, ?verdict, "not reached"),
+            error => {
+                tracing::debug!(host = target.host, port = target.port, ?error, "page connection failed");
+            }
         }
     }
 
-    /// A moment, for [`ConnectionFailures::failure_since`].
+    /// Number of attempts so far, as the start for [`ConnectionFailures::failure_since`].
     pub(crate) fn attempt_count(&self) -> u64 {
         self.lock().attempts
     }
 
-    /// What was not reached since `moment`, the last try if there were several: of `host`, or else of those
-    /// refused, or else of all.
-    pub(crate) fn failure_since(&self, moment: u64, host: &str) -> Option<FailedTarget> {
-        let book = self.lock();
+    /// The last failure after attempt `since`: of `host`, or else of the denied targets, or else of all.
+    pub(crate) fn failure_since(&self, since: u64, host: &str) -> Option<FailedTarget> {
+        let table = self.lock();
         let host = host.trim_matches(['[', ']']);
         let rank = |p: &&FailedTarget| {
             (
@@ -129,23 +131,23 @@ impl ConnectionFailures {
                 p.last_attempt,
             )
         };
-        let lately = book.denied.iter().chain(&book.failed).filter(|p| p.last_attempt > moment);
-        lately.max_by_key(rank).cloned()
+        let recent = table.denied.iter().chain(&table.failed).filter(|p| p.last_attempt > since);
+        recent.max_by_key(rank).cloned()
     }
 
     pub(super) fn last_error(&self, host: &str, port: u16) -> Option<ConnectError> {
-        let book = self.lock();
-        let all = book.denied.iter().chain(&book.failed);
+        let table = self.lock();
+        let all = table.denied.iter().chain(&table.failed);
         all.filter(|p| p.port == port && p.host == host).max_by_key(|p| p.last_attempt).map(|p| p.error)
     }
 
     pub(super) fn denied_targets(&self) -> Vec<DeniedTarget> {
         let read = |p: &FailedTarget| match p.error {
-            ConnectError::AddressDenied { address, reason: why } => Some(DeniedTarget {
+            ConnectError::AddressDenied { address, reason } => Some(DeniedTarget {
                 host: p.host.clone(),
                 port: p.port,
                 address,
-                reason: why,
+                reason,
                 attempts: p.attempts,
             }),
             _ => None,
@@ -163,7 +165,7 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    const REFUSED: ConnectError = ConnectError::AddressDenied {
+    const DENIED: ConnectError = ConnectError::AddressDenied {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         reason: NetworkRefusal::NotPublic,
     };
@@ -173,62 +175,62 @@ mod tests {
     }
 
     #[test]
-    fn tries_are_counted_by_place() {
-        let journal = ConnectionFailures::default();
+    fn attempts_are_counted_by_target() {
+        let failures = ConnectionFailures::default();
         for (host, port) in [("a", 1), ("b", 1), ("a", 2), ("a", 1)] {
-            journal.record(&target(host, port), REFUSED);
+            failures.record(&target(host, port), DENIED);
         }
-        journal.record(&target("c", 1), ConnectError::NoSuchHost);
-        let told: Vec<_> = journal
+        failures.record(&target("c", 1), ConnectError::NoSuchHost);
+        let denied: Vec<_> = failures
             .denied_targets()
             .into_iter()
             .map(|r| format!("{}:{} {}", r.host, r.port, r.attempts))
             .collect();
-        assert_eq!(told, ["b:1 1", "a:2 1", "a:1 2"]);
-        assert_eq!(journal.last_error("c", 1), Some(ConnectError::NoSuchHost));
-        assert_eq!(journal.last_error("c", 2), None);
+        assert_eq!(denied, ["b:1 1", "a:2 1", "a:1 2"]);
+        assert_eq!(failures.last_error("c", 1), Some(ConnectError::NoSuchHost));
+        assert_eq!(failures.last_error("c", 2), None);
     }
 
     #[test]
-    fn the_last_verdict_counts() {
-        let journal = ConnectionFailures::default();
-        journal.record(&target("a", 1), REFUSED);
-        journal.record(&target("a", 1), ConnectError::TimedOut);
-        assert_eq!(journal.last_error("a", 1), Some(ConnectError::TimedOut));
-        journal.record(&target("a", 1), REFUSED);
-        assert_eq!(journal.last_error("a", 1), Some(REFUSED));
+    fn the_last_error_counts() {
+        let failures = ConnectionFailures::default();
+        failures.record(&target("a", 1), DENIED);
+        failures.record(&target("a", 1), ConnectError::TimedOut);
+        assert_eq!(failures.last_error("a", 1), Some(ConnectError::TimedOut));
+        failures.record(&target("a", 1), DENIED);
+        assert_eq!(failures.last_error("a", 1), Some(DENIED));
     }
 
     #[test]
-    fn a_scan_of_all_ports_is_not_remembered_nor_told() {
-        let journal = ConnectionFailures::default();
+    fn a_scan_of_all_ports_is_bounded_in_memory_and_log() {
+        let failures = ConnectionFailures::default();
         for port in 0..=u16::MAX {
-            journal.record(&target("a", port), REFUSED);
+            failures.record(&target("a", port), DENIED);
         }
-        journal.record(&target("b", 1), ConnectError::NoSuchHost);
-        let refusals = journal.denied_targets();
-        assert_eq!((refusals.len(), refusals[0].port), (MAX_TARGETS, u16::MAX - 99));
-        assert_eq!(journal.lock().warnings, MAX_LOGGED_WARNINGS);
+        failures.record(&target("b", 1), ConnectError::NoSuchHost);
+        let denied = failures.denied_targets();
+        assert_eq!((denied.len(), denied[0].port), (MAX_TARGETS, u16::MAX - 99));
+        assert_eq!(failures.lock().warnings, MAX_LOGGED_WARNINGS);
         assert_eq!(
-            journal.last_error("b", 1),
+            failures.last_error("b", 1),
             Some(ConnectError::NoSuchHost),
-            "the refused do not push out others"
+            "denied targets do not replace failed ones"
         );
     }
 
     #[test]
-    fn what_happened_since() {
-        let journal = ConnectionFailures::default();
-        let said = |moment| journal.failure_since(moment, "[::1]").map(|p| (p.host, p.port, p.error));
-        journal.record(&target("::1", 1), ConnectError::TimedOut);
-        let moment = journal.attempt_count();
-        assert_eq!(said(moment), None);
-        journal.record(&target("elsewhere", 1), REFUSED);
-        journal.record(&target("elsewhere", 2), REFUSED);
-        journal.record(&target("nowhere", 1), ConnectError::NoSuchHost);
-        assert_eq!(said(moment), Some(("elsewhere".to_owned(), 2, REFUSED)));
-        journal.record(&target("::1", 1), ConnectError::NoSuchHost);
-        journal.record(&target("elsewhere", 1), REFUSED);
-        assert_eq!(said(moment), Some(("::1".to_owned(), 1, ConnectError::NoSuchHost)));
+    fn failures_since_an_attempt() {
+        let failures = ConnectionFailures::default();
+        let latest = |since| failures.failure_since(since, "[::1]").map(|p| (p.host, p.port, p.error));
+        failures.record(&target("::1", 1), ConnectError::TimedOut);
+        let since = failures.attempt_count();
+        assert_eq!(latest(since), None);
+        failures.record(&target("elsewhere", 1), DENIED);
+        failures.record(&target("elsewhere", 2), DENIED);
+        failures.record(&target("nowhere", 1), ConnectError::NoSuchHost);
+        assert_eq!(latest(since), Some(("elsewhere".to_owned(), 2, DENIED)));
+        failures.record(&target("::1", 1), ConnectError::NoSuchHost);
+        failures.record(&target("elsewhere", 1), DENIED);
+        assert_eq!(latest(since), Some(("::1".to_owned(), 1, ConnectError::NoSuchHost)));
     }
 }

@@ -1,31 +1,33 @@
-//! As much of SOCKS5 (RFC 1928) as a browser speaks: no authentication, CONNECT only. Bytes in, meaning out.
+//! Parser for the part of SOCKS5 (RFC 1928) that a browser uses: no authentication, CONNECT only. Does no
+//! I/O.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// More bytes than a greeting and a request can have together: 2 + 255, and 4 + 1 + 255 + 2.
+/// Longest greeting and request together, in bytes: 2 + 255, and 4 + 1 + 255 + 2.
 pub(super) const MAX_HANDSHAKE_BYTES: usize = 519;
 
 const VERSION: u8 = 5;
 const NO_AUTHENTICATION: u8 = 0;
 const CONNECT: u8 = 1;
-/// Length of a request up to its address.
+/// Length of a request up to its address, in bytes.
 const REQUEST_HEADER_LEN: usize = 4;
 
-/// The answer to a greeting that offers to go without authentication, and to one that does not.
+/// Reply to a greeting that offers no authentication.
 pub(super) const METHOD_ACCEPTED: [u8; 2] = [VERSION, NO_AUTHENTICATION];
+/// Reply to a greeting that offers only other methods.
 pub(super) const NO_ACCEPTABLE_METHODS: [u8; 2] = [VERSION, 0xff];
 
-/// Where a client wants to go.
+/// Destination of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     /// A name, or the address as it was written. Printable ASCII.
     pub(super) host: String,
-    /// The address, if it was one.
+    /// The address, if `host` is one.
     pub(super) literal: Option<IpAddr>,
     pub(super) port: u16,
 }
 
-/// The answer to a request.
+/// Reply to a request, with its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reply {
     Succeeded = 0,
@@ -39,22 +41,22 @@ pub(super) enum Reply {
 }
 
 impl Reply {
-    /// As it is sent. The address we are bound to is nobody's business, so it is all zeros.
+    /// The bytes of the reply. The bound address is not disclosed, so it is all zeros.
     pub(super) fn bytes(self) -> [u8; 10] {
         [VERSION, self as u8, 0, 1, 0, 0, 0, 0, 0, 0]
     }
 }
 
-/// What is wrong with what a client said.
+/// Why a handshake is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HandshakeError {
-    /// It is not SOCKS5: whoever speaks something else would not understand an answer.
+    /// It is not SOCKS5, so the client would not understand a reply.
     Version,
-    /// It wants something that this reply says no to.
+    /// The request is rejected with this reply.
     Request(Reply),
 }
 
-/// Reads a greeting: whether it offers to go without authentication, and its length. `None` until it is complete.
+/// Parses a greeting: whether it offers no authentication, and its length. `None` until it is complete.
 pub(super) fn parse_greeting(bytes: &[u8]) -> Result<Option<(bool, usize)>, HandshakeError> {
     match bytes {
         [] | [VERSION] => Ok(None),
@@ -66,7 +68,7 @@ pub(super) fn parse_greeting(bytes: &[u8]) -> Result<Option<(bool, usize)>, Hand
     }
 }
 
-/// Reads a request: where to, and its length. `None` until it is complete.
+/// Parses a request: its target, and its length. `None` until it is complete.
 pub(super) fn parse_request(bytes: &[u8]) -> Result<Option<(Target, usize)>, HandshakeError> {
     if bytes.first().is_some_and(|version| *version != VERSION) {
         return Err(HandshakeError::Version);
@@ -96,9 +98,9 @@ pub(super) fn parse_request(bytes: &[u8]) -> Result<Option<(Target, usize)>, Han
     Ok(Some((Target { host, literal, port: u16::from_be_bytes(*port) }, REQUEST_HEADER_LEN + length + 2)))
 }
 
-/// A name or an address in the field for names, which is where browsers put both.
+/// Parses the domain name field, where browsers put names and addresses alike.
 fn parse_host(bytes: &[u8]) -> Option<(String, Option<IpAddr>)> {
-    // It gets into logs and messages: nothing that moves a cursor.
+    // The name appears in logs and messages, so control characters are rejected.
     if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_graphic) {
         return None;
     }
@@ -122,7 +124,7 @@ mod tests {
 
     #[test]
     fn greetings() {
-        for (bytes, meaning) in [
+        for (bytes, parsed) in [
             (&b""[..], Ok(None)),
             (b"\x05", Ok(None)),
             (b"\x05\x02\x01", Ok(None)),
@@ -133,7 +135,7 @@ mod tests {
             (b"\x04\x01\x00\x50", Err(HandshakeError::Version)),
             (b"GET / HTTP/1.1", Err(HandshakeError::Version)),
         ] {
-            assert_eq!(parse_greeting(bytes), meaning, "{bytes:?}");
+            assert_eq!(parse_greeting(bytes), parsed, "{bytes:?}");
         }
     }
 
@@ -146,7 +148,7 @@ mod tests {
             (domain_request("127.0.0.1"), "127.0.0.1", Some("127.0.0.1")),
             (domain_request("[::1]"), "::1", Some("::1")),
             (domain_request("::ffff:7f00:1"), "::ffff:7f00:1", Some("::ffff:127.0.0.1")),
-            // Of these the resolver makes an address, which is checked then.
+            // The resolver turns these into addresses, which are then checked.
             (domain_request("2130706433"), "2130706433", None),
             (domain_request("0177.0.0.1"), "0177.0.0.1", None),
             (domain_request("127.1"), "127.1", None),
@@ -155,7 +157,11 @@ mod tests {
                 Target { host: host.to_owned(), literal: literal.map(|l| l.parse().unwrap()), port: 443 };
             assert_eq!(parse_request(&bytes), Ok(Some((target.clone(), bytes.len()))));
             let longer = [&bytes[..], b"more"].concat();
-            assert_eq!(parse_request(&longer), Ok(Some((target, bytes.len()))), "what follows is not ours");
+            assert_eq!(
+                parse_request(&longer),
+                Ok(Some((target, bytes.len()))),
+                "bytes after the request are left"
+            );
             for cut in 0..bytes.len() {
                 assert_eq!(parse_request(&bytes[..cut]), Ok(None), "{host} cut to {cut}");
             }
@@ -163,8 +169,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_spoken() {
-        for (bytes, broken) in [
+    fn other_protocols_and_commands_are_rejected() {
+        for (bytes, error) in [
             (&b"\x04\x01\x00\x50"[..], HandshakeError::Version),
             (b"\x05\x02\x00\x01", HandshakeError::Request(Reply::CommandNotSupported)),
             (b"\x05\x03\x00\x03", HandshakeError::Request(Reply::CommandNotSupported)),
@@ -174,7 +180,7 @@ mod tests {
             (b"\x05\x01\x00\x03\x02\xc3\xa4\x00\x50", HandshakeError::Request(Reply::GeneralFailure)),
             (b"\x05\x01\x00\x03\x03a\x00b\x00\x50", HandshakeError::Request(Reply::GeneralFailure)),
         ] {
-            assert_eq!(parse_request(bytes), Err(broken), "{bytes:?}");
+            assert_eq!(parse_request(bytes), Err(error), "{bytes:?}");
         }
     }
 
@@ -186,10 +192,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_understood_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        fn any_bytes_are_parsed_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             for kind in [&[][..], &[5, 1, 0, 1], &[5, 1, 0, 3], &[5, 1, 0, 4]] {
                 let bytes = [kind, &bytes].concat();
-                for length in [parse_greeting(&bytes).ok().flatten().map(|g| g.1), parse_request(&bytes).ok().flatten().map(|r| r.1)] {
+                let greeting = parse_greeting(&bytes).ok().flatten().map(|(_, length)| length);
+                let request = parse_request(&bytes).ok().flatten().map(|(_, length)| length);
+                for length in [greeting, request] {
                     prop_assert!(length.is_none_or(|l| l <= bytes.len() && l <= MAX_HANDSHAKE_BYTES));
                 }
             }

@@ -1,4 +1,4 @@
-//! One connection of the browser: a handshake, then bytes both ways.
+//! Serves one connection of the browser: a SOCKS handshake, then bytes in both directions.
 
 use std::io;
 use std::sync::Arc;
@@ -13,21 +13,22 @@ use tokio::time::timeout;
 use super::socks::{self, HandshakeError, Reply, Target};
 use super::{ConnectError, Shared, connect};
 
-/// How long a client may take to say where it wants to go.
+/// How long a client may take to send its request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one direction may go on once the other has ended. Browsers do not end one alone: it is for what is on its way.
+/// How long one direction may stay open after the other has ended. Browsers never close only one: this is for
+/// data in flight.
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes on their way in one direction. Full: the sender waits.
+/// Buffer size for one direction, in bytes. When full, the sender waits.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Serves one connection until it is over; without a place it is told that it cannot be.
-pub(super) async fn run(mut client: TcpStream, shared: Arc<Shared>, place: Option<OwnedSemaphorePermit>) {
-    // Who goes away in the middle of it is nothing to report.
-    let _gone: io::Result<()> = async {
+/// Serves one connection until it ends; without a `permit` the client gets an error reply.
+pub(super) async fn run(mut client: TcpStream, shared: Arc<Shared>, permit: Option<OwnedSemaphorePermit>) {
+    // Clients may disconnect at any time, so errors are not reported.
+    let _disconnected: io::Result<()> = async {
         connect::set_socket_options(&client)?;
-        let Ok(heard) = timeout(HANDSHAKE_TIMEOUT, handshake(&mut client)).await else { return Ok(()) };
-        let Some((target, early)) = heard? else { return Ok(()) };
-        if place.is_none() {
+        let Ok(parsed) = timeout(HANDSHAKE_TIMEOUT, handshake(&mut client)).await else { return Ok(()) };
+        let Some((target, early)) = parsed? else { return Ok(()) };
+        if permit.is_none() {
             return client.write_all(&Reply::GeneralFailure.bytes()).await;
         }
         match connect::connect_target(&shared, &target).await {
@@ -37,34 +38,35 @@ pub(super) async fn run(mut client: TcpStream, shared: Arc<Shared>, place: Optio
                 server.write_all(&early).await?;
                 copy_bidirectional(&mut client, &mut server).await
             }
-            Err(verdict) => {
-                shared.failures.record(&target, verdict);
-                client.write_all(&socks_reply(verdict).bytes()).await
+            Err(error) => {
+                shared.failures.record(&target, error);
+                client.write_all(&socks_reply(error).bytes()).await
             }
         }
     }
     .await;
 }
 
-/// Where the client wants to go and what it has sent after that; `None` if it speaks something else.
+/// Reads the handshake: the target, and bytes that the client has sent after its request. `None` if the
+/// handshake is rejected.
 async fn handshake(client: &mut TcpStream) -> io::Result<Option<(Target, Vec<u8>)>> {
-    let mut heard = Vec::with_capacity(socks::MAX_HANDSHAKE_BYTES);
-    let welcome = loop {
-        match socks::parse_greeting(&heard) {
-            Ok(Some((welcome, length))) => break heard.drain(..length).count() > 0 && welcome,
-            Ok(None) => read_more(client, &mut heard).await?,
+    let mut received = Vec::with_capacity(socks::MAX_HANDSHAKE_BYTES);
+    let accepts = loop {
+        match socks::parse_greeting(&received) {
+            Ok(Some((accepts, length))) => break received.drain(..length).count() > 0 && accepts,
+            Ok(None) => read_more(client, &mut received).await?,
             Err(_) => return Ok(None),
         }
     };
-    if !welcome {
+    if !accepts {
         client.write_all(&socks::NO_ACCEPTABLE_METHODS).await?;
         return Ok(None);
     }
     client.write_all(&socks::METHOD_ACCEPTED).await?;
     loop {
-        match socks::parse_request(&heard) {
-            Ok(Some((target, length))) => return Ok(Some((target, heard.split_off(length)))),
-            Ok(None) => read_more(client, &mut heard).await?,
+        match socks::parse_request(&received) {
+            Ok(Some((target, length))) => return Ok(Some((target, received.split_off(length)))),
+            Ok(None) => read_more(client, &mut received).await?,
             Err(HandshakeError::Version) => return Ok(None),
             Err(HandshakeError::Request(reply)) => {
                 client.write_all(&reply.bytes()).await?;
@@ -74,10 +76,10 @@ async fn handshake(client: &mut TcpStream) -> io::Result<Option<(Target, Vec<u8>
     }
 }
 
-/// Hears more. The parser never asks for more than [`socks::MAX_HANDSHAKE_BYTES`] bytes.
-async fn read_more(client: &mut TcpStream, heard: &mut Vec<u8>) -> io::Result<()> {
-    let room = (socks::MAX_HANDSHAKE_BYTES - heard.len().min(socks::MAX_HANDSHAKE_BYTES)) as u64;
-    match client.take(room).read_buf(heard).await? {
+/// Reads more bytes. The parser never needs more than [`socks::MAX_HANDSHAKE_BYTES`] in all.
+async fn read_more(client: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<()> {
+    let room = (socks::MAX_HANDSHAKE_BYTES - received.len().min(socks::MAX_HANDSHAKE_BYTES)) as u64;
+    match client.take(room).read_buf(received).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
     }
@@ -95,14 +97,14 @@ async fn copy_bidirectional(client: &mut TcpStream, server: &mut TcpStream) -> i
     }
 }
 
-/// Passes everything on, the end included.
+/// Copies all bytes, then closes the other end.
 async fn copy_one_direction(from: ReadHalf<'_>, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     copy_buf(&mut BufReader::with_capacity(BUFFER_BYTES, from), &mut to).await?;
     to.shutdown().await
 }
 
-fn socks_reply(verdict: ConnectError) -> Reply {
-    match verdict {
+fn socks_reply(error: ConnectError) -> Reply {
+    match error {
         ConnectError::AddressDenied { .. } => Reply::NotAllowed,
         ConnectError::NoSuchHost | ConnectError::TimedOut => Reply::HostUnreachable,
         ConnectError::ConnectionRefused => Reply::ConnectionRefused,

@@ -1,4 +1,4 @@
-//! One connection: what has come in and is not understood yet, and what is to go out.
+//! State of one client connection: bytes received but not parsed, and bytes to send.
 
 use pulseaudio::protocol::{
     self, Command, CommandReply, MIN_VERSION, Prop, Props, PulseError, Request, SubscriptionEvent,
@@ -8,17 +8,18 @@ use pulseaudio::protocol::{
 use super::stream::StreamEvent;
 use super::wire::{HEADER_LEN, Header, ProtocolViolation, Seek};
 
-/// Unread replies above which nothing more is read from a client, until it reads.
+/// Pending output above which nothing more is read from a client, in bytes.
 const OUTPUT_HIGH_WATER_BYTES: usize = 64 * 1024;
-/// Unread replies and events above which a client is cut off. One answer is never longer.
+/// Pending output above which a client is disconnected, in bytes. A single reply is never longer.
 const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
-/// Longest property list of a client or stream; a longer one is refused. libpulse sends about one kilobyte.
+/// Longest property list of a client or stream, in bytes; a longer one is refused. libpulse sends about one
+/// kilobyte.
 pub(super) const MAX_PROPLIST_BYTES: usize = 8 * 1024;
 
-/// The sequence number of what the server says on its own.
+/// Sequence number of messages that the server sends on its own.
 const EVENT_SEQ: u32 = u32::MAX;
 
-/// A connection.
+/// A client connection.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) version: u16,
@@ -43,7 +44,7 @@ impl Client {
         }
     }
 
-    /// What the client calls itself.
+    /// Name of the client's application; empty if it has none.
     pub(super) fn name(&self) -> std::ffi::CString {
         prop_text(&self.props, Prop::ApplicationName)
     }
@@ -60,7 +61,7 @@ impl Client {
         }
     }
 
-    /// Whether the client reads what it is sent, so that more may be asked of us.
+    /// Whether so little output is pending that more requests may be read.
     pub(super) fn is_below_high_water(&self) -> bool {
         self.pending_output().len() < OUTPUT_HIGH_WATER_BYTES
     }
@@ -82,7 +83,7 @@ impl Client {
         self.append(|out| protocol::write_error(out, seq, &error));
     }
 
-    /// Tells what happened to a stream of this client.
+    /// Sends events of a stream to this client.
     pub(super) fn send_events(&mut self, stream: u32, events: impl Iterator<Item = StreamEvent>) {
         for event in events {
             let command = match event {
@@ -99,11 +100,17 @@ impl Client {
         }
     }
 
-    /// Tells that something came, changed or went, if the client wants to know.
-    pub(super) fn notify(&mut self, of: SubscriptionEventFacility, what: SubscriptionEventType, index: u32) {
-        let interest = SubscriptionMask::from_bits_truncate(1 << of as u32);
+    /// Sends a subscription event, if the client has subscribed to this facility.
+    pub(super) fn notify(
+        &mut self,
+        facility: SubscriptionEventFacility,
+        change: SubscriptionEventType,
+        index: u32,
+    ) {
+        let interest = SubscriptionMask::from_bits_truncate(1 << facility as u32);
         if self.subscription.intersects(interest) {
-            let event = SubscriptionEvent { event_facility: of, event_type: what, index: Some(index) };
+            let event =
+                SubscriptionEvent { event_facility: facility, event_type: change, index: Some(index) };
             self.send(&Command::SubscribeEvent(event));
         }
     }
@@ -120,12 +127,12 @@ impl Client {
         let len = self.output.len();
         if let Err(error) = write(&mut self.output) {
             self.output.truncate(len);
-            tracing::error!(%error, "an answer to the browser could not be written");
+            tracing::error!(%error, "writing a sound reply failed");
         }
     }
 }
 
-/// Whether a property list is short enough to be kept.
+/// Whether a property list is at most [`MAX_PROPLIST_BYTES`] long.
 pub(super) fn is_proplist_in_limit(props: &Props) -> bool {
     props.iter().map(|(key, value)| key.to_bytes().len() + value.len() + 16).sum::<usize>()
         <= MAX_PROPLIST_BYTES
@@ -137,14 +144,14 @@ pub(super) fn prop_text(props: &Props, prop: Prop) -> std::ffi::CString {
     std::ffi::CStr::from_bytes_until_nul(bytes).map(Into::into).unwrap_or_default()
 }
 
-/// A message, or as much as is there of a block of samples.
+/// A command, or the part of a block of samples that has arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
     Command(&'a [u8]),
     Data { channel: u32, seek: Seek, offset: i64, data: &'a [u8] },
 }
 
-/// Cuts bytes into messages. It holds at most one command and what was pushed last.
+/// Splits bytes into messages. Holds at most one command and the bytes pushed last.
 #[derive(Debug, Default)]
 pub(super) struct MessageReader {
     bytes: Vec<u8>,
@@ -167,7 +174,7 @@ impl MessageReader {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next message that has come in.
+    /// The next message; `None` until more bytes are pushed.
     pub(super) fn next(&mut self) -> Result<Option<Message<'_>>, ProtocolViolation> {
         if self.block.is_none() {
             let Some(raw) = self.bytes[self.consumed..].first_chunk::<HEADER_LEN>() else { return Ok(None) };
@@ -192,7 +199,7 @@ impl MessageReader {
         let data = self.consumed..self.consumed + here;
         self.consumed += here;
         let left = block.remaining - here;
-        // The rest of a block follows its beginning, wherever that went.
+        // The rest of a block continues where its beginning was written.
         self.block =
             (left > 0).then_some(PartialBlock { seek: Seek::Write, offset: 0, remaining: left, ..block });
         let PartialBlock { channel, seek, offset, .. } = block;
@@ -216,14 +223,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cuts_do_not_matter(cuts in proptest::collection::vec(1_usize..60, 1..40)) {
-            let (bytes, mut inbox) = (messages(), MessageReader::default());
+        fn messages_do_not_depend_on_how_bytes_arrive(cuts in proptest::collection::vec(1_usize..60, 1..40)) {
+            let (bytes, mut reader) = (messages(), MessageReader::default());
             let (mut rest, mut commands, mut data, mut empty) = (bytes.as_slice(), 0, 0, 0);
             for cut in cuts.into_iter().chain(std::iter::repeat_n(bytes.len(), 1)) {
                 let (now, later) = rest.split_at(cut.min(rest.len()));
-                inbox.push(now);
+                reader.push(now);
                 rest = later;
-                while let Some(message) = inbox.next().unwrap() {
+                while let Some(message) = reader.next().unwrap() {
                     match message {
                         Message::Command(_) => commands += 1,
                         Message::Data { channel: 5, data: d, .. } => data += d.len(),
@@ -236,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_does_not_read_is_given_up() {
+    fn output_of_a_client_that_does_not_read_is_bounded() {
         let mut client = Client::new();
         (0..1_000_000).for_each(|seq| client.ack(seq));
         assert!(client.has_overflowed() && client.pending_output().len() < MAX_OUTPUT_BYTES + 100);

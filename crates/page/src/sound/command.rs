@@ -1,4 +1,4 @@
-//! What clients may ask for, and what is refused.
+//! Handles the commands of clients.
 
 use std::time::Duration;
 
@@ -20,7 +20,10 @@ use super::stream_config::{is_sink, is_volume_valid};
 type CommandResult = Result<(), PulseError>;
 
 impl PulseServer {
-    /// Does what a client asks and answers it, or says why not.
+    /// Executes a command and sends the reply.
+    ///
+    /// # Errors
+    /// The error to send instead.
     pub(super) fn handle_command(
         &mut self,
         id: u32,
@@ -70,11 +73,11 @@ impl PulseServer {
             }
             Command::SetSinkVolume(p) => self.set_sink_volume(&p)?,
             Command::SetSinkMute(p) => self.set_sink_mute(&p)?,
-            // There is one sink: choosing it changes nothing.
+            // There is only one sink, so selecting it changes nothing.
             Command::SetDefaultSink(name) if is_sink(None, Some(&name)) => {}
             Command::MoveSinkInput(p) if is_sink(p.device_index, p.device_name.as_deref()) => {}
 
-            // A page is never given a microphone, not even its own sound.
+            // A page gets no microphone, and cannot record its own sound either.
             Command::CreateRecordStream(_) => return Err(PulseError::AccessDenied),
             Command::CreateUploadStream(_)
             | Command::LoadModule(_)
@@ -96,7 +99,7 @@ impl PulseServer {
         self.with_client(id, |c| {
             c.authorised = true;
             c.version = params.version.min(MAX_VERSION);
-            // Whoever may open the socket may play; shared memory is never taken, whatever the client offers.
+            // Access to the socket is enough. Shared memory is never used, whatever the client offers.
             c.reply(seq, &AuthReply { version: c.version, use_memfd: false, use_shm: false });
         });
         Ok(())
@@ -115,13 +118,13 @@ impl PulseServer {
     }
 
     fn create_stream(&mut self, id: u32, seq: u32, params: PlaybackStreamParams) -> CommandResult {
-        let shape = StreamConfig::from_params(&params)?;
+        let config = StreamConfig::from_params(&params)?;
         let index =
-            self.add_stream(Stream::new(id, params.props, shape.clone())).ok_or(PulseError::TooLarge)?;
+            self.add_stream(Stream::new(id, params.props, config.clone())).ok_or(PulseError::TooLarge)?;
         let stream = self.streams.get_mut(&index).ok_or(PulseError::Internal)?;
         let mut events = Vec::new();
         stream.request_data(&mut events);
-        // The first request travels in the reply.
+        // The reply carries the first request for data.
         let requested_bytes = events.iter().find_map(|e| match e {
             StreamEvent::Request(bytes) => Some(*bytes),
             _ => None,
@@ -130,14 +133,14 @@ impl PulseServer {
             channel: index,
             stream_index: index,
             requested_bytes: requested_bytes.unwrap_or(0),
-            buffer_attr: shape.buffer_attr,
-            sample_spec: shape.sample_spec,
-            channel_map: shape.channel_map,
+            buffer_attr: config.buffer_attr,
+            sample_spec: config.sample_spec,
+            channel_map: config.channel_map,
             stream_latency: 0,
             sink_index: SINK_INDEX,
             sink_name: Some(SINK_NAME.into()),
             suspended: false,
-            format: shape.format_info(),
+            format: config.format_info(),
         };
         self.with_client(id, |c| c.reply(seq, &reply));
         Ok(())
@@ -149,7 +152,7 @@ impl PulseServer {
         Ok(())
     }
 
-    /// Changes a stream of the client; if that makes room, it is told at once.
+    /// Changes a stream of the client, and requests more data if that made room.
     fn change_stream(
         &mut self,
         id: u32,
@@ -166,20 +169,20 @@ impl PulseServer {
     }
 
     fn drain_stream(&mut self, id: u32, seq: u32, index: u32) -> CommandResult {
-        let waits = self
+        let is_accepted = self
             .with_stream(id, index, |stream, events| stream.drain(seq, events))
             .ok_or(PulseError::NoEntity)?;
-        if waits { Ok(()) } else { Err(PulseError::Busy) }
+        if is_accepted { Ok(()) } else { Err(PulseError::Busy) }
     }
 
     fn reply_latency(&mut self, id: u32, seq: u32, params: &LatencyParams, now: Timestamp) -> CommandResult {
-        let player_delay = self.media_element_delay.get();
-        let told = self.with_stream(id, params.channel, |stream, events| {
-            let delay = if stream.config().is_media_element() { player_delay } else { Duration::ZERO };
+        let media_element_delay = self.media_element_delay.get();
+        let reported = self.with_stream(id, params.channel, |stream, events| {
+            let delay = if stream.config().is_media_element() { media_element_delay } else { Duration::ZERO };
             stream.report_delay(delay, events);
             (stream.latency(), delay)
         });
-        let (latency, delay) = told.ok_or(PulseError::NoEntity)?;
+        let (latency, delay) = reported.ok_or(PulseError::NoEntity)?;
         let reply = PlaybackLatency {
             sink_usec: latency.sink_usec + u64::try_from(delay.as_micros()).unwrap_or(0),
             source_usec: 0,
@@ -201,28 +204,28 @@ impl PulseServer {
         seq: u32,
         params: &SetPlaybackStreamBufferAttrParams,
     ) -> CommandResult {
-        let settled = self
+        let negotiated = self
             .with_stream(id, params.index, |stream, _| {
                 stream.set_buffer_attr(params.buffer_attr, params.adjust_latency);
                 stream.config().buffer_attr
             })
             .ok_or(PulseError::NoEntity)?;
-        let reply = SetPlaybackStreamBufferAttrReply { buffer_attr: settled, configured_sink_latency: 0 };
+        let reply = SetPlaybackStreamBufferAttrReply { buffer_attr: negotiated, configured_sink_latency: 0 };
         self.with_client(id, |c| c.reply(seq, &reply));
-        // After the reply, so that the client sees a request in the light of what it asked for.
+        // After the reply, so that the client knows the new sizes when it gets a request.
         self.with_stream(id, params.index, Stream::request_data);
         Ok(())
     }
 
     fn set_stream_rate(&mut self, id: u32, params: UpdateSampleRateParams) -> CommandResult {
         let changed = self.with_stream(id, params.index, |stream, _| {
-            let shape = stream.config();
-            let mut spec = shape.sample_spec;
+            let config = stream.config();
+            let mut spec = config.sample_spec;
             spec.sample_rate = params.sample_rate;
-            if !shape.variable_rate {
+            if !config.variable_rate {
                 return Err(PulseError::BadState);
             }
-            if !is_playable(&spec, &shape.channel_map) {
+            if !is_playable(&spec, &config.channel_map) {
                 return Err(PulseError::Invalid);
             }
             stream.set_rate(params.sample_rate);
@@ -236,24 +239,24 @@ impl PulseServer {
         id: u32,
         index: u32,
         mode: PropsUpdateMode,
-        with: Props,
+        update: Props,
     ) -> CommandResult {
-        let update = |stream: &mut Stream, _: &mut Vec<StreamEvent>| {
-            stream.props = update_proplist(&stream.props, mode, with)?;
+        let apply = |stream: &mut Stream, _: &mut Vec<StreamEvent>| {
+            stream.props = update_proplist(&stream.props, mode, update)?;
             Ok(())
         };
-        self.with_stream(id, index, update).ok_or(PulseError::NoEntity)??;
+        self.with_stream(id, index, apply).ok_or(PulseError::NoEntity)??;
         self.notify_subscribers(Facility::SinkInput, Change::Changed, index);
         Ok(())
     }
 
     fn set_stream_volume(&mut self, params: &SetStreamVolumeParams) -> CommandResult {
         let stream = self.streams.get_mut(&params.index).ok_or(PulseError::NoEntity)?;
-        let shape = stream.config();
-        if !is_volume_valid(&params.volume, &shape.sample_spec) {
+        let config = stream.config();
+        if !is_volume_valid(&params.volume, &config.sample_spec) {
             return Err(PulseError::Invalid);
         }
-        stream.set_volume(params.volume, shape.muted);
+        stream.set_volume(params.volume, config.muted);
         self.notify_subscribers(Facility::SinkInput, Change::Changed, params.index);
         Ok(())
     }
@@ -262,15 +265,15 @@ impl PulseServer {
         if !is_sink(params.device_index, params.device_name.as_deref()) {
             return Err(PulseError::NoEntity);
         }
-        let mut both = pulseaudio::protocol::ChannelVolume::empty();
+        let mut volume = pulseaudio::protocol::ChannelVolume::empty();
         let (left, right) = match params.volume.channels() {
             [all] => (all, all),
             [left, right] => (left, right),
             _ => return Err(PulseError::Invalid),
         };
-        both.push(*left);
-        both.push(*right);
-        self.volume = both;
+        volume.push(*left);
+        volume.push(*right);
+        self.volume = volume;
         self.notify_subscribers(Facility::Sink, Change::Changed, SINK_INDEX);
         Ok(())
     }
@@ -291,10 +294,13 @@ impl PulseServer {
     }
 }
 
-/// A property list after an update, if it is not too long.
-fn update_proplist(old: &Props, mode: PropsUpdateMode, with: Props) -> Result<Props, PulseError> {
+/// Applies an update to a property list.
+///
+/// # Errors
+/// The result would be too long.
+fn update_proplist(old: &Props, mode: PropsUpdateMode, update: Props) -> Result<Props, PulseError> {
     let mut props = if mode == PropsUpdateMode::Set { Props::new() } else { old.clone() };
-    for (key, value) in with.iter() {
+    for (key, value) in update.iter() {
         if mode != PropsUpdateMode::Merge || props.get_bytes(key).is_none() {
             props.set_bytes(key, value);
         }

@@ -1,5 +1,5 @@
-//! The thread of the sound card: carries bytes between sockets and [`PulseServer`], and samples to whoever records
-//! them.
+//! The thread of the sound card: moves bytes between sockets and [`PulseServer`], and samples to the
+//! receiver.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -18,18 +18,18 @@ use super::server::{PulseServer, Timestamp};
 use crate::child::is_browser_peer;
 use crate::clock::{self, Origin, OutputMute};
 
-/// Bytes taken from one client before the others have their turn.
+/// Most bytes read from one client before the next one is served.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
-/// Connections taken before anything else has its turn.
+/// Most connections accepted before clients are served.
 const MAX_ACCEPTS_PER_POLL: usize = 32;
-/// Pause after a connection could not be taken, because descriptors are short for instance.
+/// Pause after a failed accept, for example when the process has no file descriptor left.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// The sockets, and the sound card behind them.
+/// The sockets, and the server behind them.
 #[derive(Debug)]
 pub(super) struct EventLoop {
     listener: UnixListener,
-    /// The user that clients run as, if it is not ours.
+    /// User id of the browser, if it is not our own.
     client_uid: Option<u32>,
     stop: Arc<OwnedFd>,
     origin: Origin,
@@ -43,7 +43,7 @@ pub(super) struct EventLoop {
     dropped_samples: u64,
 }
 
-/// What woke the thread.
+/// Reason why the thread woke up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PollEvent {
     Stop,
@@ -55,10 +55,10 @@ impl EventLoop {
     pub(super) fn new(
         (listener, client_uid): (UnixListener, Option<u32>),
         stop: Arc<OwnedFd>,
-        (origin, gate): (Origin, OutputMute),
+        (origin, output_mute): (Origin, OutputMute),
         out: SyncSender<Samples>,
         shared: Arc<SharedStats>,
-        core: PulseServer,
+        pulse_server: PulseServer,
     ) -> Self {
         let now = clock::now();
         Self {
@@ -66,10 +66,10 @@ impl EventLoop {
             client_uid,
             stop,
             origin,
-            output_mute: gate,
+            output_mute,
             out,
             shared,
-            pulse_server: core,
+            pulse_server,
             sockets: BTreeMap::new(),
             accept_after: now,
             buffer: vec![0; READ_BUFFER_BYTES],
@@ -82,7 +82,7 @@ impl EventLoop {
             let events = match self.wait() {
                 Ok(events) => events,
                 Err(error) => {
-                    tracing::error!(%error, "the sound card cannot wait for its clients");
+                    tracing::error!(%error, "polling sound clients failed");
                     return;
                 }
             };
@@ -101,12 +101,12 @@ impl EventLoop {
         }
     }
 
-    /// Sleeps until something happens or samples are due.
+    /// Waits until a socket is ready or samples are due.
     fn wait(&self) -> rustix::io::Result<Vec<PollEvent>> {
         let now = clock::now();
-        let accepts = now >= self.accept_after;
+        let may_accept = now >= self.accept_after;
         let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN)];
-        fds.push(PollFd::new(&self.listener, if accepts { PollFlags::IN } else { PollFlags::empty() }));
+        fds.push(PollFd::new(&self.listener, if may_accept { PollFlags::IN } else { PollFlags::empty() }));
         for (id, socket) in &self.sockets {
             let mut interest = PollFlags::empty();
             interest.set(PollFlags::IN, self.pulse_server.wants_input(*id));
@@ -122,16 +122,16 @@ impl EventLoop {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error),
         }
-        let happened: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
         let mut events = Vec::new();
-        if !happened[0].is_empty() {
+        if !ready[0].is_empty() {
             events.push(PollEvent::Stop);
         }
-        if happened[1].contains(PollFlags::IN) {
+        if ready[1].contains(PollFlags::IN) {
             events.push(PollEvent::Connection);
         }
-        for (id, flags) in self.sockets.keys().zip(&happened[2..]) {
+        for (id, flags) in self.sockets.keys().zip(&ready[2..]) {
             let readable = flags.intersects(PollFlags::IN | gone);
             let writable = flags.contains(PollFlags::OUT);
             if readable || writable {
@@ -148,7 +148,7 @@ impl EventLoop {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    tracing::warn!(%error, "a connection to the sound card could not be taken");
+                    tracing::warn!(%error, "accepting a sound client failed");
                     self.accept_after = clock::now() + ACCEPT_RETRY_DELAY;
                     return;
                 }
@@ -158,18 +158,16 @@ impl EventLoop {
 
     fn add_client(&mut self, socket: UnixStream) {
         if !is_browser_peer(&socket, self.client_uid) {
-            tracing::warn!(
-                "a connection to the sound card was refused: it runs as another user than the browser"
-            );
+            tracing::warn!(reason = "not the browser's user", "sound client refused");
             return;
         }
         if let Err(error) = socket.set_nonblocking(true) {
-            tracing::warn!(%error, "a connection to the sound card could not be used");
+            tracing::warn!(%error, "setting up a sound client failed");
             return;
         }
         match self.pulse_server.connect() {
             Some(id) => drop(self.sockets.insert(id, socket)),
-            None => tracing::debug!("a connection to the sound card was refused: there are too many"),
+            None => tracing::debug!(reason = "too many clients", "sound client refused"),
         }
     }
 
@@ -186,7 +184,7 @@ impl EventLoop {
             Ok(len) => self.receive(id, len),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
-                tracing::debug!(client = id, %error, "a client of the sound card is gone");
+                tracing::debug!(client = id, %error, "sound client disconnected");
                 self.disconnect(id);
             }
         }
@@ -195,7 +193,7 @@ impl EventLoop {
     fn receive(&mut self, id: u32, len: usize) {
         let now = Timestamp { monotonic: clock::now(), wall: SystemTime::now() };
         if let Err(violation) = self.pulse_server.receive(id, &self.buffer[..len], now) {
-            tracing::warn!(client = id, reason = %violation, "a client of the sound card was cut off");
+            tracing::warn!(client = id, reason = %violation, "sound client cut off");
             self.disconnect(id);
         }
     }
@@ -205,7 +203,7 @@ impl EventLoop {
         self.pulse_server.disconnect(id, clock::now());
     }
 
-    /// Brings the sound card up to now and passes on what there is to hear.
+    /// Advances the server to now, and sends its samples.
     fn advance(&mut self) {
         let now = clock::now();
         if !self.pulse_server.is_capturing()
@@ -222,9 +220,9 @@ impl EventLoop {
             let len = samples.len() as u64;
             match self.out.try_send(samples) {
                 Ok(()) => {}
-                // Waiting would stop every stream of the page; a gap is only heard once.
+                // Blocking would stall every stream of the page, which is worse than one gap.
                 Err(TrySendError::Full(_)) => self.dropped_samples += len,
-                // Nobody records any more; the page still needs its clock.
+                // The receiver is gone; the page still needs its clock.
                 Err(TrySendError::Disconnected(_)) => {}
             }
         }
@@ -242,7 +240,7 @@ impl EventLoop {
 
     fn send(&mut self, id: u32) {
         if self.pulse_server.has_overflowed(id) {
-            tracing::warn!(client = id, "a client of the sound card was cut off: it does not read");
+            tracing::warn!(client = id, reason = "it does not read", "sound client cut off");
             self.disconnect(id);
             return;
         }
@@ -250,12 +248,12 @@ impl EventLoop {
         match socket.write(self.pulse_server.pending_output(id)) {
             Ok(len) => {
                 self.pulse_server.consume_output(id, len);
-                // What the client said before it was made to wait.
+                // Handles commands that waited because too much output was pending.
                 self.receive(id, 0);
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
-                tracing::debug!(client = id, %error, "a client of the sound card is gone");
+                tracing::debug!(client = id, %error, "sound client disconnected");
                 self.disconnect(id);
             }
         }

@@ -1,11 +1,11 @@
-//! Sample formats: bytes of a client become floats.
+//! Decodes the sample formats of clients to floats.
 
 use pulseaudio::protocol::SampleFormat;
 
-/// Loudest sample taken from a client. Far above any sound, and low enough that no volume makes a sum infinite.
+/// Largest sample value of a client: far above any sound, and low enough that no volume makes a sum infinite.
 const MAX_SAMPLE: f32 = 1e6;
 
-/// The byte that, repeated, is silence.
+/// The byte that represents silence when repeated.
 pub(super) fn silence_byte(format: SampleFormat) -> u8 {
     match format {
         SampleFormat::U8 => 0x80,
@@ -15,8 +15,8 @@ pub(super) fn silence_byte(format: SampleFormat) -> u8 {
     }
 }
 
-/// Appends the samples in `bytes`, nominal range −1.0 to 1.0; a part of a sample at the end is left out.
-/// Floats pass unchanged, but for those that are not finite: they become silence.
+/// Decodes `bytes` and appends the samples to `out`, with a nominal range of −1.0 to 1.0. Ignores an
+/// incomplete sample at the end. Floats stay unchanged up to [`MAX_SAMPLE`]; non-finite ones become silence.
 pub(super) fn decode(format: SampleFormat, bytes: &[u8], out: &mut Vec<f32>) {
     match format {
         SampleFormat::Invalid => {}
@@ -57,7 +57,7 @@ fn from_i32(v: i32) -> f32 {
     v as f32 / 2_147_483_648.0
 }
 
-/// ITU-T G.711 A-law.
+/// Decodes ITU-T G.711 A-law.
 fn decode_alaw(byte: u8) -> i16 {
     let v = byte ^ 0x55;
     let (exponent, mantissa) = ((v >> 4) & 7, i16::from(v & 15));
@@ -68,7 +68,7 @@ fn decode_alaw(byte: u8) -> i16 {
     if v & 0x80 != 0 { magnitude } else { -magnitude }
 }
 
-/// ITU-T G.711 µ-law.
+/// Decodes ITU-T G.711 µ-law.
 fn decode_ulaw(byte: u8) -> i16 {
     let v = !byte;
     let magnitude = (((i16::from(v & 15) << 3) + 0x84) << ((v >> 4) & 7)) - 0x84;
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_silent_and_nonsense_is_tamed() {
+    fn silence_is_zero_and_extreme_values_are_limited() {
         for format in [SampleFormat::U8, SampleFormat::Ulaw, SampleFormat::S24Le, SampleFormat::Float32Be] {
             assert_eq!(
                 one(format, &vec![silence_byte(format); format.bytes_per_sample()]),
@@ -133,8 +133,8 @@ mod tests {
             );
         }
         assert!(one(SampleFormat::Alaw, &[silence_byte(SampleFormat::Alaw)]).abs() < 0.001);
-        for (bad, tamed) in [(f32::NAN, 0.0), (f32::INFINITY, 0.0), (-f32::MAX, -MAX_SAMPLE), (1.5, 1.5)] {
-            assert_eq!(one(SampleFormat::Float32Le, &bad.to_le_bytes()), tamed);
+        for (bad, limited) in [(f32::NAN, 0.0), (f32::INFINITY, 0.0), (-f32::MAX, -MAX_SAMPLE), (1.5, 1.5)] {
+            assert_eq!(one(SampleFormat::Float32Le, &bad.to_le_bytes()), limited);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What the sound card says about itself. There is one sink and its monitor; nothing can be recorded.
+//! Replies to queries about the sound card. There is one sink and its monitor; nothing can be recorded.
 //!
-//! Every text of the sink is set: Chromium's audio process reads them without a look and dies of a missing one.
+//! Every text of the sink is set, because Chromium's audio process crashes if one is missing.
 
 use std::ffi::{CStr, CString};
 
@@ -19,7 +19,7 @@ use super::stream_config::is_sink;
 
 pub(super) const SINK_INDEX: u32 = 0;
 pub(super) const SINK_NAME: &CStr = c"pagecast";
-/// What the sound card plays without conversion.
+/// Sample format that the sound card plays without conversion.
 pub(super) const SINK_SPEC: SampleSpec =
     SampleSpec { format: SampleFormat::Float32Le, channels: 2, sample_rate: pagecast_core::SAMPLE_RATE };
 pub(super) const SINK_MAP: [ChannelPosition; 2] = [ChannelPosition::FrontLeft, ChannelPosition::FrontRight];
@@ -27,16 +27,21 @@ pub(super) const SINK_MAP: [ChannelPosition; 2] = [ChannelPosition::FrontLeft, C
 const MONITOR_INDEX: u32 = 0;
 const MONITOR_NAME: &CStr = c"pagecast.monitor";
 const DRIVER: &CStr = c"pagecast";
+/// A version that libpulse knows.
 const SERVER_VERSION: &CStr = c"15.0.0";
 const VOLUME_STEPS: u32 = 65_537;
 
 impl PulseServer {
-    /// Answers what only asks.
+    /// Replies to commands that change nothing.
+    ///
+    /// # Errors
+    /// The error to send instead.
     pub(super) fn introspect(&mut self, id: u32, seq: u32, command: Command) -> Result<(), PulseError> {
         let (sink, monitor) = (self.sink_info(), self.monitor_info());
         let inputs = || self.streams.iter().map(|(index, stream)| stream_info(*index, stream));
         let clients = || self.clients.iter().map(|(index, client)| client_info(*index, client));
-        // Replies are of many types: each is written by its own closure, once nothing else of the core is borrowed.
+        // The replies have many types: each is written by its own closure, once the rest of the server is no
+        // longer borrowed.
         let write: Box<dyn FnOnce(&mut Client)> = match command {
             Command::GetServerInfo => Box::new(move |c| c.reply(seq, &server_info())),
             Command::GetSinkInfoList => Box::new(move |c| c.reply(seq, &vec![sink])),
@@ -159,7 +164,7 @@ impl PulseServer {
 
 fn server_info() -> ServerInfo {
     ServerInfo {
-        // Libraries look for these two to know which behaviour to expect.
+        // Client libraries check these two to choose their behaviour.
         server_name: Some(c"pulseaudio".into()),
         server_version: Some(SERVER_VERSION.into()),
         user_name: Some(c"pagecast".into()),
@@ -173,26 +178,26 @@ fn server_info() -> ServerInfo {
 }
 
 fn stream_info(index: u32, stream: &Stream) -> SinkInputInfo {
-    let (shape, latency) = (stream.config(), stream.latency());
+    let (config, latency) = (stream.config(), stream.latency());
     SinkInputInfo {
         index,
         name: prop_text(&stream.props, Prop::MediaName),
         owner_module_index: None,
         client_index: Some(stream.owner),
         sink_index: SINK_INDEX,
-        sample_spec: shape.sample_spec,
-        channel_map: shape.channel_map,
-        cvolume: shape.volume,
-        buffer_latency: duration_usec(u64::try_from(stream.queued_bytes()).unwrap_or(0), &shape.sample_spec),
+        sample_spec: config.sample_spec,
+        channel_map: config.channel_map,
+        cvolume: config.volume,
+        buffer_latency: duration_usec(u64::try_from(stream.queued_bytes()).unwrap_or(0), &config.sample_spec),
         sink_latency: latency.sink_usec,
         resample_method: Some(if latency.sink_usec > 0 { c"sinc".into() } else { c"copy".into() }),
         driver: Some(DRIVER.into()),
         props: stream.props.clone(),
-        muted: shape.muted,
-        corked: shape.corked,
+        muted: config.muted,
+        corked: config.corked,
         has_volume: true,
         volume_writable: true,
-        format: shape.format_info(),
+        format: config.format_info(),
     }
 }
 

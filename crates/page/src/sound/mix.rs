@@ -1,13 +1,14 @@
-//! Time as samples: which of them have passed, and which are ready to go.
+//! Converts time to samples, and tracks which samples are mixed and ready to send.
 
 use pagecast_core::{HostTime, SAMPLE_RATE, Samples};
 use std::time::Duration;
 
-/// Samples between two turns while something plays: 10 ms.
+/// Mixing period while a stream plays, in samples: 10 ms.
 pub(super) const MIX_PERIOD_SAMPLES: i64 = 480;
-/// Samples between two turns while nothing plays: 100 ms.
+/// Mixing period while no stream plays, in samples: 100 ms.
 const IDLE_PERIOD_SAMPLES: i64 = 4800;
-/// Samples kept before the origin is known, half a second: an origin noticed late still begins with its first sample.
+/// Samples that are kept before the origin is known: half a second, so that no sample is lost if the origin
+/// is read late.
 const MAX_PRE_ORIGIN_SAMPLES: usize = 24_000;
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
@@ -16,9 +17,9 @@ const NANOS_PER_SECOND: i128 = 1_000_000_000;
 pub(super) struct Mixer {
     anchor: HostTime,
     capturing: bool,
-    /// Samples before this one have been mixed.
+    /// Index of the next sample to mix.
     cursor: i64,
-    /// The last mixed samples, up to `cursor`.
+    /// Mixed samples that were not taken, up to `cursor`.
     mixed: Vec<[f32; 2]>,
     next_period: i64,
 }
@@ -32,15 +33,15 @@ impl Mixer {
         self.capturing
     }
 
-    /// Samples that have passed and are not mixed.
+    /// Number of samples up to `now` that are not mixed.
     pub(super) fn due_samples(&self, now: HostTime) -> usize {
         usize::try_from(self.index_at(now) - self.cursor).unwrap_or(0)
     }
 
-    /// The next `n` samples, silent, to be mixed into.
+    /// Appends `n` silent samples, and returns them for mixing.
     pub(super) fn extend(&mut self, n: usize) -> &mut [[f32; 2]] {
-        let waits = !self.capturing || self.cursor < 0;
-        if waits && self.mixed.len() + n > 2 * MAX_PRE_ORIGIN_SAMPLES {
+        let is_before_origin = !self.capturing || self.cursor < 0;
+        if is_before_origin && self.mixed.len() + n > 2 * MAX_PRE_ORIGIN_SAMPLES {
             self.mixed.drain(..self.mixed.len().saturating_sub(MAX_PRE_ORIGIN_SAMPLES));
         }
         self.cursor += n as i64;
@@ -49,13 +50,14 @@ impl Mixer {
         &mut self.mixed[from..]
     }
 
-    /// Leaves out `n` samples for good.
+    /// Skips `n` samples, which are never sent.
     pub(super) fn skip(&mut self, n: usize) {
         self.cursor += n as i64;
         self.mixed.clear();
     }
 
-    /// Counts from `origin` on. Everything up to `now` must have been mixed; the last `held` samples may still change.
+    /// Starts the capture: sample 0 is at `origin`. Everything up to `now` must be mixed; the last `held`
+    /// samples may still change.
     pub(super) fn start_capture(&mut self, origin: HostTime, now: HostTime, held: usize) {
         (self.anchor, self.capturing) = (origin, true);
         self.cursor = self.index_at(now);
@@ -66,14 +68,14 @@ impl Mixer {
         self.mixed.splice(0..0, std::iter::repeat_n([0.0; 2], missing));
     }
 
-    /// The last `n` mixed samples, or as many of them as have not been taken.
+    /// The last `n` mixed samples, or fewer if some were taken.
     pub(super) fn last_mixed(&mut self, n: usize) -> &mut [[f32; 2]] {
         let from = self.mixed.len().saturating_sub(n);
         &mut self.mixed[from..]
     }
 
-    /// What has been mixed since the last call but for the last `held` samples, if the cast has begun and it is worth a
-    /// message.
+    /// Takes all mixed samples except for the last `held`. `None` before the origin, or if there is less than
+    /// one period.
     pub(super) fn take_samples(&mut self, held: usize) -> Option<Samples> {
         let cursor = u64::try_from(self.cursor).ok().filter(|_| self.capturing)?;
         let past_origin = usize::try_from(cursor).unwrap_or(usize::MAX).max(held);
@@ -88,19 +90,19 @@ impl Mixer {
         Some(samples)
     }
 
-    /// Whether another [`MIX_PERIOD_SAMPLES`] has passed.
+    /// Whether another [`MIX_PERIOD_SAMPLES`] has passed since the last call that returned true.
     pub(super) fn enter_period(&mut self) -> bool {
-        let turn = self.cursor >= self.next_period;
-        if turn {
+        let is_due = self.cursor >= self.next_period;
+        if is_due {
             self.next_period = (self.cursor.div_euclid(MIX_PERIOD_SAMPLES) + 1) * MIX_PERIOD_SAMPLES;
         }
-        turn
+        is_due
     }
 
-    /// When there is something to do again.
+    /// When the next period ends; `active` if a stream plays.
     pub(super) fn deadline(&self, active: bool) -> HostTime {
-        let turn = if active { MIX_PERIOD_SAMPLES } else { IDLE_PERIOD_SAMPLES };
-        self.time_of((self.cursor.div_euclid(turn) + 1) * turn)
+        let period = if active { MIX_PERIOD_SAMPLES } else { IDLE_PERIOD_SAMPLES };
+        self.time_of((self.cursor.div_euclid(period) + 1) * period)
     }
 
     fn index_at(&self, now: HostTime) -> i64 {
@@ -108,7 +110,7 @@ impl Mixer {
         (passed * i128::from(SAMPLE_RATE)).div_euclid(NANOS_PER_SECOND) as i64
     }
 
-    /// The first nanosecond at which `index` samples have passed.
+    /// The first nanosecond after `index` samples.
     fn time_of(&self, index: i64) -> HostTime {
         let nanos = -(-i128::from(index) * NANOS_PER_SECOND).div_euclid(i128::from(SAMPLE_RATE));
         match u64::try_from(nanos) {
@@ -129,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn an_hour_is_an_hour() {
+    fn time_and_samples_agree_after_an_hour() {
         let mixer = Mixer::new(HostTime(7));
         assert_eq!(mixer.due_samples(HostTime(7) + Duration::from_secs(3600)), 3600 * 48_000);
         assert_eq!(mixer.time_of(3600 * 48_000), HostTime(7) + Duration::from_secs(3600));
     }
 
     #[test]
-    fn nothing_is_told_before_the_origin_and_everything_after_it() {
+    fn samples_are_taken_from_the_origin_on() {
         let mut mixer = Mixer::new(HostTime(0));
         advance(&mut mixer, HostTime(1_000_000_000), 0.1);
         assert_eq!(mixer.take_samples(0), None);
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_noticed_late_loses_nothing() {
+    fn an_origin_that_is_set_late_loses_nothing() {
         let mut mixer = Mixer::new(HostTime(0));
         advance(&mut mixer, HostTime(980_000_000), 0.1);
         advance(&mut mixer, HostTime(1_000_000_000), 0.2);
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_for_an_origin_takes_no_more_memory_than_it_needs() {
+    fn memory_is_bounded_before_the_origin() {
         let mut mixer = Mixer::new(HostTime(0));
         for ms in 0..10_000 {
             advance(&mut mixer, HostTime(ms * 10_000_000), 0.1);
@@ -179,17 +181,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn wakes_exactly_when_a_turn_has_passed(anchor in 0_i64..1 << 40, start in -100_000_i64..100_000, active: bool) {
+        fn the_deadline_is_exactly_the_end_of_a_period(
+            anchor in 0_i64..1 << 40,
+            start in -100_000_i64..100_000,
+            active: bool,
+        ) {
             let mut mixer = Mixer::new(HostTime(anchor));
             mixer.cursor = start;
             let wake = mixer.deadline(active);
-            let turn = if active { MIX_PERIOD_SAMPLES } else { IDLE_PERIOD_SAMPLES };
-            prop_assert_eq!((start + mixer.due_samples(wake) as i64) % turn, 0);
-            prop_assert_eq!((start + mixer.due_samples(HostTime(wake.0 - 1)) as i64 + 1) % turn, 0);
+            let period = if active { MIX_PERIOD_SAMPLES } else { IDLE_PERIOD_SAMPLES };
+            prop_assert_eq!((start + mixer.due_samples(wake) as i64) % period, 0);
+            prop_assert_eq!((start + mixer.due_samples(HostTime(wake.0 - 1)) as i64 + 1) % period, 0);
         }
 
         #[test]
-        fn runs_are_contiguous(steps in proptest::collection::vec(0_i64..40_000_000, 1..60), origin in 0_i64..200_000_000) {
+        fn runs_are_contiguous(
+            steps in proptest::collection::vec(0_i64..40_000_000, 1..60),
+            origin in 0_i64..200_000_000,
+        ) {
             let (mut mixer, mut now, mut expected) = (Mixer::new(HostTime(0)), 0, 0);
             for step in steps {
                 now += step;

@@ -1,29 +1,31 @@
-//! The bytes a stream has been given and has not played, with PulseAudio's rules for where they go.
+//! Queue of bytes that a stream has not played yet, with PulseAudio's rules for seeking.
 
 use super::wire::Seek;
 
-/// Played bytes that are kept in front before the rest is moved down.
+/// Played bytes that are kept at the front before the rest is moved down.
 const COMPACT_THRESHOLD_BYTES: usize = 64 * 1024;
-/// Farthest that the write position goes back behind the read position, in bytes; what is written there is lost anyway.
+/// Farthest that the write position may fall behind the read position, in bytes. Data written there is lost
+/// anyway.
 const MAX_BEHIND_BYTES: i64 = 1 << 40;
 
-/// Whether a block fitted.
+/// Result of [`PlaybackQueue::put`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PutResult {
+    /// All data is stored, or came too late and was dropped.
     Stored,
-    /// The queue is full: what did not fit is lost.
+    /// The queue is full: the data that did not fit is lost.
     Full,
-    /// The block began in the middle of a frame and is lost.
+    /// The block does not begin at a frame boundary, and is lost.
     Misaligned,
 }
 
-/// Bytes between two positions of a stream, read at one end and written near the other.
+/// Bytes between the read and the write position of a stream.
 #[derive(Debug)]
 pub(super) struct PlaybackQueue {
-    /// Positions count bytes since the stream began. `write` lies before `read` after silence was played for lack of data.
+    /// Positions count bytes since the stream began. `write_index` is below `read_index` after an underrun.
     read_index: i64,
     write_index: i64,
-    /// The bytes from `read` on start at `head`.
+    /// Bytes from `read_index` on, starting at `head`.
     bytes: Vec<u8>,
     head: usize,
     frame_len: usize,
@@ -43,18 +45,19 @@ impl PlaybackQueue {
         self.write_index
     }
 
-    /// Bytes from the read to the write position; negative when the writer is behind.
+    /// Bytes from the read to the write position; negative if the writer is behind.
     pub(super) fn fill(&self) -> i64 {
         self.write_index - self.read_index
     }
 
-    /// Whole frames that can be taken.
+    /// Number of whole frames that can be taken.
     pub(super) fn available_frames(&self) -> usize {
         (self.bytes.len() - self.head) / self.frame_len
     }
 
-    /// Puts `data` where `seek` and `offset` say, at most `max` bytes ahead of the read position. What belongs before that
-    /// position comes too late and is dropped; a gap is filled with silence; what was written behind is dropped.
+    /// Writes `data` at the position of `seek` and `offset`, at most `max` bytes ahead of the read position.
+    /// Drops data for positions before the read position, fills a gap with silence, and drops earlier data
+    /// after the written block.
     pub(super) fn put(&mut self, seek: Seek, offset: i64, data: &[u8], max: usize) -> PutResult {
         let base = match seek {
             Seek::Absolute => 0,
@@ -77,13 +80,13 @@ impl PlaybackQueue {
         let (data, ahead) = (&data[late..], usize::try_from(ahead).unwrap_or(0));
         self.compact();
         self.bytes.resize(self.head + ahead, self.silence);
-        let fits = data.len().min(max - ahead);
-        self.bytes.extend_from_slice(&data[..fits]);
-        self.write_index = self.read_index + (ahead + fits) as i64;
-        if fits < data.len() { PutResult::Full } else { PutResult::Stored }
+        let stored = data.len().min(max - ahead);
+        self.bytes.extend_from_slice(&data[..stored]);
+        self.write_index = self.read_index + (ahead + stored) as i64;
+        if stored < data.len() { PutResult::Full } else { PutResult::Stored }
     }
 
-    /// Takes up to `frames` frames.
+    /// Takes up to `frames` frames, and returns their bytes.
     pub(super) fn take(&mut self, frames: usize) -> &[u8] {
         let len = frames.min(self.available_frames()) * self.frame_len;
         let taken = self.head..self.head + len;
@@ -92,13 +95,14 @@ impl PlaybackQueue {
         &self.bytes[taken]
     }
 
-    /// Moves the read position over `frames` frames that were never written, and so past anything that is written there later.
+    /// Moves the read position over `frames` frames that were not written; data that is written there later
+    /// is dropped.
     pub(super) fn skip(&mut self, frames: usize) {
         self.head = self.bytes.len();
         self.read_index += (frames * self.frame_len) as i64;
     }
 
-    /// Drops everything not yet played.
+    /// Drops all data that was not played.
     pub(super) fn flush(&mut self) {
         self.bytes = Vec::new();
         self.head = 0;
@@ -119,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_goes_in_comes_out_in_frames() {
+    fn bytes_are_taken_in_whole_frames() {
         let mut q = PlaybackQueue::new(4, 0);
         assert_eq!(q.put(Seek::Write, 0, &[1, 2, 3, 4, 5], 100), PutResult::Stored);
         assert_eq!((q.fill(), q.available_frames()), (5, 1));
@@ -150,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn full_is_full() {
+    fn a_full_queue_rejects_data() {
         let mut q = PlaybackQueue::new(2, 0);
         assert_eq!(q.put(Seek::Write, 0, &[1; 10], 6), PutResult::Full);
         assert_eq!((q.fill(), q.available_frames()), (6, 3));
@@ -158,7 +162,7 @@ mod tests {
         assert_eq!(
             q.put(Seek::Absolute, i64::MIN, &[1], 6),
             PutResult::Stored,
-            "that long ago is merely late"
+            "a position in the past is only late"
         );
         assert_eq!(q.put(Seek::Write, 1, &[1], 6), PutResult::Misaligned);
         q.flush();

@@ -1,34 +1,34 @@
-//! Channels of a stream become left and right, its volume included.
+//! Mixes the channels of a stream to stereo, and applies its volume.
 
 use pulseaudio::protocol::{ChannelMap, ChannelPosition, ChannelVolume};
 
-/// −3 dB, what ITU-R BS.775 gives centre and surround channels in a stereo mix.
+/// −3 dB: the gain of centre and surround channels in a stereo mix (ITU-R BS.775).
 const MINUS_3_DB: f32 = std::f32::consts::FRAC_1_SQRT_2;
 
-/// How channels that do not exist in stereo are treated.
+/// How the channels of a stream map to stereo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RemixMode {
-    /// Mixed into left and right by their place in the room.
+    /// Channels are mixed into left and right by their position.
     Mix,
-    /// Left out; front left and front right only.
+    /// Only front left and front right are used.
     MatchName,
-    /// The first is left, the second is right, whatever they are called.
+    /// The first channel is left, the second is right, regardless of their names.
     MatchIndex,
 }
 
-/// How much of each channel is heard left and right.
+/// Left and right gain of each channel.
 #[derive(Debug, Clone)]
 pub(super) struct RemixMatrix(Vec<[f32; 2]>);
 
 impl RemixMatrix {
-    pub(super) fn new(map: &ChannelMap, rule: RemixMode, volume: &ChannelVolume, muted: bool) -> Self {
+    pub(super) fn new(map: &ChannelMap, mode: RemixMode, volume: &ChannelVolume, muted: bool) -> Self {
         let mono = map.num_channels() == 1;
         let gain = |i: usize| match volume.channels() {
             _ if muted => 0.0,
             [all] => all.to_linear(),
             each => each.get(i).map_or(0.0, |v| v.to_linear()),
         };
-        let share = |(i, position)| match rule {
+        let share = |(i, position)| match mode {
             _ if mono => [1.0, 1.0],
             RemixMode::Mix => stereo_gains(position),
             RemixMode::MatchName if position == ChannelPosition::FrontLeft => [1.0, 0.0],
@@ -42,7 +42,7 @@ impl RemixMatrix {
 
     /// Appends one left/right pair for each frame of `samples`.
     pub(super) fn apply(&self, samples: &[f32], out: &mut Vec<[f32; 2]>) {
-        // The common case is also the one that must not cost anything, and the one that must be exact to the bit.
+        // Plain stereo is the common case: it must be cheap and bit-exact.
         if let [[1.0, 0.0], [0.0, 1.0]] = self.0[..] {
             out.extend_from_slice(samples.as_chunks().0);
             return;
@@ -56,7 +56,8 @@ impl RemixMatrix {
     }
 }
 
-/// Where a speaker is heard in stereo (ITU-R BS.775): the low frequency channel is left out, as in every standard mix.
+/// Left and right gain of a speaker position (ITU-R BS.775). The low frequency channel is omitted, as in
+/// standard mixes.
 fn stereo_gains(position: ChannelPosition) -> [f32; 2] {
     use ChannelPosition as P;
     match position {
@@ -72,7 +73,7 @@ fn stereo_gains(position: ChannelPosition) -> [f32; 2] {
         P::RearRight | P::SideRight | P::FrontRightOfCenter | P::TopFrontRight | P::TopRearRight => {
             [0.0, MINUS_3_DB]
         }
-        // Auxiliary channels have no place: they alternate.
+        // Auxiliary channels have no position: they alternate.
         aux if (aux as u8).is_multiple_of(2) => [1.0, 0.0],
         _ => [0.0, 1.0],
     }
@@ -83,9 +84,9 @@ mod tests {
     use super::*;
     use pulseaudio::protocol::Volume;
 
-    fn remix_frame(map: &ChannelMap, rule: RemixMode, frame: &[f32]) -> [f32; 2] {
+    fn remix_frame(map: &ChannelMap, mode: RemixMode, frame: &[f32]) -> [f32; 2] {
         let mut out = Vec::new();
-        RemixMatrix::new(map, rule, &ChannelVolume::norm(map.num_channels()), false).apply(frame, &mut out);
+        RemixMatrix::new(map, mode, &ChannelVolume::norm(map.num_channels()), false).apply(frame, &mut out);
         assert_eq!(out.len(), 1);
         out[0]
     }
@@ -115,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn one_channel_is_heard_on_both_sides_whatever_its_name() {
+    fn one_channel_is_played_on_both_sides_regardless_of_its_name() {
         for map in [ChannelMap::mono(), ChannelMap::new([ChannelPosition::FrontLeft])] {
             assert_eq!(remix_frame(&map, RemixMode::Mix, &[0.5]), [0.5, 0.5]);
         }
     }
 
     #[test]
-    fn swapped_stereo_is_put_right_unless_names_do_not_count() {
+    fn swapped_stereo_is_corrected_unless_names_are_ignored() {
         let swapped = ChannelMap::new([ChannelPosition::FrontRight, ChannelPosition::FrontLeft]);
         assert_eq!(remix_frame(&swapped, RemixMode::Mix, &[0.25, 0.5]), [0.5, 0.25]);
         assert_eq!(remix_frame(&swapped, RemixMode::MatchIndex, &[0.25, 0.5]), [0.25, 0.5]);

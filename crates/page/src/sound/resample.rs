@@ -1,23 +1,26 @@
-//! Any sample rate becomes 48 kHz, by a windowed sinc.
+//! Resamples any rate to 48 kHz with a windowed sinc.
 //!
-//! Output `n` is heard at input position `n · rate / 48000`, in whole numbers, so no error adds up however long a stream runs
-//! and however it is cut into chunks. The filter is causal: what goes in is heard [`Resampler::delay_frames`] later.
+//! Output `n` lies at input position `n · rate / 48000`, computed in integers, so that no error accumulates,
+//! however long a stream runs and however it is cut into chunks. The filter is causal: input is heard
+//! [`Resampler::delay_frames`] later.
 
 use std::f64::consts::PI;
 use std::sync::LazyLock;
 
 use pagecast_core::SAMPLE_RATE;
 
-/// Zero crossings of the sinc on each side. 48 pass 19 kHz of a 44.1 kHz stream and stop its images by 90 dB.
+/// Zero crossings of the sinc on each side. 48 pass 19 kHz of a 44.1 kHz stream and attenuate its images by
+/// 90 dB.
 const HALF_WIDTH: usize = 48;
-/// Points of the kernel between two crossings; interpolating linearly between them errs by less than −110 dB.
+/// Points of the kernel between two crossings. The error of linear interpolation between them is below −110
+/// dB.
 const KERNEL_STEPS: usize = 512;
-/// Kaiser window: 90 dB of stop band.
+/// Beta of the Kaiser window: 90 dB of stop band attenuation.
 const KAISER_BETA: f64 = 9.0;
-/// Half-amplitude point as a share of the lower sample rate; the transition band ends at one half.
+/// Half-amplitude point as a fraction of the lower sample rate; the transition band ends at one half.
 const CUTOFF: f64 = 0.468;
 
-/// The right half of the kernel, by distance in input frames times [`KERNEL_STEPS`].
+/// Right half of the kernel, indexed by the distance in input frames times [`KERNEL_STEPS`].
 static KERNEL: LazyLock<Vec<f32>> = LazyLock::new(|| {
     let point = |i: usize| {
         let x = i as f64 / KERNEL_STEPS as f64;
@@ -32,19 +35,19 @@ static KERNEL: LazyLock<Vec<f32>> = LazyLock::new(|| {
     kernel
 });
 
-/// One stream's converter from its rate to 48 kHz.
+/// Converts one stream from its rate to 48 kHz.
 #[derive(Debug, Clone)]
 pub(super) struct Resampler {
     rate: u32,
-    /// Reach of the kernel to each side, in input frames.
+    /// Half width of the kernel, in input frames.
     half_width_frames: usize,
-    /// Input position of the next output, less whole frames, in 1/48000 of a frame.
+    /// Fractional part of the input position of the next output, in 1/48000 of a frame.
     phase: u32,
-    /// Input frames taken beyond the whole part of that position: 0 or 1.
+    /// Number of input frames taken beyond the integer part of that position: 0 or 1.
     lead: usize,
-    /// The last `2 * half` input frames, and room for those of one run.
+    /// The last `2 * half_width_frames` input frames; more during [`Resampler::process`].
     frames: Vec<[f32; 2]>,
-    /// Frames of silence at the end of `frames`, up to all of them.
+    /// Number of silent frames at the end of `frames`.
     silent_frames: usize,
 }
 
@@ -61,29 +64,34 @@ impl Resampler {
         }
     }
 
-    /// Input frames between a frame going in and being heard.
+    /// Delay from input to output, in input frames.
     pub(super) fn delay_frames(&self) -> usize {
         self.half_width_frames
     }
 
-    /// Whether something taken earlier is still to be heard.
+    /// Whether earlier input still affects the output.
     pub(super) fn is_ringing(&self) -> bool {
         self.silent_frames < 2 * self.half_width_frames
     }
 
-    /// Input frames that the next `outputs` frames take.
+    /// Number of input frames that the next `outputs` output frames need.
     pub(super) fn input_frames_for(&self, outputs: usize) -> usize {
         let end = u64::from(self.phase) + outputs as u64 * u64::from(self.rate);
         end.div_ceil(u64::from(SAMPLE_RATE)) as usize - self.lead
     }
 
-    /// Turns [`Resampler::input_frames_for`] frames of `input`, of which all after the first `sounding` are silence, into `out`.
+    /// Resamples [`Resampler::input_frames_for`] frames of `input` into `out`. All input after the first
+    /// `sounding` frames must be silence.
     pub(super) fn process(&mut self, input: &[[f32; 2]], sounding: usize, out: &mut [[f32; 2]]) {
-        debug_assert_eq!(input.len(), self.input_frames_for(out.len()), "the caller asks first");
+        debug_assert_eq!(
+            input.len(),
+            self.input_frames_for(out.len()),
+            "the caller passes as many frames as needed"
+        );
         self.silent_frames =
             if sounding > 0 { input.len() - sounding } else { self.silent_frames + input.len() }
                 .min(2 * self.half_width_frames);
-        // Index in `frames` of the whole part of the position.
+        // Index in `frames` of the integer part of the position.
         let mut whole = self.frames.len() - self.lead;
         self.frames.extend_from_slice(input);
         let stretch = (f64::from(self.rate) / f64::from(SAMPLE_RATE)).max(1.0);
@@ -98,14 +106,14 @@ impl Resampler {
         self.frames.drain(..keep_from);
     }
 
-    /// The sound around input position `whole + phase`, less the delay.
+    /// The output at input position `whole + phase`, minus the delay.
     fn interpolate(&self, whole: usize, stretch: f64) -> [f32; 2] {
         let fraction = f64::from(self.phase) / f64::from(SAMPLE_RATE);
         let end = whole + usize::from(self.phase > 0);
         let first = whole + 1 - 2 * self.half_width_frames;
         let kernel = KERNEL.as_slice();
         let scale = KERNEL_STEPS as f64 / stretch;
-        // Distance of the first frame from the centre, which lies `half` before the position.
+        // Distance of the first frame from the centre, which is half a kernel width before the position.
         let mut distance = 1.0 - self.half_width_frames as f64 - fraction;
         let mut sum = [0.0; 2];
         for [l, r] in &self.frames[first..end] {
@@ -145,20 +153,20 @@ mod tests {
     fn convert(rate: u32, input: &[[f32; 2]], cuts: impl Iterator<Item = usize>) -> Vec<[f32; 2]> {
         let (mut resampler, mut rest, mut out) = (Resampler::new(rate), input, Vec::new());
         for outputs in cuts {
-            let wanted = resampler.input_frames_for(outputs);
-            if wanted > rest.len() {
+            let needed = resampler.input_frames_for(outputs);
+            if needed > rest.len() {
                 break;
             }
             let mut chunk = vec![[0.0; 2]; outputs];
-            resampler.process(&rest[..wanted], wanted, &mut chunk);
-            rest = &rest[wanted..];
+            resampler.process(&rest[..needed], needed, &mut chunk);
+            rest = &rest[needed..];
             out.extend(chunk);
         }
         out
     }
 
-    /// Level of everything that is not the sine that was put in, in dB below it.
-    fn noise_db(rate: u32, hz: f64) -> f64 {
+    /// Signal-to-noise ratio of a resampled sine, in dB.
+    fn snr_db(rate: u32, hz: f64) -> f64 {
         let out = convert(rate, &sine(rate, hz, rate as usize / 2), std::iter::repeat(480));
         let delay = Resampler::new(rate).delay_frames() as f64 / f64::from(rate);
         let skip = (delay * 48_000.0) as usize * 2 + 1;
@@ -172,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sine_stays_the_same_clean_sine() {
+    fn a_sine_stays_clean() {
         for (rate, hz) in [
             (44_100, 440.0),
             (44_100, 15_000.0),
@@ -182,20 +190,20 @@ mod tests {
             (96_000, 10_000.0),
             (192_000, 18_000.0),
         ] {
-            let clean = noise_db(rate, hz);
-            assert!(clean > 75.0, "{hz} Hz at {rate} Hz is only {clean:.1} dB clean");
+            let snr = snr_db(rate, hz);
+            assert!(snr > 75.0, "{hz} Hz at {rate} Hz has an SNR of only {snr:.1} dB");
         }
     }
 
     #[test]
-    fn what_48_khz_cannot_hold_is_filtered_out() {
+    fn frequencies_above_24_khz_are_filtered_out() {
         let out = convert(96_000, &sine(96_000, 30_000.0, 48_000), std::iter::repeat(480));
         let peak = out[480..].iter().map(|f| f[0].abs()).fold(0.0, f32::max);
         assert!(peak < 1e-4, "30 kHz folds back at {peak}");
     }
 
     #[test]
-    fn rings_as_long_as_there_is_something_to_hear() {
+    fn rings_until_the_input_has_left_the_filter() {
         let mut resampler = Resampler::new(44_100);
         assert!(!resampler.is_ringing());
         let mut out = vec![[0.0; 2]; 480];
@@ -213,7 +221,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cuts_leave_no_trace(rate in 8_000_u32..=192_000, cuts in proptest::collection::vec(1_usize..700, 1..12)) {
+        fn output_does_not_depend_on_chunks(
+            rate in 8_000_u32..=192_000,
+            cuts in proptest::collection::vec(1_usize..700, 1..12),
+        ) {
             let input = sine(rate, 1_234.5, rate as usize / 10);
             let cut = convert(rate, &input, cuts.iter().copied());
             let whole = convert(rate, &input, std::iter::repeat(1));
@@ -221,12 +232,15 @@ mod tests {
         }
 
         #[test]
-        fn time_never_drifts(rate in 8_000_u32..=192_000, chunks in proptest::collection::vec(0_usize..700, 0..40)) {
+        fn time_never_drifts(
+            rate in 8_000_u32..=192_000,
+            chunks in proptest::collection::vec(0_usize..700, 0..40),
+        ) {
             let (mut resampler, mut taken, mut made) = (Resampler::new(rate), 0_u64, 0_u64);
             for outputs in chunks {
-                let wanted = resampler.input_frames_for(outputs);
-                resampler.process(&vec![[0.0; 2]; wanted], 0, &mut vec![[0.0; 2]; outputs]);
-                taken += wanted as u64;
+                let needed = resampler.input_frames_for(outputs);
+                resampler.process(&vec![[0.0; 2]; needed], 0, &mut vec![[0.0; 2]; outputs]);
+                taken += needed as u64;
                 made += outputs as u64;
             }
             prop_assert_eq!(taken, (made * u64::from(rate)).div_ceil(48_000));

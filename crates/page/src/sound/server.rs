@@ -1,7 +1,8 @@
-//! The whole sound card without its sockets: bytes of clients and moments go in, bytes for clients and samples come out.
+//! The sound card without its sockets. Input: bytes of clients, and the time. Output: bytes for clients, and
+//! samples.
 //!
-//! Every call brings the card up to `now` before it does anything else, so whatever a client asks is answered with the truth
-//! of that moment, and whatever it changes takes effect at that sample.
+//! Every call first advances to `now`, so that replies describe that moment, and changes take effect at that
+//! sample.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -18,47 +19,48 @@ use super::stream::{Stream, StreamEvent};
 use super::wire::{self, ProtocolViolation, Seek};
 use crate::av_sync::MediaElementDelay;
 
-/// Connections at once; more are closed at once. Chromium opens one, its audio tests a second.
+/// Most connections at a time: Chromium opens one, its audio tests a second. When full, further connections
+/// are closed.
 pub const MAX_CLIENTS: usize = 16;
-/// Streams of all clients at once; more are refused. Chromium opens at most 50.
+/// Most streams of all clients at a time: Chromium opens at most 50. When full, further streams are refused.
 pub const MAX_STREAMS: usize = 64;
-/// Longest time that is mixed late; if the process stood still for longer, the rest is left out and counted.
+/// Longest time that is mixed late. If the process was stalled for longer, the rest is skipped and counted.
 const MAX_CATCH_UP_SAMPLES: usize = 5 * SAMPLE_RATE as usize;
-/// Samples mixed in one go.
+/// Most samples that are mixed at once, to bound the memory.
 const MIX_BLOCK_SAMPLES: usize = 4800;
-/// The last command that the protocol defines.
+/// Tag of the last command that the protocol defines.
 const MAX_COMMAND_TAG: u32 = 104;
 
-/// One moment, on both clocks that a client sees.
+/// A moment on both clocks that a client sees.
 #[derive(Debug, Clone, Copy)]
 pub struct Timestamp {
-    /// What samples are counted on.
+    /// Monotonic clock, on which samples are counted.
     pub monotonic: HostTime,
-    /// What latencies are reported on.
+    /// Wall clock, for latency reports.
     pub wall: SystemTime,
 }
 
-/// What the sound card has to say about itself.
+/// Counters of the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stats {
-    /// Streams that exist.
+    /// Number of open streams.
     pub streams_open: u32,
-    /// Streams that take samples.
+    /// Number of streams that play.
     pub streams_playing: u32,
-    /// Times a stream had nothing to play, since the start.
+    /// Number of underruns of all streams, since the start.
     pub underruns: u64,
-    /// Samples that were left out because the process stood still, since the start.
+    /// Samples that were skipped because the process was stalled, since the start.
     pub skipped_samples: u64,
 }
 
-/// The sound card.
+/// State of the sound card and its clients.
 #[derive(Debug)]
 pub struct PulseServer {
     pub(super) clients: BTreeMap<u32, Client>,
     pub(super) streams: BTreeMap<u32, Stream>,
     pub(super) volume: ChannelVolume,
     pub(super) muted: bool,
-    /// Events of the stream that is being served.
+    /// Events of the stream that is being processed.
     pub(super) events: Vec<StreamEvent>,
     pub(super) media_element_delay: MediaElementDelay,
     mixer: Mixer,
@@ -70,12 +72,11 @@ pub struct PulseServer {
 }
 
 impl PulseServer {
-    /// A sound card that nobody is connected to. Media elements are told that they are heard `player_delay` later than
-    /// they are.
+    /// A server without clients. Media elements are told `media_element_delay` in addition to their latency.
     #[must_use]
-    pub fn new(now: HostTime, player_delay: MediaElementDelay) -> Self {
+    pub fn new(now: HostTime, media_element_delay: MediaElementDelay) -> Self {
         Self {
-            media_element_delay: player_delay,
+            media_element_delay,
             clients: BTreeMap::new(),
             streams: BTreeMap::new(),
             volume: ChannelVolume::norm(2),
@@ -90,7 +91,7 @@ impl PulseServer {
         }
     }
 
-    /// A new connection. `None` when there are [`MAX_CLIENTS`].
+    /// Adds a connection, and returns its id; `None` if there are [`MAX_CLIENTS`].
     pub fn connect(&mut self) -> Option<u32> {
         if self.clients.len() >= MAX_CLIENTS {
             return None;
@@ -101,7 +102,7 @@ impl PulseServer {
         Some(id)
     }
 
-    /// A connection ended, and its streams with it.
+    /// Removes a connection and its streams.
     pub fn disconnect(&mut self, id: u32, now: HostTime) {
         self.advance(now);
         let streams: Vec<u32> = self.streams.iter().filter(|(_, s)| s.owner == id).map(|(i, _)| *i).collect();
@@ -111,17 +112,18 @@ impl PulseServer {
         }
     }
 
-    /// Bytes from a client. Give none after it could be sent something, to go on with what it said before.
+    /// Handles bytes from a client. Call it with no bytes after output was sent, to handle commands that had
+    /// to wait.
     ///
     /// # Errors
-    /// The client must be disconnected.
+    /// The client violated the protocol, and must be disconnected.
     pub fn receive(&mut self, id: u32, bytes: &[u8], now: Timestamp) -> Result<(), ProtocolViolation> {
         self.advance(now.monotonic);
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
-        let mut inbox = std::mem::take(&mut client.input);
-        inbox.push(bytes);
+        let mut reader = std::mem::take(&mut client.input);
+        reader.push(bytes);
         while self.clients.get(&id).is_some_and(Client::is_below_high_water) {
-            match inbox.next()? {
+            match reader.next()? {
                 None => break,
                 Some(Message::Command(payload)) => self.receive_command(id, payload, now)?,
                 Some(Message::Data { channel, seek, offset, data }) => {
@@ -131,19 +133,19 @@ impl PulseServer {
         }
         match self.clients.get_mut(&id) {
             Some(client) if client.has_overflowed() => return Err(ProtocolViolation::TooManyUnreadReplies),
-            Some(client) => client.input = inbox,
+            Some(client) => client.input = reader,
             None => {}
         }
         Ok(())
     }
 
-    /// Whether more should be read from the client: not while it does not read itself.
+    /// Whether more should be read from the client; false while too much of its output is pending.
     #[must_use]
     pub fn wants_input(&self, id: u32) -> bool {
         self.clients.get(&id).is_some_and(Client::is_below_high_water)
     }
 
-    /// Whether the client has left so much unread that it must be disconnected.
+    /// Whether so much output is pending that the client must be disconnected.
     #[must_use]
     pub fn has_overflowed(&self, id: u32) -> bool {
         self.clients.get(&id).is_some_and(Client::has_overflowed)
@@ -155,27 +157,27 @@ impl PulseServer {
         self.clients.get(&id).map_or(&[], Client::pending_output)
     }
 
-    /// The first `n` of them were sent.
+    /// Removes the first `n` bytes of the pending output.
     pub fn consume_output(&mut self, id: u32, n: usize) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.consume_output(n);
         }
     }
 
-    /// Whether samples are told.
+    /// Whether the capture has started.
     #[must_use]
     pub fn is_capturing(&self) -> bool {
         self.mixer.is_capturing()
     }
 
-    /// From now on samples are told; sample 0 is the one heard at `origin`.
+    /// Starts the capture: sample 0 is the one that is heard at `origin`.
     pub fn start_capture(&mut self, origin: HostTime, now: HostTime) {
         self.advance(now);
         self.mixer.start_capture(origin, now, self.late_samples());
         self.ready_samples.extend(self.mixer.take_samples(self.late_samples()));
     }
 
-    /// Plays everything up to `now`.
+    /// Mixes everything up to `now`.
     pub fn advance(&mut self, now: HostTime) {
         let due = self.mixer.due_samples(now);
         let mut left = due.min(MAX_CATCH_UP_SAMPLES);
@@ -198,18 +200,18 @@ impl PulseServer {
         }
     }
 
-    /// Samples that are complete, in order.
+    /// Takes the samples that are complete, in order.
     pub fn drain_samples(&mut self) -> std::vec::Drain<'_, Samples> {
         self.ready_samples.drain(..)
     }
 
-    /// When [`PulseServer::advance`] should be called at the latest.
+    /// Latest time for the next call of [`PulseServer::advance`].
     #[must_use]
     pub fn deadline(&self) -> HostTime {
         self.mixer.deadline(self.streams.values().any(Stream::is_active))
     }
 
-    /// The state of things.
+    /// Current counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -221,7 +223,7 @@ impl PulseServer {
         }
     }
 
-    /// Takes in a stream; its index, or `None` when there are [`MAX_STREAMS`].
+    /// Adds a stream, and returns its index; `None` if there are [`MAX_STREAMS`].
     pub(super) fn add_stream(&mut self, stream: Stream) -> Option<u32> {
         if self.streams.len() >= MAX_STREAMS {
             return None;
@@ -238,7 +240,8 @@ impl PulseServer {
         }
     }
 
-    /// Does something with a stream of a client and tells the client what came of it. `None` if it has no such stream.
+    /// Calls `act` with a stream of a client, and sends the resulting events. `None` if the client has no
+    /// such stream.
     pub(super) fn with_stream<T>(
         &mut self,
         id: u32,
@@ -251,9 +254,9 @@ impl PulseServer {
         Some(done)
     }
 
-    /// Tells everyone who wants to know.
-    pub(super) fn notify_subscribers(&mut self, of: Facility, what: Change, index: u32) {
-        self.clients.values_mut().for_each(|client| client.notify(of, what, index));
+    /// Sends a subscription event to all clients that have subscribed.
+    pub(super) fn notify_subscribers(&mut self, facility: Facility, change: Change, index: u32) {
+        self.clients.values_mut().for_each(|client| client.notify(facility, change, index));
     }
 
     fn with_client_events(&mut self, id: u32, act: impl FnOnce(&mut Client, &mut Vec<StreamEvent>)) {
@@ -265,7 +268,7 @@ impl PulseServer {
 
     fn write_block(&mut self, id: u32, channel: u32, block: (Seek, i64, &[u8])) {
         let gain = self.gain();
-        // A client may still send to a stream that is gone: it did not know.
+        // A client may still send data for a stream that was just removed.
         let Some(stream) = self.streams.get_mut(&channel).filter(|s| s.owner == id) else { return };
         let mixed = self.mixer.last_mixed(stream.late_frames());
         stream.write(block, mixed, gain, &mut self.events);
@@ -287,7 +290,7 @@ impl PulseServer {
         self.ready_samples.extend(self.mixer.take_samples(self.late_samples()));
     }
 
-    /// Mixed samples that may still change, because some stream is late.
+    /// Number of mixed samples that may still change, because a stream is late.
     fn late_samples(&self) -> usize {
         self.streams.values().map(Stream::late_frames).max().unwrap_or(0)
     }
@@ -304,7 +307,7 @@ impl PulseServer {
         let version = self.clients.get(&id).map_or(0, |c| c.version);
         let mut rest = payload;
         let done = match Command::read_tag_prefixed(&mut rest, version) {
-            // Answers to nothing we asked: an error in return would only be answered again.
+            // Unexpected replies are ignored: an error could cause an endless exchange.
             Ok((_, Command::Error(_) | Command::Reply)) => return Ok(()),
             Ok((_, command)) => self.handle_command(id, seq, command, now),
             Err(_) if tag > MAX_COMMAND_TAG => Err(PulseError::Command),
@@ -314,14 +317,14 @@ impl PulseServer {
         if let Err(error) = done
             && let Some(client) = self.clients.get_mut(&id)
         {
-            tracing::debug!(client = id, tag, ?error, "refused what the browser asked of the sound card");
+            tracing::debug!(client = id, tag, ?error, "sound command refused");
             client.reply_error(seq, error);
         }
         Ok(())
     }
 }
 
-/// The next index that is not in use. `u32::MAX` means "none" in the protocol.
+/// The next unused index. `u32::MAX` means "none" in the protocol.
 fn next_free_index<T>(used: &BTreeMap<u32, T>, next: &mut u32) -> u32 {
     loop {
         let index = *next;

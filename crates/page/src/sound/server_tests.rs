@@ -1,4 +1,4 @@
-//! The sound card on a clock that only moves when it is told to.
+//! Tests of the server with a simulated clock.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -19,31 +19,30 @@ use crate::av_sync::{MediaElementDelay, RenderLatency};
 const START: HostTime = HostTime(5_000_000_123);
 const STEREO: SampleSpec = SampleSpec { format: SampleFormat::Float32Le, channels: 2, sample_rate: 48_000 };
 
-/// A client of a sound card of its own.
+/// A server with one client.
 struct Fixture {
     server: PulseServer,
     id: u32,
     now: HostTime,
     seq: u32,
-    /// What was told so far, from sample 0 on.
+    /// Samples so far, from sample 0 on.
     output: Vec<[f32; 2]>,
-    /// What the client was sent and has not looked at.
+    /// Messages for the client that no test has taken.
     messages: Vec<Vec<u8>>,
 }
 
 impl Fixture {
-    /// A client that has said hello, on a card that has told some samples.
+    /// An authenticated client, on a server that has emitted some samples.
     fn new() -> Self {
-        let mut core = PulseServer::new(START, MediaElementDelay::default());
-        let id = core.connect().unwrap();
-        let mut rig = Self { server: core, id, now: START, seq: 0, output: Vec::new(), messages: Vec::new() };
-        rig.server.start_capture(START + Duration::from_millis(1), START);
-        let hello =
-            AuthParams { version: 35, supports_shm: true, supports_memfd: true, cookie: vec![0; 256] };
-        let reply: AuthReply = rig.request(Command::Auth(hello));
+        let mut server = PulseServer::new(START, MediaElementDelay::default());
+        let id = server.connect().unwrap();
+        let mut fixture = Self { server, id, now: START, seq: 0, output: Vec::new(), messages: Vec::new() };
+        fixture.server.start_capture(START + Duration::from_millis(1), START);
+        let auth = AuthParams { version: 35, supports_shm: true, supports_memfd: true, cookie: vec![0; 256] };
+        let reply: AuthReply = fixture.request(Command::Auth(auth));
         assert_eq!(reply, AuthReply { version: 35, use_memfd: false, use_shm: false });
-        rig.advance(Duration::from_nanos(54_321_987));
-        rig
+        fixture.advance(Duration::from_nanos(54_321_987));
+        fixture
     }
 
     fn receive(&mut self, bytes: &[u8]) {
@@ -58,17 +57,17 @@ impl Fixture {
             assert_eq!(samples.start, self.output.len() as u64, "samples are contiguous");
             self.output.extend(samples.pcm.as_chunks::<2>().0);
         }
-        let mut inbox = MessageReader::default();
-        inbox.push(self.server.pending_output(self.id));
+        let mut reader = MessageReader::default();
+        reader.push(self.server.pending_output(self.id));
         let mut used = 0;
-        while let Some(Message::Command(payload)) = inbox.next().unwrap() {
+        while let Some(Message::Command(payload)) = reader.next().unwrap() {
             self.messages.push(payload.to_vec());
             used += 20 + payload.len();
         }
         self.server.consume_output(self.id, used);
     }
 
-    /// Time passes as it does in the real loop: turn by turn.
+    /// Advances the time as the real loop does, from deadline to deadline.
     fn advance(&mut self, time: Duration) {
         let end = self.now + time;
         while self.server.deadline() <= end {
@@ -87,7 +86,7 @@ impl Fixture {
         self.seq
     }
 
-    /// The answer with this number, taken out of the messages.
+    /// Takes the reply with this sequence number out of the messages.
     fn take_reply(&mut self, seq: u32) -> Option<Result<Vec<u8>, u32>> {
         let number = |m: &[u8], at: usize| u32::from_be_bytes(m[at..at + 4].try_into().unwrap());
         let at = self.messages.iter().position(|m| number(m, 1) != 61 && number(m, 6) == seq)?;
@@ -95,7 +94,7 @@ impl Fixture {
         match number(&message, 1) {
             0 => Some(Err(number(&message, 11))),
             2 => Some(Ok(message)),
-            tag => panic!("answer with tag {tag}"),
+            tag => panic!("reply with tag {tag}"),
         }
     }
 
@@ -115,7 +114,7 @@ impl Fixture {
         self.take_reply(seq).unwrap().unwrap_err()
     }
 
-    /// What the client was told on its own account since the last call.
+    /// Takes the events that the server sent since the last call.
     fn take_events(&mut self) -> Vec<Command> {
         let events = self.messages.extract_if(.., |m| m[6..10] == [0xff; 4]);
         events.map(|m| Command::read_tag_prefixed(&mut m.as_slice(), 35).unwrap().1).collect()
@@ -144,7 +143,7 @@ impl Fixture {
         self.request(Command::GetPlaybackLatency(LatencyParams { channel, now: UNIX_EPOCH }))
     }
 
-    /// The sample heard now.
+    /// Index of the current sample.
     fn current_sample(&self) -> usize {
         let passed = self.now.0 - (START + Duration::from_millis(1)).0;
         (i128::from(passed) * 48_000 / 1_000_000_000) as usize
@@ -167,7 +166,7 @@ fn create_stream_command(spec: SampleSpec, attr: BufferAttr, corked: bool) -> Co
     })
 }
 
-/// Starts as soon as there is anything.
+/// Buffer sizes of a stream that starts with its first frame.
 fn immediate_start() -> BufferAttr {
     BufferAttr { pre_buffering: 8, ..Default::default() }
 }
@@ -176,154 +175,158 @@ fn beep(silence: usize, len: usize) -> Vec<[f32; 2]> {
     [vec![[0.0; 2]; silence], vec![[0.75, -0.5]; len]].concat()
 }
 
-fn assert_only(heard: &[[f32; 2]], range: std::ops::Range<usize>, value: [f32; 2]) {
-    let first = heard.iter().position(|f| *f != [0.0; 2]);
+fn assert_only(samples: &[[f32; 2]], range: std::ops::Range<usize>, value: [f32; 2]) {
+    let first = samples.iter().position(|f| *f != [0.0; 2]);
     assert_eq!(first, Some(range.start));
-    assert!(heard[range.clone()].iter().all(|f| *f == value));
-    assert!(heard[range.end..].iter().all(|f| *f == [0.0; 2]));
+    assert!(samples[range.clone()].iter().all(|f| *f == value));
+    assert!(samples[range.end..].iter().all(|f| *f == [0.0; 2]));
 }
 
 #[test]
 fn a_beep_is_heard_at_its_sample() {
-    let mut rig = Fixture::new();
-    let stream = rig.create_stream(STEREO, immediate_start(), true);
-    rig.write(stream, &beep(1000, 7));
-    rig.advance(Duration::from_nanos(123_456_789));
-    let start = rig.current_sample();
-    rig.cork(stream, false);
-    rig.advance(Duration::from_secs(1));
-    assert_only(&rig.output, start + 1000..start + 1007, [0.75, -0.5]);
+    let mut fixture = Fixture::new();
+    let stream = fixture.create_stream(STEREO, immediate_start(), true);
+    fixture.write(stream, &beep(1000, 7));
+    fixture.advance(Duration::from_nanos(123_456_789));
+    let start = fixture.current_sample();
+    fixture.cork(stream, false);
+    fixture.advance(Duration::from_secs(1));
+    assert_only(&fixture.output, start + 1000..start + 1007, [0.75, -0.5]);
 }
 
 #[test]
-fn streams_mix_and_one_that_runs_dry_does_not_move_the_other() {
-    let mut rig = Fixture::new();
+fn streams_mix_and_an_underrun_does_not_shift_other_streams() {
+    let mut fixture = Fixture::new();
     let (one, two) = (
-        rig.create_stream(STEREO, immediate_start(), true),
-        rig.create_stream(STEREO, immediate_start(), true),
+        fixture.create_stream(STEREO, immediate_start(), true),
+        fixture.create_stream(STEREO, immediate_start(), true),
     );
-    rig.write(one, &[[0.25, 0.5]; 24_000]);
-    rig.write(two, &[[0.5, -0.25]; 480]);
-    let start = rig.current_sample();
-    rig.cork(one, false);
-    rig.cork(two, false);
-    rig.advance(Duration::from_millis(300));
-    let resumed = rig.current_sample();
-    rig.write(two, &[[1.0, 1.0]; 480]);
-    rig.advance(Duration::from_secs(1));
-    let at = |i: usize| rig.output[i];
+    fixture.write(one, &[[0.25, 0.5]; 24_000]);
+    fixture.write(two, &[[0.5, -0.25]; 480]);
+    let start = fixture.current_sample();
+    fixture.cork(one, false);
+    fixture.cork(two, false);
+    fixture.advance(Duration::from_millis(300));
+    let resumed = fixture.current_sample();
+    fixture.write(two, &[[1.0, 1.0]; 480]);
+    fixture.advance(Duration::from_secs(1));
+    let at = |i: usize| fixture.output[i];
     assert_eq!((at(start), at(start + 479), at(start + 480)), ([0.75, 0.25], [0.75, 0.25], [0.25, 0.5]));
     assert_eq!((at(resumed - 1), at(resumed), at(resumed + 479)), ([0.25, 0.5], [1.25, 1.5], [1.25, 1.5]));
     assert_eq!((at(start + 23_999), at(start + 24_000)), ([0.25, 0.5], [0.0, 0.0]));
-    assert_eq!(rig.server.stats().underruns, 3);
+    assert_eq!(fixture.server.stats().underruns, 3);
 }
 
 #[test]
-fn an_underrun_is_told_and_waits_for_prebuf() {
-    let mut rig = Fixture::new();
+fn an_underrun_is_reported_and_waits_for_prebuf() {
+    let mut fixture = Fixture::new();
     let attr = BufferAttr { pre_buffering: 8 * 960, ..Default::default() };
-    let stream = rig.create_stream(STEREO, attr, false);
-    rig.write(stream, &[[0.5; 2]; 959]);
-    rig.advance(Duration::from_millis(100));
-    assert!(rig.output.iter().all(|f| *f == [0.0; 2]), "959 frames are not enough");
-    rig.write(stream, &[[0.5; 2]; 1]);
-    rig.advance(Duration::from_millis(300));
-    let events = rig.take_events();
+    let stream = fixture.create_stream(STEREO, attr, false);
+    fixture.write(stream, &[[0.5; 2]; 959]);
+    fixture.advance(Duration::from_millis(100));
+    assert!(fixture.output.iter().all(|f| *f == [0.0; 2]), "959 frames are not enough");
+    fixture.write(stream, &[[0.5; 2]; 1]);
+    fixture.advance(Duration::from_millis(300));
+    let events = fixture.take_events();
     assert!(events.contains(&Command::Started(stream)), "{events:?}");
     assert!(
         events.contains(&Command::Underflow(Underflow { channel: stream, offset: 960 * 8 })),
         "{events:?}"
     );
-    rig.write(stream, &[[0.5; 2]; 480]);
-    rig.advance(Duration::from_millis(100));
-    assert!(!rig.latency(stream).playing);
-    rig.expect_ack(Command::TriggerPlaybackStream(stream));
-    rig.advance(Duration::from_millis(5));
-    assert!(rig.latency(stream).playing);
+    fixture.write(stream, &[[0.5; 2]; 480]);
+    fixture.advance(Duration::from_millis(100));
+    assert!(!fixture.latency(stream).playing);
+    fixture.expect_ack(Command::TriggerPlaybackStream(stream));
+    fixture.advance(Duration::from_millis(5));
+    assert!(fixture.latency(stream).playing);
 }
 
 #[test]
-fn without_prebuf_time_goes_on_and_late_sound_is_lost() {
-    let mut rig = Fixture::new();
-    let stream = rig.create_stream(STEREO, BufferAttr { pre_buffering: 0, ..Default::default() }, true);
-    let start = rig.current_sample();
-    rig.cork(stream, false);
-    rig.advance(Duration::from_millis(20));
-    rig.write(stream, &beep(960, 10));
-    rig.advance(Duration::from_millis(400));
-    assert_only(&rig.output, start + 960..start + 970, [0.75, -0.5]);
+fn without_prebuf_late_sound_is_lost() {
+    let mut fixture = Fixture::new();
+    let stream = fixture.create_stream(STEREO, BufferAttr { pre_buffering: 0, ..Default::default() }, true);
+    let start = fixture.current_sample();
+    fixture.cork(stream, false);
+    fixture.advance(Duration::from_millis(20));
+    fixture.write(stream, &beep(960, 10));
+    fixture.advance(Duration::from_millis(400));
+    assert_only(&fixture.output, start + 960..start + 970, [0.75, -0.5]);
 }
 
 #[test]
-fn cork_pauses_and_flush_forgets() {
-    let mut rig = Fixture::new();
-    let stream = rig.create_stream(STEREO, immediate_start(), true);
-    rig.write(stream, &beep(960, 480));
-    rig.cork(stream, false);
-    rig.advance(Duration::from_millis(10));
-    rig.cork(stream, true);
-    rig.advance(Duration::from_millis(500));
-    assert_eq!(rig.latency(stream).read_offset, 480 * 8);
-    let resumed = rig.current_sample();
-    rig.cork(stream, false);
-    rig.advance(Duration::from_millis(15));
-    rig.expect_ack(Command::FlushPlaybackStream(stream));
-    rig.advance(Duration::from_millis(100));
-    assert_only(&rig.output, resumed + 480..resumed + 720, [0.75, -0.5]);
-    let latency = rig.latency(stream);
+fn cork_pauses_and_flush_drops_data() {
+    let mut fixture = Fixture::new();
+    let stream = fixture.create_stream(STEREO, immediate_start(), true);
+    fixture.write(stream, &beep(960, 480));
+    fixture.cork(stream, false);
+    fixture.advance(Duration::from_millis(10));
+    fixture.cork(stream, true);
+    fixture.advance(Duration::from_millis(500));
+    assert_eq!(fixture.latency(stream).read_offset, 480 * 8);
+    let resumed = fixture.current_sample();
+    fixture.cork(stream, false);
+    fixture.advance(Duration::from_millis(15));
+    fixture.expect_ack(Command::FlushPlaybackStream(stream));
+    fixture.advance(Duration::from_millis(100));
+    assert_only(&fixture.output, resumed + 480..resumed + 720, [0.75, -0.5]);
+    let latency = fixture.latency(stream);
     assert_eq!((latency.write_offset, latency.read_offset), (1200 * 8, 1200 * 8));
 }
 
 #[test]
-fn drain_is_answered_when_the_last_sample_was_heard() {
-    let mut rig = Fixture::new();
+fn drain_is_answered_after_the_last_sample() {
+    let mut fixture = Fixture::new();
     let stream =
-        rig.create_stream(STEREO, BufferAttr { pre_buffering: u32::MAX, ..Default::default() }, false);
-    rig.write(stream, &[[0.5; 2]; 960]);
-    rig.advance(Duration::from_millis(50));
-    let seq = rig.send(&Command::DrainPlaybackStream(stream));
-    assert_eq!(rig.take_reply(seq), None, "too little to start by itself, but draining plays it");
-    rig.advance(Duration::from_millis(19));
-    assert_eq!(rig.take_reply(seq), None);
-    rig.advance(Duration::from_millis(11));
-    assert!(rig.take_reply(seq).is_some_and(|a| a.is_ok()));
-    assert!(!rig.take_events().iter().any(|e| matches!(e, Command::Underflow(_))), "this end was expected");
-    rig.expect_ack(Command::DrainPlaybackStream(stream));
+        fixture.create_stream(STEREO, BufferAttr { pre_buffering: u32::MAX, ..Default::default() }, false);
+    fixture.write(stream, &[[0.5; 2]; 960]);
+    fixture.advance(Duration::from_millis(50));
+    let seq = fixture.send(&Command::DrainPlaybackStream(stream));
+    assert_eq!(fixture.take_reply(seq), None, "too little to start by itself, but draining plays it");
+    fixture.advance(Duration::from_millis(19));
+    assert_eq!(fixture.take_reply(seq), None);
+    fixture.advance(Duration::from_millis(11));
+    assert!(fixture.take_reply(seq).is_some_and(|a| a.is_ok()));
+    assert!(
+        !fixture.take_events().iter().any(|e| matches!(e, Command::Underflow(_))),
+        "a drained stream has no underrun"
+    );
+    fixture.expect_ack(Command::DrainPlaybackStream(stream));
 }
 
 #[test]
-fn latency_is_the_truth_at_any_moment() {
-    let mut rig = Fixture::new();
-    let stream = rig.create_stream(STEREO, immediate_start(), true);
-    rig.write(stream, &[[0.5; 2]; 10_000]);
-    rig.cork(stream, false);
-    let start = rig.current_sample();
+fn latency_is_exact_at_any_moment() {
+    let mut fixture = Fixture::new();
+    let stream = fixture.create_stream(STEREO, immediate_start(), true);
+    fixture.write(stream, &[[0.5; 2]; 10_000]);
+    fixture.cork(stream, false);
+    let start = fixture.current_sample();
     for step in [1, 333, 7_777_777, 20_833, 3_000_001] {
-        rig.advance(Duration::from_nanos(step));
-        let latency = rig.latency(stream);
-        assert_eq!(latency.read_offset, (rig.current_sample() - start) as i64 * 8);
+        fixture.advance(Duration::from_nanos(step));
+        let latency = fixture.latency(stream);
+        assert_eq!(latency.read_offset, (fixture.current_sample() - start) as i64 * 8);
         assert_eq!((latency.write_offset, latency.sink_usec), (80_000, 0));
         assert_eq!(latency.local_time, UNIX_EPOCH);
-        assert_eq!(latency.remote_time, UNIX_EPOCH + Duration::from_micros(rig.now.0 as u64 / 1000));
+        assert_eq!(latency.remote_time, UNIX_EPOCH + Duration::from_micros(fixture.now.0 as u64 / 1000));
     }
 }
 
 #[test]
-fn a_player_hears_of_another_delay_at_once_and_others_do_not() {
-    let depth = RenderLatency::default();
-    let mut rig = Fixture::new();
-    rig.server.media_element_delay = MediaElementDelay::new(&depth, pagecast_core::Fps::new(50).unwrap());
+fn only_media_elements_are_told_of_a_changed_delay() {
+    let latency = RenderLatency::default();
+    let mut fixture = Fixture::new();
+    fixture.server.media_element_delay =
+        MediaElementDelay::new(&latency, pagecast_core::Fps::new(50).unwrap());
     let lengths = |ms: u32| BufferAttr { target_length: ms * 48 * 8, ..immediate_start() };
-    let [player, page] = [64, 32].map(|ms| rig.create_stream(STEREO, lengths(ms), false));
+    let [player, page] = [64, 32].map(|ms| fixture.create_stream(STEREO, lengths(ms), false));
     for stream in [player, page] {
-        rig.write(stream, &[[0.5; 2]; 4_000]);
+        fixture.write(stream, &[[0.5; 2]; 4_000]);
     }
-    rig.advance(Duration::from_millis(10));
-    assert_eq!([player, page].map(|stream| rig.latency(stream).sink_usec), [40_000, 0]);
-    rig.take_events();
-    depth.set_ticks(2);
-    assert_eq!([player, page].map(|stream| rig.latency(stream).sink_usec), [60_000, 0]);
-    let restarts = rig.take_events().into_iter().filter_map(|event| match event {
+    fixture.advance(Duration::from_millis(10));
+    assert_eq!([player, page].map(|stream| fixture.latency(stream).sink_usec), [40_000, 0]);
+    fixture.take_events();
+    latency.set_ticks(2);
+    assert_eq!([player, page].map(|stream| fixture.latency(stream).sink_usec), [60_000, 0]);
+    let restarts = fixture.take_events().into_iter().filter_map(|event| match event {
         Command::Underflow(Underflow { channel, .. }) => Some((channel, "ends")),
         Command::Started(channel) => Some((channel, "starts")),
         _ => None,
@@ -332,39 +335,42 @@ fn a_player_hears_of_another_delay_at_once_and_others_do_not() {
 }
 
 #[test]
-fn a_44100_hz_sine_stays_that_sine_and_its_delay_is_reported() {
-    let mut rig = Fixture::new();
+fn a_44100_hz_sine_is_resampled_and_its_delay_is_reported() {
+    let mut fixture = Fixture::new();
     let spec = SampleSpec { format: SampleFormat::Float32Le, channels: 1, sample_rate: 44_100 };
-    let stream = rig.create_stream(spec, BufferAttr { pre_buffering: 4, ..Default::default() }, true);
+    let stream = fixture.create_stream(spec, BufferAttr { pre_buffering: 4, ..Default::default() }, true);
     let wave = |t: f64| (2.0 * std::f64::consts::PI * 1000.0 * t).sin();
     let data: Vec<u8> =
         (0..44_100).flat_map(|i| (wave(f64::from(i) / 44_100.0) as f32).to_le_bytes()).collect();
-    rig.write_bytes(stream, &data);
-    let start = rig.current_sample();
-    rig.cork(stream, false);
-    rig.advance(Duration::from_millis(900));
-    let latency = rig.latency(stream);
+    fixture.write_bytes(stream, &data);
+    let start = fixture.current_sample();
+    fixture.cork(stream, false);
+    fixture.advance(Duration::from_millis(900));
+    let latency = fixture.latency(stream);
     assert_eq!(latency.sink_usec, 48 * 1_000_000 / 44_100);
     let delay = 48.0 / 44_100.0;
-    for (n, [left, right]) in rig.output[start + 200..start + 43_000].iter().enumerate() {
+    for (n, [left, right]) in fixture.output[start + 200..start + 43_000].iter().enumerate() {
         let expected = wave((n + 200) as f64 / 48_000.0 - delay);
         assert!((f64::from(*left) - expected).abs() < 2e-4 && left == right, "sample {n}: {left} {expected}");
     }
-    rig.advance(Duration::from_secs(1));
-    assert!(rig.server.deadline().since(rig.now) > Duration::from_millis(10), "it does not ring for ever");
+    fixture.advance(Duration::from_secs(1));
+    assert!(
+        fixture.server.deadline().since(fixture.now) > Duration::from_millis(10),
+        "the resampler stops ringing"
+    );
 }
 
-/// Writes what is asked for, when it is asked for, as Chromium does: always whole buffers.
-fn play_like_chromium(rig: &mut Fixture, stream: u32, buffer: usize, time: Duration) -> usize {
-    let (end, mut written) = (rig.now + time, 0);
-    while rig.now < end {
-        rig.advance(Duration::from_millis(1));
-        for event in rig.take_events() {
+/// Writes data when the server requests it, in whole buffers, as Chromium does. Returns the number of frames.
+fn play_like_chromium(fixture: &mut Fixture, stream: u32, buffer: usize, time: Duration) -> usize {
+    let (end, mut written) = (fixture.now + time, 0);
+    while fixture.now < end {
+        fixture.advance(Duration::from_millis(1));
+        for event in fixture.take_events() {
             if let Command::Request(request) = event {
-                let mut wanted = i64::from(request.length);
-                while wanted > 0 {
-                    rig.write(stream, &vec![[0.5; 2]; buffer]);
-                    wanted -= buffer as i64 * 8;
+                let mut missing = i64::from(request.length);
+                while missing > 0 {
+                    fixture.write(stream, &vec![[0.5; 2]; buffer]);
+                    missing -= buffer as i64 * 8;
                     written += buffer;
                 }
             }
@@ -376,7 +382,7 @@ fn play_like_chromium(rig: &mut Fixture, stream: u32, buffer: usize, time: Durat
 #[test]
 fn requests_pace_a_player_exactly() {
     for buffer in [256, 480, 512, 960, 2048] {
-        let mut rig = Fixture::new();
+        let mut fixture = Fixture::new();
         let bytes = buffer as u32 * 8;
         let attr = BufferAttr {
             max_length: u32::MAX,
@@ -385,208 +391,216 @@ fn requests_pace_a_player_exactly() {
             minimum_request_length: bytes / 2,
             fragment_size: u32::MAX,
         };
-        let reply: CreatePlaybackStreamReply = rig.request(create_stream_command(STEREO, attr, true));
+        let reply: CreatePlaybackStreamReply = fixture.request(create_stream_command(STEREO, attr, true));
         assert_eq!(reply.requested_bytes, reply.buffer_attr.target_length);
-        rig.write(reply.channel, &vec![[0.5; 2]; reply.requested_bytes as usize / 8]);
-        rig.cork(reply.channel, false);
-        let start = rig.current_sample();
-        let written = play_like_chromium(&mut rig, reply.channel, buffer, Duration::from_secs(10)) as i64;
-        assert_eq!(rig.server.stats().underruns, 0, "buffer of {buffer}");
+        fixture.write(reply.channel, &vec![[0.5; 2]; reply.requested_bytes as usize / 8]);
+        fixture.cork(reply.channel, false);
+        let start = fixture.current_sample();
+        let written = play_like_chromium(&mut fixture, reply.channel, buffer, Duration::from_secs(10)) as i64;
+        assert_eq!(fixture.server.stats().underruns, 0, "buffer of {buffer}");
         assert!(
             (written - 480_000).abs() <= 3 * buffer as i64 + 480,
             "buffer of {buffer}: {written} frames in 10 s"
         );
         assert!(
-            rig.output[start..start + 470_000].iter().all(|f| *f == [0.5; 2]),
+            fixture.output[start..start + 470_000].iter().all(|f| *f == [0.5; 2]),
             "no sample is missing or doubled"
         );
     }
 }
 
 #[test]
-fn late_sound_is_heard_in_its_place() {
-    let mut rig = Fixture::new();
+fn late_sound_is_mixed_in_place() {
+    let mut fixture = Fixture::new();
     let (late, steady) = (
-        rig.create_stream(STEREO, immediate_start(), true),
-        rig.create_stream(STEREO, immediate_start(), true),
+        fixture.create_stream(STEREO, immediate_start(), true),
+        fixture.create_stream(STEREO, immediate_start(), true),
     );
     let ramp: Vec<[f32; 2]> = (1..=24_000_u16).map(|i| [f32::from(i), -f32::from(i)]).collect();
-    rig.write(steady, &[[0.5; 2]; 24_000]);
-    rig.write(late, &ramp[..480]);
-    let start = rig.current_sample();
-    rig.cork(steady, false);
-    rig.cork(late, false);
-    rig.advance(Duration::from_millis(150));
-    assert!(rig.output.len() <= start + 480, "what may still change is held");
-    rig.write(late, &ramp[480..5000]);
-    rig.advance(Duration::from_millis(10));
-    rig.write(late, &ramp[5000..]);
-    rig.advance(Duration::from_secs(1));
+    fixture.write(steady, &[[0.5; 2]; 24_000]);
+    fixture.write(late, &ramp[..480]);
+    let start = fixture.current_sample();
+    fixture.cork(steady, false);
+    fixture.cork(late, false);
+    fixture.advance(Duration::from_millis(150));
+    assert!(fixture.output.len() <= start + 480, "samples that may still change are held");
+    fixture.write(late, &ramp[480..5000]);
+    fixture.advance(Duration::from_millis(10));
+    fixture.write(late, &ramp[5000..]);
+    fixture.advance(Duration::from_secs(1));
     let expected = ramp.iter().map(|[l, r]| [l + 0.5, r + 0.5]);
-    assert!(rig.output[start..start + 24_000].iter().copied().eq(expected), "as if it had never been late");
+    assert!(fixture.output[start..start + 24_000].iter().copied().eq(expected), "the same as on time");
 }
 
 #[test]
-fn a_player_that_stutters_is_asked_to_catch_up() {
-    let mut rig = Fixture::new();
+fn a_late_client_is_requested_to_catch_up() {
+    let mut fixture = Fixture::new();
     let attr = BufferAttr { target_length: 8 * 1440, minimum_request_length: 8 * 240, ..immediate_start() };
-    let stream = rig.create_stream(STEREO, attr, true);
-    rig.write(stream, &[[0.5; 2]; 1440]);
-    let start = rig.current_sample();
-    rig.cork(stream, false);
+    let stream = fixture.create_stream(STEREO, attr, true);
+    fixture.write(stream, &[[0.5; 2]; 1440]);
+    let start = fixture.current_sample();
+    fixture.cork(stream, false);
     for stutter_ms in [5, 60, 190, 0, 120] {
-        rig.advance(Duration::from_millis(stutter_ms));
-        play_like_chromium(&mut rig, stream, 480, Duration::from_millis(100));
+        fixture.advance(Duration::from_millis(stutter_ms));
+        play_like_chromium(&mut fixture, stream, 480, Duration::from_millis(100));
     }
-    assert_eq!(rig.server.stats().underruns, 0);
-    assert!(rig.output[start..start + 40_000].iter().all(|f| *f == [0.5; 2]));
-    assert!(rig.latency(stream).write_offset - rig.latency(stream).read_offset <= 3 * 480 * 8 + 480 * 8);
-    rig.advance(Duration::from_secs(1));
+    assert_eq!(fixture.server.stats().underruns, 0);
+    assert!(fixture.output[start..start + 40_000].iter().all(|f| *f == [0.5; 2]));
+    assert!(
+        fixture.latency(stream).write_offset - fixture.latency(stream).read_offset <= 3 * 480 * 8 + 480 * 8
+    );
+    fixture.advance(Duration::from_secs(1));
     assert_eq!(
-        (rig.server.stats().underruns, rig.output.len() + 4800 > rig.current_sample()),
+        (fixture.server.stats().underruns, fixture.output.len() + 4800 > fixture.current_sample()),
         (1, true),
-        "nobody waits for ever"
+        "the wait is bounded"
     );
 }
 
 #[test]
 fn volume_and_mute_are_honoured() {
-    let mut rig = Fixture::new();
-    let stream = rig.create_stream(STEREO, immediate_start(), true);
+    let mut fixture = Fixture::new();
+    let stream = fixture.create_stream(STEREO, immediate_start(), true);
     let mut volume = ChannelVolume::empty();
     volume.push(Volume::from_u32_clamped(0x8000));
-    rig.expect_ack(Command::SetSinkInputVolume(SetStreamVolumeParams { index: stream, volume }));
-    rig.write(stream, &[[1.0; 2]; 4800]);
-    let start = rig.current_sample();
-    rig.cork(stream, false);
-    rig.advance(Duration::from_millis(10));
-    rig.expect_ack(Command::SetSinkInputMute(SetStreamMuteParams { index: stream, mute: true }));
-    rig.advance(Duration::from_millis(10));
-    rig.expect_ack(Command::SetSinkInputMute(SetStreamMuteParams { index: stream, mute: false }));
-    rig.expect_ack(Command::SetSinkMute(SetDeviceMuteParams {
+    fixture.expect_ack(Command::SetSinkInputVolume(SetStreamVolumeParams { index: stream, volume }));
+    fixture.write(stream, &[[1.0; 2]; 4800]);
+    let start = fixture.current_sample();
+    fixture.cork(stream, false);
+    fixture.advance(Duration::from_millis(10));
+    fixture.expect_ack(Command::SetSinkInputMute(SetStreamMuteParams { index: stream, mute: true }));
+    fixture.advance(Duration::from_millis(10));
+    fixture.expect_ack(Command::SetSinkInputMute(SetStreamMuteParams { index: stream, mute: false }));
+    fixture.expect_ack(Command::SetSinkMute(SetDeviceMuteParams {
         device_index: Some(0),
         device_name: None,
         mute: true,
     }));
-    rig.advance(Duration::from_millis(10));
-    rig.expect_ack(Command::SetSinkMute(SetDeviceMuteParams {
+    fixture.advance(Duration::from_millis(10));
+    fixture.expect_ack(Command::SetSinkMute(SetDeviceMuteParams {
         device_index: None,
         device_name: None,
         mute: false,
     }));
-    rig.advance(Duration::from_millis(20));
-    let levels: Vec<f32> = [0, 480, 960, 1440].map(|at| rig.output[start + at + 240][0]).into();
+    fixture.advance(Duration::from_millis(20));
+    let levels: Vec<f32> = [0, 480, 960, 1440].map(|at| fixture.output[start + at + 240][0]).into();
     assert_eq!(levels, [0.125, 0.0, 0.0, 0.125]);
 }
 
 #[test]
-fn too_much_is_an_overflow() {
-    let mut rig = Fixture::new();
-    let stream = rig.create_stream(STEREO, BufferAttr { max_length: 80_000, ..immediate_start() }, true);
-    rig.write(stream, &[[0.5; 2]; 10_001]);
-    assert!(rig.take_events().contains(&Command::Overflow(stream)));
-    assert_eq!(rig.latency(stream).write_offset, 80_000);
+fn too_much_data_is_an_overflow() {
+    let mut fixture = Fixture::new();
+    let stream = fixture.create_stream(STEREO, BufferAttr { max_length: 80_000, ..immediate_start() }, true);
+    fixture.write(stream, &[[0.5; 2]; 10_001]);
+    assert!(fixture.take_events().contains(&Command::Overflow(stream)));
+    assert_eq!(fixture.latency(stream).write_offset, 80_000);
 }
 
 #[test]
-fn rate_changes_need_leave() {
-    let mut rig = Fixture::new();
-    let stream = rig.create_stream(STEREO, immediate_start(), true);
+fn rate_changes_are_checked() {
+    let mut fixture = Fixture::new();
+    let stream = fixture.create_stream(STEREO, immediate_start(), true);
     let change = |sample_rate| {
         Command::UpdatePlaybackStreamSampleRate(pulseaudio::protocol::UpdateSampleRateParams {
             index: stream,
             sample_rate,
         })
     };
-    rig.expect_ack(change(44_100));
-    assert!(rig.latency(stream).sink_usec > 0);
-    assert_eq!(rig.expect_error(change(0)), PulseError::Invalid as u32);
-    assert_eq!(rig.expect_error(Command::DeletePlaybackStream(99)), PulseError::NoEntity as u32);
+    fixture.expect_ack(change(44_100));
+    assert!(fixture.latency(stream).sink_usec > 0);
+    assert_eq!(fixture.expect_error(change(0)), PulseError::Invalid as u32);
+    assert_eq!(fixture.expect_error(Command::DeletePlaybackStream(99)), PulseError::NoEntity as u32);
 }
 
 #[test]
 fn every_text_of_the_sink_is_set() {
-    let mut rig = Fixture::new();
-    let sinks: Vec<SinkInfo> = rig.request(Command::GetSinkInfoList);
+    let mut fixture = Fixture::new();
+    let sinks: Vec<SinkInfo> = fixture.request(Command::GetSinkInfoList);
     let [sink] = &sinks[..] else { panic!("one sink") };
     assert_eq!(sink.sample_spec, STEREO);
     for text in [&sink.description, &sink.driver, &sink.monitor_source_name, &sink.ports[0].description] {
         assert!(text.as_ref().is_some_and(|t| !t.is_empty()), "{sink:?}");
     }
-    let sources: Vec<pulseaudio::protocol::SourceInfo> = rig.request(Command::GetSourceInfoList);
-    assert!(sources.iter().all(|s| s.monitor_of_sink_index == Some(0)), "a page finds no microphone");
+    let sources: Vec<pulseaudio::protocol::SourceInfo> = fixture.request(Command::GetSourceInfoList);
+    assert!(
+        sources.iter().all(|s| s.monitor_of_sink_index == Some(0)),
+        "every source is a monitor, so a page finds no microphone"
+    );
 }
 
 #[test]
-fn what_is_not_allowed_is_refused_by_number() {
-    let mut rig = Fixture::new();
+fn commands_are_refused_with_the_right_error() {
+    let mut fixture = Fixture::new();
     let record = Command::CreateRecordStream(RecordStreamParams::default());
-    assert_eq!(rig.expect_error(record), PulseError::AccessDenied as u32);
-    assert_eq!(rig.expect_error(Command::GetModuleInfo(3)), PulseError::NoEntity as u32);
+    assert_eq!(fixture.expect_error(record), PulseError::AccessDenied as u32);
+    assert_eq!(fixture.expect_error(Command::GetModuleInfo(3)), PulseError::NoEntity as u32);
     for (tag, error) in
         [(103, PulseError::NotSupported), (104, PulseError::NotSupported), (250, PulseError::Command)]
     {
         let payload = [&b"L"[..], &u32::to_be_bytes(tag), b"L", &77_u32.to_be_bytes()].concat();
         let header = [10_u32.to_be_bytes(), [0xff; 4], [0; 4], [0; 4], [0; 4]].concat();
-        rig.receive(&[header, payload].concat());
-        assert_eq!(rig.take_reply(77), Some(Err(error as u32)));
+        fixture.receive(&[header, payload].concat());
+        assert_eq!(fixture.take_reply(77), Some(Err(error as u32)));
     }
-    rig.id = rig.server.connect().unwrap();
-    assert_eq!(rig.expect_error(Command::GetServerInfo), PulseError::AccessDenied as u32);
+    fixture.id = fixture.server.connect().unwrap();
+    assert_eq!(fixture.expect_error(Command::GetServerInfo), PulseError::AccessDenied as u32);
 }
 
 #[test]
 fn limits_hold() {
-    let mut rig = Fixture::new();
+    let mut fixture = Fixture::new();
     for index in 0..MAX_STREAMS {
-        assert_eq!(rig.create_stream(STEREO, immediate_start(), true), index as u32);
+        assert_eq!(fixture.create_stream(STEREO, immediate_start(), true), index as u32);
     }
     assert_eq!(
-        rig.expect_error(create_stream_command(STEREO, immediate_start(), true)),
+        fixture.expect_error(create_stream_command(STEREO, immediate_start(), true)),
         PulseError::TooLarge as u32
     );
-    let others: Vec<u32> = std::iter::from_fn(|| rig.server.connect()).collect();
+    let others: Vec<u32> = std::iter::from_fn(|| fixture.server.connect()).collect();
     assert_eq!(others.len(), MAX_CLIENTS - 1);
-    rig.server.disconnect(rig.id, rig.now);
-    assert_eq!(rig.server.stats().streams_open, 0);
-    assert!(rig.server.connect().is_some());
+    fixture.server.disconnect(fixture.id, fixture.now);
+    assert_eq!(fixture.server.stats().streams_open, 0);
+    assert!(fixture.server.connect().is_some());
 }
 
 #[test]
-fn one_who_asks_and_never_reads_is_made_to_wait() {
-    let mut rig = Fixture::new();
+fn a_client_that_does_not_read_must_wait() {
+    let mut fixture = Fixture::new();
     let mut bytes = Vec::new();
     (0..10_000)
         .for_each(|seq| write_command_message(&mut bytes, seq, &Command::GetSinkInfoList, 35).unwrap());
-    let moment = Timestamp { monotonic: rig.now, wall: UNIX_EPOCH };
-    rig.server.receive(rig.id, &bytes, moment).unwrap();
-    assert!(!rig.server.wants_input(rig.id) && rig.server.pending_output(rig.id).len() < 128 * 1024);
+    let moment = Timestamp { monotonic: fixture.now, wall: UNIX_EPOCH };
+    fixture.server.receive(fixture.id, &bytes, moment).unwrap();
+    assert!(
+        !fixture.server.wants_input(fixture.id)
+            && fixture.server.pending_output(fixture.id).len() < 128 * 1024
+    );
     let mut answered = 0;
     while answered < 10_000 {
-        let sent = rig.server.pending_output(rig.id).to_vec();
+        let sent = fixture.server.pending_output(fixture.id).to_vec();
         let mut rest = sent.as_slice();
         while !rest.is_empty() {
             let (seq, _) = read_reply_message::<Vec<SinkInfo>>(&mut rest, 35).unwrap();
             assert_eq!(seq, answered);
             answered += 1;
         }
-        rig.server.consume_output(rig.id, sent.len());
-        rig.server.receive(rig.id, &[], moment).unwrap();
+        fixture.server.consume_output(fixture.id, sent.len());
+        fixture.server.receive(fixture.id, &[], moment).unwrap();
     }
 }
 
 #[test]
-fn standing_still_costs_a_gap_and_not_the_index() {
-    let mut rig = Fixture::new();
-    rig.now = rig.now + Duration::from_secs(3600);
-    rig.server.advance(rig.now);
-    let told: u64 = rig.server.drain_samples().map(|s| s.len() as u64).sum();
-    assert!(told <= MAX_CATCH_UP_SAMPLES as u64);
-    rig.now = rig.now + Duration::from_millis(20);
-    rig.server.advance(rig.now);
-    let next = rig.server.drain_samples().next().unwrap();
-    assert_eq!(next.start + next.len() as u64, rig.current_sample() as u64);
-    assert!(rig.server.stats().skipped_samples > 3590 * 48_000);
+fn a_stalled_process_skips_samples_and_keeps_the_index() {
+    let mut fixture = Fixture::new();
+    fixture.now = fixture.now + Duration::from_secs(3600);
+    fixture.server.advance(fixture.now);
+    let emitted: u64 = fixture.server.drain_samples().map(|s| s.len() as u64).sum();
+    assert!(emitted <= MAX_CATCH_UP_SAMPLES as u64);
+    fixture.now = fixture.now + Duration::from_millis(20);
+    fixture.server.advance(fixture.now);
+    let next = fixture.server.drain_samples().next().unwrap();
+    assert_eq!(next.start + next.len() as u64, fixture.current_sample() as u64);
+    assert!(fixture.server.stats().skipped_samples > 3590 * 48_000);
 }
 
 #[derive(Debug, Clone)]
@@ -608,7 +622,7 @@ fn op() -> impl Strategy<Value = Op> {
             BufferAttr { max_length, target_length, pre_buffering, minimum_request_length, fragment_size: 0 };
         create_stream_command(spec, attr, corked)
     });
-    let on_stream = (0_u32..4, 0_u8..9, any::<bool>()).prop_map(|(i, what, cork)| match what {
+    let on_stream = (0_u32..4, 0_u8..9, any::<bool>()).prop_map(|(i, kind, cork)| match kind {
         0 => Command::DeletePlaybackStream(i),
         1 => Command::FlushPlaybackStream(i),
         2 => Command::DrainPlaybackStream(i),
@@ -635,13 +649,13 @@ fn op() -> impl Strategy<Value = Op> {
 
 proptest! {
     #[test]
-    fn nothing_a_client_does_hurts(ops in proptest::collection::vec(op(), 0..80)) {
-        let mut rig = Fixture::new();
-        rig.expect_ack(Command::SetClientName(Props::new()));
+    fn any_client_behaviour_is_handled(ops in proptest::collection::vec(op(), 0..80)) {
+        let mut fixture = Fixture::new();
+        fixture.expect_ack(Command::SetClientName(Props::new()));
         for op in ops {
             let bytes = match op {
                 Op::Advance(nanos) => {
-                    rig.advance(Duration::from_nanos(nanos));
+                    fixture.advance(Duration::from_nanos(nanos));
                     continue;
                 }
                 Op::Write(channel, offset, seek, data) => {
@@ -655,15 +669,16 @@ proptest! {
                 }
                 Op::Raw(bytes) => bytes,
             };
-            let moment = Timestamp { monotonic: rig.now, wall: UNIX_EPOCH };
-            if rig.server.receive(rig.id, &bytes, moment).is_err() {
-                rig.server.disconnect(rig.id, rig.now);
+            let moment = Timestamp { monotonic: fixture.now, wall: UNIX_EPOCH };
+            if fixture.server.receive(fixture.id, &bytes, moment).is_err() {
+                fixture.server.disconnect(fixture.id, fixture.now);
                 break;
             }
-            rig.collect();
+            fixture.collect();
         }
-        rig.advance(Duration::from_millis(100));
-        prop_assert!(rig.output.as_flattened().iter().all(|v| v.is_finite()));
-        prop_assert!(rig.output.len() + MAX_LATE_SAMPLES + 4800 + 480 > rig.current_sample(), "silence is told as well");
+        fixture.advance(Duration::from_millis(100));
+        prop_assert!(fixture.output.as_flattened().iter().all(|v| v.is_finite()));
+        let emitted = fixture.output.len() + MAX_LATE_SAMPLES + 4800 + 480;
+        prop_assert!(emitted > fixture.current_sample(), "silence is emitted, too");
     }
 }

@@ -1,5 +1,5 @@
-//! One playback stream: what it does with time, data and commands. It never looks at a clock; it is told how many samples
-//! have passed, and what is taken from it then is heard then.
+//! One playback stream: its queue, its latency and its commands. It reads no clock: the caller passes the
+//! number of samples that have elapsed, and samples are heard when they are taken.
 
 use std::time::Duration;
 
@@ -13,28 +13,28 @@ use super::remix::{RemixMatrix, RemixMode};
 use super::resample::Resampler;
 use super::wire::Seek;
 
-/// How late sound may come and still be heard in its place, in samples: 200 ms. A page that stutters under load is late by a
-/// few of them now and then; a real sound card would crack, but what is recorded can wait.
+/// How late samples may arrive and still be mixed in place, in samples: 200 ms. A page under load is
+/// sometimes late; a real sound card would crackle, but a recording can wait.
 pub(super) const MAX_LATE_SAMPLES: usize = 9600;
-/// Drain commands that may wait at once; more are refused.
+/// Most pending drain commands; more are refused.
 pub(super) const MAX_PENDING_DRAINS: usize = 16;
 
-/// What a client is told about its stream.
+/// Event of a stream that is sent to its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StreamEvent {
-    /// Sound goes on after the start or an underrun.
+    /// Playback starts, or continues after an underrun.
     Started,
-    /// There was nothing to play from this byte on.
+    /// The stream has run out of data at this byte position.
     Underflow(i64),
     /// Data was lost because the queue was full.
     Overflow,
-    /// So many bytes may be sent.
+    /// The client may send this many bytes.
     Request(u32),
-    /// Everything was heard: answers the drain command with this number.
+    /// Everything was played: replies to the drain command with this sequence number.
     Drained(u32),
 }
 
-/// What a stream is made of.
+/// Format, volume and buffer sizes of a stream.
 #[derive(Debug, Clone)]
 pub(super) struct StreamConfig {
     pub(super) sample_spec: SampleSpec,
@@ -48,38 +48,39 @@ pub(super) struct StreamConfig {
     pub(super) variable_rate: bool,
 }
 
-/// True at the moment it was asked for.
+/// Latency and positions of a stream at the time of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Latency {
-    /// Time from being taken out of the queue to being heard, in microseconds.
+    /// Time from leaving the queue to being heard, in microseconds.
     pub(super) sink_usec: u64,
     pub(super) playing: bool,
     pub(super) write_index: i64,
     pub(super) read_index: i64,
-    /// Bytes of silence since sound stopped; `u64::MAX` before there was any.
+    /// Bytes of silence since the last underrun; `u64::MAX` before the first sound.
     pub(super) underrun_for: u64,
-    /// Bytes of sound since it went on.
+    /// Bytes played since playback started or continued.
     pub(super) playing_for: u64,
 }
 
 /// A playback stream.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// The client it belongs to.
+    /// Id of the client that the stream belongs to.
     pub(super) owner: u32,
     pub(super) props: Props,
     config: StreamConfig,
     remix: RemixMatrix,
     resampler: Option<Resampler>,
     queue: PlaybackQueue,
-    /// Bytes asked for that have not come.
+    /// Requested bytes that have not arrived.
     requested_bytes: i64,
     prebuffering: bool,
-    /// Nothing was there to play when it was last its turn.
+    /// Whether the queue was empty at the last call.
     in_underrun: bool,
-    /// What the client was last told to add to its latency.
+    /// Extra latency that was last reported to the client.
     reported_delay: Option<Duration>,
-    /// Frames that were not there in time, up to [`MAX_LATE_SAMPLES`]: the last ones that were mixed without this stream.
+    /// Frames that did not arrive in time, up to [`MAX_LATE_SAMPLES`]: the last ones that were mixed without
+    /// this stream.
     late_frames: usize,
     underrun_for: u64,
     playing_for: u64,
@@ -89,19 +90,19 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(owner: u32, props: Props, shape: StreamConfig) -> Self {
+    pub(super) fn new(owner: u32, props: Props, config: StreamConfig) -> Self {
         Self {
             owner,
             props,
-            remix: RemixMatrix::new(&shape.channel_map, shape.remix_mode, &shape.volume, shape.muted),
-            resampler: (!buffer_attr::is_native_rate(&shape.sample_spec))
-                .then(|| Resampler::new(shape.sample_spec.sample_rate)),
+            remix: RemixMatrix::new(&config.channel_map, config.remix_mode, &config.volume, config.muted),
+            resampler: (!buffer_attr::is_native_rate(&config.sample_spec))
+                .then(|| Resampler::new(config.sample_spec.sample_rate)),
             queue: PlaybackQueue::new(
-                buffer_attr::frame_bytes(&shape.sample_spec).max(1) as usize,
-                format::silence_byte(shape.sample_spec.format),
+                buffer_attr::frame_bytes(&config.sample_spec).max(1) as usize,
+                format::silence_byte(config.sample_spec.format),
             ),
             requested_bytes: 0,
-            prebuffering: shape.buffer_attr.pre_buffering > 0,
+            prebuffering: config.buffer_attr.pre_buffering > 0,
             in_underrun: true,
             reported_delay: None,
             late_frames: 0,
@@ -110,7 +111,7 @@ impl Stream {
             pending_drains: Vec::new(),
             samples: Vec::new(),
             frames: Vec::new(),
-            config: shape,
+            config,
         }
     }
 
@@ -118,22 +119,22 @@ impl Stream {
         &self.config
     }
 
-    /// Whether it takes samples as time passes.
+    /// Whether the stream plays: it is neither corked nor prebuffering.
     pub(super) fn is_running(&self) -> bool {
         !self.config.corked && !self.prebuffering
     }
 
-    /// Whether time changes anything about it.
+    /// Whether the stream plays, or its resampler still has output.
     pub(super) fn is_active(&self) -> bool {
         self.is_running() || self.is_ringing()
     }
 
-    /// Samples at the end of the mix that may still change.
+    /// Number of samples at the end of the mix that may still change.
     pub(super) fn late_frames(&self) -> usize {
         self.late_frames
     }
 
-    /// Adds what is heard in the next `out.len()` samples.
+    /// Mixes the next `out.len()` samples into `out`.
     pub(super) fn render(&mut self, out: &mut [[f32; 2]], gain: [f32; 2], events: &mut Vec<StreamEvent>) {
         if !self.is_active() {
             if !self.config.corked {
@@ -141,24 +142,25 @@ impl Stream {
             }
             return;
         }
-        let wanted = self.resampler.as_ref().map_or(out.len(), |r| r.input_frames_for(out.len()));
-        let taken = if self.is_running() { self.take_frames(wanted, events) } else { 0 };
+        let needed = self.resampler.as_ref().map_or(out.len(), |r| r.input_frames_for(out.len()));
+        let taken = if self.is_running() { self.take_frames(needed, events) } else { 0 };
         match &mut self.resampler {
             None => mix_into(out, &self.frames[..taken], gain),
             Some(resampler) => {
                 self.frames.truncate(taken);
-                self.frames.resize(wanted, [0.0; 2]);
-                // The input buffer is longer or shorter than the output; what is heard goes behind it.
-                self.frames.resize(wanted + out.len(), [0.0; 2]);
-                let (input, heard) = self.frames.split_at_mut(wanted);
-                resampler.process(input, taken, heard);
-                mix_into(out, heard, gain);
+                self.frames.resize(needed, [0.0; 2]);
+                // Input and output differ in length, so the output is stored behind the input.
+                self.frames.resize(needed + out.len(), [0.0; 2]);
+                let (input, output) = self.frames.split_at_mut(needed);
+                resampler.process(input, taken, output);
+                mix_into(out, output, gain);
             }
         }
         self.finish_drains(events);
     }
 
-    /// Data from the client. Sound that is owed goes to the end of `mixed`, the last [`Stream::late_frames`] samples at least.
+    /// Handles data from the client. Late frames are mixed into the end of `mixed`, which holds at least the
+    /// last [`Stream::late_frames`] samples.
     pub(super) fn write(
         &mut self,
         (seek, offset, data): (Seek, i64, &[u8]),
@@ -182,13 +184,13 @@ impl Stream {
         }
     }
 
-    /// Lets nothing be owed any more: the stream stood still since it had nothing to play.
+    /// Gives up late frames: the gap counts as an underrun.
     pub(super) fn clear_late_frames(&mut self) {
         self.in_underrun |= self.late_frames > 0;
         self.late_frames = 0;
     }
 
-    /// Asks for more as soon as there is room for at least `minreq`.
+    /// Requests more data as soon as there is room for at least `minreq`.
     pub(super) fn request_data(&mut self, events: &mut Vec<StreamEvent>) {
         let owed = self.bytes_of(self.late_frames) as i64;
         let room = i64::from(self.config.buffer_attr.target_length) - self.queue.fill();
@@ -215,18 +217,19 @@ impl Stream {
         self.finish_drains(events);
     }
 
-    /// Waits for `prebuf` bytes before going on.
+    /// Pauses playback until `prebuf` bytes are queued.
     pub(super) fn prebuffer(&mut self) {
         self.clear_late_frames();
         self.prebuffering = self.config.buffer_attr.pre_buffering > 0;
     }
 
-    /// Goes on with what is there.
+    /// Starts playback without waiting for `prebuf` bytes.
     pub(super) fn trigger(&mut self) {
         self.prebuffering = false;
     }
 
-    /// Plays what is there and then reports [`Event::Drained`]. False when too many such commands wait.
+    /// Plays the queued data, and then reports [`StreamEvent::Drained`]. False if too many drain commands are
+    /// pending.
     pub(super) fn drain(&mut self, seq: u32, events: &mut Vec<StreamEvent>) -> bool {
         if self.pending_drains.len() >= MAX_PENDING_DRAINS {
             return false;
@@ -245,9 +248,9 @@ impl Stream {
         self.remix = RemixMatrix::new(&self.config.channel_map, self.config.remix_mode, &volume, muted);
     }
 
-    pub(super) fn set_buffer_attr(&mut self, asked: BufferAttr, low_latency: bool) {
+    pub(super) fn set_buffer_attr(&mut self, requested: BufferAttr, low_latency: bool) {
         self.clear_late_frames();
-        self.config.buffer_attr = buffer_attr::negotiate(asked, &self.config.sample_spec, low_latency);
+        self.config.buffer_attr = buffer_attr::negotiate(requested, &self.config.sample_spec, low_latency);
         if self.config.buffer_attr.pre_buffering == 0 {
             self.prebuffering = false;
         }
@@ -272,12 +275,12 @@ impl Stream {
         }
     }
 
-    /// Bytes in the queue.
+    /// Number of bytes in the queue.
     pub(super) fn queued_bytes(&self) -> i64 {
         self.queue.fill().max(0)
     }
 
-    /// Takes up to `wanted` frames into `self.frames` and notices when there are fewer.
+    /// Decodes up to `wanted` frames into `self.frames`, and handles missing ones.
     fn take_frames(&mut self, wanted: usize, events: &mut Vec<StreamEvent>) -> usize {
         let taken = if self.late_frames > 0 { 0 } else { self.decode_queued(wanted, events) };
         if taken < wanted {
@@ -304,19 +307,19 @@ impl Stream {
         taken
     }
 
-    /// The client is told of this much delay now. It averages what it is told over many seconds, and begins anew only after
-    /// an underrun: so it is told of one when the delay is not what it was.
+    /// Records the extra latency that the client is told. The client averages latencies over many seconds,
+    /// and restarts only after an underrun, so a change is accompanied by an underrun event.
     pub(super) fn report_delay(&mut self, delay: Duration, events: &mut Vec<StreamEvent>) {
-        let before = self.reported_delay.replace(delay);
-        if before.is_some_and(|before| before != delay) && !self.in_underrun {
+        let previous = self.reported_delay.replace(delay);
+        if previous.is_some_and(|previous| previous != delay) && !self.in_underrun {
             events.extend([StreamEvent::Underflow(self.queue.read_index()), StreamEvent::Started]);
         }
     }
 
-    /// There were `missing` frames too few: they may come late, or the stream has run dry.
+    /// Handles `missing` frames: they may arrive late, or the stream has an underrun.
     fn handle_missing_frames(&mut self, missing: usize, events: &mut Vec<StreamEvent>) {
         let owed = self.late_frames + missing;
-        // What has gone through a resampler cannot be taken back, and a stream that is drained ends here.
+        // The output of a resampler cannot be changed later, and a drained stream ends here.
         if !self.in_underrun
             && owed <= MAX_LATE_SAMPLES
             && self.resampler.is_none()
@@ -359,7 +362,7 @@ impl Stream {
     }
 }
 
-/// Whether the sound card plays streams of this kind.
+/// Whether the sound card can play this format.
 pub(super) fn is_playable(spec: &SampleSpec, map: &ChannelMap) -> bool {
     spec.format != SampleFormat::Invalid
         && (1..=32).contains(&spec.channels)
@@ -367,9 +370,9 @@ pub(super) fn is_playable(spec: &SampleSpec, map: &ChannelMap) -> bool {
         && map.num_channels() == spec.channels
 }
 
-fn mix_into(out: &mut [[f32; 2]], heard: &[[f32; 2]], gain: [f32; 2]) {
-    for (out, heard) in out.iter_mut().zip(heard) {
-        out[0] += heard[0] * gain[0];
-        out[1] += heard[1] * gain[1];
+fn mix_into(out: &mut [[f32; 2]], frames: &[[f32; 2]], gain: [f32; 2]) {
+    for (out, frame) in out.iter_mut().zip(frames) {
+        out[0] += frame[0] * gain[0];
+        out[1] += frame[1] * gain[1];
     }
 }

@@ -1,4 +1,4 @@
-//! What a new stream is made of: what the client asks for, checked.
+//! Checks the parameters of a new stream.
 
 use std::ffi::{CStr, CString};
 
@@ -13,7 +13,8 @@ use super::introspect::{SINK_INDEX, SINK_MAP, SINK_NAME, SINK_SPEC};
 use super::remix::RemixMode;
 use super::stream::{StreamConfig, is_playable};
 
-/// A buffer of a media element, in microseconds, and up. Chromium asks for 64 ms for those and for 32 ms for WebAudio.
+/// Smallest buffer of a media element, in microseconds. Chromium requests 64 ms for those, and 32 ms for
+/// WebAudio.
 const MIN_MEDIA_ELEMENT_BUFFER_USEC: u64 = 50_000;
 
 /// Names of sample formats in format descriptions.
@@ -50,13 +51,16 @@ const CHANNEL_NAMES: [(ChannelPosition, &str); 12] = [
 ];
 
 impl StreamConfig {
-    /// Whether it plays a media element: those ask for a longer buffer than what a page makes up as it goes.
+    /// Whether the stream plays a media element, which has a longer buffer than generated sound.
     pub(super) fn is_media_element(&self) -> bool {
         buffer_attr::duration_usec(self.buffer_attr.target_length.into(), &self.sample_spec)
             >= MIN_MEDIA_ELEMENT_BUFFER_USEC
     }
 
-    /// What the client asked for, as far as the sound card can do it.
+    /// The configuration that a client requests.
+    ///
+    /// # Errors
+    /// The sound card cannot play it, or a parameter is invalid.
     pub(super) fn from_params(params: &PlaybackStreamParams) -> Result<Self, PulseError> {
         if !is_sink(params.sink_index, params.sink_name.as_deref()) {
             return Err(PulseError::NoEntity);
@@ -90,7 +94,7 @@ impl StreamConfig {
         if !is_volume_valid(&volume, &spec) {
             return Err(PulseError::Invalid);
         }
-        let rule = match (flags.no_remap_channels, flags.no_remix_channels) {
+        let remix_mode = match (flags.no_remap_channels, flags.no_remix_channels) {
             (true, _) => RemixMode::MatchIndex,
             (false, true) => RemixMode::MatchName,
             (false, false) => RemixMode::Mix,
@@ -102,12 +106,12 @@ impl StreamConfig {
             variable_rate: flags.variable_rate,
             sample_spec: spec,
             channel_map: map,
-            remix_mode: rule,
+            remix_mode,
             volume,
         })
     }
 
-    /// The same in the words of a format description.
+    /// The configuration as a format description.
     pub(super) fn format_info(&self) -> FormatInfo {
         let mut info = FormatInfo::new(FormatEncoding::Pcm);
         let name =
@@ -124,7 +128,7 @@ impl StreamConfig {
     }
 }
 
-/// Whether a request means the one sink there is.
+/// Whether a request refers to the only sink.
 pub(super) fn is_sink(index: Option<u32>, name: Option<&CStr>) -> bool {
     match (index, name) {
         (Some(index), _) => index == SINK_INDEX,
@@ -133,12 +137,12 @@ pub(super) fn is_sink(index: Option<u32>, name: Option<&CStr>) -> bool {
     }
 }
 
-/// Whether a volume can be applied to a stream: one for all channels or one for each.
+/// Whether a volume has one value for all channels, or one for each.
 pub(super) fn is_volume_valid(volume: &ChannelVolume, spec: &SampleSpec) -> bool {
     matches!(volume.channels().len(), n if n == 1 || n == usize::from(spec.channels))
 }
 
-/// The samples that a format description promises, if it is plain PCM with everything said.
+/// Parses a format description; `None` if it is not PCM or is incomplete.
 fn parse_format_info(info: &FormatInfo) -> Option<(SampleSpec, ChannelMap)> {
     let value = |prop| {
         let text = CStr::from_bytes_until_nul(info.props.get(prop)?).ok()?.to_str().ok()?;
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_parameters_are_refused() {
         let with = |change: &dyn Fn(&mut PlaybackStreamParams)| {
             let mut params = params();
             change(&mut params);
@@ -205,30 +209,30 @@ mod tests {
     }
 
     #[test]
-    fn the_sink_decides_what_it_is_asked_to_decide() {
+    fn the_sink_chooses_what_the_client_leaves_open() {
         let flags =
             StreamFlags { fix_format: true, fix_rate: true, fix_channels: true, ..Default::default() };
         let spec = SampleSpec { format: SampleFormat::U8, channels: 1, sample_rate: 8000 };
-        let asked =
+        let requested =
             PlaybackStreamParams { sample_spec: spec, channel_map: ChannelMap::mono(), flags, ..params() };
-        assert_eq!(StreamConfig::from_params(&asked).unwrap().sample_spec, SINK_SPEC);
+        assert_eq!(StreamConfig::from_params(&requested).unwrap().sample_spec, SINK_SPEC);
     }
 
     #[test]
-    fn described_formats_are_understood() {
+    fn format_descriptions_are_parsed() {
         let mut info = FormatInfo::new(FormatEncoding::Pcm);
         info.props.set(Prop::FormatSampleFormat, c"\"s16le\"");
         info.props.set(Prop::FormatRate, c"44100");
         info.props.set(Prop::FormatChannels, c"3");
         info.props.set(Prop::FormatChannelMap, c"\"front-left,front-right,lfe\"");
         let ac3 = FormatInfo::new(FormatEncoding::Ac3Iec61937);
-        let asked = PlaybackStreamParams { formats: vec![ac3.clone(), info], ..params() };
-        let shape = StreamConfig::from_params(&asked).unwrap();
+        let requested = PlaybackStreamParams { formats: vec![ac3.clone(), info], ..params() };
+        let config = StreamConfig::from_params(&requested).unwrap();
         assert_eq!(
-            shape.sample_spec,
+            config.sample_spec,
             SampleSpec { format: SampleFormat::S16Le, channels: 3, sample_rate: 44_100 }
         );
-        assert_eq!(parse_format_info(&shape.format_info()), None, "three channels without names");
+        assert_eq!(parse_format_info(&config.format_info()), None, "three channels without names");
         let only_ac3 = PlaybackStreamParams { formats: vec![ac3], ..params() };
         assert_eq!(StreamConfig::from_params(&only_ac3).map(|_| ()), Err(PulseError::NotSupported));
     }

@@ -1,54 +1,57 @@
-//! Messages on the wire, checked before anything trusts them.
+//! Validates messages on the wire before they are parsed.
 //!
-//! A message is a 20-byte header and a payload: either a *tagstruct* (a command) or raw samples for one stream. A tagstruct
-//! is a flat run of tagged values, so one pass proves that every length inside stays inside. Only then is it given to the
-//! `pulseaudio` crate, whose readers would otherwise allocate what a blob claims to hold and overflow on odd times.
+//! A message is a 20-byte header and a payload: either a *tagstruct* (a command) or raw samples for one
+//! stream. A tagstruct is a flat sequence of tagged values, so one pass checks that every length stays within
+//! the payload. Only then is it passed to the `pulseaudio` crate, whose readers trust the length of a blob
+//! and overflow on invalid times.
 
 use thiserror::Error;
 
-/// Bytes of a header.
+/// Length of a header, in bytes.
 pub(super) const HEADER_LEN: usize = 20;
-/// Longest command; a longer one closes its client. libpulse sends a few hundred bytes.
+/// Longest command, in bytes: libpulse sends a few hundred. A longer one disconnects the client.
 pub(super) const MAX_COMMAND_LEN: usize = 64 * 1024;
-/// Longest block of samples, as in PulseAudio; a longer one closes its client. Blocks are taken as they arrive, never held.
+/// Longest block of samples, in bytes, as in PulseAudio. A longer one disconnects the client. Blocks are
+/// processed as they arrive.
 pub(super) const MAX_BLOCK_LEN: u32 = 16 * 1024 * 1024;
 
+/// Channel number that marks a command.
 const COMMAND_CHANNEL: u32 = u32::MAX;
 const SEEK_MASK: u32 = 0xff;
 const MICROS_PER_SECOND: u32 = 1_000_000;
 
-/// Why a client was cut off.
+/// Why a client is disconnected.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProtocolViolation {
-    /// A header announced more than [`MAX_COMMAND_LEN`] or [`MAX_BLOCK_LEN`].
+    /// The length in a header exceeds [`MAX_COMMAND_LEN`] or [`MAX_BLOCK_LEN`].
     #[error("message of {0} bytes")]
     MessageTooLong(u32),
-    /// A header had flags that were never negotiated: shared memory, or an unknown seek mode.
+    /// A header has flags that were not negotiated: shared memory, or an unknown seek mode.
     #[error("message with flags {0:#x}")]
     InvalidFlags(u32),
-    /// A payload was no tagstruct, or did not begin with a command and its number.
+    /// A payload is not a tagstruct, or does not begin with a command and its sequence number.
     #[error("malformed command")]
     Malformed,
-    /// The client does not read what it is sent.
+    /// The client does not read its replies.
     #[error("too many unread replies")]
     TooManyUnreadReplies,
 }
 
-/// Where a block of samples goes in its stream.
+/// Reference point of a block's offset in its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seek {
-    /// From where the next block would go.
+    /// The write position.
     Write,
-    /// From the beginning of the stream.
+    /// The beginning of the stream.
     Absolute,
-    /// From the sample heard now.
+    /// The read position.
     Read,
-    /// From the end of the stream.
+    /// The end of the stream.
     End,
 }
 
-/// What follows a header.
+/// Kind and length of the payload after a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Header {
     Command { len: usize },
@@ -83,13 +86,13 @@ impl Header {
     }
 }
 
-/// Proves that a payload is a well-formed tagstruct, and reads the command and sequence number it begins with.
+/// Checks that a payload is a well-formed tagstruct, and returns its command and sequence number.
 pub(super) fn validate_tagstruct(payload: &[u8]) -> Result<(u32, u32), ProtocolViolation> {
     let mut rest = TagstructReader(payload);
     let (command, seq) = (rest.tagged_u32()?, rest.tagged_u32()?);
     while let Some(tag) = rest.next() {
         match tag {
-            // Property lists and formats are marked by a tag and then made of tagged values themselves.
+            // Property lists and formats are a tag followed by tagged values.
             b'1' | b'0' | b'N' | b'P' | b'f' => {}
             b't' => rest.string()?,
             b'B' => rest.skip(1)?,
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn real_commands_pass_the_scan() {
+    fn real_commands_pass_validation() {
         for (command, tag) in [
             (Command::GetServerInfo, 20),
             (Command::Auth(AuthParams { version: 35, cookie: vec![1; 256], ..Default::default() }), 8),
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn lies_about_lengths_are_caught() {
+    fn wrong_lengths_are_rejected() {
         let mut auth = payload(0, &Command::Auth(AuthParams { cookie: vec![1; 4], ..Default::default() }));
         let at = auth.len() - 8;
         auth[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
@@ -228,11 +231,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_passes_the_scan_is_safe_to_read(
+        fn validated_payloads_are_safe_to_read(
             command in 0_u8..=105,
             rest in proptest::collection::vec(
                 prop_oneof![
-                    Just(vec![b'N']), Just(vec![b'P']), Just(vec![b'f', b'B', 1]), Just(vec![b'1']), Just(b"tx\0".to_vec()),
+                    Just(vec![b'N']),
+                    Just(vec![b'P']),
+                    Just(vec![b'f', b'B', 1]),
+                    Just(vec![b'1']),
+                    Just(b"tx\0".to_vec()),
                     any::<u32>().prop_map(|v| [&b"L"[..], &v.to_be_bytes()].concat()),
                     any::<u64>().prop_map(|v| [&b"T"[..], &v.to_be_bytes()].concat()),
                     any::<u32>().prop_map(|v| [&b"x"[..], &v.to_be_bytes()].concat()),

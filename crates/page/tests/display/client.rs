@@ -30,7 +30,7 @@ use wayland_protocols::xdg::shell::client::{
     xdg_wm_base::{self, XdgWmBase},
 };
 
-/// What the display told us.
+/// Events that the display has sent.
 #[derive(Debug, Default)]
 pub(crate) struct ReceivedEvents {
     globals: Vec<(u32, String, u32)>,
@@ -71,24 +71,24 @@ impl Client {
         let mut queue = connection.new_event_queue();
         let handle = queue.handle();
         let registry = connection.display().get_registry(&handle, ());
-        let mut told = ReceivedEvents::default();
-        queue.roundtrip(&mut told).unwrap();
+        let mut received = ReceivedEvents::default();
+        queue.roundtrip(&mut received).unwrap();
         Self {
-            compositor: bind(&registry, &told, &handle),
-            shm: bind(&registry, &told, &handle),
-            subcompositor: bind(&registry, &told, &handle),
-            wm_base: bind(&registry, &told, &handle),
-            presentation: bind(&registry, &told, &handle),
-            fractional_scale_manager: bind(&registry, &told, &handle),
-            viewporter: bind(&registry, &told, &handle),
-            data_device_manager: bind(&registry, &told, &handle),
+            compositor: bind(&registry, &received, &handle),
+            shm: bind(&registry, &received, &handle),
+            subcompositor: bind(&registry, &received, &handle),
+            wm_base: bind(&registry, &received, &handle),
+            presentation: bind(&registry, &received, &handle),
+            fractional_scale_manager: bind(&registry, &received, &handle),
+            viewporter: bind(&registry, &received, &handle),
+            data_device_manager: bind(&registry, &received, &handle),
             connection,
             queue,
-            received: told,
+            received,
         }
     }
 
-    /// The display's number for one of its globals.
+    /// The display's name (a number) for one of its globals.
     pub(crate) fn global(&self, interface: &str) -> u32 {
         self.received.globals.iter().find(|g| g.1 == interface).unwrap().0
     }
@@ -97,13 +97,13 @@ impl Client {
         self.queue.handle()
     }
 
-    /// Waits until the display has dealt with everything sent so far.
+    /// Waits until the display has handled everything sent so far.
     pub(crate) fn roundtrip(&mut self) {
         self.flush();
         self.queue.roundtrip(&mut self.received).unwrap();
     }
 
-    /// Sends everything, however long the display takes to read it; false if it does not want to.
+    /// Sends everything, however long the display takes to read it; false if it has closed the connection.
     pub(crate) fn flush(&self) -> bool {
         use wayland_client::backend::WaylandError;
         loop {
@@ -117,7 +117,7 @@ impl Client {
         }
     }
 
-    /// Whether the display has cut us off.
+    /// Whether the display closes the connection within a second.
     pub(crate) fn is_disconnected(&mut self) -> bool {
         (0..200).any(|_| {
             std::thread::sleep(Duration::from_millis(5));
@@ -132,7 +132,7 @@ impl Client {
         }
     }
 
-    /// A window that was told its size.
+    /// Creates a window, and waits until it is configured.
     pub(crate) fn create_window(&mut self) -> Window {
         let handle = self.handle();
         let surface = self.compositor.create_surface(&handle, ());
@@ -143,7 +143,7 @@ impl Client {
         Window { surface, xdg, toplevel }
     }
 
-    /// A pop-up of `size` at `at` on the window, with a colour.
+    /// Creates a popup of `size` at `at` on the window, filled with a colour.
     pub(crate) fn create_popup(
         &mut self,
         window: &Window,
@@ -175,7 +175,7 @@ impl Client {
         self.roundtrip();
     }
 
-    /// A buffer with pixels (ARGB) by column and row.
+    /// A buffer with the pixels (ARGB) that `pixel` returns for column and row.
     pub(crate) fn create_buffer(&self, size: (i32, i32), pixel: impl Fn(i32, i32) -> u32) -> WlBuffer {
         let bytes: Vec<u8> = (0..size.1)
             .flat_map(|y| (0..size.0).map(move |x| (x, y)))
@@ -203,22 +203,22 @@ pub(crate) fn create_memfd(bytes: &[u8]) -> OwnedFd {
 
 fn bind<I: Proxy + 'static>(
     registry: &WlRegistry,
-    told: &ReceivedEvents,
+    received: &ReceivedEvents,
     handle: &QueueHandle<ReceivedEvents>,
 ) -> I
 where
     ReceivedEvents: Dispatch<I, ()>,
 {
-    let wanted = I::interface().name;
-    let (name, _, version) = told.globals.iter().find(|g| g.1 == wanted).unwrap();
+    let interface = I::interface().name;
+    let (name, _, version) = received.globals.iter().find(|g| g.1 == interface).unwrap();
     registry.bind(*name, (*version).min(I::interface().version), handle, ())
 }
 
 macro_rules! listen {
-    ($interface:ty, |$told:ident, $proxy:ident, $event:ident| $body:expr) => {
+    ($interface:ty, |$received:ident, $proxy:ident, $event:ident| $body:expr) => {
         impl Dispatch<$interface, ()> for ReceivedEvents {
             fn event(
-                $told: &mut Self,
+                $received: &mut Self,
                 $proxy: &$interface,
                 $event: <$interface as Proxy>::Event,
                 _: &(),
@@ -231,39 +231,43 @@ macro_rules! listen {
     };
 }
 
-listen!(WlRegistry, |told, _proxy, event| if let wl_registry::Event::Global { name, interface, version } =
-    event
-{
-    told.globals.push((name, interface, version));
-});
-listen!(XdgWmBase, |_told, proxy, event| if let xdg_wm_base::Event::Ping { serial } = event {
+listen!(
+    WlRegistry,
+    |received, _proxy, event| if let wl_registry::Event::Global { name, interface, version } = event {
+        received.globals.push((name, interface, version));
+    }
+);
+listen!(XdgWmBase, |_received, proxy, event| if let xdg_wm_base::Event::Ping { serial } = event {
     proxy.pong(serial);
 });
-listen!(XdgSurface, |_told, proxy, event| if let xdg_surface::Event::Configure { serial } = event {
+listen!(XdgSurface, |_received, proxy, event| if let xdg_surface::Event::Configure { serial } = event {
     proxy.ack_configure(serial);
 });
-listen!(XdgToplevel, |told, _proxy, event| if let xdg_toplevel::Event::Configure { width, height, states } =
-    event
+listen!(XdgToplevel, |received, _proxy, event| if let xdg_toplevel::Event::Configure {
+    width,
+    height,
+    states,
+} = event
 {
-    told.configured = Some((width, height));
-    told.activated =
+    received.configured = Some((width, height));
+    received.activated =
         states.chunks_exact(4).any(|s| s == (xdg_toplevel::State::Activated as u32).to_ne_bytes());
 });
-listen!(WlCallback, |told, _proxy, event| if let wl_callback::Event::Done { .. } = event {
-    told.frames_done += 1;
+listen!(WlCallback, |received, _proxy, event| if let wl_callback::Event::Done { .. } = event {
+    received.frames_done += 1;
 });
-listen!(WlBuffer, |told, proxy, event| if let wl_buffer::Event::Release = event {
-    told.released += 1;
+listen!(WlBuffer, |received, proxy, event| if let wl_buffer::Event::Release = event {
+    received.released += 1;
     proxy.destroy();
 });
-listen!(WpPresentationFeedback, |told, _proxy, event| {
+listen!(WpPresentationFeedback, |received, _proxy, event| {
     if let wp_presentation_feedback::Event::Presented { tv_sec_lo, tv_nsec, refresh, .. } = event {
-        told.presented.push((u64::from(tv_sec_lo) * 1_000_000_000 + u64::from(tv_nsec), refresh));
+        received.presented.push((u64::from(tv_sec_lo) * 1_000_000_000 + u64::from(tv_nsec), refresh));
     }
 });
-listen!(WpFractionalScaleV1, |told, _proxy, event| {
+listen!(WpFractionalScaleV1, |received, _proxy, event| {
     if let wp_fractional_scale_v1::Event::PreferredScale { scale } = event {
-        told.preferred_scale = Some(scale);
+        received.preferred_scale = Some(scale);
     }
 });
 

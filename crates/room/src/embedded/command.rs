@@ -1,4 +1,4 @@
-//! What HTTP asks of the room's thread, and what it is told.
+//! Commands from HTTP handlers to the media thread, and their responses.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -6,62 +6,62 @@ use tokio::sync::{oneshot, watch};
 
 use super::viewer_state::ViewerState;
 
-/// A question, with the way back.
+/// A command, with the channel for its response.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Somebody wants to publish or to watch.
+    /// Creates a session that publishes or watches.
     Join(JoinRequest, oneshot::Sender<Result<JoinResponse, SessionError>>),
-    /// Candidates, or an ICE restart.
+    /// Adds candidates or restarts ICE.
     Patch(PatchRequest, oneshot::Sender<Result<PatchResponse, SessionError>>),
-    /// It is over.
+    /// Ends a session.
     Leave(SessionPath, oneshot::Sender<Result<(), SessionError>>),
-    /// Whether a session is still there.
+    /// Checks that a session exists.
     CheckSession(SessionPath, oneshot::Sender<Result<(), SessionError>>),
-    /// A viewer wants another layer; `auto` for none.
+    /// Sets the requested layer of a viewer; `auto` for automatic selection.
     SelectLayer(SessionPath, String, oneshot::Sender<Result<(), SessionError>>),
-    /// A viewer wants to hear what happens.
+    /// Subscribes to the state of a viewer.
     Subscribe(SessionPath, oneshot::Sender<Result<watch::Receiver<ViewerState>, SessionError>>),
 }
 
-/// A session, as its address names it.
+/// Path of a session's URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SessionPath {
-    /// The room.
+    /// Room name.
     pub(super) room: String,
-    /// Whether it publishes.
+    /// Whether the session publishes rather than watches.
     pub(super) publishes: bool,
-    /// What nobody else knows.
+    /// Secret that authorizes requests for the session.
     pub(super) secret: String,
 }
 
-/// Somebody joins.
+/// Request to create a session.
 #[derive(Debug)]
 pub(super) struct JoinRequest {
-    /// The room.
+    /// Room name.
     pub(super) room: String,
-    /// Whether they publish.
+    /// Whether the session publishes rather than watches.
     pub(super) publishes: bool,
-    /// As whom they publish, or whom they want to watch.
+    /// User that publishes, or the publisher to watch.
     pub(super) user: Option<String>,
-    /// The SDP.
+    /// SDP offer.
     pub(super) offer: String,
-    /// Where it comes from.
+    /// Origin of the request.
     pub(super) origin: ClientOrigin,
 }
 
-/// Where a session comes from: those of one origin may only be few until they have connected.
+/// Origin of a session. The sessions of one origin that are still connecting are limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ClientOrigin {
-    /// The token that it was begun with, by its hash; none where no tokens are needed.
+    /// Hash of the token. `None` if no tokens are needed.
     pub(super) token: Option<u64>,
-    /// The address, without the last 64 bits of an IPv6 address; none for one of this machine's own.
+    /// IPv4 address or IPv6 /64 network. `None` for an address of this machine.
     pub(super) address: Option<IpAddr>,
     /// Whether a cast of this service publishes.
     pub(super) own_cast: bool,
 }
 
 impl ClientOrigin {
-    /// What counts as one address: whoever has an IPv6 address has the whole network of it.
+    /// The IPv4 address or the IPv6 /64 network, because a client with one IPv6 address has all of them.
     pub(super) fn network_prefix(address: IpAddr) -> IpAddr {
         match address.to_canonical() {
             IpAddr::V4(ip) => IpAddr::V4(ip),
@@ -70,73 +70,73 @@ impl ClientOrigin {
     }
 }
 
-/// They have joined.
+/// Response to a [`JoinRequest`].
 #[derive(Debug)]
 pub(super) struct JoinResponse {
-    /// The session's secret.
+    /// Secret of the session.
     pub(super) secret: String,
-    /// The SDP.
+    /// SDP answer.
     pub(super) answer: String,
-    /// The ICE session.
+    /// Entity tag of the ICE session.
     pub(super) etag: String,
 }
 
-/// A piece of SDP for a session (RFC 8840).
+/// SDP fragment for a session (RFC 8840).
 #[derive(Debug)]
 pub(super) struct PatchRequest {
-    /// Which one.
+    /// Session to change.
     pub(super) session: SessionPath,
-    /// The ICE session that is meant; `*` for a new one.
+    /// Entity tag of the ICE session; `*` for a restart.
     pub(super) etag: String,
-    /// The SDP.
+    /// SDP fragment.
     pub(super) fragment: String,
 }
 
-/// What became of it.
+/// Response to a [`PatchRequest`].
 #[derive(Debug)]
 pub(super) enum PatchResponse {
-    /// Candidates were noted.
+    /// Candidates were added.
     CandidatesAdded,
-    /// There is a new ICE session.
+    /// ICE was restarted.
     IceRestarted {
-        /// Our side of it.
+        /// SDP fragment with the new credentials and candidates.
         fragment: String,
-        /// Its tag.
+        /// Entity tag of the new ICE session.
         etag: String,
     },
 }
 
-/// Why something is not done.
+/// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SessionError {
-    /// No such session.
+    /// The session does not exist.
     #[error("there is no such session")]
     NotFound,
-    /// The same user publishes from elsewhere now.
-    #[error("replaced: this user publishes from elsewhere now")]
+    /// A newer session of the same user replaced it.
+    #[error("replaced: this user publishes in a newer session")]
     Replaced,
-    /// Nothing was heard of it for too long, or it said goodbye.
+    /// The session was closed or timed out.
     #[error("ended: this session is over")]
     Ended,
-    /// There is another ICE session by now.
+    /// ICE was restarted since.
     #[error("this is not the current ICE session")]
     EtagMismatch,
-    /// It cannot be understood.
+    /// The request is malformed.
     #[error("{0}")]
     Malformed(String),
-    /// It cannot be done.
+    /// The request is valid but not supported.
     #[error("{0}")]
     Unprocessable(String),
-    /// The room has as many publishers as it may.
-    #[error("this room has {0} publishers already")]
+    /// The room has its limit of publishers.
+    #[error("limit reached: this room has {0} publishers")]
     PublisherLimit(usize),
-    /// There is no place left.
-    #[error("no place left: {0}")]
+    /// A limit of rooms or viewers is reached.
+    #[error("limit reached: {0}")]
     CapacityExceeded(&'static str),
-    /// Nobody publishes there, nor is going to.
-    #[error("nobody publishes in this room: try again when somebody does")]
+    /// The room has no publisher, and none is expected.
+    #[error("this room has no publisher; try again when it has one")]
     NoPublisher,
-    /// Too many sessions of the same origin have not connected yet.
-    #[error("{0} sessions {1} are connecting already: try again in a second")]
+    /// Too many sessions of the same origin are still connecting.
+    #[error("{0} sessions {1} are connecting; try again in a second")]
     TooManyConnecting(usize, &'static str),
 }

@@ -1,5 +1,5 @@
-//! Whose datagram this is. All connections share a port: a newcomer says in a STUN request whom it means, and is known by its address
-//! from then on.
+//! Maps datagrams to sessions. All sessions share one port: the ICE user fragment in a client's first STUN
+//! request identifies its session, and its address does afterwards.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use super::sfu::SessionId;
 use crate::rtc::Protocol;
 
-/// Most addresses of a session: interfaces of the other side, and NATs that changed their mind. The oldest is forgotten.
+/// Most addresses of a session, for several interfaces and NAT rebinding. The oldest is dropped.
 const MAX_ADDRESSES: usize = 8;
 
-/// An address, and how it is reached.
+/// Protocol and remote address.
 pub(super) type TransportAddress = (Protocol, SocketAddr);
 
-/// Who is where.
+/// Sessions by ICE user fragment and remote address.
 #[derive(Debug, Default)]
 pub(super) struct Demux {
     by_ufrag: HashMap<String, SessionId>,
@@ -22,52 +22,52 @@ pub(super) struct Demux {
 }
 
 impl Demux {
-    /// A session is known by this name in STUN requests, and by those it had before no more.
-    pub(super) fn set_ufrag(&mut self, key: SessionId, name: &str) {
-        self.by_ufrag.retain(|_, known| *known != key);
-        self.by_ufrag.insert(name.to_owned(), key);
+    /// Sets the user fragment of a session, in place of an earlier one.
+    pub(super) fn set_ufrag(&mut self, session: SessionId, ufrag: &str) {
+        self.by_ufrag.retain(|_, known| *known != session);
+        self.by_ufrag.insert(ufrag.to_owned(), session);
     }
 
-    /// Whom a STUN request means.
+    /// The session that a STUN binding request names.
     pub(super) fn session_by_ufrag(&self, data: &[u8]) -> Option<SessionId> {
         self.by_ufrag.get(local_ufrag(data)?).copied()
     }
 
-    /// Who is at this address.
-    pub(super) fn session_at(&self, path: TransportAddress) -> Option<SessionId> {
-        self.by_address.get(&path).copied()
+    /// The session at a remote address.
+    pub(super) fn session_at(&self, address: TransportAddress) -> Option<SessionId> {
+        self.by_address.get(&address).copied()
     }
 
-    /// A session has proven to be at this address.
-    pub(super) fn bind_address(&mut self, path: TransportAddress, key: SessionId) {
-        if self.session_at(path) == Some(key) {
+    /// Binds a remote address to a session that has authenticated from it.
+    pub(super) fn bind_address(&mut self, address: TransportAddress, session: SessionId) {
+        if self.session_at(address) == Some(session) {
             return;
         }
-        self.unbind_address(path);
-        self.by_address.insert(path, key);
-        let paths = self.addresses.entry(key).or_default();
-        paths.push(path);
-        if paths.len() > MAX_ADDRESSES {
-            let oldest = paths.remove(0);
+        self.unbind_address(address);
+        self.by_address.insert(address, session);
+        let addresses = self.addresses.entry(session).or_default();
+        addresses.push(address);
+        if addresses.len() > MAX_ADDRESSES {
+            let oldest = addresses.remove(0);
             self.by_address.remove(&oldest);
         }
     }
 
-    /// Nobody is at this address any more.
-    pub(super) fn unbind_address(&mut self, path: TransportAddress) {
-        if let Some(key) = self.by_address.remove(&path) {
-            self.addresses.entry(key).or_default().retain(|known| *known != path);
+    /// Removes a remote address.
+    pub(super) fn unbind_address(&mut self, address: TransportAddress) {
+        if let Some(session) = self.by_address.remove(&address) {
+            self.addresses.entry(session).or_default().retain(|known| *known != address);
         }
     }
 
-    /// A session has gone; where it was.
-    pub(super) fn remove_session(&mut self, key: SessionId) -> Vec<TransportAddress> {
-        self.by_ufrag.retain(|_, known| *known != key);
-        let paths = self.addresses.remove(&key).unwrap_or_default();
-        for path in &paths {
-            self.by_address.remove(path);
+    /// Removes a session and returns its remote addresses.
+    pub(super) fn remove_session(&mut self, session: SessionId) -> Vec<TransportAddress> {
+        self.by_ufrag.retain(|_, known| *known != session);
+        let addresses = self.addresses.remove(&session).unwrap_or_default();
+        for address in &addresses {
+            self.by_address.remove(address);
         }
-        paths
+        addresses
     }
 }
 
@@ -76,7 +76,7 @@ pub(super) fn is_stun(data: &[u8]) -> bool {
     data.first().is_some_and(|first| *first < 2)
 }
 
-/// Our half of the user name in a STUN binding request (RFC 8489, RFC 8445 section 7.2.2).
+/// The local user fragment in a STUN binding request (RFC 8489, RFC 8445 section 7.2.2).
 fn local_ufrag(data: &[u8]) -> Option<&str> {
     const BINDING_REQUEST: [u8; 2] = [0, 1];
     const USERNAME: [u8; 2] = [0, 6];
@@ -110,32 +110,38 @@ mod tests {
 
     #[test]
     fn new_addresses_are_matched_by_ufrag() {
-        let mut paths = Demux::default();
-        paths.set_ufrag(SessionId(1), "one");
-        paths.set_ufrag(SessionId(2), "two");
-        assert_eq!(paths.session_by_ufrag(&binding_request("two:them")), Some(SessionId(2)));
-        paths.set_ufrag(SessionId(2), "new");
+        let mut demux = Demux::default();
+        demux.set_ufrag(SessionId(1), "one");
+        demux.set_ufrag(SessionId(2), "two");
+        assert_eq!(demux.session_by_ufrag(&binding_request("two:them")), Some(SessionId(2)));
+        demux.set_ufrag(SessionId(2), "new");
         assert_eq!(
             [
-                paths.session_by_ufrag(&binding_request("two:them")),
-                paths.session_by_ufrag(&binding_request("new"))
+                demux.session_by_ufrag(&binding_request("two:them")),
+                demux.session_by_ufrag(&binding_request("new"))
             ],
             [None, None]
         );
         let whole = binding_request("new:them");
         for length in 0..whole.len() {
-            assert_eq!(paths.session_by_ufrag(&whole[..length]), None);
+            assert_eq!(demux.session_by_ufrag(&whole[..length]), None);
         }
     }
 
     #[test]
-    fn addresses_are_few_and_belong_to_one() {
-        let mut paths = Demux::default();
-        let path = |port| (Protocol::Udp, SocketAddr::from(([127, 0, 0, 1], port)));
-        (0..20).for_each(|port| paths.bind_address(path(port), SessionId(1)));
-        assert_eq!([paths.session_at(path(11)), paths.session_at(path(12))], [None, Some(SessionId(1))]);
-        paths.bind_address(path(19), SessionId(2));
-        assert_eq!(paths.remove_session(SessionId(1)).len(), 7);
-        assert_eq!([paths.session_at(path(18)), paths.session_at(path(19))], [None, Some(SessionId(2))]);
+    fn addresses_are_limited_and_belong_to_one_session() {
+        let mut demux = Demux::default();
+        let address = |port| (Protocol::Udp, SocketAddr::from(([127, 0, 0, 1], port)));
+        (0..20).for_each(|port| demux.bind_address(address(port), SessionId(1)));
+        assert_eq!(
+            [demux.session_at(address(11)), demux.session_at(address(12))],
+            [None, Some(SessionId(1))]
+        );
+        demux.bind_address(address(19), SessionId(2));
+        assert_eq!(demux.remove_session(SessionId(1)).len(), 7);
+        assert_eq!(
+            [demux.session_at(address(18)), demux.session_at(address(19))],
+            [None, Some(SessionId(2))]
+        );
     }
 }

@@ -1,29 +1,29 @@
-//! Rooms that are going to have a publisher: casts of this service that were asked for. Sans-IO.
+//! Rooms in which casts of this service are expected to publish. Sans-IO.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How long a publisher is expected. A cast that waits for longer until it can run is looked after meanwhile,
-/// which says so again; if not, viewers try until it publishes.
+/// Time for which a publisher is expected. Queries of a cast that waits in the queue renew it; without them,
+/// viewers retry until the cast publishes.
 const EXPECTATION_TTL: Duration = Duration::from_secs(2 * 3600);
-/// Most rooms that are expected; the one that was named first is forgotten. At 300 bytes each, 1.2 MB.
+/// Most expected rooms; the oldest is dropped. At 300 bytes each, this is 1.2 MB.
 const MAX_EXPECTED_ROOMS: usize = 4096;
 
-/// The rooms, and who is going to publish in them.
+/// Expected publishers, one per room: the latest.
 #[derive(Debug, Default)]
 pub(super) struct ExpectedPublishers {
-    /// By room: until when, and as whom. One user for each room: the latest.
+    /// Expiry and user, by room.
     rooms: HashMap<String, (Instant, String)>,
     expiry_queue: VecDeque<(Instant, String)>,
 }
 
 impl ExpectedPublishers {
-    /// Somebody is going to publish here.
+    /// Adds or renews the expected publisher of a room.
     pub(super) fn add(&mut self, now: Instant, room: &str, user: &str) {
-        let until = now + EXPECTATION_TTL;
+        let expires_at = now + EXPECTATION_TTL;
         if let Some(known) = self.rooms.get_mut(room) {
-            // Its place in the order is renewed when it comes up there.
-            *known = (until, user.to_owned());
+            // remove_expired moves it back in the queue when its old entry is due.
+            *known = (expires_at, user.to_owned());
             return;
         }
         self.remove_expired(now);
@@ -31,21 +31,21 @@ impl ExpectedPublishers {
             let Some((_, oldest)) = self.expiry_queue.pop_front() else { break };
             self.rooms.remove(&oldest);
         }
-        self.rooms.insert(room.to_owned(), (until, user.to_owned()));
-        self.expiry_queue.push_back((until, room.to_owned()));
+        self.rooms.insert(room.to_owned(), (expires_at, user.to_owned()));
+        self.expiry_queue.push_back((expires_at, room.to_owned()));
     }
 
-    /// Whether somebody is going to publish here.
+    /// Whether a publisher is expected in this room.
     pub(super) fn has_room(&self, now: Instant, room: &str) -> bool {
         self.rooms.get(room).is_some_and(|(until, _)| now < *until)
     }
 
-    /// Whether this user is.
+    /// Whether this user is expected in this room.
     pub(super) fn has_user(&self, now: Instant, room: &str, user: &str) -> bool {
         self.rooms.get(room).is_some_and(|(until, known)| now < *until && known == user)
     }
 
-    /// Forgets those that never came.
+    /// Removes expired rooms.
     fn remove_expired(&mut self, now: Instant) {
         while self.expiry_queue.front().is_some_and(|(until, _)| *until <= now) {
             let Some((_, room)) = self.expiry_queue.pop_front() else { return };
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rooms_are_expected_for_a_while() {
+    fn expectations_expire() {
         let (now, mut expected) = (Instant::now(), ExpectedPublishers::default());
         expected.add(now, "a", "page");
         assert!(expected.has_room(now, "a") && !expected.has_room(now, "b"));
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_expected_is_bounded_and_what_is_renewed_stays() {
+    fn expected_rooms_are_bounded_and_renewed_ones_stay() {
         let (now, mut expected) = (Instant::now(), ExpectedPublishers::default());
         expected.add(now, "renewed", "page");
         for number in 0..MAX_EXPECTED_ROOMS + 10 {

@@ -1,5 +1,5 @@
-//! The room's addresses: WHIP (RFC 9725) for those who publish, WHEP (draft-ietf-wish-whep) for those who
-//! watch, and a page.
+//! HTTP interface of the rooms: WHIP (RFC 9725) to publish, WHEP (draft-ietf-wish-whep) to watch, statistics
+//! and a viewer page.
 
 mod events;
 mod page;
@@ -28,38 +28,39 @@ use super::stats::RoomStats;
 use super::token::{self, Action};
 use super::{Access, Limits};
 
-/// How long a request's body may take, and an answer of the room.
+/// Longest duration of receiving a request's body: an offer has a few kilobytes.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the media thread, which answers in milliseconds unless it is overloaded.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const SDP_CONTENT_TYPE: &str = "application/sdp";
 const SDP_FRAGMENT_CONTENT_TYPE: &str = "application/trickle-ice-sdpfrag";
 
-/// What handlers need.
+/// State of the handlers.
 #[derive(Debug, Clone)]
 pub(super) struct AppState {
-    /// The room's thread.
+    /// Commands to the media thread.
     pub(super) commands: mpsc::Sender<Command>,
-    /// What it told of itself the last time.
+    /// Latest statistics of the media thread.
     pub(super) stats: Arc<Mutex<Vec<RoomStats>>>,
-    /// Who may do what.
+    /// Who may publish and watch.
     pub(super) access: Arc<Access>,
-    /// How much of everything.
+    /// Limits of rooms and sessions.
     pub(super) limits: Limits,
-    /// Hashes tokens, so that they need not be kept.
+    /// Hashes tokens, so that they are not stored.
     pub(super) token_hasher: RandomState,
 }
 
-/// What a request may do, and by which token.
+/// Result of authorizing a request.
 #[derive(Debug, Default)]
 struct Authorization {
-    /// As whom.
+    /// User in the token.
     user: Option<String>,
-    /// What it is told apart by from others, as far as tokens are needed.
+    /// Hash of the token. `None` if no tokens are needed.
     token_hash: Option<u64>,
     own_cast: bool,
 }
 
-/// All addresses.
+/// Router of all paths.
 pub(super) fn router(rooms: AppState) -> Router {
     Router::new()
         .route("/rooms", get(list_rooms))
@@ -75,16 +76,16 @@ pub(super) fn router(rooms: AppState) -> Router {
         .with_state(rooms)
 }
 
-/// What is true for all requests: pages of other sites have no business in an open room, and everybody else
-/// may be anywhere.
+/// Checks the origin of each request, and adds CORS headers to each response. Rooms without tokens refuse
+/// pages of other sites; rooms with tokens accept every origin.
 async fn origin_middleware(
     State(rooms): State<AppState>,
     request: Request,
     next: axum::middleware::Next,
 ) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
-    if let Err(problem) = rooms.access.check_origin(request.headers()) {
-        return problem.into_response();
+    if let Err(error) = rooms.access.check_origin(request.headers()) {
+        return error.into_response();
     }
     let mut response = next.run(request).await;
     with_cors(&mut response, origin);
@@ -93,7 +94,7 @@ async fn origin_middleware(
 
 async fn list_rooms(State(rooms): State<AppState>) -> Response {
     if let Access::Jwt(_) = *rooms.access {
-        return ErrorResponse::new(StatusCode::FORBIDDEN, "rooms are not listed where tokens are needed")
+        return ErrorResponse::new(StatusCode::FORBIDDEN, "rooms that need tokens are not listed")
             .into_response();
     }
     let names: Vec<String> = rooms.snapshot().into_iter().map(|room| room.room).collect();
@@ -111,7 +112,7 @@ async fn room_stats(
     Ok(json_response(&found.unwrap_or(RoomStats { room, ..RoomStats::default() })))
 }
 
-/// `OPTIONS`: what can be done here.
+/// `OPTIONS`: names the content type that `POST` accepts.
 async fn options_response() -> Response {
     (StatusCode::NO_CONTENT, [(header::HeaderName::from_static("accept-post"), SDP_CONTENT_TYPE)])
         .into_response()
@@ -149,30 +150,31 @@ async fn whep_session(
     rooms.session_request(SessionPath { room: path.0, publishes: false, secret: path.1 }, request).await
 }
 
-/// `{"layer": "auto"}`, or the name of one.
+/// `POST …/layer`: sets the requested layer.
 async fn select_layer(
     State(rooms): State<AppState>,
     Path(path): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, ErrorResponse> {
     #[derive(serde::Deserialize)]
-    struct Wish {
+    struct SelectLayerRequest {
+        /// Layer name, or `auto`.
         layer: String,
     }
     let body = rooms.read_body(request).await?;
-    let wish: Wish = serde_json::from_slice(&body).map_err(|_| {
+    let select: SelectLayerRequest = serde_json::from_slice(&body).map_err(|_| {
         ErrorResponse::new(StatusCode::BAD_REQUEST, "expected {\"layer\": \"auto\"}, \"h\" or \"m\"")
     })?;
-    if !is_identifier(&wish.layer) {
-        return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, "this is no name of a layer"));
+    if !is_identifier(&select.layer) {
+        return Err(ErrorResponse::new(StatusCode::BAD_REQUEST, "this is not a valid layer name"));
     }
     let session = SessionPath { room: path.0, publishes: false, secret: path.1 };
-    rooms.send_command(|reply| Command::SelectLayer(session, wish.layer, reply)).await?;
+    rooms.send_command(|reply| Command::SelectLayer(session, select.layer, reply)).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 impl AppState {
-    /// What the rooms told of themselves the last time.
+    /// The latest statistics.
     pub(super) fn snapshot(&self) -> Vec<RoomStats> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -187,19 +189,19 @@ impl AppState {
         let (uri, headers) = (request.uri().clone(), request.headers().clone());
         let Authorization { user: from_token, token_hash: token, own_cast } =
             self.authorize(&room, action, &headers, &uri)?;
-        // This machine's own addresses are no visitors': a proxy in front of the rooms may have one of them.
+        // A local address may be that of a proxy in front of the rooms, so it does not count as an origin.
         let address = request.extensions().get::<RequestSource>().and_then(RequestSource::non_local_ip);
         let origin = ClientOrigin { token, address: address.map(ClientOrigin::network_prefix), own_cast };
         require_content_type(&headers, SDP_CONTENT_TYPE)?;
-        let asked = query_param(&uri, "user");
-        if let Some(user) = asked.iter().chain(&from_token).find(|user| !is_identifier(user)) {
+        let from_query = query_param(&uri, "user");
+        if let Some(user) = from_query.iter().chain(&from_token).find(|user| !is_identifier(user)) {
             return Err(ErrorResponse::new(
                 StatusCode::BAD_REQUEST,
-                format!("this is no name of a user: {}", user.escape_debug()),
+                format!("this is not a valid user name: {}", user.escape_debug()),
             ));
         }
-        let user = match (publishes, from_token, asked) {
-            (true, Some(token), Some(asked)) if token != asked => {
+        let user = match (publishes, from_token, from_query) {
+            (true, Some(token), Some(query)) if token != query => {
                 return Err(ErrorResponse::new(StatusCode::FORBIDDEN, "this token is for another user"));
             }
             (true, Some(user), _) | (_, _, Some(user)) => Some(user),
@@ -231,7 +233,7 @@ impl AppState {
                 self.send_command(|reply| Command::Leave(session, reply)).await?;
                 Ok(StatusCode::OK.into_response())
             }
-            // Browsers ask before they do anything, and give up if that fails.
+            // A CORS preflight, which must succeed whether or not the session exists.
             "OPTIONS" if headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) => {
                 Ok(options_response().await)
             }
@@ -256,10 +258,10 @@ impl AppState {
         require_content_type(headers, SDP_FRAGMENT_CONTENT_TYPE)?;
         let tag = headers.get(header::IF_MATCH).and_then(|tag| tag.to_str().ok());
         let Some(tag) = tag.map(str::to_owned) else {
-            // A session that is gone is gone, whatever else is wrong.
+            // An unknown or ended session is reported before a missing header.
             self.send_command(|reply| Command::CheckSession(session, reply)).await?;
-            let why = "If-Match is needed: the session's ETag, or * for an ICE restart";
-            return Err(ErrorResponse::new(StatusCode::PRECONDITION_REQUIRED, why));
+            let message = "If-Match is needed: the session's ETag, or * for an ICE restart";
+            return Err(ErrorResponse::new(StatusCode::PRECONDITION_REQUIRED, message));
         };
         let body = self.read_body(request).await?;
         let fragment = body_text(&body)?;
@@ -276,7 +278,7 @@ impl AppState {
         })
     }
 
-    /// Whether this may be done, and what the token says.
+    /// Checks the room name and the token of a request.
     fn authorize(
         &self,
         room: &str,
@@ -285,8 +287,8 @@ impl AppState {
         uri: &Uri,
     ) -> Result<Authorization, ErrorResponse> {
         if !is_room_name(room) {
-            let why = "a room's name has 1 to 128 of the letters a to z and A to Z, digits, and _ @ - .";
-            return Err(ErrorResponse::new(StatusCode::NOT_FOUND, why));
+            let message = "a room name has 1 to 128 of the letters a to z and A to Z, digits, and _ @ - .";
+            return Err(ErrorResponse::new(StatusCode::NOT_FOUND, message));
         }
         let Access::Jwt(secret) = &*self.access else { return Ok(Authorization::default()) };
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -305,37 +307,38 @@ impl AppState {
         match tokio::time::timeout(BODY_TIMEOUT, body).await {
             Ok(Ok(body)) => Ok(body),
             Ok(Err(_)) => {
-                let why = format!("at most {} bytes are taken", self.limits.sdp_bytes);
-                Err(ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, why))
+                let message = format!("the body is longer than {} bytes", self.limits.sdp_bytes);
+                Err(ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, message))
             }
-            Err(_) => Err(ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "the request takes too long")),
+            Err(_) => Err(ErrorResponse::new(StatusCode::REQUEST_TIMEOUT, "the request body timed out")),
         }
     }
 
-    /// Asks the room's thread.
+    /// Sends a command to the media thread and waits for its response.
     async fn send_command<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, SessionError>>) -> Command,
     ) -> Result<T, ErrorResponse> {
-        let busy =
-            || ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the room is too busy").retry_after("1");
-        let (reply, answer) = oneshot::channel();
-        let asked = async {
-            self.commands.send(command(reply)).await.ok()?;
-            answer.await.ok()
+        let busy = || {
+            ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the rooms are overloaded").retry_after("1")
         };
-        let answered = tokio::time::timeout(RESPONSE_TIMEOUT, asked).await;
-        answered.ok().flatten().ok_or_else(busy)?.map_err(ErrorResponse::from)
+        let (reply, response) = oneshot::channel();
+        let exchange = async {
+            self.commands.send(command(reply)).await.ok()?;
+            response.await.ok()
+        };
+        let result = tokio::time::timeout(RESPONSE_TIMEOUT, exchange).await;
+        result.ok().flatten().ok_or_else(busy)?.map_err(ErrorResponse::from)
     }
 }
 
-/// Whether this names a room: two identifiers may be joined by a `~`, which neither of them has.
+/// Whether this is a valid room name: an identifier, or two of them joined by `~`.
 fn is_room_name(name: &str) -> bool {
     let (first, second) = name.split_once('~').map_or((name, None), |(first, second)| (first, Some(second)));
     is_identifier(first) && second.is_none_or(is_identifier)
 }
 
-/// Whether this names a user or a layer.
+/// Whether this is a valid user or layer name.
 fn is_identifier(name: &str) -> bool {
     (1..=pagecast_core::spec::MAX_ID_LEN).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_@-.".contains(&byte))
@@ -357,11 +360,11 @@ fn require_content_type(headers: &HeaderMap, expected: &'static str) -> Result<(
 
 fn body_text(body: &Bytes) -> Result<String, ErrorResponse> {
     let text = std::str::from_utf8(body)
-        .map_err(|_| ErrorResponse::new(StatusCode::BAD_REQUEST, "this is no text"))?;
+        .map_err(|_| ErrorResponse::new(StatusCode::BAD_REQUEST, "the body is not UTF-8"))?;
     Ok(text.to_owned())
 }
 
-/// A body for [`events`].
+/// The response body of [`events`].
 fn stream_body(
     body: impl http_body::Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
 ) -> Body {

@@ -1,4 +1,4 @@
-//! The room's thread: carries datagrams and commands to the hub, and datagrams from it.
+//! Loop of the media thread: moves datagrams and commands to the SFU, and datagrams from it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,31 +16,31 @@ use super::tcp::{TcpConnections, TcpEvent, accept};
 use crate::rtc::Protocol;
 use crate::rtc::answerer::MAX_DATAGRAM;
 
-/// How many datagrams are taken before anything else has its turn.
+/// Most datagrams received before commands and timeouts get their turn.
 const MAX_RECEIVE_BATCH: usize = 64;
-/// How often statistics are made.
+/// Interval of statistics: readers poll them about every second.
 const STATS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Runs until told to stop.
+/// Runs the loop until `stop`.
 pub(super) async fn run(
-    hub: Sfu,
+    sfu: Sfu,
     sockets: Sockets,
-    mut orders: mpsc::Receiver<Command>,
+    mut commands: mpsc::Receiver<Command>,
     stats: Arc<Mutex<Vec<RoomStats>>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let (bound, listener) = (sockets.address, sockets.tcp.map(TcpListener::from_std).transpose());
+    let (local_address, listener) = (sockets.address, sockets.tcp.map(TcpListener::from_std).transpose());
     let (udp, listener) = match (UdpSocket::from_std(sockets.udp), listener) {
         (Ok(udp), Ok(listener)) => (udp, listener),
         (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "the room's sockets cannot be used");
+            tracing::error!(%error, "room sockets failed");
             return;
         }
     };
     let mut room = IoLoop {
-        sfu: hub,
+        sfu,
         udp,
-        local_address: bound,
+        local_address,
         connections: TcpConnections::new(),
         stats,
         next_stats: Instant::now(),
@@ -50,14 +50,14 @@ pub(super) async fn run(
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             () = tokio::time::sleep_until(deadline.into()) => room.handle_timeout(),
-            read = room.udp.readable() => match read {
+            readable = room.udp.readable() => match readable {
                 Ok(()) => room.receive_datagrams(),
-                Err(error) => tracing::debug!(%error, "media cannot be read"),
+                Err(error) => tracing::debug!(%error, "room UDP socket receive failed"),
             },
-            Some(heard) = room.connections.next_event() => room.handle_tcp_event(heard),
+            Some(event) = room.connections.next_event() => room.handle_tcp_event(event),
             Ok((stream, from)) = accept(listener.as_ref()) => room.connections.add(stream, from),
-            order = orders.recv() => match order {
-                Some(order) => room.handle_command(order),
+            command = commands.recv() => match command {
+                Some(command) => room.handle_command(command),
                 None => break,
             },
         }
@@ -93,26 +93,26 @@ impl IoLoop {
     }
 
     fn receive_datagrams(&mut self) {
-        // One byte more than is taken shows what was cut.
+        // One byte more than the limit, to detect datagrams that are too large.
         let mut datagram = [0; MAX_DATAGRAM + 1];
         for _ in 0..MAX_RECEIVE_BATCH {
             match self.udp.try_recv_from(&mut datagram) {
                 Ok((length, from)) if length <= MAX_DATAGRAM => {
-                    let path = (Protocol::Udp, to_canonical(from));
-                    self.sfu.handle_datagram(Instant::now(), path, &datagram[..length]);
+                    let remote = (Protocol::Udp, to_canonical(from));
+                    self.sfu.handle_datagram(Instant::now(), remote, &datagram[..length]);
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Somebody that we sent to is there no more; ICE notices.
+                // ICMP refused an earlier datagram; ICE notices that the client is gone.
                 Err(_) => {}
             }
             self.send_transmits();
         }
     }
 
-    fn handle_tcp_event(&mut self, heard: TcpEvent) {
+    fn handle_tcp_event(&mut self, event: TcpEvent) {
         let now = Instant::now();
-        match heard {
+        match event {
             TcpEvent::Frame(from, frame) => {
                 if self.sfu.handle_datagram(now, (Protocol::Tcp, from), &frame) {
                     self.connections.mark_authenticated(from);
@@ -122,10 +122,10 @@ impl IoLoop {
         }
     }
 
-    fn handle_command(&mut self, order: Command) {
+    fn handle_command(&mut self, command: Command) {
         let now = Instant::now();
-        // Whoever does not wait for the answer any more does without.
-        match order {
+        // A request that timed out no longer waits for its response.
+        match command {
             Command::Join(join, reply) => drop(reply.send(self.sfu.join(now, join))),
             Command::Patch(patch, reply) => drop(reply.send(self.sfu.patch_session(now, &patch))),
             Command::Leave(session, reply) => drop(reply.send(self.sfu.leave(now, &session))),
@@ -137,21 +137,21 @@ impl IoLoop {
         }
     }
 
-    /// Sends what there is to send. What the system does not take is lost, as any datagram may be.
+    /// Sends the SFU's datagrams. What the socket does not accept is lost.
     fn send_transmits(&mut self) {
-        let mut slow = Vec::new();
+        let mut overloaded = Vec::new();
         for transmit in self.sfu.transmits() {
             if is_tcp(&transmit.remote) {
                 if !self.connections.send(transmit.remote.1, transmit.data) {
-                    slow.push(transmit.remote);
+                    overloaded.push(transmit.remote);
                 }
             } else if let Err(error) =
                 self.udp.try_send_to(&transmit.data, to_socket_family(transmit.remote.1, self.local_address))
             {
-                tracing::trace!(%error, "a datagram is not sent");
+                tracing::trace!(%error, "datagram send failed");
             }
         }
         let now = Instant::now();
-        slow.into_iter().for_each(|path| self.sfu.handle_connection_closed(now, path, true));
+        overloaded.into_iter().for_each(|remote| self.sfu.handle_connection_closed(now, remote, true));
     }
 }

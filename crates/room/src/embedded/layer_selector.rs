@@ -1,56 +1,58 @@
-//! Which layer of a picture a viewer gets. Sans-IO.
+//! Selects the video layer for a viewer. Sans-IO.
 //!
-//! Down at once, when the line carries less than what is sent; up only after it has carried more for a while,
-//! and more cautiously after each time it did not. Sound always has its share first: where not even the
-//! smallest layer fits, there is no picture for a while. A line that is clear, because nothing is lost or
-//! held up, carries what is sent, whatever the estimate says: nothing is taken away on it.
+//! The selector switches down soon after the bandwidth falls below the sent bitrate. It switches up only
+//! after the bandwidth has sufficed for a while, and waits longer after each up-switch that failed. Audio has
+//! priority: if not even the smallest layer fits, the video pauses. On a clear link, without loss or delay,
+//! the selector keeps its layer whatever the estimate is.
 
 use std::time::{Duration, Instant};
 
 use crate::congestion::CongestionDetector;
 
-/// What a layer must leave free of the line to be gone up to: it has peaks.
+/// Budget that an up-switch needs, in percent of the layer's bitrate, because bitrates have peaks.
 const HEADROOM_PERCENT: u64 = 125;
-/// How much more than the line carries is put up with, as estimates are low now and then.
+/// Budget from which the current layer is kept: its bitrate may be this many percent of the budget, because
+/// estimates are low now and then.
 const TOLERANCE_PERCENT: u64 = 110;
-/// How long the line must be too small before less is sent, and before no picture is sent at all. Where only
-/// little is missing, the estimate may be wrong; if it is not, it goes down further.
+/// Time for which the budget must be too small before a down-switch.
 const SWITCH_DOWN_DELAY: Duration = Duration::from_millis(250);
+/// Budget in percent of the layer's bitrate from which the shortfall is small. The estimate may be wrong
+/// then, so the selector waits longer; if it is right, it falls further.
 const SMALL_SHORTFALL_PERCENT: u64 = 60;
 const SMALL_SHORTFALL_DELAY: Duration = Duration::from_secs(2);
+/// Time for which the budget must be too small for the smallest layer before the video pauses.
 const PAUSE_DELAY: Duration = Duration::from_secs(2);
-/// How long it must be large enough before more is sent: at first, and at most after it was not several
-/// times.
+/// Time for which the budget must suffice before an up-switch. It doubles after each one that failed.
 const SWITCH_UP_DELAY: Duration = Duration::from_secs(1);
 const MAX_SWITCH_UP_DELAY: Duration = Duration::from_secs(20);
-/// Going down so soon after going up means that it was a mistake.
+/// An up-switch has failed if a down-switch follows within this time.
 const FAILED_UP_SWITCH_WINDOW: Duration = Duration::from_secs(10);
 
-/// What a viewer asked for.
+/// Layer that a viewer requested.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) enum LayerPreference {
-    /// What the line carries.
+    /// Automatic selection by bandwidth.
     #[default]
     Auto,
-    /// The layer of this name, whatever the line carries.
+    /// The layer with this name, whatever the bandwidth.
     Layer(String),
 }
 
-/// What a line shows of its own, beside what is estimated.
+/// Congestion of a link, apart from the bandwidth estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CongestionLevel {
-    /// Nothing is lost or held up: it carries what is sent.
+    /// No loss or delay: the link carries what is sent.
     Clear,
-    /// Some losses or delays: the estimate may be right.
+    /// Some loss or delay: the estimate may be right.
     Congested,
-    /// Many losses or long delays: a picture that does not fit keeps the sound from getting through.
+    /// Much loss or delay: a video that does not fit disturbs the audio.
     Severe,
 }
 
 impl CongestionLevel {
-    /// What this line shows now.
-    pub(super) fn from_detector(line: &CongestionDetector, now: Instant) -> Self {
-        match (line.is_clear(now), line.is_severe(now)) {
+    /// The current level of a detector.
+    pub(super) fn from_detector(detector: &CongestionDetector, now: Instant) -> Self {
+        match (detector.is_clear(now), detector.is_severe(now)) {
             (true, _) => Self::Clear,
             (false, false) => Self::Congested,
             (false, true) => Self::Severe,
@@ -58,33 +60,33 @@ impl CongestionLevel {
     }
 }
 
-/// A layer that there is, the largest one first.
+/// A layer that can be selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LayerOption {
-    /// Its place in the publisher's offer.
+    /// Index of the layer in the publisher's offer.
     pub(super) layer: usize,
-    /// What it costs, in bit/s.
+    /// Current bitrate, in bit/s.
     pub(super) bps: u64,
 }
 
-/// The choice for one viewer.
+/// Layer selection of one viewer.
 #[derive(Debug)]
 pub(super) struct LayerSelector {
-    /// The layer that was chosen; none: no picture.
+    /// Selected layer. `None` if there is no video or it is paused.
     selected: Option<usize>,
-    /// Since when the line is too small for what is chosen.
+    /// When the budget became too small for the selected layer.
     insufficient_since: Option<Instant>,
-    /// Since when it is large enough for more.
+    /// When the budget became large enough for a larger layer.
     sufficient_since: Option<Instant>,
-    /// When more was chosen the last time.
+    /// Time of the last up-switch.
     last_up_switch: Option<Instant>,
     up_switch_delay: Duration,
-    /// Whether there was a picture ever.
+    /// Whether a layer was ever selected.
     started: bool,
 }
 
 impl LayerSelector {
-    /// Nothing chosen yet.
+    /// A selector without a layer.
     pub(super) fn new() -> Self {
         Self {
             selected: None,
@@ -96,41 +98,41 @@ impl LayerSelector {
         }
     }
 
-    /// Forgets what was chosen, but not what was learned: there is another publisher.
+    /// Clears the selection for another publisher, but keeps the delay of up-switches.
     pub(super) fn reset(&mut self) {
         *self = Self { up_switch_delay: self.up_switch_delay, ..Self::new() };
     }
 
-    /// The layer to send. `layers` are those that there are, the largest one first; `budget_bps` is what the
-    /// line is estimated to carry beside the sound, and `line` what it shows.
+    /// Selects the layer to send. `layers` are sorted, the largest first. `budget_bps` is the estimated
+    /// bandwidth without the audio.
     pub(super) fn select(
         &mut self,
         now: Instant,
         layers: &[LayerOption],
         budget_bps: u64,
-        line: CongestionLevel,
+        congestion: CongestionLevel,
     ) -> Option<usize> {
-        let place = self.selected.and_then(|chosen| layers.iter().position(|option| option.layer == chosen));
-        let (Some(smallest), Some(place)) = (layers.last(), place) else {
+        let index = self.selected.and_then(|layer| layers.iter().position(|option| option.layer == layer));
+        let (Some(smallest), Some(index)) = (layers.last(), index) else {
             return self.select_initial(layers, budget_bps, now);
         };
-        let now_bps = layers[place].bps;
-        if now_bps * 100 > budget_bps * TOLERANCE_PERCENT {
+        let current_bps = layers[index].bps;
+        if current_bps * 100 > budget_bps * TOLERANCE_PERCENT {
             self.sufficient_since = None;
-            if line == CongestionLevel::Clear {
+            if congestion == CongestionLevel::Clear {
                 self.insufficient_since = None;
                 return self.selected;
             }
-            let tight_for = now - *self.insufficient_since.get_or_insert(now);
-            // The first smaller one that fits, or the smallest.
-            let fitting = layers[place + 1..].iter().find(|option| option.bps <= budget_bps);
-            let smaller = fitting.or(layers[place + 1..].last());
-            let little = budget_bps * 100 >= now_bps * SMALL_SHORTFALL_PERCENT;
-            let down_after = if little { SMALL_SHORTFALL_DELAY } else { SWITCH_DOWN_DELAY };
+            let insufficient_for = now - *self.insufficient_since.get_or_insert(now);
+            // The largest smaller layer that fits, or the smallest.
+            let fitting = layers[index + 1..].iter().find(|option| option.bps <= budget_bps);
+            let smaller = fitting.or(layers[index + 1..].last());
+            let is_small = budget_bps * 100 >= current_bps * SMALL_SHORTFALL_PERCENT;
+            let delay = if is_small { SMALL_SHORTFALL_DELAY } else { SWITCH_DOWN_DELAY };
             match smaller {
-                Some(smaller) if tight_for >= down_after => self.switch_down(now, Some(smaller.layer)),
-                None if line == CongestionLevel::Severe
-                    && tight_for >= PAUSE_DELAY
+                Some(smaller) if insufficient_for >= delay => self.switch_down(now, Some(smaller.layer)),
+                None if congestion == CongestionLevel::Severe
+                    && insufficient_for >= PAUSE_DELAY
                     && smallest.bps * 100 > budget_bps * 150 =>
                 {
                     self.switch_down(now, None);
@@ -140,7 +142,7 @@ impl LayerSelector {
             return self.selected;
         }
         self.insufficient_since = None;
-        let Some(larger) = layers[..place].iter().find(|option| fits_with_headroom(option, budget_bps))
+        let Some(larger) = layers[..index].iter().find(|option| fits_with_headroom(option, budget_bps))
         else {
             self.sufficient_since = None;
             return self.selected;
@@ -151,13 +153,13 @@ impl LayerSelector {
         self.selected
     }
 
-    /// There is no picture yet, or not any more.
+    /// Selects a layer while none is selected, or the selected one is gone.
     fn select_initial(&mut self, layers: &[LayerOption], budget_bps: u64, now: Instant) -> Option<usize> {
         self.insufficient_since = None;
         let paused = self.selected.is_none() && self.started;
         let fitting = layers.iter().find(|option| fits_with_headroom(option, budget_bps));
         match (paused, fitting) {
-            // For the first time, or because the layer has gone: at once, the smallest in the worst case.
+            // The first selection, or the selected layer is gone: select one at once, even if none fits.
             (false, _) => {
                 self.selected = fitting.or(layers.last()).map(|option| option.layer);
                 self.started = self.selected.is_some();
@@ -173,9 +175,12 @@ impl LayerSelector {
     }
 
     fn switch_down(&mut self, now: Instant, to: Option<usize>) {
-        let mistaken = self.last_up_switch.is_some_and(|up| now - up < FAILED_UP_SWITCH_WINDOW);
-        self.up_switch_delay =
-            if mistaken { (self.up_switch_delay * 2).min(MAX_SWITCH_UP_DELAY) } else { SWITCH_UP_DELAY };
+        let up_switch_failed = self.last_up_switch.is_some_and(|up| now - up < FAILED_UP_SWITCH_WINDOW);
+        self.up_switch_delay = if up_switch_failed {
+            (self.up_switch_delay * 2).min(MAX_SWITCH_UP_DELAY)
+        } else {
+            SWITCH_UP_DELAY
+        };
         (self.selected, self.insufficient_since) = (to, None);
     }
 
@@ -196,20 +201,20 @@ mod tests {
         [LayerOption { layer: 0, bps: 1_200_000 }, LayerOption { layer: 1, bps: 300_000 }];
 
     struct Fixture {
-        choice: LayerSelector,
+        selector: LayerSelector,
         now: Instant,
     }
 
     impl Fixture {
         fn new() -> Self {
-            Self { choice: LayerSelector::new(), now: Instant::now() }
+            Self { selector: LayerSelector::new(), now: Instant::now() }
         }
 
-        /// Lets `ms` go by with this budget; how long it took to get to `layer`.
+        /// Advances by up to `ms` with this budget. Returns the time after which `layer` was selected.
         fn time_until(&mut self, layer: Option<usize>, budget: u64, ms: u64) -> Option<u64> {
             (0..=ms / 50).map(|step| step * 50).find(|_| {
                 self.now += Duration::from_millis(50);
-                self.choice.select(self.now, &LAYERS, budget, CongestionLevel::Severe) == layer
+                self.selector.select(self.now, &LAYERS, budget, CongestionLevel::Severe) == layer
             })
         }
     }
@@ -219,8 +224,8 @@ mod tests {
         assert_eq!(Fixture::new().time_until(Some(0), 2_500_000, 0), Some(0));
         assert_eq!(Fixture::new().time_until(Some(1), 600_000, 0), Some(0));
         assert_eq!(Fixture::new().time_until(Some(1), 10_000, 0), Some(0));
-        let mut nobody = LayerSelector::new();
-        assert_eq!(nobody.select(Instant::now(), &[], 1_000_000, CongestionLevel::Severe), None);
+        let mut empty = LayerSelector::new();
+        assert_eq!(empty.select(Instant::now(), &[], 1_000_000, CongestionLevel::Severe), None);
     }
 
     #[test]
@@ -229,17 +234,17 @@ mod tests {
         viewer.time_until(Some(0), 2_500_000, 0);
         assert!(viewer.time_until(Some(1), 500_000, 2000).unwrap() <= 500);
         assert_eq!(viewer.time_until(Some(0), 1_400_000, 5000), None, "not enough headroom");
-        let mut wronged = Fixture::new();
-        wronged.time_until(Some(0), 2_500_000, 0);
-        assert_eq!(wronged.time_until(Some(1), 900_000, 1500), None, "that may be a mistake");
-        assert_eq!(wronged.time_until(Some(1), 2_500_000, 5000), None);
-        assert!(wronged.time_until(Some(1), 900_000, 3000).is_some());
+        let mut misled = Fixture::new();
+        misled.time_until(Some(0), 2_500_000, 0);
+        assert_eq!(misled.time_until(Some(1), 900_000, 1500), None, "the estimate may be wrong");
+        assert_eq!(misled.time_until(Some(1), 2_500_000, 5000), None);
+        assert!(misled.time_until(Some(1), 900_000, 3000).is_some());
         let up = viewer.time_until(Some(0), 2_000_000, 5000).unwrap();
         assert!((900..1200).contains(&up), "{up}");
     }
 
     #[test]
-    fn learns_from_mistakes() {
+    fn failed_up_switches_lengthen_the_delay() {
         let mut viewer = Fixture::new();
         viewer.time_until(Some(0), 2_500_000, 0);
         let mut waits = Vec::new();
@@ -251,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_comes_first() {
+    fn audio_has_priority() {
         let mut viewer = Fixture::new();
         viewer.time_until(Some(0), 2_500_000, 0);
         viewer.time_until(Some(1), 100_000, 1000).unwrap();
@@ -261,8 +266,8 @@ mod tests {
         assert!(viewer.time_until(Some(1), 400_000, 10_000).unwrap() <= 2100);
     }
 
-    /// What an estimator may believe of a viewer of a full-screen video on loopback, and the round trip in ms,
-    /// each 250 ms: made up after what `/stats` showed.
+    /// Estimates in bit/s and round-trip times in ms, one every 250 ms, for a viewer of a full-screen video
+    /// on loopback. Modeled on values from `/stats`.
     const FALSE_ESTIMATES: [(u64, u64); 16] = [
         (2_500_000, 1),
         (2_500_000, 2),
@@ -282,20 +287,21 @@ mod tests {
         (300_000, 2),
     ];
 
-    /// The layer after each of the false estimates, `-` for none, on a line that loses so many percent and
-    /// holds packets up for so many ms from the sixth on.
+    /// The layer after each of the false estimates, `-` for none, on a link with this loss in percent and
+    /// this delay in ms from the sixth on.
     fn replay(layers: &[LayerOption], loss: u32, delay: u64) -> String {
-        let (mut choice, mut line, mut now) =
+        let (mut selector, mut detector, mut now) =
             (LayerSelector::new(), CongestionDetector::new(true), Instant::now());
-        let mut chosen = String::new();
-        for (place, (estimate, rtt)) in FALSE_ESTIMATES.into_iter().enumerate() {
+        let mut selected = String::new();
+        for (index, (estimate, rtt)) in FALSE_ESTIMATES.into_iter().enumerate() {
             now += Duration::from_millis(250);
-            let (loss, delay) = if place > 4 { (loss, delay) } else { (0, 0) };
-            line.record(now, Some(Duration::from_millis(rtt + delay)), Some(loss as f32 / 100.0));
-            let layer = choice.select(now, layers, estimate, CongestionLevel::from_detector(&line, now));
-            chosen.push_str(&layer.map_or("-".to_owned(), |layer| layer.to_string()));
+            let (loss, delay) = if index > 4 { (loss, delay) } else { (0, 0) };
+            detector.record(now, Some(Duration::from_millis(rtt + delay)), Some(loss as f32 / 100.0));
+            let congestion = CongestionLevel::from_detector(&detector, now);
+            let layer = selector.select(now, layers, estimate, congestion);
+            selected.push_str(&layer.map_or("-".to_owned(), |layer| layer.to_string()));
         }
-        chosen
+        selected
     }
 
     #[test]
@@ -303,11 +309,10 @@ mod tests {
         let video = [LayerOption { layer: 0, bps: 1_900_000 }, LayerOption { layer: 1, bps: 400_000 }];
         assert_eq!(replay(&video[..1], 0, 0), "0000000000000000");
         assert_eq!(replay(&video, 0, 0), "0000000000000000");
-        // A machine that is busy for long: a smaller layer, but no pause.
+        // A machine that is busy for a long time gets a smaller layer, but no pause.
         assert_eq!(replay(&video[..1], 3, 100), "0000000000000000");
         assert!(replay(&video, 3, 100).starts_with("0000001111111"));
-        // The same estimates are believed as soon as the line loses packets or holds them up, as quickly as
-        // ever.
+        // The same estimates count as soon as the link loses or delays packets.
         for (loss, delay, paused) in [(30, 0, "---"), (0, 300, "--")] {
             assert_eq!(replay(&video[..1], loss, delay), format!("{paused:0>16}"), "{loss} % {delay} ms");
             let smaller = replay(&video, loss, delay);
@@ -319,11 +324,11 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_goes_away_is_left_at_once() {
+    fn a_removed_layer_is_replaced_at_once() {
         let mut viewer = Fixture::new();
         viewer.time_until(Some(0), 2_500_000, 0);
         assert_eq!(
-            viewer.choice.select(viewer.now, &LAYERS[1..], 2_500_000, CongestionLevel::Severe),
+            viewer.selector.select(viewer.now, &LAYERS[1..], 2_500_000, CongestionLevel::Severe),
             Some(1)
         );
     }

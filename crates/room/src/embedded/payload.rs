@@ -1,42 +1,42 @@
-//! What a packet's payload shows of the picture it is part of, without decoding anything.
+//! Inspects RTP payloads of video for keyframes and frame sizes, without decoding.
 //!
-//! RFC 6184 for H.264 (single units, STAP-A, FU-A), RFC 7741 for VP8. All of it comes from strangers: whatever does not parse is
-//! simply no keyframe.
+//! RFC 6184 for H.264 (single NAL units, STAP-A, FU-A), RFC 7741 for VP8. Payloads are untrusted: one that
+//! does not parse is not a keyframe.
 
 use crate::rtc::answerer::media::Codec;
 
-/// Kinds of NAL units (H.264, table 7-1; RFC 6184, table 1).
+/// NAL unit types (H.264, table 7-1; RFC 6184, table 1).
 const NAL_IDR: u8 = 5;
 const NAL_SPS: u8 = 7;
 const NAL_STAP_A: u8 = 24;
 const NAL_FU_A: u8 = 28;
-/// Largest side of a picture that is believed, in pixels.
+/// Largest plausible width or height of a frame, in pixels.
 const MAX_DIMENSION: u32 = 16_384;
 
-/// What was seen.
+/// Result of inspecting a payload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct PayloadInfo {
-    /// A keyframe begins here: a decoder can begin with this packet.
+    /// Whether a keyframe starts here, so that a decoder can start with this packet.
     pub(super) keyframe: bool,
-    /// Width and height, where a keyframe says so.
+    /// Width and height of the frame, if the payload contains them.
     pub(super) size: Option<(u32, u32)>,
-    /// The picture's numbers (VP8).
+    /// Identifiers of a VP8 picture.
     pub(super) vp8_ids: Option<Vp8Ids>,
 }
 
-/// Numbers of a VP8 picture, which must go on when the source changes.
+/// Identifiers of a VP8 picture, which must be continuous when the source changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Vp8Ids {
-    /// The picture's number, of 7 or 15 bits.
+    /// Picture identifier, of 7 or 15 bits.
     pub(super) picture_id: Option<u16>,
-    /// The number of its base layer.
+    /// Index of its base layer.
     pub(super) tl0_pic_idx: Option<u8>,
 }
 
-/// Looks at a payload.
+/// Inspects a payload.
 pub(super) fn inspect(codec: Codec, payload: &[u8]) -> PayloadInfo {
     match codec {
-        // Any packet will do to begin with.
+        // An audio decoder can start with any packet.
         Codec::Opus => PayloadInfo { keyframe: true, ..PayloadInfo::default() },
         Codec::H264(_) => inspect_h264(payload).unwrap_or_default(),
         Codec::Vp8 => inspect_vp8(payload).unwrap_or_default(),
@@ -47,16 +47,16 @@ fn inspect_h264(payload: &[u8]) -> Option<PayloadInfo> {
     let kind = payload.first()? & 0x1f;
     match kind {
         NAL_STAP_A => {
-            let (mut rest, mut seen) = (&payload[1..], PayloadInfo::default());
+            let (mut rest, mut info) = (&payload[1..], PayloadInfo::default());
             while let [high, low, after @ ..] = rest {
                 let length = usize::from(u16::from_be_bytes([*high, *low]));
                 let Some(unit) = after.get(..length) else { break };
-                let glance = inspect_nal_unit(unit);
-                seen.keyframe |= glance.keyframe;
-                seen.size = seen.size.or(glance.size);
+                let unit_info = inspect_nal_unit(unit);
+                info.keyframe |= unit_info.keyframe;
+                info.size = info.size.or(unit_info.size);
                 rest = &after[length..];
             }
-            Some(seen)
+            Some(info)
         }
         NAL_FU_A => {
             let header = *payload.get(1)?;
@@ -96,9 +96,9 @@ fn inspect_vp8(payload: &[u8]) -> Option<PayloadInfo> {
         }
         at += usize::from(extended & 0x30 != 0);
     }
-    let begins = first & 0x17 == 0x10;
+    let starts_frame = first & 0x17 == 0x10;
     let frame = payload.get(at..).unwrap_or_default();
-    let keyframe = begins && frame.first().is_some_and(|tag| tag & 1 == 0);
+    let keyframe = starts_frame && frame.first().is_some_and(|tag| tag & 1 == 0);
     let size = match frame {
         [_, _, _, 0x9d, 0x01, 0x2a, w0, w1, h0, h1, ..] if keyframe => {
             let side = |low, high| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
@@ -109,7 +109,7 @@ fn inspect_vp8(payload: &[u8]) -> Option<PayloadInfo> {
     Some(PayloadInfo { keyframe, size, vp8_ids: Some(vp8) })
 }
 
-/// Width and height as a sequence parameter set says (H.264, 7.3.2.1.1), which comes without the unit's first byte.
+/// Width and height in a sequence parameter set (H.264, 7.3.2.1.1). `sps` lacks the NAL unit header.
 fn sps_resolution(sps: &[u8]) -> Option<(u32, u32)> {
     let mut bits = BitReader::new(sps);
     let profile = bits.read_bits(8)?;
@@ -123,7 +123,7 @@ fn sps_resolution(sps: &[u8]) -> Option<(u32, u32)> {
         bits.read_ue()?;
         bits.read_bits(1)?;
         if bits.read_bits(1)? == 1 {
-            // Scaling matrices: no encoder of a page has them.
+            // Scaling matrices are not parsed; no encoder that is expected here writes them.
             return None;
         }
     }
@@ -161,10 +161,10 @@ fn sps_resolution(sps: &[u8]) -> Option<(u32, u32)> {
     (possible.contains(&width) && possible.contains(&height)).then_some((width, height))
 }
 
-/// Bits of a unit, with the bytes left out that only keep start codes from appearing in it.
+/// Reads the bits of a NAL unit and skips emulation prevention bytes.
 struct BitReader<'a> {
     bytes: &'a [u8],
-    /// The byte that is being read, and how many bits of it were.
+    /// Index of the current byte, and the number of its bits that were read.
     position: (usize, u32),
 }
 
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn keyframes_of_h264_are_seen_in_all_packings() {
+    fn keyframes_of_h264_are_found_in_all_packetizations() {
         assert_eq!(h264(&SPS_360), PayloadInfo { keyframe: true, size: Some((640, 360)), vp8_ids: None });
         assert_eq!(h264(&SPS_720).size, Some((1280, 720)));
         let mut stap = vec![0x78, 0, 23];
@@ -246,28 +246,28 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_vp8_are_numbered() {
-        let look = |payload: &[u8]| inspect(Codec::Vp8, payload);
+    fn vp8_descriptors_are_parsed() {
+        let inspect_vp8 = |payload: &[u8]| inspect(Codec::Vp8, payload);
         let frame = [0x10, 0x02, 0x00, 0x9d, 0x01, 0x2a, 0x80, 0x02, 0x68, 0x01];
         let mut payload = vec![0x90, 0xe0, 0x81, 0x02, 0x07, 0x00];
         payload.extend(frame);
-        let numbers = Vp8Ids { picture_id: Some(0x102), tl0_pic_idx: Some(7) };
+        let ids = Vp8Ids { picture_id: Some(0x102), tl0_pic_idx: Some(7) };
         assert_eq!(
-            look(&payload),
-            PayloadInfo { keyframe: true, size: Some((640, 360)), vp8_ids: Some(numbers) }
+            inspect_vp8(&payload),
+            PayloadInfo { keyframe: true, size: Some((640, 360)), vp8_ids: Some(ids) }
         );
         payload[0] = 0x80;
-        assert!(!look(&payload).keyframe);
+        assert!(!inspect_vp8(&payload).keyframe);
         assert_eq!(
-            look(&[0x90, 0x80, 0x05, 0x01]).vp8_ids,
+            inspect_vp8(&[0x90, 0x80, 0x05, 0x01]).vp8_ids,
             Some(Vp8Ids { picture_id: Some(5), tl0_pic_idx: None })
         );
-        assert!(look(&[0x10, 0x10]).keyframe);
-        assert_eq!(look(&[0x90, 0xff]), PayloadInfo::default());
+        assert!(inspect_vp8(&[0x10, 0x10]).keyframe);
+        assert_eq!(inspect_vp8(&[0x90, 0xff]), PayloadInfo::default());
     }
 
     #[test]
-    fn nothing_that_is_cut_or_wrong_harms() {
+    fn truncated_and_corrupt_payloads_do_not_panic() {
         for sps in [&SPS_360[..], &SPS_720] {
             for length in 0..sps.len() {
                 h264(&sps[..length]);

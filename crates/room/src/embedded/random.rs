@@ -1,8 +1,8 @@
-//! What nobody can guess.
+//! Random identifiers and secrets.
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// Random letters: two for each byte of randomness. None where the system has no randomness, as early in its start.
+/// `bytes` random bytes in hexadecimal. `None` if the system has no randomness yet, as early at boot.
 pub(super) fn random_hex(bytes: usize) -> Option<String> {
     let mut random = vec![0; bytes];
     let got = getrandom(&mut random, GetRandomFlags::empty()).ok()?;

@@ -1,12 +1,12 @@
-//! How much of a stream comes.
+//! Measures bitrate and frame rate of a stream.
 
 use std::time::{Duration, Instant};
 
-/// How long a slot is, and how many are looked at.
+/// Length and number of the slots: together they cover two seconds.
 const SLOT_DURATION: Duration = Duration::from_millis(250);
 const SLOT_COUNT: usize = 8;
 
-/// Bytes and pictures of the last two seconds.
+/// Meter of the bytes and frames of the last two seconds.
 #[derive(Debug)]
 pub(super) struct RateMeter {
     started_at: Instant,
@@ -16,41 +16,41 @@ pub(super) struct RateMeter {
 }
 
 impl RateMeter {
-    /// One that has seen nothing.
+    /// An empty meter.
     pub(super) fn new(now: Instant) -> Self {
         Self { started_at: now, slots: [(0, 0); SLOT_COUNT], latest_slot: 0, last_packet_at: None }
     }
 
-    /// A packet comes; the last of a picture?
-    pub(super) fn add(&mut self, now: Instant, bytes: usize, picture: bool) {
+    /// Adds a packet. `ends_frame` marks the last packet of a frame.
+    pub(super) fn add(&mut self, now: Instant, bytes: usize, ends_frame: bool) {
         self.advance_to(now);
         let slot = &mut self.slots[slot_index(self.latest_slot)];
         slot.0 += bytes as u64;
-        slot.1 += u32::from(picture);
+        slot.1 += u32::from(ends_frame);
         self.last_packet_at = Some(now);
     }
 
-    /// Bits a second.
+    /// Bitrate, in bit/s.
     pub(super) fn bps(&mut self, now: Instant) -> u64 {
         self.advance_to(now);
         let bytes: u64 = self.slots.iter().map(|slot| slot.0).sum();
         bytes * 8_000 / self.window_ms(now)
     }
 
-    /// Pictures a second.
+    /// Frame rate, in frames per second, rounded to 0.1.
     pub(super) fn fps(&mut self, now: Instant) -> f64 {
         self.advance_to(now);
-        let pictures: u32 = self.slots.iter().map(|slot| slot.1).sum();
+        let frames: u32 = self.slots.iter().map(|slot| slot.1).sum();
         let window = u32::try_from(self.window_ms(now)).unwrap_or(u32::MAX);
-        (f64::from(pictures) * 10_000.0 / f64::from(window)).round() / 10.0
+        (f64::from(frames) * 10_000.0 / f64::from(window)).round() / 10.0
     }
 
-    /// Whether anything came within this time.
+    /// Whether a packet arrived within this time.
     pub(super) fn is_active(&self, now: Instant, within: Duration) -> bool {
         self.last_packet_at.is_some_and(|last| now.saturating_duration_since(last) < within)
     }
 
-    /// Milliseconds that the slots cover.
+    /// Time that the slots cover, in milliseconds.
     fn window_ms(&self, now: Instant) -> u64 {
         let age = now.saturating_duration_since(self.started_at);
         let whole = SLOT_DURATION * 7

@@ -1,4 +1,5 @@
-//! What a viewer gets is one stream, whatever it is taken from: sequence numbers, time stamps and picture numbers go on.
+//! Rewrites packets of changing sources into one stream with continuous sequence numbers, time stamps and
+//! picture identifiers.
 
 use std::time::Instant;
 
@@ -7,17 +8,17 @@ use crate::rtc::answerer::media::Packet;
 
 /// Sequence number of the first packet.
 const FIRST_SEQ: u64 = 1;
-/// Bits of a picture's number (RFC 7741).
+/// Bits of a picture identifier (RFC 7741).
 const PICTURE_ID_MASK: u16 = 0x7fff;
 
-/// Renumbers the packets of one stream of a viewer.
+/// Rewriter of one stream of a viewer.
 #[derive(Debug)]
 pub(super) struct RtpRewriter {
-    /// Ticks a second.
+    /// RTP clock rate, in ticks per second.
     clock_rate: u32,
-    /// What it is taken from, and how that differs.
+    /// Offsets of the current source.
     source: Option<SourceOffsets>,
-    /// The latest of what was sent.
+    /// Values of the latest sent packet.
     last: Option<LastSent>,
 }
 
@@ -39,55 +40,65 @@ struct LastSent {
     tl0_pic_idx: u8,
 }
 
-/// The numbers of a packet on its way out.
+/// Rewritten values of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RtpIds {
-    /// Sequence number, counted on.
+    /// Extended sequence number.
     pub(super) seq: u64,
     /// RTP time stamp.
     pub(super) timestamp: u32,
-    /// Number of the VP8 picture, and of its base layer.
+    /// VP8 picture identifier and base layer index.
     pub(super) vp8_ids: Option<(u16, u8)>,
 }
 
 impl RtpRewriter {
-    /// For a stream of `rate` ticks a second.
-    pub(super) fn new(rate: u32) -> Self {
-        Self { clock_rate: rate, source: None, last: None }
+    /// A rewriter for a stream with this clock rate, in ticks per second.
+    pub(super) fn new(clock_rate: u32) -> Self {
+        Self { clock_rate, source: None, last: None }
     }
 
-    /// What comes from now on is taken from somewhere else, or after a pause; the next packet is the first of it.
+    /// Starts a new source, or the same one after a pause, with the next packet.
     pub(super) fn switch_source(&mut self) {
         self.source = None;
     }
 
-    /// The numbers for a packet; none if it is older than the one that the source began with.
-    pub(super) fn rewrite(&mut self, packet: &Packet, made: Instant, vp8: Option<Vp8Ids>) -> Option<RtpIds> {
+    /// Rewrites the values of a packet. `None` if it is older than the first packet of its source.
+    pub(super) fn rewrite(
+        &mut self,
+        packet: &Packet,
+        captured_at: Instant,
+        vp8: Option<Vp8Ids>,
+    ) -> Option<RtpIds> {
         let vp8 = vp8.unwrap_or_default();
-        let (picture, base) = (vp8.picture_id.unwrap_or(0), vp8.tl0_pic_idx.unwrap_or(0));
+        let (picture_id, tl0_pic_idx) = (vp8.picture_id.unwrap_or(0), vp8.tl0_pic_idx.unwrap_or(0));
         let source = match self.source {
             Some(source) => source,
-            None => *self.source.insert(self.start_source(packet, made, picture, base)),
+            None => *self.source.insert(self.start_source(packet, captured_at, picture_id, tl0_pic_idx)),
         };
         if packet.seq < source.first_seq {
             return None;
         }
         let seq = source.start_seq + (packet.seq - source.first_seq);
         let timestamp = packet.timestamp.wrapping_add(source.timestamp_offset);
-        let picture = picture.wrapping_add(source.picture_id_offset) & PICTURE_ID_MASK;
-        let base = base.wrapping_add(source.tl0_pic_idx_offset);
+        let picture_id = picture_id.wrapping_add(source.picture_id_offset) & PICTURE_ID_MASK;
+        let tl0_pic_idx = tl0_pic_idx.wrapping_add(source.tl0_pic_idx_offset);
         if self.last.is_none_or(|last| last.seq < seq) {
-            self.last =
-                Some(LastSent { seq, timestamp, captured_at: made, picture_id: picture, tl0_pic_idx: base });
+            self.last = Some(LastSent { seq, timestamp, captured_at, picture_id, tl0_pic_idx });
         }
         Some(RtpIds {
             seq,
             timestamp,
-            vp8_ids: vp8.picture_id.or(vp8.tl0_pic_idx.map(u16::from)).map(|_| (picture, base)),
+            vp8_ids: vp8.picture_id.or(vp8.tl0_pic_idx.map(u16::from)).map(|_| (picture_id, tl0_pic_idx)),
         })
     }
 
-    fn start_source(&self, packet: &Packet, made: Instant, picture: u16, base: u8) -> SourceOffsets {
+    fn start_source(
+        &self,
+        packet: &Packet,
+        captured_at: Instant,
+        picture_id: u16,
+        tl0_pic_idx: u8,
+    ) -> SourceOffsets {
         let first = packet.seq;
         let Some(last) = self.last else {
             return SourceOffsets {
@@ -98,8 +109,8 @@ impl RtpRewriter {
                 tl0_pic_idx_offset: 0,
             };
         };
-        // The time that went by, by the moments at which both were made; never back, and never the same picture.
-        let passed = made.saturating_duration_since(last.captured_at).as_nanos()
+        // The time between both captures, and at least one tick: each frame needs its own time stamp.
+        let passed = captured_at.saturating_duration_since(last.captured_at).as_nanos()
             * u128::from(self.clock_rate)
             / 1_000_000_000;
         let passed = u32::try_from(passed).unwrap_or(self.clock_rate).max(1);
@@ -107,8 +118,8 @@ impl RtpRewriter {
             first_seq: first,
             start_seq: last.seq + 1,
             timestamp_offset: last.timestamp.wrapping_add(passed).wrapping_sub(packet.timestamp),
-            picture_id_offset: last.picture_id.wrapping_add(1).wrapping_sub(picture) & PICTURE_ID_MASK,
-            tl0_pic_idx_offset: last.tl0_pic_idx.wrapping_add(1).wrapping_sub(base),
+            picture_id_offset: last.picture_id.wrapping_add(1).wrapping_sub(picture_id) & PICTURE_ID_MASK,
+            tl0_pic_idx_offset: last.tl0_pic_idx.wrapping_add(1).wrapping_sub(tl0_pic_idx),
         }
     }
 }
@@ -124,22 +135,22 @@ mod tests {
         Packet { track, codec, seq, timestamp, marker: false, payload: Vec::new().into() }
     }
 
-    fn vp8(picture: u16, base: u8) -> Option<Vp8Ids> {
-        Some(Vp8Ids { picture_id: Some(picture), tl0_pic_idx: Some(base) })
+    fn vp8(picture_id: u16, tl0_pic_idx: u8) -> Option<Vp8Ids> {
+        Some(Vp8Ids { picture_id: Some(picture_id), tl0_pic_idx: Some(tl0_pic_idx) })
     }
 
     #[test]
-    fn numbers_go_on_across_sources() {
+    fn values_are_continuous_across_sources() {
         let (mut out, start) = (RtpRewriter::new(90_000), Instant::now());
         let later = |ms| start + Duration::from_millis(ms);
         let first = out.rewrite(&packet(70_000, 5), start, vp8(0x7fff, 255)).unwrap();
         assert_eq!(first, RtpIds { seq: 1, timestamp: 5, vp8_ids: Some((0x7fff, 255)) });
-        // Out of order, and lost: gaps stay where they are.
+        // Reordered and lost packets: gaps are kept.
         let third = out.rewrite(&packet(70_002, 3005), later(33), vp8(0, 0)).unwrap();
         assert_eq!(third, RtpIds { seq: 3, timestamp: 3005, vp8_ids: Some((0, 0)) });
         assert_eq!(out.rewrite(&packet(70_001, 5), later(34), vp8(0x7fff, 255)).unwrap().seq, 2);
         assert_eq!(out.rewrite(&packet(69_999, 5), later(34), None), None);
-        // Another layer, with numbers of its own.
+        // Another layer, with its own values.
         out.switch_source();
         let next = out.rewrite(&packet(12, 4_000_000_000), later(133), vp8(500, 9)).unwrap();
         assert_eq!(next, RtpIds { seq: 4, timestamp: 3005 + 9000, vp8_ids: Some((1, 1)) });

@@ -1,4 +1,4 @@
-//! The one port of all media, and the addresses by which it is known.
+//! Sockets of the media port, and the addresses under which it is advertised.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -7,23 +7,23 @@ use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_s
 
 use super::Error;
 
-/// What the system keeps for us while we are busy: a keyframe for each of many viewers. It may give less.
+/// Size of the kernel's socket buffers, in bytes: room for a keyframe for each of many viewers.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-/// How many ports are tried until one is free for UDP and TCP.
+/// Most ports that are tried until one is free for both UDP and TCP.
 const MAX_PORT_ATTEMPTS: usize = 20;
 
-/// Sockets that nobody reads yet.
+/// Open sockets.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    /// Where they are.
+    /// Bound address.
     pub(super) address: SocketAddr,
-    /// For UDP.
+    /// UDP socket.
     pub(super) udp: UdpSocket,
-    /// For TCP, on the port of the same number.
+    /// TCP listener on the port of the same number.
     pub(super) tcp: Option<TcpListener>,
 }
 
-/// Opens them.
+/// Opens the sockets.
 pub(super) fn open(address: SocketAddr, tcp: bool) -> Result<Sockets, Error> {
     let mut tries = if address.port() == 0 { MAX_PORT_ATTEMPTS } else { 1 };
     loop {
@@ -39,9 +39,9 @@ pub(super) fn open(address: SocketAddr, tcp: bool) -> Result<Sockets, Error> {
 fn try_open(address: SocketAddr, tcp: bool) -> io::Result<Sockets> {
     let udp = UdpSocket::bind(address)?;
     udp.set_nonblocking(true)?;
-    // Smaller ones will do.
-    let _smaller = set_socket_recv_buffer_size(&udp, SOCKET_BUFFER_BYTES);
-    let _smaller = set_socket_send_buffer_size(&udp, SOCKET_BUFFER_BYTES);
+    // The kernel may limit the size; smaller buffers only lose more packets in bursts.
+    let _limited = set_socket_recv_buffer_size(&udp, SOCKET_BUFFER_BYTES);
+    let _limited = set_socket_send_buffer_size(&udp, SOCKET_BUFFER_BYTES);
     let address = udp.local_addr()?;
     let tcp = if tcp { Some(TcpListener::bind(address)?) } else { None };
     if let Some(tcp) = &tcp {
@@ -50,11 +50,15 @@ fn try_open(address: SocketAddr, tcp: bool) -> io::Result<Sockets> {
     Ok(Sockets { address, udp, tcp })
 }
 
-/// What others are told: the given addresses, or where the port is; on all interfaces if it is on all.
-pub(super) fn advertised_addresses(given: &[SocketAddr], bound: SocketAddr) -> io::Result<Vec<SocketAddr>> {
+/// The addresses to advertise: the configured ones, or the bound address, or those of all interfaces if it is
+/// unspecified.
+pub(super) fn advertised_addresses(
+    configured: &[SocketAddr],
+    bound: SocketAddr,
+) -> io::Result<Vec<SocketAddr>> {
     let at_port = |ip| SocketAddr::new(ip, bound.port());
-    if !given.is_empty() {
-        return Ok(given.iter().map(|a| if a.port() == 0 { at_port(a.ip()) } else { *a }).collect());
+    if !configured.is_empty() {
+        return Ok(configured.iter().map(|a| if a.port() == 0 { at_port(a.ip()) } else { *a }).collect());
     }
     if !bound.ip().is_unspecified() {
         return Ok(vec![bound]);
@@ -79,17 +83,17 @@ pub(super) fn advertised_addresses(given: &[SocketAddr], bound: SocketAddr) -> i
     Ok(found.into_iter().map(at_port).collect())
 }
 
-/// Such addresses mean nothing without an interface.
+/// Whether an address is link-local and so useless without an interface.
 fn is_link_local(ip: Ipv6Addr) -> bool {
     ip.segments()[0] & 0xffc0 == 0xfe80
 }
 
-/// The address as whoever has it knows it: a socket for both versions gives those of IPv4 as those of IPv6.
+/// Turns an IPv4-mapped address, as a dual-stack socket gives it, into an IPv4 address.
 pub(super) fn to_canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The same the other way round, for a socket bound at `bound`.
+/// Turns an IPv4 address into an IPv4-mapped one if the socket at `bound` is an IPv6 one.
 pub(super) fn to_socket_family(address: SocketAddr, bound: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if bound.is_ipv6() => SocketAddr::new(IpAddr::V6(ip.to_ipv6_mapped()), address.port()),
@@ -102,20 +106,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_those_that_others_know() {
+    fn configured_addresses_are_advertised() {
         let bound: SocketAddr = "127.0.0.1:4000".parse().unwrap();
-        let given: [SocketAddr; 2] = ["192.0.2.1:0".parse().unwrap(), "192.0.2.1:9".parse().unwrap()];
+        let configured: [SocketAddr; 2] = ["192.0.2.1:0".parse().unwrap(), "192.0.2.1:9".parse().unwrap()];
         assert_eq!(advertised_addresses(&[], bound).unwrap(), [bound]);
         assert_eq!(
-            advertised_addresses(&given, bound).unwrap(),
-            ["192.0.2.1:4000".parse().unwrap(), given[1]]
+            advertised_addresses(&configured, bound).unwrap(),
+            ["192.0.2.1:4000".parse().unwrap(), configured[1]]
         );
         let all = advertised_addresses(&[], "0.0.0.0:4000".parse().unwrap()).unwrap();
         assert!(all.iter().all(|a| a.port() == 4000 && a.is_ipv4()) && !all.is_empty());
     }
 
     #[test]
-    fn one_port_is_for_both() {
+    fn udp_and_tcp_share_a_port_number() {
         let sockets = open("127.0.0.1:0".parse().unwrap(), true).unwrap();
         assert_eq!(sockets.tcp.unwrap().local_addr().unwrap(), sockets.address);
         let error = open(sockets.address, true).unwrap_err();
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_go_through_one_socket() {
+    fn a_dual_stack_socket_serves_both_families() {
         let (v4, v6): (SocketAddr, SocketAddr) =
             ("1.2.3.4:5".parse().unwrap(), "[::ffff:1.2.3.4]:5".parse().unwrap());
         assert_eq!(

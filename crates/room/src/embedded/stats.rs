@@ -1,73 +1,73 @@
-//! What a room tells of itself.
+//! Statistics of rooms, as `/rooms/{room}/stats` returns them.
 
 use serde::Serialize;
 
-/// A room.
+/// Statistics of a room.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct RoomStats {
-    /// Its name.
+    /// Room name.
     pub room: String,
-    /// Who publishes in it, the earliest first.
+    /// Publishers, the earliest first.
     pub publishers: Vec<PublisherStats>,
-    /// Who watches.
+    /// Viewers of the room.
     pub viewers: Vec<ViewerStats>,
 }
 
-/// Who publishes.
+/// Statistics of a publisher.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PublisherStats {
-    /// As whom.
+    /// User name.
     pub user: String,
-    /// Since when, in milliseconds since 1970.
-    pub since_ms: u64,
-    /// Whether anything comes.
+    /// Start of publishing, in milliseconds since 1970.
+    pub published_since_ms: u64,
+    /// Whether packets arrive.
     pub active: bool,
-    /// The layers of the picture, the largest one first.
+    /// Layers of the video, the largest first.
     pub layers: Vec<LayerStats>,
-    /// What comes of sound, in bit/s.
+    /// Bitrate of the audio, in bit/s.
     pub audio_bps: u64,
-    /// The time a packet takes there and back.
+    /// Round-trip time, in milliseconds.
     pub rtt_ms: Option<f64>,
-    /// Part of the packets that was lost in the last second, 0 to 1.
+    /// Packet loss of the last second, 0 to 1.
     pub loss: Option<f64>,
-    /// Keyframes that were asked for.
+    /// Keyframes requested from the publisher.
     pub keyframe_requests: u64,
 }
 
-/// A layer of a picture.
+/// Statistics of a video layer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LayerStats {
-    /// Its name; none if there is only one.
+    /// Layer name. `None` without simulcast.
     pub rid: Option<String>,
-    /// Pixels, once a keyframe has said so.
+    /// Width in pixels. `None` before the first keyframe.
     pub width: Option<u32>,
-    /// Pixels.
+    /// Height in pixels. `None` before the first keyframe.
     pub height: Option<u32>,
-    /// What comes of it, in bit/s.
+    /// Received bitrate, in bit/s.
     pub bitrate_bps: u64,
-    /// Pictures a second.
+    /// Frames per second.
     pub fps: f64,
-    /// How many get it.
+    /// Number of viewers that get this layer.
     pub viewers: usize,
 }
 
-/// Who watches.
+/// Statistics of a viewer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ViewerStats {
-    /// A number in this room's lifetime.
+    /// Number of the viewer, unique in the lifetime of the rooms.
     pub id: u64,
-    /// Whom, if somebody publishes.
-    pub watches: Option<String>,
-    /// The layer that is sent: its name, or its place from `0` on; none while there is no picture.
+    /// User whose stream the viewer gets. `None` if there is no publisher.
+    pub publisher: Option<String>,
+    /// Sent layer: its name, or its index from `0` on. `None` while no video is sent.
     pub layer: Option<String>,
-    /// The layer that was asked for; none: whatever the line carries.
-    pub wish: Option<String>,
-    /// What is sent, in bit/s.
+    /// Layer that the viewer requested. `None` for automatic selection.
+    pub requested_layer: Option<String>,
+    /// Sent bitrate, in bit/s.
     pub bitrate_bps: u64,
-    /// What the line is believed to carry, in bit/s.
+    /// Estimated bandwidth of the link, in bit/s.
     pub estimate_bps: Option<u64>,
-    /// The time a packet takes there and back.
+    /// Round-trip time, in milliseconds.
     pub rtt_ms: Option<f64>,
-    /// Part of the packets that was lost in the last second, 0 to 1.
+    /// Packet loss of the last second, 0 to 1.
     pub loss: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! Media by TCP, for those whose UDP does not get through (RFC 6544, passive; frames as in RFC 4571).
+//! Media over TCP, for clients whose UDP is blocked (RFC 6544, passive; framing of RFC 4571).
 
 use std::collections::HashMap;
 use std::io;
@@ -14,27 +14,27 @@ use tokio::task::JoinSet;
 use super::sockets::to_canonical;
 use crate::rtc::answerer::MAX_DATAGRAM;
 
-/// Most connections; more are closed at once.
+/// Most connections; further ones are closed at once. One for each of the default limit of viewers.
 const MAX_CONNECTIONS: usize = 512;
-/// Frames for the room that it has not looked at; connections wait for it.
+/// Received frames that wait for the SFU. When full, connections are not read.
 const MAX_QUEUED_INCOMING: usize = 256;
-/// Frames that a connection has not taken: a keyframe or two. One that leaves more lying reads too slowly, and is closed.
+/// Frames that wait to be written to one connection: one or two keyframes. When full, it is closed.
 const MAX_QUEUED_OUTGOING: usize = 512;
-/// Who says nothing that makes sense within this time is closed.
+/// Time after which a connection is closed if no ICE check with valid credentials arrived on it.
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// A frame must be taken within this time.
+/// Longest duration of writing one frame.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What comes from a connection.
+/// Event of a connection.
 #[derive(Debug)]
 pub(super) enum TcpEvent {
-    /// A frame.
+    /// A frame was received.
     Frame(SocketAddr, Vec<u8>),
-    /// Nothing any more.
+    /// The connection was closed.
     Closed(SocketAddr),
 }
 
-/// All connections.
+/// All open connections.
 #[derive(Debug)]
 pub(super) struct TcpConnections {
     open: HashMap<SocketAddr, Connection>,
@@ -43,7 +43,7 @@ pub(super) struct TcpConnections {
     tasks: JoinSet<()>,
 }
 
-/// Our end of one.
+/// Handle of a connection's task.
 #[derive(Debug)]
 struct Connection {
     frame_sender: mpsc::Sender<Vec<u8>>,
@@ -51,57 +51,57 @@ struct Connection {
 }
 
 impl TcpConnections {
-    /// None yet.
+    /// An empty set of connections.
     pub(super) fn new() -> Self {
-        let (to_us, heard) = mpsc::channel(MAX_QUEUED_INCOMING);
-        Self { open: HashMap::new(), events: heard, event_sender: to_us, tasks: JoinSet::new() }
+        let (event_sender, events) = mpsc::channel(MAX_QUEUED_INCOMING);
+        Self { open: HashMap::new(), events, event_sender, tasks: JoinSet::new() }
     }
 
-    /// Somebody has connected.
+    /// Adds an accepted connection.
     pub(super) fn add(&mut self, stream: TcpStream, from: SocketAddr) {
         while self.tasks.try_join_next().is_some() {}
         let from = to_canonical(from);
         if self.open.len() >= MAX_CONNECTIONS || stream.set_nodelay(true).is_err() {
             return;
         }
-        let (outbox, frames) = mpsc::channel(MAX_QUEUED_OUTGOING);
-        let (to_us, proven) = (self.event_sender.clone(), Arc::new(Notify::new()));
-        self.open.insert(from, Connection { frame_sender: outbox, authenticated: Arc::clone(&proven) });
+        let (frame_sender, frames) = mpsc::channel(MAX_QUEUED_OUTGOING);
+        let (events, authenticated) = (self.event_sender.clone(), Arc::new(Notify::new()));
+        self.open.insert(from, Connection { frame_sender, authenticated: Arc::clone(&authenticated) });
         self.tasks.spawn(async move {
             let (read, write) = stream.into_split();
-            let proof = async {
-                if tokio::time::timeout(AUTHENTICATION_TIMEOUT, proven.notified()).await.is_ok() {
+            let unauthenticated = async {
+                if tokio::time::timeout(AUTHENTICATION_TIMEOUT, authenticated.notified()).await.is_ok() {
                     std::future::pending::<()>().await;
                 }
             };
-            let why = tokio::select! {
-                read = read_frames(read, from, &to_us) => read,
+            let reason = tokio::select! {
+                read = read_frames(read, from, &events) => read,
                 written = write_frames(write, frames) => written,
-                () = proof => Err(io::Error::other("it proved nothing")),
+                () = unauthenticated => Err(io::Error::other("no authenticated ICE check arrived")),
             };
-            tracing::trace!(%from, ?why, "a connection ends");
-            // If nobody hears it, everything has ended.
-            let _heard = to_us.send(TcpEvent::Closed(from)).await;
+            tracing::trace!(remote = %from, ?reason, "tcp connection closed");
+            // The receiver is gone only if the rooms have ended.
+            let _sent = events.send(TcpEvent::Closed(from)).await;
         });
     }
 
-    /// What comes next.
+    /// Waits for the next event. Cancel-safe.
     pub(super) async fn next_event(&mut self) -> Option<TcpEvent> {
-        let heard = self.events.recv().await;
-        if let Some(TcpEvent::Closed(from)) = &heard {
+        let event = self.events.recv().await;
+        if let Some(TcpEvent::Closed(from)) = &event {
             self.open.remove(from);
         }
-        heard
+        event
     }
 
-    /// Somebody at this address has proven to be of a session.
+    /// Marks a connection as authenticated, so that it stays open.
     pub(super) fn mark_authenticated(&self, from: SocketAddr) {
         if let Some(connection) = self.open.get(&from) {
             connection.authenticated.notify_one();
         }
     }
 
-    /// Sends a frame; false if it reads too slowly, and is closed.
+    /// Queues a frame. Returns false if the queue is full, and closes the connection.
     pub(super) fn send(&mut self, to: SocketAddr, frame: Vec<u8>) -> bool {
         let Some(connection) = self.open.get(&to) else { return true };
         match connection.frame_sender.try_send(frame) {
@@ -114,7 +114,7 @@ impl TcpConnections {
     }
 }
 
-/// The next who connects; never, if nobody can.
+/// Accepts the next connection. Waits forever without a listener.
 pub(super) async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
     match listener {
         Some(listener) => listener.accept().await,
@@ -125,16 +125,16 @@ pub(super) async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStr
 async fn read_frames(
     mut read: tcp::OwnedReadHalf,
     from: SocketAddr,
-    to_us: &mpsc::Sender<TcpEvent>,
+    events: &mpsc::Sender<TcpEvent>,
 ) -> io::Result<()> {
     loop {
         let length = usize::from(read.read_u16().await?);
         if length > MAX_DATAGRAM {
-            return Err(io::Error::other("a frame is too large"));
+            return Err(io::Error::other("a frame is larger than a datagram may be"));
         }
         let mut frame = vec![0; length];
         read.read_exact(&mut frame).await?;
-        if to_us.send(TcpEvent::Frame(from, frame)).await.is_err() {
+        if events.send(TcpEvent::Frame(from, frame)).await.is_err() {
             return Ok(());
         }
     }

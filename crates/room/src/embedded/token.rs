@@ -1,4 +1,4 @@
-//! Tokens: who may publish and watch in which room (JWT, RFC 7519, with HMAC-SHA256).
+//! Access tokens for rooms (JWT, RFC 7519, with HMAC-SHA256).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,38 +7,37 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, deco
 use pagecast_core::spec::{MAX_TOKEN_LEN, Secret};
 use serde::{Deserialize, Serialize};
 
-/// How far clocks may be apart, in seconds.
+/// Tolerated clock skew, in seconds.
 const LEEWAY_S: u64 = 5;
 
-/// What a token says.
+/// Claims of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// The room it is for.
+    /// Room that the token is for.
     pub room: String,
-    /// The user that it publishes as; any, if it names none.
+    /// User that may publish. `None` allows any user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
-    /// Whether it may publish.
+    /// Whether the token allows publishing.
     #[serde(default)]
     pub publish: bool,
-    /// Whether it may watch.
+    /// Whether the token allows watching.
     #[serde(default)]
     pub view: bool,
-    /// Whether a cast of this service publishes with it: the service has let it in, so rooms that are full do
-    /// not refuse it.
+    /// Whether the token belongs to a cast of this service, which is exempt from the limits of rooms.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_cast: bool,
-    /// Until when it is good, in seconds since 1970.
+    /// Expiry, in seconds since 1970.
     pub exp: u64,
-    /// From when on.
+    /// Start of validity, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbf: Option<u64>,
 }
 
 impl Claims {
-    /// For a room, good for so long, and for nothing yet.
+    /// Claims for a room with this lifetime that allow nothing yet.
     #[must_use]
-    pub fn new(room: &str, good_for: Duration) -> Self {
+    pub fn new(room: &str, lifetime: Duration) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             room: room.to_owned(),
@@ -46,26 +45,26 @@ impl Claims {
             publish: false,
             view: false,
             own_cast: false,
-            exp: (now + good_for).as_secs(),
+            exp: (now + lifetime).as_secs(),
             nbf: None,
         }
     }
 
-    /// It may publish, as this user.
+    /// Allows publishing as this user.
     #[must_use]
     pub fn allow_publish(mut self, user: &str) -> Self {
         (self.sub, self.publish) = (Some(user.to_owned()), true);
         self
     }
 
-    /// A cast of this service publishes with it.
+    /// Marks the token as that of a cast of this service.
     #[must_use]
     pub fn for_own_cast(mut self) -> Self {
         self.own_cast = true;
         self
     }
 
-    /// It may watch.
+    /// Allows watching.
     #[must_use]
     pub fn allow_view(mut self) -> Self {
         self.view = true;
@@ -73,63 +72,72 @@ impl Claims {
     }
 }
 
-/// What somebody wants to do.
+/// Action that needs a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// To publish.
+    /// Permission to publish.
     Publish,
-    /// To watch.
+    /// Permission to watch.
     View,
 }
 
-/// Why a token is not taken.
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publishing",
+            Self::View => "watching",
+        }
+    }
+}
+
+/// Why a token is rejected or cannot be minted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is none.
+    /// The request has no token.
     #[error("a token is needed: send `Authorization: Bearer …`")]
     Missing,
-    /// It is none of ours, or was changed.
+    /// The token is malformed or has a wrong signature.
     #[error("this token is not valid")]
     Invalid,
-    /// It was good once.
+    /// The token has expired.
     #[error("this token has expired")]
     Expired,
-    /// It will be good.
-    #[error("this token is not good yet")]
+    /// The validity of the token has not started.
+    #[error("this token is not valid yet")]
     NotYetValid,
-    /// It is for another room.
+    /// The token is for another room.
     #[error("this token is for another room")]
     WrongRoom,
-    /// It is for something else.
-    #[error("this token does not allow {}", match .0 { Action::Publish => "publishing", Action::View => "watching" })]
+    /// The token does not allow the action.
+    #[error("this token does not allow {}", .0.name())]
     NotAllowed(Action),
-    /// It cannot be made.
-    #[error("this token cannot be made")]
+    /// The token cannot be signed.
+    #[error("cannot sign the token")]
     Mint,
 }
 
 impl Error {
-    /// Whether another token is needed, rather than another room or wish.
+    /// Whether another token is needed, rather than another room or action.
     #[must_use]
     pub fn is_unauthorized(self) -> bool {
         !matches!(self, Self::WrongRoom | Self::NotAllowed(_))
     }
 }
 
-/// Makes a token.
+/// Signs a token.
 ///
 /// # Errors
-/// [`ErrorBody::Mint`]: the system's cryptography fails.
+/// [`Error::Mint`] if the cryptography fails.
 pub fn mint(secret: &Secret, claims: &Claims) -> Result<String, Error> {
     let key = EncodingKey::from_secret(secret.reveal().as_bytes());
     encode(&Header::new(Algorithm::HS256), claims, &key).map_err(|_| Error::Mint)
 }
 
-/// Checks that a token allows this; what it says.
+/// Checks that a token allows an action in a room, and returns its claims.
 ///
 /// # Errors
-/// It does not.
+/// The token is invalid or does not allow the action.
 pub fn verify(secret: &Secret, token: &str, room: &str, action: Action) -> Result<Claims, Error> {
     if token.len() > MAX_TOKEN_LEN {
         return Err(Error::Invalid);
@@ -167,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_for_a_room_a_deed_and_a_while() {
+    fn tokens_are_for_a_room_an_action_and_a_time() {
         let secret = Secret::new("hush");
         let check = |token: &str, room, action| verify(&secret, token, room, action);
         let now = Claims::new("a", Duration::ZERO).exp;
@@ -182,7 +190,7 @@ mod tests {
         for bad in [&other, "", "a.b.c", head, &format!("{head}xx{tail}"), &"a".repeat(9000)] {
             assert_eq!(check(bad, "a", Action::Publish), Err(Error::Invalid), "{bad}");
         }
-        // No algorithm is not ours, whatever the token says.
+        // A token with algorithm `none` is invalid, whatever its claims.
         let none = "eyJhbGciOiJub25lIn0.eyJyb29tIjoiYSIsInB1Ymxpc2giOnRydWUsImV4cCI6OTk5OTk5OTk5OX0.";
         assert_eq!(check(none, "a", Action::Publish), Err(Error::Invalid));
     }

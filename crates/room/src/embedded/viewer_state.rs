@@ -1,44 +1,45 @@
-//! What viewers are told as it happens.
+//! State of a viewer, sent as server-sent events.
 
 use serde::Serialize;
 
 use super::stats::LayerStats;
 
-/// How things are for one viewer.
+/// State of one viewer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct ViewerState {
-    /// Whether anything is published.
+    /// Whether the room has an active publisher.
     pub(super) active: bool,
-    /// The layers that there are.
+    /// Layers of the watched video.
     pub(super) layers: LayersEvent,
-    /// How many watch.
+    /// Number of viewers in the room.
     pub(super) viewer_count: usize,
 }
 
-/// The layers of what is watched.
+/// Data of the event `layers`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct LayersEvent {
-    /// The layer that is sent.
-    pub(super) current: Option<String>,
-    /// The one that was asked for; none: automatically.
-    pub(super) wish: Option<String>,
-    /// All of them, the largest one first.
+    /// Sent layer. `None` while no video is sent.
+    pub(super) current_layer: Option<String>,
+    /// Layer that the viewer requested. `None` for automatic selection.
+    pub(super) requested_layer: Option<String>,
+    /// Available layers, the largest first.
     pub(super) layers: Vec<LayerStats>,
 }
 
 impl ViewerState {
-    /// The events that tell what is new since `before`, as a stream of server-sent events has them.
+    /// The changes since `before`, as server-sent events.
     pub(super) fn events_since(&self, before: Option<&Self>) -> String {
         let mut text = String::new();
-        let mut tell = |name: &str, data: &str| text.push_str(&format!("event: {name}\ndata: {data}\n\n"));
+        let mut push_event =
+            |name: &str, data: &str| text.push_str(&format!("event: {name}\ndata: {data}\n\n"));
         if before.is_none_or(|before| before.active != self.active) {
-            tell(if self.active { "active" } else { "inactive" }, "{}");
+            push_event(if self.active { "active" } else { "inactive" }, "{}");
         }
         if before.is_none_or(|before| before.layers != self.layers) {
-            tell("layers", &serde_json::to_string(&self.layers).unwrap_or_default());
+            push_event("layers", &serde_json::to_string(&self.layers).unwrap_or_default());
         }
         if before.is_none_or(|before| before.viewer_count != self.viewer_count) {
-            tell("viewercount", &format!("{{\"viewercount\":{}}}", self.viewer_count));
+            push_event("viewercount", &format!("{{\"viewercount\":{}}}", self.viewer_count));
         }
         text
     }
@@ -51,15 +52,13 @@ mod tests {
     #[test]
     fn only_changes_become_events() {
         let first = ViewerState { viewer_count: 1, ..ViewerState::default() };
-        let said = first.events_since(None);
-        assert!(
-            said.starts_with("event: inactive\ndata: {}\n\nevent: layers\ndata: {\"current\":null"),
-            "{said}"
-        );
+        let events = first.events_since(None);
+        let expected = "event: inactive\ndata: {}\n\nevent: layers\ndata: {\"current_layer\":null";
+        assert!(events.starts_with(expected), "{events}");
         let mut second = first.clone();
         assert_eq!(second.events_since(Some(&first)), "");
         (second.active, second.viewer_count) = (true, 2);
-        let said = second.events_since(Some(&first));
-        assert_eq!(said, "event: active\ndata: {}\n\nevent: viewercount\ndata: {\"viewercount\":2}\n\n");
+        let events = second.events_since(Some(&first));
+        assert_eq!(events, "event: active\ndata: {}\n\nevent: viewercount\ndata: {\"viewercount\":2}\n\n");
     }
 }

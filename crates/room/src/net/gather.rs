@@ -1,4 +1,4 @@
-//! What STUN and TURN servers make of this machine: all are asked at once, and what came in time counts.
+//! Gathers candidates from STUN and TURN servers: from all of them at once, until a deadline.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -17,28 +17,28 @@ use super::turn::Error as TurnError;
 use super::{Error, IceSockets, ReceivedDatagram};
 use crate::rtc::{Candidate, Protocol};
 
-/// How long servers may take, all together.
+/// Longest duration of gathering: a cast waits for it before it publishes.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a question is asked again, as datagrams get lost.
+/// Interval of retransmissions of a binding request.
 const RETRANSMIT_INTERVAL: Duration = Duration::from_millis(250);
-/// Most servers that are asked.
+/// Most servers that are used; further ones are ignored.
 const MAX_SERVERS: usize = 8;
-/// Most datagrams for others that come while servers are asked; later ones are dropped.
+/// Most other datagrams that are kept while candidates are gathered; later ones are dropped.
 const MAX_HELD_DATAGRAMS: usize = 256;
-/// Datagrams on their way to a TURN server. Full: later ones are dropped.
+/// Datagrams queued for a TURN server. When full, later ones are dropped.
 const MAX_QUEUED_DATAGRAMS: usize = 256;
 
-/// What a task found out.
+/// Result of a gathering task.
 enum GatherResult {
     Relay(Box<Relay>),
-    /// Where to ask which address is seen.
+    /// Addresses of a STUN server.
     StunServers(Vec<SocketAddr>),
 }
 
-/// A question to a server: which address does it see?
+/// A STUN binding request from one socket to one server.
 struct BindingRequest {
     id: TransactionId,
-    /// From which socket.
+    /// Local address of the socket.
     base: SocketAddr,
     server: SocketAddr,
 }
@@ -54,18 +54,18 @@ impl BindingRequest {
         Builder::new(Class::Request, method::BINDING, self.id).finish()
     }
 
-    /// The address that the server sees, if this is its answer.
+    /// The mapped address in a datagram, if it is the response to this request.
     fn mapped_address(&self, received: &ReceivedDatagram) -> Option<SocketAddr> {
-        let is_mine = (received.from, received.to) == (self.server, self.base);
+        let same_path = (received.from, received.to) == (self.server, self.base);
         let message = Message::parse(&received.data)
-            .filter(|message| is_mine && message.transaction_id() == self.id)?;
-        let is_good = message.class() == Class::Success && message.method() == method::BINDING;
-        is_good.then(|| message.xor_address(attribute::XOR_MAPPED_ADDRESS))?
+            .filter(|message| same_path && message.transaction_id() == self.id)?;
+        let is_success = message.class() == Class::Success && message.method() == method::BINDING;
+        is_success.then(|| message.xor_address(attribute::XOR_MAPPED_ADDRESS))?
     }
 }
 
 impl IceSockets {
-    /// Asks servers; what they made possible. Why a server was of no use is logged, and the last reason returned.
+    /// Gathers candidates from the servers. Logs each failure and returns the last one.
     pub(super) async fn gather_candidates(
         &mut self,
         servers: &[IceServer],
@@ -73,20 +73,20 @@ impl IceSockets {
     ) -> Option<Error> {
         let mut tasks = JoinSet::new();
         let mut last = None;
-        // Whom the system trusts takes a moment to find out.
-        let is_encrypted = servers.iter().any(|server| server.url.starts_with("turns:"));
-        let trust = is_encrypted.then(TlsConfig::from_system).and_then(|trust| match trust {
-            Ok(trust) => Some(trust),
+        // Loading the system's TLS roots takes time, so it is done only if they are needed.
+        let uses_tls = servers.iter().any(|server| server.url.starts_with("turns:"));
+        let tls = uses_tls.then(TlsConfig::from_system).and_then(|config| match config {
+            Ok(config) => Some(config),
             Err(error) => {
-                tracing::warn!(%error, "no TLS server can be trusted");
+                tracing::warn!(%error, "cannot load system TLS roots, turns: servers are skipped");
                 None
             }
         });
         for server in servers.iter().take(MAX_SERVERS) {
             match Server::parse(server) {
-                Ok(server) => spawn_queries(&mut tasks, &server, relay_only, trust.as_ref()),
+                Ok(server) => spawn_queries(&mut tasks, &server, relay_only, tls.as_ref()),
                 Err(error) => {
-                    tracing::warn!(%error, "a server for ICE is passed over");
+                    tracing::warn!(%error, "ICE server URL rejected");
                     last = Some(Error::NoRelay { server: redacted_url(server), why: error.to_string() });
                 }
             }
@@ -94,74 +94,77 @@ impl IceSockets {
         self.collect_candidates(tasks).await.or(last)
     }
 
-    /// Waits for what the tasks find out, and for answers to what is asked then.
+    /// Collects the results of the tasks and the responses to binding requests.
     async fn collect_candidates(
         &mut self,
         mut tasks: JoinSet<Result<GatherResult, ServerFailure>>,
     ) -> Option<Error> {
         let deadline = Instant::now() + GATHER_TIMEOUT;
-        let (mut questions, mut asked, mut last) = (Vec::new(), HashSet::new(), None);
-        let mut again = Instant::now() + RETRANSMIT_INTERVAL;
-        while !(tasks.is_empty() && questions.is_empty()) {
+        let (mut requests, mut stun_servers, mut last) = (Vec::new(), HashSet::new(), None);
+        let mut retransmit_at = Instant::now() + RETRANSMIT_INTERVAL;
+        while !(tasks.is_empty() && requests.is_empty()) {
             tokio::select! {
-                Some(found) = tasks.join_next() => match found {
+                Some(result) = tasks.join_next() => match result {
                     Ok(Ok(GatherResult::Relay(relay))) => self.add_relay_candidate(*relay),
                     Ok(Ok(GatherResult::StunServers(servers))) => {
-                        questions.extend(self.send_binding_requests(&servers));
-                        asked.extend(servers);
+                        requests.extend(self.send_binding_requests(&servers));
+                        stun_servers.extend(servers);
                     }
                     Ok(Err(failure)) => {
                         let ServerFailure { server, error } = failure;
-                        tracing::warn!(%server, %error, "a server for ICE is of no use");
+                        tracing::warn!(%server, %error, "ICE server failed");
                         last = Some(Error::NoRelay { server: server.to_string(), why: error.to_string() });
                     }
-                    Err(error) => tracing::error!(%error, "a server for ICE could not be asked"),
+                    Err(error) => tracing::error!(%error, "ICE server task panicked"),
                 },
                 Some(received) = self.received.recv() => {
-                    if let Some(seen) = questions.iter().find_map(|question| question.mapped_address(&received)) {
-                        self.add_reflexive_candidate(received.to, seen);
-                        // One answer for each socket will do.
-                        questions.retain(|question| question.base != received.to);
-                    } else if self.received_while_gathering.len() < MAX_HELD_DATAGRAMS && !asked.contains(&received.from) {
+                    let mapped = requests.iter().find_map(|request| request.mapped_address(&received));
+                    if let Some(mapped) = mapped {
+                        self.add_reflexive_candidate(received.to, mapped);
+                        // One response for each socket is enough.
+                        requests.retain(|request| request.base != received.to);
+                    } else if self.received_while_gathering.len() < MAX_HELD_DATAGRAMS
+                        && !stun_servers.contains(&received.from)
+                    {
                         self.received_while_gathering.push_back(received);
                     }
                 }
-                () = sleep_until(again.into()) => {
-                    again += RETRANSMIT_INTERVAL;
-                    // Tasks have the same deadline, and say themselves what they miss.
+                () = sleep_until(retransmit_at.into()) => {
+                    retransmit_at += RETRANSMIT_INTERVAL;
+                    // The tasks have the same deadline and return their own errors.
                     if Instant::now() >= deadline {
-                        questions.clear();
+                        requests.clear();
                     }
-                    questions.iter().for_each(|question| self.send_binding_request(question));
+                    requests.iter().for_each(|request| self.send_binding_request(request));
                 }
             }
         }
         last
     }
 
-    /// A question from each socket to each server of its family.
+    /// Sends a binding request from each socket to each server of its address family.
     fn send_binding_requests(&self, servers: &[SocketAddr]) -> Vec<BindingRequest> {
-        let fits = |base: &SocketAddr, to: &SocketAddr| {
+        let can_reach = |base: &SocketAddr, to: &SocketAddr| {
             base.is_ipv4() == to.is_ipv4() && base.ip().is_loopback() == to.ip().is_loopback()
         };
         let pairs = self.udp.iter().flat_map(|(base, _)| servers.iter().map(move |to| (*base, *to)));
-        let questions: Vec<_> = pairs
-            .filter(|(base, to)| fits(base, to))
+        let requests: Vec<_> = pairs
+            .filter(|(base, to)| can_reach(base, to))
             .filter_map(|(base, to)| BindingRequest::new(base, to))
             .collect();
-        questions.iter().for_each(|question| self.send_binding_request(question));
-        questions
+        requests.iter().for_each(|request| self.send_binding_request(request));
+        requests
     }
 
-    fn send_binding_request(&self, question: &BindingRequest) {
-        self.send_udp(question.base, question.server, &question.encode());
+    fn send_binding_request(&self, request: &BindingRequest) {
+        self.send_udp(request.base, request.server, &request.encode());
     }
 
-    fn add_reflexive_candidate(&mut self, base: SocketAddr, seen: SocketAddr) {
+    fn add_reflexive_candidate(&mut self, base: SocketAddr, mapped: SocketAddr) {
         let known: HashSet<_> = self.candidates.iter().map(Candidate::addr).collect();
-        // Where nothing translates addresses, the server sees what there is.
-        if !known.contains(&seen)
-            && let Ok(candidate) = Candidate::server_reflexive(seen, base, Protocol::Udp)
+        // Without NAT, the mapped address is a local one.
+        if !known.contains(&mapped)
+            && let Ok(candidate) = Candidate::server_reflexive(mapped, base, Protocol::Udp)
         {
             self.candidates.push(candidate);
         }
@@ -171,32 +174,32 @@ impl IceSockets {
         let (relayed, local) = (relay.relayed_address(), relay.local_address());
         match Candidate::relayed(relayed, local, Protocol::Udp) {
             Ok(candidate) => {
-                let (outgoing, orders) = mpsc::channel(MAX_QUEUED_DATAGRAMS);
-                self.tasks.spawn(relay.run(orders, self.sender.clone()));
-                self.relays.push((relayed, outgoing));
+                let (sender, outgoing) = mpsc::channel(MAX_QUEUED_DATAGRAMS);
+                self.tasks.spawn(relay.run(outgoing, self.sender.clone()));
+                self.relays.push((relayed, sender));
                 self.candidates.push(candidate);
             }
-            Err(error) => tracing::warn!(%error, %relayed, "a relayed address cannot be used"),
+            Err(error) => tracing::warn!(%error, %relayed, "relayed candidate rejected"),
         }
     }
 }
 
-/// Why a server is of no use.
+/// A server and its error.
 struct ServerFailure {
     server: Server,
     error: RelayError,
 }
 
-/// Starts what asks one server.
+/// Spawns the tasks for one server.
 fn spawn_queries(
     tasks: &mut JoinSet<Result<GatherResult, ServerFailure>>,
     server: &Server,
     relay_only: bool,
-    trust: Option<&TlsConfig>,
+    tls: Option<&TlsConfig>,
 ) {
-    // One that relays by UDP also tells which address it sees.
-    let sees = matches!(server.kind, Kind::Stun | Kind::Turn(Transport::Udp));
-    if sees && !relay_only {
+    // A TURN server over UDP is a STUN server, too.
+    let is_stun = matches!(server.kind, Kind::Stun | Kind::Turn(Transport::Udp));
+    if is_stun && !relay_only {
         let server = server.clone();
         tasks.spawn(async move {
             let found = server.resolve().await.map(GatherResult::StunServers);
@@ -204,9 +207,9 @@ fn spawn_queries(
         });
     }
     if matches!(server.kind, Kind::Turn(_)) {
-        let (server, trust) = (server.clone(), trust.cloned());
+        let (server, tls) = (server.clone(), tls.cloned());
         tasks.spawn(async move {
-            let opened = timeout(GATHER_TIMEOUT, Relay::open(&server, trust.as_ref())).await;
+            let opened = timeout(GATHER_TIMEOUT, Relay::open(&server, tls.as_ref())).await;
             match opened.unwrap_or(Err(TurnError::Timeout.into())) {
                 Ok(relay) => Ok(GatherResult::Relay(Box::new(relay))),
                 Err(error) => Err(ServerFailure { server, error }),
@@ -215,7 +218,7 @@ fn spawn_queries(
     }
 }
 
-/// The address of a server, as far as it may be shown.
+/// The URL of a server without its query, at most 120 characters, for logs and errors.
 fn redacted_url(server: &IceServer) -> String {
     let shown = server.url.split('?').next().unwrap_or_default();
     shown.chars().filter(|c| !c.is_control()).take(120).collect()

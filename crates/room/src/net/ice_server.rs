@@ -1,4 +1,4 @@
-//! Which server, and how it is reached: the addresses of RFC 7064 and RFC 7065.
+//! ICE servers and their URLs (RFC 7064, RFC 7065).
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -8,38 +8,38 @@ use pagecast_core::spec::{IceServer, Secret};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-/// Most addresses of a name that are tried, of each family.
+/// Most addresses of a host that are tried, of each family. Gathering waits for all of them.
 const MAX_ADDRESSES_PER_FAMILY: usize = 2;
-/// How long a name may take to be looked up.
+/// Longest duration of a DNS lookup: as long as gathering may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest name of a host (RFC 1035).
+/// Longest host name, in bytes (RFC 1035).
 const MAX_HOST_BYTES: usize = 255;
 
 const DEFAULT_PORT: u16 = 3478;
 const DEFAULT_TLS_PORT: u16 = 5349;
 
-/// Why a server cannot be asked.
+/// Why an ICE server cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
-    /// Its address cannot be understood.
-    #[error("the address of this server for ICE cannot be used: {0}")]
+    /// Its URL is invalid.
+    #[error("the URL of the ICE server is invalid: {0}")]
     InvalidUrl(&'static str),
-    /// Its name has no address.
-    #[error("the name of this server has no address: {0}")]
+    /// Its host name cannot be resolved.
+    #[error("the host name of the ICE server cannot be resolved: {0}")]
     Resolve(String),
 }
 
-/// What a server is asked for.
+/// Kind of an ICE server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Which address it sees.
+    /// STUN: gives server reflexive candidates.
     Stun,
-    /// An address of its own, over this transport.
+    /// TURN over this transport: gives relayed candidates.
     Turn(Transport),
 }
 
-/// What a server is spoken to over.
+/// Transport to a TURN server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transport {
     Udp,
@@ -75,79 +75,79 @@ impl fmt::Display for Server {
 }
 
 impl Server {
-    /// Reads its address.
+    /// Parses the URL of a server.
     ///
     /// # Errors
-    /// [`ErrorBody::InvalidUrl`].
+    /// [`Error::InvalidUrl`].
     pub(crate) fn parse(server: &IceServer) -> Result<Self, Error> {
-        let bad = |why| Err(Error::InvalidUrl(why));
-        let Some((scheme, rest)) = server.url.split_once(':') else { return bad("it has no scheme") };
-        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let invalid = |reason| Err(Error::InvalidUrl(reason));
+        let Some((scheme, rest)) = server.url.split_once(':') else { return invalid("it has no scheme") };
+        let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
         let transport = match query.split_once('=') {
             None if query.is_empty() => None,
             Some(("transport", "udp")) => Some(Transport::Udp),
             Some(("transport", "tcp")) => Some(Transport::Tcp),
-            _ => return bad("after ? only transport=udp and transport=tcp are possible"),
+            _ => return invalid("after ? only transport=udp and transport=tcp are allowed"),
         };
         let kind = match (scheme, transport) {
             ("stun", None) => Kind::Stun,
             ("turn", transport) => Kind::Turn(transport.unwrap_or(Transport::Udp)),
             ("turns", None | Some(Transport::Tcp)) => Kind::Turn(Transport::Tls),
-            ("turns", _) => return bad("turns: is possible over TCP only"),
-            _ => return bad("it is not one like stun:host, turn:host?transport=udp or turns:host"),
+            ("turns", _) => return invalid("turns: works over TCP only"),
+            _ => return invalid("use stun:host, turn:host?transport=udp or turns:host"),
         };
-        let usual = if kind == Kind::Turn(Transport::Tls) { DEFAULT_TLS_PORT } else { DEFAULT_PORT };
-        let (host, port) = parse_host_port(place, usual)?;
+        let default_port = if kind == Kind::Turn(Transport::Tls) { DEFAULT_TLS_PORT } else { DEFAULT_PORT };
+        let (host, port) = parse_host_port(authority, default_port)?;
         let (user, password) = (server.username.clone(), server.credential.clone());
         if matches!(kind, Kind::Turn(_)) && user.is_empty() {
-            return bad("a TURN server wants a user and a password");
+            return invalid("a TURN server needs a user and a password");
         }
         Ok(Self { kind, host, port, user, password })
     }
 
-    /// Its addresses, IPv4 first.
+    /// Resolves the host into addresses, IPv4 first.
     ///
     /// # Errors
-    /// [`ErrorBody::Resolve`].
+    /// [`Error::Resolve`].
     pub(crate) async fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
-        let failed = |why: &str| Error::Resolve(why.to_owned());
-        let asked = timeout(LOOKUP_TIMEOUT, lookup_host((self.host.as_str(), self.port))).await;
-        let found = match asked {
+        let failed = |reason: &str| Error::Resolve(reason.to_owned());
+        let lookup = timeout(LOOKUP_TIMEOUT, lookup_host((self.host.as_str(), self.port))).await;
+        let found = match lookup {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => return Err(failed(&error.to_string())),
-            Err(_late) => return Err(failed("it took too long to look it up")),
+            Err(_elapsed) => return Err(failed("the DNS lookup timed out")),
         };
         let (v4, v6): (Vec<_>, Vec<_>) = found.partition(SocketAddr::is_ipv4);
         let mut all: Vec<_> = v4.into_iter().take(MAX_ADDRESSES_PER_FAMILY).collect();
         all.extend(v6.into_iter().take(MAX_ADDRESSES_PER_FAMILY));
         all.dedup();
-        if all.is_empty() { Err(failed("there is none")) } else { Ok(all) }
+        if all.is_empty() { Err(failed("it has no address")) } else { Ok(all) }
     }
 }
 
 /// Host and port of `host:port`, `host`, `[v6]:port` or `[v6]`.
-fn parse_host_port(place: &str, usual: u16) -> Result<(String, u16), Error> {
-    let bad = |why| Err(Error::InvalidUrl(why));
-    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+fn parse_host_port(authority: &str, default_port: u16) -> Result<(String, u16), Error> {
+    let invalid = |reason| Err(Error::InvalidUrl(reason));
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, port)) => {
             if host.parse::<Ipv6Addr>().is_err() {
-                return bad("what stands between [ and ] is no IPv6 address");
+                return invalid("the text between [ and ] is not an IPv6 address");
             }
             (host, port.strip_prefix(':').or(port.is_empty().then_some("")))
         }
-        None => place.split_once(':').map_or((place, Some("")), |(host, port)| (host, Some(port))),
+        None => authority.split_once(':').map_or((authority, Some("")), |(host, port)| (host, Some(port))),
     };
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
-    if host.is_empty() || host.len() > MAX_HOST_BYTES || !host.chars().all(fits) {
-        return bad("it names no host");
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+    if host.is_empty() || host.len() > MAX_HOST_BYTES || !host.chars().all(is_allowed) {
+        return invalid("its host is missing or has characters that no host name has");
     }
     match port {
-        Some("") => Ok((host.to_owned(), usual)),
+        Some("") => Ok((host.to_owned(), default_port)),
         Some(port) => match port.parse() {
             Ok(port) if port > 0 => Ok((host.to_owned(), port)),
-            _ => bad("its port is no port"),
+            _ => invalid("its port is not a number from 1 to 65535"),
         },
-        None => bad("its port is no port"),
+        None => invalid("its port is not a number from 1 to 65535"),
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_understood() {
+    fn valid_urls_are_parsed() {
         for (url, shown) in [
             ("stun:a.example", "stun:a.example:3478"),
             ("stun:192.0.2.1:19302", "stun:192.0.2.1:19302"),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_refused() {
+    fn invalid_urls_are_refused() {
         for url in [
             "",
             "turn",

@@ -1,4 +1,4 @@
-//! An address on a TURN server, and the socket to the server.
+//! A relayed address on a TURN server, with the socket to the server.
 
 use std::fmt;
 use std::io;
@@ -16,27 +16,27 @@ use super::turn::{self, Client, State, TransportKind};
 use super::{MAX_DATAGRAM_BYTES, ReceivedDatagram};
 use crate::rtc::Protocol;
 
-/// How often a server may name another one.
+/// Most redirects to an alternate server that are followed, against loops.
 const MAX_ALTERNATES: usize = 2;
-/// How much later each further address of a server is asked.
+/// Delay between attempts at successive addresses of a server (compare RFC 8305).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(300);
 
 /// Why there is no relayed address.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
-    /// The server cannot be asked.
+    /// The server's URL or host name is unusable.
     #[error(transparent)]
     Server(#[from] ice_server::Error),
-    /// It cannot be reached.
-    #[error("it cannot be reached: {0}")]
+    /// The server cannot be reached.
+    #[error("the TURN server cannot be reached: {0}")]
     Socket(#[from] io::Error),
-    /// It gives none.
+    /// The server gave no allocation.
     #[error(transparent)]
     Turn(#[from] turn::Error),
 }
 
-/// What lies between this machine and the server.
+/// Socket to the server.
 enum ServerTransport {
     Udp(UdpSocket),
     Stream(Box<PacketStream>),
@@ -45,7 +45,7 @@ enum ServerTransport {
 /// A datagram for a peer.
 pub(crate) type PeerDatagram = (SocketAddr, Vec<u8>);
 
-/// A relayed address. Dropped, it is given back.
+/// A relayed address. Dropping it releases the allocation.
 pub(crate) struct Relay {
     client: Client,
     transport: ServerTransport,
@@ -64,23 +64,23 @@ impl fmt::Debug for Relay {
 }
 
 impl Relay {
-    /// Asks a server for an address, at each of its own addresses a little later than at the one before: the first answer counts.
-    /// Whoever calls has a deadline.
+    /// Requests an allocation from a server. Tries each of its addresses, each a little later than the
+    /// previous one, and returns the first success. The caller sets a deadline.
     ///
     /// # Errors
-    /// Why the last one of them gave none.
-    pub(crate) async fn open(server: &Server, trust: Option<&TlsConfig>) -> Result<Self, Error> {
-        let mut asked = JoinSet::new();
-        for (later, address) in (0..).zip(server.resolve().await?) {
-            let (server, trust) = (server.clone(), trust.cloned());
-            asked.spawn(async move {
-                sleep(CONNECTION_ATTEMPT_DELAY * later).await;
-                Self::allocate(&server, address, trust.as_ref()).await
+    /// The last error, if every address failed.
+    pub(crate) async fn open(server: &Server, tls: Option<&TlsConfig>) -> Result<Self, Error> {
+        let mut attempts = JoinSet::new();
+        for (index, address) in (0..).zip(server.resolve().await?) {
+            let (server, tls) = (server.clone(), tls.cloned());
+            attempts.spawn(async move {
+                sleep(CONNECTION_ATTEMPT_DELAY * index).await;
+                Self::allocate(&server, address, tls.as_ref()).await
             });
         }
         let mut last = Error::Turn(turn::Error::Timeout);
-        while let Some(asked) = asked.join_next().await {
-            match asked {
+        while let Some(attempt) = attempts.join_next().await {
+            match attempt {
                 Ok(Ok(relay)) => return Ok(relay),
                 Ok(Err(error)) => last = error,
                 Err(error) => last = Error::Socket(error.into()),
@@ -92,30 +92,30 @@ impl Relay {
     async fn allocate(
         server: &Server,
         mut address: SocketAddr,
-        trust: Option<&TlsConfig>,
+        tls: Option<&TlsConfig>,
     ) -> Result<Self, Error> {
         for _ in 0..MAX_ALTERNATES {
-            match Self::allocate_at(server, address, trust).await {
-                Err(Error::Turn(turn::Error::AlternateServer(other))) => address = other,
-                asked => return asked,
+            match Self::allocate_at(server, address, tls).await {
+                Err(Error::Turn(turn::Error::AlternateServer(alternate))) => address = alternate,
+                result => return result,
             }
         }
-        Self::allocate_at(server, address, trust).await
+        Self::allocate_at(server, address, tls).await
     }
 
     async fn allocate_at(
         server: &Server,
         address: SocketAddr,
-        trust: Option<&TlsConfig>,
+        tls: Option<&TlsConfig>,
     ) -> Result<Self, Error> {
-        let wire = ServerTransport::open(server, address, trust).await?;
-        let way = match wire {
+        let transport = ServerTransport::open(server, address, tls).await?;
+        let kind = match transport {
             ServerTransport::Udp(_) => TransportKind::Datagram,
             ServerTransport::Stream(_) => TransportKind::Stream,
         };
-        let (local, relayed) = (wire.local_address()?, address);
-        let client = Client::new(way, &server.user, &server.password, Instant::now());
-        let mut relay = Self { client, transport: wire, relayed, local, buffer: vec![0; MAX_DATAGRAM_BYTES] };
+        let (local, relayed) = (transport.local_address()?, address);
+        let client = Client::new(kind, &server.user, &server.password, Instant::now());
+        let mut relay = Self { client, transport, relayed, local, buffer: vec![0; MAX_DATAGRAM_BYTES] };
         relay.transport.writable().await?;
         loop {
             match relay.client.state() {
@@ -129,17 +129,17 @@ impl Relay {
         }
     }
 
-    /// What peers send to.
+    /// Relayed address, which peers send to.
     pub(crate) fn relayed_address(&self) -> SocketAddr {
         self.relayed
     }
 
-    /// Where this machine speaks to the server from.
+    /// Local address of the socket to the server.
     pub(crate) fn local_address(&self) -> SocketAddr {
         self.local
     }
 
-    /// Carries datagrams both ways, until the server gives up or nobody listens.
+    /// Relays datagrams in both directions until the allocation ends or a channel closes.
     pub(crate) async fn run(
         mut self,
         mut outgoing: mpsc::Receiver<PeerDatagram>,
@@ -148,8 +148,8 @@ impl Relay {
         loop {
             let received = tokio::select! {
                 received = self.step() => received,
-                wanted = outgoing.recv() => {
-                    let Some((peer, data)) = wanted else { return };
+                datagram = outgoing.recv() => {
+                    let Some((peer, data)) = datagram else { return };
                     self.client.send(peer, &data, Instant::now());
                     continue;
                 }
@@ -163,30 +163,31 @@ impl Relay {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, relayed = %self.relayed, "a TURN server is lost");
+                    tracing::debug!(%error, relayed = %self.relayed, "TURN connection lost");
                     return;
                 }
             }
             if let State::Closed(error) = self.client.state() {
-                tracing::debug!(%error, relayed = %self.relayed, "a TURN server gives up a relayed address");
+                tracing::debug!(%error, relayed = %self.relayed, "TURN allocation ended");
                 return;
             }
         }
     }
 
-    /// Sends what is to be sent, and waits for one packet or until something is due; what a peer sent. Safe to be dropped and called again.
+    /// Sends queued packets, then waits for one packet or the client's deadline. Returns data from a peer.
+    /// Cancel-safe.
     async fn step(&mut self) -> io::Result<Option<(SocketAddr, Vec<u8>)>> {
         while let Some(packet) = self.client.poll_transmit() {
             self.transport.send(&packet);
         }
-        let due = self.client.deadline();
+        let deadline = self.client.deadline();
         let wait = async {
-            match due {
-                Some(due) => sleep_until(due.into()).await,
+            match deadline {
+                Some(deadline) => sleep_until(deadline.into()).await,
                 None => std::future::pending().await,
             }
         };
-        let is_asking = self.client.state() == &State::Allocating;
+        let is_allocating = self.client.state() == &State::Allocating;
         let packet = tokio::select! {
             packet = self.transport.receive(&mut self.buffer) => packet,
             () = wait => {
@@ -199,8 +200,8 @@ impl Relay {
                 let received = self.client.handle_packet(packet.as_slice(), Instant::now());
                 Ok(received.map(|(from, data)| (from, data.to_vec())))
             }
-            // A server that starts anew is not there for a moment; one that is asked for the first time should be.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !is_asking => Ok(None),
+            // A server that restarts refuses for a moment. One that refuses the first request is not there.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !is_allocating => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -212,11 +213,11 @@ impl Drop for Relay {
         while let Some(packet) = self.client.poll_transmit() {
             self.transport.send(&packet);
         }
-        // The end of a connection says goodbye, too.
+        // Over TCP and TLS nothing is written here; the server releases the allocation when they close.
     }
 }
 
-/// A packet that was received, wherever it lies.
+/// Content of a received packet.
 enum PacketBytes<'a> {
     Borrowed(&'a [u8]),
     Owned(Vec<u8>),
@@ -232,11 +233,11 @@ impl PacketBytes<'_> {
 }
 
 impl ServerTransport {
-    async fn open(server: &Server, to: SocketAddr, trust: Option<&TlsConfig>) -> io::Result<Self> {
+    async fn open(server: &Server, to: SocketAddr, tls: Option<&TlsConfig>) -> io::Result<Self> {
         let tls = match server.kind {
             Kind::Turn(Transport::Tls) => {
-                let nobody = || io::Error::other("nobody is trusted to vouch for it");
-                Some((server.host.as_str(), trust.ok_or_else(nobody)?))
+                let no_roots = || io::Error::other("no TLS roots are available");
+                Some((server.host.as_str(), tls.ok_or_else(no_roots)?))
             }
             Kind::Turn(Transport::Tcp) => None,
             Kind::Turn(Transport::Udp) | Kind::Stun => {
@@ -270,7 +271,7 @@ impl ServerTransport {
         match self {
             Self::Udp(socket) => {
                 if let Err(error) = socket.try_send(packet) {
-                    tracing::trace!(%error, "a datagram is not sent");
+                    tracing::trace!(%error, "datagram send failed");
                 }
             }
             Self::Stream(stream) => stream.send(packet),

@@ -15,25 +15,25 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// Bytes that wait to be sent. Full: packets are dropped, as they would be on a line that is too narrow.
+/// Most bytes that wait to be sent. When full, packets are dropped, as on a narrow UDP link.
 const MAX_UNSENT_BYTES: usize = 64 * 1024;
-/// What the system may keep of them, before they are sent: old packets are worth nothing.
+/// Size of the kernel's send buffer, in bytes: small, because late media packets are useless.
 const SOCKET_SEND_BUFFER_BYTES: usize = 128 * 1024;
-/// Bytes read at once.
+/// Size of a read, in bytes.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
-/// How long a connection may take to be made.
+/// Longest duration of connecting, TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where one packet ends and the next one begins.
+/// Framing of packets on a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// STUN messages and channel data say themselves how long they are (RFC 8656 section 12.5).
+    /// STUN messages and ChannelData, which contain their length (RFC 8656 section 12.5).
     Turn,
-    /// Two bytes in front of each packet (RFC 4571).
+    /// A length of two bytes before each packet (RFC 4571).
     Rfc4571,
 }
 
-/// Bytes that become packets, however they were cut.
+/// Splits a byte stream into packets.
 #[derive(Debug)]
 pub struct Deframer {
     framing: Framing,
@@ -41,27 +41,28 @@ pub struct Deframer {
 }
 
 impl Deframer {
-    /// Nothing yet.
+    /// An empty deframer.
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         Self { framing, bytes: VecDeque::new() }
     }
 
-    /// More bytes. Take the packets out before the next ones come: then there are never more than one packet and these.
+    /// Adds received bytes. Take the packets out before the next call: then at most one incomplete packet
+    /// and these bytes are held.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
     }
 
-    /// The next packet, if it is whole.
+    /// The next packet, if it is complete.
     ///
     /// # Errors
-    /// It cannot be one; nor can anything after it.
+    /// The bytes are not a packet. The stream cannot be used any more.
     pub fn next_packet(&mut self) -> io::Result<Option<Vec<u8>>> {
         let number = |at: usize| match (self.bytes.get(at), self.bytes.get(at + 1)) {
             (Some(high), Some(low)) => Some(usize::from(*high) << 8 | usize::from(*low)),
             _ => None,
         };
-        // What is in front of a packet and not part of it, the packet, and what fills it up.
+        // Lengths of the prefix, the packet and the padding.
         let (skip, length, padding) = match self.framing {
             Framing::Rfc4571 => match number(0) {
                 Some(length) => (2, length, 0),
@@ -73,8 +74,8 @@ impl Deframer {
                     (0, length + 4, (length + 4).next_multiple_of(4) - (length + 4))
                 }
                 (Some(first), _) if *first >= 0x50 => {
-                    let what = "what comes is neither STUN nor data of a channel";
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                    let text = "received neither a STUN message nor ChannelData";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                 }
                 _ => return Ok(None),
             },
@@ -87,21 +88,21 @@ impl Deframer {
     }
 }
 
-/// Who is trusted to vouch for a TLS server.
+/// TLS client configuration with its trusted roots.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsConfig(Arc<ClientConfig>);
 
 impl TlsConfig {
-    /// Whom the system trusts.
+    /// A configuration with the roots that the system trusts.
     ///
     /// # Errors
-    /// The system's list cannot be read.
+    /// The system's roots cannot be loaded.
     pub(crate) fn from_system() -> io::Result<Self> {
         let config = Self::builder()?.with_platform_verifier().map_err(io::Error::other)?;
         Ok(Self(Arc::new(config.with_no_client_auth())))
     }
 
-    /// Only those in a file of certificates.
+    /// A configuration with the certificate in a PEM file as its only root.
     #[cfg(test)]
     pub(crate) fn from_file(path: &std::path::Path) -> io::Result<Self> {
         use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -122,37 +123,37 @@ impl TlsConfig {
 trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// A connection that carries packets.
+/// A TCP or TLS connection that carries packets.
 pub(crate) struct PacketStream {
     reader: ReadHalf<Box<dyn ByteStream>>,
     writer: WriteHalf<Box<dyn ByteStream>>,
     deframer: Deframer,
     framing: Framing,
     unsent: VecDeque<u8>,
-    /// Something was written that the connection may still keep to itself.
+    /// Whether written bytes may still be buffered in the TLS layer.
     unflushed: bool,
     local: SocketAddr,
 }
 
 impl std::fmt::Debug for PacketStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("local", &self.local).finish_non_exhaustive()
+        f.debug_struct("PacketStream").field("local", &self.local).finish_non_exhaustive()
     }
 }
 
 impl PacketStream {
-    /// Connects; with a name and whom to trust, by TLS. `from`: which of this machine's addresses it leaves from.
+    /// Connects to `to` from the local address `from`. `tls` is the server name and the TLS configuration.
     ///
     /// # Errors
-    /// It cannot be reached, takes too long, or is not who it should be.
+    /// The connection or the TLS handshake fails or takes longer than [`CONNECT_TIMEOUT`].
     pub(crate) async fn open(
         to: SocketAddr,
         from: Option<SocketAddr>,
         tls: Option<(&str, &TlsConfig)>,
         framing: Framing,
     ) -> io::Result<Self> {
-        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time");
-        timeout(CONNECT_TIMEOUT, Self::connect(to, from, tls, framing)).await.map_err(late)?
+        let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "the connection timed out");
+        timeout(CONNECT_TIMEOUT, Self::connect(to, from, tls, framing)).await.map_err(timed_out)?
     }
 
     async fn connect(
@@ -171,28 +172,28 @@ impl PacketStream {
         let local = socket.local_addr()?;
         let bytes: Box<dyn ByteStream> = match tls {
             None => Box::new(socket),
-            Some((name, trust)) => Box::new(Self::connect_tls(socket, name, trust).await?),
+            Some((name, config)) => Box::new(Self::connect_tls(socket, name, config).await?),
         };
         let (reader, writer) = split(bytes);
-        let (frames, unsent) = (Deframer::new(framing), VecDeque::new());
-        Ok(Self { reader, writer, deframer: frames, framing, unsent, unflushed: false, local })
+        let (deframer, unsent) = (Deframer::new(framing), VecDeque::new());
+        Ok(Self { reader, writer, deframer, framing, unsent, unflushed: false, local })
     }
 
     async fn connect_tls(
         socket: TcpStream,
         name: &str,
-        trust: &TlsConfig,
+        config: &TlsConfig,
     ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-        TlsConnector::from(Arc::clone(&trust.0)).connect(name, socket).await
+        TlsConnector::from(Arc::clone(&config.0)).connect(name, socket).await
     }
 
-    /// This end's address.
+    /// Local address of the connection.
     pub(crate) fn local_address(&self) -> SocketAddr {
         self.local
     }
 
-    /// Puts a packet in line, or drops it if the line is too long.
+    /// Queues a packet, or drops it if the queue is full.
     pub(crate) fn send(&mut self, packet: &[u8]) {
         if self.unsent.len() + packet.len() > MAX_UNSENT_BYTES {
             return;
@@ -204,10 +205,10 @@ impl PacketStream {
         self.unsent.extend(packet);
     }
 
-    /// Sends what is in line, and waits for the next packet. Safe to be dropped and called again.
+    /// Sends queued packets and waits for the next received one. Cancel-safe.
     ///
     /// # Errors
-    /// The connection is over.
+    /// The connection has ended.
     pub(crate) async fn receive(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(packet) = self.deframer.next_packet()? {
@@ -230,7 +231,7 @@ impl PacketStream {
     }
 }
 
-/// Writes what there is. Each step is done or not, so it can be dropped and called again.
+/// Writes all queued bytes. Cancel-safe: bytes leave the queue only after they were written.
 async fn flush(
     writer: &mut WriteHalf<Box<dyn ByteStream>>,
     unsent: &mut VecDeque<u8>,
@@ -254,11 +255,11 @@ mod tests {
     use super::*;
 
     fn deframe(framing: Framing, bytes: &[u8], step: usize) -> io::Result<Vec<Vec<u8>>> {
-        let mut frames = Deframer::new(framing);
+        let mut deframer = Deframer::new(framing);
         let mut found = Vec::new();
         for chunk in bytes.chunks(step) {
-            frames.push(chunk);
-            while let Some(packet) = frames.next_packet()? {
+            deframer.push(chunk);
+            while let Some(packet) = deframer.next_packet()? {
                 found.push(packet);
             }
         }

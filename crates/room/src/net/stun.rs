@@ -1,4 +1,4 @@
-//! Messages of STUN (RFC 8489): read, written, signed.
+//! STUN messages (RFC 8489): parsing, encoding, message integrity.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,76 +6,76 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
 use md5::{Digest as _, Md5};
 
-/// Bytes in front of the attributes.
+/// Length of the header, in bytes.
 pub const HEADER_LEN: usize = 20;
 
 const MAGIC_COOKIE: [u8; 4] = 0x2112_A442_u32.to_be_bytes();
-/// Bytes of a signature: HMAC-SHA1.
+/// Length of an HMAC-SHA1, in bytes.
 const MESSAGE_INTEGRITY_LEN: usize = 20;
-/// What a server says is cut there, in characters.
+/// Longest reason phrase that is kept, in characters: a line of a log.
 const MAX_REASON_CHARS: usize = 120;
 
-/// What a message asks for or answers (RFC 8489 section 18.2, RFC 8656 section 17).
+/// Methods (RFC 8489 section 18.2, RFC 8656 section 17).
 pub mod method {
-    /// Which address is this?
+    /// Asks for the reflexive address.
     pub const BINDING: u16 = 0x001;
-    /// A relayed address is wanted.
+    /// Requests an allocation.
     pub const ALLOCATE: u16 = 0x003;
-    /// It is wanted for longer, or no more.
+    /// Extends or releases an allocation.
     pub const REFRESH: u16 = 0x004;
-    /// Data for a peer.
+    /// Carries data to a peer.
     pub const SEND: u16 = 0x006;
-    /// Data from a peer.
+    /// Carries data from a peer.
     pub const DATA: u16 = 0x007;
-    /// A peer may send.
+    /// Permits a peer to send.
     pub const CREATE_PERMISSION: u16 = 0x008;
-    /// A number stands for a peer.
+    /// Binds a channel to a peer.
     pub const CHANNEL_BIND: u16 = 0x009;
 }
 
-/// What a message carries (RFC 8489 section 18.3, RFC 8656 section 18).
+/// Attributes (RFC 8489 section 18.3, RFC 8656 section 18).
 pub mod attribute {
-    /// Who asks.
+    /// User name.
     pub const USERNAME: u16 = 0x0006;
-    /// Signature of all before it.
+    /// HMAC of everything before it.
     pub const MESSAGE_INTEGRITY: u16 = 0x0008;
-    /// Why not.
+    /// Code and reason of an error.
     pub const ERROR_CODE: u16 = 0x0009;
-    /// Which number stands for a peer.
+    /// Channel number.
     pub const CHANNEL_NUMBER: u16 = 0x000C;
-    /// For how many seconds.
+    /// Lifetime of an allocation, in seconds.
     pub const LIFETIME: u16 = 0x000D;
-    /// A peer's address.
+    /// Address of a peer.
     pub const XOR_PEER_ADDRESS: u16 = 0x0012;
-    /// Of or for a peer.
+    /// Data from or to a peer.
     pub const DATA: u16 = 0x0013;
-    /// Where the user is known.
+    /// Authentication realm.
     pub const REALM: u16 = 0x0014;
-    /// To be said again in requests.
+    /// Nonce, which requests repeat.
     pub const NONCE: u16 = 0x0015;
-    /// The relayed address.
+    /// Relayed address.
     pub const XOR_RELAYED_ADDRESS: u16 = 0x0016;
-    /// UDP, always.
+    /// Transport between server and peers.
     pub const REQUESTED_TRANSPORT: u16 = 0x0019;
-    /// Where a request was seen to come from.
+    /// Reflexive address.
     pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
-    /// Ask there instead.
+    /// Server that the client should use instead.
     pub const ALTERNATE_SERVER: u16 = 0x8023;
 }
 
-/// Tells the answer to one request from all others.
+/// Identifier that matches a response to its request.
 pub type TransactionId = [u8; 12];
 
-/// What kind of message it is.
+/// Message class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Wants an answer.
+    /// A request, which has a response.
     Request,
-    /// Wants none.
+    /// An indication, which has no response.
     Indication,
-    /// A good answer.
+    /// A success response.
     Success,
-    /// A bad one.
+    /// An error response.
     Error,
 }
 
@@ -97,7 +97,7 @@ pub fn long_term_key(user: &str, realm: &str, password: &str) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &key)
 }
 
-/// A message that was received. All its attributes lie within it.
+/// A received message. Its attributes are known to lie within it.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
     bytes: &'a [u8],
@@ -107,7 +107,7 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Reads one message, which must be all there is.
+    /// Parses one message, which must fill `bytes`.
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, mut rest) = bytes.split_at_checked(HEADER_LEN)?;
@@ -129,33 +129,33 @@ impl<'a> Message<'a> {
         Some(Self { bytes, class, method, id: header[8..].try_into().ok()? })
     }
 
-    /// Its kind.
+    /// Message class.
     #[must_use]
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// What it asks for or answers: one of [`method_section`].
+    /// Method: one of the constants in [`method`].
     #[must_use]
     pub fn method(&self) -> u16 {
         self.method
     }
 
-    /// The request that it is or belongs to.
+    /// Transaction identifier.
     #[must_use]
     pub fn transaction_id(&self) -> TransactionId {
         self.id
     }
 
-    /// Attributes up to the signature, as those after it are nobody's: type, value, and where it begins.
+    /// Attributes up to the message integrity, because later ones are not authenticated: type, value, offset.
     fn attributes(&self) -> impl Iterator<Item = (u16, &'a [u8], usize)> + use<'a> {
         let (whole, mut rest) = (self.bytes.len(), &self.bytes[HEADER_LEN..]);
-        let mut over = false;
+        let mut ended = false;
         std::iter::from_fn(move || {
             let at = whole - rest.len();
-            let (kind, value, after) = split_attribute(rest).filter(|_| !over)?;
+            let (kind, value, after) = split_attribute(rest).filter(|_| !ended)?;
             rest = after;
-            over = kind == attribute::MESSAGE_INTEGRITY;
+            ended = kind == attribute::MESSAGE_INTEGRITY;
             Some((kind, value, at))
         })
     }
@@ -166,7 +166,7 @@ impl<'a> Message<'a> {
         self.attributes().find(|(found, ..)| *found == kind).map(|(_, value, _)| value)
     }
 
-    /// The first attribute of a type, if it is text of a sane length (RFC 8489 section 14: up to 763 bytes).
+    /// The first attribute of a type, if it is text of at most 763 bytes (RFC 8489 section 14).
     #[must_use]
     pub fn text(&self, kind: u16) -> Option<&'a str> {
         std::str::from_utf8(self.get(kind)?).ok().filter(|text| text.len() <= 763)
@@ -178,19 +178,19 @@ impl<'a> Message<'a> {
         Some(u32::from_be_bytes(self.get(kind)?.try_into().ok()?))
     }
 
-    /// The first attribute of a type, if it is an address as it is (RFC 8489 section 14.1).
+    /// The first attribute of a type, if it is a plain address (RFC 8489 section 14.1).
     #[must_use]
     pub fn mapped_address(&self, kind: u16) -> Option<SocketAddr> {
         decode_address(self.get(kind)?, &[0; 16])
     }
 
-    /// The first attribute of a type, if it is an address that is hidden from meddlers (RFC 8489 section 14.2).
+    /// The first attribute of a type, if it is an XORed address (RFC 8489 section 14.2).
     #[must_use]
     pub fn xor_address(&self, kind: u16) -> Option<SocketAddr> {
         decode_address(self.get(kind)?, &xor_mask(&self.id))
     }
 
-    /// Code and reason of an error; the reason is short and printable.
+    /// Code and reason of an error. The reason is shortened and printable.
     #[must_use]
     pub fn error_code(&self) -> Option<(u16, String)> {
         let value = self.get(attribute::ERROR_CODE)?;
@@ -202,7 +202,7 @@ impl<'a> Message<'a> {
         Some((code, reason))
     }
 
-    /// Whether it is signed with this key; `None` if it is not signed at all.
+    /// Whether the message integrity matches this key. `None` if there is no message integrity.
     #[must_use]
     pub fn verify_integrity(&self, key: &hmac::Key) -> Option<bool> {
         let (_, signature, at) =
@@ -212,7 +212,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Type, value and what follows it.
+/// Type and value of the first attribute, and the remaining bytes.
 fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let (head, rest) = bytes.split_at_checked(4)?;
     let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
@@ -239,7 +239,7 @@ fn decode_address(value: &[u8], mask: &[u8; 16]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-/// The signature of a message that ends before it; its length is taken as if the signature were in it.
+/// The message integrity of the bytes before it. The HMAC covers a length that includes it.
 fn message_integrity(before: &[u8], key: &hmac::Key) -> hmac::Tag {
     let length = (before.len() - HEADER_LEN + 4 + MESSAGE_INTEGRITY_LEN) as u16;
     let mut context = hmac::Context::with_key(key);
@@ -249,7 +249,7 @@ fn message_integrity(before: &[u8], key: &hmac::Key) -> hmac::Tag {
     context.sign()
 }
 
-/// A message to be sent.
+/// Builds a message.
 #[derive(Debug)]
 pub struct Builder {
     bytes: Vec<u8>,
@@ -269,7 +269,7 @@ impl Builder {
         Self { bytes, id }
     }
 
-    /// With one more attribute. What does not fit in a message any more is left out.
+    /// Adds an attribute. One that does not fit into the message is left out.
     #[must_use]
     pub fn with_attribute(mut self, kind: u16, value: &[u8]) -> Self {
         if self.bytes.len() + value.len() + 64 < usize::from(u16::MAX) {
@@ -281,14 +281,14 @@ impl Builder {
         self
     }
 
-    /// With an address that is hidden from meddlers.
+    /// Adds an XORed address.
     #[must_use]
     pub fn with_xor_address(self, kind: u16, address: SocketAddr) -> Self {
         let mask = xor_mask(&self.id);
         let mut value = [0; 20];
         let port = address.port().to_be_bytes();
         value[2..4].copy_from_slice(&[port[0] ^ mask[0], port[1] ^ mask[1]]);
-        let mut hide = |family: u8, ip: &[u8]| {
+        let mut encode = |family: u8, ip: &[u8]| {
             value[1] = family;
             for (at, byte) in ip.iter().enumerate() {
                 value[4 + at] = byte ^ mask[at];
@@ -296,20 +296,20 @@ impl Builder {
             4 + ip.len()
         };
         let length = match address.ip() {
-            IpAddr::V4(ip) => hide(1, &ip.octets()),
-            IpAddr::V6(ip) => hide(2, &ip.octets()),
+            IpAddr::V4(ip) => encode(1, &ip.octets()),
+            IpAddr::V6(ip) => encode(2, &ip.octets()),
         };
         self.with_attribute(kind, &value[..length])
     }
 
-    /// The message, signed.
+    /// The message with message integrity.
     #[must_use]
     pub fn sign(self, key: &hmac::Key) -> Vec<u8> {
         let signature = message_integrity(&self.bytes, key);
         self.with_attribute(attribute::MESSAGE_INTEGRITY, signature.as_ref()).finish()
     }
 
-    /// The message.
+    /// The finished message.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         let length = (self.bytes.len() - HEADER_LEN) as u16;
@@ -323,8 +323,10 @@ mod tests {
     use super::*;
 
     /// RFC 5769 section 2.4, a request with long-term authentication.
-    const SIGNED_REQUEST: &str = "000100602112a44278ad3433c6ad72c029da412e00060012e3839ee38388e383aae38383e382afe382b9000000150\
-        01c662f2f3439396b39353464364f4c33346f4c394653547679363473410014000b6578616d706c652e6f72670000080014f67024656dd64a3e02b8e0712e85c9a28ca89666";
+    const SIGNED_REQUEST: &str = "\
+        000100602112a44278ad3433c6ad72c029da412e00060012e3839ee38388e383aae38383e382afe382b900000015001c\
+        662f2f3439396b39353464364f4c33346f4c394653547679363473410014000b6578616d706c652e6f72670000080014\
+        f67024656dd64a3e02b8e0712e85c9a28ca89666";
 
     fn from_hex(hex: &str) -> Vec<u8> {
         let hex: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_vector_of_the_rfc_is_understood() {
+    fn the_vector_of_the_rfc_is_parsed() {
         let bytes = from_hex(SIGNED_REQUEST);
         let message = Message::parse(&bytes).unwrap();
         assert_eq!((message.class(), message.method()), (Class::Request, method::BINDING));
@@ -385,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_signature_is_nobodys() {
+    fn attributes_after_the_message_integrity_are_ignored() {
         let mut built = Builder::new(Class::Success, method::REFRESH, [7; 12])
             .with_attribute(attribute::REALM, b"one")
             .sign(&long_term_key("u", "r", "p"));

@@ -1,4 +1,4 @@
-//! Connections to servers that want TCP (RFC 6544): made from here when the first packet is to be sent, framed as RFC 4571 says.
+//! Active TCP candidates (RFC 6544). A connection opens when the first packet is sent, with RFC 4571 framing.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,16 +11,16 @@ use super::stream::{Framing, PacketStream};
 use super::{MAX_DATAGRAM_BYTES, ReceivedDatagram};
 use crate::rtc::{Candidate, Protocol, TcpType};
 
-/// The port of an address that connects and is never connected to (RFC 6544 section 4.5).
+/// Port of active TCP candidates, which never accept connections (RFC 6544 section 4.5).
 const DISCARD_PORT: u16 = 9;
-/// Most connections.
+/// Most connections: a server offers a few TCP candidates, and each local address may try each.
 const MAX_CONNECTIONS: usize = 16;
-/// Datagrams on their way to a connection. Full: later ones are dropped.
+/// Datagrams queued for a connection. When full, later ones are dropped.
 const MAX_QUEUED_PACKETS: usize = 64;
-/// A connection that failed is made again after this.
+/// Shortest time between two attempts at one connection.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// The connections of one candidate each way.
+/// Open TCP connections, by local address and remote candidate.
 #[derive(Debug, Default)]
 pub(super) struct ActiveTcp {
     connections: HashMap<(IpAddr, SocketAddr), Connection>,
@@ -33,13 +33,13 @@ struct Connection {
 }
 
 impl ActiveTcp {
-    /// How this machine says that it could connect from an address.
+    /// The active TCP candidate of a local address.
     pub(super) fn candidate(ip: IpAddr) -> Option<Candidate> {
         let builder = Candidate::builder().tcp().host(SocketAddr::new(ip, DISCARD_PORT));
         builder.tcptype(TcpType::Active).build().ok()
     }
 
-    /// Sends from the candidate of an address, and connects if need be.
+    /// Sends from an active candidate; opens the connection if there is none.
     pub(super) fn send(
         &mut self,
         (from, to): (SocketAddr, SocketAddr),
@@ -47,47 +47,48 @@ impl ActiveTcp {
         incoming: &mpsc::Sender<ReceivedDatagram>,
         tasks: &mut JoinSet<()>,
     ) {
-        // Nobody listens where others connect from.
+        // The remote candidate is active, too, and accepts no connections.
         if to.port() == DISCARD_PORT {
             return;
         }
         let key = (from.ip(), to);
-        let is_over = |c: &Connection| c.outgoing.is_closed() && c.started_at.elapsed() > RECONNECT_DELAY;
-        if self.connections.get(&key).is_none_or(is_over) {
+        let can_reconnect =
+            |c: &Connection| c.outgoing.is_closed() && c.started_at.elapsed() > RECONNECT_DELAY;
+        if self.connections.get(&key).is_none_or(can_reconnect) {
             if self.connections.len() == MAX_CONNECTIONS && !self.connections.contains_key(&key) {
                 return;
             }
-            let (outgoing, orders) = mpsc::channel(MAX_QUEUED_PACKETS);
-            tasks.spawn(run_connection(from, to, orders, incoming.clone()));
+            let (outgoing, queued) = mpsc::channel(MAX_QUEUED_PACKETS);
+            tasks.spawn(run_connection(from, to, queued, incoming.clone()));
             self.connections.insert(key, Connection { outgoing, started_at: Instant::now() });
         }
         if let Some(connection) = self.connections.get(&key)
             && connection.outgoing.try_send(data.to_vec()).is_err()
         {
-            tracing::trace!(%to, "a packet is not sent");
+            tracing::trace!(%to, "packet dropped, TCP queue full");
         }
     }
 }
 
-/// One connection, until it ends.
+/// Runs one connection until it ends.
 async fn run_connection(
     from: SocketAddr,
     to: SocketAddr,
-    mut orders: mpsc::Receiver<Vec<u8>>,
+    mut outgoing: mpsc::Receiver<Vec<u8>>,
     incoming: mpsc::Sender<ReceivedDatagram>,
 ) {
     let any = SocketAddr::new(from.ip(), 0);
     let mut stream = match PacketStream::open(to, Some(any), None, Framing::Rfc4571).await {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::debug!(%error, %to, "a server is not reached by TCP");
+            tracing::debug!(%error, %to, "TCP connect failed");
             return;
         }
     };
     loop {
         let received = tokio::select! {
             received = stream.receive() => received,
-            order = orders.recv() => match order {
+            packet = outgoing.recv() => match packet {
                 Some(data) => {
                     stream.send(&data);
                     continue;
@@ -104,7 +105,7 @@ async fn run_connection(
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, %to, "a connection by TCP ends");
+                tracing::debug!(%error, %to, "TCP connection closed");
                 return;
             }
         }

@@ -1,4 +1,4 @@
-//! Against a real TURN server: coturn.
+//! Tests against a real TURN server, coturn.
 
 use std::time::{Duration, Instant};
 
@@ -13,19 +13,19 @@ use super::stun::{Builder, Class, Message, attribute, method};
 use super::turn::Error as TurnError;
 use super::*;
 
-/// How long anything may take on a machine that has other things to do.
+/// Longest duration of any step, on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn server(url: String) -> IceServer {
     IceServer { url, username: USER.into(), credential: Secret::new(PASSWORD) }
 }
 
-async fn open(server: &IceServer, trust: Option<&TlsConfig>) -> Result<Relay, RelayError> {
+async fn open(server: &IceServer, tls: Option<&TlsConfig>) -> Result<Relay, RelayError> {
     let server = Server::parse(server)?;
-    timeout(TIMEOUT, Relay::open(&server, trust)).await.unwrap()
+    timeout(TIMEOUT, Relay::open(&server, tls)).await.unwrap()
 }
 
-/// A peer that sends back what it gets, with `echo ` in front.
+/// Starts a peer that echoes each datagram with `echo ` before it.
 async fn echo_peer() -> (SocketAddr, JoinSet<()>) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -40,7 +40,7 @@ async fn echo_peer() -> (SocketAddr, JoinSet<()>) {
     (address, tasks)
 }
 
-/// A relay at work.
+/// A relay whose task runs.
 struct RunningRelay {
     relayed: SocketAddr,
     outgoing: mpsc::Sender<PeerDatagram>,
@@ -49,42 +49,42 @@ struct RunningRelay {
 }
 
 fn run_relay(relay: Relay) -> RunningRelay {
-    let (outgoing, orders) = mpsc::channel(64);
+    let (outgoing, queued) = mpsc::channel(64);
     let (sender, incoming) = mpsc::channel(64);
     let relayed = relay.relayed_address();
     let mut tasks = JoinSet::new();
-    tasks.spawn(relay.run(orders, sender));
+    tasks.spawn(relay.run(queued, sender));
     RunningRelay { relayed, outgoing, incoming, tasks }
 }
 
 impl RunningRelay {
-    /// Sends until it comes back, as datagrams may get lost.
+    /// Sends until the echo arrives, because datagrams may get lost.
     async fn round_trip(&mut self, peer: SocketAddr, data: &[u8]) {
         let expected = [b"echo ", data].concat();
         let began = Instant::now();
         while began.elapsed() < TIMEOUT {
             self.outgoing.send((peer, data.to_vec())).await.unwrap();
             while let Ok(received) = timeout(Duration::from_secs(1), self.incoming.recv()).await {
-                let received = received.expect("the relay goes on");
+                let received = received.expect("the relay runs");
                 assert_eq!((received.from, received.to), (peer, self.relayed));
                 if received.data == expected {
                     return;
                 }
             }
         }
-        panic!("nothing comes back");
+        panic!("no echo arrived");
     }
 }
 
-/// How many channels a server says that it has bound.
-fn count_in_log(coturn: &Coturn, what: &str) -> usize {
-    coturn.log().matches(what).count()
+/// Counts the occurrences of a text in a server's log.
+fn count_in_log(coturn: &Coturn, text: &str) -> usize {
+    coturn.log().matches(text).count()
 }
 
-async fn wait_for_log(coturn: &Coturn, what: &str, times: usize) {
+async fn wait_for_log(coturn: &Coturn, text: &str, times: usize) {
     let began = Instant::now();
-    while count_in_log(coturn, what) < times {
-        assert!(began.elapsed() < TIMEOUT, "no {what} in {}", coturn.log());
+    while count_in_log(coturn, text) < times {
+        assert!(began.elapsed() < TIMEOUT, "no {text} in {}", coturn.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -93,20 +93,20 @@ async fn wait_for_log(coturn: &Coturn, what: &str, times: usize) {
 async fn data_is_relayed_over_udp_tcp_and_tls() {
     let coturn = Coturn::start(&[]).unwrap();
     let (peer, _echo) = echo_peer().await;
-    let trust = TlsConfig::from_file(&coturn.certificate()).unwrap();
+    let tls = TlsConfig::from_file(&coturn.certificate()).unwrap();
     for (at, url) in [coturn.url("udp"), coturn.url("tcp"), coturn.tls_url()].into_iter().enumerate() {
-        let relay = open(&server(url.clone()), Some(&trust)).await.unwrap();
+        let relay = open(&server(url.clone()), Some(&tls)).await.unwrap();
         assert!(
             relay.relayed_address().ip().is_loopback() && relay.relayed_address() != relay.local_address(),
             "{url}"
         );
-        let mut carried = run_relay(relay);
-        // The first goes in messages, later ones by number, of all lengths modulo four.
+        let mut running = run_relay(relay);
+        // The first is sent in an indication, later ones over a channel, with all lengths modulo four.
         for length in [0, 1, 2, 3, 4, 1200] {
-            carried.round_trip(peer, &vec![7; length]).await;
+            running.round_trip(peer, &vec![7; length]).await;
         }
         assert_eq!(count_in_log(&coturn, "CHANNEL_BIND processed, success"), at + 1, "{url}");
-        drop(carried);
+        drop(running);
         wait_for_log(&coturn, "closed", at + 1).await;
     }
 }
@@ -115,21 +115,21 @@ async fn data_is_relayed_over_udp_tcp_and_tls() {
 async fn many_packets_keep_their_content_on_a_stream() {
     let coturn = Coturn::start(&[]).unwrap();
     let (peer, _echo) = echo_peer().await;
-    let mut carried = run_relay(open(&server(coturn.url("tcp")), None).await.unwrap());
-    carried.round_trip(peer, b"first").await;
+    let mut running = run_relay(open(&server(coturn.url("tcp")), None).await.unwrap());
+    running.round_trip(peer, b"first").await;
     for round in 0..50_u8 {
         for at in 0..20_u8 {
             let data = vec![at ^ round; 1 + 50 * usize::from(at)];
-            carried.outgoing.send((peer, data)).await.unwrap();
+            running.outgoing.send((peer, data)).await.unwrap();
         }
         for _ in 0..20 {
             // UDP may lose some, on a busy machine.
-            let Ok(received) = timeout(Duration::from_secs(1), carried.incoming.recv()).await else { break };
+            let Ok(received) = timeout(Duration::from_secs(1), running.incoming.recv()).await else { break };
             let data = received.unwrap().data;
             assert!(data.starts_with(b"echo ") && data[5..].iter().all(|byte| *byte == data[5]), "{data:?}");
         }
     }
-    carried.round_trip(peer, b"last").await;
+    running.round_trip(peer, b"last").await;
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn failures_name_the_cause() {
     let wrong = IceServer { credential: Secret::new("hunter2"), ..server(coturn.url("udp")) };
     for url in [coturn.url("udp"), coturn.url("tcp")] {
         let error = open(&IceServer { url, ..wrong.clone() }, None).await.unwrap_err();
-        assert_eq!(error.to_string(), "the user or the password is wrong");
+        assert_eq!(error.to_string(), "the TURN server rejects the user or the password");
     }
     let untrusted =
         open(&server(coturn.tls_url()), Some(&TlsConfig::from_system().unwrap())).await.unwrap_err();
@@ -149,62 +149,62 @@ async fn failures_name_the_cause() {
 async fn a_server_that_ends_is_noticed_and_found_again() {
     let mut coturn = Coturn::start(&[]).unwrap();
     let (peer, _echo) = echo_peer().await;
-    let mut carried = run_relay(open(&server(coturn.url("tcp")), None).await.unwrap());
-    carried.round_trip(peer, b"before").await;
+    let mut running = run_relay(open(&server(coturn.url("tcp")), None).await.unwrap());
+    running.round_trip(peer, b"before").await;
     coturn.kill();
-    timeout(TIMEOUT, carried.tasks.join_next()).await.unwrap();
-    assert!(carried.outgoing.is_closed());
+    timeout(TIMEOUT, running.tasks.join_next()).await.unwrap();
+    assert!(running.outgoing.is_closed());
     for transport in ["udp", "tcp"] {
         let refused = open(&server(coturn.url(transport)), None).await.unwrap_err();
         assert!(refused.to_string().contains("refused"), "{transport}: {refused}");
     }
     coturn.restart().unwrap();
     for transport in ["udp", "tcp"] {
-        let mut carried = run_relay(open(&server(coturn.url(transport)), None).await.unwrap());
-        carried.round_trip(peer, b"after").await;
+        let mut running = run_relay(open(&server(coturn.url(transport)), None).await.unwrap());
+        running.round_trip(peer, b"after").await;
     }
 }
 
 #[tokio::test]
-async fn short_lives_of_nonces_and_allocations_are_survived() {
+async fn short_lifetimes_of_nonces_and_allocations_do_no_harm() {
     let coturn = Coturn::start(&["--stale-nonce=1", "--max-allocate-lifetime=2"]).unwrap();
     let (peer, _echo) = echo_peer().await;
-    let mut carried = run_relay(open(&server(coturn.url("udp")), None).await.unwrap());
-    carried.round_trip(peer, b"first").await;
+    let mut running = run_relay(open(&server(coturn.url("udp")), None).await.unwrap());
+    running.round_trip(peer, b"first").await;
     wait_for_log(&coturn, "REFRESH processed, success", 4).await;
     assert!(count_in_log(&coturn, "Stale nonce") > 0, "{}", coturn.log());
-    carried.round_trip(peer, b"last").await;
-    assert_eq!(count_in_log(&coturn, "ALLOCATE processed, success"), 1, "it is one allocation all the time");
+    running.round_trip(peer, b"last").await;
+    assert_eq!(count_in_log(&coturn, "ALLOCATE processed, success"), 1, "there is only one allocation");
 }
 
 #[tokio::test]
-async fn another_server_that_is_named_is_asked() {
+async fn an_alternate_server_is_used() {
     let second = Coturn::start(&[]).unwrap();
     let first = Coturn::start(&[&format!("--alternate-server={}", second.address())]).unwrap();
     let (peer, _echo) = echo_peer().await;
-    let mut carried = run_relay(open(&server(first.url("udp")), None).await.unwrap());
-    carried.round_trip(peer, b"data").await;
+    let mut running = run_relay(open(&server(first.url("udp")), None).await.unwrap());
+    running.round_trip(peer, b"data").await;
     assert_eq!(count_in_log(&second, "ALLOCATE processed, success"), 1);
-    // Servers that name each other are not asked for ever.
+    // Redirects in a circle end.
     let port = second.address().port();
     drop(second);
-    let named = format!("--alternate-server={}", first.address());
-    let circular = Coturn::start(&[&named, &format!("--alternate-server=127.0.0.1:{port}")]).unwrap();
+    let alternate = format!("--alternate-server={}", first.address());
+    let circular = Coturn::start(&[&alternate, &format!("--alternate-server=127.0.0.1:{port}")]).unwrap();
     let error = open(&server(circular.url("udp")), None).await.unwrap_err();
     assert!(!matches!(error, RelayError::Turn(TurnError::Timeout)), "{error}");
 }
 
 #[tokio::test]
-async fn what_came_in_time_is_used() {
+async fn candidates_of_working_servers_are_used() {
     let coturn = Coturn::start(&[]).unwrap();
-    // One that never says anything, one that says nonsense, one that is not there, one that cannot be.
+    // A silent server, one with invalid responses, one that is not there, and invalid URLs.
     let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("turn:{}", silent.local_addr().unwrap());
-    let (liar, _echo) = echo_peer().await;
+    let (invalid, _echo) = echo_peer().await;
     let ice = |relay_only| Ice {
         servers: vec![
             server(silent.clone()),
-            server(format!("turn:{liar}")),
+            server(format!("turn:{invalid}")),
             server("turn:127.0.0.1:1?transport=tcp".into()),
             server("turns:nobody.invalid".into()),
             server("turns:nobody.invalid?transport=udp".into()),
@@ -257,12 +257,15 @@ async fn without_any_address_the_error_names_the_cause() {
         .await
         .unwrap_err()
         .to_string();
-    assert!(error.contains("user or the password is wrong") && error.contains("turn:127.0.0.1"), "{error}");
+    assert!(
+        error.contains("rejects the user or the password") && error.contains("turn:127.0.0.1"),
+        "{error}"
+    );
     assert!(!error.contains("hunter2"));
 }
 
 #[tokio::test]
-async fn servers_may_come_later_and_nothing_is_lost_meanwhile() {
+async fn servers_can_be_added_later_without_loss() {
     let coturn = Coturn::start(&[]).unwrap();
     let mut net = IceSockets::open(&Ice::default(), true).await.unwrap();
     let before = net.candidates().len();
@@ -278,7 +281,7 @@ async fn servers_may_come_later_and_nothing_is_lost_meanwhile() {
 }
 
 #[tokio::test]
-async fn packets_go_over_a_connection_that_is_made_for_them() {
+async fn sending_opens_a_tcp_connection() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = listener.local_addr().unwrap();
     let mut net = IceSockets::open(&Ice::default(), true).await.unwrap();
@@ -292,9 +295,9 @@ async fn packets_go_over_a_connection_that_is_made_for_them() {
             server = timeout(Duration::from_secs(1), listener.accept()).await.ok();
         }
         let (mut server, _) = server.unwrap().unwrap();
-        let mut heard = [0; 7];
-        tokio::io::AsyncReadExt::read_exact(&mut server, &mut heard).await.unwrap();
-        assert_eq!(&heard, b"\0\x05hello", "connection {again}");
+        let mut received = [0; 7];
+        tokio::io::AsyncReadExt::read_exact(&mut server, &mut received).await.unwrap();
+        assert_eq!(&received, b"\0\x05hello", "connection {again}");
         tokio::io::AsyncWriteExt::write_all(&mut server, b"\0\x02yo").await.unwrap();
         let received = timeout(TIMEOUT, net.receive()).await.unwrap();
         assert_eq!((received.protocol, received.from, received.to), (Protocol::Tcp, to, from));
@@ -302,8 +305,8 @@ async fn packets_go_over_a_connection_that_is_made_for_them() {
     }
 }
 
-/// A STUN server that sees an address of its own making, after some answers that are none.
-async fn fake_stun_server(seen: SocketAddr) -> (SocketAddr, JoinSet<()>) {
+/// A STUN server that answers with this mapped address, after some invalid responses.
+async fn fake_stun_server(mapped: SocketAddr) -> (SocketAddr, JoinSet<()>) {
     let (socket, stranger) =
         (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let address = socket.local_addr().unwrap();
@@ -312,23 +315,23 @@ async fn fake_stun_server(seen: SocketAddr) -> (SocketAddr, JoinSet<()>) {
         let mut buffer = [0; 3000];
         while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
             let id = Message::parse(&buffer[..length]).unwrap().transaction_id();
-            let answer = |class, id, seen| {
+            let response = |class, id, mapped| {
                 let built = Builder::new(class, method::BINDING, id);
-                built.with_xor_address(attribute::XOR_MAPPED_ADDRESS, seen).finish()
+                built.with_xor_address(attribute::XOR_MAPPED_ADDRESS, mapped).finish()
             };
             let wrong = SocketAddr::new([203, 0, 113, 66].into(), 6);
-            stranger.send_to(&answer(Class::Success, id, wrong), from).await.unwrap();
-            for lie in [
-                answer(Class::Success, [0; 12], wrong),
-                answer(Class::Error, id, wrong),
-                answer(Class::Request, id, wrong),
+            stranger.send_to(&response(Class::Success, id, wrong), from).await.unwrap();
+            for invalid in [
+                response(Class::Success, [0; 12], wrong),
+                response(Class::Error, id, wrong),
+                response(Class::Request, id, wrong),
                 Builder::new(Class::Success, method::BINDING, id).finish(),
                 vec![0xFF; 2000],
                 vec![1],
             ] {
-                socket.send_to(&lie, from).await.unwrap();
+                socket.send_to(&invalid, from).await.unwrap();
             }
-            socket.send_to(&answer(Class::Success, id, seen), from).await.unwrap();
+            socket.send_to(&response(Class::Success, id, mapped), from).await.unwrap();
         }
     });
     (address, tasks)
@@ -336,8 +339,8 @@ async fn fake_stun_server(seen: SocketAddr) -> (SocketAddr, JoinSet<()>) {
 
 #[tokio::test]
 async fn the_mapped_address_becomes_a_candidate() {
-    let seen = "203.0.113.5:4444".parse().unwrap();
-    let (stun, _mirror) = fake_stun_server(seen).await;
+    let mapped = "203.0.113.5:4444".parse().unwrap();
+    let (stun, _server) = fake_stun_server(mapped).await;
     let ice = Ice { servers: vec![server(format!("stun:{stun}"))], relay_only: false };
     let net = IceSockets::open(&ice, true).await.unwrap();
     let reflexive: Vec<_> =
@@ -346,19 +349,19 @@ async fn the_mapped_address_becomes_a_candidate() {
 }
 
 #[tokio::test]
-async fn servers_that_speak_something_else_are_given_up() {
+async fn servers_with_another_protocol_fail() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("turn:{}?transport=tcp", listener.local_addr().unwrap());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut at = 0;
-        // Another protocol, a message that never ends, silence, an end at once.
+        // Another protocol, an incomplete message, silence, a close at once.
         while let Ok((mut client, _)) = listener.accept().await {
-            let said: &[u8] = [&b"SSH-2.0-x\r\n"[..], &[0, 1, 0xFF, 0xFF], &[], &[]][at % 4];
-            tokio::io::AsyncWriteExt::write_all(&mut client, said).await.unwrap();
+            let bytes: &[u8] = [&b"SSH-2.0-x\r\n"[..], &[0, 1, 0xFF, 0xFF], &[], &[]][at % 4];
+            tokio::io::AsyncWriteExt::write_all(&mut client, bytes).await.unwrap();
             if at % 4 != 3 {
-                // Until the client leaves.
-                let _left = tokio::io::AsyncReadExt::read_to_end(&mut client, &mut Vec::new()).await;
+                // Until the client closes.
+                let _closed = tokio::io::AsyncReadExt::read_to_end(&mut client, &mut Vec::new()).await;
             }
             at += 1;
         }

@@ -1,4 +1,4 @@
-//! A client of a TURN server (RFC 8656), sans-IO: packets and the time in, packets and a deadline out.
+//! TURN client (RFC 8656). Sans-IO: packets and the time in, packets and a deadline out.
 //!
 //! ```text
 //!  Allocate ─▶ 401 ─▶ Allocate, signed ─▶ allocated ─▶ Refresh …             ─▶ Refresh 0
@@ -18,81 +18,82 @@ use pagecast_core::spec::Secret;
 use super::stun::{Builder, Class, Message, TransactionId, attribute, long_term_key, method};
 use peers::{Peers, Permission};
 
-/// Longest data for a peer; longer ones are dropped.
+/// Largest datagram to a peer, in bytes; larger ones are dropped. Ours fit into an MTU of 1500.
 pub const MAX_DATA_BYTES: usize = 2048;
-/// Packets that wait to be sent; when it is full, the newest is dropped.
+/// Packets that wait to be sent; when full, the newest is dropped.
 const MAX_QUEUED_PACKETS: usize = 512;
 
-/// First pause before a request is said again, where packets get lost; it doubles.
+/// Delay before the first retransmission of a request over UDP; it doubles each time.
 const INITIAL_RTO: Duration = Duration::from_millis(250);
+/// Longest delay between retransmissions.
 const MAX_RTO: Duration = Duration::from_secs(4);
-/// How long a request may take.
+/// Time after which a request has failed: six retransmissions.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
-/// How often a request may be told that its nonce is stale.
+/// Most retries of one request for a stale nonce; a server needs one.
 const MAX_NONCE_RETRIES: u8 = 3;
-/// An allocation is asked for so long, in seconds.
+/// Requested lifetime of an allocation, in seconds: the default of RFC 8656.
 const REQUESTED_LIFETIME_S: u32 = 600;
-/// An allocation is not refreshed more often, however short the server keeps it.
+/// Shortest interval between refreshes, however short the lifetime that the server grants.
 const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
-/// UDP, in the words of IP (RFC 8656 section 18.8).
+/// IP protocol number of UDP, for REQUESTED-TRANSPORT (RFC 8656 section 18.8).
 const REQUESTED_TRANSPORT_UDP: [u8; 4] = [17, 0, 0, 0];
 
-/// Why there is no relayed address, or no longer one.
+/// Why there is no relayed address, or no longer one. The texts follow the name of a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// User or password are wrong.
-    #[error("the user or the password is wrong")]
+    /// The user or the password is wrong.
+    #[error("the TURN server rejects the user or the password")]
     Unauthorized,
-    /// It said why.
-    #[error("it refuses: {code} {reason}")]
+    /// The server returned another error.
+    #[error("the TURN server refused the request: {code} {reason}")]
     Refused {
-        /// RFC 8489 section 14.8, RFC 8656 section 19.
+        /// Error code (RFC 8489 section 14.8, RFC 8656 section 19).
         code: u16,
-        /// In its own words.
+        /// Reason phrase of the server.
         reason: String,
     },
-    /// It wants another one to be asked.
-    #[error("it names another server")]
+    /// The server redirects to another one.
+    #[error("the TURN server redirects to {0}")]
     AlternateServer(SocketAddr),
-    /// It does not answer.
-    #[error("it does not answer")]
+    /// The server does not answer.
+    #[error("the TURN server does not answer")]
     Timeout,
-    /// What it answers makes no sense.
-    #[error("its answer makes no sense: {0}")]
+    /// The server's response is invalid.
+    #[error("the TURN server's response is invalid: {0}")]
     InvalidResponse(&'static str),
-    /// It forgot the allocation.
-    #[error("it forgot the relayed address")]
+    /// The server no longer has the allocation.
+    #[error("the TURN server no longer has the allocation")]
     AllocationLost,
-    /// The address was given back.
-    #[error("the relayed address was given back")]
+    /// The client released the allocation.
+    #[error("the allocation was released")]
     Closed,
 }
 
-/// What lies between client and server.
+/// Transport between client and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportKind {
-    /// Packets, which get lost.
+    /// UDP: packets may get lost, so requests are retransmitted.
     Datagram,
-    /// A stream.
+    /// TCP or TLS.
     Stream,
 }
 
-/// How a client gets on.
+/// State of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// It asks for an address.
+    /// The allocation is requested.
     Allocating,
-    /// It has one.
+    /// The allocation exists.
     Allocated {
-        /// What peers send to.
+        /// Relayed transport address, which peers send to.
         relayed: SocketAddr,
     },
-    /// It has none, for good.
+    /// There is no allocation, and the client does not request another one.
     Closed(Error),
 }
 
-/// What a request is for.
+/// Kind of a request, with its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequestKind {
     Allocate,
@@ -109,20 +110,20 @@ struct Request {
     signed: bool,
     nonce_retries: u8,
     rto: Duration,
-    /// When it is said again.
+    /// Time of the next retransmission.
     retransmit_at: Option<Instant>,
-    /// When it has taken too long.
+    /// Time at which the request has failed.
     timeout_at: Instant,
 }
 
-/// What a server wants to be told with each request.
+/// Long-term credential that authenticates requests (RFC 8489 section 9.2).
 struct LongTermCredential {
     realm: String,
     nonce: String,
     key: hmac::Key,
 }
 
-/// A client with at most one relayed address.
+/// TURN client with at most one allocation.
 pub struct Client {
     transport: TransportKind,
     user: String,
@@ -145,11 +146,11 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Begins to ask for an address.
+    /// A client that requests an allocation.
     #[must_use]
-    pub fn new(way: TransportKind, user: &str, password: &Secret, now: Instant) -> Self {
+    pub fn new(transport: TransportKind, user: &str, password: &Secret, now: Instant) -> Self {
         let mut client = Self {
-            transport: way,
+            transport,
             user: user.to_owned(),
             password: password.clone(),
             credential: None,
@@ -163,41 +164,41 @@ impl Client {
         client
     }
 
-    /// How it gets on.
+    /// State of the allocation.
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// What is to be sent to the server next.
+    /// The next packet to send to the server.
     pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
         self.outgoing.pop_front()
     }
 
-    /// When to call [`FuzzClient::handle_timeout`] at the latest.
+    /// When [`Client::handle_timeout`] must be called next.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let requests = self
             .requests
             .iter()
-            .map(|r| r.retransmit_at.map_or(r.timeout_at, |again| again.min(r.timeout_at)));
+            .map(|r| r.retransmit_at.map_or(r.timeout_at, |retransmit_at| retransmit_at.min(r.timeout_at)));
         requests.chain(self.refresh_at).chain(self.peers.deadline()).min()
     }
 
-    /// Does what is due.
+    /// Retransmits, refreshes and renews what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let mut late = Vec::new();
+        let mut timed_out = Vec::new();
         for request in &mut self.requests {
             if request.timeout_at <= now {
-                late.push(request.id);
-            } else if request.retransmit_at.is_some_and(|again| again <= now) {
+                timed_out.push(request.id);
+            } else if request.retransmit_at.is_some_and(|at| at <= now) {
                 request.rto = (request.rto * 2).min(MAX_RTO);
                 request.retransmit_at = Some(now + request.rto);
                 let bytes = request.bytes.clone();
                 enqueue(&mut self.outgoing, bytes);
             }
         }
-        for id in late {
+        for id in timed_out {
             if let Some(request) = self.take_request(id) {
                 self.handle_failure(request.kind, Error::Timeout, now);
             }
@@ -216,7 +217,7 @@ impl Client {
         }
     }
 
-    /// Data for a peer. What comes before the peer may be sent to is kept, a little.
+    /// Sends data to a peer. Keeps a few packets until the peer's permission exists.
     pub fn send(&mut self, peer: SocketAddr, data: &[u8], now: Instant) {
         if data.len() > MAX_DATA_BYTES || !matches!(self.state, State::Allocated { .. }) {
             return;
@@ -235,7 +236,7 @@ impl Client {
         }
     }
 
-    /// A whole packet of the server: what a peer sent, if it is such.
+    /// Handles one packet from the server. Returns the peer and its data if it carries any.
     pub fn handle_packet<'a>(&mut self, packet: &'a [u8], now: Instant) -> Option<(SocketAddr, &'a [u8])> {
         if packet.first().is_some_and(|first| (0x40..0x50).contains(first)) {
             let (head, rest) = packet.split_at_checked(4)?;
@@ -262,7 +263,7 @@ impl Client {
         }
     }
 
-    /// Gives the address back.
+    /// Releases the allocation.
     pub fn close(&mut self, now: Instant) {
         if matches!(self.state, State::Allocated { .. }) {
             self.requests.clear();
@@ -272,19 +273,19 @@ impl Client {
         self.terminate(Error::Closed);
     }
 
-    /// There is nothing more to wait for; packets that are to be sent still are.
-    fn terminate(&mut self, why: Error) {
+    /// Ends the client. Packets that are already queued are still sent.
+    fn terminate(&mut self, error: Error) {
         self.requests.clear();
         self.peers = Peers::default();
         self.refresh_at = None;
         if !matches!(self.state, State::Closed(_)) {
-            self.state = State::Closed(why);
+            self.state = State::Closed(error);
         }
     }
 
-    fn start_request(&mut self, wish: RequestKind, now: Instant) {
+    fn start_request(&mut self, kind: RequestKind, now: Instant) {
         let mut request = Request {
-            kind: wish,
+            kind,
             id: [0; 12],
             bytes: Vec::new(),
             signed: false,
@@ -297,9 +298,9 @@ impl Client {
         self.requests.push(request);
     }
 
-    /// Writes a request, anew if it was told how to log in, and sends it.
+    /// Encodes a request with the current credential and sends it.
     fn send_request(&mut self, request: &mut Request, now: Instant) {
-        // Without randomness the id stays what it was, which costs safety only from those who could guess it.
+        // Without randomness the id stays the same, which only makes it easier to forge a response.
         let _filled = aws_lc_rs::rand::fill(&mut request.id);
         let lifetime = REQUESTED_LIFETIME_S.to_be_bytes();
         let new = |method| Builder::new(Class::Request, method, request.id);
@@ -319,11 +320,11 @@ impl Client {
         };
         request.signed = self.credential.is_some();
         request.bytes = match &self.credential {
-            Some(login) => builder
+            Some(credential) => builder
                 .with_attribute(attribute::USERNAME, self.user.as_bytes())
-                .with_attribute(attribute::REALM, login.realm.as_bytes())
-                .with_attribute(attribute::NONCE, login.nonce.as_bytes())
-                .sign(&login.key),
+                .with_attribute(attribute::REALM, credential.realm.as_bytes())
+                .with_attribute(attribute::NONCE, credential.nonce.as_bytes())
+                .sign(&credential.key),
             None => builder.finish(),
         };
         request.rto = INITIAL_RTO;
@@ -337,17 +338,18 @@ impl Client {
     }
 
     fn handle_response(&mut self, message: &Message<'_>, now: Instant) {
-        let signature = self.credential.as_ref().and_then(|login| message.verify_integrity(&login.key));
-        let Some(asked) = self.requests.iter().find(|request| request.id == message.transaction_id()) else {
+        let signature = self.credential.as_ref().and_then(|c| message.verify_integrity(&c.key));
+        let Some(pending) = self.requests.iter().find(|request| request.id == message.transaction_id())
+        else {
             return;
         };
-        // A good answer must be signed if the question was; a bad one cannot be before there is a key.
-        let is_good = message.class() == Class::Success;
-        if signature == Some(false) || (is_good && asked.signed && signature.is_none()) {
+        // A success response must be signed if the request was; an error response may come before the key.
+        let is_success = message.class() == Class::Success;
+        if signature == Some(false) || (is_success && pending.signed && signature.is_none()) {
             return;
         }
         let Some(request) = self.take_request(message.transaction_id()) else { return };
-        if is_good {
+        if is_success {
             return self.handle_success(request.kind, message, now);
         }
         let (code, reason) = message.error_code().unwrap_or_default();
@@ -357,32 +359,28 @@ impl Client {
             401 | 441 => self.handle_failure(request.kind, Error::Unauthorized, now),
             437 if request.kind != RequestKind::Allocate => self.terminate(Error::AllocationLost),
             300 => {
-                let elsewhere = message.mapped_address(attribute::ALTERNATE_SERVER);
-                let why = elsewhere
-                    .map_or(Error::InvalidResponse("it names no other server"), Error::AlternateServer);
-                self.handle_failure(request.kind, why, now);
+                let alternate = message.mapped_address(attribute::ALTERNATE_SERVER);
+                let missing = Error::InvalidResponse("a redirect without ALTERNATE-SERVER");
+                let error = alternate.map_or(missing, Error::AlternateServer);
+                self.handle_failure(request.kind, error, now);
             }
             _ => self.handle_failure(request.kind, Error::Refused { code, reason }, now),
         }
     }
 
-    /// Asks again, as the server wants to be asked.
+    /// Repeats a request with the realm and nonce of an error response.
     fn authenticate(&mut self, mut request: Request, message: &Message<'_>, now: Instant) {
-        let before = self.credential.as_ref().map(|login| login.realm.as_str());
-        let realm = message.text(attribute::REALM).or(before).map(str::to_owned);
+        let previous = self.credential.as_ref().map(|credential| credential.realm.as_str());
+        let realm = message.text(attribute::REALM).or(previous).map(str::to_owned);
         let (Some(realm), Some(nonce)) = (realm, message.text(attribute::NONCE)) else {
             return self.handle_failure(
                 request.kind,
-                Error::InvalidResponse("it wants a password, but not how"),
+                Error::InvalidResponse("authentication is required, but REALM or NONCE is missing"),
                 now,
             );
         };
         if request.nonce_retries == MAX_NONCE_RETRIES {
-            return self.handle_failure(
-                request.kind,
-                Error::InvalidResponse("each nonce of it is stale"),
-                now,
-            );
+            return self.handle_failure(request.kind, Error::InvalidResponse("every nonce is stale"), now);
         }
         let key = long_term_key(&self.user, &realm, self.password.reveal());
         self.credential = Some(LongTermCredential { realm, nonce: nonce.to_owned(), key });
@@ -391,11 +389,11 @@ impl Client {
         self.requests.push(request);
     }
 
-    fn handle_success(&mut self, wish: RequestKind, message: &Message<'_>, now: Instant) {
-        match wish {
+    fn handle_success(&mut self, kind: RequestKind, message: &Message<'_>, now: Instant) {
+        match kind {
             RequestKind::Allocate => {
                 let Some(relayed) = message.xor_address(attribute::XOR_RELAYED_ADDRESS) else {
-                    return self.terminate(Error::InvalidResponse("it names no relayed address"));
+                    return self.terminate(Error::InvalidResponse("XOR-RELAYED-ADDRESS is missing"));
                 };
                 self.state = State::Allocated { relayed };
                 self.schedule_refresh(message, now);
@@ -410,7 +408,7 @@ impl Client {
         }
     }
 
-    /// The address is kept for so long; it is asked for again in time.
+    /// Schedules the next refresh by the lifetime in a response.
     fn schedule_refresh(&mut self, message: &Message<'_>, now: Instant) {
         match message.number(attribute::LIFETIME) {
             Some(0) => self.terminate(Error::AllocationLost),
@@ -423,16 +421,16 @@ impl Client {
         }
     }
 
-    fn handle_failure(&mut self, wish: RequestKind, why: Error, now: Instant) {
-        match wish {
-            RequestKind::Allocate | RequestKind::Refresh(_) => self.terminate(why),
+    fn handle_failure(&mut self, kind: RequestKind, error: Error, now: Instant) {
+        match kind {
+            RequestKind::Allocate | RequestKind::Refresh(_) => self.terminate(error),
             RequestKind::CreatePermission(peer) => {
-                tracing::debug!(%why, "a TURN server does not let a peer send");
+                tracing::debug!(%error, "TURN CreatePermission failed");
                 self.peers.set_denied(peer, now);
             }
-            // Without a number, data goes on as before.
+            // Without a channel, data is still sent in indications.
             RequestKind::ChannelBind(peer, _) => {
-                tracing::debug!(%why, "a TURN server gives no channel for a peer");
+                tracing::debug!(%error, "TURN ChannelBind failed");
                 self.peers.set_unbound(peer, now);
             }
         }
@@ -448,19 +446,19 @@ impl Client {
     }
 }
 
-fn enqueue(waiting: &mut VecDeque<Vec<u8>>, packet: Vec<u8>) {
-    if waiting.len() < MAX_QUEUED_PACKETS {
-        waiting.push_back(packet);
+fn enqueue(queue: &mut VecDeque<Vec<u8>>, packet: Vec<u8>) {
+    if queue.len() < MAX_QUEUED_PACKETS {
+        queue.push_back(packet);
     }
 }
 
-/// Data with four bytes in front; on a stream, filled up to a multiple of four (RFC 8656 section 12.5).
-fn encode_channel_data(number: u16, data: &[u8], way: TransportKind) -> Vec<u8> {
+/// ChannelData message; on a stream padded to a multiple of four bytes (RFC 8656 section 12.5).
+fn encode_channel_data(number: u16, data: &[u8], transport: TransportKind) -> Vec<u8> {
     let mut packet = Vec::with_capacity(data.len() + 7);
     packet.extend_from_slice(&number.to_be_bytes());
     packet.extend_from_slice(&(data.len() as u16).to_be_bytes());
     packet.extend_from_slice(data);
-    if way == TransportKind::Stream {
+    if transport == TransportKind::Stream {
         packet.resize(packet.len().next_multiple_of(4), 0);
     }
     packet

@@ -1,4 +1,4 @@
-//! What a room sends: packets from the encoders, and what the encoders are told.
+//! Media of a room: packets from the encoders, and targets for them.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,19 +14,19 @@ use super::{EncoderControl, Feed};
 use crate::rtc::LinkStats;
 use crate::rtc::offerer::Stats;
 
-/// How often what was sent is measured.
+/// Interval at which sent bitrates are measured.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where a packet comes from.
+/// Track of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FeedTrack {
-    /// A layer of the picture.
+    /// A layer of the video.
     Video(usize),
-    /// The sound.
+    /// The audio.
     Audio,
 }
 
-/// What there is to send.
+/// The feed of a room and the bitrate control of its layers.
 pub(crate) struct MediaFeed {
     layers: Vec<Layer>,
     feed: Option<(Feed, Box<dyn EncoderControl>)>,
@@ -34,31 +34,23 @@ pub(crate) struct MediaFeed {
     connected: bool,
     status: Arc<Mutex<Status>>,
     last_measurement: Option<(Instant, Vec<u64>)>,
-    /// What was sent in the last second, in bit/s.
+    /// Sent bitrate of the last second, in bit/s.
     sent_bps: u64,
 }
 
 impl std::fmt::Debug for MediaFeed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Media").field("connected", &self.connected).finish_non_exhaustive()
+        f.debug_struct("MediaFeed").field("connected", &self.connected).finish_non_exhaustive()
     }
 }
 
 impl MediaFeed {
     pub(crate) fn new(layers: &[Layer], status: Arc<Mutex<Status>>) -> Self {
-        let (layers, adapt) = (layers.to_vec(), BitrateController::new(layers));
-        Self {
-            layers,
-            feed: None,
-            bitrate: adapt,
-            connected: false,
-            status,
-            last_measurement: None,
-            sent_bps: 0,
-        }
+        let (layers, bitrate) = (layers.to_vec(), BitrateController::new(layers));
+        Self { layers, feed: None, bitrate, connected: false, status, last_measurement: None, sent_bps: 0 }
     }
 
-    /// There is something to send from now on.
+    /// Sets the feed.
     pub(crate) fn feed(&mut self, feed: Feed, encoders: Box<dyn EncoderControl>) {
         self.feed = Some((feed, encoders));
         if self.connected {
@@ -68,7 +60,7 @@ impl MediaFeed {
         }
     }
 
-    /// What is sent from now on arrives. What waited is too old.
+    /// Handles a new connection. Packets that waited for it are dropped as too old.
     pub(crate) fn on_connected(&mut self, now: Instant) {
         self.connected = true;
         (self.last_measurement, self.sent_bps) = (None, 0);
@@ -82,7 +74,7 @@ impl MediaFeed {
         (0..self.layers.len()).for_each(|layer| self.request_keyframe(layer));
     }
 
-    /// Nothing arrives any more: nothing is encoded.
+    /// Handles the end of the connection: pauses the encoders.
     pub(crate) fn on_disconnected(&mut self) {
         self.connected = false;
         self.bitrate.stop();
@@ -92,7 +84,7 @@ impl MediaFeed {
         status.layers.iter_mut().for_each(|layer| layer.bitrate_kbps = 0);
     }
 
-    /// A keyframe is wanted.
+    /// Requests a keyframe of a layer.
     pub(crate) fn request_keyframe(&self, layer: usize) {
         if let Some((_, encoders)) = &self.feed {
             encoders.request_keyframe(layer);
@@ -104,50 +96,50 @@ impl MediaFeed {
         self.apply_targets();
     }
 
-    /// The server takes no more than this, in bit/s.
+    /// Handles the server's limit (REMB), in bit/s.
     pub(crate) fn on_receiver_limit(&mut self, now: Instant, bps: u32) {
         self.bitrate.on_receiver_limit(now, bps);
         self.apply_targets();
     }
 
-    /// The line was measured; what the estimator is to begin anew from, in bit/s, if it believes in less than
-    /// the line carries.
-    pub(crate) fn on_link_measured(&mut self, now: Instant, line: LinkStats) -> Option<u64> {
-        let restart = self.bitrate.on_link_measured(now, line, self.sent_bps);
+    /// Handles a measurement of the link. Returns the estimate to reset the estimator to, in bit/s, if its
+    /// estimate is below the proven bitrate.
+    pub(crate) fn on_link_measured(&mut self, now: Instant, link: LinkStats) -> Option<u64> {
+        let reset = self.bitrate.on_link_measured(now, link, self.sent_bps);
         self.apply_targets();
-        restart
+        reset
     }
 
-    /// Whether the line shows neither losses nor delays.
+    /// Whether the link shows neither loss nor delay.
     pub(crate) fn is_clear(&self, now: Instant) -> bool {
         self.bitrate.is_clear(now)
     }
 
-    pub(crate) fn set_subscribed(&mut self, now: Instant, layer: usize, wanted: bool) {
-        self.bitrate.set_subscribed(now, layer, wanted);
+    pub(crate) fn set_subscribed(&mut self, now: Instant, layer: usize, subscribed: bool) {
+        self.bitrate.set_subscribed(now, layer, subscribed);
         self.apply_targets();
     }
 
     fn apply_targets(&mut self) {
-        let news = self.bitrate.take_changed_targets();
+        let changed = self.bitrate.take_changed_targets();
         if let Some((_, encoders)) = &self.feed {
-            for (layer, target) in news {
+            for (layer, target) in changed {
                 tracing::debug!(
                     layer,
-                    kbps = target.bitrate_bps / 1000,
+                    bitrate_kbps = target.bitrate_bps / 1000,
                     fps = target.fps,
-                    "a layer's target"
+                    "layer target changed"
                 );
                 encoders.set_target(layer, target);
             }
         }
     }
 
-    /// Waits for the next packet. Safe to be dropped and called again.
+    /// Waits for the next packet. Cancel-safe.
     pub(crate) async fn next_packet(&mut self) -> (FeedTrack, Packet) {
         let Some((feed, _)) = &mut self.feed else { return std::future::pending().await };
         poll_fn(|context| {
-            // Sound first.
+            // Audio has priority.
             if let Poll::Ready(Some(packet)) = feed.audio.poll_recv(context) {
                 return Poll::Ready((FeedTrack::Audio, packet));
             }
@@ -161,24 +153,24 @@ impl MediaFeed {
         .await
     }
 
-    /// Counts what was sent, once a second.
+    /// Updates targets, and once per second the status.
     pub(crate) fn update_status(&mut self, now: Instant, stats: &Stats) {
         self.bitrate.handle_timeout(now);
         self.apply_targets();
         let bytes: Vec<u64> = stats.streams.iter().map(|stream| stream.bytes).collect();
-        let Some((since, before)) = &self.last_measurement else {
+        let Some((measured_at, previous)) = &self.last_measurement else {
             self.last_measurement = Some((now, bytes));
             return;
         };
-        let passed = now.saturating_duration_since(*since);
-        if passed < MEASURE_INTERVAL {
+        let elapsed = now.saturating_duration_since(*measured_at);
+        if elapsed < MEASURE_INTERVAL {
             return;
         }
         let kbps: Vec<u32> = bytes
             .iter()
-            .zip(before)
-            .map(|(now, before)| {
-                (now.saturating_sub(*before) as f64 * 8.0 / 1000.0 / passed.as_secs_f64()).round() as u32
+            .zip(previous)
+            .map(|(bytes, previous)| {
+                (bytes.saturating_sub(*previous) as f64 * 8.0 / 1000.0 / elapsed.as_secs_f64()).round() as u32
             })
             .collect();
         if stats.estimate_bps.is_none() {
@@ -208,7 +200,7 @@ impl MediaFeed {
     }
 }
 
-/// A status is whole between any two calls.
+/// Locks a status, even a poisoned one: each change of it is complete.
 pub(crate) fn lock_status(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }

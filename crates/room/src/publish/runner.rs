@@ -1,4 +1,4 @@
-//! Carries out what the machine of a room decides, on the thread `room`.
+//! Runs the connection state machine of a room, on the thread `room`.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::session::{Error, Session};
 use super::status::Status;
 use super::{Command, PublisherEvent};
 
-/// Longest pause between two attempts: a room is live, so it has to be back soon.
+/// Longest delay between two attempts: a room is live, so it must be back soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(3);
 
 pub(super) struct Runner {
@@ -28,7 +28,7 @@ pub(super) struct Runner {
     connection_count: u64,
 }
 
-/// What ended a wait.
+/// Event of the loop.
 enum LoopEvent {
     SessionEnded(Error),
     SessionOpened(Result<Box<Session>, Error>),
@@ -40,27 +40,27 @@ impl Runner {
     pub(super) fn new(
         room: Room,
         commands: mpsc::Receiver<Command>,
-        news: std::sync::mpsc::SyncSender<PublisherEvent>,
+        events: std::sync::mpsc::SyncSender<PublisherEvent>,
         status: Arc<Mutex<Status>>,
     ) -> Self {
-        let began = Instant::now();
+        let started_at = Instant::now();
         let seed = u64::from(std::process::id()) << 32
             ^ u64::from(rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_nsec as u32);
         let machine = StateMachine::new(None, seed).with_max_backoff(MAX_BACKOFF);
         let media = MediaFeed::new(&room.layers, Arc::clone(&status));
-        Self { room, machine, started_at: began, commands, events: news, status, media, connection_count: 0 }
+        Self { room, machine, started_at, commands, events, status, media, connection_count: 0 }
     }
 
     pub(super) async fn run(mut self) {
         let mut session: Option<Box<Session>> = None;
-        let mut wants_one = false;
+        let mut connecting = false;
         self.handle_input(Input::Start);
         loop {
             while let Some(output) = self.machine.poll() {
                 match output {
-                    Output::Connect => wants_one = true,
+                    Output::Connect => connecting = true,
                     Output::Close => {
-                        wants_one = false;
+                        connecting = false;
                         if let Some(session) = session.take() {
                             self.media.on_disconnected();
                             session.close(Error::Closed).await;
@@ -73,7 +73,7 @@ impl Runner {
             if self.machine.is_finished() {
                 return;
             }
-            match self.wait(&mut session, wants_one).await {
+            match self.wait(&mut session, connecting).await {
                 LoopEvent::SessionEnded(error) => {
                     let ended = session.take();
                     let error = match ended {
@@ -83,16 +83,17 @@ impl Runner {
                     self.report_failure(&error, error.is_transient());
                 }
                 LoopEvent::SessionOpened(Ok(opened)) => {
-                    wants_one = false;
+                    connecting = false;
                     session = Some(opened);
                     self.connection_count += 1;
                     self.handle_input(Input::Connected);
                 }
                 LoopEvent::SessionOpened(Err(error)) => {
-                    wants_one = false;
-                    // A server that took the stream once may not have noticed yet that the connection is lost.
-                    let known = self.connection_count > 0 && !error.is_replaced();
-                    self.report_failure(&error, known || error.is_transient());
+                    connecting = false;
+                    // A server that accepted the stream before may refuse until it notices the lost
+                    // connection.
+                    let was_accepted = self.connection_count > 0 && !error.is_replaced();
+                    self.report_failure(&error, was_accepted || error.is_transient());
                 }
                 LoopEvent::Command(Command::Feed(feed, encoders)) => self.media.feed(feed, encoders),
                 LoopEvent::Command(Command::Stop) => self.handle_input(Input::Stop),
@@ -101,14 +102,14 @@ impl Runner {
         }
     }
 
-    /// Waits for whatever comes first. A session that is being opened when a command comes is given up, and opened anew
-    /// after it: commands are few.
-    async fn wait(&mut self, session: &mut Option<Box<Session>>, wants_one: bool) -> LoopEvent {
+    /// Waits for the next event. A command aborts a session that is being opened, which then starts again;
+    /// commands are rare.
+    async fn wait(&mut self, session: &mut Option<Box<Session>>, connecting: bool) -> LoopEvent {
         let deadline = self
             .machine
             .deadline()
             .map(|at| self.started_at + Duration::from_nanos(u64::try_from(at.0).unwrap_or(0)));
-        let time = async {
+        let timeout = async {
             match deadline {
                 Some(at) => sleep_until(at.into()).await,
                 None => std::future::pending().await,
@@ -120,13 +121,13 @@ impl Runner {
                 command = command => LoopEvent::Command(command),
                 error = session.run(&mut self.media) => LoopEvent::SessionEnded(error),
             },
-            None if wants_one => tokio::select! {
+            None if connecting => tokio::select! {
                 command = command => LoopEvent::Command(command),
                 opened = Session::open(&self.room) => LoopEvent::SessionOpened(opened.map(Box::new)),
             },
             None => tokio::select! {
                 command = command => LoopEvent::Command(command),
-                () = time => LoopEvent::Timeout,
+                () = timeout => LoopEvent::Timeout,
             },
         }
     }
@@ -136,25 +137,25 @@ impl Runner {
         self.machine.handle(now, input);
     }
 
-    fn report_failure(&mut self, error: &Error, passing: bool) {
+    fn report_failure(&mut self, error: &Error, transient: bool) {
         let text = error.to_string();
-        tracing::debug!(error = text, "a room's connection");
-        self.handle_input(if passing { Input::Failed(text) } else { Input::Refused(text) });
+        tracing::debug!(error = text, "room connection failed");
+        self.handle_input(if transient { Input::Failed(text) } else { Input::Refused(text) });
     }
 
     fn report_event(&self, event: Event) {
         {
             let mut status = lock_status(&self.status);
-            // Given up is given up, also when nothing is left of the connection.
+            // The state stays `failed` when the machine becomes idle after it.
             if (status.state, event.state) != (State::Failed, State::Idle) {
                 status.state = event.state;
             }
             status.error.clone_from(&event.error);
             status.reconnects = self.connection_count.saturating_sub(1);
         }
-        // Full: nobody listens, and the status says it, too.
+        // The status contains the latest state, too.
         if let Err(error) = self.events.try_send(PublisherEvent { event }) {
-            tracing::trace!(%error, "news of a room are not heard");
+            tracing::trace!(%error, "room event dropped, queue full");
         }
     }
 }

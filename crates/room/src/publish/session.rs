@@ -1,4 +1,4 @@
-//! One connection to a server, from the greeting to the goodbye.
+//! One session with a server: signaling, ICE and media, from joining to leaving.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,49 +13,48 @@ use crate::rtc::offerer::{Error as RtcError, Event, Output, PeerConnection};
 use crate::sdp;
 use crate::signaling::{self, ServerEvent, SignalingClient, client_for};
 
-/// How long the way to the server's media may take to be found, once it has answered.
+/// Longest duration of ICE and DTLS after the server's answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing may come from the server before new ways are looked for. It has something to say many
-/// times a second.
+/// Time without a datagram from the server after which ICE restarts. Servers send several per second.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long looking for new ways may take.
+/// Longest duration of an ICE restart.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often the session looks after itself.
+/// Interval of liveness checks and status updates.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// Datagrams taken in one go, before anything else gets its turn.
+/// Most datagrams received before packets and timeouts get their turn.
 const MAX_RECEIVE_BATCH: usize = 32;
 
-/// Why there is no connection, or none any more.
+/// Why a session could not be opened or has ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
-    /// The server does not take the stream.
+    /// Signaling failed.
     #[error(transparent)]
     Signal(#[from] signaling::Error),
-    /// It does, but not like this.
+    /// Negotiation or the peer connection failed.
     #[error(transparent)]
     Rtc(#[from] RtcError),
-    /// This machine has no way out.
+    /// No socket could be opened.
     #[error(transparent)]
     Net(#[from] net::Error),
-    /// The server answered, but its media cannot be reached.
-    #[error("the server answered, but there is no way to its media: is UDP let through? a TURN server helps")]
+    /// The server answered, but no ICE candidate pair works.
+    #[error("no ICE candidate pair works; allow UDP or configure a TURN server")]
     IceFailed,
-    /// It was there, and is silent.
-    #[error("the server is silent")]
+    /// Nothing arrived from the server, and the ICE restart failed.
+    #[error("nothing was received from the server for {} s", SILENCE_TIMEOUT.as_secs())]
     Timeout,
-    /// It closed the connection.
+    /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
 }
 
 impl Error {
-    /// Whether somebody else publishes as this user now.
+    /// Whether another publisher of this user replaced the session.
     pub(crate) fn is_replaced(&self) -> bool {
         matches!(self, Self::Signal(signaling::Error::Replaced))
     }
 
-    /// Whether trying again may help.
+    /// Whether a retry may succeed.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Signal(error) => error.is_transient(),
@@ -65,21 +64,21 @@ impl Error {
     }
 }
 
-/// A connection.
+/// One session with a server.
 pub(crate) struct Session {
     signaling: Box<dyn SignalingClient>,
     net: IceSockets,
     peer: Box<PeerConnection>,
     events: VecDeque<Event>,
-    /// When the peer wants to be told the time.
+    /// Deadline of the peer connection.
     peer_deadline: Instant,
-    /// When something came from the server last.
+    /// Time of the last received datagram.
     last_received: Instant,
-    /// The last answer.
+    /// Latest SDP answer.
     answer_sdp: String,
-    /// New ways are being looked for, since then.
+    /// Start of an ICE restart that is not finished.
     ice_restarted_at: Option<Instant>,
-    /// When the media was looked after last.
+    /// Time of the last liveness check.
     last_check: Instant,
 }
 
@@ -90,7 +89,7 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Asks the server to take the stream, and finds a way to it.
+    /// Opens a session and connects its media.
     pub(crate) async fn open(room: &Room) -> Result<Self, Error> {
         let mut signal = client_for(room);
         match Self::negotiate(room, signal.as_mut()).await {
@@ -113,8 +112,8 @@ impl Session {
                 }
             }
             Err(error) => {
-                let said = signal.leave().await;
-                Err(said.map_or(error, Into::into))
+                let reason = signal.leave().await;
+                Err(reason.map_or(error, Into::into))
             }
         }
     }
@@ -136,9 +135,9 @@ impl Session {
     }
 
     async fn connect_media(&mut self, room: &Room) -> Result<(), Error> {
-        let late = self.signaling.answer_ice_servers();
-        if !late.is_empty() {
-            let ice = Ice { servers: late, relay_only: room.ice.relay_only };
+        let servers = self.signaling.answer_ice_servers();
+        if !servers.is_empty() {
+            let ice = Ice { servers, relay_only: room.ice.relay_only };
             for candidate in self.net.add_ice_servers(&ice).await {
                 let line = candidate.to_sdp_string();
                 self.peer.add_local_candidate(candidate);
@@ -161,17 +160,16 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for a datagram, for something the server says, or until the peer or the caller wants to be
-    /// woken.
+    /// Handles one datagram, signaling event or timeout. Returns at `until` at the latest.
     async fn step(&mut self, until: Instant) -> Result<(), Error> {
-        let wake = self.peer_deadline.min(until);
+        let deadline = self.peer_deadline.min(until);
         tokio::select! {
             received = self.net.receive() => self.receive_batch(received)?,
-            said = self.signaling.next_event() => match said? {
+            event = self.signaling.next_event() => match event? {
                 ServerEvent::Candidate(line) => self.peer.add_remote_candidate(&line),
                 ServerEvent::LayerSubscription { .. } => {}
             },
-            () = sleep_until(wake.into()) => self.peer.handle_timeout(Instant::now())?,
+            () = sleep_until(deadline.into()) => self.peer.handle_timeout(Instant::now())?,
         }
         self.drain_peer()
     }
@@ -182,15 +180,15 @@ impl Session {
             let Some(received) = next else { break };
             let now = Instant::now();
             self.last_received = now;
-            let way = (received.protocol, received.from, received.to);
-            self.peer.handle_datagram(now, way, &received.data)?;
+            let path = (received.protocol, received.from, received.to);
+            self.peer.handle_datagram(now, path, &received.data)?;
             self.drain_peer()?;
             next = self.net.try_receive();
         }
         Ok(())
     }
 
-    /// Does what the peer says, until it has nothing to say.
+    /// Processes the outputs of the peer connection until it waits for a timeout.
     fn drain_peer(&mut self) -> Result<(), Error> {
         loop {
             match self.peer.poll()? {
@@ -204,7 +202,7 @@ impl Session {
         }
     }
 
-    /// Sends what the cast has to send, until the connection ends.
+    /// Sends the feed until the session ends.
     pub(crate) async fn run(&mut self, media: &mut MediaFeed) -> Error {
         media.on_connected(Instant::now());
         loop {
@@ -224,11 +222,11 @@ impl Session {
                 Event::KeyframeRequested(layer) => media.request_keyframe(layer),
                 Event::BandwidthEstimate(bps) => media.on_estimate(now, bps),
                 Event::ReceiverLimit(bps) => media.on_receiver_limit(now, bps),
-                Event::LinkMeasured(line) => {
-                    let restart = media.on_link_measured(now, line);
+                Event::LinkMeasured(link) => {
+                    let reset = media.on_link_measured(now, link);
                     self.peer.set_link_clear(media.is_clear(now));
-                    if let Some(bps) = restart {
-                        tracing::debug!(bps, ?line, "the estimate is less than what the line carries");
+                    if let Some(bps) = reset {
+                        tracing::debug!(bps, ?link, "bandwidth estimate reset");
                         self.peer.reset_estimate(bps);
                         self.peer.handle_timeout(now)?;
                         self.drain_peer()?;
@@ -239,8 +237,8 @@ impl Session {
         if !self.peer.is_alive() {
             return Err(Error::Closed);
         }
-        let care = self.last_check + CHECK_INTERVAL;
-        let wake = self.peer_deadline.min(care);
+        let check_at = self.last_check + CHECK_INTERVAL;
+        let deadline = self.peer_deadline.min(check_at);
         tokio::select! {
             received = self.net.receive() => self.receive_batch(received)?,
             (source, packet) = media.next_packet() => {
@@ -250,30 +248,32 @@ impl Session {
                     FeedTrack::Audio => self.peer.write_audio(now, &packet)?,
                 }
                 self.drain_peer()?;
-                // It leaves with the next time that is told.
+                // str0m sends written packets with the next timeout.
                 self.peer.handle_timeout(now)?;
             }
-            said = self.signaling.next_event() => match said? {
+            event = self.signaling.next_event() => match event? {
                 ServerEvent::Candidate(line) => self.peer.add_remote_candidate(&line),
-                ServerEvent::LayerSubscription { layer, subscribed } => media.set_subscribed(Instant::now(), layer, subscribed),
+                ServerEvent::LayerSubscription { layer, subscribed } => {
+                    media.set_subscribed(Instant::now(), layer, subscribed);
+                }
             },
-            () = sleep_until(wake.into()) => self.peer.handle_timeout(Instant::now())?,
+            () = sleep_until(deadline.into()) => self.peer.handle_timeout(Instant::now())?,
         }
         self.drain_peer()?;
-        if Instant::now() >= care {
+        if Instant::now() >= check_at {
             self.check_liveness(media).await?;
         }
         Ok(())
     }
 
-    /// Looks whether the server is still there.
+    /// Checks that the server is still there, and updates the status.
     async fn check_liveness(&mut self, media: &mut MediaFeed) -> Result<(), Error> {
         let now = Instant::now();
         self.last_check = now;
         media.update_status(now, self.peer.stats());
-        let silent = now.saturating_duration_since(self.last_received);
+        let silence = now.saturating_duration_since(self.last_received);
         match self.ice_restarted_at {
-            _ if silent < SILENCE_TIMEOUT => self.ice_restarted_at = None,
+            _ if silence < SILENCE_TIMEOUT => self.ice_restarted_at = None,
             None => self.restart_ice().await?,
             Some(since) if now.saturating_duration_since(since) > RESTART_TIMEOUT => {
                 return Err(Error::Timeout);
@@ -283,15 +283,15 @@ impl Session {
         Ok(())
     }
 
-    /// Looks for new ways to the same server.
+    /// Restarts ICE with the same server.
     async fn restart_ice(&mut self) -> Result<(), Error> {
-        tracing::debug!("the server is silent: new ways to it are looked for");
+        tracing::debug!("server silent, restarting ICE");
         self.ice_restarted_at = Some(Instant::now());
         let offer = self.peer.create_offer();
         self.drain_peer()?;
         let fragment = sdp::restart_fragment(&offer.sdp);
-        let asked = self.signaling.restart_ice(&fragment);
-        let fragment = match timeout(RESTART_TIMEOUT, asked).await {
+        let restart = self.signaling.restart_ice(&fragment);
+        let fragment = match timeout(RESTART_TIMEOUT, restart).await {
             Ok(Ok(Some(fragment))) => fragment,
             Ok(Ok(None)) | Err(_) => return Err(Error::Timeout),
             Ok(Err(error)) => return Err(error.into()),
@@ -301,14 +301,14 @@ impl Session {
         self.drain_peer()
     }
 
-    /// Says goodbye. `error` is why the connection ends, unless the server knows better.
+    /// Closes the session and returns why it ended: the server's reason if it gives one, else `error`.
     pub(crate) async fn close(mut self, error: Error) -> Error {
         self.peer.close();
         if let Err(error) = self.drain_peer() {
-            tracing::debug!(%error, "a connection does not close properly");
+            tracing::debug!(%error, "peer connection close failed");
         }
         match self.signaling.leave().await {
-            Some(said) if !said.is_transient() => said.into(),
+            Some(reason) if !reason.is_transient() => reason.into(),
             _ => error,
         }
     }

@@ -1,49 +1,49 @@
-//! How a room gets on.
+//! Status of a publisher.
 
 use pagecast_core::connection::State;
 use serde::{Deserialize, Serialize};
 
-/// How a room gets on; numbers are of the last second, counters of the connection.
+/// Status of a publisher. Rates are those of the last second, counters those of the connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// The server, without secrets.
+    /// URL of the server, without secrets.
     pub server: String,
-    /// Where it stands: `failed` for one that was given up.
+    /// State of the connection; `failed` if it is not retried any more.
     pub state: State,
-    /// What went wrong last, if anything did.
+    /// Last error, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Connections after the first one.
     pub reconnects: u64,
-    /// The time a packet takes there and back, in milliseconds.
+    /// Round-trip time, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_ms: Option<f64>,
-    /// What the line carries, in kbit/s, if the server lets that be estimated.
+    /// Estimated bandwidth, in kbit/s, if the server sends the feedback for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate_kbps: Option<u32>,
-    /// What the sound takes, in kbit/s.
+    /// Sent bitrate of the audio, in kbit/s.
     pub audio_kbps: u32,
-    /// The picture's layers, the larger one first.
+    /// Status of the video layers, the larger one first.
     pub layers: Vec<LayerStatus>,
 }
 
-/// How a layer gets on.
+/// Status of a video layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerStatus {
-    /// Width of the picture in pixels.
+    /// Width of the video, in pixels.
     pub width: u32,
-    /// Height of the picture in pixels.
+    /// Height of the video, in pixels.
     pub height: u32,
-    /// Most frames per second at the moment.
+    /// Current highest frame rate, in frames per second.
     pub fps: u32,
-    /// Cap on the bitrate at the moment, in kbit/s; 0 for a layer that is paused.
+    /// Current bitrate cap, in kbit/s; 0 for a paused layer.
     pub target_kbps: u32,
-    /// What is sent, in kbit/s.
+    /// Sent bitrate, in kbit/s.
     pub bitrate_kbps: u32,
-    /// Part of the packets that was lost lately, 0 to 1.
+    /// Recent packet loss, 0 to 1.
     pub loss: f32,
-    /// Packets asked for again.
+    /// NACKs of the server.
     pub nacks: u64,
-    /// Keyframes asked for.
+    /// Keyframe requests of the server.
     pub keyframe_requests: u64,
 }

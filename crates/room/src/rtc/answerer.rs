@@ -1,7 +1,7 @@
-//! The side of a connection that answers: the embedded room's. Sans-IO, on the level of RTP packets.
+//! The answering side of a peer connection, which the embedded room uses. Sans-IO; works on RTP packets.
 //!
-//! str0m panics where it finds a bug in itself. What a stranger can make happen must not end the room, so
-//! each call is caught, and the connection whose call it was is over.
+//! str0m panics when it finds a bug in itself. A client must not be able to end the room that way, so each
+//! call into str0m catches panics, and a panic ends only the connection that it happened in.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,36 +26,36 @@ pub(crate) use self::sdp::OfferError;
 use self::sdp::{count_media_sections, sanitize_text, with_ice_credentials};
 use crate::sdp::describe_parse_error;
 
-/// What a viewer's line is believed to carry before anything is known about it, in bit/s: enough for a page
-/// in HD to begin with.
+/// Bandwidth estimate of a viewer's link before the first measurement, in bit/s: enough for a page in HD.
 const INITIAL_ESTIMATE_BPS: u64 = 2_500_000;
-/// Less than anything that is ever wished for, in bit/s.
+/// Lower than any bitrate that is ever desired, in bit/s.
 const MIN_DESIRED_BPS: u64 = 10_000;
-/// How often statistics are made, and sender reports sent: players need two of each to hold picture and sound
-/// together.
+/// Interval of statistics and sender reports. Players need two sender reports of each stream to synchronize
+/// audio and video.
 const RTCP_REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a viewer's line is measured: as often as its layer is chosen.
+/// Interval at which a viewer's link is measured: the same as that of layer selection.
 const VIEWER_STATS_INTERVAL: Duration = Duration::from_millis(250);
-/// Packets kept for retransmission: a second of a busy picture.
+/// Packets kept for retransmission: one second of busy video.
 const RETRANSMIT_BUFFER_PACKETS: usize = 2000;
+/// Oldest packet that is sent again; players have given up a frame by then.
 const RETRANSMIT_MAX_AGE: Duration = Duration::from_secs(3);
-/// Most of what is sent that is sent again.
+/// Largest share of retransmissions in the sent bytes, 0 to 1: more would congest a lossy link further.
 const MAX_RETRANSMIT_SHARE: f32 = 0.25;
-/// Most layers of a picture.
+/// Most simulcast layers of a video; publishers send three at most.
 const MAX_LAYERS: usize = 4;
-/// Most media sections of an offer: sound and picture.
+/// Most media sections of an offer: one audio and one video.
 const MAX_MEDIA_SECTIONS: usize = 2;
-/// How often a connection may ask for another turn before others have theirs.
+/// Most timeouts handled in one call, so that one connection cannot hold up the others.
 const MAX_POLL_ROUNDS: usize = 64;
-/// What goes through UDP without being cut; larger payloads than a packet of this size can hold are nobody's.
+/// Largest datagram, in bytes: the usual MTU. Larger ones are dropped.
 pub(crate) const MAX_DATAGRAM: usize = 1500;
 
-/// What all connections of a room prove themselves with.
+/// DTLS certificate that all connections of a room share.
 #[derive(Clone)]
 pub(crate) struct Certificate(DtlsCert);
 
 impl Certificate {
-    /// A fresh one; none if there is no randomness.
+    /// Generates a certificate. `None` if the system has no randomness.
     pub(crate) fn new() -> Option<Self> {
         str0m::crypto::from_feature_flags().dtls_provider.generate_certificate().map(Self)
     }
@@ -67,33 +67,33 @@ impl std::fmt::Debug for Certificate {
     }
 }
 
-/// What the other side wants.
+/// Role of the remote peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// To send.
+    /// Sends media.
     Publisher,
-    /// To receive.
+    /// Receives media.
     Viewer,
 }
 
-/// How a connection is answered.
+/// Parameters of a new connection.
 #[derive(Debug)]
 pub(crate) struct Config<'a> {
-    /// What it proves itself with.
+    /// DTLS certificate of this side.
     pub(crate) certificate: &'a Certificate,
-    /// Where it can be reached by UDP, and by TCP if `tcp`.
+    /// Local addresses for UDP candidates, and for TCP candidates if `tcp`.
     pub(crate) addresses: &'a [SocketAddr],
-    /// Whether it can be reached by TCP, too.
+    /// Whether TCP candidates are offered, too.
     pub(crate) tcp: bool,
-    /// What the other side wants.
+    /// Role of the remote peer.
     pub(crate) role: Role,
-    /// Name and password for ICE.
+    /// ICE user fragment and password of this side.
     pub(crate) credentials: (String, String),
 }
 
-/// One connection.
+/// One answering WebRTC connection.
 pub(crate) struct PeerConnection {
-    /// Gone once it is over.
+    /// `None` once the connection has ended.
     rtc: Option<Rtc>,
     role: Role,
     offer: String,
@@ -101,25 +101,28 @@ pub(crate) struct PeerConnection {
     tcp: bool,
     audio: Option<Media>,
     video: Option<Media>,
-    /// What the SSRCs of a publisher were found to be.
+    /// Tracks of a publisher, by SSRC.
     tracks_by_ssrc: Vec<(Ssrc, Track)>,
     deadline: Instant,
     connected: bool,
-    /// Whether the line shows neither losses nor delays; see [`Self::set_clear`].
+    /// Whether the link shows neither loss nor delay; see [`Self::set_link_clear`].
     link_clear: bool,
 }
 
 impl std::fmt::Debug for PeerConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peer").field("role", &self.role).field("connected", &self.connected).finish()
+        f.debug_struct("PeerConnection")
+            .field("role", &self.role)
+            .field("connected", &self.connected)
+            .finish()
     }
 }
 
 impl PeerConnection {
-    /// Takes an offer; the connection, and the answer.
+    /// Accepts an offer and returns the connection and the SDP answer.
     ///
     /// # Errors
-    /// [`OfferError`].
+    /// The offer is malformed or unsupported.
     pub(crate) fn accept_offer(
         now: Instant,
         offer: &str,
@@ -138,8 +141,8 @@ impl PeerConnection {
             connected: false,
             link_clear: true,
         };
-        let made = catch_unwind(AssertUnwindSafe(|| peer.negotiate(now, setup)));
-        let answer = made
+        let negotiated = catch_unwind(AssertUnwindSafe(|| peer.negotiate(now, setup)));
+        let answer = negotiated
             .unwrap_or_else(|_panic| Err(OfferError::Malformed("its parts contradict each other".into())))?;
         Ok((peer, answer))
     }
@@ -176,7 +179,7 @@ impl PeerConnection {
         let offer = SdpOffer::from_sdp_string(&self.offer)
             .map_err(|e| malformed(&describe_parse_error(&self.offer, &e.to_string())))?;
         if count_media_sections(&self.offer) > MAX_MEDIA_SECTIONS {
-            return Err(OfferError::Unsupported("more than one sound and one picture"));
+            return Err(OfferError::Unsupported("it has more than one audio and one video section"));
         }
         let answer = rtc.sdp_api().accept_offer(offer).map_err(|e| malformed(&e))?.to_sdp_string();
         self.rtc = Some(rtc);
@@ -184,13 +187,13 @@ impl PeerConnection {
         Ok(self.with_shared_stream_id(answer))
     }
 
-    /// Notes which media were agreed on.
+    /// Stores the media sections that both sides agreed on.
     fn collect_media(&mut self, answer: &str) -> Result<(), OfferError> {
         let Some(rtc) = &mut self.rtc else { return Ok(()) };
         for mid in answer.lines().filter_map(|line| line.strip_prefix("a=mid:")) {
             let mid = Mid::from(mid.trim());
             let Some(media) = rtc.media(mid) else {
-                return Err(OfferError::Unsupported("it wants data channels"));
+                return Err(OfferError::Unsupported("it has data channels"));
             };
             if media.disabled() {
                 continue;
@@ -206,24 +209,26 @@ impl PeerConnection {
             let found = Media::new(mid, rids, media.remote_pts(), rtc.codec_config().params());
             let slot = if kind == MediaKind::Audio { &mut self.audio } else { &mut self.video };
             if found.rids.len() > MAX_LAYERS || slot.is_some() {
-                return Err(OfferError::Unsupported("more than one sound and one picture of four layers"));
+                return Err(OfferError::Unsupported(
+                    "it has more than one audio and one video of four layers",
+                ));
             }
             *slot = Some(found);
         }
         if self.audio.is_none() && self.video.is_none() {
-            let why = match self.role {
+            let reason = match self.role {
                 Role::Publisher => "it sends no Opus, H.264 or VP8",
                 Role::Viewer => "it receives no Opus, H.264 or VP8",
             };
-            return Err(OfferError::Unsupported(why));
+            return Err(OfferError::Unsupported(reason));
         }
         self.hold_streams();
         Ok(())
     }
 
-    /// A stream reports on itself from its first moment on, and says that its time stamp is zero as long as
-    /// nothing was sent. Players believe that. So the streams that the answer names are taken back, and
-    /// declared again with their first packet.
+    /// Removes the outgoing streams of the answer until their first packet declares them again. str0m sends
+    /// sender reports for a stream at once, with RTP time stamp zero until a packet was sent, and players
+    /// would use that time stamp.
     fn hold_streams(&mut self) {
         let (Some(rtc), Role::Viewer) = (&mut self.rtc, self.role) else { return };
         for media in [&mut self.audio, &mut self.video].into_iter().flatten().filter(|media| !media.started) {
@@ -235,7 +240,7 @@ impl PeerConnection {
         }
     }
 
-    /// Players hold together what is of one stream; by itself, each of our media would be one.
+    /// Gives audio and video one stream identifier: players synchronize the tracks of one stream only.
     fn with_shared_stream_id(&self, answer: String) -> String {
         let id = |media: &Option<Media>| {
             let mid = media.as_ref()?.mid;
@@ -247,10 +252,10 @@ impl PeerConnection {
         }
     }
 
-    /// Takes new ICE credentials of the other side (ICE restart); ours, and our candidates.
+    /// Restarts ICE with new remote credentials and returns the new local user fragment and password.
     ///
     /// # Errors
-    /// [`OfferError`]; the connection goes on as it was, or is over.
+    /// The credentials are malformed (the connection continues) or the connection has ended.
     pub(crate) fn restart_ice(
         &mut self,
         ufrag: &str,
@@ -265,11 +270,11 @@ impl PeerConnection {
                 rtc.direct_api().declare_stream_tx(ssrc, resend, media.mid, None);
             }
         }
-        let answered =
+        let accepted =
             self.call_catching_panic(|rtc| rtc.sdp_api().accept_offer(parsed).map(|a| a.to_sdp_string()));
         let over = || OfferError::Unsupported("the connection is over");
         let answer =
-            answered.ok_or_else(over)?.map_err(|e| OfferError::Malformed(sanitize_text(&e.to_string())))?;
+            accepted.ok_or_else(over)?.map_err(|e| OfferError::Malformed(sanitize_text(&e.to_string())))?;
         self.hold_streams();
         self.offer = offer;
         let value =
@@ -277,7 +282,7 @@ impl PeerConnection {
         value("a=ice-ufrag:").zip(value("a=ice-pwd:")).ok_or_else(over)
     }
 
-    /// Our candidates, as lines of SDP.
+    /// Local candidates, as lines of SDP.
     pub(crate) fn candidate_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for address in &self.addresses {
@@ -290,70 +295,69 @@ impl PeerConnection {
         lines
     }
 
-    /// One more way to reach the other side; `candidate:…`. What cannot be understood is passed over.
+    /// Adds a remote candidate, `candidate:…`. Ignores one that cannot be parsed.
     pub(crate) fn add_remote_candidate(&mut self, candidate: &str) {
         if let Ok(candidate) = Candidate::from_sdp_string(candidate) {
             self.call_catching_panic(|rtc| rtc.add_remote_candidate(candidate));
         }
     }
 
-    /// Whether this datagram is part of this connection: it proves it by its password, or comes from where
-    /// proven ones come from.
+    /// Whether this datagram belongs to this connection, by its ICE credentials or its source address.
     pub(crate) fn accepts(&self, now: Instant, datagram: Datagram<'_>) -> bool {
         let Some(rtc) = &self.rtc else { return false };
         let Some(receive) = parse_datagram(datagram) else { return false };
         catch_unwind(AssertUnwindSafe(|| rtc.accepts(&Input::Receive(now, receive)))).unwrap_or(false)
     }
 
-    /// Takes a datagram.
+    /// Handles a received datagram.
     pub(crate) fn handle_datagram(&mut self, now: Instant, datagram: Datagram<'_>, out: &mut Vec<Event>) {
         let Some(receive) = parse_datagram(datagram) else { return };
         if let Some(Err(error)) =
             self.call_catching_panic(|rtc| rtc.handle_input(Input::Receive(now, receive)))
         {
-            tracing::debug!(%error, "a datagram is not understood");
+            tracing::debug!(%error, "datagram rejected");
         }
         self.drain_output(now, out);
     }
 
-    /// Tells it that it is later.
+    /// Handles the passing of time.
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Event>) {
         if let Some(Err(error)) = self.call_catching_panic(|rtc| rtc.handle_input(Input::Timeout(now))) {
-            tracing::debug!(%error, "a connection broke");
+            tracing::debug!(%error, "peer connection failed");
             self.rtc = None;
         }
         self.drain_output(now, out);
     }
 
-    /// When it wants to be told so.
+    /// When [`Self::handle_timeout`] must be called next.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Whether there is anything left of it.
+    /// Whether the connection has not ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.rtc.as_ref().is_some_and(Rtc::is_alive)
     }
 
-    /// Whether media flow.
+    /// Whether the connection is established.
     pub(crate) fn is_connected(&self) -> bool {
         self.connected && self.is_alive()
     }
 
-    /// The names of the picture's layers; one without a name if there is only one.
+    /// The rids of the video layers; a single `None` without simulcast.
     pub(crate) fn layer_rids(&self) -> Vec<Option<String>> {
         let rids = self.video.as_ref().map_or(&[][..], |media| &media.rids);
         rids.iter().map(|rid| rid.map(|rid| rid.to_string())).collect()
     }
 
-    /// Says goodbye.
+    /// Closes the connection.
     pub(crate) fn close(&mut self, now: Instant, out: &mut Vec<Event>) {
         self.call_catching_panic(|rtc| rtc.close().is_ok());
         self.drain_output(now, out);
         self.rtc = None;
     }
 
-    /// Asks a publisher for a keyframe of a layer.
+    /// Requests a keyframe of a layer from a publisher.
     pub(crate) fn request_keyframe(&mut self, now: Instant, layer: usize, out: &mut Vec<Event>) {
         let Some((mid, rid)) = self.video.as_ref().and_then(|m| Some((m.mid, *m.rids.get(layer)?))) else {
             return;
@@ -367,10 +371,10 @@ impl PeerConnection {
         self.drain_output(now, out);
     }
 
-    /// What could be sent to a viewer, in bit/s: the line is tried for as much, now and whenever it seems
-    /// good to str0m.
+    /// Sets the bitrate that could be sent to a viewer, in bit/s. str0m probes the link up to it, now and
+    /// later.
     pub(crate) fn set_desired_bitrate(&mut self, now: Instant, bps: u64, out: &mut Vec<Event>) {
-        // Only a wish for more makes it try at once.
+        // str0m probes at once only when the desired bitrate grows.
         for bps in [MIN_DESIRED_BPS.min(bps), bps] {
             self.call_catching_panic(|rtc| rtc.bwe().set_bitrate(Bitrate::ZERO, Bitrate::bps(bps)));
             self.drain_output(now, out);
@@ -378,20 +382,20 @@ impl PeerConnection {
         }
     }
 
-    /// Says whether the line shows neither losses nor delays. Then the pacer does not hold packets up,
+    /// Sets whether the link shows neither loss nor delay. On a clear link the pacer does not delay packets,
     /// however low the estimate is.
     pub(crate) fn set_link_clear(&mut self, clear: bool) {
         self.link_clear = clear;
     }
 
-    /// The estimator begins anew, from this, in bit/s.
+    /// Restarts the bandwidth estimator from this estimate, in bit/s.
     pub(crate) fn reset_estimate(&mut self, now: Instant, bps: u64, out: &mut Vec<Event>) {
         self.call_catching_panic(|rtc| rtc.bwe().reset(Bitrate::bps(bps)));
         self.drain_output(now, out);
         self.handle_timeout(now, out);
     }
 
-    /// Since when packets of the picture wait for the line.
+    /// When the oldest video packet in the pacer was queued.
     pub(crate) fn video_queued_since(&mut self) -> Option<Instant> {
         let mid = self.video.as_ref().filter(|media| media.started)?.mid;
         self.call_catching_panic(|rtc| {
@@ -400,7 +404,7 @@ impl PeerConnection {
         })?
     }
 
-    /// Sends a packet to a viewer; whether it takes this codec at all.
+    /// Sends a packet to a viewer. Returns whether the viewer receives this codec.
     pub(crate) fn send_packet(&mut self, now: Instant, packet: OutgoingPacket, out: &mut Vec<Event>) -> bool {
         let media = if packet.is_audio { &mut self.audio } else { &mut self.video };
         let Some((media, rtc)) = media.as_mut().zip(self.rtc.as_mut()) else { return false };
@@ -408,10 +412,11 @@ impl PeerConnection {
         else {
             return false;
         };
-        let (audio, fresh, clear) = (packet.is_audio, packet.source_changed, self.link_clear);
-        let (mid, begun) = (media.mid, std::mem::replace(&mut media.started, true));
-        let patch =
-            packet.vp8_ids.and_then(|(picture, base)| media::vp8_patch(&packet.payload, picture, base));
+        let (audio, source_changed, clear) = (packet.is_audio, packet.source_changed, self.link_clear);
+        let (mid, started) = (media.mid, std::mem::replace(&mut media.started, true));
+        let patch = packet
+            .vp8_ids
+            .and_then(|(picture_id, tl0_pic_idx)| media::vp8_patch(&packet.payload, picture_id, tl0_pic_idx));
         let mut write = RtpWrite::new(
             payload_type,
             SeqNo::from(packet.seq),
@@ -432,14 +437,14 @@ impl PeerConnection {
         }
         let sent = catch_unwind(AssertUnwindSafe(|| {
             let mut direct = rtc.direct_api();
-            if !begun {
+            if !started {
                 direct.declare_stream_tx(ssrc, resend, mid, None);
             }
             if let Some(stream) = direct.stream_tx(&ssrc) {
-                // A stream whose first packet waits for its turn still reports that its time stamp is zero.
-                stream.set_unpaced(audio || !begun || (clear && super::is_pacing_overdue(stream, now)));
-                if fresh || !begun {
-                    // What is missing of the layer before would only take the line from this one.
+                // A stream whose first packet waits in the pacer would still report time stamp zero.
+                stream.set_unpaced(audio || !started || (clear && super::is_pacing_overdue(stream, now)));
+                if source_changed || !started {
+                    // Retransmissions of the previous layer would only take bandwidth from this one.
                     stream.set_rtx_cache(
                         RETRANSMIT_BUFFER_PACKETS,
                         RETRANSMIT_MAX_AGE,
@@ -456,39 +461,39 @@ impl PeerConnection {
         true
     }
 
-    /// Calls into str0m; none if there is nothing to call any more.
-    fn call_catching_panic<T>(&mut self, what: impl FnOnce(&mut Rtc) -> T) -> Option<T> {
+    /// Calls into str0m and ends the connection if it panics. `None` if the connection has ended.
+    fn call_catching_panic<T>(&mut self, call: impl FnOnce(&mut Rtc) -> T) -> Option<T> {
         let rtc = self.rtc.as_mut()?;
-        let done = catch_unwind(AssertUnwindSafe(|| what(rtc)));
-        if done.is_err() {
-            tracing::warn!("a connection is given up: it found a bug in itself");
+        let result = catch_unwind(AssertUnwindSafe(|| call(rtc)));
+        if result.is_err() {
+            tracing::error!("peer connection panicked, session ends");
             self.rtc = None;
         }
-        done.ok()
+        result.ok()
     }
 
-    /// Hears what it has to say until it only waits. Must follow every change.
+    /// Collects str0m's outputs until it waits for a timeout. Must follow every change.
     fn drain_output(&mut self, now: Instant, out: &mut Vec<Event>) {
-        let mut turns = 0;
+        let mut rounds = 0;
         loop {
             match self.call_catching_panic(Rtc::poll_output) {
                 None => break,
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "a connection broke");
+                    tracing::debug!(%error, "peer connection failed");
                     self.rtc = None;
                 }
                 Some(Ok(Output::Transmit(t))) => {
                     out.push(Event::Transmit(t.proto, t.destination, t.contents.into()));
                 }
                 Some(Ok(Output::Event(event))) => self.handle_rtc_event(event, out),
-                Some(Ok(Output::Timeout(at))) if at > now || turns >= MAX_POLL_ROUNDS => {
+                Some(Ok(Output::Timeout(at))) if at > now || rounds >= MAX_POLL_ROUNDS => {
                     self.deadline = at.max(now + Duration::from_millis(u64::from(at <= now)));
                     return;
                 }
                 Some(Ok(Output::Timeout(_))) => {
-                    turns += 1;
-                    let passed = self.call_catching_panic(|rtc| rtc.handle_input(Input::Timeout(now)));
-                    if !matches!(passed, Some(Ok(()))) {
+                    rounds += 1;
+                    let handled = self.call_catching_panic(|rtc| rtc.handle_input(Input::Timeout(now)));
+                    if !matches!(handled, Some(Ok(()))) {
                         self.rtc = None;
                     }
                 }
@@ -499,7 +504,7 @@ impl PeerConnection {
     }
 
     fn handle_rtc_event(&mut self, event: RtcEvent, out: &mut Vec<Event>) {
-        let happening = match event {
+        let mapped = match event {
             RtcEvent::Connected => {
                 self.connected = true;
                 Event::Connected
@@ -514,7 +519,7 @@ impl PeerConnection {
             RtcEvent::SenderFeedback(feedback) => {
                 let info = feedback.sender_info;
                 match self.find_track(feedback.mid, feedback.rid) {
-                    // What is said of a stream that was not sent yet is a guess.
+                    // A report about a stream without packets has no meaningful time stamp.
                     Some(track) if info.sender_packet_count > 0 => {
                         let wall = info.ntp_time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                         Event::SenderReport(
@@ -539,7 +544,7 @@ impl PeerConnection {
             }
             _ => return,
         };
-        out.push(happening);
+        out.push(mapped);
     }
 
     fn map_packet(&mut self, packet: RtpPacket) -> Option<Packet> {
@@ -558,8 +563,7 @@ impl PeerConnection {
         };
         let media = if track == Track::Audio { &self.audio } else { &self.video };
         let codec = media.as_ref()?.codec(packet.header.payload_type)?;
-        // A payload that filled a packet on its way here must fit one on its way out, where headers may be
-        // longer.
+        // The payload of a full incoming packet must fit into an outgoing one, whose headers may be longer.
         (packet.payload.len() < MAX_DATAGRAM).then_some(Packet {
             track,
             codec,
@@ -587,7 +591,7 @@ fn parse_datagram(datagram: Datagram<'_>) -> Option<Receive<'_>> {
     catch_unwind(|| Receive::new(protocol, source, destination, data).ok()).ok().flatten()
 }
 
-/// The layers of a picture.
+/// The rids of the received layers.
 fn receive_rids(rids: &Rids) -> Vec<Option<Rid>> {
     match rids {
         Rids::Specific(rids) => rids.iter().map(|rid| Some(*rid)).collect(),
@@ -595,7 +599,7 @@ fn receive_rids(rids: &Rids) -> Vec<Option<Rid>> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the 32 bits that RTP carries")]
+#[expect(clippy::cast_possible_truncation, reason = "RTP time stamps have 32 bits")]
 fn low_32_bits(ticks: u64) -> u32 {
     ticks as u32
 }

@@ -1,4 +1,4 @@
-//! The side of a connection that offers a stream and sends it. Sans-IO: datagrams and packets in, datagrams
+//! The offering side of a peer connection, which sends a stream. Sans-IO: datagrams and packets in, datagrams
 //! and events out.
 
 use std::net::SocketAddr;
@@ -22,44 +22,43 @@ use super::LinkStats;
 use crate::sdp::describe_parse_error;
 use crate::signaling::{Offer, OfferedLayer};
 
-/// Payload type of H.264 and of its retransmissions, as browsers have them.
+/// Payload types of H.264 and of its retransmissions, the same as Chromium's.
 const H264_PT: (u8, u8) = (108, 109);
-/// Constrained baseline, level 3.1: what every browser takes. Levels are not negotiated (RFC 6184, level
-/// asymmetry).
+/// Constrained Baseline, level 3.1, which every browser supports. Higher levels are sent all the same (RFC
+/// 6184, level asymmetry).
 const H264_PROFILE: u32 = 0x42_e01f;
-/// What the line is believed to carry before anything is known about it, in bit/s.
+/// Bandwidth estimate before the first measurement, in bit/s: most uplinks carry this.
 const INITIAL_ESTIMATE_BPS: u32 = 1_500_000;
-/// How often the way to the other side is tried: the answers say that it is there, also while nothing is
-/// sent.
+/// Longest interval of ICE connectivity checks. Their answers show that the server is reachable even while
+/// no media is sent.
 const MAX_STUN_RTO: Duration = Duration::from_millis(500);
-/// How often the line is measured, and statistics are made. A line that becomes too narrow is noticed with
-/// the second measurement.
+/// Interval of link measurements and statistics. Congestion is detected with the second measurement.
 const STATS_INTERVAL: Duration = Duration::from_millis(250);
-/// Packets kept for retransmission: a second of a busy picture.
+/// Packets kept for retransmission: one second of busy video.
 const RETRANSMIT_BUFFER_PACKETS: usize = 2000;
 /// Ticks per second of RTP time stamps (RFC 6184, RFC 7741; RFC 7587).
 const VIDEO_CLOCK_RATE: u32 = 90_000;
 const AUDIO_CLOCK_RATE: u32 = 48_000;
 
-/// Why a connection cannot be made or used. What a peer says is repeated, shortened.
+/// Why a connection cannot be established or used. Texts from the server are shortened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
-    /// An answer that cannot be understood.
+    /// The answer is malformed.
     #[error("the server's answer cannot be used: {0}")]
     Answer(String),
-    /// It does not take the codec.
-    #[error("the server takes no {0}: choose another codec")]
+    /// The server does not accept the codec.
+    #[error("the server does not accept {0}; choose another codec")]
     CodecRejected(&'static str),
-    /// It does not take two layers.
-    #[error("the server takes one layer only")]
+    /// The server does not accept two layers.
+    #[error("the server accepts one layer only; turn simulcast off")]
     SimulcastRejected,
-    /// Something went wrong within the connection.
-    #[error("the connection broke: {0}")]
+    /// ICE, DTLS or RTP failed.
+    #[error("the connection failed: {0}")]
     ConnectionFailed(String),
 }
 
-/// One connection.
+/// One offering WebRTC connection.
 pub(crate) struct PeerConnection {
     rtc: Rtc,
     codec: RoomCodec,
@@ -70,82 +69,82 @@ pub(crate) struct PeerConnection {
     pending: Option<SdpPendingOffer>,
     sdp: String,
     payload_types: Option<(Pt, Pt)>,
-    /// Streams of which nothing was sent yet.
+    /// Streams without a sent packet.
     held_streams: Vec<(Mid, Option<Rid>, Ssrc, Option<Ssrc>)>,
-    /// Streams of which only the first packet was sent.
+    /// Streams with only their first packet sent.
     started_streams: Vec<(Mid, Option<Rid>)>,
-    /// When the cast's time was zero.
+    /// The instant of pts zero.
     time_origin: Option<Instant>,
     connected: bool,
-    /// Whether the line shows neither losses nor delays; see [`Self::set_clear`].
+    /// Whether the link shows neither loss nor delay; see [`Self::set_link_clear`].
     link_clear: bool,
-    /// What the line carries in bit/s: as we see it (TWCC), and as the server says (REMB).
+    /// Estimated bandwidth in bit/s: our own (TWCC) and the server's (REMB).
     capacities_bps: [Option<u32>; 2],
     stats: Stats,
 }
 
 impl std::fmt::Debug for PeerConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Peer").field("connected", &self.connected).finish_non_exhaustive()
+        f.debug_struct("PeerConnection").field("connected", &self.connected).finish_non_exhaustive()
     }
 }
 
-/// What a connection has to say.
+/// Output of a connection.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// Send this.
+    /// A datagram must be sent.
     Transmit(Transmit),
     /// Something happened.
     Event(Event),
-    /// Nothing, until then at the latest.
+    /// Nothing more until this deadline or the next input.
     Timeout(Instant),
 }
 
-/// What happened.
+/// Event of a connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Event {
-    /// What is written from now on arrives.
+    /// The connection is established: media can be sent.
     Connected,
-    /// Nothing comes through any more; it may again.
+    /// ICE lost the server; it may recover.
     Disconnected,
-    /// The other side has closed.
+    /// The server has closed the connection.
     Closed,
-    /// A keyframe of this layer is wanted.
+    /// The server requests a keyframe of this layer.
     KeyframeRequested(usize),
-    /// What the line is estimated to carry, in bit/s.
+    /// Estimated bandwidth of the link (TWCC), in bit/s.
     BandwidthEstimate(u32),
-    /// What the server takes at most, in bit/s.
+    /// Highest bitrate that the server accepts (REMB), in bit/s.
     ReceiverLimit(u32),
-    /// How the line is.
+    /// The link was measured.
     LinkMeasured(LinkStats),
 }
 
-/// What was sent, and how it arrived.
+/// Statistics of a connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stats {
-    /// The time a packet takes there and back.
+    /// Round-trip time.
     pub(crate) rtt: Option<Duration>,
-    /// What the line carries, in bit/s.
+    /// Estimated bandwidth, in bit/s.
     pub(crate) estimate_bps: Option<u32>,
-    /// Layers, and the sound after them.
+    /// Statistics of the layers, followed by those of the audio.
     pub(crate) streams: Vec<StreamStats>,
 }
 
-/// What was sent of one layer or of the sound.
+/// Statistics of one layer or of the audio.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct StreamStats {
-    /// Bytes, retransmissions included.
+    /// Sent bytes, retransmissions included.
     pub(crate) bytes: u64,
-    /// Part of the packets that was lost lately, 0 to 1.
+    /// Recent packet loss, 0 to 1.
     pub(crate) loss: f32,
-    /// Packets asked for again.
+    /// Received NACKs.
     pub(crate) nacks: u64,
-    /// Keyframes asked for.
+    /// Received keyframe requests.
     pub(crate) keyframe_requests: u64,
 }
 
 impl PeerConnection {
-    /// A connection with no way out yet. `rids` name two layers.
+    /// A connection without candidates. `rids` are used if there are two layers.
     pub(crate) fn new(now: Instant, codec: RoomCodec, layers: &[Layer], rids: [&str; 2]) -> Self {
         let first = layers.iter().map(Layer::bitrate_bps).sum::<u32>().min(INITIAL_ESTIMATE_BPS);
         let mut config = Rtc::builder()
@@ -189,38 +188,37 @@ impl PeerConnection {
         peer
     }
 
-    /// Says what the line should carry, so that the estimate can grow that far.
+    /// Sets the bitrate that the estimate may grow to.
     fn set_desired_bitrate(&mut self) {
         let desired = self.layers.iter().map(Layer::bitrate_bps).sum::<u32>();
-        // Some more than is needed, so that the estimate has room to be wrong.
+        // More than is needed, because estimates vary.
         let desired = Bitrate::bps(u64::from(desired) * 5 / 4 + 100_000);
         self.rtc.bwe().set_bitrate(Bitrate::ZERO, desired);
     }
 
-    /// One more way to be reached.
+    /// Adds a local candidate.
     pub(crate) fn add_local_candidate(&mut self, candidate: Candidate) {
         self.rtc.add_local_candidate(candidate);
     }
 
-    /// One more way to reach the other side; `candidate:…`. What cannot be understood is passed over.
+    /// Adds a remote candidate, `candidate:…`. Ignores one that cannot be parsed.
     pub(crate) fn add_remote_candidate(&mut self, candidate: &str) {
         match Candidate::from_sdp_string(candidate) {
             Ok(candidate) => self.rtc.add_remote_candidate(candidate),
-            // Names ending in .local, for one, are only for browsers.
-            Err(error) => tracing::debug!(%error, "a candidate is passed over"),
+            // For example mDNS names, which end in .local.
+            Err(error) => tracing::debug!(%error, "remote candidate ignored"),
         }
     }
 
-    /// An offer with all candidates known so far. The second time, it asks for new ways between the two (ICE
-    /// restart).
+    /// Creates an offer with all candidates known so far. Each offer after the first restarts ICE.
     pub(crate) fn create_offer(&mut self) -> Offer {
-        let (codec_layers, again) = (self.rids.clone(), self.payload_types.is_some());
+        let (rids, is_restart) = (self.rids.clone(), self.payload_types.is_some());
         let mut change = self.rtc.sdp_api();
-        if again {
+        if is_restart {
             change.ice_restart(true);
         } else {
-            let simulcast = (codec_layers.len() > 1).then(|| Simulcast {
-                send: codec_layers
+            let simulcast = (rids.len() > 1).then(|| Simulcast {
+                send: rids
                     .iter()
                     .flatten()
                     .map(|rid| SimulcastLayer { rid: *rid, attributes: None })
@@ -228,8 +226,8 @@ impl PeerConnection {
                 recv: Vec::new(),
             });
             let (stream, send) = (Some("pagecast".to_owned()), Direction::SendOnly);
-            self.audio = change.add_media(MediaKind::Audio, send, stream.clone(), Some("sound".into()), None);
-            self.video = change.add_media(MediaKind::Video, send, stream, Some("picture".into()), simulcast);
+            self.audio = change.add_media(MediaKind::Audio, send, stream.clone(), Some("audio".into()), None);
+            self.video = change.add_media(MediaKind::Video, send, stream, Some("video".into()), simulcast);
         }
         if let Some((offer, pending)) = change.apply() {
             self.pending = Some(pending);
@@ -254,17 +252,17 @@ impl PeerConnection {
         &self.sdp
     }
 
-    /// Takes the answer to the last offer.
+    /// Accepts the answer to the last offer.
     ///
     /// # Errors
-    /// It cannot be understood, or refuses the picture.
+    /// The answer is malformed, or rejects a codec or simulcast.
     pub(crate) fn accept_answer(&mut self, sdp: &str) -> Result<(), Error> {
-        let bad = |why: String| Error::Answer(why.chars().take(200).collect());
-        let answer =
-            SdpAnswer::from_sdp_string(sdp).map_err(|e| bad(describe_parse_error(sdp, &e.to_string())))?;
+        let malformed = |reason: String| Error::Answer(reason.chars().take(200).collect());
+        let answer = SdpAnswer::from_sdp_string(sdp)
+            .map_err(|e| malformed(describe_parse_error(sdp, &e.to_string())))?;
         let Some(pending) = self.pending.take() else { return Ok(()) };
-        self.rtc.sdp_api().accept_answer(pending, answer).map_err(|e| bad(e.to_string()))?;
-        let wanted = match self.codec {
+        self.rtc.sdp_api().accept_answer(pending, answer).map_err(|e| malformed(e.to_string()))?;
+        let video_codec = match self.codec {
             RoomCodec::H264 => Codec::H264,
             RoomCodec::Vp8 => Codec::Vp8,
         };
@@ -273,27 +271,27 @@ impl PeerConnection {
             writer.payload_params().find(|p| p.spec().codec == codec).map(|p| p.pt())
         };
         let audio = payload(self.audio, Codec::Opus).ok_or(Error::CodecRejected("Opus"))?;
-        let name = if wanted == Codec::H264 { "H.264" } else { "VP8" };
-        let video = payload(self.video, wanted).ok_or(Error::CodecRejected(name))?;
-        let again = self.payload_types.replace((audio, video)).is_some();
-        if !again {
+        let name = if video_codec == Codec::H264 { "H.264" } else { "VP8" };
+        let video = payload(self.video, video_codec).ok_or(Error::CodecRejected(name))?;
+        let is_restart = self.payload_types.replace((audio, video)).is_some();
+        if !is_restart {
             self.hold_streams();
         }
         let media = self.rtc.media(self.video);
-        let takes = |rid: &Rid| match media.map(str0m::media::Media::rids_tx) {
+        let accepts = |rid: &Rid| match media.map(str0m::media::Media::rids_tx) {
             Some(str0m::media::Rids::Specific(rids)) => rids.contains(rid),
             Some(str0m::media::Rids::Any) => true,
             Some(str0m::media::Rids::None) | None => false,
         };
-        if !self.rids.iter().flatten().all(takes) {
+        if !self.rids.iter().flatten().all(accepts) {
             return Err(Error::SimulcastRejected);
         }
         Ok(())
     }
 
-    /// A stream reports on itself from its first moment on, and says that its time stamp is zero as long as
-    /// nothing was sent. Servers believe that. So the streams of the answer are taken back, and declared
-    /// again with their first packet.
+    /// Removes the outgoing streams until their first packet declares them again. str0m sends sender reports
+    /// for a stream at once, with RTP time stamp zero until a packet was sent, and servers would use that
+    /// time stamp.
     fn hold_streams(&mut self) {
         let streams = self.rids.iter().map(|rid| (self.video, *rid)).chain([(self.audio, None)]);
         let streams: Vec<_> = streams.collect();
@@ -306,15 +304,15 @@ impl PeerConnection {
         }
     }
 
-    /// Makes sure that something can be sent.
+    /// Declares a stream for its first packet, and sets its pacing for the ones after it.
     fn release_stream(&mut self, now: Instant, mid: Mid, rid: Option<Rid>) {
         let held = self.held_streams.iter().position(|held| (held.0, held.1) == (mid, rid));
         if let Some(index) = held {
             let (_, _, ssrc, resend) = self.held_streams.swap_remove(index);
-            // One whose first packet waits for its turn would still report zero.
+            // A stream whose first packet waits in the pacer would still report time stamp zero.
             self.rtc.direct_api().declare_stream_tx(ssrc, resend, mid, rid).set_unpaced(true);
             self.started_streams.push((mid, rid));
-        } else if let Some(index) = self.started_streams.iter().position(|fresh| *fresh == (mid, rid)) {
+        } else if let Some(index) = self.started_streams.iter().position(|started| *started == (mid, rid)) {
             self.started_streams.swap_remove(index);
             if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, rid) {
                 stream.set_unpaced(mid == self.audio);
@@ -327,10 +325,10 @@ impl PeerConnection {
         }
     }
 
-    /// Sends a packet of a layer.
+    /// Sends a packet of a video layer.
     ///
     /// # Errors
-    /// [`ErrorBody::ConnectionFailed`].
+    /// [`Error::ConnectionFailed`].
     pub(crate) fn write_video(&mut self, now: Instant, layer: usize, packet: &Packet) -> Result<(), Error> {
         let (Some((_, pt)), Some(rid)) = (self.payload_types, self.rids.get(layer).copied()) else {
             return Ok(());
@@ -338,10 +336,10 @@ impl PeerConnection {
         self.write(now, (self.video, pt, rid), VIDEO_CLOCK_RATE, packet)
     }
 
-    /// Sends a packet of the sound.
+    /// Sends a packet of the audio.
     ///
     /// # Errors
-    /// [`ErrorBody::ConnectionFailed`].
+    /// [`Error::ConnectionFailed`].
     pub(crate) fn write_audio(&mut self, now: Instant, packet: &Packet) -> Result<(), Error> {
         let Some((pt, _)) = self.payload_types else { return Ok(()) };
         self.write(now, (self.audio, pt, None), AUDIO_CLOCK_RATE, packet)
@@ -357,9 +355,9 @@ impl PeerConnection {
         if !self.connected {
             return Ok(());
         }
-        // Opus begins before the sound does, by what its decoder skips: a little below zero is fine.
+        // Opus starts before the audio by its pre-skip, so the pts may be slightly negative.
         let pts = Duration::from_nanos(u64::try_from(packet.pts.0).unwrap_or(0));
-        // One origin for all: that is what players hold picture and sound together by.
+        // Audio and video share one origin, because players synchronize them by it.
         let origin = *self.time_origin.get_or_insert_with(|| now.checked_sub(pts).unwrap_or(now));
         let ticks = u64::try_from(packet.pts.to_index(rate)).unwrap_or(0);
         let frequency =
@@ -377,17 +375,17 @@ impl PeerConnection {
         writer.write(pt, origin + pts, time, Arc::clone(&packet.data)).map_err(connection_failed)
     }
 
-    /// Takes a datagram, or only the time.
+    /// Handles a received datagram.
     ///
     /// # Errors
-    /// [`ErrorBody::ConnectionFailed`].
+    /// [`Error::ConnectionFailed`].
     pub(crate) fn handle_datagram(
         &mut self,
         now: Instant,
         (protocol, from, to): (Protocol, SocketAddr, SocketAddr),
         data: &[u8],
     ) -> Result<(), Error> {
-        // What is no STUN, DTLS or RTP is nobody's.
+        // Datagrams other than STUN, DTLS and RTP are ignored.
         let Ok(receive) = Receive::new(protocol, from, to, data) else { return Ok(()) };
         let input = Input::Receive(now, receive);
         if !self.rtc.accepts(&input) {
@@ -396,18 +394,18 @@ impl PeerConnection {
         self.rtc.handle_input(input).map_err(connection_failed)
     }
 
-    /// Tells it that it is later.
+    /// Handles the passing of time.
     ///
     /// # Errors
-    /// [`ErrorBody::ConnectionFailed`].
+    /// [`Error::ConnectionFailed`].
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
         self.rtc.handle_input(Input::Timeout(now)).map_err(connection_failed)
     }
 
-    /// What it has to say. After each call of another function, until it says [`OutputOptions::Timeout`].
+    /// The next output. Call it after every other method, until it returns [`Output::Timeout`].
     ///
     /// # Errors
-    /// [`ErrorBody::ConnectionFailed`].
+    /// [`Error::ConnectionFailed`].
     pub(crate) fn poll(&mut self) -> Result<Output, Error> {
         loop {
             match self.rtc.poll_output().map_err(connection_failed)? {
@@ -459,13 +457,13 @@ impl PeerConnection {
         LinkStats { rtt: stats.rtt, loss: stats.egress_loss_fraction, estimate_bps }
     }
 
-    /// Says whether the line shows neither losses nor delays. Then the pacer does not hold packets up,
+    /// Sets whether the link shows neither loss nor delay. On a clear link the pacer does not delay packets,
     /// however low the estimate is.
     pub(crate) fn set_link_clear(&mut self, clear: bool) {
         self.link_clear = clear;
     }
 
-    /// The estimator begins anew, from this, in bit/s.
+    /// Restarts the bandwidth estimator from this estimate, in bit/s.
     pub(crate) fn reset_estimate(&mut self, bps: u64) {
         self.rtc.bwe().reset(Bitrate::bps(bps));
     }
@@ -482,25 +480,25 @@ impl PeerConnection {
         };
     }
 
-    /// Statistics, renewed every second.
+    /// Statistics, updated every [`STATS_INTERVAL`].
     pub(crate) fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// Whether what is written arrives.
+    /// Whether the connection is established.
     pub(crate) fn is_connected(&self) -> bool {
         self.connected
     }
 
-    /// Whether there is anything left to do.
+    /// Whether the connection has not ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.rtc.is_alive()
     }
 
-    /// Says goodbye; what there is to send still has to be polled.
+    /// Closes the connection. Its last datagrams still have to be polled.
     pub(crate) fn close(&mut self) {
         if let Err(error) = self.rtc.close() {
-            tracing::debug!(%error, "a connection does not close properly");
+            tracing::debug!(%error, "peer connection close failed");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Janus, its VideoRoom plugin: a session with one handle, which joins a room and publishes in it.
+//! Client for the VideoRoom plugin of Janus: a session with one handle, which joins a room and publishes.
 //!
-//! A user has one name in a room, so Janus lets it in once. Who has the name already is thrown out, for which Janus wants the room's
-//! secret, if the room has one. Without it, both stay: we join under a name that Janus chooses, and the earlier one goes when it leaves
-//! or its session is over, which is how a connection of ours that was lost ends as well.
+//! A user has one identifier in a room, so Janus admits it once. An earlier publisher with the identifier is
+//! kicked, which needs the room's secret if the room has one. Without it, this publisher joins with an
+//! identifier chosen by Janus, and the earlier one stays until it leaves or its session times out, as a lost
+//! connection of our own does.
 
 mod messages;
 mod transport;
@@ -21,22 +22,22 @@ use crate::sdp;
 use messages::{ApiError, Event, Identifier, Message, error_code};
 use transport::Transport;
 
-/// How long joining a room may take, all in all.
+/// Longest duration of joining: up to seven requests.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long an answer may take.
+/// Longest wait for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the goodbye may take.
+/// Longest duration of leaving: the end of a cast waits for it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the server is told that we are there: it forgets who says nothing for a minute.
+/// Interval of keepalives: Janus ends sessions that are silent for a minute.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(25);
-/// Most times that somebody else may join under our name while we throw others out.
+/// Most attempts to join, in case another publisher takes the identifier in between.
 const MAX_JOIN_ATTEMPTS: usize = 3;
-/// Candidates that wait to be told. Full: later ones are not.
+/// Candidates that wait to be returned. When full, later ones are dropped.
 const MAX_QUEUED_CANDIDATES: usize = 64;
-/// What the picture's bitrate is multiplied by for the cap that Janus tells: it counts more than the picture.
+/// Ratio of the bitrate cap for Janus to the video's bitrate: Janus counts audio and retransmissions, too.
 const BITRATE_CAP_RATIO: (u64, u64) = (3, 2);
 
-/// Where and as whom we publish, templates filled in.
+/// Room, user and secrets, with templates filled in.
 #[derive(Debug)]
 struct JoinParams {
     url: String,
@@ -47,7 +48,7 @@ struct JoinParams {
     pin: Option<Secret>,
 }
 
-/// One session.
+/// Janus client for one session.
 #[derive(Debug)]
 pub(crate) struct JanusClient {
     params: JoinParams,
@@ -58,11 +59,11 @@ pub(crate) struct JanusClient {
     offer: Option<String>,
     last_transaction: u64,
     candidates: VecDeque<String>,
-    /// Why it is over.
+    /// Why the session has ended.
     end_reason: Option<Error>,
-    /// When the server is to be told that we are there.
+    /// Time of the next keepalive.
     keepalive_at: Instant,
-    /// Until when it must have said something.
+    /// Time by which the server must answer the keepalive.
     response_deadline: Option<Instant>,
 }
 
@@ -74,7 +75,7 @@ impl JanusClient {
     ) -> Self {
         let fill =
             |secret: Option<&Secret>| secret.map(|secret| Secret::new(ids.fill_template(secret.reveal())));
-        let access = JoinParams {
+        let params = JoinParams {
             url: ids.fill_url_template(url),
             room: ids.room.clone(),
             user: ids.user.clone(),
@@ -83,7 +84,7 @@ impl JanusClient {
             pin: fill(pin),
         };
         Self {
-            params: access,
+            params,
             display_url: ids.fill_template(&url.to_string()),
             transport: None,
             session: None,
@@ -109,43 +110,46 @@ impl JanusClient {
         Error::Refused { server: self.display_url.clone(), why: self.redact(why) }
     }
 
-    /// What others said, fit to be repeated: short, on one line, and without what they were told in confidence.
+    /// Text of a server for an error: on one line, shortened, without secrets.
     fn redact(&self, text: &str) -> String {
         let JoinParams { secret, room_secret, pin, .. } = &self.params;
         let secrets = [secret, room_secret, pin].into_iter().flatten().map(Secret::reveal);
-        let hidden = secrets.filter(|s| !s.is_empty()).fold(text.to_owned(), |text, s| text.replace(s, "…"));
-        super::sanitize_text(&hidden)
+        let redacted =
+            secrets.filter(|s| !s.is_empty()).fold(text.to_owned(), |text, s| text.replace(s, "…"));
+        super::sanitize_text(&redacted)
     }
 
-    /// What a problem means, whatever was asked.
-    fn map_error(&self, problem: &ApiError) -> Error {
-        // What it says after the end follows from the end.
+    /// The meaning of an API error, whatever the request.
+    fn map_error(&self, error: &ApiError) -> Error {
+        // Errors after the end of the session are consequences of it.
         if let Some(end) = &self.end_reason {
             return end.clone();
         }
-        let said = format!("{} ({})", problem.reason, problem.code);
-        match problem.code {
+        let text = format!("{} ({})", error.reason, error.code);
+        match error.code {
             error_code::UNAUTHORIZED | error_code::UNAUTHORIZED_PLUGIN if self.params.secret.is_none() => {
-                self.refused(&format!("it wants an API secret or a token: {said}"))
+                self.refused(&format!("an API secret or a token is needed: {text}"))
             }
             error_code::UNAUTHORIZED | error_code::UNAUTHORIZED_PLUGIN => {
-                self.refused(&format!("the API secret or token is wrong: {said}"))
+                self.refused(&format!("the API secret or token is wrong: {text}"))
             }
-            error_code::NO_PLUGIN => self.refused(&format!("it has no VideoRoom plugin: {said}")),
-            error_code::NO_ROOM => self.refused(&format!("there is no such room: {said}")),
+            error_code::NO_PLUGIN => self.refused(&format!("the VideoRoom plugin is missing: {text}")),
+            error_code::NO_ROOM => self.refused(&format!("there is no such room: {text}")),
             error_code::MISSING_ELEMENT if self.params.pin.is_none() => {
-                self.refused(&format!("is a pin needed to join? {said}"))
+                self.refused(&format!("the room may need a pin: {text}"))
             }
             error_code::MISSING_ELEMENT
             | error_code::INVALID_ELEMENT
             | error_code::ROOM_UNAUTHORIZED
-            | error_code::INVALID_SDP => self.refused(&said),
-            error_code::PUBLISHERS_FULL => self.failed(&format!("as many publish as may: {said}")),
-            _ => self.failed(&said),
+            | error_code::INVALID_SDP => self.refused(&text),
+            error_code::PUBLISHERS_FULL => {
+                self.failed(&format!("the room has reached its limit of publishers: {text}"))
+            }
+            _ => self.failed(&text),
         }
     }
 
-    /// Sends a request that belongs to what there is so far; its transaction.
+    /// Sends a request with the current session and handle, and returns its transaction.
     fn send_request(&mut self, mut request: Value) -> Result<String, Error> {
         self.last_transaction += 1;
         let transaction = self.last_transaction.to_string();
@@ -156,20 +160,20 @@ impl JanusClient {
             }
         }
         if let Some(secret) = &self.params.secret {
-            // Which of the two it is, only the server knows.
+            // The server may be configured for either of them.
             request["apisecret"] = json!(secret.reveal());
             request["token"] = json!(secret.reveal());
         }
-        let Some(link) = &self.transport else { return Err(self.failed("there is no connection")) };
-        link.send(request).map_err(|why| self.failed(&why))?;
+        let Some(transport) = &self.transport else { return Err(self.failed("there is no connection")) };
+        transport.send(request).map_err(|why| self.failed(&why))?;
         self.keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
         Ok(transaction)
     }
 
-    /// Waits for a message. Safe to be dropped and called again.
+    /// Waits for a message. Cancel-safe.
     async fn receive_message(&mut self) -> Result<Message, Error> {
-        let Some(link) = &mut self.transport else { return Err(self.failed("there is no connection")) };
-        let message = match link.receive().await {
+        let Some(transport) = &mut self.transport else { return Err(self.failed("there is no connection")) };
+        let message = match transport.receive().await {
             Ok(message) => message,
             Err(why) => return Err(self.failed(&why)),
         };
@@ -177,7 +181,7 @@ impl JanusClient {
         Ok(message)
     }
 
-    /// Sends a request and waits for its answer, which may be that it cannot be done.
+    /// Sends a request and waits for its response, which may be an API error.
     async fn request(&mut self, request: Value) -> Result<Result<Message, ApiError>, Error> {
         let transaction = self.send_request(request)?;
         loop {
@@ -190,21 +194,21 @@ impl JanusClient {
         }
     }
 
-    /// The same for the plugin.
+    /// Sends a request to the plugin and waits for its response.
     async fn request_plugin(&mut self, body: Value) -> Result<Result<Message, ApiError>, Error> {
         self.request(json!({"janus": "message", "body": body})).await
     }
 
-    /// Takes what the server says by itself.
+    /// Handles a message that is not a response.
     fn handle_message(&mut self, message: &Message) {
-        tracing::trace!(kind = message.janus, "Janus says");
+        tracing::trace!(kind = message.janus, "janus event received");
         match message.event() {
             Event::Ignored => {}
             Event::Candidate(line) if self.candidates.len() < MAX_QUEUED_CANDIDATES => {
                 self.candidates.push_back(line);
             }
-            Event::Candidate(_) => tracing::debug!("Janus names too many candidates"),
-            // Only what came first is the reason; the rest follows from it.
+            Event::Candidate(_) => tracing::debug!("candidate dropped, queue full"),
+            // The first event is the reason; later ones are consequences.
             Event::Kicked => self.end_reason = self.end_reason.take().or(Some(Error::Replaced)),
             Event::SessionEnded(why) => {
                 self.end_reason = self.end_reason.take().or_else(|| Some(self.failed(&why)));
@@ -213,9 +217,9 @@ impl JanusClient {
     }
 
     async fn open_session(&mut self) -> Result<(), Error> {
-        let url = Url::parse(&self.params.url).map_err(|_| self.refused("its address is none"))?;
+        let url = Url::parse(&self.params.url).map_err(|_| self.refused("the URL is invalid"))?;
         match Transport::open(&url, self.params.secret.as_ref()).await {
-            Ok(link) => self.transport = Some(link),
+            Ok(transport) => self.transport = Some(transport),
             Err(why) => return Err(self.unreachable(&why)),
         }
         let session = self.request(json!({"janus": "create"})).await?.map_err(|p| self.map_error(&p))?;
@@ -224,17 +228,17 @@ impl JanusClient {
         let handle = self.request(attach).await?.map_err(|p| self.map_error(&p))?;
         self.handle = handle.created_id();
         if self.session.is_none() || self.handle.is_none() {
-            return Err(self.failed("it made no session"));
+            return Err(self.failed("the response has no session or handle"));
         }
         let room = self.find_room().await?;
         self.join_room(&room).await
     }
 
-    /// How the server names the room, which is made if it is not there.
+    /// Finds the room's identifier, and creates the room if it does not exist.
     async fn find_room(&mut self) -> Result<Identifier, Error> {
-        let guesses = Identifier::possible_ids(&self.params.room);
-        let numbers = guesses.len() > 1;
-        for room in guesses {
+        let candidates = Identifier::possible_ids(&self.params.room);
+        let is_number = candidates.len() > 1;
+        for room in candidates {
             let exists = json!({"request": "exists", "room": room.to_json()});
             match self.request_plugin(exists).await? {
                 Ok(message) if message.plugin_data()["exists"] == true => return Ok(room),
@@ -244,7 +248,7 @@ impl JanusClient {
             }
         }
         let why =
-            if numbers { "it takes no name of a room" } else { "its rooms have numbers, and this is none" };
+            if is_number { "the room's identifier is invalid" } else { "rooms need a number as identifier" };
         Err(self.refused(&format!("{why}: {}", self.params.room)))
     }
 
@@ -259,70 +263,69 @@ impl JanusClient {
             Ok(_) | Err(ApiError { code: error_code::ROOM_EXISTS, .. }) => Ok(room),
             Err(ApiError { code: error_code::MISSING_ELEMENT | error_code::ROOM_UNAUTHORIZED, reason }) => {
                 let id = &self.params.room;
-                Err(self.refused(&format!("there is no room {id}, and we may not make one: {reason}")))
+                Err(self
+                    .refused(&format!("there is no room {id}, and creating one is not allowed: {reason}")))
             }
             Err(problem) => Err(self.map_error(&problem)),
         }
     }
 
-    /// Joins, in place of whoever is there as the same user.
+    /// Joins the room in place of earlier publishers of the same user.
     async fn join_room(&mut self, room: &Identifier) -> Result<(), Error> {
-        let name = room.for_user(&self.params.user);
+        let id = room.for_user(&self.params.user);
         for _ in 0..MAX_JOIN_ATTEMPTS {
-            if !self.kick_same_user(room, &name).await? {
-                tracing::info!(
-                    "another publisher of the same user stays in the room: without its secret, nobody can be thrown out"
-                );
+            if !self.kick_same_user(room, &id).await? {
+                tracing::info!("earlier publisher of this user stays, room secret needed to kick it");
                 return self.join_as(room, None).await?.map_err(|p| self.map_error(&p));
             }
-            match self.join_as(room, Some(&name)).await? {
+            match self.join_as(room, Some(&id)).await? {
                 Ok(()) => return Ok(()),
                 Err(ApiError { code: error_code::ID_EXISTS, .. }) => {}
                 Err(problem) => return Err(self.map_error(&problem)),
             }
         }
-        Err(self.failed("others join as the same user, again and again"))
+        Err(self.failed("other publishers of the same user join again and again"))
     }
 
     async fn join_as(
         &mut self,
         room: &Identifier,
-        name: Option<&Identifier>,
+        id: Option<&Identifier>,
     ) -> Result<Result<(), ApiError>, Error> {
         let mut body = json!({
             "request": "join", "ptype": "publisher", "room": room.to_json(), "display": self.params.user,
         });
-        if let Some(name) = name {
-            body["id"] = name.to_json();
+        if let Some(id) = id {
+            body["id"] = id.to_json();
         }
         if let Some(pin) = &self.params.pin {
             body["pin"] = json!(pin.reveal());
         }
         if let Some(secret) = &self.params.secret {
-            // Rooms may have lists of tokens, too.
+            // Rooms may have lists of allowed tokens, too.
             body["token"] = json!(secret.reveal());
         }
         Ok(self.request_plugin(body).await?.map(drop))
     }
 
-    /// Throws out who is there as the same user. `false` if somebody stays who has the name.
-    async fn kick_same_user(&mut self, room: &Identifier, name: &Identifier) -> Result<bool, Error> {
+    /// Kicks earlier publishers of the same user. Returns whether the identifier is free then.
+    async fn kick_same_user(&mut self, room: &Identifier, id: &Identifier) -> Result<bool, Error> {
         let list = json!({"request": "listparticipants", "room": room.to_json()});
         let list = match self.request_plugin(list).await? {
             Ok(message) => message.plugin_data().clone(),
             Err(problem) => return Err(self.map_error(&problem)),
         };
         let mut free = true;
-        for other in messages::participants_of_user(&list, &self.params.user, name) {
-            let named = other.id == name.to_json();
-            // Somebody else may have the number by chance.
-            let gone = other.is_user && self.kick(room, &other.id).await?;
-            free &= gone || !named;
+        for other in messages::participants_of_user(&list, &self.params.user, id) {
+            let has_id = other.id == id.to_json();
+            // Another user may have the number by chance, and is not kicked.
+            let kicked = other.is_user && self.kick(room, &other.id).await?;
+            free &= kicked || !has_id;
         }
         Ok(free)
     }
 
-    /// Whether somebody is gone.
+    /// Kicks a participant. Returns whether it is gone.
     async fn kick(&mut self, room: &Identifier, id: &Value) -> Result<bool, Error> {
         let mut body = json!({"request": "kick", "room": room.to_json(), "id": id});
         if let Some(secret) = &self.params.room_secret {
@@ -334,22 +337,21 @@ impl JanusClient {
                 if self.params.room_secret.is_none() {
                     return Ok(false);
                 }
-                let why = "the same user is in the room, and the room's secret to throw it out is wrong";
+                let why = "the room secret is wrong, so an earlier publisher of this user cannot be kicked";
                 Err(self.refused(&format!("{why}: {reason}")))
             }
             Err(problem) => Err(self.map_error(&problem)),
         }
     }
 
-    /// Publishes, or changes what is published.
+    /// Publishes or reconfigures the stream, and returns the SDP answer.
     async fn publish(&mut self, body: Value, sdp: &str) -> Result<String, Error> {
         // All candidates are in the offer.
         let jsep = json!({"type": "offer", "sdp": sdp, "trickle": false, "rid_order": "hml"});
         let published = self.request(json!({"janus": "message", "body": body, "jsep": jsep})).await?;
         let message = published.map_err(|p| self.map_error(&p))?;
         let answer = message.answer_sdp().map(str::to_owned);
-        let answer =
-            answer.ok_or_else(|| self.failed("it published nothing: there is no SDP in its answer"))?;
+        let answer = answer.ok_or_else(|| self.failed("the response to publishing has no SDP answer"))?;
         self.offer = Some(sdp.to_owned());
         Ok(answer)
     }
@@ -360,17 +362,17 @@ impl SignalingClient for JanusClient {
     async fn join(&mut self) -> Result<Vec<IceServer>, Error> {
         match timeout(JOIN_TIMEOUT, self.open_session()).await {
             Ok(joined) => joined.map(|()| Vec::new()),
-            Err(_) => Err(self.unreachable("it did not answer in time")),
+            Err(_) => Err(self.unreachable("the response timed out")),
         }
     }
 
     async fn negotiate(&mut self, offer: &Offer) -> Result<String, Error> {
-        let picture = offer.layers.iter().map(|layer| u64::from(layer.bitrate_bps)).sum::<u64>();
+        let video_bps = offer.layers.iter().map(|layer| u64::from(layer.bitrate_bps)).sum::<u64>();
         let body =
-            json!({"request": "publish", "bitrate": picture * BITRATE_CAP_RATIO.0 / BITRATE_CAP_RATIO.1});
+            json!({"request": "publish", "bitrate": video_bps * BITRATE_CAP_RATIO.0 / BITRATE_CAP_RATIO.1});
         match timeout(RESPONSE_TIMEOUT, self.publish(body, &offer.sdp)).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.unreachable("it did not answer in time")),
+            Err(_) => Err(self.unreachable("the response timed out")),
         }
     }
 
@@ -379,7 +381,7 @@ impl SignalingClient for JanusClient {
         let offer = sdp::apply_fragment(offer, fragment);
         match timeout(RESPONSE_TIMEOUT, self.publish(json!({"request": "configure"}), &offer)).await {
             Ok(answer) => Ok(Some(sdp::restart_fragment(&answer?))),
-            Err(_) => Err(self.unreachable("it did not answer in time")),
+            Err(_) => Err(self.unreachable("the response timed out")),
         }
     }
 
@@ -391,15 +393,15 @@ impl SignalingClient for JanusClient {
             if let Some(end) = &self.end_reason {
                 return Err(end.clone());
             }
-            let wake = self.response_deadline.unwrap_or(self.keepalive_at);
+            let deadline = self.response_deadline.unwrap_or(self.keepalive_at);
             tokio::select! {
                 message = self.receive_message() => {
                     let message = message.inspect_err(|error| self.end_reason = Some(error.clone()))?;
                     self.handle_message(&message);
                 }
-                () = sleep_until(wake) => {
+                () = sleep_until(deadline) => {
                     if self.response_deadline.is_some() {
-                        self.end_reason = Some(self.unreachable("it does not answer any more"));
+                        self.end_reason = Some(self.unreachable("the server does not answer keepalives"));
                     } else {
                         self.send_request(json!({"janus": "keepalive"}))?;
                         self.response_deadline = Some(Instant::now() + RESPONSE_TIMEOUT);
@@ -411,11 +413,11 @@ impl SignalingClient for JanusClient {
 
     async fn leave(&mut self) -> Option<Error> {
         if self.session.is_some() && self.transport.is_some() {
-            // With the session go the handle, and our place in the room.
+            // Destroying the session also detaches the handle and leaves the room.
             self.handle = None;
-            let goodbye = self.request(json!({"janus": "destroy"}));
-            if timeout(LEAVE_TIMEOUT, goodbye).await.is_err() {
-                tracing::debug!("Janus does not say goodbye");
+            let destroy = self.request(json!({"janus": "destroy"}));
+            if timeout(LEAVE_TIMEOUT, destroy).await.is_err() {
+                tracing::debug!("janus session destroy timed out");
             }
         }
         (self.transport, self.session) = (None, None);

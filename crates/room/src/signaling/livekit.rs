@@ -1,4 +1,4 @@
-//! LiveKit: a WebSocket with messages of its own, in protobuf. Tracks are announced, and then offered.
+//! LiveKit client: protobuf messages over a WebSocket. Tracks are announced before the offer.
 
 mod connection;
 mod messages;
@@ -16,12 +16,12 @@ use super::{Error, Offer, ServerEvent, SignalingClient};
 use connection::{Connection, ConnectionError};
 use session::Session;
 
-/// How long the server may take for a greeting, or for an answer.
+/// Longest duration of joining, and of the answer to an offer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may take for a goodbye.
+/// Longest duration of leaving: the end of a cast waits for it.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One session.
+/// LiveKit client for one session.
 #[derive(Debug)]
 pub(crate) struct LiveKitClient {
     url: String,
@@ -34,10 +34,10 @@ pub(crate) struct LiveKitClient {
 
 impl LiveKitClient {
     pub(crate) fn new(url: &RoomUrl, key: &str, secret: &Secret, ids: &RoomIds) -> Self {
-        let (shown, url) = (ids.fill_template(&url.to_string()), ids.fill_url_template(url));
+        let (display_url, url) = (ids.fill_template(&url.to_string()), ids.fill_url_template(url));
         Self {
             url,
-            display_url: shown,
+            display_url,
             key: key.to_owned(),
             secret: secret.clone(),
             ids: ids.clone(),
@@ -45,7 +45,7 @@ impl LiveKitClient {
         }
     }
 
-    /// Where to connect: `rtc` below the server's address.
+    /// The URL of the WebSocket: `rtc` below the server's URL.
     fn signal_url(&self) -> Option<Url> {
         let web = match self.url.strip_prefix("ws") {
             Some(rest) => format!("http{rest}"),
@@ -62,9 +62,9 @@ impl LiveKitClient {
         Some(url)
     }
 
-    fn map_error(&self, broken: ConnectionError) -> Error {
+    fn map_error(&self, error: ConnectionError) -> Error {
         let server = self.display_url.clone();
-        match broken {
+        match error {
             ConnectionError::Unreachable(why) => Error::Unreachable { server, why },
             ConnectionError::Failed(why) => Error::Failed { server, why },
             ConnectionError::Refused(why) => Error::Refused { server, why },
@@ -73,12 +73,12 @@ impl LiveKitClient {
     }
 }
 
-/// The same, but not for ever.
+/// Limits a future to [`RESPONSE_TIMEOUT`].
 async fn with_timeout<T>(
     work: impl Future<Output = Result<T, ConnectionError>> + Send,
 ) -> Result<T, ConnectionError> {
-    let late = |_| Err(ConnectionError::Unreachable("it did not answer in time".into()));
-    timeout(RESPONSE_TIMEOUT, work).await.unwrap_or_else(late)
+    let timed_out = |_| Err(ConnectionError::Unreachable("the response timed out".into()));
+    timeout(RESPONSE_TIMEOUT, work).await.unwrap_or_else(timed_out)
 }
 
 #[async_trait]
@@ -89,13 +89,13 @@ impl SignalingClient for LiveKitClient {
 
     async fn join(&mut self) -> Result<Vec<IceServer>, Error> {
         let (url, token) = (self.signal_url(), token::mint(&self.key, &self.secret, &self.ids));
-        let greeted = with_timeout(async move {
+        let joined = with_timeout(async move {
             let (Some(url), Some(token)) = (url, token) else {
-                return Err(ConnectionError::Refused("its address or the API key cannot be used".into()));
+                return Err(ConnectionError::Refused("the URL or the API key is invalid".into()));
             };
             Session::join(Connection::open(url, &token).await?).await
         });
-        let (session, servers) = greeted.await.map_err(|broken| self.map_error(broken))?;
+        let (session, servers) = joined.await.map_err(|error| self.map_error(error))?;
         self.session = Some(session);
         Ok(servers)
     }
@@ -105,15 +105,15 @@ impl SignalingClient for LiveKitClient {
             Some(session) => with_timeout(session.publish(offer)).await,
             None => Err(ConnectionError::no_session()),
         };
-        answer.map_err(|broken| self.map_error(broken))
+        answer.map_err(|error| self.map_error(error))
     }
 
     async fn trickle(&mut self, fragment: &str) -> Result<(), Error> {
-        let told = match &mut self.session {
+        let sent = match &mut self.session {
             Some(session) => with_timeout(session.trickle(fragment)).await,
             None => Err(ConnectionError::no_session()),
         };
-        told.map_err(|broken| self.map_error(broken))
+        sent.map_err(|error| self.map_error(error))
     }
 
     async fn restart_ice(&mut self, fragment: &str) -> Result<Option<String>, Error> {
@@ -121,21 +121,21 @@ impl SignalingClient for LiveKitClient {
             Some(session) => with_timeout(session.restart_ice(fragment)).await,
             None => Err(ConnectionError::no_session()),
         };
-        answer.map(Some).map_err(|broken| self.map_error(broken))
+        answer.map(Some).map_err(|error| self.map_error(error))
     }
 
     async fn next_event(&mut self) -> Result<ServerEvent, Error> {
-        let said = match &mut self.session {
+        let event = match &mut self.session {
             Some(session) => session.next_event().await,
             None => Err(ConnectionError::no_session()),
         };
-        said.map_err(|broken| self.map_error(broken))
+        event.map_err(|error| self.map_error(error))
     }
 
     async fn leave(&mut self) -> Option<Error> {
         let session = self.session.take()?;
-        let broken = timeout(LEAVE_TIMEOUT, session.leave()).await.ok().flatten()?;
-        Some(self.map_error(broken))
+        let error = timeout(LEAVE_TIMEOUT, session.leave()).await.ok().flatten()?;
+        Some(self.map_error(error))
     }
 }
 

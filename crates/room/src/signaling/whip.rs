@@ -1,4 +1,4 @@
-//! WHIP (RFC 9725): an offer is posted, the answer comes back, and the session is a resource of its own.
+//! WHIP client (RFC 9725): the offer is posted, the response has the answer and the URL of the session.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use url::Url;
 
 use super::{Error, Offer, ServerEvent, SignalingClient};
 
-/// How long a server may take for an answer.
+/// Longest duration of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may take for a goodbye.
+/// Longest duration of ending the session: the end of a cast waits for it.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest answer in bytes.
+/// Longest response body, in bytes; answers have a few kilobytes.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
-/// Most times the endpoint may point elsewhere.
+/// Most redirects of the endpoint that are followed.
 const MAX_REDIRECTS: usize = 5;
 
-/// One session.
+/// WHIP client for one session.
 #[derive(Debug)]
 pub(crate) struct WhipClient {
     url: String,
@@ -40,15 +40,8 @@ struct Session {
 impl WhipClient {
     pub(crate) fn new(url: &RoomUrl, token: Option<&Secret>, ids: &RoomIds) -> Self {
         let token = token.map(|token| Secret::new(ids.fill_template(token.reveal())));
-        let (url, shown) = (ids.fill_url_template(url), url.to_string());
-        Self {
-            url,
-            display_url: ids.fill_template(&shown),
-            token,
-            client: None,
-            session: None,
-            ice_servers: Vec::new(),
-        }
+        let (url, display_url) = (ids.fill_url_template(url), ids.fill_template(&url.to_string()));
+        Self { url, display_url, token, client: None, session: None, ice_servers: Vec::new() }
     }
 
     fn client(&mut self) -> Result<Client, Error> {
@@ -79,12 +72,12 @@ impl WhipClient {
         Error::Failed { server: self.display_url.clone(), why: why.into() }
     }
 
-    /// What an answer other than the wanted one means.
+    /// The error that an unexpected response means.
     async fn response_error(&self, response: Response) -> Error {
         let (server, status) = (self.display_url.clone(), response.status());
         let text = self.read_text(response).await.unwrap_or_default();
-        let said = super::sanitize_text(&text);
-        let why = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
+        let message = super::sanitize_text(&text);
+        let why = if message.is_empty() { status.to_string() } else { format!("{status}: {message}") };
         match status {
             StatusCode::GONE if text.contains("replaced") => Error::Replaced,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -94,23 +87,23 @@ impl WhipClient {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT => {
                 Error::Failed { server, why }
             }
-            // A server that starts may not know its streams yet.
+            // A server that is starting may not have its streams yet.
             StatusCode::NOT_FOUND => Error::Failed { server, why },
             status if status.is_client_error() => Error::Refused { server, why },
             _ => Error::Failed { server, why },
         }
     }
 
-    /// The text of an answer, if it is one and not too long.
+    /// Reads the body of a response as text.
     async fn read_text(&self, mut response: Response) -> Result<String, Error> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(&e))? {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_ANSWER_BYTES {
-                return Err(self.failed("its answer is longer than 256 KiB"));
+                return Err(self.failed("the response is longer than 256 KiB"));
             }
         }
-        String::from_utf8(body).map_err(|_| self.failed("its answer is no text"))
+        String::from_utf8(body).map_err(|_| self.failed("the response is not UTF-8"))
     }
 
     async fn post_offer(&mut self, offer: &Offer) -> Result<String, Error> {
@@ -126,25 +119,26 @@ impl WhipClient {
         }
         let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let Some(location) = text(LOCATION) else {
-            return Err(self.failed("its answer has no Location, which names the session"));
+            return Err(self.failed("the response has no Location header with the session URL"));
         };
-        let url = response.url().join(&location).map_err(|_| self.failed("its Location is no address"))?;
-        // The token goes there, too.
+        let url =
+            response.url().join(&location).map_err(|_| self.failed("the Location header is not a URL"))?;
+        // The token is sent there, too.
         if url.origin() != response.url().origin() {
-            return Err(self.failed("its Location is on another server"));
+            return Err(self.failed("the Location header points to another server"));
         }
         self.ice_servers = ice_servers(response.headers());
         self.session = Some(Session { url, etag: text(ETAG) });
         self.read_text(response).await
     }
 
-    /// Changes the session by a fragment of SDP (RFC 8840); what the server answers, if anything.
+    /// Patches the session with an SDP fragment (RFC 8840) and returns the server's fragment, if any.
     async fn patch(&mut self, fragment: String, restart: bool) -> Result<Option<String>, Error> {
         let client = self.client()?;
         let Some(session) = &self.session else { return Err(self.failed("there is no session")) };
         let mut request = client.request(Method::PATCH, session.url.clone()).body(fragment);
         request = self.with_bearer_token(request).header(CONTENT_TYPE, "application/trickle-ice-sdpfrag");
-        // RFC 9725, 4.3.3: a restart is for whatever session there is.
+        // RFC 9725, section 4.3.3: a restart applies to any ICE session.
         let etag = if restart { Some("*") } else { session.etag.as_deref() };
         if let Some(etag) = etag {
             request = request.header(IF_MATCH, etag);
@@ -159,7 +153,7 @@ impl WhipClient {
                 }
                 self.read_text(response).await.map(Some)
             }
-            // The server took us once: if it does not know the session any more, it will take a new one.
+            // The server accepted this client before: if it lost the session, it will accept a new one.
             _ => Err(match self.response_error(response).await {
                 Error::Refused { server, why } => Error::Failed { server, why },
                 error => error,
@@ -198,26 +192,26 @@ impl SignalingClient for WhipClient {
         let session = self.session.take()?;
         let request = self.client.as_ref()?.request(Method::DELETE, session.url).timeout(DELETE_TIMEOUT);
         let response = self.with_bearer_token(request).send().await.ok()?;
-        // A server that cannot delete its sessions, or has deleted this one, says nothing of why it was over.
+        // Other errors of DELETE do not tell why the session ended.
         Some(self.response_error(response).await).filter(|error| matches!(error, Error::Replaced))
     }
 }
 
-/// Why a request failed: the innermost reason says it best, and no address.
+/// Why a request failed: the root cause, which contains no URL.
 pub(super) fn error_reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "it did not answer in time".into();
+        return "the request timed out".into();
     }
     super::sanitize_text(&root_cause(error))
 }
 
-/// Servers for ICE that an answer names (RFC 9725, 4.6).
+/// ICE servers in the headers of a response (RFC 9725, section 4.6).
 fn ice_servers(headers: &HeaderMap) -> Vec<IceServer> {
     let lines = headers.get_all(LINK).iter().filter_map(|v| v.to_str().ok());
     lines.flat_map(parse_links).take(MAX_ICE_SERVERS).collect()
 }
 
-/// The links of one header that are servers for ICE: `<turn:host>; rel="ice-server"; username="u";
+/// The ICE servers in one Link header: `<turn:host>; rel="ice-server"; username="u";
 /// credential="c"`.
 fn parse_links(line: &str) -> Vec<IceServer> {
     let mut found = Vec::new();
@@ -238,7 +232,7 @@ fn parse_links(line: &str) -> Vec<IceServer> {
     found
 }
 
-/// The parameters after a link, up to the comma that ends it, and the rest (RFC 8288, 3).
+/// The parameters after a link, up to the comma that ends it, and the remaining text (RFC 8288, section 3).
 fn parse_parameters(text: &str) -> (Vec<(String, String)>, &str) {
     let mut found = Vec::new();
     let mut rest = text.trim_start();
@@ -264,13 +258,13 @@ fn parse_parameters(text: &str) -> (Vec<(String, String)>, &str) {
     (found, rest)
 }
 
-/// Reads up to the closing quote into `value`; what follows it.
+/// Reads up to the closing quote into `value`, and returns the remaining text.
 fn unquote<'a>(text: &'a str, value: &mut String) -> &'a str {
     let mut escaped = false;
-    for (at, c) in text.char_indices() {
+    for (index, c) in text.char_indices() {
         match c {
             '\\' if !escaped => escaped = true,
-            '"' if !escaped => return &text[at + 1..],
+            '"' if !escaped => return &text[index + 1..],
             c => {
                 escaped = false;
                 value.push(c);
@@ -285,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_for_ice_are_found_in_links() {
+    fn ice_servers_are_found_in_links() {
         let found = parse_links(
             r#"<stun:a.example>; rel="ice-server", <turn:b.example?transport=udp>; rel="ice-server";
             username="u,\"1"; credential=c;credential-type="password", <https://c.example>; rel=ice-server, <turn:d>"#,

@@ -1,4 +1,4 @@
-//! What a cast would send: the same few seconds again and again, on the clock.
+//! Feed of a test publisher: a clip of a few seconds, repeated in real time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -14,19 +14,19 @@ use tokio::sync::mpsc;
 /// Both layers, the larger one first.
 pub(crate) const SIZES: [(u32, u32); 2] = [(640, 360), (320, 180)];
 pub(crate) const FPS: u32 = 30;
-/// How long it lasts before it begins again, in seconds.
+/// Length of the clip, in seconds.
 const CLIP_S: u32 = 4;
-/// Packets that wait for the room.
+/// Packets that wait for the publisher.
 const MAX_QUEUED_PACKETS: usize = 64;
 
-/// Packets in the order in which they are due, each with where it goes: a layer, or the sound behind them.
+/// Packets by pts, each with the index of its queue: a layer, or the audio after the layers.
 static CLIP: LazyLock<Result<Vec<(usize, Packet)>>> = LazyLock::new(|| {
     let mut packets = Vec::new();
     for (layer, (width, height)) in SIZES.into_iter().enumerate() {
-        let pictures = encoded_media::h264_access_units(width, height, FPS, CLIP_S)?;
-        packets.extend((0..).zip(pictures).map(|(index, picture)| {
+        let frames = encoded_media::h264_access_units(width, height, FPS, CLIP_S)?;
+        packets.extend((0..).zip(frames).map(|(index, frame)| {
             let at = MediaTime::from_index(index, FPS);
-            (layer, packet(Track::Video, &picture.data, at, picture.keyframe))
+            (layer, packet(Track::Video, &frame.data, at, frame.keyframe))
         }));
     }
     let tone = encoded_media::opus_packets(CLIP_S)?;
@@ -43,13 +43,13 @@ fn packet(track: Track, data: &[u8], pts: MediaTime, keyframe: bool) -> Packet {
     Packet { track, data: data.into(), pts, dts: pts, duration: MediaTime::from_index(1, FPS), keyframe }
 }
 
-/// Sends until it is dropped.
+/// Sends the clip until it is dropped.
 pub(crate) struct Feeder {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Nothing is encoded, so nothing can be changed: a keyframe comes with each second.
+/// Encoder control without effect: the clip has a keyframe every second.
 struct NoopEncoders;
 
 impl EncoderControl for NoopEncoders {
@@ -58,17 +58,18 @@ impl EncoderControl for NoopEncoders {
 }
 
 impl Feeder {
-    /// Begins to send; the other ends are for the publisher.
+    /// Starts sending, and returns the feed for the publisher.
     pub(crate) fn start() -> Result<(Self, Feed, Box<dyn EncoderControl>)> {
         let clip = CLIP.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-        let (large, large_end) = mpsc::channel(MAX_QUEUED_PACKETS);
-        let (small, small_end) = mpsc::channel(MAX_QUEUED_PACKETS);
-        let (sound, audio) = mpsc::channel(MAX_QUEUED_PACKETS);
-        let over = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&over);
-        let thread = std::thread::spawn(move || send_loop(clip, &[large, small, sound], &stop));
-        let feed = Feed { video: vec![large_end, small_end], audio };
-        Ok((Self { stop: over, thread: Some(thread) }, feed, Box::new(NoopEncoders)))
+        let (large_sender, large) = mpsc::channel(MAX_QUEUED_PACKETS);
+        let (small_sender, small) = mpsc::channel(MAX_QUEUED_PACKETS);
+        let (audio_sender, audio) = mpsc::channel(MAX_QUEUED_PACKETS);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let senders = [large_sender, small_sender, audio_sender];
+        let thread = std::thread::spawn(move || send_loop(clip, &senders, &stopped));
+        let feed = Feed { video: vec![large, small], audio };
+        Ok((Self { stop, thread: Some(thread) }, feed, Box::new(NoopEncoders)))
     }
 }
 
@@ -76,23 +77,23 @@ impl Drop for Feeder {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            let _a_panic_was_shown = thread.join();
+            let _panic = thread.join();
         }
     }
 }
 
-fn send_loop(clip: &[(usize, Packet)], to: &[mpsc::Sender<Packet>], over: &AtomicBool) {
+fn send_loop(clip: &[(usize, Packet)], senders: &[mpsc::Sender<Packet>], stopped: &AtomicBool) {
     let began = Instant::now();
     for round in 0.. {
-        for (which, packet) in clip {
+        for (queue, packet) in clip {
             let pts = packet.pts + MediaTime::from_index(round * i64::from(CLIP_S), 1);
             let due = began + Duration::from_nanos(u64::try_from(pts.0).unwrap_or(0));
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            if over.load(Ordering::Relaxed) {
+            if stopped.load(Ordering::Relaxed) {
                 return;
             }
-            // Full, or nobody is there: a room is live, so what does not fit is gone.
-            let _sent = to[*which].try_send(Packet { pts, dts: pts, ..packet.clone() });
+            // A full queue drops packets, because a room is live.
+            let _sent = senders[*queue].try_send(Packet { pts, dts: pts, ..packet.clone() });
         }
     }
 }

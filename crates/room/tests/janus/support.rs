@@ -1,4 +1,4 @@
-//! How a room gets on: as its publisher sees it, and as a browser does that watches it.
+//! Helpers for the tests with Janus: publishers, their status, and a browser that watches.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::feed::{FPS, Feeder, SIZES};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it is looked at how a room gets on.
+/// Interval at which a status is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A room with two layers.
@@ -30,16 +30,16 @@ pub(crate) fn room(service: RoomService, room: &str, user: &str) -> Result<Room>
     Ok(room)
 }
 
-/// Waits until a room gets on like that.
+/// Waits for a status that meets a condition.
 pub(crate) fn wait_for_status(
     publisher: &Publisher,
     what: &str,
-    fits: impl Fn(&Status) -> bool,
+    condition: impl Fn(&Status) -> bool,
 ) -> Result<Status> {
     let began = Instant::now();
     loop {
         let status = publisher.status();
-        if fits(&status) {
+        if condition(&status) {
             return Ok(status);
         }
         ensure!(began.elapsed() < TIMEOUT && !publisher.is_finished(), "{what} took too long: {status:?}");
@@ -47,19 +47,19 @@ pub(crate) fn wait_for_status(
     }
 }
 
-/// Waits until a room is given up; why.
+/// Waits until a publisher fails, and returns its error.
 pub(crate) fn wait_for_failure(publisher: &Publisher) -> Result<String> {
     let began = Instant::now();
     while !publisher.is_finished() {
         let status = publisher.status();
-        let tried_again = status.state == State::Recovering;
-        ensure!(began.elapsed() < TIMEOUT && !tried_again, "it is not given up: {status:?}");
+        let is_retried = status.state == State::Recovering;
+        ensure!(began.elapsed() < TIMEOUT && !is_retried, "it does not fail: {status:?}");
         std::thread::sleep(POLL_INTERVAL);
     }
     publisher.status().error.context("there is no error")
 }
 
-/// Why a room is given up at once.
+/// The error with which a room is refused at once.
 pub(crate) fn refusal_error(room: Room) -> Result<String> {
     wait_for_failure(&Publisher::start(room)?)
 }
@@ -68,14 +68,14 @@ pub(crate) fn is_running(status: &Status) -> bool {
     status.state == State::Running
 }
 
-/// A publisher that runs.
+/// Starts a publisher and waits until it is connected.
 pub(crate) fn start_running(room: Room) -> Result<Publisher> {
     let publisher = Publisher::start(room)?;
     wait_for_status(&publisher, "connecting", is_running)?;
     Ok(publisher)
 }
 
-/// What the page says that it sees.
+/// Report of the page.
 #[derive(Debug, Deserialize)]
 struct PageReport {
     frames: u64,
@@ -85,7 +85,7 @@ struct PageReport {
     state: String,
 }
 
-/// What a browser sees of a user in a room.
+/// A browser that watches a user in a room.
 struct BrowserViewer {
     pages: PageServer,
     _viewer: Viewer,
@@ -93,8 +93,8 @@ struct BrowserViewer {
 
 impl BrowserViewer {
     fn new(janus: &JanusServer, query: &str) -> Result<Self> {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let pages = PageServer::start()?.with_folder("/pages/", &here.join("tests/pages"));
+        let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let pages = PageServer::start()?.with_folder("/pages/", &manifest_dir.join("tests/pages"));
         pages.set_route("/choice", PageResponse::Html(200, String::new()));
         let viewer =
             Viewer::open(&pages.url(&format!("pages/janus.html?server={}&{query}", janus.ws_url())))?;
@@ -105,43 +105,45 @@ impl BrowserViewer {
         self.pages.set_route("/choice", PageResponse::Html(200, substream.to_string()));
     }
 
-    /// Waits until frames of this size advance, after the `from`th thing that was said; its place.
+    /// Waits until frames of this size advance, from the `from`th report on. Returns the report's number.
     fn wait_for_size(&self, from: usize, (width, height): (u32, u32)) -> Result<usize> {
         let (at, first) =
-            page_reports::wait_until(&self.pages, "seen", from, TIMEOUT, |seen: &PageReport| {
-                (seen.width, seen.height) == (width, height)
+            page_reports::wait_until(&self.pages, "seen", from, TIMEOUT, |report: &PageReport| {
+                (report.width, report.height) == (width, height)
             })?;
-        let (at, seen) = page_reports::wait_until(&self.pages, "seen", at, TIMEOUT, |seen: &PageReport| {
-            seen.frames >= first.frames + 30 && (seen.width, seen.height) == (width, height)
-        })?;
-        println!("{first:?}, later {seen:?}");
-        ensure!(seen.state == "connected", "{seen:?}");
+        let (at, last) =
+            page_reports::wait_until(&self.pages, "seen", at, TIMEOUT, |report: &PageReport| {
+                report.frames >= first.frames + 30 && (report.width, report.height) == (width, height)
+            })?;
+        println!("{first:?}, later {last:?}");
+        ensure!(last.state == "connected", "{last:?}");
         Ok(at)
     }
 
     fn wait_for_audio(&self) -> Result<()> {
-        let (_, seen) = page_reports::wait_until(&self.pages, "seen", 0, TIMEOUT, |seen: &PageReport| {
-            seen.energy > 0.001
-        })?;
-        println!("energy {}", seen.energy);
+        let (_, report) =
+            page_reports::wait_until(&self.pages, "seen", 0, TIMEOUT, |report: &PageReport| {
+                report.energy > 0.001
+            })?;
+        println!("energy {}", report.energy);
         Ok(())
     }
 }
 
-/// A browser watches both layers, as it chooses.
+/// Publishes, and checks that a browser gets each layer that it selects.
 pub(crate) fn both_layers_are_watched(janus: &JanusServer, published: Room, query: &str) -> Result<()> {
     let publisher = Publisher::start(published)?;
     let (_feeder, feed, encoders) = Feeder::start()?;
     publisher.set_feed(feed, encoders);
     wait_for_status(&publisher, "connecting", is_running)?;
-    let watched = BrowserViewer::new(janus, query)?;
-    watched.choose_substream(1);
-    let at = watched.wait_for_size(0, SIZES[0])?;
-    watched.wait_for_audio()?;
-    watched.choose_substream(0);
-    let at = watched.wait_for_size(at, SIZES[1])?;
-    watched.choose_substream(1);
-    watched.wait_for_size(at, SIZES[0])?;
+    let browser = BrowserViewer::new(janus, query)?;
+    browser.choose_substream(1);
+    let at = browser.wait_for_size(0, SIZES[0])?;
+    browser.wait_for_audio()?;
+    browser.choose_substream(0);
+    let at = browser.wait_for_size(at, SIZES[1])?;
+    browser.choose_substream(1);
+    browser.wait_for_size(at, SIZES[0])?;
     let status = publisher.status();
     println!("{status:?}");
     ensure!(is_running(&status) && status.reconnects == 0, "{status:?}");

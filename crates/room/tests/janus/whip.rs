@@ -1,4 +1,4 @@
-//! A WHIP server that is not ours.
+//! Tests publishing to a third-party WHIP server.
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_core::spec::{Room, RoomService, RoomUrl, Secret};
@@ -13,20 +13,20 @@ use crate::support::{
 };
 
 fn room(server: &WhipServer, token: Option<&str>, user: &str) -> Result<Room> {
-    // The endpoint is found by a template.
+    // The URL is a template that contains the user.
     let url = RoomUrl::parse(&server.url("{user}"))?;
     support::room(RoomService::Whip { url, token: token.map(Secret::new) }, "1234", user)
 }
 
 #[test]
-fn a_browser_chooses_layers_of_what_came_by_whip() -> Result<()> {
-    let _turn = MachineLock::shared()?;
+fn a_browser_gets_both_layers_published_over_whip() -> Result<()> {
+    let _lock = MachineLock::shared()?;
     let janus = JanusServer::start(Config { rooms: vec![room_config("1234")], ..Config::default() })?;
     let Some(server) = WhipServer::start(&janus)? else { return Ok(()) };
     server.add_endpoint("webcast", &json!(1234), &json!({ "token": "token-of-webcast" }))?;
     let published = || room(&server, Some("token-of-{user}"), "webcast");
     both_layers_are_watched(&janus, published()?, "room=1234&user=webcast")?;
-    // It was told goodbye: the endpoint is free again at once.
+    // The session was closed, so the endpoint is free at once.
     let status = start_running(published()?)?.finish().context("the thread panicked")?.0;
     ensure!(status.error.is_none() && status.reconnects == 0, "{status:?}, {}", server.log());
     Ok(())
@@ -46,7 +46,7 @@ fn a_wrong_token_is_refused_by_whip() -> Result<()> {
 }
 
 #[test]
-fn whip_finds_a_server_again_that_was_killed() -> Result<()> {
+fn a_whip_publisher_reconnects_to_a_restarted_server() -> Result<()> {
     let mut janus = JanusServer::start(Config { rooms: vec![room_config("1234")], ..Config::default() })?;
     let Some(server) = WhipServer::start(&janus)? else { return Ok(()) };
     server.add_endpoint("webcast", &json!(1234), &json!({}))?;
@@ -55,9 +55,8 @@ fn whip_finds_a_server_again_that_was_killed() -> Result<()> {
     let status = wait_for_status(&publisher, "losing the server", |status| status.error.is_some())?;
     println!("{:?}", status.error);
     janus.restart()?;
-    let status = wait_for_status(&publisher, "finding it again", |status| {
-        is_running(status) && status.reconnects > 0
-    })?;
+    let status =
+        wait_for_status(&publisher, "reconnecting", |status| is_running(status) && status.reconnects > 0)?;
     println!("{:?}, {} reconnects", status.error, status.reconnects);
     drop(Publisher::finish(publisher));
     Ok(())

@@ -1,4 +1,4 @@
-//! Requests as tests want them: any bytes, and the whole answer.
+//! HTTP client for tests: sends any bytes, and reads the whole response.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a server answered.
+/// Response of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -17,14 +17,14 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// The value of a header; its name in small letters.
+    /// The value of a header.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
         lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 }
 
-/// Asks, with these lines of headers.
+/// Sends a request with these headers.
 pub(crate) fn send_request(
     to: SocketAddr,
     method: &str,
@@ -40,23 +40,23 @@ pub(crate) fn send_request(
     send_raw(to, request.as_bytes())
 }
 
-/// Sends these bytes, and hears until the server closes.
+/// Sends these bytes and reads until the server closes the connection.
 pub(crate) fn send_raw(to: SocketAddr, bytes: &[u8]) -> Result<Response> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    // A server that has heard enough may close before it has heard all.
+    // The server may close before it has read everything.
     let _closed = stream.write_all(bytes);
     let mut answer = Vec::new();
     let _reset = stream.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer).into_owned();
-    ensure!(!answer.is_empty(), "the server said nothing");
+    ensure!(!answer.is_empty(), "the server sent no response");
     let (head, body) = answer.split_once("\r\n\r\n").context("no end of the head")?;
     let status = head.split(' ').nth(1).context("no status")?.parse()?;
     Ok(Response { status, head: head.to_owned(), body: body.to_owned() })
 }
 
-/// A WHIP or WHEP offer.
+/// Posts a WHIP or WHEP offer.
 pub(crate) fn post_offer(to: SocketAddr, path: &str, token: Option<&str>, sdp: &str) -> Result<Response> {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let mut headers = vec![("Content-Type", "application/sdp")];

@@ -1,6 +1,6 @@
-//! Those who publish and watch in tests: str0m, a socket, and a thread each.
+//! Publishers and viewers for tests: a str0m connection, a socket and a thread each.
 //!
-//! What is published is no picture, but says what it is: which layer, which frame, and when it was made.
+//! Published frames cannot be decoded. Each contains a label with its layer, its number and its capture time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -30,10 +30,10 @@ const SPS_360: &[u8] = &[
 ];
 const PPS: &[u8] = &[0x68, 0xce, 0x0f, 0xc8];
 const FPS: u32 = 30;
-/// Longest wait for a datagram, so that orders are heard.
+/// Longest wait for a datagram, so that controls are read often.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A layer of what is published.
+/// A published layer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layer {
     pub(crate) rid: &'static str,
@@ -43,59 +43,58 @@ pub(crate) struct Layer {
 /// Two layers, as Pagecast sends them.
 pub(crate) const LAYERS: [Layer; 2] = [Layer { rid: "h", bps: 1_200_000 }, Layer { rid: "m", bps: 300_000 }];
 
-/// How somebody is connected, and what the line does to what comes.
+/// Conditions of a peer's link, for received datagrams.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LinkConditions {
-    /// Sends no RTP and RTCP: only takes.
+    /// Whether the peer sends no RTP and RTCP.
     pub(crate) no_media: bool,
-    /// Reads nothing.
+    /// Whether the peer reads nothing.
     pub(crate) no_reads: bool,
-    /// Goes by TCP; only at the beginning.
+    /// Whether the peer uses TCP. Only the initial value counts.
     pub(crate) tcp: bool,
-    /// What gets through, in bit/s, after a queue of 300 ms.
+    /// Bandwidth in bit/s, with a queue of 300 ms.
     pub(crate) bandwidth_bps: Option<u64>,
-    /// Every so manieth datagram is lost; 0: none.
+    /// Drops every nth datagram; 0 drops none.
     pub(crate) drop_every: u64,
-    /// The receiver does something else for so long, each time after it has read for so long. Nothing is lost
-    /// by that.
+    /// Durations for which the receiver is busy and for which it reads, in turns. Nothing is lost meanwhile.
     pub(crate) busy: Option<[Duration; 2]>,
 }
 
-/// What is known of a peer from outside.
+/// Observable state of a peer.
 #[derive(Debug, Default)]
 pub(crate) struct PeerState {
     pub(crate) connected: bool,
-    /// The other side has said goodbye, or nothing for too long.
+    /// Whether the server closed the connection or is silent.
     pub(crate) disconnected: bool,
-    /// Of a publisher: keyframes that were asked for, by layer.
+    /// Keyframe requests to a publisher, by layer.
     pub(crate) keyframe_requests: [u64; 2],
-    /// Of a viewer: all packets of the picture and of the sound by sequence number.
+    /// Received packets of a viewer, by sequence number.
     pub(crate) video: BTreeMap<u64, ReceivedPacket>,
     pub(crate) audio: BTreeMap<u64, ReceivedPacket>,
-    /// Sender reports: the wall clock, and what time stamp it was.
+    /// Sender reports: wall-clock time and RTP time stamp.
     pub(crate) sender_reports: BTreeMap<&'static str, Vec<(SystemTime, u64)>>,
     pub(crate) closed_at: Option<Instant>,
 }
 
-/// A packet that came.
+/// A received packet.
 #[derive(Debug, Clone)]
 pub(crate) struct ReceivedPacket {
     pub(crate) received_at: Instant,
-    /// RTP time stamp, counted on.
+    /// Extended RTP time stamp.
     pub(crate) timestamp: u64,
     pub(crate) marker: bool,
     pub(crate) keyframe: bool,
-    /// What it says, if it is the first of its picture: layer, frame, and when it was made.
+    /// Label in the first packet of a frame: layer, number and capture time.
     pub(crate) label: Option<(usize, u64, Duration)>,
 }
 
 impl PeerState {
-    /// The layer of the latest picture.
+    /// The layer of the latest frame.
     pub(crate) fn layer(&self) -> Option<usize> {
-        self.video.values().rev().find_map(|got| got.label).map(|says| says.0)
+        self.video.values().rev().find_map(|packet| packet.label).map(|label| label.0)
     }
 
-    /// Sequence numbers that never came, up to the latest but those of the last moments.
+    /// Missing sequence numbers, without the latest ones, which may still arrive.
     pub(crate) fn missing(&self) -> Vec<u64> {
         let (Some(first), Some(last)) = (self.video.keys().next(), self.video.keys().last()) else {
             return Vec::new();
@@ -104,11 +103,11 @@ impl PeerState {
     }
 }
 
-/// A publisher or viewer; dropped, it goes without a word.
+/// A publisher or viewer. Dropping it does not close the session.
 #[derive(Debug)]
 pub(crate) struct Peer {
     server: SocketAddr,
-    /// Its session at the server.
+    /// Path of the session.
     pub(crate) session: String,
     pub(crate) etag: String,
     answer: String,
@@ -128,13 +127,13 @@ struct Controls {
     stop: bool,
     close: bool,
     link: LinkConditions,
-    /// An ICE restart is wanted; its offer; the answer to it.
+    /// Request for an ICE restart, its offer, and the answer to it.
     restart_ice: bool,
     restart_offer: Option<String>,
     restart_answer: Option<String>,
 }
 
-/// What is published or watched, and as whom.
+/// Parameters of a session.
 #[derive(Debug, Clone)]
 pub(crate) struct SessionRequest<'a> {
     pub(crate) room: &'a str,
@@ -159,8 +158,8 @@ impl<'a> SessionRequest<'a> {
         self
     }
 
-    pub(crate) fn link(mut self, line: LinkConditions) -> Self {
-        self.link = line;
+    pub(crate) fn link(mut self, link: LinkConditions) -> Self {
+        self.link = link;
         self
     }
 
@@ -170,7 +169,7 @@ impl<'a> SessionRequest<'a> {
     }
 }
 
-/// An offer of one who publishes, with the connection that made it.
+/// An offer, with the connection that created it.
 pub(crate) struct PendingOffer {
     pub(crate) rtc: Rtc,
     pub(crate) sdp: String,
@@ -180,15 +179,16 @@ pub(crate) struct PendingOffer {
     transport: PeerTransport,
 }
 
-/// Offers to publish these layers, or to watch.
+/// Creates an offer to publish these layers, or to watch.
 pub(crate) fn offer(layers: Option<&[Layer]>, tcp: bool) -> Result<PendingOffer> {
-    let wire = if tcp { PeerTransport::None } else { PeerTransport::Udp(UdpSocket::bind("127.0.0.1:0")?) };
+    let transport =
+        if tcp { PeerTransport::None } else { PeerTransport::Udp(UdpSocket::bind("127.0.0.1:0")?) };
     let mut config = Rtc::builder().clear_codecs().enable_opus(true, false);
     config = config.set_rtp_mode(layers.is_none());
     config = config.set_rtcp_report_interval_audio(Duration::from_secs(1));
     config.codec_config().add_h264(108.into(), Some(109.into()), true, 0x42_e01f);
     let mut rtc = config.build(Instant::now());
-    if let PeerTransport::Udp(socket) = &wire {
+    if let PeerTransport::Udp(socket) = &transport {
         rtc.add_local_candidate(Candidate::host(socket.local_addr()?, "udp")?);
     }
     let direction = if layers.is_some() { Direction::SendOnly } else { Direction::RecvOnly };
@@ -200,56 +200,56 @@ pub(crate) fn offer(layers: Option<&[Layer]>, tcp: bool) -> Result<PendingOffer>
     });
     let video = change.add_media(MediaKind::Video, direction, None, None, simulcast);
     let (offer, pending) = change.apply().context("no offer")?;
-    Ok(PendingOffer { rtc, sdp: offer.to_sdp_string(), pending, audio, video, transport: wire })
+    Ok(PendingOffer { rtc, sdp: offer.to_sdp_string(), pending, audio, video, transport })
 }
 
 impl Peer {
-    /// Publishes.
-    pub(crate) fn publish(server: SocketAddr, wish: &SessionRequest<'_>) -> Result<Self> {
-        Self::start(server, wish, "whip", offer(Some(wish.layers), wish.link.tcp)?, true)
+    /// Publishes with WHIP.
+    pub(crate) fn publish(server: SocketAddr, request: &SessionRequest<'_>) -> Result<Self> {
+        Self::start(server, request, "whip", offer(Some(request.layers), request.link.tcp)?, true)
     }
 
-    /// Watches.
-    pub(crate) fn watch(server: SocketAddr, wish: &SessionRequest<'_>) -> Result<Self> {
-        Self::start(server, wish, "whep", offer(None, wish.link.tcp)?, false)
+    /// Watches with WHEP.
+    pub(crate) fn watch(server: SocketAddr, request: &SessionRequest<'_>) -> Result<Self> {
+        Self::start(server, request, "whep", offer(None, request.link.tcp)?, false)
     }
 
     fn start(
         server: SocketAddr,
-        wish: &SessionRequest<'_>,
+        request: &SessionRequest<'_>,
         verb: &str,
-        offered: PendingOffer,
+        offer: PendingOffer,
         publishes: bool,
     ) -> Result<Self> {
-        let answer = http::post_offer(server, &wish.path(verb), wish.token, &offered.sdp)?;
+        let answer = http::post_offer(server, &request.path(verb), request.token, &offer.sdp)?;
         ensure!(answer.status == 201, "the offer is answered with {}: {}", answer.status, answer.body);
-        let PendingOffer { mut rtc, pending, audio, video, transport: mut wire, .. } = offered;
+        let PendingOffer { mut rtc, pending, audio, video, mut transport, .. } = offer;
         let sdp = SdpAnswer::from_sdp_string(&answer.body)?;
         rtc.sdp_api().accept_answer(pending, sdp)?;
-        if matches!(wire, PeerTransport::None) {
-            wire = PeerTransport::connect(&answer.body)?;
-            let here =
-                Candidate::builder().tcp().host(wire.local_address()?).tcptype(TcpType::Active).build()?;
-            rtc.add_local_candidate(here);
+        if matches!(transport, PeerTransport::None) {
+            transport = PeerTransport::connect(&answer.body)?;
+            let local = transport.local_address()?;
+            let candidate = Candidate::builder().tcp().host(local).tcptype(TcpType::Active).build()?;
+            rtc.add_local_candidate(candidate);
         }
         let shared = Arc::new(Shared::default());
-        shared.controls().link = wish.link.clone();
-        let media = Media { audio, video, layers: wish.layers.to_vec(), publishes };
-        let (for_thread, name) = (Arc::clone(&shared), if publishes { "publisher" } else { "viewer" });
+        shared.controls().link = request.link.clone();
+        let media = Media { audio, video, layers: request.layers.to_vec(), publishes };
+        let (thread_shared, name) = (Arc::clone(&shared), if publishes { "publisher" } else { "viewer" });
         let run = move || {
-            let mut run = PeerLoop {
+            let mut peer_loop = PeerLoop {
                 rtc,
-                transport: wire,
+                transport,
                 media,
-                shared: Arc::clone(&for_thread),
+                shared: Arc::clone(&thread_shared),
                 queue: VecDeque::new(),
                 frames: None,
                 pending: None,
             };
-            if let Err(error) = run.run() {
-                tracing::error!("a peer ends: {error:#}");
+            if let Err(error) = peer_loop.run() {
+                tracing::error!("peer failed: {error:#}");
             }
-            for_thread.update_state(|seen| seen.disconnected = true);
+            thread_shared.update_state(|state| state.disconnected = true);
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
         let header = |name| answer.header(name).map(str::to_owned).with_context(|| format!("no {name}"));
@@ -257,12 +257,12 @@ impl Peer {
         Ok(Self { server, session, etag, answer: answer.body.clone(), shared, thread: Some(thread) })
     }
 
-    /// What it has seen.
+    /// Current state.
     pub(crate) fn state(&self) -> MutexGuard<'_, PeerState> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until it has seen this.
+    /// Waits for a state that meets a condition.
     pub(crate) fn wait(
         &self,
         what: &str,
@@ -270,51 +270,56 @@ impl Peer {
         condition: impl Fn(&PeerState) -> bool,
     ) -> Result<()> {
         let deadline = Instant::now() + limit;
-        let mut seen = self.state();
-        while !condition(&seen) {
+        let mut state = self.state();
+        while !condition(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let (video, audio, layer) = (seen.video.len(), seen.audio.len(), seen.layer());
+                let (video, audio, layer) = (state.video.len(), state.audio.len(), state.layer());
                 bail!(
-                    "not within {limit:?}: {what}; {video} of the picture, {audio} of the sound, layer {layer:?}"
+                    "not within {limit:?}: {what}; {video} video and {audio} audio packets, layer {layer:?}"
                 );
             }
-            seen = self.shared.changed.wait_timeout(seen, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
     }
 
-    /// Changes the line.
-    pub(crate) fn set_link(&self, line: LinkConditions) {
-        self.shared.controls().link = line;
+    /// Changes the conditions of the link.
+    pub(crate) fn set_link(&self, link: LinkConditions) {
+        self.shared.controls().link = link;
     }
 
-    /// Finds new ways to the server, while media go on (ICE restart).
+    /// Restarts ICE while media continue.
     pub(crate) fn restart_ice(&self) -> Result<()> {
         self.shared.controls().restart_ice = true;
         let deadline = Instant::now() + Duration::from_secs(10);
-        let offered = loop {
-            if let Some(offered) = self.shared.controls().restart_offer.take() {
-                break offered;
+        let offer = loop {
+            if let Some(offer) = self.shared.controls().restart_offer.take() {
+                break offer;
             }
-            ensure!(Instant::now() < deadline, "no offer is made");
+            ensure!(Instant::now() < deadline, "no offer is created");
             std::thread::sleep(POLL_INTERVAL);
         };
         let is_ice = |line: &&str| line.starts_with("a=ice-ufrag:") || line.starts_with("a=ice-pwd:");
-        let lines: Vec<&str> = offered.lines().filter(is_ice).take(2).collect();
+        let lines: Vec<&str> = offer.lines().filter(is_ice).take(2).collect();
         let headers = [("Content-Type", "application/trickle-ice-sdpfrag"), ("If-Match", "*")];
-        let said = http::send_request(
+        let response = http::send_request(
             self.server,
             "PATCH",
             &self.session,
             &headers,
             &(lines.join("\r\n") + "\r\n"),
         )?;
-        ensure!(said.status == 200, "the restart is answered with {}: {}", said.status, said.body);
+        ensure!(
+            response.status == 200,
+            "the restart is answered with {}: {}",
+            response.status,
+            response.body
+        );
         let mut answer = String::new();
         for line in self.answer.lines() {
             let name = is_ice(&line).then(|| line.split(':').next().unwrap_or_default());
-            let new = name.and_then(|name| said.body.lines().find(|line| line.starts_with(name)));
+            let new = name.and_then(|name| response.body.lines().find(|line| line.starts_with(name)));
             answer.push_str(new.unwrap_or(line));
             answer.push_str("\r\n");
         }
@@ -322,14 +327,14 @@ impl Peer {
         Ok(())
     }
 
-    /// Ends the session properly.
+    /// Ends the session with DELETE.
     pub(crate) fn leave(self) -> Result<()> {
         let answer = http::send_request(self.server, "DELETE", &self.session, &[], "")?;
         ensure!(answer.status == 200, "DELETE is answered with {}", answer.status);
         Ok(())
     }
 
-    /// Ends the connection properly, but not the session.
+    /// Closes the connection, but not the session.
     pub(crate) fn close(&self) {
         self.shared.controls().close = true;
     }
@@ -362,20 +367,20 @@ struct Media {
     publishes: bool,
 }
 
-/// How datagrams go.
+/// Socket of a peer.
 enum PeerTransport {
     None,
     Udp(UdpSocket),
-    /// What has come, and what was not taken yet.
+    /// The stream, received bytes, and unsent bytes.
     Tcp(TcpStream, Vec<u8>, Vec<u8>),
 }
 
 impl PeerTransport {
-    /// To the passive candidate of an answer.
+    /// Connects to the passive TCP candidate of an answer.
     fn connect(sdp: &str) -> Result<Self> {
         let passive = sdp.lines().find(|line| line.contains("tcptype passive")).context("no TCP")?;
-        let words: Vec<&str> = passive.split(' ').collect();
-        let to: SocketAddr = format!("{}:{}", words[4], words[5]).parse()?;
+        let fields: Vec<&str> = passive.split(' ').collect();
+        let to: SocketAddr = format!("{}:{}", fields[4], fields[5]).parse()?;
         let stream = TcpStream::connect(to)?;
         stream.set_nodelay(true)?;
         Ok(Self::Tcp(stream, Vec::new(), Vec::new()))
@@ -383,7 +388,7 @@ impl PeerTransport {
 
     fn local_address(&self) -> Result<SocketAddr> {
         Ok(match self {
-            Self::None => bail!("no wire"),
+            Self::None => bail!("no socket"),
             Self::Udp(socket) => socket.local_addr()?,
             Self::Tcp(stream, ..) => stream.local_addr()?,
         })
@@ -397,45 +402,45 @@ impl PeerTransport {
         match self {
             Self::None => {}
             Self::Udp(socket) => drop(socket.send_to(data, to)),
-            Self::Tcp(stream, _, left) => {
-                left.extend(u16::try_from(data.len()).unwrap_or(0).to_be_bytes());
-                left.extend(data);
-                if let Ok(taken) = stream.write(left) {
-                    left.drain(..taken);
+            Self::Tcp(stream, _, unsent) => {
+                unsent.extend(u16::try_from(data.len()).unwrap_or(0).to_be_bytes());
+                unsent.extend(data);
+                if let Ok(written) = stream.write(unsent) {
+                    unsent.drain(..written);
                 }
             }
         }
     }
 
-    /// The next datagram, waited for until then. Time-outs of sockets are too rough for who measures a line.
-    fn receive(&mut self, wait: Duration) -> std::io::Result<(SocketAddr, Vec<u8>)> {
-        let wait = Timespec::try_from(wait).unwrap_or_default();
+    /// Waits for the next datagram. It polls, because socket timeouts are too coarse to measure a link.
+    fn receive(&mut self, timeout: Duration) -> std::io::Result<(SocketAddr, Vec<u8>)> {
+        let timeout = Timespec::try_from(timeout).unwrap_or_default();
         match self {
             Self::None => Err(ErrorKind::WouldBlock.into()),
             Self::Udp(socket) => {
                 let mut datagram = [0; 2000];
                 socket.set_nonblocking(true)?;
-                poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&wait))?;
+                poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&timeout))?;
                 let (length, from) = socket.recv_from(&mut datagram)?;
                 Ok((from, datagram[..length].to_vec()))
             }
-            Self::Tcp(stream, come, _) => {
+            Self::Tcp(stream, received, _) => {
                 stream.set_nonblocking(true)?;
                 loop {
-                    if let [high, low, rest @ ..] = &come[..] {
+                    if let [high, low, rest @ ..] = &received[..] {
                         let length = usize::from(u16::from_be_bytes([*high, *low]));
                         if let Some(frame) = rest.get(..length).map(<[u8]>::to_vec) {
-                            come.drain(..length + 2);
+                            received.drain(..length + 2);
                             return Ok((stream.peer_addr()?, frame));
                         }
                     }
                     let mut piece = [0; 4096];
-                    poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&wait))?;
+                    poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&timeout))?;
                     let length = stream.read(&mut piece)?;
                     if length == 0 {
                         return Err(ErrorKind::ConnectionReset.into());
                     }
-                    come.extend(&piece[..length]);
+                    received.extend(&piece[..length]);
                 }
             }
         }
@@ -447,13 +452,13 @@ struct PeerLoop {
     transport: PeerTransport,
     media: Media,
     shared: Arc<Shared>,
-    /// What is under way on a slow line, and when it arrives.
+    /// Datagrams on the slow link, with their arrival time.
     queue: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
     frames: Option<PublishProgress>,
     pending: Option<SdpPendingOffer>,
 }
 
-/// What is published.
+/// Progress of a publisher.
 struct PublishProgress {
     origin: Instant,
     video: u64,
@@ -467,9 +472,9 @@ impl PeerLoop {
         let (local, protocol) = (self.transport.local_address()?, self.transport.protocol());
         while self.rtc.is_alive() {
             let deadline = self.drain_output()?;
-            let (stop, close, line) = {
-                let orders = self.shared.controls();
-                (orders.stop, orders.close, orders.link.clone())
+            let (stop, close, link) = {
+                let controls = self.shared.controls();
+                (controls.stop, controls.close, controls.link.clone())
             };
             if stop {
                 return Ok(());
@@ -478,7 +483,7 @@ impl PeerLoop {
                 self.rtc.close()?;
                 continue;
             }
-            if let Some([busy, reads]) = line.busy
+            if let Some([busy, reads]) = link.busy
                 && reads_since.elapsed() >= reads
             {
                 std::thread::sleep(busy);
@@ -486,25 +491,25 @@ impl PeerLoop {
             }
             self.restart_ice()?;
             self.write_due()?;
-            let soon = deadline
+            let wait = deadline
                 .saturating_duration_since(Instant::now())
                 .clamp(Duration::from_millis(1), POLL_INTERVAL);
-            if line.no_reads {
-                std::thread::sleep(soon);
+            if link.no_reads {
+                std::thread::sleep(wait);
                 self.rtc.handle_input(Input::Timeout(Instant::now()))?;
                 continue;
             }
-            match self.transport.receive(soon) {
+            match self.transport.receive(wait) {
                 Ok((from, data)) => {
                     count += 1;
                     let now = Instant::now();
-                    if line.drop_every == 0 || !count.is_multiple_of(line.drop_every) {
+                    if link.drop_every == 0 || !count.is_multiple_of(link.drop_every) {
                         let bits = data.len() as u64 * 8;
-                        let takes = line
+                        let duration = link
                             .bandwidth_bps
                             .map_or(Duration::ZERO, |bps| Duration::from_secs_f64(bits as f64 / bps as f64));
                         if free_at.saturating_duration_since(now) < Duration::from_millis(300) {
-                            free_at = free_at.max(now) + takes;
+                            free_at = free_at.max(now) + duration;
                             self.queue.push_back((free_at, from, data));
                         }
                     }
@@ -526,19 +531,19 @@ impl PeerLoop {
     }
 
     fn restart_ice(&mut self) -> Result<()> {
-        let mut orders = self.shared.controls();
-        if std::mem::take(&mut orders.restart_ice) {
+        let mut controls = self.shared.controls();
+        if std::mem::take(&mut controls.restart_ice) {
             let mut change = self.rtc.sdp_api();
             change.ice_restart(true);
             let (offer, pending) = change.apply().context("no offer")?;
-            (orders.restart_offer, self.pending) = (Some(offer.to_sdp_string()), Some(pending));
+            (controls.restart_offer, self.pending) = (Some(offer.to_sdp_string()), Some(pending));
         }
         if let Some((answer, pending)) =
-            orders.restart_answer.take().and_then(|answer| Some((answer, self.pending.take()?)))
+            controls.restart_answer.take().and_then(|answer| Some((answer, self.pending.take()?)))
         {
             self.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer)?)?;
         }
-        drop(orders);
+        drop(controls);
         self.drain_output().map(drop)
     }
 
@@ -560,7 +565,7 @@ impl PeerLoop {
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Connected => {
-                self.shared.update_state(|seen| seen.connected = true);
+                self.shared.update_state(|state| state.connected = true);
                 self.frames = self.media.publishes.then(|| PublishProgress {
                     origin: Instant::now(),
                     video: 0,
@@ -569,11 +574,11 @@ impl PeerLoop {
                 });
             }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
-                self.shared.update_state(|seen| seen.disconnected = true);
+                self.shared.update_state(|state| state.disconnected = true);
             }
-            Event::Closed => self.shared.update_state(|seen| {
-                seen.disconnected = true;
-                seen.closed_at = Some(Instant::now());
+            Event::Closed => self.shared.update_state(|state| {
+                state.disconnected = true;
+                state.closed_at = Some(Instant::now());
             }),
             Event::KeyframeRequest(request) => {
                 let layer = self
@@ -585,61 +590,65 @@ impl PeerLoop {
                 if let Some(frames) = &mut self.frames {
                     frames.keyframe[layer] = true;
                 }
-                self.shared.update_state(|seen| seen.keyframe_requests[layer] += 1);
+                self.shared.update_state(|state| state.keyframe_requests[layer] += 1);
             }
             Event::SenderFeedback(feedback) => {
                 let kind = if feedback.mid == self.media.video { "video" } else { "audio" };
                 let info = feedback.sender_info;
-                self.shared.update_state(|seen| {
-                    seen.sender_reports.entry(kind).or_default().push((info.ntp_time, info.rtp_time.numer()));
+                self.shared.update_state(|state| {
+                    state
+                        .sender_reports
+                        .entry(kind)
+                        .or_default()
+                        .push((info.ntp_time, info.rtp_time.numer()));
                 });
             }
             Event::RtpPacket(packet) => {
                 let mid = self.rtc.direct_api().stream_rx(&packet.header.ssrc).map(|stream| stream.mid());
-                let (says, keyframe) = parse_label(&packet.payload);
-                let got = ReceivedPacket {
+                let (label, keyframe) = parse_label(&packet.payload);
+                let received = ReceivedPacket {
                     received_at: Instant::now(),
                     timestamp: packet.time.numer(),
                     marker: packet.header.marker,
                     keyframe,
-                    label: says,
+                    label,
                 };
                 let is_video = mid == Some(self.media.video);
-                self.shared.update_state(|seen| {
-                    let list = if is_video { &mut seen.video } else { &mut seen.audio };
-                    list.insert(*packet.seq_no, got);
+                self.shared.update_state(|state| {
+                    let packets = if is_video { &mut state.video } else { &mut state.audio };
+                    packets.insert(*packet.seq_no, received);
                 });
             }
             _ => {}
         }
     }
 
-    /// Writes what is due.
+    /// Writes the frames and audio packets that are due.
     fn write_due(&mut self) -> Result<()> {
         let Some(frames) = &mut self.frames else { return Ok(()) };
         let (now, mut due) = (Instant::now(), Vec::new());
         let at = |count: u64, rate: u64| Duration::from_nanos(count * 1_000_000_000 / rate);
         while frames.origin + at(frames.video, FPS.into()) <= now {
-            let made = at(frames.video, FPS.into());
+            let pts = at(frames.video, FPS.into());
             for (index, layer) in self.media.layers.iter().enumerate() {
                 let keyframe = std::mem::take(&mut frames.keyframe[index]);
                 due.push((
                     Some((index, layer.rid)),
-                    made,
-                    test_frame(index, frames.video, made, keyframe, layer.bps),
+                    pts,
+                    test_frame(index, frames.video, pts, keyframe, layer.bps),
                 ));
             }
             frames.video += 1;
         }
         while frames.origin + at(frames.audio, 50) <= now {
-            let made = at(frames.audio, 50);
-            let mut data = frame_label(9, frames.audio, made);
+            let pts = at(frames.audio, 50);
+            let mut data = frame_label(9, frames.audio, pts);
             data.resize(100, 0x55);
-            due.push((None, made, data));
+            due.push((None, pts, data));
             frames.audio += 1;
         }
         let (origin, simulcast) = (frames.origin, self.media.layers.len() > 1);
-        for (layer, made, data) in due {
+        for (layer, pts, data) in due {
             let (mid, codec) = match layer {
                 Some(_) => (self.media.video, Codec::H264),
                 None => (self.media.audio, Codec::Opus),
@@ -651,15 +660,15 @@ impl PeerLoop {
             if let (Some((_, rid)), true) = (layer, simulcast) {
                 writer = writer.rid(Rid::from(rid));
             }
-            // Time stamps of picture, layers and sound begin anywhere.
+            // Each layer and the audio have their own time stamp offset.
             let time = match layer {
-                Some((index, _)) => video_time(made, index),
+                Some((index, _)) => video_time(pts, index),
                 None => MediaTime::new(
-                    7_000_000 + made.as_nanos() as u64 * 48 / 1_000_000,
+                    7_000_000 + pts.as_nanos() as u64 * 48 / 1_000_000,
                     Frequency::FORTY_EIGHT_KHZ,
                 ),
             };
-            writer.write(pt, origin + made, time, data)?;
+            writer.write(pt, origin + pts, time, data)?;
             self.drain_output()?;
             self.rtc.handle_input(Input::Timeout(Instant::now()))?;
             self.drain_output()?;
@@ -668,21 +677,21 @@ impl PeerLoop {
     }
 }
 
-fn video_time(made: Duration, layer: usize) -> MediaTime {
-    MediaTime::new(100_000 * (layer as u64 + 1) + made.as_nanos() as u64 * 9 / 100_000, Frequency::NINETY_KHZ)
+fn video_time(pts: Duration, layer: usize) -> MediaTime {
+    MediaTime::new(100_000 * (layer as u64 + 1) + pts.as_nanos() as u64 * 9 / 100_000, Frequency::NINETY_KHZ)
 }
 
-/// RTP and RTCP; not STUN and DTLS.
+/// Whether a datagram is RTP or RTCP rather than STUN or DTLS (RFC 7983).
 fn is_media(data: &[u8]) -> bool {
     data.first().is_some_and(|first| *first >= 128)
 }
 
-fn frame_label(layer: usize, frame: u64, made: Duration) -> Vec<u8> {
-    format!("L{layer}F{frame:08}T{:012}", made.as_micros()).into_bytes()
+fn frame_label(layer: usize, frame: u64, pts: Duration) -> Vec<u8> {
+    format!("L{layer}F{frame:08}T{:012}", pts.as_micros()).into_bytes()
 }
 
-/// A picture as a decoder would get it, which says what it is.
-fn test_frame(layer: usize, frame: u64, made: Duration, keyframe: bool, bps: u32) -> Vec<u8> {
+/// An H.264 access unit that contains a label.
+fn test_frame(layer: usize, frame: u64, pts: Duration, keyframe: bool, bps: u32) -> Vec<u8> {
     let start: &[u8] = &[0, 0, 0, 1];
     let mut data = Vec::new();
     if keyframe {
@@ -693,26 +702,26 @@ fn test_frame(layer: usize, frame: u64, made: Duration, keyframe: bool, bps: u32
     }
     data.extend(start);
     data.push(if keyframe { 0x65 } else { 0x41 });
-    data.extend(frame_label(layer, frame, made));
+    data.extend(frame_label(layer, frame, pts));
     let size = (bps / 8 / FPS) as usize * if keyframe { 4 } else { 1 };
     data.resize(size.max(data.len()), 0x55);
     data
 }
 
-/// What a packet says, and whether a decoder can begin with it.
+/// The label in a packet, and whether a keyframe starts with it.
 fn parse_label(payload: &[u8]) -> (Option<(usize, u64, Duration)>, bool) {
     let kind = payload.first().map_or(0, |first| first & 0x1f);
-    let says = match kind {
+    let label = match kind {
         28 if payload.get(1).is_some_and(|header| header & 0x80 != 0) => payload.get(2..),
         1 | 5 => payload.get(1..),
         _ if payload.first() == Some(&b'L') => Some(payload),
         _ => None,
     };
-    let text = says.and_then(|says| std::str::from_utf8(says.get(..24)?).ok());
+    let text = label.and_then(|label| std::str::from_utf8(label.get(..24)?).ok());
     let parsed = text.and_then(|text| {
         let (layer, rest) = text.strip_prefix('L')?.split_once('F')?;
-        let (frame, made) = rest.split_once('T')?;
-        Some((layer.parse().ok()?, frame.parse().ok()?, Duration::from_micros(made.parse().ok()?)))
+        let (frame, pts) = rest.split_once('T')?;
+        Some((layer.parse().ok()?, frame.parse().ok()?, Duration::from_micros(pts.parse().ok()?)))
     });
     (parsed, matches!(kind, 7 | 24) && payload.first() != Some(&b'L'))
 }

@@ -1,41 +1,24 @@
-//! What an application's casts may be sent to, as far as an address says it by itself.
-
-use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+//! Checks of hosts that a request names, before any name is looked up.
 
 use pagecast_core::spec::PushUrl;
-use url::{Host, Url};
+use pagecast_egress::check::check_unresolved;
+use url::Url;
 
 use super::Application;
 
-/// The addresses of this machine, as the kernel lists them now; none where they cannot be read.
-pub(crate) fn local_addresses() -> HashSet<IpAddr> {
-    pagecast_core::spec::local_addresses(|path| std::fs::read_to_string(path).unwrap_or_default())
-}
-
 impl Application {
-    /// Whether its network has nothing against this host, as it is written in an address. Names other than this machine's own are
-    /// looked up and judged when it is time to connect.
+    /// Whether the application's network policy permits `host`, as it is written in a URL. Names other than
+    /// those of this machine pass: they are looked up and checked when they are connected to.
     #[must_use]
     pub(crate) fn permits(&self, host: &str, port: u16) -> bool {
-        // Where addresses are not of the web, numbers are left as they are written: `2130706433` is 127.0.0.1, too.
+        // Only web URLs normalise numbers like `2130706433`, which is 127.0.0.1: so every host is parsed as
+        // in one.
         let url = Url::parse(&format!("http://{host}/")).ok();
-        let Some(host) = url.and_then(|url| url.host().map(|host| host.to_owned())) else { return false };
-        let (name, address) = match host {
-            Host::Ipv4(address) => (address.to_string(), IpAddr::from(address)),
-            Host::Ipv6(address) => (address.to_string(), address.into()),
-            Host::Domain(name) => {
-                let plain = name.trim_end_matches('.');
-                if plain != "localhost" && !plain.ends_with(".localhost") {
-                    return true;
-                }
-                (plain.to_owned(), Ipv4Addr::LOCALHOST.into())
-            }
-        };
-        self.network.permits(&local_addresses(), &name, address, port).is_ok()
+        let host = url.as_ref().and_then(Url::host);
+        host.is_some_and(|host| check_unresolved(&self.network, &host, port).is_ok())
     }
 
-    /// The same for a server that a stream is sent to.
+    /// Whether the network policy permits the server of a push, as [`Self::permits`].
     #[must_use]
     pub(crate) fn permits_push(&self, url: &PushUrl) -> bool {
         match url.host() {
@@ -44,7 +27,7 @@ impl Application {
         }
     }
 
-    /// The same for an address of the web.
+    /// Whether the network policy permits the host of a web URL, as [`Self::permits`].
     #[must_use]
     pub(crate) fn permits_url(&self, url: &Url) -> bool {
         let port = url.port_or_known_default().unwrap_or_default();

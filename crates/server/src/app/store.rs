@@ -1,4 +1,4 @@
-//! Applications that were added while the service ran: documents of the fleet, beside those of the configuration file.
+//! Applications added by the admin API, stored as documents of the fleet.
 
 use std::collections::HashSet;
 
@@ -8,49 +8,51 @@ use serde::{Deserialize, Serialize};
 use super::{Application, ValidationError, validate_all};
 use crate::service::Service;
 
-/// What documents of applications are called in the fleet.
+/// Document kind of applications in the fleet.
 const DOCUMENT_KIND: &str = "application";
 
-/// Why applications cannot be loaded or kept.
+/// Why applications cannot be loaded or stored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Those of the configuration file, or all together, cannot be as they are.
-    #[error("cannot use these applications")]
+    /// An application is invalid, or conflicts with another one.
+    #[error("invalid application")]
     Invalid(#[from] ValidationError),
-    /// They cannot be read or written.
-    #[error("cannot get at the applications that were added")]
+    /// The fleet cannot read or write the documents.
+    #[error("cannot access the stored applications")]
     Fleet(#[from] pagecast_fleet::Error),
-    /// One is not to be written as JSON.
-    #[error("cannot keep an application")]
+    /// An application cannot be serialized.
+    #[error("cannot serialize the application")]
     Json(#[from] serde_json::Error),
 }
 
-/// An application as it is kept.
+/// An application as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StoredApplication {
-    /// It.
+    /// The application itself.
     pub(crate) application: Application,
-    /// When it was added.
+    /// Time of its creation.
     pub(crate) created_ms: UnixMs,
-    /// When it was changed.
+    /// Time of its last change.
+    #[serde(alias = "changed_ms")]
     pub(crate) updated_ms: UnixMs,
 }
 
-/// Puts all applications into place: those of the configuration file, and those that were added. An added one that cannot be used any
-/// more, because the file has taken its name, say, is left out with a warning: it must not keep the service from starting.
+/// Loads all applications: those of the configuration file and the stored ones. A stored application that is
+/// no longer valid, for example because the file now uses its name, is skipped with a warning, so that it
+/// does not keep the service from starting.
 ///
 /// # Errors
-/// Those of the file cannot be used, or those that were added cannot be read.
+/// An application of the configuration file is invalid, or the stored ones cannot be read.
 pub async fn load(service: &Service) -> Result<(), StoreError> {
-    let kept = read(service).await?;
+    let stored = read(service).await?;
     let mut all = service.config.applications.clone();
     let admin = service.config.admin_token.as_ref();
     validate_all(&all, admin)?;
-    for added in kept {
+    for added in stored {
         all.push(added.application);
-        if let Err(wrong) = validate_all(&all, admin) {
-            tracing::warn!(%wrong, "an application that was added is left out");
+        if let Err(error) = validate_all(&all, admin) {
+            tracing::warn!(%error, "stored application invalid, skipped");
             all.pop();
         }
     }
@@ -58,42 +60,42 @@ pub async fn load(service: &Service) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Those that were added, in order of their names.
+/// Reads the stored applications, ordered by name.
 pub(crate) async fn read(service: &Service) -> Result<Vec<StoredApplication>, StoreError> {
     let mut all = Vec::new();
     for (name, document) in service.fleet.documents(DOCUMENT_KIND).await? {
         match serde_json::from_value::<StoredApplication>(document) {
-            Ok(kept) if kept.application.name == name => all.push(kept),
-            Ok(_) => tracing::warn!(name, "an application that was added has another name now"),
-            Err(error) => tracing::warn!(name, %error, "an application that was added cannot be read"),
+            Ok(stored) if stored.application.name == name => all.push(stored),
+            Ok(_) => tracing::warn!(name, "stored application name mismatch"),
+            Err(error) => tracing::warn!(name, %error, "stored application unreadable"),
         }
     }
     Ok(all)
 }
 
-/// Keeps one, in place of the one of the same name, if it and all others can be; then all are in place.
-pub(crate) async fn put(service: &Service, kept: &StoredApplication) -> Result<(), StoreError> {
+/// Stores an application, replacing one of the same name, and reloads all applications.
+pub(crate) async fn put(service: &Service, stored: &StoredApplication) -> Result<(), StoreError> {
     load(service).await?;
-    let name = &kept.application.name;
+    let name = &stored.application.name;
     let others = service.apps.all();
     let others = others.iter().map(AsRef::as_ref).filter(|other| other.name != *name);
-    // It comes last: what clashes is its own fault.
-    let all = others.chain([&kept.application]);
-    validate_all(all, service.config.admin_token.as_ref()).map_err(|wrong| ValidationError {
-        field: wrong.field.strip_prefix(&format!("{name}.")).unwrap_or(&wrong.field).to_owned(),
-        ..wrong
+    // The new one comes last, so that a conflict is reported for its fields.
+    let all = others.chain([&stored.application]);
+    validate_all(all, service.config.admin_token.as_ref()).map_err(|error| ValidationError {
+        field: error.field.strip_prefix(&format!("{name}.")).unwrap_or(&error.field).to_owned(),
+        ..error
     })?;
-    service.fleet.put_document(DOCUMENT_KIND, name, Some(serde_json::to_value(kept)?)).await?;
+    service.fleet.put_document(DOCUMENT_KIND, name, Some(serde_json::to_value(stored)?)).await?;
     load(service).await
 }
 
-/// Forgets one; then all others are in place.
+/// Removes a stored application and reloads the others.
 pub(crate) async fn remove(service: &Service, name: &str) -> Result<(), StoreError> {
     service.fleet.put_document(DOCUMENT_KIND, name, None).await?;
     load(service).await
 }
 
-/// Those of the configuration file.
+/// Names of the applications of the configuration file.
 pub(crate) fn configured_names(service: &Service) -> HashSet<String> {
     service.config.applications.iter().map(|app| app.name.clone()).collect()
 }

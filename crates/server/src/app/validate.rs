@@ -1,77 +1,77 @@
-//! What an application may be.
+//! Validation of applications: each value, and conflicts between applications.
 
 use std::collections::{HashMap, HashSet};
 
-use pagecast_core::CastSpec;
 use pagecast_core::spec::{
     Layer, Recording, Room, RoomIds, RoomService, Secret, Size, Source, SourceUrl, Storage, StorageKeys,
 };
 use pagecast_core::time::Fps;
+use pagecast_core::{CastSpec, SpecError};
 use url::Url;
 
 use super::{AccessKey, Application, CallbackReceiver, RoomProvider};
 use crate::volcengine::token::APP_ID_LEN;
 
-/// Longest name, in characters.
+/// Longest name of an application, in characters. Names are path segments and metric labels.
 pub const MAX_NAME_LEN: usize = 64;
-/// Most keys of an application, and most tokens.
+/// Most access keys of an application, and most tokens: enough for one per client and rotation.
 pub const MAX_KEYS: usize = 32;
-/// Shortest token, in characters.
+/// Shortest token, in characters. Shorter ones can be guessed.
 pub const MIN_TOKEN_LEN: usize = 16;
-/// Longest token and longest secret, in characters.
+/// Longest token and longest secret, in bytes.
 pub const MAX_SECRET_LEN: usize = 256;
-/// Longest address of a receiver, in bytes.
+/// Longest URL of a callback receiver, in bytes.
 pub const MAX_RECEIVER_LEN: usize = 2048;
-/// Longest time that an event is tried beyond the vendor's rule, in seconds: a week.
+/// Largest `extra_retry_s`, in seconds: a week, the default retention of casts.
 pub const MAX_RETRY_S: u64 = 7 * 86_400;
-/// Most casts at the same time.
+/// Largest `max_casts`.
 pub const MAX_CASTS: u32 = 100_000;
-/// Most that may be kept of an application's casts, in MiB: more than a database in one file is good for.
-const MAX_KEPT_MIB: u32 = 1 << 20;
+/// Largest `max_history_mib`, in MiB: 1 TiB is more than a database in one file can handle.
+const MAX_HISTORY_MIB: u32 = 1 << 20;
 
-/// Why an application cannot be as it is.
+/// An invalid value of an application.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct ValidationError {
-    /// Which value, like `callbacks.native.url`.
+    /// Path of the field, like `callbacks.native.url`.
     pub field: String,
-    /// What is wrong with it, and what is possible.
+    /// What is wrong with the value, and what is allowed.
     pub reason: String,
-    /// Whether it would do, if another application did not have it.
+    /// Whether the value is only invalid because another application uses it.
     pub is_duplicate: bool,
 }
 
-fn invalid<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, ValidationError> {
-    Err(ValidationError { field: field.into(), reason: why.into(), is_duplicate: false })
+fn invalid<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, ValidationError> {
+    Err(ValidationError { field: field.into(), reason: reason.into(), is_duplicate: false })
 }
 
-fn duplicate<T>(field: String, why: impl Into<String>) -> Result<T, ValidationError> {
-    Err(ValidationError { field, reason: why.into(), is_duplicate: true })
+fn duplicate<T>(field: String, reason: impl Into<String>) -> Result<T, ValidationError> {
+    Err(ValidationError { field, reason: reason.into(), is_duplicate: true })
 }
 
 impl Application {
-    /// Checks every value.
+    /// Validates every value of this application by itself.
     ///
     /// # Errors
-    /// The first one that cannot be used.
+    /// The first invalid value.
     pub fn validate(&self) -> Result<(), ValidationError> {
         validate_name(&self.name)?;
-        let id = |c: u8| c.is_ascii_alphanumeric() || b"_@-.".contains(&c);
-        if self.app_id.as_ref().is_some_and(|text| !(1..=128).contains(&text.len()) || !text.bytes().all(id))
+        let id_char = |c: u8| c.is_ascii_alphanumeric() || b"_@-.".contains(&c);
+        if self
+            .app_id
+            .as_ref()
+            .is_some_and(|text| !(1..=128).contains(&text.len()) || !text.bytes().all(id_char))
         {
-            return invalid(
-                "app_id",
-                "1 to 128 of the letters a to z and A to Z, digits, and _ @ - . are possible",
-            );
+            return invalid("app_id", "must be 1 to 128 letters, digits and _ @ - .");
         }
         if self.sdk_app_id.is_some_and(|id| id == 0 || id > u64::from(u32::MAX)) {
-            return invalid("sdk_app_id", "1 to 4294967295 are possible");
+            return invalid("sdk_app_id", "must be 1 to 4294967295");
         }
         if !(1..=MAX_CASTS).contains(&self.max_casts) {
-            return invalid("max_casts", "1 to 100000 are possible");
+            return invalid("max_casts", "must be 1 to 100000");
         }
-        if !(1..=MAX_KEPT_MIB).contains(&self.max_kept_mib) {
-            return invalid("max_kept_mib", "1 to 1048576 are possible, 1 TiB");
+        if !(1..=MAX_HISTORY_MIB).contains(&self.max_history_mib) {
+            return invalid("max_history_mib", "must be 1 to 1048576 MiB (1 TiB)");
         }
         self.validate_keys()?;
         for (name, receiver) in [
@@ -82,9 +82,10 @@ impl Application {
             receiver.as_ref().map_or(Ok(()), |r| validate_receiver(&format!("callbacks.{name}"), r))?;
         }
         let secret = self.callbacks.tencent.as_ref().and_then(|receiver| receiver.secret.as_ref());
-        let plain = |text: &str| text.len() <= 32 && text.bytes().all(|c| c.is_ascii_alphanumeric());
-        if secret.is_some_and(|secret| !plain(secret.reveal())) {
-            return invalid("callbacks.tencent.secret", "up to 32 letters and digits are possible");
+        let is_alphanumeric =
+            |text: &str| text.len() <= 32 && text.bytes().all(|c| c.is_ascii_alphanumeric());
+        if secret.is_some_and(|secret| !is_alphanumeric(secret.reveal())) {
+            return invalid("callbacks.tencent.secret", "must be at most 32 letters and digits");
         }
         self.validate_storage()?;
         self.validate_cast_defaults()
@@ -92,16 +93,13 @@ impl Application {
 
     fn validate_keys(&self) -> Result<(), ValidationError> {
         if self.keys.len() > MAX_KEYS || self.tokens.len() > MAX_KEYS {
-            return invalid(
-                "keys",
-                "at most 32 keys and 32 tokens are possible: remove those that nobody uses",
-            );
+            return invalid("keys", "at most 32 keys and 32 tokens are allowed: remove unused ones");
         }
         let mut seen = HashSet::new();
         for (i, key) in self.keys.iter().enumerate() {
             validate_key(&format!("keys[{i}]"), key)?;
             if !seen.insert(&key.id) {
-                return invalid(format!("keys[{i}].id"), "it is given twice");
+                return invalid(format!("keys[{i}].id"), "this id occurs twice");
             }
         }
         self.tokens
@@ -118,17 +116,22 @@ impl Application {
             ("vod_endpoint", &storage.vod_endpoint),
         ] {
             if url.as_ref().is_some_and(|url| !is_server_url(url)) {
-                let why = "write http:// or https://, a host and a port, and nothing else";
-                return invalid(format!("storage.{name}"), why);
+                let reason = "must be a URL with scheme, host and optional port only, like https://host:9000";
+                return invalid(format!("storage.{name}"), reason);
             }
         }
-        if storage.buckets.as_ref().is_some_and(|path| path.as_os_str().is_empty() || path.to_str().is_none())
+        if storage
+            .buckets_dir
+            .as_ref()
+            .is_some_and(|path| path.as_os_str().is_empty() || path.to_str().is_none())
         {
-            return invalid("storage.buckets", "write the name of a folder");
+            return invalid("storage.buckets_dir", "must be the path of a folder");
         }
         storage.vod_keys.as_ref().map_or(Ok(()), |key| validate_key("storage.vod_keys", key))?;
         match &storage.default {
-            Some(Storage::File(_)) => invalid("storage.default", "each cast would replace this one file"),
+            Some(Storage::File(_)) => {
+                invalid("storage.default", "must not be a file: every cast would overwrite it")
+            }
             Some(default) => {
                 default.validate().or_else(|error| invalid("storage.default", error.to_string()))
             }
@@ -136,15 +139,14 @@ impl Application {
         }
     }
 
-    /// What its casts get is checked as casts are: on one that has all of it.
+    /// Validates the defaults of casts as part of a sample cast that has all of them.
     fn validate_cast_defaults(&self) -> Result<(), ValidationError> {
         let Ok(url) = SourceUrl::parse("http://localhost/") else { return Ok(()) };
+        self.validate_limits().or_else(|error| invalid("limits", error.to_string()))?;
         let mut spec = CastSpec::new(Source::new(url));
-        spec.limits = self.limits.clone();
-        spec.validate().or_else(|error| invalid("limits", error.to_string()))?;
-        let usual = || Storage::Folder("recordings".into());
-        let to = self.storage.default.clone().unwrap_or_else(usual);
-        let mut recording = Recording::new("a", to, "spool".into());
+        let local = || Storage::Folder("recordings".into());
+        let storage = self.storage.default.clone().unwrap_or_else(local);
+        let mut recording = Recording::new("a", storage, "spool".into());
         recording.backup = self.storage.backup.clone().map(Storage::Bucket);
         spec.recording = Some(recording);
         spec.validate().or_else(|error| invalid("storage.backup", error.to_string()))?;
@@ -153,7 +155,7 @@ impl Application {
             RoomProvider::Service(service) => service.clone(),
             RoomProvider::Volcengine(rooms) => {
                 if self.app_id.as_ref().is_none_or(|id| id.len() != APP_ID_LEN || !id.is_ascii()) {
-                    return invalid("app_id", "tokens of Volcengine RTC need one of 24 characters");
+                    return invalid("app_id", "must have 24 characters: tokens of Volcengine RTC contain it");
                 }
                 RoomService::Whip { url: rooms.url.clone(), token: Some(rooms.app_key.clone()) }
             }
@@ -164,6 +166,12 @@ impl Application {
         room.ice = self.ice.clone();
         spec.room = Some(room);
         spec.validate().or_else(|error| invalid("ice", error.to_string()))
+    }
+
+    /// Validates the limits of casts. The error is typed, so that each front end can name its own field.
+    pub(crate) fn validate_limits(&self) -> Result<(), SpecError> {
+        let url = SourceUrl::parse("http://localhost/")?;
+        CastSpec { limits: self.limits.clone(), ..CastSpec::new(Source::new(url)) }.validate()
     }
 
     fn validate_ice(&self, mut spec: CastSpec) -> Result<(), ValidationError> {
@@ -184,57 +192,57 @@ fn sample_layer() -> Layer {
     Layer { size: Size::HD, fps: Fps::DEFAULT, bitrate_kbps: None }
 }
 
-/// A name of an application.
+/// Validates the name of an application.
 pub(crate) fn validate_name(name: &str) -> Result<(), ValidationError> {
-    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-".contains(&c);
-    if (1..=MAX_NAME_LEN).contains(&name.len()) && name.bytes().all(plain) {
+    let name_char = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-".contains(&c);
+    if (1..=MAX_NAME_LEN).contains(&name.len()) && name.bytes().all(name_char) {
         return Ok(());
     }
-    invalid("name", "1 to 64 small letters, digits, _ and - are possible")
+    invalid("name", "must be 1 to 64 lower-case letters, digits, _ and -")
 }
 
 pub(crate) fn validate_key(field: &str, key: &AccessKey) -> Result<(), ValidationError> {
-    let plain = |c: u8| c.is_ascii_alphanumeric() || b"_-.".contains(&c);
-    if !(1..=128).contains(&key.id.len()) || !key.id.bytes().all(plain) {
-        return invalid(format!("{field}.id"), "1 to 128 letters, digits and _ - . are possible");
+    let id_char = |c: u8| c.is_ascii_alphanumeric() || b"_-.".contains(&c);
+    if !(1..=128).contains(&key.id.len()) || !key.id.bytes().all(id_char) {
+        return invalid(format!("{field}.id"), "must be 1 to 128 letters, digits and _ - .");
     }
     if is_valid_secret(&key.secret, 1) {
         return Ok(());
     }
-    invalid(format!("{field}.secret"), "1 to 256 ASCII characters without blanks are possible")
+    invalid(format!("{field}.secret"), "must be 1 to 256 ASCII characters without spaces")
 }
 
 pub(crate) fn validate_token(field: &str, token: &Secret) -> Result<(), ValidationError> {
     if is_valid_secret(token, MIN_TOKEN_LEN) {
         return Ok(());
     }
-    invalid(field, "16 to 256 ASCII characters without blanks are possible")
+    invalid(field, "must be 16 to 256 ASCII characters without spaces")
 }
 
-fn is_valid_secret(secret: &Secret, least: usize) -> bool {
+fn is_valid_secret(secret: &Secret, min_len: usize) -> bool {
     let text = secret.reveal();
-    (least..=MAX_SECRET_LEN).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic())
+    (min_len..=MAX_SECRET_LEN).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_graphic())
 }
 
-/// Somebody who is told.
+/// Validates a receiver of callbacks.
 pub(crate) fn validate_receiver(field: &str, receiver: &CallbackReceiver) -> Result<(), ValidationError> {
     let url = &receiver.url;
-    let bad = |why: &str| invalid(format!("{field}.url"), why);
+    let invalid_url = |reason: &str| invalid(format!("{field}.url"), reason);
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return bad("write an address like https://host/path");
+        return invalid_url("must be an http or https URL like https://host/path");
     }
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        return bad("leave out user, password and what stands behind #");
+        return invalid_url("must not contain a user, a password or a fragment (#…)");
     }
     if url.as_str().len() > MAX_RECEIVER_LEN {
-        return bad("it is longer than 2048 bytes");
+        return invalid_url("must be at most 2048 bytes long");
     }
-    let possible = |secret: &Secret| (1..=MAX_SECRET_LEN).contains(&secret.reveal().len());
-    if receiver.secret.as_ref().is_some_and(|secret| !possible(secret)) {
-        return invalid(format!("{field}.secret"), "1 to 256 bytes are possible");
+    let has_valid_len = |secret: &Secret| (1..=MAX_SECRET_LEN).contains(&secret.reveal().len());
+    if receiver.secret.as_ref().is_some_and(|secret| !has_valid_len(secret)) {
+        return invalid(format!("{field}.secret"), "must be 1 to 256 bytes");
     }
-    if receiver.retry_s > MAX_RETRY_S {
-        return invalid(format!("{field}.retry_s"), "at most a week is possible, 604800 s");
+    if receiver.extra_retry_s > MAX_RETRY_S {
+        return invalid(format!("{field}.extra_retry_s"), "must be at most 604800 s (a week)");
     }
     Ok(())
 }
@@ -249,10 +257,10 @@ fn is_server_url(url: &Url) -> bool {
         && url.fragment().is_none()
 }
 
-/// Checks each application, and that all can be told apart. `admin` is the administrator's token.
+/// Validates each application, and that no two of them conflict. `admin` is the administrator's token.
 ///
 /// # Errors
-/// The first thing that cannot be, with the application's name in front of the field.
+/// The first invalid value; its field begins with the application's name.
 pub fn validate_all<'a>(
     all: impl IntoIterator<Item = &'a Application>,
     admin: Option<&Secret>,
@@ -261,45 +269,51 @@ pub fn validate_all<'a>(
     let mut keys: HashMap<&str, &Secret> = HashMap::new();
     let mut tokens: HashSet<&str> = admin.map(Secret::reveal).into_iter().collect();
     for app in all {
-        let of = |field: &str| format!("{}.{field}", app.name);
-        app.validate().or_else(|error| invalid(of(&error.field), error.reason))?;
-        // A name and an id of somebody else would share rooms.
+        let path = |field: &str| format!("{}.{field}", app.name);
+        app.validate().or_else(|error| invalid(path(&error.field), error.reason))?;
+        // Embedded rooms are named by either of them, so an id must not be the name of another application.
         for (field, id) in [("name", Some(&app.name)), ("app_id", app.app_id.as_ref())] {
             if let Some(id) = id
                 && names.insert(id, &app.name).is_some_and(|owner| *owner != app.name || field == "name")
             {
-                return duplicate(of(field), "another application has it already");
+                return duplicate(path(field), "another application uses this value");
             }
         }
         if let Some(id) = app.sdk_app_id
             && sdk_ids.insert(id, ()).is_some()
         {
-            return duplicate(of("sdk_app_id"), "another application has it already");
+            return duplicate(path("sdk_app_id"), "another application uses this value");
         }
         for key in &app.keys {
-            // One pair may act for several applications, but it is one pair.
+            // Applications may share an access key, but only with the same secret.
             if keys.insert(&key.id, &key.secret).is_some_and(|other| *other != key.secret) {
                 return duplicate(
-                    of("keys"),
-                    format!("{} has another secret in another application", key.id),
+                    path("keys"),
+                    format!("another application has a different secret for {}", key.id),
                 );
             }
         }
         if app.tokens.iter().any(|token| !tokens.insert(token.reveal())) {
-            return duplicate(of("tokens"), "a token is given twice, and would not tell whose it is");
+            return duplicate(
+                path("tokens"),
+                "this token is used twice, so requests with it would be ambiguous",
+            );
         }
     }
     Ok(())
 }
 
-/// Whether a storage's keys can be used.
+/// Sets the keys of a storage.
+///
+/// # Errors
+/// The storage is a folder, which has no keys.
 pub(crate) fn set_storage_keys(
     mut storage: Storage,
     keys: Option<StorageKeys>,
 ) -> Result<Storage, &'static str> {
     match (storage.keys_mut(), keys) {
         (Some(slot), keys) => *slot = keys,
-        (None, Some(_)) => return Err("a folder of the server has no keys"),
+        (None, Some(_)) => return Err("a folder has no keys: remove them"),
         (None, None) => {}
     }
     Ok(storage)
@@ -314,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_values_are_reported_with_their_field() {
         let good = app(r#"{"name": "a"}"#);
         assert_eq!(good.validate(), Ok(()));
         for (more, field) in [
@@ -324,7 +338,7 @@ mod tests {
             (r#""name": "a", "app_id": """#, "app_id"),
             (r#""name": "a", "sdk_app_id": 0"#, "sdk_app_id"),
             (r#""name": "a", "max_casts": 0"#, "max_casts"),
-            (r#""name": "a", "max_kept_mib": 0"#, "max_kept_mib"),
+            (r#""name": "a", "max_history_mib": 0"#, "max_history_mib"),
             (r#""name": "a", "keys": [{"id": "a b", "secret": "s"}]"#, "keys[0].id"),
             (r#""name": "a", "keys": [{"id": "a", "secret": ""}]"#, "keys[0].secret"),
             (
@@ -339,8 +353,8 @@ mod tests {
                 "callbacks.tencent.secret",
             ),
             (
-                r#""name": "a", "callbacks": {"volcengine": {"url": "http://a/", "retry_s": 604801}}"#,
-                "callbacks.volcengine.retry_s",
+                r#""name": "a", "callbacks": {"volcengine": {"url": "http://a/", "extra_retry_s": 604801}}"#,
+                "callbacks.volcengine.extra_retry_s",
             ),
             (r#""name": "a", "storage": {"default": {"file": "a.mp4"}}"#, "storage.default"),
             (r#""name": "a", "storage": {"s3_endpoint": "http://a/b"}"#, "storage.s3_endpoint"),
@@ -358,27 +372,27 @@ mod tests {
     }
 
     #[test]
-    fn applications_can_be_told_apart() {
+    fn conflicts_between_applications_are_reported() {
         let admin = Secret::new("administrator-0123456789");
-        let check = |all: &[&str]| {
+        let validate = |all: &[&str]| {
             let all: Vec<_> = all.iter().map(|text| app(text)).collect();
-            validate_all(&all, Some(&admin)).map_err(|wrong| wrong.field)
+            validate_all(&all, Some(&admin)).map_err(|error| error.field)
         };
         let refused = |field: &str| Err(field.to_owned());
-        assert_eq!(check(&[r#"{"name": "a", "app_id": "a"}"#, r#"{"name": "b"}"#]), Ok(()));
-        assert_eq!(check(&[r#"{"name": "a"}"#, r#"{"name": "a"}"#]), refused("a.name"));
-        assert_eq!(check(&[r#"{"name": "a"}"#, r#"{"name": "b", "app_id": "a"}"#]), refused("b.app_id"));
-        assert_eq!(check(&[r#"{"name": "a", "app_id": "b"}"#, r#"{"name": "b"}"#]), refused("b.name"));
+        assert_eq!(validate(&[r#"{"name": "a", "app_id": "a"}"#, r#"{"name": "b"}"#]), Ok(()));
+        assert_eq!(validate(&[r#"{"name": "a"}"#, r#"{"name": "a"}"#]), refused("a.name"));
+        assert_eq!(validate(&[r#"{"name": "a"}"#, r#"{"name": "b", "app_id": "a"}"#]), refused("b.app_id"));
+        assert_eq!(validate(&[r#"{"name": "a", "app_id": "b"}"#, r#"{"name": "b"}"#]), refused("b.name"));
         let sdk = [r#"{"name": "a", "sdk_app_id": 1}"#, r#"{"name": "b", "sdk_app_id": 1}"#];
-        assert_eq!(check(&sdk), refused("b.sdk_app_id"));
+        assert_eq!(validate(&sdk), refused("b.sdk_app_id"));
         let pair = |name: &str, secret: &str| {
             format!(r#"{{"name": "{name}", "keys": [{{"id": "k", "secret": "{secret}"}}]}}"#)
         };
-        assert_eq!(check(&[&pair("a", "s"), &pair("b", "s")]), Ok(()), "one pair may act for several");
-        assert_eq!(check(&[&pair("a", "s"), &pair("b", "t")]), refused("b.keys"));
+        assert_eq!(validate(&[&pair("a", "s"), &pair("b", "s")]), Ok(()), "applications may share a key");
+        assert_eq!(validate(&[&pair("a", "s"), &pair("b", "t")]), refused("b.keys"));
         let token = |name: &str, token: &str| format!(r#"{{"name": "{name}", "tokens": ["{token}"]}}"#);
         let twice = [token("a", "token-0123456789"), token("b", "token-0123456789")];
-        assert_eq!(check(&[&twice[0], &twice[1]]), refused("b.tokens"));
-        assert_eq!(check(&[&token("a", "administrator-0123456789")]), refused("a.tokens"));
+        assert_eq!(validate(&[&twice[0], &twice[1]]), refused("b.tokens"));
+        assert_eq!(validate(&[&token("a", "administrator-0123456789")]), refused("a.tokens"));
     }
 }

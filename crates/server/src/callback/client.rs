@@ -1,51 +1,60 @@
-//! The way to a receiver. Names are resolved here, once, and connections made to what was checked: whoever sets up a receiver must not
-//! reach what is near the service. What a receiver answers is not trusted, and only its status is repeated.
+//! Sends webhooks. Host names are resolved once, and connections are made to the checked addresses only, so
+//! that a receiver's owner cannot reach the service's own network. A response is not trusted: only its status
+//! is logged.
 
 use std::error::Error as StdError;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::iter::successors;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pagecast_core::spec::{NetworkPolicy, NetworkRefusal};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use pagecast_egress::check::check_literal;
+use pagecast_egress::http::filtered_client_builder;
+use pagecast_egress::{FilteringResolver, ResolveError};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, Request, Response, redirect};
+use reqwest::{Client, Method, Request, Response};
 use tokio::time::{Instant, timeout, timeout_at};
-use url::{Host, Url};
+use url::Url;
 
 use super::{DeliveryPolicy, WebhookMessage};
-use crate::app::local_addresses;
 
-/// What is read of an answer, so that its connection can be used again; a longer one is cut off.
+/// Most bytes read of a response, so that the connection can be reused. The connection of a longer one is
+/// closed.
 const MAX_RESPONSE_BYTES: usize = 64 << 10;
-/// How long that may take. The status is known by then.
+/// Time limit for reading the body of a response, whose status is already known.
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection is kept for the next message; many servers close theirs after five seconds.
+/// How long an idle connection is kept. Many servers close theirs after 5 s, which would lose a message.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Clients that are kept, one for each network policy and port. Full: the oldest goes.
+/// Most cached clients, one for each network policy and port: a few applications. When full, the oldest is
+/// dropped.
 const MAX_CLIENTS: usize = 32;
 
-/// Why a message did not arrive.
+/// Why an attempt to deliver a webhook failed. The text appears in the delivery log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
-    #[error("its address is neither http nor https")]
+    #[error("the URL scheme is neither http nor https")]
     UnsupportedScheme,
-    #[error("its address is not public, and no rule of the application allows it")]
+    #[error("the address is not public and no rule of the application allows it")]
     NotPublic,
-    #[error("a rule of the application denies its address")]
+    #[error("a rule of the application denies the address")]
     Denied,
-    #[error("its name cannot be resolved ({0})")]
+    #[error("the host name cannot be resolved ({0})")]
     Resolve(String),
-    #[error("no answer came within {} s", .0.as_secs_f64())]
+    #[error("no response within {} s", .0.as_secs_f64())]
     Timeout(Duration),
-    #[error("there is no connection ({0})")]
+    #[error("cannot connect ({0})")]
     Connect(String),
-    #[error("the connection broke ({0})")]
+    #[error("connection lost ({0})")]
     ConnectionLost(String),
-    #[error("it answered {0}{more}", more = if (300..400).contains(.0) { ", and redirects are not followed" } else { "" })]
+    #[error("the receiver answered {0}{note}", note = redirect_note(*.0))]
     Status(u16),
 }
 
-/// What became of a try, in a word for metrics.
+fn redirect_note(status: u16) -> &'static str {
+    if (300..400).contains(&status) { ", and redirects are not followed" } else { "" }
+}
+
+/// Outcome of an attempt, as a label of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum AttemptOutcome {
     Delivered,
@@ -77,101 +86,58 @@ impl SendError {
         }
     }
 
-    fn from_reqwest(error: &reqwest::Error) -> Self {
-        let mut innermost: &(dyn StdError + 'static) = error;
-        loop {
-            if let Some(closed) = innermost.downcast_ref::<ResolveError>() {
-                return closed.to_send_error();
-            }
-            let Some(deeper) = innermost.source() else { break };
-            innermost = deeper;
+    fn from_refusal(refusal: NetworkRefusal) -> Self {
+        match refusal {
+            NetworkRefusal::NotPublic => Self::NotPublic,
+            NetworkRefusal::Denied => Self::Denied,
         }
-        // The outermost error would name the address, with its query.
-        let why = if error.source().is_some() {
-            sanitize(&innermost.to_string())
-        } else {
-            "of the protocol".into()
-        };
-        if error.is_connect() { Self::Connect(why) } else { Self::ConnectionLost(why) }
+    }
+
+    fn from_reqwest(error: &reqwest::Error) -> Self {
+        match ResolveError::find_in(error) {
+            Some(ResolveError::Refused(refusal)) => return Self::from_refusal(*refusal),
+            Some(ResolveError::Lookup(source)) => return Self::Resolve(sanitize(&source.to_string())),
+            Some(other) => return Self::Resolve(other.to_string()),
+            None => {}
+        }
+        // The outermost error contains the URL with its query, which may be secret.
+        let innermost = successors(error.source(), |&cause| cause.source()).last();
+        let reason = innermost.map_or_else(|| "protocol error".into(), |cause| sanitize(&cause.to_string()));
+        if error.is_connect() { Self::Connect(reason) } else { Self::ConnectionLost(reason) }
     }
 }
 
-/// Text of others, fit for a line of a log.
+/// Makes foreign text safe for one line of a log: without control characters, at most 160 characters.
 fn sanitize(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(160).collect()
 }
 
-/// What a name leads to that may not be reached, or that it leads nowhere.
-#[derive(Debug, thiserror::Error)]
-enum ResolveError {
-    #[error("the address is out of reach")]
-    Refused(NetworkRefusal),
-    #[error("the name cannot be resolved: {0}")]
-    NotFound(String),
-}
-
-impl ResolveError {
-    fn to_send_error(&self) -> SendError {
-        match self {
-            Self::Refused(NetworkRefusal::NotPublic) => SendError::NotPublic,
-            Self::Refused(NetworkRefusal::Denied) => SendError::Denied,
-            Self::NotFound(why) => SendError::Resolve(why.clone()),
-        }
-    }
-}
-
-/// Resolves names to what may be reached of them.
-#[derive(Debug, Clone)]
-struct FilteringResolver {
-    network: Arc<NetworkPolicy>,
-    port: u16,
-}
-
-impl Resolve for FilteringResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.clone();
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), guard.port)).await;
-            let found = found.map_err(|error| ResolveError::NotFound(sanitize(&error.to_string())))?;
-            let own = local_addresses();
-            let mut closed = ResolveError::NotFound("it has no address".into());
-            let mut open = Vec::new();
-            for address in found {
-                match guard.network.permits(&own, name.as_str(), address.ip(), guard.port) {
-                    Ok(()) => open.push(address),
-                    Err(refusal) => closed = ResolveError::Refused(refusal),
-                }
-            }
-            if open.is_empty() { Err(closed.into()) } else { Ok(Box::new(open.into_iter()) as Addrs) }
-        })
-    }
-}
-
-/// Sends messages; keeps connections for a moment.
+/// An HTTP client for webhooks, with a cache of connections for each network policy.
 #[derive(Debug, Default)]
 pub(super) struct WebhookClient {
     clients: Mutex<Vec<(FilteringResolver, Client)>>,
 }
 
 impl WebhookClient {
-    /// Sends a message and gives the status of the answer, of which `arrived` says whether it is a good one.
+    /// Sends a message and returns the status of the response. `is_success` decides whether it confirms the
+    /// delivery.
     pub(super) async fn send(
         &self,
         url: &Url,
         message: WebhookMessage,
-        rule: &DeliveryPolicy,
+        policy: &DeliveryPolicy,
         network: &NetworkPolicy,
-        arrived: fn(u16) -> bool,
+        is_success: fn(u16) -> bool,
     ) -> (Option<u16>, Result<(), SendError>) {
-        let until = Instant::now() + rule.timeout;
-        let response = match timeout_at(until, self.post(url, message, network)).await {
-            Err(_) => return (None, Err(SendError::Timeout(rule.timeout))),
-            Ok(Err(fault)) => return (None, Err(fault)),
+        let deadline = Instant::now() + policy.timeout;
+        let response = match timeout_at(deadline, self.post(url, message, network)).await {
+            Err(_) => return (None, Err(SendError::Timeout(policy.timeout))),
+            Ok(Err(error)) => return (None, Err(error)),
             Ok(Ok(response)) => response,
         };
         let status = response.status().as_u16();
-        let _cut_off = timeout(BODY_READ_TIMEOUT, drain_body(response)).await;
-        (Some(status), if arrived(status) { Ok(()) } else { Err(SendError::Status(status)) })
+        let _incomplete_is_fine = timeout(BODY_READ_TIMEOUT, drain_body(response)).await;
+        (Some(status), if is_success(status) { Ok(()) } else { Err(SendError::Status(status)) })
     }
 
     async fn post(
@@ -189,50 +155,40 @@ impl WebhookClient {
         client.execute(request).await.map_err(|error| SendError::from_reqwest(&error))
     }
 
-    /// A client that reaches what this network lets it reach.
+    /// Returns a client that connects only to what `network` permits.
     fn http_client(&self, url: &Url, network: &NetworkPolicy) -> Result<Client, SendError> {
         let port = url.port_or_known_default().filter(|_| matches!(url.scheme(), "http" | "https"));
         let (Some(port), Some(host)) = (port, url.host()) else { return Err(SendError::UnsupportedScheme) };
-        // Addresses are not resolved, so they are looked at here.
-        let literal = match host {
-            Host::Domain(_) => Ok(()),
-            Host::Ipv4(ip) => network.permits(&local_addresses(), &ip.to_string(), ip.into(), port),
-            Host::Ipv6(ip) => network.permits(&local_addresses(), &ip.to_string(), ip.into(), port),
-        };
-        literal.map_err(|refusal| ResolveError::Refused(refusal).to_send_error())?;
+        check_literal(network, &host, port).map_err(SendError::from_refusal)?;
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, client)) = clients.iter().find(|(g, _)| g.port == port && *g.network == *network) {
+        if let Some((_, client)) = clients.iter().find(|(resolver, _)| resolver.applies(network, port)) {
             return Ok(client.clone());
         }
-        let guard = FilteringResolver { network: Arc::new(network.clone()), port };
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .http1_only()
+        let resolver = FilteringResolver::new(network, port);
+        let client = filtered_client_builder(resolver.clone())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .user_agent(concat!("pagecast/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(guard.clone())
             .build()
             .map_err(|error| SendError::from_reqwest(&error))?;
         if clients.len() >= MAX_CLIENTS {
             clients.remove(0);
         }
-        clients.push((guard, client.clone()));
+        clients.push((resolver, client.clone()));
         Ok(client)
     }
 }
 
-fn add_headers(headers: &mut HeaderMap, more: Vec<(&'static str, String)>) {
-    for (name, value) in more {
+fn add_headers(headers: &mut HeaderMap, extra: Vec<(&'static str, String)>) {
+    for (name, value) in extra {
         let name = HeaderName::from_bytes(name.as_bytes());
         match (name, HeaderValue::from_str(&value)) {
             (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
-            _ => tracing::error!("a callback has a header that cannot be sent"),
+            _ => tracing::error!("invalid webhook header"),
         }
     }
 }
 
-/// Reads an answer to its end, or to where it is too long.
+/// Reads a response to its end, or up to [`MAX_RESPONSE_BYTES`].
 async fn drain_body(mut response: Response) {
     let mut left = MAX_RESPONSE_BYTES;
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -243,16 +199,16 @@ async fn drain_body(mut response: Response) {
     }
 }
 
-/// Scheme, host and path of an address: what may be logged.
+/// Returns scheme, host and path of a URL, the parts that may be logged.
 pub(super) fn redacted_url(url: &Url) -> String {
     let mut shown = url.clone();
     shown.set_query(None);
     shown.set_fragment(None);
-    let _not_for_these = shown.set_username("").and_then(|()| shown.set_password(None));
+    let _has_no_user = shown.set_username("").and_then(|()| shown.set_password(None));
     shown.to_string()
 }
 
-/// Whose capacity a message takes: host and port.
+/// Returns host and port of a URL, by which deliveries are limited.
 pub(super) fn host_and_port(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }

@@ -1,5 +1,5 @@
-//! From the outbox to receivers: many casts at once, each cast's events in order, a slow receiver holding up
-//! nobody else's.
+//! Delivers the events of the outbox: those of many casts at once, those of one cast in order, with a limit
+//! per receiver so that a slow one does not delay others.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,41 +18,43 @@ use crate::app::{Application, CallbackReceiver};
 use crate::metrics::Metrics;
 use crate::service::Service;
 
-/// Casts that are told about at once. Full: others wait.
+/// Most deliveries at once: some 60 events per second to receivers that take a second each. Further events
+/// wait in the outbox.
 const MAX_CONCURRENT_DELIVERIES: usize = 64;
-/// Of them, those of one receiver: slow ones leave room for others.
+/// Most deliveries at once to one receiver, so that a slow one leaves most slots to others.
 const MAX_DELIVERIES_PER_HOST: usize = 8;
-/// Events that are read at once, with their casts: a few kilobytes each.
+/// Events read from the outbox at once, with their casts: a few kilobytes each.
 const BATCH_SIZE: usize = 2 * MAX_CONCURRENT_DELIVERIES;
-/// Events that are looked through for one that can go; behind so many that wait for a slow receiver, others
-/// wait too.
+/// Most events examined per round. It bounds the work while a slow receiver has a long backlog; events behind
+/// so many wait for it as well.
 const MAX_SCANNED_EVENTS: usize = 4096;
-/// When the outbox is looked at though nothing was heard.
+/// Longest time between two reads of the outbox, in case a change notification was missed.
 const POLL_INTERVAL: Duration = Duration::from_secs(30);
-/// How soon it is looked at again because something was due in the meantime.
+/// Shortest time between two reads of the outbox, which bounds the load of events that become due all the
+/// time.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Pause while the fleet's storage fails.
+/// Delay before the fleet's database is used again after an error.
 const STORAGE_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Tries to note what became of a message that was sent: one that is not noted is sent again.
+/// Most attempts to settle a delivery: half a minute. A delivery that is not settled is repeated.
 const MAX_SETTLE_ATTEMPTS: u32 = 30;
-/// When an event is tried again that could not even be put in words, by a bug of ours.
+/// Delay before an event is rendered again after a panic. It is the longest one, because the panic will
+/// recur.
 const PANIC_RETRY_DELAY: Duration = MAX_RETRY_DELAY;
-/// What is on its way has so long to arrive when the service ends; what is not known to have arrived is sent
-/// again by the next one.
+/// Time for running deliveries to finish at shutdown. Unsettled ones are repeated after the next start.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Tells receivers what is in the outbox.
+/// Delivers the events of the outbox to their receivers.
 #[derive(Debug)]
 pub struct WebhookDispatcher {
     service: Service,
     formats: &'static [CallbackFormat],
     metrics: Arc<Metrics>,
     client: Arc<WebhookClient>,
-    /// Usually [`DRAIN_TIMEOUT`].
+    /// Time for running deliveries to finish; [`DRAIN_TIMEOUT`] outside tests.
     pub(super) drain_timeout: Duration,
 }
 
-/// A place in the air.
+/// A running delivery.
 #[derive(Debug)]
 struct Delivery {
     cast: CastId,
@@ -60,7 +62,7 @@ struct Delivery {
     host: String,
 }
 
-/// What is being told.
+/// All running deliveries.
 #[derive(Debug, Default)]
 struct Deliveries {
     tasks: JoinSet<()>,
@@ -69,241 +71,244 @@ struct Deliveries {
     per_host: HashMap<String, usize>,
 }
 
-/// What is to be done about an event.
+/// What to do with an event.
 enum DeliveryPlan {
+    /// There is no receiver: the event counts as delivered.
     Skip,
-    Send { app: Arc<Application>, receiver: CallbackReceiver, format: &'static CallbackFormat },
+    Send {
+        app: Arc<Application>,
+        receiver: CallbackReceiver,
+        format: &'static CallbackFormat,
+    },
 }
 
 impl WebhookDispatcher {
-    /// Tells what casts of all dialects have to tell.
+    /// Creates a dispatcher for the formats of all dialects.
     #[must_use]
     pub fn new(service: Service, metrics: Arc<Metrics>) -> Self {
         Self::with_formats(service, metrics, crate::route::DIALECTS)
     }
 
-    /// The same in these words.
+    /// Creates a dispatcher for these formats.
     pub(crate) fn with_formats(
         service: Service,
         metrics: Arc<Metrics>,
-        dialects: &'static [CallbackFormat],
+        formats: &'static [CallbackFormat],
     ) -> Self {
-        Self { service, formats: dialects, metrics, client: Arc::default(), drain_timeout: DRAIN_TIMEOUT }
+        Self { service, formats, metrics, client: Arc::default(), drain_timeout: DRAIN_TIMEOUT }
     }
 
-    /// Works until told to stop. Whatever is not settled by then is told by the next one.
+    /// Runs until `stop` is true. Unsettled events are delivered after the next start.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let courier = Arc::new(self);
-        let mut changes = courier.service.fleet.changes();
-        let mut flights = Deliveries::default();
+        let dispatcher = Arc::new(self);
+        let mut changes = dispatcher.service.fleet.changes();
+        let mut deliveries = Deliveries::default();
         loop {
-            let until = Instant::now() + courier.start_due(&mut flights).await;
+            let until = Instant::now() + dispatcher.start_due(&mut deliveries).await;
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                Some(landed) = flights.tasks.join_next_with_id(), if !flights.tasks.is_empty() => {
-                    courier.on_task_done(&mut flights, landed);
+                Some(finished) = deliveries.tasks.join_next_with_id(), if !deliveries.tasks.is_empty() => {
+                    dispatcher.on_task_done(&mut deliveries, finished);
                 }
-                changed = changes.changed(), if flights.has_capacity() => if changed.is_err() { break },
+                changed = changes.changed(), if deliveries.has_capacity() => if changed.is_err() { break },
                 () = sleep_until(until) => {}
             }
         }
-        let drained = async { while flights.tasks.join_next().await.is_some() {} };
-        let _late_ones_are_told_again = timeout(courier.drain_timeout, drained).await;
-        flights.tasks.shutdown().await;
+        let drained = async { while deliveries.tasks.join_next().await.is_some() {} };
+        let _unfinished_ones_are_repeated = timeout(dispatcher.drain_timeout, drained).await;
+        deliveries.tasks.shutdown().await;
     }
 
-    /// Begins to tell whatever can be told, and says how long nothing more will be due.
-    async fn start_due(self: &Arc<Self>, flights: &mut Deliveries) -> Duration {
-        if !flights.has_capacity() {
+    /// Starts all possible deliveries and returns the time until the next event is due.
+    async fn start_due(self: &Arc<Self>, deliveries: &mut Deliveries) -> Duration {
+        if !deliveries.has_capacity() {
             return POLL_INTERVAL;
         }
         let fleet = &self.service.fleet;
-        // Never two messages about one cast at a time; and those that wait for their receiver are looked at
-        // once.
-        let mut seen = flights.casts.clone();
-        while flights.has_capacity() && seen.len() < MAX_SCANNED_EVENTS {
+        // A cast has one delivery at a time; a cast whose receiver is busy is examined once per round.
+        let mut seen = deliveries.casts.clone();
+        while deliveries.has_capacity() && seen.len() < MAX_SCANNED_EVENTS {
             let due = match fleet.due_entries(BATCH_SIZE, &seen).await {
                 Ok(due) => due,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot look for callbacks that are due");
+                    tracing::warn!(%error, "cannot read due outbox entries");
                     return STORAGE_RETRY_DELAY;
                 }
             };
             if due.is_empty() {
                 break;
             }
-            for notice in due {
-                if !flights.has_capacity() {
+            for entry in due {
+                if !deliveries.has_capacity() {
                     break;
                 }
-                seen.insert(notice.cast.id.clone());
-                self.start_delivery(flights, notice);
+                seen.insert(entry.cast.id.clone());
+                self.start_delivery(deliveries, entry);
             }
         }
         match fleet.next_due_in().await {
             Ok(next) => next.map_or(POLL_INTERVAL, |wait| wait.clamp(MIN_POLL_INTERVAL, POLL_INTERVAL)),
             Err(error) => {
-                tracing::warn!(%error, "cannot look for when callbacks will be due");
+                tracing::warn!(%error, "cannot read next due time");
                 STORAGE_RETRY_DELAY
             }
         }
     }
 
-    /// Begins to tell an event, unless its receiver has enough to do.
-    fn start_delivery(self: &Arc<Self>, flights: &mut Deliveries, notice: OutboxEntry) {
-        let plan = self.plan(&notice);
+    /// Starts the delivery of an event, unless its receiver has as many as allowed.
+    fn start_delivery(self: &Arc<Self>, deliveries: &mut Deliveries, entry: OutboxEntry) {
+        let plan = self.plan(&entry);
         let host = match &plan {
             DeliveryPlan::Skip => String::new(),
             DeliveryPlan::Send { receiver, .. } => client::host_and_port(&receiver.url),
         };
-        if !host.is_empty() && flights.per_host.get(&host).is_some_and(|n| *n >= MAX_DELIVERIES_PER_HOST) {
+        if !host.is_empty() && deliveries.per_host.get(&host).is_some_and(|n| *n >= MAX_DELIVERIES_PER_HOST) {
             return;
         }
-        *flights.per_host.entry(host.clone()).or_default() += 1;
-        let flight = Delivery { cast: notice.cast.id.clone(), seq: notice.event.seq, host };
-        flights.casts.insert(flight.cast.clone());
-        let courier = Arc::clone(self);
-        let task = flights.tasks.spawn(async move { courier.deliver(notice, plan).await });
-        flights.by_task.insert(task.id(), flight);
+        *deliveries.per_host.entry(host.clone()).or_default() += 1;
+        let delivery = Delivery { cast: entry.cast.id.clone(), seq: entry.event.seq, host };
+        deliveries.casts.insert(delivery.cast.clone());
+        let dispatcher = Arc::clone(self);
+        let task = deliveries.tasks.spawn(async move { dispatcher.deliver(entry, plan).await });
+        deliveries.by_task.insert(task.id(), delivery);
     }
 
-    fn plan(&self, notice: &OutboxEntry) -> DeliveryPlan {
-        let cast = &notice.cast;
-        let dialect = self.formats.iter().find(|dialect| dialect.api == cast.api);
-        let (Some(dialect), Some(app)) = (dialect, self.service.apps.by_name(&cast.app)) else {
+    fn plan(&self, entry: &OutboxEntry) -> DeliveryPlan {
+        let cast = &entry.cast;
+        let format = self.formats.iter().find(|format| format.api == cast.api);
+        let (Some(format), Some(app)) = (format, self.service.apps.by_name(&cast.app)) else {
             return DeliveryPlan::Skip;
         };
-        match (dialect.receiver)(&app, cast) {
-            Some(receiver) => DeliveryPlan::Send { app, receiver, format: dialect },
+        match (format.receiver)(&app, cast) {
+            Some(receiver) => DeliveryPlan::Send { app, receiver, format },
             None => DeliveryPlan::Skip,
         }
     }
 
-    /// Tells the next message of an event and settles what came of it.
-    async fn deliver(&self, notice: OutboxEntry, plan: DeliveryPlan) {
-        let (settled, attempt) = match plan {
+    /// Sends the next message of an event and settles the outcome.
+    async fn deliver(&self, entry: OutboxEntry, plan: DeliveryPlan) {
+        let (outcome, attempt) = match plan {
             DeliveryPlan::Skip => (DeliveryOutcome::Delivered, None),
-            DeliveryPlan::Send { app, receiver, format: dialect } => {
-                let messages = (dialect.render)(&receiver, &notice.cast, &notice.event);
-                let part = notice.parts_delivered;
+            DeliveryPlan::Send { app, receiver, format } => {
+                let messages = (format.render)(&receiver, &entry.cast, &entry.event);
+                let part = entry.parts_delivered;
                 let next = messages.into_iter().skip(part as usize).collect::<Vec<_>>();
                 let more = next.len() > 1;
                 match next.into_iter().next() {
                     None => (DeliveryOutcome::Delivered, None),
                     Some(message) => {
-                        let (done, attempt) = self.attempt(&notice, &app, &receiver, dialect, message).await;
-                        let settled = match done {
+                        let (result, attempt) = self.attempt(&entry, &app, &receiver, format, message).await;
+                        let outcome = match result {
                             Ok(()) if more => DeliveryOutcome::PartDelivered(part + 1),
                             Ok(()) => DeliveryOutcome::Delivered,
-                            Err(fault) => {
-                                Self::retry_or_give_up(&fault, &notice, attempt.took_ms, &receiver, dialect)
+                            Err(error) => {
+                                Self::retry_or_give_up(&error, &entry, attempt.took_ms, &receiver, format)
                             }
                         };
-                        (settled, Some(attempt))
+                        (outcome, Some(attempt))
                     }
                 }
             }
         };
-        self.settle(&notice.cast.id, notice.event.seq, settled, attempt).await;
+        self.settle(&entry.cast.id, entry.event.seq, outcome, attempt).await;
     }
 
     async fn attempt(
         &self,
-        notice: &OutboxEntry,
+        entry: &OutboxEntry,
         app: &Application,
         receiver: &CallbackReceiver,
-        dialect: &CallbackFormat,
+        format: &CallbackFormat,
         message: WebhookMessage,
     ) -> (Result<(), SendError>, DeliveryAttempt) {
-        let (at_ms, begun) = (self.service.now(), Instant::now());
-        let span = span(notice, dialect);
-        let sent =
-            self.client.send(&receiver.url, message, &dialect.policy, &app.network, dialect.is_success);
-        let (status, done) = sent.instrument(span.clone()).await;
-        let outcome = done.as_ref().err().map_or(super::AttemptOutcome::Delivered, SendError::outcome);
+        let (at_ms, started) = (self.service.now(), Instant::now());
+        let span = span(entry, format);
+        let sent = self.client.send(&receiver.url, message, &format.policy, &app.network, format.is_success);
+        let (status, result) = sent.instrument(span.clone()).await;
+        let outcome = result.as_ref().err().map_or(super::AttemptOutcome::Delivered, SendError::outcome);
         span.record("outcome", outcome.as_str());
         span.record("status", status);
-        if done.is_err() {
+        if result.is_err() {
             span.record("otel.status_code", "ERROR");
         }
-        self.metrics.record_callback(dialect.api, outcome);
+        self.metrics.record_callback(format.api, outcome);
         let attempt = DeliveryAttempt {
-            seq: notice.event.seq,
-            part: notice.parts_delivered,
+            seq: entry.event.seq,
+            part: entry.parts_delivered,
             at_ms,
-            took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             url: client::redacted_url(&receiver.url),
             status,
-            error: done.as_ref().err().map(ToString::to_string),
+            error: result.as_ref().err().map(ToString::to_string),
         };
-        (done, attempt)
+        (result, attempt)
     }
 
-    /// What to do about a message that did not arrive.
+    /// Decides what follows a failed attempt.
     fn retry_or_give_up(
-        fault: &SendError,
-        notice: &OutboxEntry,
+        error: &SendError,
+        entry: &OutboxEntry,
         took_ms: u64,
         receiver: &CallbackReceiver,
-        dialect: &CallbackFormat,
+        format: &CallbackFormat,
     ) -> DeliveryOutcome {
-        // Told by clocks that nobody sets.
+        // Measured by monotonic clocks, which are never set.
         let age =
-            notice.since_first_attempt.unwrap_or_default().saturating_add(Duration::from_millis(took_ms));
-        let tries = notice.attempts.saturating_add(1);
-        let (cast, event, to) = (&notice.cast.id, notice.event.seq, client::redacted_url(&receiver.url));
-        let patience = Duration::from_secs(receiver.retry_s);
-        let Some(pause) = retry::retry_delay(&dialect.policy, patience, tries, age) else {
-            tracing::warn!(%cast, event, to, tries, why = %fault, "a callback is given up");
+            entry.since_first_attempt.unwrap_or_default().saturating_add(Duration::from_millis(took_ms));
+        let attempts = entry.attempts.saturating_add(1);
+        let (cast, event, url) = (&entry.cast.id, entry.event.seq, client::redacted_url(&receiver.url));
+        let max_age = Duration::from_secs(receiver.extra_retry_s);
+        let Some(delay) = retry::retry_delay(&format.policy, max_age, attempts, age) else {
+            tracing::warn!(%cast, event, url, attempts, reason = %error, "webhook delivery given up");
             return DeliveryOutcome::GivenUp;
         };
-        tracing::debug!(%cast, event, to, tries, why = %fault, "a callback did not arrive");
-        DeliveryOutcome::RetryAfter(pause)
+        tracing::debug!(%cast, event, url, attempts, reason = %error, "webhook delivery failed, retrying");
+        DeliveryOutcome::RetryAfter(delay)
     }
 
-    /// Keeps what came of an event; until that is done, its cast is told nothing more.
+    /// Stores the outcome of a delivery. Until then, no further event of the cast is delivered.
     async fn settle(
         &self,
         cast: &CastId,
         seq: u64,
-        settled: DeliveryOutcome,
+        outcome: DeliveryOutcome,
         attempt: Option<DeliveryAttempt>,
     ) {
         for _ in 0..MAX_SETTLE_ATTEMPTS {
-            match self.service.fleet.settle(cast, seq, settled, attempt.clone()).await {
+            match self.service.fleet.settle(cast, seq, outcome, attempt.clone()).await {
                 Ok(()) | Err(Error::CastNotFound(_)) => return,
                 Err(error) => {
-                    tracing::warn!(%cast, event = seq, %error, "cannot note what a callback came to");
+                    tracing::warn!(%cast, event = seq, %error, "cannot settle webhook delivery");
                 }
             }
             sleep(STORAGE_RETRY_DELAY).await;
         }
     }
 
-    fn on_task_done(self: &Arc<Self>, flights: &mut Deliveries, landed: Result<(Id, ()), JoinError>) {
-        let (id, failed) = match landed {
+    fn on_task_done(self: &Arc<Self>, deliveries: &mut Deliveries, finished: Result<(Id, ()), JoinError>) {
+        let (id, failed) = match finished {
             Ok((id, ())) => (id, None),
             Err(error) => (error.id(), Some(error)),
         };
-        let Some(flight) = flights.by_task.remove(&id) else { return };
-        if let Some(left) = flights.per_host.get_mut(&flight.host) {
+        let Some(delivery) = deliveries.by_task.remove(&id) else { return };
+        if let Some(left) = deliveries.per_host.get_mut(&delivery.host) {
             *left -= 1;
             if *left == 0 {
-                flights.per_host.remove(&flight.host);
+                deliveries.per_host.remove(&delivery.host);
             }
         }
         let Some(error) = failed else {
-            flights.casts.remove(&flight.cast);
+            deliveries.casts.remove(&delivery.cast);
             return;
         };
-        tracing::error!(cast = %flight.cast, event = flight.seq, %error, "a callback could not be told");
-        // Not at once, or it would go round and round.
-        let (courier, cast, seq) = (Arc::clone(self), flight.cast.clone(), flight.seq);
-        *flights.per_host.entry(String::new()).or_default() += 1;
-        let task = flights.tasks.spawn(async move {
-            courier.settle(&cast, seq, DeliveryOutcome::RetryAfter(PANIC_RETRY_DELAY), None).await;
+        tracing::error!(cast = %delivery.cast, event = delivery.seq, %error, "webhook delivery panicked");
+        // Settle it with a delay: an immediate retry would panic in a loop.
+        let (dispatcher, cast, seq) = (Arc::clone(self), delivery.cast.clone(), delivery.seq);
+        *deliveries.per_host.entry(String::new()).or_default() += 1;
+        let task = deliveries.tasks.spawn(async move {
+            dispatcher.settle(&cast, seq, DeliveryOutcome::RetryAfter(PANIC_RETRY_DELAY), None).await;
         });
-        flights.by_task.insert(task.id(), Delivery { host: String::new(), ..flight });
+        deliveries.by_task.insert(task.id(), Delivery { host: String::new(), ..delivery });
     }
 }
 
@@ -313,17 +318,17 @@ impl Deliveries {
     }
 }
 
-/// A try, for traces.
-fn span(notice: &OutboxEntry, dialect: &CallbackFormat) -> Span {
+/// Span of an attempt.
+fn span(entry: &OutboxEntry, format: &CallbackFormat) -> Span {
     tracing::debug_span!(
         "callback",
         otel.kind = "client",
         otel.status_code = Empty,
-        api = dialect.api,
-        cast = %notice.cast.id,
-        event = notice.event.seq,
-        part = notice.parts_delivered,
-        tries = notice.attempts,
+        api = format.api,
+        cast = %entry.cast.id,
+        event = entry.event.seq,
+        part = entry.parts_delivered,
+        attempts = entry.attempts,
         outcome = Empty,
         status = Empty,
     )

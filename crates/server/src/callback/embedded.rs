@@ -1,5 +1,5 @@
-//! Both vendors' callbacks, from the embedded fleet to a receiver that verifies them, over the death of the
-//! service.
+//! Tests both vendors' callbacks from the embedded fleet to a receiver that verifies them, across a crash of
+//! the service.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,9 @@ use pagecast_core::spec::{
 use pagecast_core::time::Fps;
 use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{CastId, EventKind, Fleet, KeyRetention, NewCast, Ticket, WorkerId};
+use pagecast_fleet::{
+    CastId, Casts, EventKind, Fleet, KeyRetention, Leases, NewCast, Outbox, Ticket, WorkerId,
+};
 use pagecast_testkit::ScratchDir;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -46,8 +48,9 @@ fn open_fleet(scratch: &ScratchDir) -> Arc<SqliteFleet> {
 fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
     let mut app: Application = serde_json::from_value(json!({"name": "demo", "app_id": "demo"})).unwrap();
     let url = url.parse().unwrap();
-    let to = CallbackReceiver { url, secret: Some(Secret::new(SECRET)), retry_s: 60, noce: false };
-    (app.callbacks.volcengine, app.callbacks.tencent) = (Some(to.clone()), Some(to));
+    let receiver =
+        CallbackReceiver { url, secret: Some(Secret::new(SECRET)), extra_retry_s: 60, noce: false };
+    (app.callbacks.volcengine, app.callbacks.tencent) = (Some(receiver.clone()), Some(receiver));
     app.network =
         NetworkPolicy { allow: vec![NetworkRule::parse("127.0.0.1").unwrap()], ..NetworkPolicy::default() };
     let apps = Arc::new(ApplicationRegistry::default());
@@ -103,15 +106,15 @@ async fn create_live_cast(fleet: &SqliteFleet, n: u8) -> Ticket {
     claim.ticket
 }
 
-/// A message's place in the life of its cast, once its signature is verified: whose it is, and what it says.
-fn verify(got: &ReceivedRequest) -> (String, String) {
-    let body: Value = serde_json::from_str(&got.body).unwrap();
-    if let Some(sign) = got.raw_head.lines().find_map(|line| line.strip_prefix("sign: ")) {
+/// Verifies a message's signature and returns its task and its status.
+fn verify(request: &ReceivedRequest) -> (String, String) {
+    let body: Value = serde_json::from_str(&request.body).unwrap();
+    if let Some(sign) = request.raw_head.lines().find_map(|line| line.strip_prefix("sign: ")) {
         let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
-        hmac::verify(&key, got.body.as_bytes(), &BASE64_STANDARD.decode(sign).unwrap()).unwrap();
+        hmac::verify(&key, request.body.as_bytes(), &BASE64_STANDARD.decode(sign).unwrap()).unwrap();
         let info = &body["EventInfo"];
-        let what = format!("{}/{}", body["EventType"], info["Payload"]["Status"]);
-        return (info["TaskId"].as_str().unwrap().to_owned(), what);
+        let status = format!("{}/{}", body["EventType"], info["Payload"]["Status"]);
+        return (info["TaskId"].as_str().unwrap().to_owned(), status);
     }
     let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
     let names = ["EventType", "EventData", "EventTime", "EventId", "Version", "AppId", "Nonce"];
@@ -125,31 +128,33 @@ fn verify(got: &ReceivedRequest) -> (String, String) {
     (data["TaskId"].as_str().unwrap().to_owned(), data["Status"].to_string())
 }
 
-/// Until the outbox is empty.
+/// Waits until the outbox is empty.
 async fn wait_until_drained(fleet: &SqliteFleet) {
     let mut changes = fleet.changes();
-    let all = async {
+    let drained = async {
         while fleet.backlog().await.unwrap().pending > 0 {
             changes.changed().await.unwrap();
         }
     };
-    tokio::time::timeout(Duration::from_secs(120), all).await.expect("all callbacks arrive");
+    tokio::time::timeout(Duration::from_secs(120), drained)
+        .await
+        .expect("all callbacks are delivered in time");
 }
 
 #[test]
-fn nothing_is_lost_doubled_without_its_id_or_out_of_order() {
+fn callbacks_survive_a_crash_complete_and_in_order() {
     let scratch = ScratchDir::new().unwrap();
-    let world = Runtime::new().unwrap();
-    let hook = world.block_on(FakeReceiver::start(
+    let runtime = Runtime::new().unwrap();
+    let receiver = runtime.block_on(FakeReceiver::start(
         &[FakeResponse::Status(500), FakeResponse::Hang, FakeResponse::TruncatedHead],
         FakeResponse::Status(200),
     ));
     let before = {
         let fleet = open_fleet(&scratch);
-        let dies = Runtime::new().unwrap();
+        let crashing = Runtime::new().unwrap();
         let (_stop, stopped) = watch::channel(false);
-        dies.spawn(WebhookDispatcher::new(service(&fleet, &hook.url()), Arc::default()).run(stopped));
-        let tickets = world.block_on(async {
+        crashing.spawn(WebhookDispatcher::new(service(&fleet, &receiver.url()), Arc::default()).run(stopped));
+        let tickets = runtime.block_on(async {
             let mut tickets = Vec::new();
             for n in 0..CAST_COUNT {
                 tickets.push(create_live_cast(&fleet, n).await);
@@ -158,43 +163,44 @@ fn nothing_is_lost_doubled_without_its_id_or_out_of_order() {
                 let reloaded = EventKind::Reloaded { fault: HealthFault::Freeze };
                 fleet.report_event(ticket, reloaded).await.unwrap();
             }
-            // In the middle of the first messages.
-            while hook.received().len() < 4 {
+            // Crash while the first messages are delivered.
+            while receiver.received().len() < 4 {
                 tokio::task::yield_now().await;
             }
             tickets
         });
-        dies.shutdown_timeout(Duration::from_secs(60));
+        crashing.shutdown_timeout(Duration::from_secs(60));
         tickets
     };
     let fleet = open_fleet(&scratch);
-    world.block_on(async {
+    runtime.block_on(async {
         for ticket in &before {
             let ended = EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None };
             fleet.report_event(ticket, ended).await.unwrap();
         }
         let (stop, stopped) = watch::channel(false);
-        let courier =
-            tokio::spawn(WebhookDispatcher::new(service(&fleet, &hook.url()), Arc::default()).run(stopped));
+        let dispatcher = tokio::spawn(
+            WebhookDispatcher::new(service(&fleet, &receiver.url()), Arc::default()).run(stopped),
+        );
         wait_until_drained(&fleet).await;
         stop.send_replace(true);
-        courier.await.unwrap();
+        dispatcher.await.unwrap();
         assert_eq!(fleet.backlog().await.unwrap().given_up, 0);
     });
-    let got = hook.received();
+    let requests = receiver.received();
     for n in 0..CAST_COUNT {
         let id =
             if n.is_multiple_of(2) { format!("task{n}") } else { before[usize::from(n)].cast.to_string() };
-        let mine: Vec<_> = got.iter().filter(|got| verify(got).0 == id).collect();
-        let mut said: Vec<String> = Vec::new();
-        mine.iter().map(|got| verify(got).1).for_each(|what| {
-            if !said.contains(&what) {
-                said.push(what);
+        let messages: Vec<_> = requests.iter().filter(|request| verify(request).0 == id).collect();
+        let mut statuses: Vec<String> = Vec::new();
+        messages.iter().map(|request| verify(request).1).for_each(|status| {
+            if !statuses.contains(&status) {
+                statuses.push(status);
             }
         });
         let want = if n.is_multiple_of(2) { ["1", "4", "2"] } else { ["801/1", "803/1", "802/1"] };
-        assert_eq!(said, want, "{mine:#?}");
-        let bodies: HashSet<_> = mine.iter().map(|got| &got.body).collect();
-        assert_eq!(bodies.len(), 3, "a message that came twice was not the same");
+        assert_eq!(statuses, want, "{messages:#?}");
+        let bodies: HashSet<_> = messages.iter().map(|request| &request.body).collect();
+        assert_eq!(bodies.len(), 3, "a repeated message differs");
     }
 }

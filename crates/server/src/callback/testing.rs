@@ -1,4 +1,4 @@
-//! A fleet that has nothing but an outbox, and receivers.
+//! Fakes for tests of callbacks: a fleet with nothing but an outbox, and a receiver.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -10,9 +10,9 @@ use bytes::Bytes;
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
-    Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Claim, Command, CreateOutcome,
-    DeliveryAttempt, DeliveryOutcome, Error, Event, EventKind, Filter, Fleet, NewCast, OutboxEntry,
-    RedeliverOutcome, Ticket, UnixMs, WorkerId, WorkerStatus,
+    Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
+    DeliveryAttempt, DeliveryOutcome, Documents, Error, Event, EventKind, Filter, Leases, NewCast, Outbox,
+    OutboxEntry, RedeliverOutcome, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,7 +24,7 @@ pub(crate) fn unix_ms() -> UnixMs {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as UnixMs
 }
 
-/// A cast of some page.
+/// A live cast.
 pub(crate) fn cast(id: CastId, app: &str, origin: &str) -> Cast {
     let source = Source::new(SourceUrl::parse("http://example.com/").unwrap());
     Cast {
@@ -64,7 +64,7 @@ struct FakeEntry {
 struct FakeState {
     casts: BTreeMap<CastId, (Cast, Vec<FakeEntry>)>,
     attempts: Vec<(CastId, DeliveryAttempt)>,
-    /// Calls of `settle` that are to fail.
+    /// Number of calls of `settle` that will fail.
     fail_settles: u32,
 }
 
@@ -73,23 +73,19 @@ struct FakeState {
 pub(crate) struct FakeFleet {
     state: Mutex<FakeState>,
     changed: watch::Sender<u64>,
-    /// What `check` says, and the workers.
+    /// Makes `check_writable` fail.
     pub(crate) is_unavailable: Mutex<bool>,
+    /// The workers.
     pub(crate) worker_statuses: Mutex<Vec<(WorkerId, WorkerStatus)>>,
 }
 
 impl FakeFleet {
     pub(crate) fn new() -> Arc<Self> {
-        let (kept, changed) = (Mutex::default(), watch::Sender::new(0));
-        Arc::new(Self {
-            state: kept,
-            changed,
-            is_unavailable: Mutex::default(),
-            worker_statuses: Mutex::default(),
-        })
+        let (state, changed) = (Mutex::default(), watch::Sender::new(0));
+        Arc::new(Self { state, changed, is_unavailable: Mutex::default(), worker_statuses: Mutex::default() })
     }
 
-    /// Puts a cast with so many events in.
+    /// Adds a cast with this many events.
     pub(crate) fn put(&self, cast: Cast, events: u64) {
         let event = |seq| Event { seq, at_ms: 1000 + seq as UnixMs, kind: EventKind::Live };
         let entry = |seq| FakeEntry {
@@ -109,17 +105,17 @@ impl FakeFleet {
         self.state.lock().unwrap().fail_settles = count;
     }
 
-    /// What became of the events of a cast.
+    /// Outcomes of the events of a cast.
     pub(crate) fn outcomes(&self, cast: &CastId) -> Vec<Option<DeliveryOutcome>> {
-        let kept = self.state.lock().unwrap();
-        kept.casts[cast].1.iter().map(|entry| entry.outcome).collect()
+        let state = self.state.lock().unwrap();
+        state.casts[cast].1.iter().map(|entry| entry.outcome).collect()
     }
 
     /// Waits until all events are settled.
     pub(crate) async fn wait_until_settled(&self) {
         self.wait_until(|outbox| {
-            let kept = outbox.state.lock().unwrap();
-            kept.casts.values().all(|(_, entries)| entries.iter().all(|entry| entry.outcome.is_some()))
+            let state = outbox.state.lock().unwrap();
+            state.casts.values().all(|(_, entries)| entries.iter().all(|entry| entry.outcome.is_some()))
         })
         .await;
     }
@@ -132,7 +128,7 @@ impl FakeFleet {
             }
         };
         if tokio::time::timeout(Duration::from_secs(60), wait).await.is_err() {
-            panic!("it did not come to that in a minute: {:?}", self.state.lock().unwrap());
+            panic!("the condition did not hold within a minute: {:?}", self.state.lock().unwrap());
         }
     }
 
@@ -142,93 +138,7 @@ impl FakeFleet {
 }
 
 #[async_trait]
-impl Fleet for FakeFleet {
-    async fn due_entries(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<OutboxEntry>, Error> {
-        let (kept, now) = (self.state.lock().unwrap(), unix_ms());
-        let first = |(cast, entries): &(Cast, Vec<FakeEntry>)| {
-            let entry = entries.iter().find(|entry| entry.outcome.is_none())?;
-            (entry.due_ms <= now && !skip.contains(&cast.id)).then(|| OutboxEntry {
-                cast: cast.clone(),
-                event: entry.event.clone(),
-                attempts: entry.attempts,
-                since_first_attempt: entry
-                    .first_attempt_ms
-                    .map(|at| Duration::from_millis((now - at).unsigned_abs())),
-                parts_delivered: entry.parts_delivered,
-            })
-        };
-        Ok(kept.casts.values().filter_map(first).take(limit).collect())
-    }
-
-    async fn next_due_in(&self) -> Result<Option<Duration>, Error> {
-        let (kept, now) = (self.state.lock().unwrap(), unix_ms());
-        let firsts = kept.casts.values().filter_map(|(_, e)| e.iter().find(|entry| entry.outcome.is_none()));
-        let next = firsts.map(|entry| entry.due_ms).filter(|at| *at > now).min();
-        Ok(next.map(|at| Duration::from_millis((at - now).unsigned_abs())))
-    }
-
-    async fn settle(
-        &self,
-        cast: &CastId,
-        seq: u64,
-        settled: DeliveryOutcome,
-        attempt: Option<DeliveryAttempt>,
-    ) -> Result<(), Error> {
-        let mut kept = self.state.lock().unwrap();
-        if kept.fail_settles > 0 {
-            kept.fail_settles -= 1;
-            return Err(Error::Unavailable);
-        }
-        let (_, entries) = kept.casts.get_mut(cast).ok_or_else(|| Error::CastNotFound(cast.clone()))?;
-        let entry = entries.iter_mut().find(|entry| entry.event.seq == seq).unwrap();
-        // One that was killed may be heard of late.
-        if entry.outcome.is_some() {
-            return Ok(());
-        }
-        entry.attempts += u32::from(attempt.is_some());
-        entry.first_attempt_ms = entry.first_attempt_ms.or(attempt.as_ref().map(|attempt| attempt.at_ms));
-        match settled {
-            DeliveryOutcome::Delivered | DeliveryOutcome::GivenUp => entry.outcome = Some(settled),
-            DeliveryOutcome::RetryAfter(pause) => entry.due_ms = unix_ms() + pause.as_millis() as UnixMs,
-            DeliveryOutcome::PartDelivered(done) => {
-                (entry.parts_delivered, entry.attempts, entry.first_attempt_ms) = (done, 0, None);
-            }
-        }
-        kept.attempts.extend(attempt.map(|attempt| (cast.clone(), attempt)));
-        drop(kept);
-        self.changed.send_modify(|n| *n += 1);
-        Ok(())
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
-    async fn check_writable(&self) -> Result<(), Error> {
-        if *self.is_unavailable.lock().unwrap() { Err(Error::Unavailable) } else { Ok(()) }
-    }
-
-    async fn workers(&self) -> Vec<(WorkerId, WorkerStatus)> {
-        self.worker_statuses.lock().unwrap().clone()
-    }
-
-    async fn backlog(&self) -> Result<Backlog, Error> {
-        Ok(Backlog::default())
-    }
-
-    async fn count(&self, _: Option<&str>) -> Result<Vec<(CastState, u64)>, Error> {
-        Ok(vec![(CastState::Live, self.state.lock().unwrap().casts.len() as u64)])
-    }
-
-    async fn list(&self, _: &Filter) -> Result<CastPage, Error> {
-        let casts = self.state.lock().unwrap().casts.values().map(|(cast, _)| cast.clone()).collect();
-        Ok(CastPage { casts, has_more: false })
-    }
-
-    async fn stats(&self, _: &CastId) -> Option<CastStats> {
-        Some(CastStats::default())
-    }
-
+impl Casts for FakeFleet {
     async fn create(&self, _: NewCast) -> Result<CreateOutcome, Error> {
         Err(Error::Unavailable)
     }
@@ -238,18 +148,38 @@ impl Fleet for FakeFleet {
     async fn find_by_key(&self, _: &CastKey) -> Result<Option<Cast>, Error> {
         Err(Error::Unavailable)
     }
+
+    async fn list(&self, _: &Filter) -> Result<CastPage, Error> {
+        let casts = self.state.lock().unwrap().casts.values().map(|(cast, _)| cast.clone()).collect();
+        Ok(CastPage { casts, has_more: false })
+    }
+
+    async fn count(&self, _: Option<&str>) -> Result<Vec<(CastState, u64)>, Error> {
+        Ok(vec![(CastState::Live, self.state.lock().unwrap().casts.len() as u64)])
+    }
     async fn send_command(&self, _: &CastId, _: Command) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
     async fn events(&self, _: &CastId, _: u64, _: usize) -> Result<Vec<Event>, Error> {
         Err(Error::Unavailable)
     }
-    async fn snapshot(&self, _: &CastId) -> Option<(UnixMs, Bytes)> {
-        None
+    async fn sweep(&self) -> Result<(), Error> {
+        Ok(())
     }
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+    async fn check_writable(&self) -> Result<(), Error> {
+        if *self.is_unavailable.lock().unwrap() { Err(Error::Unavailable) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Leases for FakeFleet {
     async fn register_worker(&self, _: &WorkerId) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
+
     async fn claim(
         &self,
         _: &WorkerId,
@@ -258,6 +188,7 @@ impl Fleet for FakeFleet {
     ) -> Result<Option<Claim>, Error> {
         Err(Error::Unavailable)
     }
+
     async fn fail_queued(&self, _: &CastId, _: &str) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
@@ -279,50 +210,128 @@ impl Fleet for FakeFleet {
     async fn close(&self, _: &Ticket, _: Option<EventKind>, _: Option<Value>) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
-    fn is_shared(&self) -> bool {
-        false
-    }
     async fn release(&self, _: &Ticket) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
-    async fn put_stats(&self, _: &Ticket, _: CastStats) {}
-    async fn put_snapshot(&self, _: &Ticket, _: Bytes) {}
-    async fn heartbeat(&self, _: &WorkerId, _: WorkerStatus) {}
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+#[async_trait]
+impl Outbox for FakeFleet {
+    async fn due_entries(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<OutboxEntry>, Error> {
+        let (state, now) = (self.state.lock().unwrap(), unix_ms());
+        let first = |(cast, entries): &(Cast, Vec<FakeEntry>)| {
+            let entry = entries.iter().find(|entry| entry.outcome.is_none())?;
+            (entry.due_ms <= now && !skip.contains(&cast.id)).then(|| OutboxEntry {
+                cast: cast.clone(),
+                event: entry.event.clone(),
+                attempts: entry.attempts,
+                since_first_attempt: entry
+                    .first_attempt_ms
+                    .map(|at| Duration::from_millis((now - at).unsigned_abs())),
+                parts_delivered: entry.parts_delivered,
+            })
+        };
+        Ok(state.casts.values().filter_map(first).take(limit).collect())
+    }
+
+    async fn next_due_in(&self) -> Result<Option<Duration>, Error> {
+        let (state, now) = (self.state.lock().unwrap(), unix_ms());
+        let firsts = state.casts.values().filter_map(|(_, e)| e.iter().find(|entry| entry.outcome.is_none()));
+        let next = firsts.map(|entry| entry.due_ms).filter(|at| *at > now).min();
+        Ok(next.map(|at| Duration::from_millis((at - now).unsigned_abs())))
+    }
+
+    async fn settle(
+        &self,
+        cast: &CastId,
+        seq: u64,
+        outcome: DeliveryOutcome,
+        attempt: Option<DeliveryAttempt>,
+    ) -> Result<(), Error> {
+        let mut state = self.state.lock().unwrap();
+        if state.fail_settles > 0 {
+            state.fail_settles -= 1;
+            return Err(Error::Unavailable);
+        }
+        let (_, entries) = state.casts.get_mut(cast).ok_or_else(|| Error::CastNotFound(cast.clone()))?;
+        let entry = entries.iter_mut().find(|entry| entry.event.seq == seq).unwrap();
+        // A killed dispatcher may settle late.
+        if entry.outcome.is_some() {
+            return Ok(());
+        }
+        entry.attempts += u32::from(attempt.is_some());
+        entry.first_attempt_ms = entry.first_attempt_ms.or(attempt.as_ref().map(|attempt| attempt.at_ms));
+        match outcome {
+            DeliveryOutcome::Delivered | DeliveryOutcome::GivenUp => entry.outcome = Some(outcome),
+            DeliveryOutcome::RetryAfter(delay) => entry.due_ms = unix_ms() + delay.as_millis() as UnixMs,
+            DeliveryOutcome::PartDelivered(parts) => {
+                (entry.parts_delivered, entry.attempts, entry.first_attempt_ms) = (parts, 0, None);
+            }
+        }
+        state.attempts.extend(attempt.map(|attempt| (cast.clone(), attempt)));
+        drop(state);
+        self.changed.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
     async fn attempts(&self, _: &CastId) -> Result<Vec<DeliveryAttempt>, Error> {
         Err(Error::Unavailable)
     }
     async fn redeliver(&self, _: &CastId, _: Option<u64>) -> Result<RedeliverOutcome, Error> {
         Err(Error::Unavailable)
     }
+    async fn backlog(&self) -> Result<Backlog, Error> {
+        Ok(Backlog::default())
+    }
+}
+
+#[async_trait]
+impl Documents for FakeFleet {
     async fn put_document(&self, _: &str, _: &str, _: Option<Value>) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
     async fn documents(&self, _: &str) -> Result<Vec<(String, Value)>, Error> {
         Err(Error::Unavailable)
     }
-    async fn sweep(&self) -> Result<(), Error> {
-        Ok(())
-    }
 }
 
-/// What a receiver does with a message.
+#[async_trait]
+impl Telemetry for FakeFleet {
+    async fn stats(&self, _: &CastId) -> Option<CastStats> {
+        Some(CastStats::default())
+    }
+    async fn snapshot(&self, _: &CastId) -> Option<(UnixMs, Bytes)> {
+        None
+    }
+    async fn workers(&self) -> Vec<(WorkerId, WorkerStatus)> {
+        self.worker_statuses.lock().unwrap().clone()
+    }
+    async fn put_stats(&self, _: &Ticket, _: CastStats) {}
+    async fn put_snapshot(&self, _: &Ticket, _: Bytes) {}
+    async fn heartbeat(&self, _: &WorkerId, _: WorkerStatus) {}
+}
+
+/// How a fake receiver answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FakeResponse {
     Status(u16),
-    /// Sends it elsewhere.
+    /// Redirects to another path.
     Redirect,
-    /// Says nothing.
+    /// Never answers.
     Hang,
-    /// Ends in the middle of its status line.
+    /// Closes the connection in the middle of the status line.
     TruncatedHead,
-    /// Ends in the middle of its body, behind a good status.
+    /// Closes the connection in the middle of the body, after status 200.
     TruncatedBody,
-    /// Says 200 and then goes on for ever.
+    /// Answers 200 with a body that never ends.
     EndlessBody,
 }
 
-/// A message as it came: its head in lower case, the head as it was with names in lower case, its body, and
-/// what was done.
+/// A received request: its head in lower case, its head with only the names in lower case, its body, and the
+/// response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReceivedRequest {
     pub(crate) head: String,
@@ -331,7 +340,7 @@ pub(crate) struct ReceivedRequest {
     pub(crate) response: FakeResponse,
 }
 
-/// A receiver on loopback that does what it is told to; dropped, it is gone.
+/// A receiver on loopback that answers by a script. It stops when dropped.
 #[derive(Debug)]
 pub(crate) struct FakeReceiver {
     pub(crate) addr: SocketAddr,
@@ -339,7 +348,7 @@ pub(crate) struct FakeReceiver {
     _running: JoinSet<()>,
 }
 
-/// The next things to do, and what to do after them.
+/// The next responses, and the response to all later requests.
 #[derive(Debug)]
 struct ResponseScript {
     first: Vec<FakeResponse>,
@@ -354,9 +363,9 @@ impl FakeReceiver {
 
     pub(crate) fn on_listener(listener: TcpListener, first: &[FakeResponse], then: FakeResponse) -> Self {
         let addr = listener.local_addr().unwrap();
-        let got = Arc::new(Mutex::new(Vec::new()));
-        let acts = Arc::new(Mutex::new(ResponseScript { first: first.to_vec(), then }));
-        let (log, script) = (Arc::clone(&got), acts);
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let script = Arc::new(Mutex::new(ResponseScript { first: first.to_vec(), then }));
+        let log = Arc::clone(&received);
         let mut running = JoinSet::new();
         running.spawn(async move {
             let mut connections = JoinSet::new();
@@ -366,7 +375,7 @@ impl FakeReceiver {
                     .spawn(async move { while serve_request(&mut stream, &log, &script).await.is_some() {} });
             }
         });
-        Self { addr, received: got, _running: running }
+        Self { addr, received, _running: running }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -396,17 +405,12 @@ async fn serve_request(
             break (head.join("\n"), body.to_owned());
         }
     };
-    let act = {
-        let mut acts = script.lock().unwrap();
-        if acts.first.is_empty() { acts.then } else { acts.first.remove(0) }
+    let response = {
+        let mut script = script.lock().unwrap();
+        if script.first.is_empty() { script.then } else { script.first.remove(0) }
     };
-    log.lock().unwrap().push(ReceivedRequest {
-        head: raw.to_lowercase(),
-        raw_head: raw,
-        body,
-        response: act,
-    });
-    respond(stream, act).await
+    log.lock().unwrap().push(ReceivedRequest { head: raw.to_lowercase(), raw_head: raw, body, response });
+    respond(stream, response).await
 }
 
 fn lower_name(line: &str) -> String {
@@ -414,8 +418,8 @@ fn lower_name(line: &str) -> String {
         .map_or_else(|| line.into(), |(name, value)| format!("{}: {value}", name.to_lowercase()))
 }
 
-async fn respond(stream: &mut TcpStream, act: FakeResponse) -> Option<()> {
-    let text = match act {
+async fn respond(stream: &mut TcpStream, response: FakeResponse) -> Option<()> {
+    let text = match response {
         FakeResponse::Status(status) => format!("HTTP/1.1 {status} x\r\nContent-Length: 2\r\n\r\nok"),
         FakeResponse::Redirect => {
             "HTTP/1.1 302 x\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n".into()
@@ -426,7 +430,7 @@ async fn respond(stream: &mut TcpStream, act: FakeResponse) -> Option<()> {
         FakeResponse::Hang => String::new(),
     };
     stream.write_all(text.as_bytes()).await.ok()?;
-    match act {
+    match response {
         FakeResponse::Status(_) | FakeResponse::Redirect => Some(()),
         FakeResponse::TruncatedHead | FakeResponse::TruncatedBody => None,
         FakeResponse::EndlessBody => {
@@ -434,7 +438,7 @@ async fn respond(stream: &mut TcpStream, act: FakeResponse) -> Option<()> {
             while stream.write_all(chunk.as_bytes()).await.is_ok() {}
             None
         }
-        // Until the other end has had enough.
+        // Until the client gives up.
         FakeResponse::Hang => {
             let mut buffer = [0; 16];
             while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {}

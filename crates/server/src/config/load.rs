@@ -1,4 +1,4 @@
-//! From a file, the environment and flags to what is set.
+//! Loads a configuration from the file, the environment and flags.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,15 @@ use super::Config;
 use super::toml_errors::{self, PathSegment};
 use crate::app::Application;
 
-/// The file that is read if it is there and no other is named.
+/// The file that is read if no other is named. It may be missing.
 const DEFAULT_FILE: &str = "pagecast.toml";
-/// What variables begin with that set something.
+/// Prefix of the variables that set keys.
 const ENV_PREFIX: &str = "PAGECAST__";
-/// Variables with names of their own.
+/// Shorthand variables, and the keys that they set.
 const SHORT_VARIABLES: [(&str, &str); 2] =
     [("PAGECAST_SECRET_KEY", "secret_key"), ("PAGECAST_ADMIN_TOKEN", "admin_token")];
-/// Keys whose values are secrets, or lists of them, or certificates, which are kept in files as well.
+/// Keys whose values may be given as `{ file = … }` or `{ env = … }`: secrets, lists of them, and
+/// certificates.
 const SECRET_KEYS: [&str; 11] = [
     "access_key",
     "admin_token",
@@ -32,33 +33,56 @@ const SECRET_KEYS: [&str; 11] = [
     "token",
     "tokens",
 ];
-/// Longest secret in a file of its own, in bytes.
+/// Keys of earlier versions and their present names. List indices are left out.
+const RENAMED_KEYS: [(&str, &str); 20] = [
+    ("applications.callbacks.native.retry_s", "extra_retry_s"),
+    ("applications.callbacks.tencent.retry_s", "extra_retry_s"),
+    ("applications.callbacks.volcengine.retry_s", "extra_retry_s"),
+    ("applications.max_kept_mib", "max_history_mib"),
+    ("applications.storage.buckets", "buckets_dir"),
+    ("casts.drain_s", "drain_timeout_s"),
+    ("casts.history_h", "retention_h"),
+    ("casts.history_mib", "max_database_mib"),
+    ("casts.max", "max_running"),
+    ("casts.max_queue_s", "max_queue_timeout_s"),
+    ("casts.queue_limit", "max_queued_casts"),
+    ("casts.queue_s", "queue_timeout_s"),
+    ("casts.spare_disk_mib", "min_free_disk_mib"),
+    ("casts.spare_memory_mib", "reserved_memory_mib"),
+    ("casts.storage_patience_s", "upload_timeout_s"),
+    ("casts.warm", "warm_browsers"),
+    ("rooms.addresses", "announced_addresses"),
+    ("rooms.media", "media_listen"),
+    ("tencent.limit_video", "enforce_video_limit"),
+    ("volcengine.strict_repeat", "reject_running_task"),
+];
+/// Largest file with a secret, in bytes: the largest bundle of certificates that an application may have.
 const MAX_SECRET_FILE_BYTES: u64 = 64 << 10;
 
-/// What flags say.
+/// Settings of the command line. They override the environment and the file.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The file; without one, `pagecast.toml` in the current folder, if it is there.
+    /// The configuration file. Without one, `pagecast.toml` in the current folder is read if it exists.
     pub file: Option<PathBuf>,
-    /// [`Config::listen`].
+    /// Overrides [`Config::listen`].
     pub listen: Option<SocketAddr>,
-    /// [`Config::data`].
+    /// Overrides [`Config::data`].
     pub data: Option<PathBuf>,
 }
 
-/// Why nothing can be made of what is set.
+/// Why a configuration cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}", .0.display())]
+    #[error("cannot read the configuration file {}", .0.display())]
     Read(PathBuf, #[source] std::io::Error),
-    /// What is in it, or in the environment, cannot be used; each thing a line.
-    #[error("the configuration cannot be used:\n{}", .0.join("\n"))]
+    /// The file or the environment contains errors, one per string.
+    #[error("invalid configuration:\n{}", .0.join("\n"))]
     Invalid(Vec<String>),
 }
 
-/// Variables of the environment that are text.
+/// Returns the variables of the environment whose names and values are UTF-8.
 #[must_use]
 pub fn environment() -> Vec<(String, String)> {
     std::env::vars_os()
@@ -66,10 +90,10 @@ pub fn environment() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Reads what is set: file, then environment, then flags. Ranges are for [`Config::validate`].
+/// Loads the configuration from the file, the environment and flags. [`Config::validate`] checks its values.
 ///
 /// # Errors
-/// The file cannot be read, or something in it is unknown or of the wrong kind: all of that at once.
+/// The file cannot be read, or keys are unknown or have values of the wrong type: all of them at once.
 pub fn load(options: &Options, environment: &[(String, String)]) -> Result<Config, Error> {
     let path = options.file.clone().unwrap_or_else(|| DEFAULT_FILE.into());
     let text = match std::fs::read_to_string(&path) {
@@ -88,7 +112,7 @@ struct Loader<'a> {
     file: &'a Path,
     text: &'a str,
     environment: &'a [(String, String)],
-    /// Variables that set something, and what.
+    /// Variables that set a key, and the path of the key.
     env_overrides: Vec<(String, Vec<PathSegment>)>,
     errors: Vec<String>,
 }
@@ -115,22 +139,23 @@ impl Loader<'_> {
             table.insert("data".into(), text(data));
         }
         let mut root = Value::Table(table);
+        self.reject_renamed_keys(&mut root, &mut Vec::new());
         self.resolve_secrets(&mut root, &mut Vec::new());
         let Value::Table(mut table) = root else { return Config::default() };
         let applications = table.remove("applications");
         let mut config = Config::default();
         for (key, value) in &table {
-            // One after the other, so that all that is wrong is told.
-            let alone = Table::from_iter([(key.clone(), value.clone())]);
-            if let Err(error) = Config::deserialize(alone) {
+            // Each top-level key by itself, so that an error in one does not hide those in others.
+            let single = Table::from_iter([(key.clone(), value.clone())]);
+            if let Err(error) = Config::deserialize(single) {
                 self.report_toml_error(&[], &error);
             }
         }
         if self.errors.is_empty()
-            && let Ok(read) = Config::deserialize(table.clone())
+            && let Ok(parsed) = Config::deserialize(table.clone())
         {
-            self.report_unknown_keys(&table, &read, &[]);
-            config = read;
+            self.report_unknown_keys(&table, &parsed, &[]);
+            config = parsed;
         }
         config.applications = self.load_applications(applications);
         config
@@ -142,33 +167,33 @@ impl Loader<'_> {
             None => return Vec::new(),
             Some(Value::Array(list)) => list,
             Some(_) => {
-                self.report_error(&[key()], "a list is wanted: write [[applications]]");
+                self.report_error(&[key()], "must be a list: write [[applications]]");
                 return Vec::new();
             }
         };
         let mut all = Vec::new();
         for (index, mut value) in list.into_iter().enumerate() {
-            let steps = [key(), PathSegment::Index(index)];
+            let path = [key(), PathSegment::Index(index)];
             expand_durations(&mut value);
             match Application::deserialize(value.clone()) {
                 Ok(app) => {
-                    if let Value::Table(given) = &value {
-                        self.report_unknown_keys(given, &app, &steps);
+                    if let Value::Table(table) = &value {
+                        self.report_unknown_keys(table, &app, &path);
                     }
                     all.push(app);
                 }
-                Err(error) => self.report_toml_error(&steps, &error),
+                Err(error) => self.report_toml_error(&path, &error),
             }
         }
         all
     }
 
-    /// Puts what the environment sets in place of what the file says.
+    /// Overrides keys of the file by variables of the environment.
     fn apply_environment(&mut self, table: &mut Table) {
-        let usual = serde_json::to_value(Config::default()).unwrap_or_default();
-        let mut given = self.environment.to_vec();
-        given.sort();
-        for (variable, text) in given {
+        let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
+        let mut variables = self.environment.to_vec();
+        variables.sort();
+        for (variable, text) in variables {
             let short =
                 SHORT_VARIABLES.iter().find(|(name, _)| *name == variable).map(|(_, key)| (*key).to_owned());
             let Some(name) = short.or_else(|| variable.strip_prefix(ENV_PREFIX).map(str::to_lowercase))
@@ -176,11 +201,11 @@ impl Loader<'_> {
                 continue;
             };
             let keys: Vec<_> = name.split("__").map(str::to_owned).collect();
-            let wanted = keys.iter().try_fold(&usual, |at, key| at.get(key));
-            let value = match parse_variable(&text, wanted) {
+            let default = keys.iter().try_fold(&defaults, |value, key| value.get(key));
+            let value = match parse_variable(&text, default) {
                 Ok(value) => value,
-                Err(why) => {
-                    self.errors.push(format!("environment, {variable}: {why}"));
+                Err(reason) => {
+                    self.errors.push(format!("environment, {variable}: {reason}"));
                     continue;
                 }
             };
@@ -189,7 +214,31 @@ impl Loader<'_> {
         }
     }
 
-    /// Puts secrets in place of where they are.
+    /// Reports and removes keys of earlier versions, so that all of them are named at once.
+    fn reject_renamed_keys(&mut self, value: &mut Value, at: &mut Vec<PathSegment>) {
+        match value {
+            Value::Table(table) => table.retain(|key, inner| {
+                at.push(PathSegment::Key(key.to_owned()));
+                let new_name = renamed_key(at);
+                match new_name {
+                    Some(name) => self.report_error(at, &format!("this key is now called {name}: rename it")),
+                    None => self.reject_renamed_keys(inner, at),
+                }
+                at.pop();
+                new_name.is_none()
+            }),
+            Value::Array(list) => {
+                for (index, inner) in list.iter_mut().enumerate() {
+                    at.push(PathSegment::Index(index));
+                    self.reject_renamed_keys(inner, at);
+                    at.pop();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Replaces references to secrets (`{ file = … }`, `{ env = … }`) by the secrets.
     fn resolve_secrets(&mut self, value: &mut Value, at: &mut Vec<PathSegment>) {
         let is_secret = match at.iter().rev().find(|step| matches!(step, PathSegment::Key(_))) {
             Some(PathSegment::Key(key)) => SECRET_KEYS.contains(&key.as_str()),
@@ -198,8 +247,8 @@ impl Loader<'_> {
         if is_secret && let Some(found) = self.fetch_secret(value) {
             match found {
                 Ok(secret) => *value = Value::String(secret),
-                Err(why) => {
-                    self.report_error(at, &why);
+                Err(reason) => {
+                    self.report_error(at, &reason);
                     *value = Value::String(String::new());
                 }
             }
@@ -224,79 +273,94 @@ impl Loader<'_> {
         }
     }
 
-    /// The secret that is somewhere else, if this says where.
+    /// Fetches a secret if the value is a reference to one.
     fn fetch_secret(&self, value: &Value) -> Option<Result<String, String>> {
         let table = value.as_table().filter(|table| table.len() == 1)?;
-        let (kind, place) = table.iter().next()?;
-        let place = place.as_str()?;
+        let (kind, name) = table.iter().next()?;
+        let name = name.as_str()?;
         match kind.as_str() {
-            "file" => Some(read_secret_file(Path::new(place))),
+            "file" => Some(read_secret_file(Path::new(name))),
             "env" => {
-                let found =
-                    self.environment.iter().find(|(name, _)| name == place).map(|(_, value)| value.clone());
-                Some(found.ok_or_else(|| format!("there is no variable {place} in the environment")))
+                let found = self.environment.iter().find(|(variable, _)| variable == name);
+                let secret = found.map(|(_, value)| value.clone());
+                Some(secret.ok_or_else(|| format!("the environment variable {name} is not set")))
             }
             _ => None,
         }
     }
 
-    /// Keys that were given and that nothing was made of.
-    fn report_unknown_keys(&mut self, given: &Table, read: &impl serde::Serialize, at: &[PathSegment]) {
-        let Ok(read) = serde_json::to_value(read) else { return };
+    /// Reports keys of the input that the parsed value does not have.
+    fn report_unknown_keys(&mut self, input: &Table, parsed: &impl serde::Serialize, at: &[PathSegment]) {
+        let Ok(parsed) = serde_json::to_value(parsed) else { return };
         let mut unknown = Vec::new();
-        collect_unknown_keys(given, &read, &mut at.to_vec(), &mut unknown);
-        for (steps, why) in unknown {
-            self.report_error(&steps, &why);
+        collect_unknown_keys(input, &parsed, &mut at.to_vec(), &mut unknown);
+        for (path, message) in unknown {
+            self.report_error(&path, &message);
         }
     }
 
     fn report_toml_error(&mut self, at: &[PathSegment], error: &toml::de::Error) {
-        // Where there is no text, the error knows the keys, and says them last.
-        let said = error.to_string();
-        let keys = said
+        // An error without the source text ends with the path of the key.
+        let text = error.to_string();
+        let keys = text
             .rsplit_once("\nin `")
             .and_then(|(_, keys)| keys.trim_end().strip_suffix('`'))
             .unwrap_or_default();
-        let mut steps = at.to_vec();
-        steps.extend(
+        let mut path = at.to_vec();
+        path.extend(
             keys.split('.').filter(|key| !key.is_empty()).map(|key| PathSegment::Key(key.to_owned())),
         );
-        let (why, unknown) = toml_errors::redacted_message(error.message());
-        steps.extend(unknown.map(PathSegment::Key));
-        self.report_error(&steps, &why);
+        let (message, unknown) = toml_errors::redacted_message(error.message());
+        path.extend(unknown.map(PathSegment::Key));
+        self.report_error(&path, &message);
     }
 
-    fn report_error(&mut self, steps: &[PathSegment], why: &str) {
-        let path = toml_errors::format_path(steps);
-        let of_environment = self.env_overrides.iter().rev().find(|(_, set)| {
-            let shared = set.len().min(steps.len());
-            set[..shared] == steps[..shared]
+    /// Adds an error with the variable that set the key, or with the file and line of the key.
+    fn report_error(&mut self, path: &[PathSegment], message: &str) {
+        let key = toml_errors::format_path(path);
+        let variable = self.env_overrides.iter().rev().find(|(_, set)| {
+            let shared = set.len().min(path.len());
+            set[..shared] == path[..shared]
         });
-        let place = match of_environment {
+        let location = match variable {
             Some((variable, _)) => format!("environment, {variable}"),
             None => {
-                // A key that is missing is looked for where it should be.
-                let found =
-                    (0..steps.len()).rev().find_map(|n| toml_errors::line_of_key(self.text, &steps[..=n]));
+                // A missing key has no line: use that of the innermost table that exists.
+                let line =
+                    (0..path.len()).rev().find_map(|n| toml_errors::line_of_key(self.text, &path[..=n]));
                 let file = self.file.display();
-                found.map_or_else(|| file.to_string(), |line| format!("{file}, line {line}"))
+                line.map_or_else(|| file.to_string(), |line| format!("{file}, line {line}"))
             }
         };
-        self.errors.push(format!("{place}: {path}: {why}"));
+        self.errors.push(format!("{location}: {key}: {message}"));
     }
 }
 
-/// What a variable's text means where this usually stands.
-fn parse_variable(text: &str, usual: Option<&Json>) -> Result<Value, String> {
+/// Whether a name is only one of an earlier version, which must not be suggested.
+pub(super) fn is_old_name(name: &str) -> bool {
+    RENAMED_KEYS
+        .iter()
+        .any(|(old, _)| old.starts_with("applications.") && old.rsplit('.').next() == Some(name))
+}
+
+/// The present name of a key of an earlier version.
+fn renamed_key(path: &[PathSegment]) -> Option<&'static str> {
+    let keys = path.iter().filter(|segment| matches!(segment, PathSegment::Key(_))).cloned();
+    let key = toml_errors::format_path(&keys.collect::<Vec<_>>());
+    RENAMED_KEYS.iter().find(|(old, _)| *old == key).map(|(_, new)| *new)
+}
+
+/// Parses the text of a variable, depending on the type of the key's default.
+fn parse_variable(text: &str, default: Option<&Json>) -> Result<Value, String> {
     let as_toml = || {
         let table = format!("value = {text}").parse::<Table>().ok();
         table.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"))
     };
-    let wants_text = matches!(usual, None | Some(Json::Null | Json::String(_)));
-    if !wants_text {
-        return as_toml().ok_or_else(|| "write the value as it would stand in the file".into());
+    let is_text = matches!(default, None | Some(Json::Null | Json::String(_)));
+    if !is_text {
+        return as_toml().ok_or_else(|| "must be written as in the file".into());
     }
-    // Tables and lists, and whatever nobody knows about, may stand where no text does.
+    // Tables and lists are also allowed where the default has no type, as for secrets and applications.
     let structured = text.trim_start().starts_with(['{', '[']).then(as_toml).flatten();
     Ok(structured.unwrap_or_else(|| Value::String(text.to_owned())))
 }
@@ -320,17 +384,17 @@ fn insert_at(table: &mut Table, keys: &[String], value: Value) {
 }
 
 fn read_secret_file(path: &Path) -> Result<String, String> {
-    let cannot = |why: String| format!("cannot read the secret in {}: {why}", path.display());
-    let len = std::fs::metadata(path).map_err(|error| cannot(error.to_string()))?.len();
+    let failed = |reason: String| format!("cannot read the secret file {}: {reason}", path.display());
+    let len = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
     if len > MAX_SECRET_FILE_BYTES {
-        return Err(cannot("it is longer than 64 KiB".into()));
+        return Err(failed("it is larger than 64 KiB".into()));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     let secret = text.trim_end_matches(['\r', '\n']);
-    if secret.is_empty() { Err(cannot("it is empty".into())) } else { Ok(secret.to_owned()) }
+    if secret.is_empty() { Err(failed("it is empty".into())) } else { Ok(secret.to_owned()) }
 }
 
-/// Times that are written in seconds, in the words of the description of a cast.
+/// Converts times from seconds, as in the file, to the serialized form of [`std::time::Duration`].
 fn expand_durations(app: &mut Value) {
     let time = app.get_mut("limits").and_then(|limits| limits.get_mut("max_time"));
     if let Some(time) = time
@@ -344,17 +408,17 @@ fn expand_durations(app: &mut Value) {
 }
 
 fn collect_unknown_keys(
-    given: &Table,
-    read: &Json,
+    input: &Table,
+    parsed: &Json,
     at: &mut Vec<PathSegment>,
     unknown: &mut Vec<(Vec<PathSegment>, String)>,
 ) {
-    let Some(read) = read.as_object() else { return };
-    for (key, value) in given {
+    let Some(parsed) = parsed.as_object() else { return };
+    for (key, value) in input {
         at.push(PathSegment::Key(key.clone()));
-        match (value, read.get(key)) {
+        match (value, parsed.get(key)) {
             (_, None) => {
-                let known: Vec<_> = read.keys().collect();
+                let known: Vec<_> = parsed.keys().collect();
                 unknown.push((at.clone(), toml_errors::unknown_key_message(key, &known)));
             }
             (Value::Table(table), Some(inner)) => collect_unknown_keys(table, inner, at, unknown),

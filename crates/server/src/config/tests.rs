@@ -5,7 +5,7 @@ use pagecast_testkit::ScratchDir;
 
 use super::*;
 
-/// What comes of this file, this environment and no flags; the problems, with the file called `FILE`.
+/// Loads a configuration from this file and this environment. In errors, the file is called `FILE`.
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
     let scratch = ScratchDir::new().unwrap();
     let file = scratch.path().join("pagecast.toml");
@@ -13,7 +13,9 @@ fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<Str
     let environment: Vec<_> = environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
     let options = Options { file: Some(file.clone()), ..Options::default() };
     load(&options, &environment).map_err(|error| match error {
-        Error::Invalid(wrong) => wrong.iter().map(|w| w.replace(file.to_str().unwrap(), "FILE")).collect(),
+        Error::Invalid(errors) => {
+            errors.iter().map(|error| error.replace(file.to_str().unwrap(), "FILE")).collect()
+        }
         Error::Read(..) => panic!("{error}"),
     })
 }
@@ -22,25 +24,31 @@ fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<Str
 fn file_then_environment_then_flags() {
     let scratch = ScratchDir::new().unwrap();
     let file = scratch.path().join("a.toml");
-    std::fs::write(&file, "listen = \"127.0.0.1:1\"\ndata = \"a\"\n[casts]\nqueue_s = 1\nwarm = 1\n")
-        .unwrap();
+    std::fs::write(
+        &file,
+        "listen = \"127.0.0.1:1\"\ndata = \"a\"\n[casts]\nqueue_timeout_s = 1\nwarm_browsers = 1\n",
+    )
+    .unwrap();
     let environment =
-        [("PAGECAST__LISTEN", "127.0.0.1:2"), ("PAGECAST__CASTS__QUEUE_S", "2"), ("OTHER", "x")];
+        [("PAGECAST__LISTEN", "127.0.0.1:2"), ("PAGECAST__CASTS__QUEUE_TIMEOUT_S", "2"), ("OTHER", "x")];
     let environment = environment.map(|(n, v)| (n.to_owned(), v.to_owned()));
     let options = Options { file: Some(file), listen: Some("127.0.0.1:3".parse().unwrap()), data: None };
     let config = load(&options, &environment).unwrap();
     assert_eq!(config.listen.port(), 3);
     assert_eq!(config.data, PathBuf::from("a"));
-    assert_eq!((config.casts.queue_s, config.casts.warm, config.casts.max), (2, 1, 1000));
+    assert_eq!(
+        (config.casts.queue_timeout_s, config.casts.warm_browsers, config.casts.max_running),
+        (2, 1, 1000)
+    );
 }
 
 #[test]
-fn variables_are_text_where_text_is_wanted() {
+fn variables_are_text_where_the_key_is_text() {
     let environment = [
         ("PAGECAST_ADMIN_TOKEN", "1234567890123456"),
         ("PAGECAST_SECRET_KEY", "true"),
         ("PAGECAST__VOLCENGINE__REGIONS", r#"["cn-north-1"]"#),
-        ("PAGECAST__VOLCENGINE__STRICT_REPEAT", "true"),
+        ("PAGECAST__VOLCENGINE__REJECT_RUNNING_TASK", "true"),
         ("PAGECAST__TLS__CERTIFICATE", "1"),
         ("PAGECAST__TLS__KEY", "k"),
         ("PAGECAST__ROOMS__SECRET", r#"{ env = "ELSEWHERE" }"#),
@@ -50,7 +58,10 @@ fn variables_are_text_where_text_is_wanted() {
     let config = load_text("", &environment).unwrap();
     assert_eq!(config.admin_token.unwrap().reveal(), "1234567890123456");
     assert_eq!(config.secret_key.unwrap().reveal(), "true");
-    assert_eq!(config.volcengine, Volcengine { strict_repeat: true, regions: vec!["cn-north-1".into()] });
+    assert_eq!(
+        config.volcengine,
+        Volcengine { reject_running_task: true, regions: vec!["cn-north-1".into()] }
+    );
     assert_eq!(config.tls.unwrap().certificate, PathBuf::from("1"));
     assert_eq!(config.rooms.secret.unwrap().reveal(), "from elsewhere");
     assert_eq!(config.applications[0].tokens[0].reveal(), "from elsewhere");
@@ -59,73 +70,109 @@ fn variables_are_text_where_text_is_wanted() {
 #[test]
 fn all_errors_are_reported_at_once_with_their_places() {
     let cases: &[(&str, &[&str])] = &[
-        ("liste = 1", &["FILE, line 1: liste: there is no such key; perhaps listen?"]),
+        ("liste = 1", &["FILE, line 1: liste: unknown key; did you mean listen?"]),
         (
             "\n[casts]\nqueue_seconds = 1\n[tencent]\nregion = []",
             &[
-                "FILE, line 3: casts.queue_seconds: there is no such key; there are queue_s, max_queue_s, queue_limit, cpu_share, spare_memory_mib, spare_disk_mib, browser_uids, max, warm, drain_s, storage_patience_s, history_h, history_mib",
-                "FILE, line 5: tencent.region: there is no such key; perhaps regions?",
+                "FILE, line 3: casts.queue_seconds: unknown key; known keys: queue_timeout_s, \
+                 max_queue_timeout_s, max_queued_casts, cpu_share, reserved_memory_mib, min_free_disk_mib, \
+                 browser_uids, max_running, warm_browsers, drain_timeout_s, upload_timeout_s, retention_h, \
+                 max_database_mib",
+                "FILE, line 5: tencent.region: unknown key; did you mean regions?",
             ],
         ),
-        ("[casts]\nwarm = \"many\"", &["FILE, line 2: casts.warm: usize is wanted, and this is: string"]),
+        (
+            "[casts]\nwarm_browsers = \"many\"",
+            &["FILE, line 2: casts.warm_browsers: must be an integer of at least 0, found string"],
+        ),
         ("listen = \"here\"", &["FILE, line 1: listen: invalid socket address syntax"]),
         ("a = 1\na = 2", &["FILE, line 2: duplicate key"]),
         ("x = [", &["FILE, line 1: unclosed array, expected `]`"]),
-        ("applications = 1", &["FILE, line 1: applications: a list is wanted: write [[applications]]"]),
+        ("applications = 1", &["FILE, line 1: applications: must be a list: write [[applications]]"]),
         (
-            "[[applications]]\nname = \"a\"\n[[applications]]\nname = \"b\"\ntoken = []\n[[applications]]\nmax_casts = 1",
+            "[[applications]]\nname = \"a\"\n[[applications]]\nname = \"b\"\ntoken = \
+             []\n[[applications]]\nmax_casts = 1",
             &[
-                "FILE, line 5: applications[1].token: there is no such key; perhaps tokens?",
-                "FILE, line 6: applications[2]: name is missing",
+                "FILE, line 5: applications[1].token: unknown key; did you mean tokens?",
+                "FILE, line 6: applications[2]: the key name is missing",
             ],
         ),
         (
-            "[[applications]]\nname = \"a\"\n[applications.network]\nalow = []\n[applications.limits]\nattempt = 1",
+            "[[applications]]\nname = \"a\"\n[applications.storage]\nbuckets_folder = \"a\"",
+            &["FILE, line 4: applications[0].storage.buckets_folder: unknown key; did you mean buckets_dir?"],
+        ),
+        (
+            "[[applications]]\nname = \"a\"\n[applications.network]\nalow = \
+             []\n[applications.limits]\nattempt = 1",
             &[
-                "FILE, line 6: applications[0].limits.attempt: there is no such key; perhaps attempts?",
-                "FILE, line 4: applications[0].network.alow: there is no such key; perhaps allow?",
+                "FILE, line 6: applications[0].limits.attempt: unknown key; did you mean attempts?",
+                "FILE, line 4: applications[0].network.alow: unknown key; did you mean allow?",
             ],
         ),
         (
             "[[applications]]\nname = \"a\"\nkeys = [{ id = \"k\", secret = 12345 }]",
-            &["FILE, line 3: applications[0].keys.secret: a string is wanted, and this is: integer"],
+            &["FILE, line 3: applications[0].keys.secret: must be a string, found integer"],
         ),
         (
             "[[applications]]\nname = \"a\"\ncodec = \"h265\"\n",
-            &["FILE, line 3: applications[0].codec: one of h264, vp8 is wanted; perhaps h264?"],
+            &["FILE, line 3: applications[0].codec: must be one of h264, vp8; did you mean h264?"],
         ),
         (
             "[[applications]]\nname = \"a\"\n[applications.callbacks.native]\nurl = \"hush-hush\"",
             &["FILE, line 4: applications[0].callbacks.native.url: relative URL without a base"],
         ),
         (
-            "[limits]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy.example\"]",
-            &[
-                "FILE, line 2: limits.trusted_proxies: an address or a network like 10.0.0.0/8 or fd00::/8 is wanted",
-            ],
-        ),
-        (
             "admin_token = { file = \"/nowhere/token\" }",
-            &[
-                "FILE, line 1: admin_token: cannot read the secret in /nowhere/token: No such file or directory (os error 2)",
-            ],
+            &["FILE, line 1: admin_token: cannot read the secret file /nowhere/token: No such file or \
+                 directory (os error 2)"],
         ),
         (
             "admin_token = { env = \"NOBODY\" }",
-            &["FILE, line 1: admin_token: there is no variable NOBODY in the environment"],
+            &["FILE, line 1: admin_token: the environment variable NOBODY is not set"],
         ),
     ];
     for (text, want) in cases {
         assert_eq!(load_text(text, &[]).unwrap_err(), *want, "{text}");
     }
-    let environment =
-        [("PAGECAST__CASTS__WARM", "x"), ("PAGECAST__CASTS__MAXX", "1"), ("PAGECAST__LISTEN", "x")];
+}
+
+#[test]
+fn errors_in_the_environment_name_the_variable() {
+    let environment = [
+        ("PAGECAST__CASTS__WARM_BROWSERS", "x"),
+        ("PAGECAST__CASTS__CPU_SHARES", "1"),
+        ("PAGECAST__LISTEN", "x"),
+    ];
     let want = [
-        "environment, PAGECAST__CASTS__WARM: write the value as it would stand in the file",
-        "environment, PAGECAST__CASTS__MAXX: casts.maxx: there is no such key; perhaps max?",
+        "environment, PAGECAST__CASTS__WARM_BROWSERS: must be written as in the file",
+        "environment, PAGECAST__CASTS__CPU_SHARES: casts.cpu_shares: unknown key; did you mean cpu_share?",
         "environment, PAGECAST__LISTEN: listen: invalid socket address syntax",
     ];
     assert_eq!(load_text("", &environment).unwrap_err(), want);
+}
+
+#[test]
+fn renamed_keys_are_refused_with_their_new_names() {
+    let text = "[casts]\nqueue_s = 1\nwarm = 1\nmax_running = 2\n[rooms]\nmedia = \"127.0.0.1:1\"\n\
+                [[applications]]\nname = \"a\"\nmax_kept_mib = 1\n[applications.callbacks.native]\n\
+                url = \"http://a/\"\nretry_s = 1\n[applications.storage]\nbuckets = \"a\"";
+    let environment =
+        [("PAGECAST__CASTS__SPARE_MEMORY_MIB", "1"), ("PAGECAST__TENCENT__LIMIT_VIDEO", "true")];
+    let errors = load_text(text, &environment).unwrap_err();
+    for (location, old, new) in [
+        ("FILE, line 2", "casts.queue_s", "queue_timeout_s"),
+        ("FILE, line 3", "casts.warm", "warm_browsers"),
+        ("FILE, line 6", "rooms.media", "media_listen"),
+        ("FILE, line 9", "applications[0].max_kept_mib", "max_history_mib"),
+        ("FILE, line 12", "applications[0].callbacks.native.retry_s", "extra_retry_s"),
+        ("FILE, line 14", "applications[0].storage.buckets", "buckets_dir"),
+        ("environment, PAGECAST__CASTS__SPARE_MEMORY_MIB", "casts.spare_memory_mib", "reserved_memory_mib"),
+        ("environment, PAGECAST__TENCENT__LIMIT_VIDEO", "tencent.limit_video", "enforce_video_limit"),
+    ] {
+        let want = format!("{location}: {old}: this key is now called {new}: rename it");
+        assert!(errors.contains(&want), "{want} is not in {errors:?}");
+    }
+    assert_eq!(errors.len(), 8, "{errors:?}");
 }
 
 #[test]
@@ -137,55 +184,60 @@ fn secrets_are_never_repeated() {
         "[[applications]]\nname = \"a\"\nkeys = [\"hush\"]",
         "listen = \"hush\"",
         "admin_token = \"hush",
-        "[casts]\nwarm = \"hush\"",
+        "[casts]\nwarm_browsers = \"hush\"",
     ] {
-        let wrong = load_text(text, &[]).unwrap_err();
-        let keys_only = wrong.iter().all(|w| !w.replace("hush = 1", "").contains("hush"));
-        assert!(keys_only, "{text}: {wrong:?}");
+        let errors = load_text(text, &[]).unwrap_err();
+        let is_redacted = errors.iter().all(|error| !error.replace("hush = 1", "").contains("hush"));
+        assert!(is_redacted, "{text}: {errors:?}");
     }
 }
 
 #[test]
 fn secrets_may_be_in_files_of_their_own() {
     let scratch = ScratchDir::new().unwrap();
-    let place = scratch.path().join("secret");
-    std::fs::write(&place, "with blanks inside \r\n\n").unwrap();
+    let path = scratch.path().join("secret");
+    std::fs::write(&path, "with blanks inside \r\n\n").unwrap();
     let text = format!(
-        "admin_token = {{ file = {place:?} }}\n[[applications]]\nname = \"a\"\nkeys = [{{ id = \"k\", secret = {{ file = {place:?} }} }}]"
+        "admin_token = {{ file = {path:?} }}\n[[applications]]\nname = \"a\"\nkeys = [{{ id = \"k\", secret \
+         = {{ file = {path:?} }} }}]"
     );
     let config = load_text(&text, &[]).unwrap();
     assert_eq!(config.admin_token.unwrap().reveal(), "with blanks inside ");
     assert_eq!(config.applications[0].keys[0].secret.reveal(), "with blanks inside ");
-    // Elsewhere these words mean something else.
-    let text = "[[applications]]\nname = \"a\"\n[applications.storage]\ndefault = { folder = \"/recordings\" }\n[applications.limits]\nmax_time = 3600";
+    // Only secrets may be references: `file` is an ordinary key elsewhere.
+    let text = "[[applications]]\nname = \"a\"\n[applications.storage]\ndefault = { folder = \
+                \"/recordings\" }\n[applications.limits]\nmax_time = 3600";
     let config = load_text(text, &[]).unwrap();
     assert_eq!(config.applications[0].limits.max_time, std::time::Duration::from_secs(3600));
-    // Certificates are kept in files as well.
+    // Certificates may be references, too.
     let certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
-    std::fs::write(&place, certificate).unwrap();
-    let text = format!("[[applications]]\nname = \"a\"\nca = {{ file = {place:?} }}");
+    std::fs::write(&path, certificate).unwrap();
+    let text = format!("[[applications]]\nname = \"a\"\nca = {{ file = {path:?} }}");
     let ca = load_text(&text, &[]).unwrap().applications[0].ca.clone();
     assert_eq!(ca.unwrap().as_str(), certificate);
-    std::fs::write(&place, "no certificate").unwrap();
-    let wrong = load_text(&text, &[]).unwrap_err();
-    assert!(wrong[0].contains("applications[0].ca: ") && wrong[0].contains("BEGIN CERTIFICATE"), "{wrong:?}");
-    std::fs::write(&place, "\n").unwrap();
+    std::fs::write(&path, "no certificate").unwrap();
+    let errors = load_text(&text, &[]).unwrap_err();
     assert!(
-        load_text(&format!("admin_token = {{ file = {place:?} }}"), &[]).unwrap_err()[0]
+        errors[0].contains("applications[0].ca: ") && errors[0].contains("BEGIN CERTIFICATE"),
+        "{errors:?}"
+    );
+    std::fs::write(&path, "\n").unwrap();
+    assert!(
+        load_text(&format!("admin_token = {{ file = {path:?} }}"), &[]).unwrap_err()[0]
             .ends_with("it is empty")
     );
 }
 
 #[test]
-fn a_file_that_is_named_must_be_there() {
+fn a_named_file_must_exist() {
     let options = Options { file: Some("/nowhere/pagecast.toml".into()), ..Options::default() };
     let error = load(&options, &[]).unwrap_err();
-    assert_eq!(error.to_string(), "cannot read the configuration /nowhere/pagecast.toml");
+    assert_eq!(error.to_string(), "cannot read the configuration file /nowhere/pagecast.toml");
     assert_eq!(load(&Options::default(), &[]).unwrap(), Config::default());
 }
 
 #[test]
-fn the_example_is_sound() {
+fn the_example_is_valid() {
     let example = super::reference::PREAMBLE.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let scratch = ScratchDir::new().unwrap();
     let (certificate, key) = pagecast_testkit::tls::self_signed_certificate(scratch.path()).unwrap();
@@ -197,7 +249,7 @@ fn the_example_is_sound() {
     let environment = ["TOKEN", "SHOP_SECRET", "SHOP_CALLBACK_SECRET"].map(|name| (name, secret));
     let config = load_text(&example, &environment).unwrap();
     assert_eq!(config.validate(), []);
-    assert_eq!(config.applications[0].callbacks.volcengine.as_ref().unwrap().retry_s, 86_400);
+    assert_eq!(config.applications[0].callbacks.volcengine.as_ref().unwrap().extra_retry_s, 86_400);
 }
 
 #[test]
@@ -208,114 +260,141 @@ fn proxies_are_addresses_and_networks() {
     let listener = limits.listener_limits();
     assert_eq!((listener.max_connections, listener.max_connections_per_address), (200, 256));
     assert_eq!(listener.trusted_proxies, limits.trusted_proxies);
+    let error = "proxy.example".parse::<Subnet>().unwrap_err();
+    let text = "[limits]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy.example\"]";
+    let want = format!("FILE, line 2: limits.trusted_proxies: {error}");
+    assert_eq!(load_text(text, &[]).unwrap_err(), [want]);
 }
 
 #[test]
-fn the_usual_values_are_sound() {
+fn the_defaults_are_valid() {
     assert_eq!(Config::default().validate(), []);
 }
 
 #[test]
-fn what_cannot_be_is_found() {
+fn invalid_values_are_found() {
     let cases: &[(&str, bool, &str)] = &[
-        ("listen = \"0.0.0.0:80\"", true, "listen: others can reach it, and there is no application"),
-        ("listen = \"[::]:80\"", false, "listen: others can reach it and nothing is encrypted"),
-        ("[tls]\ncertificate = \"/nowhere\"\nkey = \"/nowhere\"", true, "tls: cannot read /nowhere"),
-        ("admin_token = \"short\"", true, "admin_token: at least 16"),
-        ("admin_token = \"aaaaaaaaaaaaaaaaaaaaaaa\"", false, "admin_token: it can be guessed"),
-        ("[rooms]\nlisten = \"127.0.0.1:8080\"", true, "rooms.listen: it is where the APIs listen"),
-        ("[rooms]\nlisten = \"0.0.0.0:8080\"", true, "rooms.listen: it is where the APIs listen"),
-        ("[rooms]\nlisten = \"0.0.0.0:1\"", true, "rooms.secret: it is needed"),
-        ("[rooms]\nsecret = \"short\"", true, "rooms.secret: at least 16"),
-        ("[rooms]\nlisten = \"0.0.0.0:1\"", false, "rooms.media: viewers elsewhere"),
-        ("[rooms]\naddresses = [\"0.0.0.0:1\"]", true, "rooms.addresses:"),
+        ("listen = \"0.0.0.0:80\"", true, "listen: this address is reachable from other machines, but"),
+        ("listen = \"[::]:80\"", false, "listen: this address is reachable from other machines without"),
+        (
+            "[tls]\ncertificate = \"/nowhere\"\nkey = \"/nowhere\"",
+            true,
+            "tls: cannot read the certificate /nowhere",
+        ),
+        ("admin_token = \"short\"", true, "admin_token: must have at least 16"),
+        ("admin_token = \"aaaaaaaaaaaaaaaaaaaaaaa\"", false, "admin_token: this token can be guessed"),
+        ("[rooms]\nlisten = \"127.0.0.1:8080\"", true, "rooms.listen: must differ from listen"),
+        ("[rooms]\nlisten = \"0.0.0.0:8080\"", true, "rooms.listen: must differ from listen"),
+        ("[rooms]\nlisten = \"0.0.0.0:1\"", true, "rooms.secret: required"),
+        ("[rooms]\nsecret = \"short\"", true, "rooms.secret: must have at least 16"),
+        ("[rooms]\nlisten = \"0.0.0.0:1\"", false, "rooms.media_listen: viewers on other machines"),
+        ("[rooms]\nannounced_addresses = [\"0.0.0.0:1\"]", true, "rooms.announced_addresses:"),
         ("[rooms]\npublic_url = \"https://rooms.example.com\"", true, "rooms.secret:"),
         ("[rooms]\npublic_url = \"rooms.example.com\"", true, "rooms.public_url:"),
-        ("[rooms]\nmax_rooms = 0", true, "rooms.max_rooms: 0 is not possible"),
+        ("[rooms]\nmax_rooms = 0", true, "rooms.max_rooms: 0 is out of range"),
         ("[rooms]\nmax_viewers_per_application = 20000", true, "rooms.max_viewers_per_application: 20000"),
-        ("[casts]\ncpu_share = 0.05", true, "casts.cpu_share: 0.1 to 16"),
-        ("[casts]\ncpu_share = nan", true, "casts.cpu_share: 0.1 to 16"),
-        ("[casts]\nhistory_h = 71", true, "casts.history_h: 72"),
-        ("[casts]\nmax = 0", true, "casts.max:"),
-        ("[casts]\nbrowser_uids = [0, 70000]", true, "casts.browser_uids: two user ids from 1000 on"),
-        ("[casts]\nbrowser_uids = [3000, 2000]", true, "casts.browser_uids: two user ids from 1000 on"),
-        ("[casts]\nspare_disk_mib = 1073741824", true, "casts.spare_disk_mib: less than"),
-        ("[casts]\nqueue_limit = 0", true, "casts.queue_limit:"),
-        ("[casts]\nqueue_s = 604801", true, "casts.queue_s:"),
-        ("[casts]\nmax_queue_s = 86401", true, "casts.max_queue_s:"),
-        ("[casts]\nhistory_mib = 63", true, "casts.history_mib: 64"),
+        ("[casts]\ncpu_share = 0.05", true, "casts.cpu_share: must be 0.1 to 16"),
+        ("[casts]\ncpu_share = nan", true, "casts.cpu_share: must be 0.1 to 16"),
+        ("[casts]\nretention_h = 71", true, "casts.retention_h: must be 72"),
+        ("[casts]\nmax_running = 0", true, "casts.max_running:"),
+        ("[casts]\nbrowser_uids = [0, 70000]", true, "casts.browser_uids: must be the first"),
+        ("[casts]\nbrowser_uids = [3000, 2000]", true, "casts.browser_uids: must be the first"),
+        ("[casts]\nmin_free_disk_mib = 1073741824", true, "casts.min_free_disk_mib: must be less than"),
+        ("[casts]\nmax_queued_casts = 0", true, "casts.max_queued_casts:"),
+        ("[casts]\nqueue_timeout_s = 604801", true, "casts.queue_timeout_s:"),
+        ("[casts]\nmax_queue_timeout_s = 86401", true, "casts.max_queue_timeout_s:"),
+        ("[casts]\nmax_database_mib = 63", true, "casts.max_database_mib: must be 64"),
         ("[tencent]\nmin_duration_s = 86401", true, "tencent.min_duration_s:"),
-        ("[limits]\nconnections = 127", true, "limits.connections: 128 to 100000"),
+        ("[limits]\nconnections = 127", true, "limits.connections: must be 128 to 100000"),
         ("[limits]\nconnections_per_address = 0", true, "limits.connections_per_address:"),
         ("[limits]\nrequests_per_s = 0", true, "limits.requests_per_s:"),
         ("[tencent]\nmax_duration_s = 86401", true, "tencent.max_duration_s:"),
         ("[tencent]\nmax_duration_s = 1799", true, "tencent.max_duration_s:"),
         ("[tencent]\nmin_duration_s = 0\nmax_duration_s = 9", true, "tencent.max_duration_s:"),
     ];
-    for (text, grave, want) in cases {
-        assert_finding(text, *grave, want);
+    for (text, fatal, want) in cases {
+        assert_finding(text, *fatal, want);
     }
 }
 
-fn assert_finding(text: &str, grave: bool, want: &str) {
+fn assert_finding(text: &str, fatal: bool, want: &str) {
     let found = load_text(text, &[]).unwrap().validate();
-    let hit = found.iter().any(|f| f.fatal == grave && f.text.starts_with(want));
+    let hit = found.iter().any(|f| f.fatal == fatal && f.to_string().starts_with(want));
     assert!(hit, "{text}: {want} is not in {found:?}");
     assert!(found.is_sorted_by_key(|f| !f.fatal), "{found:?}");
 }
 
 #[test]
-fn applications_that_cannot_be_told_apart_are_found() {
-    for (applications, grave, want) in [
-        ("{name = 'a'}, {name = 'a'}", true, "a: name: a has the same"),
-        ("{name = 'a', app_id = 'x'}, {name = 'b', app_id = 'x'}", true, "b: app_id: a has the same"),
-        ("{name = 'a', sdk_app_id = 1}, {name = 'b', sdk_app_id = 1}", true, "b: sdk_app_id: a has the same"),
+fn conflicting_applications_are_found() {
+    for (applications, fatal, want) in [
+        ("{name = 'a'}, {name = 'a'}", true, "a: name: application a uses the same"),
+        (
+            "{name = 'a', app_id = 'x'}, {name = 'b', app_id = 'x'}",
+            true,
+            "b: app_id: application a uses the same",
+        ),
+        (
+            "{name = 'a', sdk_app_id = 1}, {name = 'b', sdk_app_id = 1}",
+            true,
+            "b: sdk_app_id: application a uses the same",
+        ),
         (
             "{name = 'a', tokens = ['LONG']}, {name = 'b', tokens = ['LONG']}",
             true,
-            "b: a token: a has the same",
+            "b: tokens: application a uses the same",
         ),
-        ("{name = 'a', tokens = ['short']}", true, "a: tokens[0]: 16 to 256"),
-        ("{name = 'a', tokens = ['ADMIN']}", true, "a: tokens: one is the administrator's"),
+        ("{name = 'a', tokens = ['short']}", true, "a: tokens[0]: must be 16 to 256"),
+        ("{name = 'a', tokens = ['ADMIN']}", true, "a: tokens: a token must differ from admin_token"),
         (
-            "{name = 'a', keys = [{id = 'k', secret = 'x'}]}, {name = 'b', keys = [{id = 'k', secret = 'y'}]}",
+            "{name = 'a', keys = [{id = 'k', secret = 'x'}]}, {name = 'b', keys = [{id = 'k', secret = \
+             'y'}]}",
             true,
-            "b: keys: k has another secret in a",
+            "b: keys: application a has a different secret for k",
         ),
         ("{name = 'a', keys = [{id = 'k', secret = 'x'}]}", false, "a: keys: the secret of k can be guessed"),
-        ("{name = 'a'}, {name = 'b', app_id = 'a'}", true, "b.app_id: another application has it"),
-        ("{name = 'a', limits = {max_time = 1}}", true, "a: limits: "),
-        ("{name = 'a'}", false, "a: it has neither a key nor a token"),
-        ("{name = 'a', keys = [{id = 'k', secret = 'LONG'}]}", false, "a: its keys are of no use"),
+        ("{name = 'a'}, {name = 'b', app_id = 'a'}", true, "b.app_id: another application uses this value"),
+        (
+            "{name = 'a', limits = {max_time = 1}}",
+            true,
+            "a: limits.max_time: 1 is out of range: must be 10 to 86400 s",
+        ),
+        (
+            "{name = 'a', limits = {cpu_weight = 0}}",
+            true,
+            "a: limits.cpu_weight: 0 is out of range: must be 1 to 10000",
+        ),
+        ("{name = 'a'}", false, "a: keys: the application has no enabled key and no token"),
+        ("{name = 'a', keys = [{id = 'k', secret = 'LONG'}]}", false, "a: keys: keys need an app_id"),
     ] {
         let text = format!("admin_token = 'ADMIN'\napplications = [{applications}]");
         let text = text.replace("LONG", "0123456789abcdef").replace("ADMIN", "fedcba9876543210");
-        assert_finding(&text, grave, &format!("application {want}"));
+        assert_finding(&text, fatal, &format!("application {want}"));
     }
 }
 
 #[test]
-fn two_applications_may_share_a_pair() {
-    let text = "applications = [{name = \"a\", app_id = \"a\", keys = [{id = \"k\", secret = \"0123456789abcdef\"}]}, \
+fn applications_may_share_an_access_key() {
+    let text = "applications = [{name = \"a\", app_id = \"a\", keys = [{id = \"k\", secret = \
+                \"0123456789abcdef\"}]}, \
                 {name = \"b\", app_id = \"b\", keys = [{id = \"k\", secret = \"0123456789abcdef\"}]}]";
     assert_eq!(load_text(text, &[]).unwrap().validate(), []);
 }
 
 #[test]
-fn keys_of_the_demo_are_made_once() {
+fn demo_credentials_are_generated_once() {
     let scratch = ScratchDir::new().unwrap();
     let data = scratch.path().join("new/data");
-    let (first, made) = demo_application(&data).unwrap();
-    assert!(made);
+    let (first, is_new) = demo_application(&data).unwrap();
+    assert!(is_new);
     assert_eq!((first.app_id.as_deref(), first.sdk_app_id), (Some("demo"), Some(1_400_000_001)));
     assert!(first.keys[0].secret.reveal().len() == 40 && first.tokens[0].reveal().len() == 40);
     assert_eq!(first.network, pagecast_core::spec::NetworkPolicy::default());
-    let (again, made) = demo_application(&data).unwrap();
-    assert!(!made && again == first);
+    let (again, is_new) = demo_application(&data).unwrap();
+    assert!(!is_new && again == first);
     let file = data.join("credentials.json");
     let mode = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 1, "nothing else is left");
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 1, "no temporary file is left");
     mode(0o640);
     assert!(demo_application(&data).unwrap_err().to_string().contains("chmod 600"));
     mode(0o600);

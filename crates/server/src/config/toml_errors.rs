@@ -1,46 +1,48 @@
-//! What is wrong with a file, for people, and without what might be a secret in it.
+//! Error messages about TOML: worded for operators, without values, which may be secrets.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// A step on the way to a value.
+use super::load::is_old_name;
+
+/// A segment of the path to a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PathSegment {
     Key(String),
     Index(usize),
 }
 
-/// `applications[0].tokens`.
-pub(super) fn format_path(steps: &[PathSegment]) -> String {
-    let mut path = String::new();
-    for step in steps {
-        match step {
-            PathSegment::Key(key) if path.is_empty() => path.push_str(key),
-            PathSegment::Key(key) => path.extend([".", key]),
-            PathSegment::Index(index) => path.push_str(&format!("[{index}]")),
+/// Formats a path, like `applications[0].tokens`.
+pub(super) fn format_path(path: &[PathSegment]) -> String {
+    let mut text = String::new();
+    for segment in path {
+        match segment {
+            PathSegment::Key(key) if text.is_empty() => text.push_str(key),
+            PathSegment::Key(key) => text.extend([".", key]),
+            PathSegment::Index(index) => text.push_str(&format!("[{index}]")),
         }
     }
-    path
+    text
 }
 
-/// The line of a text that this offset is in, from 1.
+/// Returns the line number of an offset, from 1.
 pub(super) fn line_at(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-/// The line in which a key stands, from 1, if only one can be meant: indices of lists may be missing.
-pub(super) fn line_of_key(text: &str, steps: &[PathSegment]) -> Option<usize> {
+/// Returns the line number of a key, from 1, if it is unambiguous: the path may lack list indices.
+pub(super) fn line_of_key(text: &str, path: &[PathSegment]) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let mut found = Vec::new();
-    find_key(document.get_ref(), steps, &mut found);
+    find_key(document.get_ref(), path, &mut found);
     match found[..] {
         [offset] => Some(line_at(text, offset)),
         _ => None,
     }
 }
 
-fn find_key(table: &DeTable<'_>, steps: &[PathSegment], found: &mut Vec<usize>) {
-    let Some((PathSegment::Key(key), rest)) = steps.split_first() else { return };
+fn find_key(table: &DeTable<'_>, path: &[PathSegment], found: &mut Vec<usize>) {
+    let Some((PathSegment::Key(key), rest)) = path.split_first() else { return };
     for (name, value) in table.iter().filter(|(name, _)| name.get_ref() == key) {
         if rest.is_empty() {
             found.push(name.span().start);
@@ -50,9 +52,9 @@ fn find_key(table: &DeTable<'_>, steps: &[PathSegment], found: &mut Vec<usize>) 
     }
 }
 
-fn find_key_in_value(value: &Spanned<DeValue<'_>>, steps: &[PathSegment], found: &mut Vec<usize>) {
-    match (value.get_ref(), steps) {
-        (DeValue::Table(table), _) => find_key(table, steps, found),
+fn find_key_in_value(value: &Spanned<DeValue<'_>>, path: &[PathSegment], found: &mut Vec<usize>) {
+    match (value.get_ref(), path) {
+        (DeValue::Table(table), _) => find_key(table, path, found),
         (DeValue::Array(list), [PathSegment::Index(index), rest @ ..]) => {
             let Some(element) = list.get(*index) else { return };
             match rest {
@@ -60,57 +62,68 @@ fn find_key_in_value(value: &Spanned<DeValue<'_>>, steps: &[PathSegment], found:
                 rest => find_key_in_value(element, rest, found),
             }
         }
-        (DeValue::Array(list), _) => list.iter().for_each(|element| find_key_in_value(element, steps, found)),
+        (DeValue::Array(list), _) => list.iter().for_each(|element| find_key_in_value(element, path, found)),
         _ => {}
     }
 }
 
-/// Says what serde says, without the value: it may be a secret. With it, the key that is unknown, if that is what is wrong.
+/// Rewords an error of serde without the rejected value, which may be a secret. For an unknown key, also
+/// returns the key.
 pub(super) fn redacted_message(message: &str) -> (String, Option<String>) {
     if let Some(rest) = message.strip_prefix("unknown field ") {
         let mut quoted = rest.split('`').skip(1).step_by(2).map(str::to_owned);
         let unknown = quoted.next().unwrap_or_default();
-        return (unknown_key_message(&unknown, &quoted.collect::<Vec<_>>()), Some(unknown));
+        let known = quoted.filter(|name| !is_old_name(name)).collect::<Vec<_>>();
+        return (unknown_key_message(&unknown, &known), Some(unknown));
     }
     if let Some(rest) = message.strip_prefix("unknown variant ") {
         let mut quoted = rest.split('`').skip(1).step_by(2);
-        let given = quoted.next().unwrap_or_default();
+        let rejected = quoted.next().unwrap_or_default();
         let known = quoted.collect::<Vec<_>>();
-        let perhaps =
-            closest_match(given, &known).map(|word| format!("; perhaps {word}?")).unwrap_or_default();
-        return (format!("one of {} is wanted{perhaps}", known.join(", ")), None);
+        let suggestion =
+            closest_match(rejected, &known).map(|word| format!("; did you mean {word}?")).unwrap_or_default();
+        return (format!("must be one of {}{suggestion}", known.join(", ")), None);
     }
     if let Some(field) = message.strip_prefix("missing field ") {
-        return (format!("{} is missing", field.replace('`', "")), None);
+        return (format!("the key {} is missing", field.replace('`', "")), None);
     }
     if let Some(rest) = message.strip_prefix("invalid type: ") {
-        let (given, wanted) = rest.rsplit_once(", expected ").unwrap_or((rest, "something else"));
-        let kind = given.split(['"', '`']).next().unwrap_or_default().trim();
-        return (format!("{wanted} is wanted, and this is: {kind}"), None);
+        let (found, expected) = rest.rsplit_once(", expected ").unwrap_or((rest, "another type"));
+        let kind = found.split(['"', '`']).next().unwrap_or_default().trim();
+        return (format!("must be {}, found {kind}", type_name(expected)), None);
     }
     if let Some(rest) = message.strip_prefix("invalid value: ") {
-        let why = rest.rsplit_once(", expected ").map_or("it is something else", |(_, why)| why);
-        return (format!("it cannot be used: {why}"), None);
+        let expected = rest.rsplit_once(", expected ").map_or("another value", |(_, expected)| expected);
+        return (format!("must be {expected}"), None);
     }
-    // What is quoted is what was given.
-    let said = message.split('"').next().unwrap_or_default();
-    (said.trim_end_matches([':', ' ', '\n']).to_owned(), None)
+    // Quoted text is part of the value.
+    let text = message.split('"').next().unwrap_or_default();
+    (text.trim_end_matches([':', ' ', '\n']).to_owned(), None)
 }
 
-/// A key that nobody knows, and those that somebody does.
+/// Converts the name of a Rust type to that of a TOML type.
+fn type_name(expected: &str) -> &str {
+    match expected {
+        "u16" | "u32" | "u64" | "usize" => "an integer of at least 0",
+        "f64" => "a number",
+        other => other,
+    }
+}
+
+/// Builds the message for an unknown key, with the key that was probably meant, or with all known keys.
 pub(super) fn unknown_key_message<S: AsRef<str>>(unknown: &str, known: &[S]) -> String {
     if let Some(word) = closest_match(unknown, known) {
-        return format!("there is no such key; perhaps {word}?");
+        return format!("unknown key; did you mean {word}?");
     }
     let known = known.iter().map(AsRef::as_ref).collect::<Vec<_>>();
     if known.is_empty() {
-        "there is no such key".into()
+        "unknown key".into()
     } else {
-        format!("there is no such key; there are {}", known.join(", "))
+        format!("unknown key; known keys: {}", known.join(", "))
     }
 }
 
-/// The word that was perhaps meant.
+/// Returns the known word closest to `word`, if it is close enough to be a typing error.
 fn closest_match<'a, S: AsRef<str>>(word: &str, known: &'a [S]) -> Option<&'a str> {
     let word = word.to_lowercase().replace('-', "_");
     let word = word.get(..64).unwrap_or(&word);
@@ -119,7 +132,7 @@ fn closest_match<'a, S: AsRef<str>>(word: &str, known: &'a [S]) -> Option<&'a st
     (distance <= 1 + word.len() / 4).then_some(best)
 }
 
-/// Letters to change, add or leave out to make one word of the other.
+/// Levenshtein distance in bytes.
 fn edit_distance(a: &[u8], b: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {

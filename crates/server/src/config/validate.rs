@@ -1,69 +1,90 @@
-//! What cannot be as it is set, and what should not be: all of it at once.
+//! Validation of a configuration: every error and every risky setting, reported at once.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
-use pagecast_core::spec::{MAX_TIME_RANGE, Secret, UPLOAD_TIMEOUT_RANGE};
+use pagecast_core::SpecError;
+use pagecast_core::spec::{Field, MAX_TIME_RANGE, Secret, UPLOAD_TIMEOUT_RANGE};
 use url::{Host, Url};
 
 use super::{Config, Rooms};
-use crate::app::{MIN_TOKEN_LEN, validate_all};
-use crate::listen::check_tls;
+use crate::app::{AccessKey, MIN_TOKEN_LEN, validate_all};
+use crate::listen::validate_tls;
+use crate::service::error_chain;
 
-/// Shorter secrets than this can be guessed, in characters.
-const WEAK_SECRET_LEN: usize = 16;
-/// Longest time that may be set where seconds are, a week; for storage, 30 days.
+/// Shortest secret that cannot be guessed, in bytes.
+const MIN_SECRET_LEN: usize = 16;
+/// Fewest different bytes of a secret that was generated at random.
+const MIN_DISTINCT_BYTES: usize = 6;
+/// Largest time that may be set in seconds: a week. A longer one is probably a mistake.
 const MAX_WAIT_S: u64 = 7 * 86_400;
+/// Largest `casts.upload_timeout_s`, in seconds: the limit of the cast's own description, 30 days.
 const MAX_UPLOAD_TIMEOUT_S: u64 = UPLOAD_TIMEOUT_RANGE.end().as_secs();
-/// Connections of a listener. With fewer there would be none beside the 64 that are reserved; more are out of
-/// reach for one process.
-const CONNECTIONS_RANGE: std::ops::RangeInclusive<usize> = 128..=100_000;
-/// Clouds remember this long, in hours; longer than ten years is a mistake.
-const HISTORY_H_RANGE: std::ops::RangeInclusive<u64> = 72..=87_600;
+/// Allowed values of `limits.connections`. 64 of them are reserved, so fewer than 128 would hardly serve
+/// anyone; one process cannot handle more than 100 000.
+const CONNECTIONS_RANGE: RangeInclusive<usize> = 128..=100_000;
+/// Allowed values of `casts.retention_h`. The vendors answer queries for 72 hours; more than ten years is a
+/// mistake.
+const RETENTION_H_RANGE: RangeInclusive<u64> = 72..=87_600;
+/// Allowed numbers of rooms and viewers. One process serves no more than a few thousand.
+const ROOM_LIMIT_RANGE: RangeInclusive<usize> = 1..=10_000;
+/// Largest `casts.max_queue_timeout_s`, in seconds: a day, as the description of the REST API says.
+const MAX_QUEUE_TIMEOUT_S: u64 = 86_400;
+/// Allowed values of `casts.max_database_mib`. Less than 64 MiB holds hardly a day; 1 TiB is more than a
+/// database in one file can handle.
+const MAX_DATABASE_MIB_RANGE: RangeInclusive<u64> = 64..=1 << 20;
+/// Most `casts.warm_browsers`. Each takes memory all the time, and a machine starts fewer casts at once.
+const MAX_WARM_BROWSERS: usize = 64;
+/// Largest `MaxDurationLimit` of a task, in seconds: a day, as Tencent's international document says.
+const MAX_DURATION_S: u64 = 86_400;
 
-/// Rooms and viewers; one process carries no more than some thousand.
-const ROOM_LIMIT_RANGE: std::ops::RangeInclusive<usize> = 1..=10_000;
-/// Longest time that a request may ask for, in seconds: what the description of the REST API says.
-const MAX_QUEUE_S: u64 = 86_400;
-/// Sizes of the database, in MiB: less than 64 is hardly a day, more than 1 TiB more than a database in one
-/// file is good for.
-const HISTORY_MIB_RANGE: std::ops::RangeInclusive<u64> = 64..=1 << 20;
-
-/// Something that was found.
+/// An error or a risk in a configuration. It is displayed as `key: message`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether the service cannot run like this; otherwise it can, and should not.
+    /// Whether the service cannot run with this setting. Otherwise it is a warning.
     pub fatal: bool,
-    /// What, and what to do about it.
-    pub text: String,
+    /// The key, like `casts.cpu_share`, or `application NAME: FIELD`.
+    pub key: String,
+    /// What is wrong, what is allowed, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
 }
 
 #[derive(Default)]
 struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn error(&mut self, text: impl Into<String>) {
-        self.0.push(Finding { fatal: true, text: text.into() });
+    fn error(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Finding { fatal: true, key: key.into(), message: message.into() });
     }
 
-    fn warning(&mut self, text: impl Into<String>) {
-        self.0.push(Finding { fatal: false, text: text.into() });
+    fn warning(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Finding { fatal: false, key: key.into(), message: message.into() });
     }
 
-    fn error_unless(&mut self, holds: bool, text: &str) {
+    fn error_unless(&mut self, holds: bool, key: &str, message: &str) {
         if !holds {
-            self.error(text);
+            self.error(key, message);
         }
     }
 }
 
 impl Config {
-    /// What cannot be and what should not be, grave things first. Files that are named are looked at.
+    /// Validates the configuration and returns all findings, errors first. It reads the certificate files.
     #[must_use]
     pub fn validate(&self) -> Vec<Finding> {
         let mut found = Findings::default();
         self.validate_listeners(&mut found);
-        self.validate_numbers(&mut found);
+        self.validate_limits(&mut found);
+        self.validate_casts(&mut found);
+        self.validate_vendors(&mut found);
         self.validate_rooms(&mut found);
         self.validate_applications(&mut found);
         found.0.sort_by_key(|finding| !finding.fatal);
@@ -71,132 +92,171 @@ impl Config {
     }
 
     fn validate_listeners(&self, found: &mut Findings) {
-        if let Some(why) = self.tls.as_ref().and_then(|tls| check_tls(tls).err()) {
-            found.error(why);
+        if let Some(error) = self.tls.as_ref().and_then(|tls| validate_tls(tls).err()) {
+            found.error("tls", error_chain(&error));
         }
-        let open = !self.listen.ip().is_loopback();
-        // An administrator can add some while it runs.
-        if open && self.applications.is_empty() && self.admin_token.is_none() {
+        let is_public = !self.listen.ip().is_loopback();
+        // With an admin token, applications can be added at run time.
+        if is_public && self.applications.is_empty() && self.admin_token.is_none() {
             found.error(
-                "listen: others can reach it, and there is no application: the demo application is for this machine only; \
-                 write [[applications]], set admin_token, or listen on 127.0.0.1",
+                "listen",
+                "this address is reachable from other machines, but there is no application (the demo \
+                 application \
+                 is only available on loopback): add [[applications]], set admin_token, or listen on \
+                 127.0.0.1",
             );
         }
-        if open && self.tls.is_none() {
-            found.warning("listen: others can reach it and nothing is encrypted: set tls, or put a proxy that has it in front");
+        if is_public && self.tls.is_none() {
+            found.warning(
+                "listen",
+                "this address is reachable from other machines without encryption: set tls, or use a \
+                 reverse proxy \
+                 with TLS",
+            );
         }
-        if self.data.as_os_str().is_empty() {
-            found.error("data: a folder is needed");
-        }
+        found.error_unless(!self.data.as_os_str().is_empty(), "data", "must be the path of a folder");
         if let Some(token) = &self.admin_token {
             let len = token.reveal().chars().count();
-            found.error_unless(len >= MIN_TOKEN_LEN, "admin_token: at least 16 characters are needed");
+            found.error_unless(len >= MIN_TOKEN_LEN, "admin_token", "must have at least 16 characters");
             if is_guessable(token) {
-                found.warning("admin_token: it can be guessed: take one that was made by chance, as by openssl rand -hex 32");
+                found.warning(
+                    "admin_token",
+                    "this token can be guessed: use a random one, for example of openssl rand -hex 32",
+                );
             }
         }
         if self.rooms.enabled && addresses_conflict(self.listen, self.rooms.listen) {
-            found.error("rooms.listen: it is where the APIs listen, and one of both must go elsewhere");
+            found.error("rooms.listen", "must differ from listen, the address of the APIs");
         }
     }
 
-    fn validate_numbers(&self, found: &mut Findings) {
+    fn validate_limits(&self, found: &mut Findings) {
+        let limits = &self.limits;
+        found.error_unless(
+            CONNECTIONS_RANGE.contains(&limits.connections),
+            "limits.connections",
+            "must be 128 to 100000: 64 are reserved for health checks and this machine's own casts",
+        );
+        found.error_unless(
+            limits.connections_per_address >= 1,
+            "limits.connections_per_address",
+            "must be at least 1; set it to limits.connections for no limit per address",
+        );
+        found.error_unless(limits.requests_per_s >= 1, "limits.requests_per_s", "must be at least 1");
+    }
+
+    fn validate_casts(&self, found: &mut Findings) {
         let casts = &self.casts;
-        for (holds, text) in [
-            ((0.1..=16.0).contains(&casts.cpu_share), "casts.cpu_share: 0.1 to 16 are possible"),
+        for (holds, key, message) in [
+            ((0.1..=16.0).contains(&casts.cpu_share), "casts.cpu_share", "must be 0.1 to 16"),
             (
-                HISTORY_H_RANGE.contains(&casts.history_h),
-                "casts.history_h: 72 to 87600 are possible: clients may look back 72 hours",
+                RETENTION_H_RANGE.contains(&casts.retention_h),
+                "casts.retention_h",
+                "must be 72 to 87600: clients of the vendors' APIs may query a task for 72 hours",
             ),
-            (casts.queue_s <= MAX_WAIT_S, "casts.queue_s: at most 604800 are possible, a week"),
-            (casts.max_queue_s <= MAX_QUEUE_S, "casts.max_queue_s: at most 86400 are possible, a day"),
+            (casts.queue_timeout_s <= MAX_WAIT_S, "casts.queue_timeout_s", "must be at most 604800 (a week)"),
             (
-                HISTORY_MIB_RANGE.contains(&casts.history_mib),
-                "casts.history_mib: 64 to 1048576 are possible, 1 TiB",
-            ),
-            (
-                casts.queue_limit >= 1,
-                "casts.queue_limit: 1 is the least: casts are queued before they are begun",
-            ),
-            (casts.max >= 1, "casts.max: 1 is the least"),
-            (
-                CONNECTIONS_RANGE.contains(&self.limits.connections),
-                "limits.connections: 128 to 100000 are possible: 64 are kept for health and for this machine's own casts",
+                casts.max_queue_timeout_s <= MAX_QUEUE_TIMEOUT_S,
+                "casts.max_queue_timeout_s",
+                "must be at most 86400 (a day)",
             ),
             (
-                self.limits.connections_per_address >= 1,
-                "limits.connections_per_address: 1 is the least; write as many as limits.connections to have no limit",
-            ),
-            (self.limits.requests_per_s >= 1, "limits.requests_per_s: 1 is the least"),
-            (casts.warm <= 64, "casts.warm: at most 64 browsers can be kept ready"),
-            (casts.drain_s <= MAX_WAIT_S, "casts.drain_s: at most 604800 are possible, a week"),
-            (
-                casts.storage_patience_s <= MAX_UPLOAD_TIMEOUT_S,
-                "casts.storage_patience_s: at most 2592000 are possible, 30 days",
+                MAX_DATABASE_MIB_RANGE.contains(&casts.max_database_mib),
+                "casts.max_database_mib",
+                "must be 64 to 1048576 (1 TiB)",
             ),
             (
-                casts.spare_memory_mib < 1 << 20,
-                "casts.spare_memory_mib: less than 1048576 are possible, 1 TiB",
+                casts.max_queued_casts >= 1,
+                "casts.max_queued_casts",
+                "must be at least 1: every cast passes through the queue",
+            ),
+            (casts.max_running >= 1, "casts.max_running", "must be at least 1"),
+            (casts.warm_browsers <= MAX_WARM_BROWSERS, "casts.warm_browsers", "must be at most 64"),
+            (casts.drain_timeout_s <= MAX_WAIT_S, "casts.drain_timeout_s", "must be at most 604800 (a week)"),
+            (
+                casts.upload_timeout_s <= MAX_UPLOAD_TIMEOUT_S,
+                "casts.upload_timeout_s",
+                "must be at most 2592000 (30 days)",
             ),
             (
-                casts.spare_disk_mib < 1 << 30,
-                "casts.spare_disk_mib: less than 1073741824 are possible, 1 PiB",
+                casts.reserved_memory_mib < 1 << 20,
+                "casts.reserved_memory_mib",
+                "must be less than 1048576 (1 TiB)",
+            ),
+            (
+                casts.min_free_disk_mib < 1 << 30,
+                "casts.min_free_disk_mib",
+                "must be less than 1073741824 (1 PiB)",
             ),
             (
                 casts.browser_uids.is_none_or(|[first, last]| (1000..=last).contains(&first)),
-                "casts.browser_uids: two user ids from 1000 on are wanted, the smaller one first",
-            ),
-            (
-                self.tencent.min_duration_s <= 86_400,
-                "tencent.min_duration_s: at most 86400 are possible, a day",
-            ),
-            (
-                (self.tencent.min_duration_s..=86_400).contains(&self.tencent.max_duration_s)
-                    && self.tencent.max_duration_s >= MAX_TIME_RANGE.start().as_secs(),
-                "tencent.max_duration_s: at least 10 and tencent.min_duration_s, and at most 86400 are possible",
+                "casts.browser_uids",
+                "must be the first and the last of a range of user ids from 1000 on",
             ),
         ] {
-            found.error_unless(holds, text);
+            found.error_unless(holds, key, message);
         }
     }
 
+    fn validate_vendors(&self, found: &mut Findings) {
+        let tencent = &self.tencent;
+        found.error_unless(
+            tencent.min_duration_s <= MAX_DURATION_S,
+            "tencent.min_duration_s",
+            "must be at most 86400 (a day)",
+        );
+        found.error_unless(
+            (tencent.min_duration_s..=MAX_DURATION_S).contains(&tencent.max_duration_s)
+                && tencent.max_duration_s >= MAX_TIME_RANGE.start().as_secs(),
+            "tencent.max_duration_s",
+            "must be at least 10 and at least tencent.min_duration_s, and at most 86400 (a day)",
+        );
+    }
+
     fn validate_rooms(&self, found: &mut Findings) {
-        let Rooms { enabled, listen, media, addresses, public_url, secret, .. } = &self.rooms;
+        let Rooms { enabled, listen, media_listen, announced_addresses, public_url, secret, .. } =
+            &self.rooms;
         if !enabled {
             return;
         }
-        let open = !listen.ip().is_loopback();
-        let elsewhere = |url: &Url| match url.host() {
+        let is_public = !listen.ip().is_loopback();
+        let is_remote = |url: &Url| match url.host() {
             Some(Host::Domain(name)) => name != "localhost",
             Some(Host::Ipv4(ip)) => !ip.is_loopback(),
             Some(Host::Ipv6(ip)) => !ip.is_loopback(),
             None => false,
         };
-        let public =
-            public_url.as_ref().and_then(|url| Url::parse(url).ok()).is_some_and(|url| elsewhere(&url));
-        if (open || public) && secret.is_none() {
+        let has_remote_url =
+            public_url.as_ref().and_then(|url| Url::parse(url).ok()).is_some_and(|url| is_remote(&url));
+        if (is_public || has_remote_url) && secret.is_none() {
             found.error(
-                "rooms.secret: it is needed, because others can reach the rooms and could watch and publish",
+                "rooms.secret",
+                "required, because the rooms are reachable from other machines, which could watch and \
+                 publish",
             );
         }
-        if secret.as_ref().is_some_and(|secret| secret.reveal().len() < WEAK_SECRET_LEN) {
-            found.error("rooms.secret: at least 16 characters are needed");
+        if secret.as_ref().is_some_and(|secret| secret.reveal().len() < MIN_SECRET_LEN) {
+            found.error("rooms.secret", "must have at least 16 characters");
         }
-        if open && media.ip().is_loopback() && addresses.is_empty() {
+        if is_public && media_listen.ip().is_loopback() && announced_addresses.is_empty() {
             found.warning(
-                "rooms.media: viewers elsewhere cannot reach 127.0.0.1: set an address that they can",
+                "rooms.media_listen",
+                "viewers on other machines cannot reach 127.0.0.1: set an address that they can reach",
             );
         }
-        if addresses.iter().any(|address| address.ip().is_unspecified() || address.port() == 0) {
-            found.error("rooms.addresses: each must be an address and a port that viewers can reach");
+        if announced_addresses.iter().any(|address| address.ip().is_unspecified() || address.port() == 0) {
+            found.error(
+                "rooms.announced_addresses",
+                "each entry must be an address and a port that viewers can reach",
+            );
         }
-        let good = |url: &String| {
+        let is_base_url = |url: &String| {
             Url::parse(url).is_ok_and(|url| {
                 matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none()
             })
         };
-        if public_url.as_ref().is_some_and(|url| !good(url)) {
-            found.error("rooms.public_url: write an address like https://rooms.example.com");
+        if public_url.as_ref().is_some_and(|url| !is_base_url(url)) {
+            found.error("rooms.public_url", "must be a URL like https://rooms.example.com");
         }
         self.validate_room_limits(found);
     }
@@ -211,71 +271,107 @@ impl Config {
             ("max_viewers_per_room", rooms.max_viewers_per_room),
         ] {
             if !ROOM_LIMIT_RANGE.contains(&value) {
-                let (least, most) = (ROOM_LIMIT_RANGE.start(), ROOM_LIMIT_RANGE.end());
-                found.error(format!("rooms.{key}: {value} is not possible: {least} to {most} are"));
+                let (min, max) = (ROOM_LIMIT_RANGE.start(), ROOM_LIMIT_RANGE.end());
+                found.error(
+                    format!("rooms.{key}"),
+                    format!("{value} is out of range: must be {min} to {max}"),
+                );
             }
         }
     }
 
     fn validate_applications(&self, found: &mut Findings) {
         let apps = &self.applications;
-        let of = |name: &str, field: &str| format!("application {name}: {field}");
         let mut ids: HashMap<(&str, String), &str> = HashMap::new();
-        let mut pairs: HashMap<&str, (&str, &Secret)> = HashMap::new();
+        let mut secrets: HashMap<&str, (&str, &Secret)> = HashMap::new();
         for app in apps {
-            let tokens = app.tokens.iter().map(|token| ("a token", token.reveal().to_owned()));
-            let named = [
+            let key = |field: &str| format!("application {}: {field}", app.name);
+            let tokens = app.tokens.iter().map(|token| ("tokens", token.reveal().to_owned()));
+            let unique = [
                 Some(("name", app.name.clone())),
                 app.app_id.clone().map(|id| ("app_id", id)),
                 app.sdk_app_id.map(|id| ("sdk_app_id", id.to_string())),
             ];
-            for (what, id) in named.into_iter().flatten().chain(tokens) {
-                if let Some(other) = ids.insert((what, id), &app.name) {
-                    found.error(of(&app.name, &format!("{what}: {other} has the same")));
+            for (field, id) in unique.into_iter().flatten().chain(tokens) {
+                if let Some(other) = ids.insert((field, id), &app.name) {
+                    found.error(key(field), format!("application {other} uses the same value"));
                 }
             }
-            for key in &app.keys {
-                let (other, secret) = *pairs.entry(&key.id).or_insert((&app.name, &key.secret));
-                if *secret != key.secret {
-                    found.error(of(&app.name, &format!("keys: {} has another secret in {other}", key.id)));
+            for AccessKey { id, secret, .. } in &app.keys {
+                let (other, other_secret) = *secrets.entry(id).or_insert((&app.name, secret));
+                if other_secret != secret {
+                    found.error(key("keys"), format!("application {other} has a different secret for {id}"));
                 }
-                if key.secret.reveal().len() < WEAK_SECRET_LEN || is_guessable(&key.secret) {
-                    found.warning(of(&app.name, &format!("keys: the secret of {} can be guessed", key.id)));
+                if secret.reveal().len() < MIN_SECRET_LEN || is_guessable(secret) {
+                    found
+                        .warning(key("keys"), format!("the secret of {id} can be guessed: use a random one"));
                 }
             }
-            if let Err(wrong) = app.validate() {
-                found.error(of(&app.name, &wrong.to_string()));
+            let limits = app.validate_limits().err().and_then(|error| limit_finding(&error));
+            if let Some((limit, message)) = limits {
+                found.error(key(limit), message);
+            } else if let Err(error) = app.validate() {
+                found.error(key(&error.field), error.reason);
             }
-            let admins = app.tokens.iter().any(|token| Some(token) == self.admin_token.as_ref());
-            found.error_unless(!admins, &of(&app.name, "tokens: one is the administrator's"));
+            if app.tokens.iter().any(|token| Some(token) == self.admin_token.as_ref()) {
+                found.error(key("tokens"), "a token must differ from admin_token");
+            }
             if app.keys.iter().all(|key| key.disabled) && app.tokens.is_empty() {
-                found
-                    .warning(of(&app.name, "it has neither a key nor a token: nobody can ask for its casts"));
+                found.warning(
+                    key("keys"),
+                    "the application has no enabled key and no token, so it cannot be used",
+                );
             }
             if !app.keys.is_empty() && app.app_id.is_none() && app.sdk_app_id.is_none() {
-                found.warning(of(&app.name, "its keys are of no use without an app_id or an sdk_app_id"));
+                found.warning(key("keys"), "keys need an app_id or an sdk_app_id to be of use");
             }
         }
-        // What is left: a name that is another's id.
+        // The remaining conflict: a name that is another application's id.
         if !found.0.iter().any(|finding| finding.fatal)
-            && let Err(wrong) = validate_all(apps, self.admin_token.as_ref())
+            && let Err(error) = validate_all(apps, self.admin_token.as_ref())
         {
-            found.error(format!("application {wrong}"));
+            found.error(format!("application {}", error.field), error.reason);
         }
     }
 }
 
-/// Whether both cannot listen at the same time.
+/// Key and message of an invalid limit of an application's casts, in the units of the configuration.
+fn limit_finding(error: &SpecError) -> Option<(&'static str, String)> {
+    match error {
+        SpecError::DurationOutOfRange { field: Field::MaxTime, value, low, high } => {
+            let message = format!(
+                "{} is out of range: must be {} to {} s",
+                value.as_secs(),
+                low.as_secs(),
+                high.as_secs()
+            );
+            Some(("limits.max_time", message))
+        }
+        SpecError::NumberOutOfRange { field, value, low, high } => {
+            let key = match field {
+                Field::Attempts => "limits.attempts",
+                Field::Memory => "limits.memory_bytes",
+                Field::Disk => "limits.disk_bytes",
+                Field::CpuWeight => "limits.cpu_weight",
+                _ => return None,
+            };
+            Some((key, format!("{value} is out of range: must be {low} to {high}")))
+        }
+        _ => None,
+    }
+}
+
+/// Whether two listeners cannot be bound at the same time.
 fn addresses_conflict(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0
         && a.port() == b.port()
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-/// Whether a secret is made of very few different characters.
+/// Whether a secret consists of very few different bytes.
 fn is_guessable(secret: &Secret) -> bool {
     let mut bytes = secret.reveal().as_bytes().to_vec();
     bytes.sort_unstable();
     bytes.dedup();
-    bytes.len() < 6
+    bytes.len() < MIN_DISTINCT_BYTES
 }

@@ -1,4 +1,4 @@
-//! What is true at the moment, put together for who asks.
+//! Collects the current values for a scrape.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -13,36 +13,36 @@ use prometheus_client::registry::Registry;
 use tokio::time::timeout;
 
 use super::{
-    API_SECONDS, CALLBACK_ATTEMPTS, CALLBACKS_GIVEN_UP, CALLBACKS_OLDEST, CALLBACKS_WAITING, CAST_BYTES,
+    API_SECONDS, CALLBACK_ATTEMPTS, CALLBACKS_GIVEN_UP, CALLBACKS_OLDEST, CALLBACKS_PENDING, CAST_BYTES,
     CAST_CPU, CAST_DROPPED, CAST_ELAPSED, CAST_ENCODED, CAST_FPS, CAST_MEMORY, CAST_PEAK, CAST_PUSHES,
     CAST_UNCHANGED, CAST_UPLOAD_FAILING, CAST_UPLOADS, CASTS, Labels, METRICS, Metric, MetricKind, Metrics,
     ROOM_BITRATE, ROOM_CONNECTED, ROOM_LOSS, ROOM_RTT, WORKER_CASTS, WORKER_CORES, WORKER_DRAINING,
-    WORKER_FREE, WORKER_MEMORY, WORKER_SEEN, WORKER_USED,
+    WORKER_FREE, WORKER_HEARTBEAT_AGE, WORKER_MEMORY, WORKER_USED,
 };
 use crate::service::Service;
 
-/// What [`scrape`] gives.
+/// Content type of the text that [`scrape`] returns.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Casts that are told one by one: as many as the fleet gives at once.
+/// Most casts with metrics of their own: the largest page that the fleet returns.
 const MAX_CASTS: usize = 1000;
-/// The fleet must have answered by then.
+/// Time limit for the fleet, well below the usual scrape timeout of 10 s.
 const FLEET_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All metrics as text (OpenMetrics).
+/// Returns all metrics in OpenMetrics text format.
 ///
 /// # Errors
-/// The fleet does not answer.
+/// The fleet fails or does not answer in time.
 pub(crate) async fn scrape(metrics: &Metrics, service: &Service) -> Result<String, Error> {
-    let asked = timeout(FLEET_TIMEOUT, collect(service)).await.map_err(|_| Error::Unavailable)??;
-    Ok(metrics.to_openmetrics(&asked))
+    let values = timeout(FLEET_TIMEOUT, collect(service)).await.map_err(|_| Error::Unavailable)??;
+    Ok(metrics.to_openmetrics(&values))
 }
 
-/// Numbers of gauges and counters that come from elsewhere.
+/// Values of the gauges and counters that are read at a scrape.
 #[derive(Debug, Default)]
 struct MetricValues(Vec<(&'static Metric, Labels, f64)>);
 
 impl MetricValues {
-    /// A number, with values for the labels that the metric has.
+    /// Adds a value, with one value for each label of the metric.
     fn add<const N: usize>(&mut self, metric: &'static Metric, labels: [&str; N], value: f64) {
         debug_assert_eq!(metric.labels.len(), N, "{}", metric.name);
         let labels = metric.labels.iter().zip(labels).map(|(name, value)| (*name, value.to_owned()));
@@ -52,81 +52,81 @@ impl MetricValues {
 
 async fn collect(service: &Service) -> Result<MetricValues, Error> {
     let (fleet, now) = (&service.fleet, service.now());
-    let mut seen = MetricValues::default();
+    let mut values = MetricValues::default();
     let counts = fleet.count(None).await?;
     for state in CastState::ALL {
         let count = counts.iter().find(|(counted, _)| *counted == state).map_or(0, |(_, count)| *count);
-        seen.add(&CASTS, [state.as_str()], count as f64);
+        values.add(&CASTS, [state.as_str()], count as f64);
     }
     let running =
         Filter { states: vec![CastState::Starting, CastState::Live], limit: MAX_CASTS, ..Filter::default() };
     for cast in fleet.list(&running).await?.casts {
-        if let Some(vitals) = fleet.stats(&cast.id).await {
-            collect_cast(&mut seen, &cast, &vitals);
+        if let Some(stats) = fleet.stats(&cast.id).await {
+            collect_cast(&mut values, &cast, &stats);
         }
     }
-    for (worker, load) in fleet.workers().await {
-        collect_worker(&mut seen, &worker, &load, now);
+    for (worker, status) in fleet.workers().await {
+        collect_worker(&mut values, &worker, &status, now);
     }
     let backlog = fleet.backlog().await?;
-    seen.add(&CALLBACKS_WAITING, [], backlog.pending as f64);
-    seen.add(&CALLBACKS_OLDEST, [], backlog.oldest_event_ms.map_or(0.0, |at| seconds_since(at, now)));
-    seen.add(&CALLBACKS_GIVEN_UP, [], backlog.given_up as f64);
-    Ok(seen)
+    values.add(&CALLBACKS_PENDING, [], backlog.pending as f64);
+    values.add(&CALLBACKS_OLDEST, [], backlog.oldest_event_ms.map_or(0.0, |at| seconds_since(at, now)));
+    values.add(&CALLBACKS_GIVEN_UP, [], backlog.given_up as f64);
+    Ok(values)
 }
 
-fn collect_cast(seen: &mut MetricValues, cast: &Cast, vitals: &CastStats) {
+fn collect_cast(values: &mut MetricValues, cast: &Cast, stats: &CastStats) {
     let labels = [cast.id.as_str(), cast.app.as_str()];
     let [id, app] = labels;
-    let ticks = vitals.frames_captured.saturating_add(vitals.frames_unchanged).max(1);
+    let ticks = stats.frames_captured.saturating_add(stats.frames_unchanged).max(1);
     for (metric, value) in [
-        (&CAST_FPS, vitals.fps),
-        (&CAST_UNCHANGED, vitals.frames_unchanged as f64 / ticks as f64),
-        (&CAST_DROPPED, vitals.frames_dropped as f64),
-        (&CAST_ENCODED, vitals.frames_encoded as f64),
-        (&CAST_BYTES, vitals.bytes as f64),
-        (&CAST_ELAPSED, vitals.elapsed_ms as f64 / 1000.0),
-        (&CAST_CPU, vitals.cpu_cores),
-        (&CAST_MEMORY, vitals.memory_bytes as f64),
-        (&CAST_UPLOADS, vitals.upload_pending as f64),
-        (&CAST_UPLOAD_FAILING, bool_value(vitals.upload_error.is_some())),
+        (&CAST_FPS, stats.fps),
+        (&CAST_UNCHANGED, stats.frames_unchanged as f64 / ticks as f64),
+        (&CAST_DROPPED, stats.frames_dropped as f64),
+        (&CAST_ENCODED, stats.frames_encoded as f64),
+        (&CAST_BYTES, stats.bytes as f64),
+        (&CAST_ELAPSED, stats.elapsed_ms as f64 / 1000.0),
+        (&CAST_CPU, stats.cpu_cores),
+        (&CAST_MEMORY, stats.memory_bytes as f64),
+        (&CAST_UPLOADS, stats.upload_pending as f64),
+        (&CAST_UPLOAD_FAILING, bool_value(stats.upload_error.is_some())),
     ] {
-        seen.add(metric, labels, value);
+        values.add(metric, labels, value);
     }
-    for (channel, peak) in ["left", "right"].into_iter().zip(vitals.peak) {
-        seen.add(&CAST_PEAK, [id, app, channel], f64::from(peak));
+    for (channel, peak) in ["left", "right"].into_iter().zip(stats.peak) {
+        values.add(&CAST_PEAK, [id, app, channel], f64::from(peak));
     }
     for state in PUSH_STATES {
-        let count = vitals.pushes.iter().filter(|(_, found)| *found == state).count();
+        let count = stats.pushes.iter().filter(|(_, found)| *found == state).count();
         if count > 0 {
-            seen.add(&CAST_PUSHES, [id, app, push_state_label(state)], count as f64);
+            values.add(&CAST_PUSHES, [id, app, push_state_label(state)], count as f64);
         }
     }
-    let Some(room) = &vitals.room else { return };
-    seen.add(&ROOM_CONNECTED, labels, bool_value(room.state == connection::State::Running));
-    seen.add(&ROOM_BITRATE, labels, f64::from(room.bitrate_kbps) * 1000.0);
+    let Some(room) = &stats.room else { return };
+    values.add(&ROOM_CONNECTED, labels, bool_value(room.state == connection::State::Running));
+    values.add(&ROOM_BITRATE, labels, f64::from(room.bitrate_kbps) * 1000.0);
     if let Some(rtt) = room.rtt_ms {
-        seen.add(&ROOM_RTT, labels, rtt / 1000.0);
+        values.add(&ROOM_RTT, labels, rtt / 1000.0);
     }
-    seen.add(&ROOM_LOSS, labels, f64::from(room.loss));
+    values.add(&ROOM_LOSS, labels, f64::from(room.loss));
 }
 
-fn collect_worker(seen: &mut MetricValues, worker: &WorkerId, load: &WorkerStatus, now: UnixMs) {
+fn collect_worker(values: &mut MetricValues, worker: &WorkerId, status: &WorkerStatus, now: UnixMs) {
     for (metric, value) in [
-        (&WORKER_SEEN, seconds_since(load.at_ms, now)),
-        (&WORKER_CORES, load.cores),
-        (&WORKER_USED, load.cores_used),
-        (&WORKER_MEMORY, load.memory_bytes as f64),
-        (&WORKER_FREE, load.memory_free_bytes as f64),
-        (&WORKER_CASTS, load.casts as f64),
-        (&WORKER_DRAINING, bool_value(load.draining)),
+        (&WORKER_HEARTBEAT_AGE, seconds_since(status.at_ms, now)),
+        (&WORKER_CORES, status.cores),
+        (&WORKER_USED, status.cores_used),
+        (&WORKER_MEMORY, status.memory_bytes as f64),
+        (&WORKER_FREE, status.memory_free_bytes as f64),
+        (&WORKER_CASTS, status.casts as f64),
+        (&WORKER_DRAINING, bool_value(status.draining)),
     ] {
-        seen.add(metric, [worker.0.as_str()], value);
+        values.add(metric, [worker.0.as_str()], value);
     }
 }
 
-fn bool_value(is: bool) -> f64 {
-    f64::from(u8::from(is))
+fn bool_value(value: bool) -> f64 {
+    f64::from(u8::from(value))
 }
 
 fn seconds_since(at: UnixMs, now: UnixMs) -> f64 {
@@ -154,10 +154,10 @@ fn push_state_label(state: connection::State) -> &'static str {
 }
 
 impl Metrics {
-    fn to_openmetrics(&self, seen: &MetricValues) -> String {
+    fn to_openmetrics(&self, values: &MetricValues) -> String {
         let mut registry = Registry::default();
         for metric in METRICS {
-            let values = || seen.0.iter().filter(|(found, ..)| std::ptr::eq(*found, *metric));
+            let samples = || values.0.iter().filter(|(found, ..)| std::ptr::eq(*found, *metric));
             match metric.kind {
                 MetricKind::Histogram => {
                     debug_assert_eq!(metric.name, API_SECONDS.name);
@@ -168,14 +168,14 @@ impl Metrics {
                 }
                 MetricKind::Counter => {
                     let family = Family::<Labels, Counter<u64>>::default();
-                    for (_, labels, value) in values() {
+                    for (_, labels, value) in samples() {
                         family.get_or_create(labels).inc_by(*value as u64);
                     }
                     registry.register(metric.name, metric.help, family);
                 }
                 MetricKind::Gauge => {
                     let family = Family::<Labels, Gauge<f64, AtomicU64>>::default();
-                    for (_, labels, value) in values() {
+                    for (_, labels, value) in samples() {
                         family.get_or_create(labels).set(*value);
                     }
                     registry.register(metric.name, metric.help, family);
@@ -184,7 +184,7 @@ impl Metrics {
         }
         let mut text = String::new();
         if encode(&mut text, &registry).is_err() {
-            tracing::error!("metrics cannot be written");
+            tracing::error!("cannot encode metrics");
         }
         text
     }
@@ -202,9 +202,12 @@ mod tests {
     #[test]
     fn the_reference_is_current() {
         let mut page = String::from(
-            "# Metrics\n\nMade from the program's own table. `GET /metrics` gives them as OpenMetrics text: to whoever shows the administrator's \
-             token, and freely where there is none and the service listens on loopback and is asked directly (`Authorization: Bearer …`).\n\n\
-             | metric | kind | labels | what |\n|---|---|---|---|\n",
+            "# Metrics\n\nGenerated from the program's own table. `GET /metrics` returns them in \
+             OpenMetrics text format. It \
+             requires the administrator's token (`Authorization: Bearer …`). Without an administrator's \
+             token, it is open to \
+             direct requests to a service that listens on loopback.\n\n\
+             | metric | type | labels | meaning |\n|---|---|---|---|\n",
         );
         for metric in METRICS {
             let total = if metric.kind == MetricKind::Counter { "_total" } else { "" };
@@ -221,7 +224,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.record_request("volcengine", "StartWebcast", "ok", Duration::from_millis(3));
         metrics.record_callback("tencent", crate::callback::AttemptOutcome::Timeout);
-        let mut seen = MetricValues::default();
+        let mut values = MetricValues::default();
         let cast = crate::callback::testing::cast(CastId::new(1, [7; 10]), "demo", "v1");
         let room = pagecast_fleet::RoomStats {
             state: connection::State::Running,
@@ -229,7 +232,7 @@ mod tests {
             rtt_ms: Some(20.0),
             loss: 0.25,
         };
-        let vitals = CastStats {
+        let stats = CastStats {
             fps: 29.5,
             frames_captured: 25,
             frames_unchanged: 75,
@@ -243,26 +246,28 @@ mod tests {
             room: Some(room),
             ..CastStats::default()
         };
-        collect_cast(&mut seen, &cast, &vitals);
+        collect_cast(&mut values, &cast, &stats);
         collect_worker(
-            &mut seen,
+            &mut values,
             &WorkerId("a\"b".into()),
             &WorkerStatus { at_ms: 1000, cores: 2.0, ..WorkerStatus::default() },
             3500,
         );
-        let text = metrics.to_openmetrics(&seen);
-        let of = format!("cast=\"{}\",app=\"demo\"", cast.id);
+        let text = metrics.to_openmetrics(&values);
+        let labels = format!("cast=\"{}\",app=\"demo\"", cast.id);
         for line in [
-            format!("pagecast_cast_fps{{{of}}} 29.5"),
-            format!("pagecast_cast_unchanged_ratio{{{of}}} 0.75"),
-            format!("pagecast_cast_frames_dropped_total{{{of}}} 3"),
-            format!("pagecast_cast_audio_peak_ratio{{{of},channel=\"right\"}} 0.25"),
-            format!("pagecast_cast_pushes{{{of},state=\"running\"}} 2.0"),
-            format!("pagecast_room_bitrate_bps{{{of}}} 1200000.0"),
-            format!("pagecast_room_rtt_seconds{{{of}}} 0.02"),
-            "pagecast_worker_heard_seconds{worker=\"a\\\"b\"} 2.5".into(),
+            format!("pagecast_cast_fps{{{labels}}} 29.5"),
+            format!("pagecast_cast_unchanged_ratio{{{labels}}} 0.75"),
+            format!("pagecast_cast_frames_dropped_total{{{labels}}} 3"),
+            format!("pagecast_cast_audio_peak_ratio{{{labels},channel=\"right\"}} 0.25"),
+            format!("pagecast_cast_pushes{{{labels},state=\"running\"}} 2.0"),
+            format!("pagecast_room_bitrate_bps{{{labels}}} 1200000.0"),
+            format!("pagecast_room_rtt_seconds{{{labels}}} 0.02"),
+            "pagecast_worker_heartbeat_age_seconds{worker=\"a\\\"b\"} 2.5".into(),
             "pagecast_callback_attempts_total{api=\"tencent\",outcome=\"timeout\"} 1".into(),
-            "pagecast_api_request_duration_seconds_count{api=\"volcengine\",action=\"StartWebcast\",code=\"ok\"} 1".into(),
+            "pagecast_api_request_duration_seconds_count\
+             {api=\"volcengine\",action=\"StartWebcast\",code=\"ok\"} 1"
+                .into(),
             "# EOF".into(),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -1,4 +1,5 @@
-//! Applications, for the administrator. Those of the configuration file are shown and not changed.
+//! Applications, for the administrator. Applications of the configuration file are shown but cannot be
+//! changed here.
 
 use std::collections::HashSet;
 
@@ -10,44 +11,46 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::settings::ApplicationSettings;
-use super::{Administrator, ApiError, Json, RestState, json_response};
+use super::{Administrator, ApiError, ErrorCode, Json, RestState, json_response};
 use crate::app::store::{self, StoreError, StoredApplication};
 use crate::app::{Application, ValidationError};
+use crate::internal_error::InternalError;
 use crate::service::Service;
 
 pub(super) mod keys;
 pub(super) mod tokens;
 
-/// Most applications that are kept.
+/// Most applications in the fleet: all of them are held in memory.
 const MAX_APPLICATIONS: usize = 10_000;
-/// Casts that ended lately that are looked at before an application is removed.
+/// Most ended casts that are checked for unfinished uploads before an application is removed: it bounds the
+/// query.
 const MAX_CHECKED_CASTS: usize = 1000;
 
-/// An application that is wanted.
+/// Application to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateApplicationRequest {
-    /// Its name.
+    /// Name of the application.
     #[schema(pattern = "^[a-z0-9_-]{1,64}$")]
     name: String,
-    /// What is to be set.
+    /// Settings; absent ones have their defaults.
     #[serde(default)]
     settings: ApplicationSettings,
 }
 
-/// An application.
+/// Application with its settings, keys and tokens.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Application)]
 pub(super) struct ApplicationView {
-    /// Its name.
+    /// Name of the application.
     name: String,
-    /// Where it is defined: only those of the fleet can be changed here.
+    /// Where the application is defined. Only those in the fleet can be changed here.
     defined_in: DefinedIn,
-    /// What is set. Secrets are shown as `…`.
+    /// Settings. Secrets are shown as `…`.
     settings: ApplicationSettings,
-    /// Pairs that sign requests, without their secrets.
+    /// Access keys for the vendors' APIs, without their secrets.
     keys: Vec<keys::KeyView>,
-    /// Tokens for this API, by their names.
+    /// Tokens for this API, by their ids.
     tokens: Vec<tokens::TokenView>,
 }
 
@@ -63,13 +66,14 @@ enum DefinedIn {
 /// All applications.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ApplicationList {
-    /// By their names.
+    /// The applications, sorted by name.
     applications: Vec<ApplicationView>,
 }
 
 impl ApplicationView {
-    fn new(app: &Application, fixed: &HashSet<String>) -> Self {
-        let defined_in = if fixed.contains(&app.name) { DefinedIn::Configuration } else { DefinedIn::Fleet };
+    fn new(app: &Application, configured: &HashSet<String>) -> Self {
+        let defined_in =
+            if configured.contains(&app.name) { DefinedIn::Configuration } else { DefinedIn::Fleet };
         Self {
             name: app.name.clone(),
             defined_in,
@@ -83,53 +87,53 @@ impl ApplicationView {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Invalid(ValidationError { field, reason: why, is_duplicate: taken }) => {
-                // Settings stand below one name in a body; the rest has its own.
-                let inner = !["name", "keys", "tokens"].iter().any(|own| field.starts_with(own));
-                let field = if inner { format!("settings.{field}") } else { field };
-                if taken {
-                    Self::conflict("taken", why).with_field(field)
+            StoreError::Invalid(ValidationError { field, reason, is_duplicate }) => {
+                // In a body, settings are below `settings`; name, keys and tokens are not.
+                let is_setting = !["name", "keys", "tokens"].iter().any(|own| field.starts_with(own));
+                let field = if is_setting { format!("settings.{field}") } else { field };
+                if is_duplicate {
+                    Self::new(ErrorCode::AlreadyExists, reason).with_field(field)
                 } else {
-                    Self::invalid_parameter(field, why)
+                    Self::invalid_parameter(field, reason)
                 }
             }
             StoreError::Fleet(error) => error.into(),
-            StoreError::Json(error) => {
-                tracing::error!(%error, "an application cannot be written");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the application cannot be kept")
-            }
+            StoreError::Json(error) => Self::internal(
+                InternalError::new("serialize application", &error),
+                "the application cannot be stored",
+            ),
         }
     }
 }
 
 fn no_such_application() -> ApiError {
-    ApiError::not_found("no-such-application", "there is no application of this name")
+    ApiError::new(ErrorCode::NoSuchApplication, "there is no application with this name")
 }
 
-/// An application that can be changed here.
+/// Finds an application that is not defined in the configuration.
 async fn find_editable(service: &Service, name: &str) -> Result<StoredApplication, ApiError> {
     if store::configured_names(service).contains(name) {
-        let words = "this application is defined in the configuration file: change it there";
-        return Err(ApiError::conflict("defined-in-configuration", words));
+        let message = "this application is defined in the configuration file: change it there";
+        return Err(ApiError::new(ErrorCode::DefinedInConfiguration, message));
     }
     store::read(service)
         .await?
         .into_iter()
-        .find(|kept| kept.application.name == name)
+        .find(|stored| stored.application.name == name)
         .ok_or_else(no_such_application)
 }
 
-/// Changes an application, alone.
+/// Changes an application while no other request can.
 async fn edit<T>(
     rest: &RestState,
     name: &str,
-    with: impl FnOnce(&mut Application) -> Result<T, ApiError>,
+    change: impl FnOnce(&mut Application) -> Result<T, ApiError>,
 ) -> Result<T, ApiError> {
-    let _alone = rest.edit_lock.lock().await;
-    let mut kept = find_editable(&rest.service, name).await?;
-    let outcome = with(&mut kept.application)?;
-    kept.updated_ms = rest.service.now();
-    store::put(&rest.service, &kept).await?;
+    let _guard = rest.edit_lock.lock().await;
+    let mut stored = find_editable(&rest.service, name).await?;
+    let outcome = change(&mut stored.application)?;
+    stored.updated_ms = rest.service.now();
+    store::put(&rest.service, &stored).await?;
     Ok(outcome)
 }
 
@@ -141,48 +145,55 @@ fn application_view(rest: &RestState, name: &str) -> Result<ApplicationView, Api
     Ok(ApplicationView::new(&*find_application(rest, name)?, &store::configured_names(&rest.service)))
 }
 
-/// All applications.
+/// List all applications.
 #[utoipa::path(get, path = "/v1/applications", tag = "applications", operation_id = "listApplications",
-    responses((status = 200, description = "They.", body = ApplicationList)))]
+    responses((status = 200, description = "The applications.", body = ApplicationList)))]
 pub(super) async fn list(State(rest): State<RestState>, _: Administrator) -> Response {
-    let fixed = store::configured_names(&rest.service);
+    let configured = store::configured_names(&rest.service);
     let mut applications: Vec<_> =
-        rest.service.apps.all().iter().map(|app| ApplicationView::new(app, &fixed)).collect();
+        rest.service.apps.all().iter().map(|app| ApplicationView::new(app, &configured)).collect();
     applications.sort_by(|a, b| a.name.cmp(&b.name));
     json_response(StatusCode::OK, &ApplicationList { applications })
 }
 
-/// Adds an application. It has no keys and no tokens yet.
+/// Create an application, without keys and tokens.
 #[utoipa::path(post, path = "/v1/applications", tag = "applications", operation_id = "createApplication",
     request_body = CreateApplicationRequest,
     responses(
-        (status = 201, description = "It is added.", body = ApplicationView,
-            headers(("Location" = String, description = "Where it is."))),
-        (status = 409, description = "`taken`: its name, or something else that is its own, is another one's, or casts of a removed application of this name are remembered.", body = super::error::ErrorResponse),
+        (status = 201, description = "The application was created.", body = ApplicationView,
+            headers(("Location" = String, description = "Path of the application."))),
+        (status = 409, description = "`already-exists`: another application has this name or another \
+                                      unique value, or casts of a removed application with this name still \
+                                      exist; `too-many-applications`.", body = super::error::ErrorResponse),
     ))]
 pub(super) async fn create(
     State(rest): State<RestState>,
     _: Administrator,
     Json { value, .. }: Json<CreateApplicationRequest>,
 ) -> Result<Response, ApiError> {
-    let _alone = rest.edit_lock.lock().await;
+    let _guard = rest.edit_lock.lock().await;
     let CreateApplicationRequest { name, settings } = value;
     let all = store::read(&rest.service).await?;
-    let taken = all.iter().any(|kept| kept.application.name == name);
-    if taken || store::configured_names(&rest.service).contains(&name) {
-        return Err(ApiError::conflict("taken", "there is an application of this name").with_field("name"));
+    let is_taken = all.iter().any(|stored| stored.application.name == name);
+    if is_taken || store::configured_names(&rest.service).contains(&name) {
+        return Err(ApiError::new(ErrorCode::AlreadyExists, "an application with this name already exists")
+            .with_field("name"));
     }
-    // Its casts, and what is still to be told of them, are found by its name.
+    // Casts and undelivered callbacks refer to the application by name.
     if rest.service.fleet.count(Some(&name)).await?.iter().any(|(_, casts)| *casts > 0) {
-        let words = "an application of this name was removed, and its casts are still remembered: take another name, or wait until they are forgotten";
-        return Err(ApiError::conflict("taken", words).with_field("name"));
+        let message = "casts of a removed application with this name still exist: use another name, or \
+                       wait until their history is deleted";
+        return Err(ApiError::new(ErrorCode::AlreadyExists, message).with_field("name"));
     }
     if all.len() >= MAX_APPLICATIONS {
-        return Err(ApiError::conflict("too-many-applications", "there are 10000 applications already"));
+        return Err(ApiError::new(
+            ErrorCode::TooManyApplications,
+            "there are already 10000 applications, the most possible",
+        ));
     }
     let now = rest.service.now();
     let application =
-        settings.into_application(name.clone(), None).map_err(|problem| problem.prefix_field("settings"))?;
+        settings.into_application(name.clone(), None).map_err(|error| error.prefix_field("settings"))?;
     store::put(&rest.service, &StoredApplication { application, created_ms: now, updated_ms: now }).await?;
     let mut response = json_response(StatusCode::CREATED, &application_view(&rest, &name)?);
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/applications/{name}")) {
@@ -191,10 +202,10 @@ pub(super) async fn create(
     Ok(response)
 }
 
-/// An application.
+/// Get an application.
 #[utoipa::path(get, path = "/v1/applications/{name}", tag = "applications", operation_id = "getApplication",
-    params(("name" = String, Path, description = "Its name.")),
-    responses((status = 200, description = "It.", body = ApplicationView),
+    params(("name" = String, Path, description = "Name of the application.")),
+    responses((status = 200, description = "The application.", body = ApplicationView),
         (status = 404, description = "`no-such-application`.", body = super::error::ErrorResponse)))]
 pub(super) async fn get(
     State(rest): State<RestState>,
@@ -204,15 +215,17 @@ pub(super) async fn get(
     Ok(json_response(StatusCode::OK, &application_view(&rest, &name)?))
 }
 
-/// Replaces all settings of an application; its keys and tokens stay.
+/// Replace all settings of an application; keys and tokens stay.
 ///
-/// A secret that is sent as `…` stays as it was.
-#[utoipa::path(put, path = "/v1/applications/{name}", tag = "applications", operation_id = "replaceApplication",
-    params(("name" = String, Path, description = "Its name.")),
+/// A secret sent as `…` keeps its value.
+#[utoipa::path(put, path = "/v1/applications/{name}", tag = "applications",
+    operation_id = "replaceApplication",
+    params(("name" = String, Path, description = "Name of the application.")),
     request_body = ApplicationSettings,
-    responses((status = 200, description = "As it is now.", body = ApplicationView),
+    responses((status = 200, description = "The application after the change.", body = ApplicationView),
         (status = 404, description = "`no-such-application`.", body = super::error::ErrorResponse),
-        (status = 409, description = "`defined-in-configuration`, or `taken`.", body = super::error::ErrorResponse)))]
+        (status = 409, description = "`defined-in-configuration`, \
+                                      `already-exists`.", body = super::error::ErrorResponse)))]
 pub(super) async fn replace(
     State(rest): State<RestState>,
     _: Administrator,
@@ -223,31 +236,33 @@ pub(super) async fn replace(
         *app = value.into_application(app.name.clone(), Some(app))?;
         Ok(())
     });
-    changed.await.map_err(|problem| problem.strip_field_prefix("settings"))?;
+    changed.await.map_err(|error| error.strip_field_prefix("settings"))?;
     Ok(json_response(StatusCode::OK, &application_view(&rest, &name)?))
 }
 
-/// Removes an application that has no cast running.
-#[utoipa::path(delete, path = "/v1/applications/{name}", tag = "applications", operation_id = "removeApplication",
-    params(("name" = String, Path, description = "Its name.")),
-    responses((status = 204, description = "It is gone."),
+/// Remove an application that has no running casts.
+#[utoipa::path(delete, path = "/v1/applications/{name}", tag = "applications",
+    operation_id = "removeApplication",
+    params(("name" = String, Path, description = "Name of the application.")),
+    responses((status = 204, description = "The application was removed."),
         (status = 404, description = "`no-such-application`.", body = super::error::ErrorResponse),
-        (status = 409, description = "`defined-in-configuration`, or `has-casts`.", body = super::error::ErrorResponse)))]
+        (status = 409, description = "`defined-in-configuration`, \
+                                      `has-casts`.", body = super::error::ErrorResponse)))]
 pub(super) async fn remove(
     State(rest): State<RestState>,
     _: Administrator,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    let _alone = rest.edit_lock.lock().await;
+    let _guard = rest.edit_lock.lock().await;
     find_editable(&rest.service, &name).await?;
     let counts = rest.service.fleet.count(Some(&name)).await?;
     if counts.iter().any(|(state, casts)| *state != CastState::Ended && *casts > 0) {
-        return Err(ApiError::conflict(
-            "has-casts",
-            "casts of this application run, or wait: stop them first",
+        return Err(ApiError::new(
+            ErrorCode::HasCasts,
+            "this application has casts that run or are queued: stop them first",
         ));
     }
-    // Nobody could be told of what is still being stored.
+    // Callbacks about recordings that are still being uploaded would have no receiver.
     let filter = Filter {
         app: Some(name.clone()),
         states: vec![CastState::Ended],
@@ -255,7 +270,10 @@ pub(super) async fn remove(
         ..Filter::default()
     };
     if rest.service.fleet.list(&filter).await?.casts.iter().any(|cast| !cast.closed) {
-        return Err(ApiError::conflict("has-casts", "recordings of this application are still being stored"));
+        return Err(ApiError::new(
+            ErrorCode::HasCasts,
+            "recordings of this application are still being uploaded: try again later",
+        ));
     }
     store::remove(&rest.service, &name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

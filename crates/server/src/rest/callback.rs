@@ -1,53 +1,63 @@
-//! What receivers of our own are told, and how.
+//! Callbacks in Pagecast's own format.
 
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use axum::body::Bytes;
+use base16ct::lower::encode_string as hex;
 use pagecast_core::spec::Secret;
 use pagecast_fleet::{Cast, CastState, Event, EventKind};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::applications::keys::hex;
+use super::ORIGIN;
 use super::events::EventView;
 use crate::app::CallbackReceiver;
-use crate::callback::{DeliveryPolicy, WebhookMessage};
+use crate::callback::{self, CallbackFormat, DeliveryPolicy, WebhookMessage};
 
-/// Longest pause between two tries.
+/// Longest delay between two attempts.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
-/// How long an event is tried.
+/// Time after which an event is given up: a receiver may be down for a day.
 const RETRY_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
-/// Ten seconds for an answer; pauses that double from 1 s to 10 min, for 24 hours.
-pub(crate) const RETRY_POLICY: DeliveryPolicy =
-    DeliveryPolicy { timeout: Duration::from_secs(10), retry_delay: next_pause };
+/// Format of callbacks about casts of this API.
+pub(crate) const FORMAT: CallbackFormat = CallbackFormat {
+    api: ORIGIN,
+    policy: RETRY_POLICY,
+    render,
+    receiver: callback::native_receiver,
+    is_success: callback::is_2xx,
+};
 
-fn next_pause(tries: u32, age: Duration) -> Option<Duration> {
-    let doubled = 1_u64.checked_shl(tries.saturating_sub(1)).unwrap_or(u64::MAX);
-    let pause = Duration::from_secs(doubled).min(MAX_RETRY_DELAY);
-    (age + pause <= RETRY_WINDOW).then_some(pause)
+/// 10 s for an answer; delays that double from 1 s to 10 min, for 24 hours.
+const RETRY_POLICY: DeliveryPolicy = DeliveryPolicy { timeout: Duration::from_secs(10), retry_delay };
+
+fn retry_delay(attempts: u32, age: Duration) -> Option<Duration> {
+    let doubled = 1_u64.checked_shl(attempts.saturating_sub(1)).unwrap_or(u64::MAX);
+    let delay = Duration::from_secs(doubled).min(MAX_RETRY_DELAY);
+    (age + delay <= RETRY_WINDOW).then_some(delay)
 }
 
-/// What a receiver gets: `POST` with `Pagecast-Event-Id`, `Pagecast-Timestamp` (seconds since 1970) and, if it has a secret,
-/// `Pagecast-Signature: v1=HEX`, the HMAC-SHA256 of timestamp, `.` and body. Told again, it is the same byte by byte.
+/// Body of a callback: a `POST` with `Pagecast-Event-Id`, `Pagecast-Timestamp` (Unix seconds) and, if the
+/// receiver has a secret, `Pagecast-Signature: v1=HEX`, the HMAC-SHA256 of timestamp, `.` and body. A
+/// repeated callback has the same bytes.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Notice)]
 pub(super) struct WebhookPayload {
-    /// The cast.
+    /// Id of the cast.
     cast: String,
-    /// Its application.
+    /// Application of the cast.
     app: String,
-    /// Where the cast stood then: `queued`, `starting`, `live` or `ended`.
+    /// State of the cast at that time: `queued`, `starting`, `live` or `ended`.
     #[schema(value_type = String)]
     state: CastState,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     #[schema(inline = false)]
     event: EventView,
 }
 
-/// Where a cast stood when this happened. Told from what never changes again, so that it is the same each time.
+/// State of a cast at the time of an event, derived from values that do not change any more, so that repeated
+/// callbacks are the same.
 fn state_at(cast: &Cast, event: &Event) -> CastState {
     let later = |time: Option<i64>| time.is_some_and(|time| event.at_ms > time);
     match event.kind {
@@ -61,17 +71,17 @@ fn state_at(cast: &Cast, event: &Event) -> CastState {
     }
 }
 
-/// An event in our own words: one message.
+/// Renders an event as one message.
 pub(crate) fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<WebhookMessage> {
     let view = EventView::new(&cast.id, event);
     let id = view.id.clone();
-    let notice = WebhookPayload {
+    let payload = WebhookPayload {
         cast: cast.id.to_string(),
         app: cast.app.clone(),
         state: state_at(cast, event),
         event: view,
     };
-    let Ok(body) = serde_json::to_vec(&notice) else { return Vec::new() };
+    let Ok(body) = serde_json::to_vec(&payload) else { return Vec::new() };
     let timestamp = event.at_ms.div_euclid(1000).to_string();
     let mut headers = vec![
         ("Content-Type", "application/json".to_owned()),
@@ -98,9 +108,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_for_a_day() {
+    fn delays_double_for_a_day() {
         let s = Duration::from_secs;
-        for (tries, age, expected) in [
+        for (attempts, age, expected) in [
             (0, 0, Some(1)),
             (1, 0, Some(1)),
             (2, 1, Some(2)),
@@ -111,12 +121,16 @@ mod tests {
             (200, 85_801, None),
             (200, 90_000, None),
         ] {
-            assert_eq!((RETRY_POLICY.retry_delay)(tries, s(age)), expected.map(s), "{tries} tries, {age} s");
+            assert_eq!(
+                (RETRY_POLICY.retry_delay)(attempts, s(age)),
+                expected.map(s),
+                "{attempts} tries, {age} s"
+            );
         }
     }
 
     #[test]
-    fn the_signature_is_that_of_others() {
+    fn the_signature_matches_python() {
         // python3: hmac.new(b"key", b"1700000000." + b'{"a":1}', "sha256").hexdigest()
         assert_eq!(sign(&Secret::new("key"), "1700000000", br#"{"a":1}"#), EXPECTED_SIGNATURE);
     }

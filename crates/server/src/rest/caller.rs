@@ -1,36 +1,34 @@
-//! Who asks, and what they may see.
+//! Authentication of callers, and their access to casts and applications.
 
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use pagecast_fleet::{Cast, CastId};
 
-use super::{ApiError, RestState};
+use super::{ApiError, ErrorCode, RestState};
 use crate::app::Application;
 use crate::route::ClaimedPrincipal;
 use crate::service::{Service, constant_time_eq};
 
-/// When a token that asked too often may ask again, in seconds: a place is free again sooner, but whole
-/// seconds are what the header knows.
+/// Value of `Retry-After` for a token over its rate limit, in seconds: the smallest that the header allows.
 const RETRY_AFTER_S: u64 = 1;
 
-/// Who asks.
+/// Sender of an authenticated request.
 pub(super) enum Caller {
-    /// Whoever has the administrator's token.
+    /// The administrator.
     Administrator,
-    /// Whoever has a token of this application.
+    /// An application, by one of its tokens.
     Application(Arc<Application>),
 }
 
-/// Who asks is the administrator.
+/// Extractor that admits only the administrator.
 pub(super) struct Administrator;
 
 impl Caller {
-    /// Who asks, if they may now: a token's requests are counted. What comes behind the head is theirs from
-    /// then on.
+    /// Authenticates a request and counts it against the rate limit of its token. Its body may then be as
+    /// large as a caller's.
     fn authenticate(rest: &RestState, parts: &mut Parts) -> Result<Self, ApiError> {
         let (caller, token) = Self::identify(&rest.service, parts)?;
         let Some(token) = token else {
@@ -39,54 +37,52 @@ impl Caller {
         };
         if !rest.rate_limits.check(&token) {
             let rate = rest.service.config.limits.requests_per_s;
-            let words = format!("this token has sent more than {rate} requests in a second: try again later");
-            return Err(ApiError::retry_later(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too-many-requests",
-                words,
-                RETRY_AFTER_S,
-            ));
+            let message =
+                format!("this token has sent more than {rate} requests in a second: try again later");
+            return Err(ApiError::retry_later(ErrorCode::TooManyRequests, message, RETRY_AFTER_S));
         }
         parts.extensions.insert(ClaimedPrincipal::Key(token));
         Ok(caller)
     }
 
-    /// Who asks, and which of the tokens of an application it is, if it is one's.
+    /// Finds the caller of a token; with the name of the token for its rate limit, if it is an application's.
     fn identify(service: &Service, parts: &Parts) -> Result<(Self, Option<String>), ApiError> {
-        let unknown = |words: &str| ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", words);
-        let mut given = parts.headers.get_all(AUTHORIZATION).iter();
-        let (Some(header), None) = (given.next(), given.next()) else {
-            return Err(unknown("send one header Authorization: Bearer TOKEN"));
+        let unauthorized = |message: &str| ApiError::new(ErrorCode::Unauthorized, message);
+        let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
+        let (Some(header), None) = (headers.next(), headers.next()) else {
+            return Err(unauthorized("send one header: Authorization: Bearer TOKEN"));
         };
         let token = header.to_str().ok().and_then(|text| text.split_once(' '));
         let Some((_, token)) = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
-            return Err(unknown("the header Authorization must be: Bearer TOKEN"));
+            return Err(unauthorized("the header Authorization must be: Bearer TOKEN"));
         };
         let token = token.trim();
         if service.config.admin_token.as_ref().is_some_and(|admin| constant_time_eq(admin, token)) {
             return Ok((Self::Administrator, None));
         }
-        // All of them are looked at: how long it takes tells nothing about whose it is.
+        // All tokens are compared, so that the time does not tell whose token is similar.
         let mut found = None;
         for app in service.apps.all() {
             let tokens = app.tokens.iter().enumerate();
-            let hit = tokens
-                .fold(None, |hit, (n, known)| if constant_time_eq(known, token) { Some(n) } else { hit });
-            if let Some(n) = hit {
-                found = Some((app, n));
+            let hit = tokens.fold(
+                None,
+                |hit, (index, known)| if constant_time_eq(known, token) { Some(index) } else { hit },
+            );
+            if let Some(index) = hit {
+                found = Some((app, index));
             }
         }
-        let (app, n) = found.ok_or_else(|| unknown("nobody here has this token"))?;
-        let token = format!("token {n} of {}", app.name);
+        let (app, index) = found.ok_or_else(|| unauthorized("unknown token"))?;
+        let token = format!("token {index} of {}", app.name);
         Ok((Self::Application(app), Some(token)))
     }
 
-    /// Whether nothing of what the caller may do has changed since.
+    /// Whether the application of the caller is still unchanged.
     pub(super) fn is_unchanged(&self, service: &Service) -> bool {
         match self {
             Self::Administrator => true,
             Self::Application(app) => {
-                service.apps.by_name(&app.name).is_some_and(|now| Arc::ptr_eq(&now, app))
+                service.apps.by_name(&app.name).is_some_and(|current| Arc::ptr_eq(&current, app))
             }
         }
     }
@@ -95,7 +91,7 @@ impl Caller {
         matches!(self, Self::Administrator)
     }
 
-    /// The application that a request is about, if the caller may ask for it.
+    /// Finds the application of a request, if the caller may act for it.
     pub(super) fn resolve_application(
         &self,
         service: &Service,
@@ -105,26 +101,27 @@ impl Caller {
             (Self::Application(app), None) => Ok(Arc::clone(app)),
             (Self::Application(app), Some(name)) if app.name == name => Ok(Arc::clone(app)),
             (Self::Application(_), Some(_)) => {
-                Err(ApiError::forbidden("this token is another application's").with_field("app"))
+                Err(ApiError::forbidden("this token belongs to another application").with_field("app"))
             }
             (Self::Administrator, Some(name)) => service
                 .apps
                 .by_name(name)
-                .ok_or_else(|| ApiError::invalid_parameter("app", "there is no application of this name")),
+                .ok_or_else(|| ApiError::invalid_parameter("app", "there is no application with this name")),
             (Self::Administrator, None) => Err(ApiError::invalid_parameter(
                 "app",
-                "the administrator says which application a cast is for",
+                "the administrator must name the application of a cast",
             )),
         }
     }
 
-    /// A cast, if there is one and the caller may see it.
+    /// Finds a cast that the caller may see.
     pub(super) async fn find_cast(&self, service: &Service, id: &str) -> Result<Cast, ApiError> {
-        let missing = || ApiError::not_found("no-such-cast", "there is no such cast, or it is forgotten");
+        let missing =
+            || ApiError::new(ErrorCode::NoSuchCast, "there is no such cast, or its history was deleted");
         let id = CastId::parse(id).map_err(|_| missing())?;
         let cast = service.fleet.get(&id).await?.ok_or_else(missing)?;
         match self {
-            // Others' casts are none: an id tells nobody that it exists.
+            // Other applications' casts look unknown, so that ids reveal nothing.
             Self::Application(app) if app.name != cast.app => Err(missing()),
             _ => Ok(cast),
         }
@@ -147,7 +144,7 @@ impl FromRequestParts<RestState> for Administrator {
             return Ok(Self);
         }
         Err(ApiError::forbidden(
-            "applications are the administrator's: use the token admin_token of the configuration",
+            "only the administrator may use this address: send the token admin_token of the configuration",
         ))
     }
 }

@@ -1,14 +1,14 @@
-//! Casts: asked for, looked at, listed, ended.
+//! Casts: create, get, list and stop.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::digest;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
+use base16ct::lower::encode_string as hex;
 use chrono::DateTime;
 use pagecast_fleet::{
     Cast, CastId, CastKey, CastState, Command, CreateOutcome, Error, Filter, KeyRetention, NewCast, UnixMs,
@@ -17,83 +17,89 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::applications::keys::hex;
 use super::create_cast::{CreateCastRequest, CreateContext};
 use super::error::ErrorResponse;
 use super::view::{CastView, OutputStates};
-use super::{ApiError, Caller, Json, ORIGIN, RestState, json_response};
+use super::{ApiError, Caller, ErrorCode, Json, ORIGIN, RestState, json_response};
 use crate::app::{Application, CallbackReceiver};
+use crate::new_cast::CastDraft;
 use crate::service::Service;
 
-/// How long a key of a request is remembered: 24 hours.
+/// Time that an idempotency key is kept, in milliseconds: 24 hours, longer than clients retry.
 const IDEMPOTENCY_KEY_TTL_MS: UnixMs = 86_400_000;
-/// Longest key of a request, in characters.
+/// Longest idempotency key, in characters: room for a UUID with a prefix.
 const MAX_IDEMPOTENCY_KEY_LEN: usize = 128;
-/// Casts on a page of a list, if nobody says otherwise.
+/// Casts on a page of a list by default.
 const DEFAULT_LIMIT: usize = 50;
-/// Most casts on a page of a list.
+/// Most casts on a page of a list: about 1 MiB of JSON.
 const MAX_LIMIT: usize = 500;
-/// Events that are read at once for the state of the outputs.
+/// Events in one read for the state of the outputs.
 const EVENT_BATCH_LEN: usize = 500;
-/// Most events that are read for it; a cast with more has outputs that change for ever, and shows how they
-/// were.
+/// Most events that are read for the state of the outputs. A cast with more events has outputs that change
+/// constantly, and is shown with an old state.
 const MAX_EVENTS_READ: usize = 20_000;
-/// When to ask again for a cast that was one too many, in seconds.
+/// Value of `Retry-After` when a limit on casts is reached, in seconds: places become free when casts end.
 const RETRY_AFTER_S: u64 = 10;
 
-/// What is kept of a request: see `NewCast::request`.
+/// Stored form of a request, [`CastDraft::request`].
 #[derive(Serialize, Deserialize)]
 struct StoredRequest {
-    /// SHA-256 of the body, read and written again.
+    /// SHA-256 of the body in canonical form.
     #[serde(default)]
     hash: String,
-    /// Who is told, instead of the application's receiver.
+    /// Receiver of callbacks, instead of the application's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     callback: Option<CallbackReceiver>,
 }
 
-/// Some casts, the newest first.
+/// A page of casts.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CastList {
-    /// They. The states of their outputs are only those of the moment: look at one for more.
+    /// The casts, newest first. Only `GET /v1/casts/{id}` shows complete states of outputs.
     casts: Vec<CastView>,
-    /// The parameter `after` for those behind them, if there are more.
+    /// Value of the parameter `after` for the next page, if there is one.
     next: Option<String>,
 }
 
-/// The parameters of a list.
+/// Query parameters of a list.
 #[derive(Default)]
 struct ListQuery {
     filter: Filter,
 }
 
-/// Asks for a cast.
-#[utoipa::path(post, path = "/v1/casts", tag = "casts", operation_id = "createCast", request_body = CreateCastRequest,
+/// Create a cast.
+#[utoipa::path(post, path = "/v1/casts", tag = "casts", operation_id = "createCast",
+    request_body = CreateCastRequest,
     params(("Idempotency-Key" = Option<String>, Header,
-        description = "1 to 128 printable ASCII characters. The same key with the same body within 24 hours is the same cast.")),
+        description = "1 to 128 printable ASCII characters. A repeated request with the same key and body \
+                       within 24 hours returns the same cast.")),
     responses(
-        (status = 201, description = "It is queued.", body = CastView, headers(("Location" = String, description = "Where it is."))),
-        (status = 200, description = "It was asked for before, with this key.", body = CastView,
+        (status = 201, description = "The cast is queued.", body = CastView,
+            headers(("Location" = String, description = "Path of the cast."))),
+        (status = 200, description = "This key already created the cast.", body = CastView,
             headers(("Idempotent-Replayed" = String, description = "`true`"))),
-        (status = 400, description = "`invalid-json`, `invalid-parameter`, `no-output`.", body = ErrorResponse),
-        (status = 409, description = "`idempotency-key-reused`: with another body; `no-rooms`.", body = ErrorResponse),
-        (status = 429, description = "`too-many-casts`, `queue-full`, `too-many-bytes`, `too-many-requests`.", body = ErrorResponse,
-            headers(("Retry-After" = u64, description = "When to try again, in seconds."))),
+        (status = 400, description = "`invalid-json`, `invalid-parameter`, \
+                                      `no-output`.", body = ErrorResponse),
+        (status = 409, description = "`idempotency-key-reused`: the key was used with another body; \
+                                      `rooms-disabled`.", body = ErrorResponse),
+        (status = 429, description = "`too-many-casts`, `queue-full`, `history-quota-exceeded`, \
+                                      `too-many-requests`.", body = ErrorResponse,
+            headers(("Retry-After" = u64, description = "Time after which to try again, in seconds."))),
     ))]
 pub(super) async fn create(
     State(rest): State<RestState>,
     caller: Caller,
     headers: HeaderMap,
-    Json { value: mut wish, bytes }: Json<CreateCastRequest>,
+    Json { value: mut body, bytes }: Json<CreateCastRequest>,
 ) -> Result<Response, ApiError> {
     let service = &rest.service;
-    let app = caller.resolve_application(service, wish.app.as_deref())?;
+    let app = caller.resolve_application(service, body.app.as_deref())?;
     let key = idempotency_key(&headers)?.map(|key| CastKey(format!("{ORIGIN}/{}/{key}", app.name)));
-    let asked = StoredRequest {
+    let stored = StoredRequest {
         hash: body_hash(&bytes),
-        callback: wish.callback.take().map(|callback| callback.into_receiver(&app)).transpose()?,
+        callback: body.callback.take().map(|callback| callback.into_receiver(&app)).transpose()?,
     };
-    let new = new_cast(service, &caller, &app, wish, key, &asked)?;
+    let new = new_cast(service, &caller, &app, body, key, &stored)?;
     match service.create(new).await? {
         CreateOutcome::New(cast) => {
             let mut response = json_response(StatusCode::CREATED, &load_cast_view(service, &cast).await?);
@@ -103,9 +109,11 @@ pub(super) async fn create(
         CreateOutcome::Exists(cast) => {
             let before =
                 StoredRequest::deserialize(&cast.request).map(|before| before.hash).unwrap_or_default();
-            if before != asked.hash {
-                let words = "this key was used for another cast within the last 24 hours: take a new one";
-                return Err(ApiError::conflict("idempotency-key-reused", words).with_field("Idempotency-Key"));
+            if before != stored.hash {
+                let message = "this key was used with another body within the last 24 hours: use a new key";
+                return Err(
+                    ApiError::new(ErrorCode::IdempotencyKeyReused, message).with_field("Idempotency-Key")
+                );
             }
             let mut response = json_response(StatusCode::OK, &load_cast_view(service, &cast).await?);
             set_header(&mut response, LOCATION, &format!("/v1/casts/{}", cast.id));
@@ -113,20 +121,21 @@ pub(super) async fn create(
             Ok(response)
         }
         CreateOutcome::QuotaExceeded => {
-            let words = format!(
-                "the application has as many casts as it may have at the same time, {}, with those of the last minute that were \
-                 stopped or failed before they began",
+            let message = format!(
+                "the application's limit of {} casts at the same time is reached, counting those of the \
+                 last minute that \
+                 ended before they began: stop one, or try again later",
                 app.max_casts
             );
-            Err(ApiError::retry_later(StatusCode::TOO_MANY_REQUESTS, "too-many-casts", words, RETRY_AFTER_S))
+            Err(ApiError::retry_later(ErrorCode::TooManyCasts, message, RETRY_AFTER_S))
         }
         CreateOutcome::QueueFull => {
-            let words = "as many casts wait for room on the machines as may wait";
-            Err(ApiError::retry_later(StatusCode::TOO_MANY_REQUESTS, "queue-full", words, RETRY_AFTER_S))
+            let message = "the queue is full";
+            Err(ApiError::retry_later(ErrorCode::QueueFull, message, RETRY_AFTER_S))
         }
         CreateOutcome::BytesExceeded(kept) => {
-            let words = app.quota_exceeded_message(kept);
-            Err(ApiError::retry_later(StatusCode::TOO_MANY_REQUESTS, "too-many-bytes", words, RETRY_AFTER_S))
+            let message = app.quota_exceeded_message(kept);
+            Err(ApiError::retry_later(ErrorCode::HistoryQuotaExceeded, message, RETRY_AFTER_S))
         }
     }
 }
@@ -135,33 +144,25 @@ fn new_cast(
     service: &Service,
     caller: &Caller,
     app: &Arc<Application>,
-    wish: CreateCastRequest,
+    body: CreateCastRequest,
     key: Option<CastKey>,
-    asked: &StoredRequest,
+    stored: &StoredRequest,
 ) -> Result<NewCast, ApiError> {
     let id = service.new_cast_id();
-    let now = service.now();
-    let queue = Duration::from_secs(wish.queue_timeout_s(service)?);
-    let asker = CreateContext { service, app, id: &id, is_administrator: caller.is_administrator() };
-    let spec = wish.into_spec(&asker)?;
-    Ok(NewCast {
+    let queue_timeout = body.queue_timeout(service)?;
+    let context = CreateContext { service, app, id: &id, is_administrator: caller.is_administrator() };
+    let spec = body.into_spec(&context)?;
+    let retention = KeyRetention::Until(service.now().saturating_add(IDEMPOTENCY_KEY_TTL_MS));
+    let draft = CastDraft {
         id,
-        app: app.name.clone(),
-        api: ORIGIN.to_owned(),
-        key_retention: if key.is_some() {
-            KeyRetention::Until(now.saturating_add(IDEMPOTENCY_KEY_TTL_MS))
-        } else {
-            KeyRetention::UntilEnded
-        },
-        key,
-        request: serde_json::to_value(asked).unwrap_or_default(),
+        origin: ORIGIN,
+        key: key.map(|key| (key, retention)),
+        request: serde_json::to_value(stored).unwrap_or_default(),
         spec,
-        queue_timeout: queue,
-        quota: app.max_casts,
-        max_bytes: app.max_kept_bytes(),
-        queue_limit: service.config.casts.queue_limit,
-        notify: asked.callback.is_some() || app.callbacks.native.is_some(),
-    })
+        queue_timeout,
+        notify: stored.callback.is_some() || app.callbacks.native.is_some(),
+    };
+    Ok(draft.into_new_cast(service, app))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
@@ -178,16 +179,16 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     }
 }
 
-/// The same for bodies that say the same, however they are spaced and ordered.
+/// Hash of a body, independent of white space and the order of fields.
 fn body_hash(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
-    let mut text = HashWriter(digest::Context::new(&digest::SHA256));
-    // Nothing of a value fails to be written, nor does this writer.
-    let _written = serde_json::to_writer(&mut text, &value);
-    hex(text.0.finish().as_ref())
+    let mut hash = HashWriter(digest::Context::new(&digest::SHA256));
+    // Neither the value nor this writer can fail.
+    let _written = serde_json::to_writer(&mut hash, &value);
+    hex(hash.0.finish().as_ref())
 }
 
-/// Takes the hash of what is written to it.
+/// Hashes everything written to it.
 struct HashWriter(digest::Context);
 
 impl io::Write for HashWriter {
@@ -207,7 +208,7 @@ fn set_header(response: &mut Response, name: HeaderName, value: &str) {
     }
 }
 
-/// A cast with all that is known of it.
+/// Describes a cast with the complete state of its outputs.
 pub(super) async fn load_cast_view(service: &Service, cast: &Cast) -> Result<CastView, ApiError> {
     let mut outputs = OutputStates::default();
     let mut after = 0;
@@ -221,14 +222,14 @@ pub(super) async fn load_cast_view(service: &Service, cast: &Cast) -> Result<Cas
             _ => break,
         }
     }
-    let vitals = service.fleet.stats(&cast.id).await;
-    Ok(CastView::new(service, cast, vitals.as_ref(), outputs))
+    let stats = service.fleet.stats(&cast.id).await;
+    Ok(CastView::new(service, cast, stats.as_ref(), outputs))
 }
 
-/// A cast.
+/// Get a cast.
 #[utoipa::path(get, path = "/v1/casts/{id}", tag = "casts", operation_id = "getCast",
-    params(("id" = String, Path, description = "Its id.")),
-    responses((status = 200, description = "It.", body = CastView),
+    params(("id" = String, Path, description = "Id of the cast.")),
+    responses((status = 200, description = "The cast.", body = CastView),
         (status = 404, description = "`no-such-cast`.", body = ErrorResponse)))]
 pub(super) async fn get(
     State(rest): State<RestState>,
@@ -239,20 +240,29 @@ pub(super) async fn get(
     Ok(json_response(StatusCode::OK, &load_cast_view(&rest.service, &cast).await?))
 }
 
-/// Casts of the application, or of all applications for the administrator, the newest first.
+/// List casts, newest first.
 ///
-/// Those of all APIs are among them.
+/// Lists the casts of the application, for the administrator those of all applications, whatever API they
+/// were created through.
 #[utoipa::path(get, path = "/v1/casts", tag = "casts", operation_id = "listCasts",
     params(
-        ("state" = Option<String>, Query, pattern = "^(queued|starting|live|ended)(,(queued|starting|live|ended))*$", description = "`queued`, `starting`, `live`, `ended`; several with commas."),
-        ("origin" = Option<String>, Query, pattern = "^(v1|volcengine|tencent)$", description = "`v1`, `volcengine`, `tencent`."),
-        ("since" = Option<String>, Query, format = DateTime, description = "Asked for at this time (RFC 3339) or later."),
-        ("before" = Option<String>, Query, format = DateTime, description = "Asked for before this time (RFC 3339)."),
-        ("app" = Option<String>, Query, description = "Of this application."),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "At most so many, 1 to 500; 50 if left out."),
-        ("after" = Option<String>, Query, pattern = "^[0-9a-f]{32}$", description = "Behind this one: `next` of the page before."),
+        ("state" = Option<String>, Query,
+            pattern = "^(queued|starting|live|ended)(,(queued|starting|live|ended))*$",
+            description = "Only casts in these states: `queued`, `starting`, `live`, `ended`; several \
+                           with commas."),
+        ("origin" = Option<String>, Query, pattern = "^(v1|volcengine|tencent)$", description = "Only \
+            casts created through this API: `v1`, `volcengine`, `tencent`."),
+        ("since" = Option<String>, Query, format = DateTime, description = "Only casts created at this \
+            time (RFC 3339) or later."),
+        ("before" = Option<String>, Query, format = DateTime, description = "Only casts created before \
+            this time (RFC 3339)."),
+        ("app" = Option<String>, Query, description = "Only casts of this application."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Most casts on the page; \
+            default 50."),
+        ("after" = Option<String>, Query, pattern = "^[0-9a-f]{32}$", description = "Value of `next` of \
+            the previous page."),
     ),
-    responses((status = 200, description = "A page of them.", body = CastList),
+    responses((status = 200, description = "A page of casts.", body = CastList),
         (status = 400, description = "`invalid-parameter`.", body = ErrorResponse)))]
 pub(super) async fn list(
     State(rest): State<RestState>,
@@ -262,7 +272,7 @@ pub(super) async fn list(
     let mut filter = ListQuery::parse(query.as_deref().unwrap_or_default())?.filter;
     if let Caller::Application(app) = &caller {
         if filter.app.as_ref().is_some_and(|name| *name != app.name) {
-            return Err(ApiError::forbidden("this token is another application's").with_field("app"));
+            return Err(ApiError::forbidden("this token belongs to another application").with_field("app"));
         }
         filter.app = Some(app.name.clone());
     }
@@ -270,8 +280,8 @@ pub(super) async fn list(
     let next = page.casts.last().filter(|_| page.has_more).map(|cast| cast.id.to_string());
     let mut casts = Vec::with_capacity(page.casts.len());
     for cast in &page.casts {
-        let vitals = rest.service.fleet.stats(&cast.id).await;
-        casts.push(CastView::new(&rest.service, cast, vitals.as_ref(), OutputStates::default()));
+        let stats = rest.service.fleet.stats(&cast.id).await;
+        casts.push(CastView::new(&rest.service, cast, stats.as_ref(), OutputStates::default()));
     }
     Ok(json_response(StatusCode::OK, &CastList { casts, next }))
 }
@@ -279,20 +289,17 @@ pub(super) async fn list(
 impl ListQuery {
     fn parse(query: &str) -> Result<Self, ApiError> {
         let mut filter = Filter { limit: DEFAULT_LIMIT, ..Filter::default() };
-        let mut seen = Vec::new();
+        let mut seen_names = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            if name != "state" && seen.contains(&name) {
-                return Err(ApiError::invalid_parameter(name, "it is given twice"));
+            if name != "state" && seen_names.contains(&name) {
+                return Err(ApiError::invalid_parameter(name, "the parameter is present twice"));
             }
             match &*name {
                 "state" => {
-                    for word in value.split(',') {
-                        let state = CastState::ALL.into_iter().find(|state| state.as_str() == word);
+                    for name_of_state in value.split(',') {
+                        let state = CastState::ALL.into_iter().find(|state| state.as_str() == name_of_state);
                         let state = state.ok_or_else(|| {
-                            ApiError::invalid_parameter(
-                                "state",
-                                "queued, starting, live and ended are possible",
-                            )
+                            ApiError::invalid_parameter("state", "it must be queued, starting, live or ended")
                         })?;
                         if !filter.states.contains(&state) {
                             filter.states.push(state);
@@ -306,7 +313,7 @@ impl ListQuery {
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
                     filter.limit =
-                        limit.ok_or_else(|| ApiError::invalid_parameter("limit", "1 to 500 are possible"))?;
+                        limit.ok_or_else(|| ApiError::invalid_parameter("limit", "it must be 1 to 500"))?;
                 }
                 "after" => {
                     let id = CastId::parse(&value);
@@ -315,31 +322,31 @@ impl ListQuery {
                 }
                 _ => return Err(ApiError::invalid_parameter(name, "there is no such parameter")),
             }
-            seen.push(name);
+            seen_names.push(name);
         }
         Ok(Self { filter })
     }
 }
 
 fn parse_origin(text: &str) -> Result<String, ApiError> {
-    if [ORIGIN, "volcengine", "tencent"].contains(&text) {
+    if crate::route::DIALECTS.iter().any(|dialect| dialect.api == text) {
         return Ok(text.to_owned());
     }
-    Err(ApiError::invalid_parameter("origin", "v1, volcengine and tencent are possible"))
+    Err(ApiError::invalid_parameter("origin", "it must be v1, volcengine or tencent"))
 }
 
 fn parse_time(field: &str, text: &str) -> Result<UnixMs, ApiError> {
-    // A + that nobody escaped has become a blank.
+    // An unescaped + was decoded as a blank.
     let time = DateTime::parse_from_rfc3339(&text.replace(' ', "+"));
     let time =
-        time.map_err(|_| ApiError::invalid_parameter(field, "write a time like 2026-11-21T17:00:00Z"))?;
+        time.map_err(|_| ApiError::invalid_parameter(field, "it must be a time like 2026-11-21T17:00:00Z"))?;
     Ok(time.timestamp_millis())
 }
 
-/// Ends a cast. Whoever asks twice gets the same.
+/// Stop a cast. Stopping it again changes nothing.
 #[utoipa::path(post, path = "/v1/casts/{id}/stop", tag = "casts", operation_id = "stopCast",
-    params(("id" = String, Path, description = "Its id.")),
-    responses((status = 200, description = "It is over, or will be soon.", body = CastView),
+    params(("id" = String, Path, description = "Id of the cast.")),
+    responses((status = 200, description = "The cast has ended, or will soon.", body = CastView),
         (status = 404, description = "`no-such-cast`.", body = ErrorResponse)))]
 pub(super) async fn stop(
     State(rest): State<RestState>,
@@ -350,7 +357,7 @@ pub(super) async fn stop(
     let mut cast = caller.find_cast(service, &id).await?;
     if cast.state != CastState::Ended && !cast.stop_requested {
         match service.fleet.send_command(&cast.id, Command::Stop).await {
-            // It ended while we asked.
+            // It ended in the meantime.
             Ok(()) | Err(Error::CastEnded(_)) => {}
             Err(error) => return Err(error.into()),
         }

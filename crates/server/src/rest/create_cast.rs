@@ -1,4 +1,4 @@
-//! What a cast is asked for with.
+//! Body of a request for a new cast, and how it becomes a description.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use pagecast_fleet::CastId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::ApiError;
 use super::settings::parse_ca_bundle;
 use super::storage::StorageKeysBody;
+use super::{ApiError, ErrorCode};
 use crate::app::{self, Application, CallbackReceiver};
 use crate::service::Service;
 
@@ -23,38 +23,37 @@ mod spec_error;
 
 pub(super) use spec_error::spec_api_error;
 
-/// Shortest cast that can be asked for: no frame is longer.
+/// Shortest `duration_s`: one frame at the lowest frame rate.
 const MIN_DURATION: Duration = Duration::from_secs(1);
 
-/// A cast that is wanted: a page, and at least one of `room`, `recording` and `pushes`. What is left out is
-/// as usual.
+/// Cast to create: a page, and at least one of `room`, `recording` and `pushes`. Absent fields have their
+/// defaults.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = NewCast)]
 pub(super) struct CreateCastRequest {
-    /// For which application. Only the administrator says it.
+    /// Application that will own the cast. Only the administrator sets it.
     pub(super) app: Option<String>,
     /// Address of the page, http or https.
     #[schema(example = "https://example.com/talk", max_length = 16_384)]
     url: String,
-    /// Width of the picture in pixels, even; 1280 if left out.
+    /// Width of the picture in pixels, even. Default 1280.
     #[schema(minimum = 50, maximum = 3840, multiple_of = 2)]
     width: Option<u32>,
-    /// Height of the picture in pixels, even; 720 if left out.
+    /// Height of the picture in pixels, even. Default 720.
     #[schema(minimum = 50, maximum = 3840, multiple_of = 2)]
     height: Option<u32>,
-    /// Pictures per second; 30 if left out.
+    /// Frames per second. Default 30.
     #[schema(minimum = 1, maximum = 60)]
     fps: Option<u32>,
-    /// Device pixel ratio; 1 if left out.
+    /// Device pixel ratio. Default 1.
     #[schema(minimum = 0.25, maximum = 8.0)]
     scale_factor: Option<f64>,
-    /// Cap on the bitrate of the picture in recordings and pushes.
+    /// Largest video bitrate of recordings and pushes, in kbit/s.
     #[schema(minimum = 50, maximum = 100_000)]
     bitrate_kbps: Option<u32>,
-    /// A phone or tablet instead of a desktop.
+    /// Emulates a phone or tablet.
     mobile: Option<MobileBody>,
-    /// Sent with every request of the page to its own origin, at most 100.
+    /// HTTP headers of every request of the page to its own origin, at most 100.
     #[serde(default)]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     headers: Option<BTreeMap<String, Secret>>,
@@ -62,61 +61,61 @@ pub(super) struct CreateCastRequest {
     #[serde(default)]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     cookies: Option<BTreeMap<String, Secret>>,
-    /// Instead of the browser's own.
+    /// User agent instead of the browser's own.
     user_agent: Option<String>,
     /// Language of the page, like `de-DE`.
     locale: Option<String>,
-    /// IANA name, like `Europe/Berlin`.
+    /// Time zone of the page, an IANA name like `Europe/Berlin`.
     timezone: Option<String>,
-    /// What `prefers-color-scheme` says.
+    /// Value of `prefers-color-scheme`.
     color_scheme: Option<ColorSchemeBody>,
-    /// A style sheet that beats the page's own, at most 1 MiB.
+    /// Style sheet that overrides the page's own, at most 1 MiB.
     css: Option<String>,
-    /// A script that runs in every document before the page's own, at most 1 MiB.
+    /// Script that runs in every document before the page's own, at most 1 MiB.
     script: Option<String>,
-    /// For servers that ask by HTTP.
+    /// User and password for HTTP authentication.
     basic_auth: Option<BasicAuthBody>,
-    /// Which certificates of servers are accepted.
+    /// Certificates that the browser accepts.
     tls: Option<TlsBody>,
-    /// When the page may be shown.
+    /// Conditions for showing the page.
     ready: Option<ReadinessBody>,
-    /// How often to look whether the page is alive.
+    /// Health checks of the page.
     checks: Option<ChecksBody>,
-    /// Time from the first frame of the cast to its end, in seconds; no more than the application's casts may
-    /// have.
+    /// Longest time from the first frame to the end, in seconds; at most the application's
+    /// `limits.max_time_s`.
     #[schema(minimum = 10, maximum = 86_400)]
     max_time_s: Option<u64>,
-    /// The cast ends when the page was shown for so long, in seconds: at least one.
+    /// Length of the output after which the cast ends, in seconds.
     #[schema(minimum = 1, maximum = 86_400)]
     duration_s: Option<f64>,
-    /// The room that the page is published in.
+    /// Room to publish the page in.
     room: Option<RoomRequest>,
-    /// What is recorded.
+    /// Recording to make.
     recording: Option<RecordingRequest>,
-    /// Servers that the stream is sent to, at most 10.
+    /// Servers to push the stream to, at most 10.
     #[schema(max_items = 10)]
     pushes: Option<Vec<AddPushRequest>>,
-    /// Who is told what happens, instead of the application's own receiver.
+    /// Receiver of callbacks, instead of the application's own.
     pub(super) callback: Option<CallbackReceiverBody>,
-    /// How long the cast may wait for room on the machine before it has failed, in seconds; as the operator
-    /// has it if left out, and at most as long as the operator allows (`casts.max_queue_s`, usually 3600).
+    /// Longest time that the cast may wait for a worker before it fails, in seconds. Default and maximum are
+    /// set by the operator (`casts.queue_timeout_s` and `casts.max_queue_timeout_s`, by default 60 and 3600).
     #[schema(maximum = 86_400)]
-    queue_s: Option<u64>,
+    queue_timeout_s: Option<u64>,
 }
 
-/// A mobile device.
+/// Mobile device to emulate.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Mobile)]
 struct MobileBody {
-    /// Which.
+    /// Kind of device.
     device: DeviceBody,
-    /// How it is held; upright if left out.
+    /// Orientation. Default portrait.
     #[serde(default)]
     orientation: OrientationBody,
 }
 
-/// A kind of mobile device: 390x844 or 820x1180 CSS pixels.
+/// Kind of mobile device, with 390x844 (phone) or 820x1180 (tablet) CSS pixels.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = Device)]
@@ -125,7 +124,7 @@ enum DeviceBody {
     Tablet,
 }
 
-/// How a mobile device is held.
+/// Orientation of a mobile device.
 #[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = Orientation)]
@@ -135,7 +134,7 @@ enum OrientationBody {
     Landscape,
 }
 
-/// What a page's style may ask for.
+/// Color scheme that a page can query.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = ColorScheme)]
@@ -144,49 +143,48 @@ enum ColorSchemeBody {
     Dark,
 }
 
-/// User and password.
+/// User and password for HTTP authentication.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct BasicAuthBody {
-    /// User.
+    /// User name.
     user: String,
-    /// Password.
+    /// Password of the user.
     #[schema(value_type = String)]
     password: Secret,
 }
 
-/// Which certificates of servers are accepted.
+/// Certificates that the browser accepts.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schema(as = Tls)]
 struct TlsBody {
-    /// Trusted besides the browser's own and the application's, as PEM text: at most 16 certificates
-    /// together.
+    /// Certificates to trust besides the browser's own and the application's, as PEM; at most 16 together.
     #[schema(max_length = 65_536)]
     ca: Option<String>,
-    /// Whether any certificate is accepted from the page's own origin. Nobody can tell then who answers; it
-    /// is warned of.
+    /// Whether any certificate is accepted from the page's own origin. The server is then not authenticated,
+    /// and the cast has a warning.
     insecure: bool,
 }
 
-/// When the page may be shown; until then nothing goes into any output.
+/// Conditions for showing the page. No output gets anything before they hold.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 struct ReadinessBody {
-    /// What the page calls.
+    /// Function that the page must call.
     signal: SignalBody,
-    /// How long its call is waited for, in seconds; 0 waits for ever.
+    /// Longest wait for that call, in seconds; 0 waits without limit.
     #[schema(maximum = 60)]
     timeout_s: u64,
-    /// A CSS selector that must match something visible.
+    /// CSS selector that must match a visible element.
     #[schema(min_length = 1, max_length = 8192)]
     selector: Option<String>,
-    /// Whether nothing may be being loaded, for half a second.
+    /// Whether the network must have been idle for half a second.
     network_idle: bool,
 }
 
-/// What the page calls when it is ready: nothing, `onWebcastStart()` (and `onWebcastEnd()` at its end), or
-/// `notifyReady()`.
+/// Function that the page calls when it is ready: none, `onWebcastStart()` (and `onWebcastEnd()` at its end),
+/// or `notifyReady()`.
 #[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = Signal)]
@@ -197,40 +195,39 @@ enum SignalBody {
     NotifyReady,
 }
 
-/// How often to look whether the page is alive, in seconds; never if left out.
+/// Intervals of the health checks of a page, in seconds; an absent check is off.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schema(as = Checks)]
 struct ChecksBody {
-    /// Frozen: nothing changed on the page.
+    /// Check for a frozen page, on which nothing changes.
     #[schema(minimum = 2, maximum = 30)]
     freeze_s: Option<u64>,
-    /// Blank: every pixel is white.
+    /// Check for a blank page, on which every pixel is white.
     #[schema(minimum = 2, maximum = 30)]
     blank_s: Option<u64>,
-    /// Crashed: the renderer is gone, or its scripts do not get on.
+    /// Check for a crashed page, whose scripts do not respond.
     #[schema(minimum = 1, maximum = 30)]
     crash_s: Option<u64>,
 }
 
-/// A room of the application's provider.
+/// Room of the application's provider.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = NewRoom)]
 struct RoomRequest {
-    /// The room: letters, digits and `_ @ - .`
+    /// Name of the room: letters, digits and `_ @ - .`
     #[schema(pattern = "^[A-Za-z0-9_@.-]{1,128}$")]
     room: String,
-    /// The user that the page is published as: likewise.
+    /// User that publishes the page: letters, digits and `_ @ - .`
     #[schema(pattern = "^[A-Za-z0-9_@.-]{1,128}$")]
     user: String,
-    /// One stream, or two layers of it, the larger one first, which has the size of the page; as the page if
-    /// left out.
+    /// One or two layers of the stream, the larger one first, in the size of the page. Default is one layer
+    /// like the page.
     #[schema(min_items = 1, max_items = 2)]
     layers: Option<Vec<LayerBody>>,
 }
 
-/// One picture size of a stream: upper bounds, which a bad network stays below.
+/// Layer of a stream. All values are upper bounds, which a slow network may lower.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Layer)]
@@ -241,46 +238,45 @@ struct LayerBody {
     /// Height in pixels, even.
     #[schema(minimum = 50, maximum = 3840, multiple_of = 2)]
     height: u32,
-    /// Most pictures per second; the page's if left out.
+    /// Frames per second. Default is the page's.
     #[schema(minimum = 1, maximum = 60)]
     fps: Option<u32>,
-    /// Most bits, by the size if left out.
+    /// Bitrate in kbit/s. The default depends on the size.
     #[schema(minimum = 30, maximum = 20_000)]
     bitrate_kbps: Option<u32>,
 }
 
-/// What is recorded.
+/// Recording to make.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schema(as = NewRecording)]
 struct RecordingRequest {
-    /// `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`, `az://`, `cos://`, `tos://`,
-    /// `oss://`; where the application keeps its recordings if left out. A folder of the server only for the
-    /// administrator.
+    /// Storage: `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`, `az://`, `cos://`,
+    /// `tos://`, `oss://`. Default is the application's storage. Only the administrator may name a folder of
+    /// the server.
     to: Option<String>,
-    /// Keys for it. Whoever names a bucket has them.
+    /// Keys of the storage, required for a bucket.
     keys: Option<StorageKeysBody>,
-    /// What it is made into.
+    /// Format of the files.
     format: FormatBody,
-    /// Length of a segment, in seconds; 4 if left out.
+    /// Length of a segment, in seconds. Default 4.
     #[schema(minimum = 1, maximum = 60)]
     segment_s: Option<u64>,
-    /// Longest MP4 file, in seconds; 24 hours if left out.
+    /// Longest MP4 file, in seconds. Default 86400.
     #[schema(minimum = 5, maximum = 86_400)]
     split_s: Option<u64>,
-    /// Time between two thumbnails, in seconds; none if left out.
+    /// Time between two thumbnails, in seconds. Default is no thumbnails.
     #[schema(minimum = 1, maximum = 3600)]
     thumbnails_s: Option<u64>,
-    /// What its files are called; the id of the cast if left out.
+    /// Beginning of the names of its files. Default is the id of the cast.
     #[schema(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
     name: Option<String>,
-    /// Whether a list of all its files is stored with them, `NAME.json`.
+    /// Whether a list of all files is stored with them, as `NAME.json`.
     manifest: bool,
-    /// No picture, only sound.
+    /// Whether to record only the sound.
     audio_only: bool,
 }
 
-/// What a recording is made into: MP4 files, segments of fragmented MP4 (`hls`) or of MPEG-TS (`hls-ts`) with
+/// Format of a recording: MP4 files, segments of fragmented MP4 (`hls`) or of MPEG-TS (`hls-ts`) with
 /// playlists, or both.
 #[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -294,29 +290,28 @@ enum FormatBody {
     BothTs,
 }
 
-/// A server that the stream is sent to.
+/// Server to push a stream to.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = NewPush)]
 pub(super) struct AddPushRequest {
     /// `rtmp://HOST/APPLICATION/KEY`, `rtmps://…` or `srt://HOST:PORT?…`, at most 1000 bytes.
     #[schema(value_type = String, example = "rtmp://live.example.com/app/key")]
     url: Secret,
-    /// How long it may be without a connection before it is given up for good, in seconds; never if left out.
+    /// Longest time without a connection before the push fails for good, in seconds. Default is no limit.
     #[serde(default)]
     #[schema(maximum = 86_400)]
-    patience_s: Option<u64>,
+    reconnect_timeout_s: Option<u64>,
 }
 
-/// Who is told what happens to a cast.
+/// Receiver of callbacks about a cast.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Callback)]
 pub(super) struct CallbackReceiverBody {
-    /// http or https.
+    /// Address, http or https.
     #[schema(value_type = String)]
     url: Secret,
-    /// Signs what is sent.
+    /// Secret that signs the callbacks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     secret: Option<Secret>,
@@ -325,11 +320,11 @@ pub(super) struct CallbackReceiverBody {
 impl CallbackReceiverBody {
     pub(super) fn into_receiver(self, app: &Application) -> Result<CallbackReceiver, ApiError> {
         let url = url::Url::parse(self.url.reveal()).map_err(|_| {
-            ApiError::invalid_parameter("callback.url", "this is not a URL like https://host/path")
+            ApiError::invalid_parameter("callback.url", "it must be a URL like https://host/path")
         })?;
-        let receiver = CallbackReceiver { url, secret: self.secret, retry_s: 0, noce: false };
+        let receiver = CallbackReceiver { url, secret: self.secret, extra_retry_s: 0, noce: false };
         app::validate_receiver("callback", &receiver)
-            .map_err(|wrong| ApiError::invalid_parameter(wrong.field, wrong.reason))?;
+            .map_err(|error| ApiError::invalid_parameter(error.field, error.reason))?;
         if !app.permits_url(&receiver.url) {
             return Err(address_not_allowed("callback.url"));
         }
@@ -344,85 +339,83 @@ impl AddPushRequest {
         if !app.permits_push(&url) {
             return Err(address_not_allowed(format!("{field}url")));
         }
-        if self.patience_s.is_some_and(|s| s > 86_400) {
+        if self.reconnect_timeout_s.is_some_and(|s| s > 86_400) {
             return Err(ApiError::invalid_parameter(
-                format!("{field}patience_s"),
-                "at most 86400 s are possible",
+                format!("{field}reconnect_timeout_s"),
+                "it must be at most 86400",
             ));
         }
-        Ok(Push { url, reconnect_timeout: self.patience_s.map(Duration::from_secs) })
+        Ok(Push { url, reconnect_timeout: self.reconnect_timeout_s.map(Duration::from_secs) })
     }
 }
 
-/// Who asks, of whom, and which cast it becomes.
+/// Caller and target of a request for a new cast.
 pub(super) struct CreateContext<'a> {
     pub(super) service: &'a Service,
     pub(super) app: &'a Application,
     pub(super) id: &'a CastId,
-    /// Whether it may name folders of the server.
+    /// Whether the caller may name folders of the server.
     pub(super) is_administrator: bool,
 }
 
 impl CreateCastRequest {
-    /// How long the cast may wait for a worker, in seconds.
-    pub(super) fn queue_timeout_s(&self, service: &Service) -> Result<u64, ApiError> {
-        match self.queue_s {
-            Some(s) if s > service.config.casts.max_wait_s() => {
-                let most = service.config.casts.max_wait_s();
-                Err(ApiError::invalid_parameter(
-                    "queue_s",
-                    format!("it is {s}, and at most {most} s are possible here"),
-                ))
+    /// Longest time that the cast may wait for a worker; the operator's default if `None`.
+    pub(super) fn queue_timeout(&self, service: &Service) -> Result<Option<Duration>, ApiError> {
+        let max_s = service.config.casts.max_wait_s();
+        match self.queue_timeout_s {
+            Some(s) if s > max_s => {
+                let message = format!("it is {s}: the limit of this service is {max_s} s");
+                Err(ApiError::invalid_parameter("queue_timeout_s", message))
             }
-            s => Ok(s.unwrap_or(service.config.casts.queue_s)),
+            s => Ok(s.map(Duration::from_secs)),
         }
     }
 
-    /// The description of the cast.
-    pub(super) fn into_spec(self, asker: &CreateContext<'_>) -> Result<CastSpec, ApiError> {
+    /// Builds the description of the cast.
+    pub(super) fn into_spec(self, context: &CreateContext<'_>) -> Result<CastSpec, ApiError> {
         if self.room.is_none() && self.recording.is_none() && self.pushes.as_ref().is_none_or(Vec::is_empty) {
-            let words = "this cast would go nowhere: name a room, a recording or pushes";
-            return Err(ApiError::new(axum::http::StatusCode::BAD_REQUEST, "no-output", words));
+            let message = "the cast has no output: set room, recording or pushes";
+            return Err(ApiError::new(ErrorCode::NoOutput, message));
         }
         let source = self.source()?;
         let (size, fps) = (source.size, source.fps);
-        let mut spec = asker.service.new_cast_spec(asker.app, asker.id, source);
+        let mut spec = context.service.new_cast_spec(context.app, context.id, source);
         if let Some(tls) = &self.tls {
             tls.merge_into(&mut spec.source.context.tls)?;
         }
         spec.bitrate_kbps = self.bitrate_kbps;
         if let Some(s) = self.max_time_s {
-            if Duration::from_secs(s) > asker.app.limits.max_time {
-                let most = asker.app.limits.max_time.as_secs();
+            if Duration::from_secs(s) > context.app.limits.max_time {
+                let max_s = context.app.limits.max_time.as_secs();
                 return Err(ApiError::invalid_parameter(
                     "max_time_s",
-                    format!("this application's casts run {most} s at most"),
+                    format!("it is {s}: the limit of this application is {max_s} s (limits.max_time_s)"),
                 ));
             }
             spec.limits.max_time = Duration::from_secs(s);
         }
         spec.duration = self.duration_s.map(parse_duration).transpose()?;
-        if let Some(ready) = self.ready {
-            spec.readiness.signal = ready.signal.into();
-            spec.readiness.timeout = Duration::from_secs(ready.timeout_s);
-            spec.readiness.selector = ready.selector;
-            spec.readiness.network_idle = ready.network_idle;
+        if let Some(readiness) = self.ready {
+            spec.readiness.signal = readiness.signal.into();
+            spec.readiness.timeout = Duration::from_secs(readiness.timeout_s);
+            spec.readiness.selector = readiness.selector;
+            spec.readiness.network_idle = readiness.network_idle;
         }
         if let Some(checks) = self.checks {
-            let every = |s: Option<u64>| s.map(Duration::from_secs);
-            spec.checks.freeze = every(checks.freeze_s);
-            spec.checks.blank = every(checks.blank_s);
-            spec.checks.crash = every(checks.crash_s);
+            let interval = |s: Option<u64>| s.map(Duration::from_secs);
+            spec.checks.freeze = interval(checks.freeze_s);
+            spec.checks.blank = interval(checks.blank_s);
+            spec.checks.crash = interval(checks.crash_s);
         }
         if let Some(room) = self.room {
-            spec.room = Some(room.into_room(asker, size, fps)?);
+            spec.room = Some(room.into_room(context, size, fps)?);
         }
         if let Some(recording) = self.recording {
-            spec.recording = Some(recording.into_recording(asker)?);
+            spec.recording = Some(recording.into_recording(context)?);
         }
         let pushes = self.pushes.unwrap_or_default().into_iter().enumerate();
         spec.pushes = pushes
-            .map(|(i, push)| push.into_push(asker.app, &format!("pushes[{i}].")))
+            .map(|(i, push)| push.into_push(context.app, &format!("pushes[{i}].")))
             .collect::<Result<_, _>>()?;
         spec.validate().map_err(|error| spec_api_error(&error))?;
         Ok(spec)
@@ -438,13 +431,13 @@ impl CreateCastRequest {
             )
         })?;
         let fps = self.fps.map_or(Ok(Fps::DEFAULT), |fps| parse_fps("fps", fps))?;
-        let list = |map: &Option<BTreeMap<String, Secret>>| {
+        let pairs = |map: &Option<BTreeMap<String, Secret>>| {
             map.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
         };
         let context = BrowserContext {
             mobile: self.mobile.as_ref().map(MobileBody::to_mobile),
-            headers: list(&self.headers),
-            cookies: list(&self.cookies),
+            headers: pairs(&self.headers),
+            cookies: pairs(&self.cookies),
             user_agent: self.user_agent.clone(),
             locale: self.locale.clone(),
             timezone: self.timezone.clone(),
@@ -459,24 +452,22 @@ impl CreateCastRequest {
 }
 
 fn parse_fps(field: &str, fps: u32) -> Result<Fps, ApiError> {
-    Fps::new(fps).ok_or_else(|| ApiError::invalid_parameter(field, "1 to 60 frames per second are possible"))
+    Fps::new(fps).ok_or_else(|| ApiError::invalid_parameter(field, "it must be 1 to 60 frames per second"))
 }
 
 fn parse_duration(s: f64) -> Result<Duration, ApiError> {
     let duration = Duration::try_from_secs_f64(s).ok().filter(|d| (MIN_DURATION..=MAX_DURATION).contains(d));
-    duration.ok_or_else(|| {
-        ApiError::invalid_parameter("duration_s", "one second to 24 hours are possible, in seconds")
-    })
+    duration.ok_or_else(|| ApiError::invalid_parameter("duration_s", "it must be 1 to 86400 seconds"))
 }
 
 impl TlsBody {
-    /// Adds to what the application's casts have.
+    /// Adds these settings to the application's.
     fn merge_into(&self, tls: &mut Tls) -> Result<(), ApiError> {
         tls.insecure = self.insecure;
         let Some(text) = &self.ca else { return Ok(()) };
         let own = parse_ca_bundle("tls.ca", text)?;
-        let both = tls.ca.as_ref().map_or(Ok(own.clone()), |ca| ca.merge(&own));
-        tls.ca = Some(both.map_err(|error| ApiError::invalid_parameter("tls.ca", error.to_string()))?);
+        let merged = tls.ca.as_ref().map_or(Ok(own.clone()), |ca| ca.merge(&own));
+        tls.ca = Some(merged.map_err(|error| ApiError::invalid_parameter("tls.ca", error.to_string()))?);
         Ok(())
     }
 }
@@ -498,7 +489,7 @@ impl MobileBody {
 impl RoomRequest {
     fn into_room(
         self,
-        asker: &CreateContext<'_>,
+        context: &CreateContext<'_>,
         size: Size,
         fps: Fps,
     ) -> Result<pagecast_core::spec::Room, ApiError> {
@@ -515,27 +506,28 @@ impl RoomRequest {
                 layers.into_iter().enumerate().map(layer).collect::<Result<Vec<_>, ApiError>>()?
             }
         };
-        // One that also uses Volcengine's API finds its rooms under the same name.
-        let app = asker.app.app_id.clone().unwrap_or_else(|| asker.app.name.clone());
-        let ids = RoomIds { app, room: self.room, user: self.user, task: asker.id.to_string() };
-        asker.service.new_room(asker.app, ids, layers).map_err(|error| spec_api_error(&error))
+        // An application that also uses Volcengine's API finds its rooms under the same name.
+        let app = context.app.app_id.clone().unwrap_or_else(|| context.app.name.clone());
+        let ids = RoomIds { app, room: self.room, user: self.user, task: context.id.to_string() };
+        context.service.new_room(context.app, ids, layers).map_err(|error| spec_api_error(&error))
     }
 }
 
 impl RecordingRequest {
-    fn into_recording(self, asker: &CreateContext<'_>) -> Result<pagecast_core::spec::Recording, ApiError> {
-        let to = self.to.as_deref().map(|to| recording_storage(to, self.keys.clone(), asker)).transpose()?;
+    fn into_recording(self, context: &CreateContext<'_>) -> Result<pagecast_core::spec::Recording, ApiError> {
+        let to =
+            self.to.as_deref().map(|to| recording_storage(to, self.keys.clone(), context)).transpose()?;
         if to.is_none() && self.keys.is_some() {
             return Err(ApiError::invalid_parameter(
                 "recording.keys",
-                "keys are for a bucket that recording.to names",
+                "keys are only possible with a bucket in recording.to",
             ));
         }
-        // Names of one application's choice do not meet another's.
-        let own = || Storage::Folder(asker.service.config.data.join("recordings").join(&asker.app.name));
-        let shared = to.is_none() && asker.app.storage.default.is_none();
+        // Names that applications choose must not collide in a shared folder.
+        let own = || Storage::Folder(context.service.config.data.join("recordings").join(&context.app.name));
+        let shared = to.is_none() && context.app.storage.default.is_none();
         let to = if shared && self.name.is_some() { Some(own()) } else { to };
-        let mut recording = asker.service.new_recording(asker.app, asker.id, to);
+        let mut recording = context.service.new_recording(context.app, context.id, to);
         recording.format = self.format.into();
         if let Some(s) = self.segment_s {
             recording.segment = Duration::from_secs(s);
@@ -557,35 +549,36 @@ fn address_not_allowed(field: impl Into<String>) -> ApiError {
     ApiError::invalid_parameter(field, "the application's network does not allow this address")
 }
 
-/// A place that a request names. Without keys of its own it would be opened with the operator's, so only the
+/// Storage that a request names. Without its own keys it would be opened with the operator's, so only the
 /// administrator may leave them out.
 fn recording_storage(
     to: &str,
     keys: Option<StorageKeysBody>,
-    asker: &CreateContext<'_>,
+    context: &CreateContext<'_>,
 ) -> Result<Storage, ApiError> {
     let mut storage =
         Storage::parse(to).map_err(|error| ApiError::invalid_parameter("recording.to", error.to_string()))?;
     let keys = keys.map(StorageKeys::from);
-    match (&storage, asker.is_administrator) {
+    match (&storage, context.is_administrator) {
         (Storage::File(_) | Storage::Folder(_), false) => {
-            let words = "only the administrator may name a folder of the server: write s3://, gs://, az://, cos://, tos:// or \
+            let message = "only the administrator may name a folder of the server: write s3://, gs://, \
+                           az://, cos://, tos:// or \
                          oss:// with a bucket, or leave it out";
-            return Err(ApiError::invalid_parameter("recording.to", words));
+            return Err(ApiError::invalid_parameter("recording.to", message));
         }
         (Storage::Bucket(_), false) if keys.is_none() => {
-            return Err(ApiError::invalid_parameter("recording.keys", "a bucket of your own needs its keys"));
+            return Err(ApiError::invalid_parameter("recording.keys", "a bucket needs its keys"));
         }
-        (Storage::Bucket(Bucket { endpoint: Some(url), .. }), _) if !asker.app.permits_url(url) => {
+        (Storage::Bucket(Bucket { endpoint: Some(url), .. }), _) if !context.app.permits_url(url) => {
             return Err(address_not_allowed("recording.to"));
         }
         _ => {}
     }
     if let Storage::Bucket(bucket) = &mut storage {
-        bucket.network = Some(asker.app.network.clone());
+        bucket.network = Some(context.app.network.clone());
     }
     storage = app::set_storage_keys(storage, keys)
-        .map_err(|why| ApiError::invalid_parameter("recording.keys", why))?;
+        .map_err(|reason| ApiError::invalid_parameter("recording.keys", reason))?;
     storage.validate().map_err(|error| ApiError::invalid_parameter("recording.keys", error.to_string()))?;
     Ok(storage)
 }

@@ -1,100 +1,102 @@
-//! The one shape of errors.
+//! Error answers of the REST API.
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::ORIGIN;
 use super::applications::tokens;
+pub(super) use super::error_code::ErrorCode;
 use crate::auth_log::AuthFailure;
-use crate::service::request_id;
+use crate::internal_error::InternalError;
+use crate::request_id::RequestId;
 
-/// Most characters of a message: parsers repeat what they were given.
+/// Longest message, in characters: messages of parsers repeat values of the request.
 const MAX_MESSAGE_LEN: usize = 400;
+/// Longest path of a field, in characters: names of fields come from the request.
+const MAX_FIELD_LEN: usize = 200;
+/// When to try again after a failure of the fleet, in seconds: the shortest time that the header allows.
+const FLEET_RETRY_AFTER_S: u64 = 1;
 
-/// Why a request is not answered as it was hoped.
+/// Error answer.
 #[derive(Debug, Clone)]
 pub(super) struct ApiError {
-    status: StatusCode,
-    code: &'static str,
+    code: ErrorCode,
+    /// Message for the client.
     message: String,
     field: Option<String>,
     retry_after_s: Option<u64>,
+    /// Cause for the log, which the client does not see.
+    internal: Option<InternalError>,
 }
 
-/// What is answered if something is wrong.
+/// Body of every error answer.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
 pub(super) struct ErrorResponse {
-    /// What is wrong.
+    /// The error.
     error: ErrorDetail,
-    /// Names the request, as the header `X-Request-Id` does.
+    /// Id of the request: the same as in the header `X-Request-Id` and in the log of the service.
     request_id: String,
 }
 
-/// What is wrong.
+/// What is wrong with a request, or with the service.
 #[derive(Serialize, ToSchema)]
 struct ErrorDetail {
-    /// A stable word for programs, like `invalid-parameter`.
+    /// Stable code for programs, like `invalid-parameter`.
     #[schema(example = "invalid-parameter")]
     code: &'static str,
-    /// A sentence for people.
+    /// Sentence for people.
     message: String,
-    /// The field, parameter or header that is meant, like `room.layers[0].width`.
+    /// Field, parameter or header that the error is about, like `room.layers[0].width`.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
 }
 
 impl ApiError {
-    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let message: String = message.into();
         let message = message.chars().take(MAX_MESSAGE_LEN).collect();
-        Self { status, code, message, field: None, retry_after_s: None }
+        Self { code, message, field: None, retry_after_s: None, internal: None }
     }
 
-    /// A value that cannot be used, and where it stands.
+    /// An invalid value, and the field that has it.
     pub(super) fn invalid_parameter(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid-parameter", message).with_field(field)
-    }
-
-    pub(super) fn not_found(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, code, message)
-    }
-
-    pub(super) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, code, message)
+        Self::new(ErrorCode::InvalidParameter, message).with_field(field)
     }
 
     pub(super) fn forbidden(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+        Self::new(ErrorCode::Forbidden, message)
     }
 
-    /// Too much at the moment.
-    pub(super) fn retry_later(
-        status: StatusCode,
-        code: &'static str,
-        message: impl Into<String>,
-        s: u64,
-    ) -> Self {
-        Self { retry_after_s: Some(s), ..Self::new(status, code, message) }
+    /// An error that passes: the client may try again after so many seconds.
+    pub(super) fn retry_later(code: ErrorCode, message: impl Into<String>, seconds: u64) -> Self {
+        Self { retry_after_s: Some(seconds), ..Self::new(code, message) }
+    }
+
+    /// A failure of the service: `cause` goes to the log, `message` to the client.
+    pub(super) fn internal(cause: InternalError, message: impl Into<String>) -> Self {
+        Self { internal: Some(cause), ..Self::new(ErrorCode::Internal, message) }
     }
 
     pub(super) fn with_field(mut self, field: impl Into<String>) -> Self {
         let field: String = field.into();
-        self.field = Some(field.chars().take(200).collect());
+        self.field = Some(field.chars().take(MAX_FIELD_LEN).collect());
         self
     }
 
-    /// The same about a value that stands below another.
+    /// Puts the field below `parent`.
     pub(super) fn prefix_field(mut self, parent: &str) -> Self {
         self.field = self.field.map(|field| format!("{parent}.{field}"));
         self
     }
 
-    /// The same about a value that stands there by itself.
+    /// Removes `parent` from the beginning of the field.
     pub(super) fn strip_field_prefix(mut self, parent: &str) -> Self {
         let strip = |field: String| {
             field.strip_prefix(parent).and_then(|f| f.strip_prefix('.')).map(str::to_owned).unwrap_or(field)
@@ -103,49 +105,47 @@ impl ApiError {
         self
     }
 
-    /// What the framework refused by itself, in our words.
+    /// Replaces an error answer of the framework.
     fn from_status(status: StatusCode) -> Self {
         let (code, message) = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => ("too-large", "the body is larger than 8 MiB"),
+            StatusCode::PAYLOAD_TOO_LARGE => (ErrorCode::TooLarge, "the body is larger than 8 MiB"),
             StatusCode::METHOD_NOT_ALLOWED => (
-                "method-not-allowed",
-                "this method is not possible here, the header Allow names those that are",
+                ErrorCode::MethodNotAllowed,
+                "this address does not accept the method: the header Allow lists the accepted ones",
             ),
-            StatusCode::NOT_FOUND => ("not-found", "there is nothing here, see /v1 for what there is"),
-            status if status.is_client_error() => ("bad-request", "the request cannot be read"),
-            _ => ("internal", "something went wrong here; the request id helps to find it"),
+            StatusCode::NOT_FOUND => {
+                (ErrorCode::NotFound, "there is no such address: /v1 lists the addresses of this API")
+            }
+            status if status.is_client_error() => {
+                (ErrorCode::BadRequest, "the request is malformed: check its path and query")
+            }
+            _ => (ErrorCode::Internal, "the service failed: its log has the cause under this request id"),
         };
-        Self::new(status, code, message)
+        Self::new(code, message)
     }
 
-    fn render(self, request_id: &str) -> Response {
-        let (status, challenge) = (self.status, self.status == StatusCode::UNAUTHORIZED);
-        let retry = self.retry_after_s.and_then(|s| HeaderValue::from_str(&s.to_string()).ok());
-        let answer = ErrorResponse {
-            error: ErrorDetail { code: self.code, message: self.message, field: self.field },
-            request_id: request_id.to_owned(),
+    fn render(self, request_id: &RequestId) -> Response {
+        let status = self.code.status();
+        let body = ErrorResponse {
+            error: ErrorDetail { code: self.code.as_str(), message: self.message, field: self.field },
+            request_id: request_id.to_string(),
         };
-        let mut response = (status, to_json(&answer)).into_response();
+        let mut response = json_response(status, &body);
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(retry) = retry {
-            headers.insert(RETRY_AFTER, retry);
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if challenge {
+        if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="pagecast""#));
         }
         response
     }
 }
 
-fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
-}
-
 impl IntoResponse for ApiError {
-    /// Told in full by [`render_errors`], which knows the id of the request.
+    /// Attaches the error to the answer; [`render_errors`] renders it with the id of the request.
     fn into_response(self) -> Response {
-        let mut response = self.status.into_response();
+        let mut response = self.code.status().into_response();
         response.extensions_mut().insert(self);
         response
     }
@@ -154,53 +154,59 @@ impl IntoResponse for ApiError {
 impl From<pagecast_fleet::Error> for ApiError {
     fn from(error: pagecast_fleet::Error) -> Self {
         use pagecast_fleet::Error;
-        let words = error.to_string();
+        let message = error.to_string();
         match error {
-            Error::CastNotFound(_) => Self::not_found("no-such-cast", words),
-            Error::CastEnded(_) => Self::conflict("over", words),
-            Error::TooManyCommands(_) => Self::retry_later(StatusCode::SERVICE_UNAVAILABLE, "busy", words, 1),
-            error => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a request fails");
-                let words = "the service cannot get at its casts, try again";
-                Self::retry_later(StatusCode::SERVICE_UNAVAILABLE, "unavailable", words, 1)
+            Error::CastNotFound(_) => Self::new(ErrorCode::NoSuchCast, message),
+            Error::CastEnded(_) => Self::new(ErrorCode::CastEnded, message),
+            Error::TooManyCommands(_) => {
+                Self::retry_later(ErrorCode::TooManyCommands, message, FLEET_RETRY_AFTER_S)
             }
+            error => Self {
+                internal: Some(InternalError::new("access the fleet", &error)),
+                ..Self::retry_later(
+                    ErrorCode::Unavailable,
+                    "the fleet database is unavailable, try again",
+                    FLEET_RETRY_AFTER_S,
+                )
+            },
         }
     }
 }
 
-/// Names each request, and puts whatever is wrong into the one shape.
+/// Renders all errors in one format, and logs the causes of internal ones.
 pub(super) async fn render_errors(request: Request, next: Next) -> Response {
-    let id = request_id();
+    let id = RequestId::of(request.extensions());
     let token = tokens::claimed_token_id(request.headers());
     let mut response = next.run(request).await;
-    let problem = response.extensions_mut().remove::<ApiError>();
-    if problem.is_some() || response.status().is_client_error() || response.status().is_server_error() {
-        let problem = problem.unwrap_or_else(|| ApiError::from_status(response.status()));
-        let allow = response.headers_mut().remove(axum::http::header::ALLOW);
-        let refused = (problem.status == StatusCode::UNAUTHORIZED).then_some(problem.code);
-        response = problem.render(&id);
-        if let Some(code) = refused {
-            response.extensions_mut().insert(AuthFailure::new(super::ORIGIN, token, code));
-        }
-        if let Some(allow) = allow {
-            response.headers_mut().insert(axum::http::header::ALLOW, allow);
-        }
+    let error = response.extensions_mut().remove::<ApiError>();
+    if error.is_none() && !response.status().is_client_error() && !response.status().is_server_error() {
+        return response;
     }
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert("x-request-id", id);
+    let error = error.unwrap_or_else(|| ApiError::from_status(response.status()));
+    if let Some(internal) = &error.internal {
+        internal.log(ORIGIN, &id);
+    }
+    let allow = response.headers_mut().remove(ALLOW);
+    let code = error.code;
+    response = error.render(&id);
+    if code.status() == StatusCode::UNAUTHORIZED {
+        response.extensions_mut().insert(AuthFailure::new(ORIGIN, token, code.as_str()));
+    }
+    if let Some(allow) = allow {
+        response.headers_mut().insert(ALLOW, allow);
     }
     response
 }
 
-/// For addresses that are none.
+/// Answers unknown addresses.
 pub(super) async fn fallback() -> Response {
     StatusCode::NOT_FOUND.into_response()
 }
 
-/// A JSON answer.
+/// Builds a JSON answer.
 pub(super) fn json_response(status: StatusCode, value: &impl Serialize) -> Response {
     let json = HeaderValue::from_static("application/json");
-    let mut response = Response::new(Body::from(self::to_json(value)));
+    let mut response = Response::new(Body::from(serde_json::to_vec(value).unwrap_or_default()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, json);
     response

@@ -1,4 +1,4 @@
-//! What happened to a cast: a page of it, or all of it as it happens (server-sent events, as HTML has them).
+//! Events of a cast: a page of them, or a stream of server-sent events.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,153 +20,161 @@ use utoipa::ToSchema;
 use super::error::ErrorResponse;
 use super::stream_limit::StreamPermit;
 use super::view::{EndView, PushView, StoredView, WarningView, fault_name, rfc3339, stored_view};
-use super::{ApiError, Caller, RestState, json_response};
+use super::{ApiError, Caller, ErrorCode, RestState, json_response};
 use crate::service::Service;
 
-/// Events on a page, if nobody says otherwise.
+/// Events on a page by default.
 const DEFAULT_LIMIT: usize = 100;
-/// Most events on a page, and read at once for a stream.
+/// Most events on a page, and in one read for a stream: about 300 KiB of JSON.
 const MAX_LIMIT: usize = 1000;
-/// A stream says that it is there, at least so often; tests do not wait for that.
+/// Time between keep-alive comments: shorter than the idle timeouts of usual proxies. Shorter in tests.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 15_000 });
-/// Time between two looks of one stream: what happens in between is told together.
+/// Shortest time between two reads of a stream; events in between are sent together.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// A stream looks again after so long, even if nothing is said to be new.
+/// Longest time between two reads of a stream, in case a change was not reported.
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// One step in the history of a cast.
+/// Event in the history of a cast.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Event)]
 pub(super) struct EventView {
-    /// Names it among all events of all casts: who hears it twice can tell.
+    /// Unique id among the events of all casts, by which receivers recognize repeated callbacks.
     pub(super) id: String,
-    /// From 1, without a gap within its cast.
+    /// Number of the event within its cast, from 1 without gaps.
     seq: u64,
-    /// When (RFC 3339).
+    /// Time of the event (RFC 3339).
     at: String,
-    /// `queued`, `started`, `live`, `reloaded`, `moved`, `restarted`, `taken-up`, `unrecorded`, `push`,
-    /// `room`, `storing`, `warning`, `ended` or `stored`.
+    /// Kind: `queued`, `started`, `live`, `reloaded`, `moved`, `restarted`, `resumed`, `recording-stopped`,
+    /// `push`, `room`, `upload`, `warning`, `ended` or `stored`.
     #[schema(example = "live")]
     pub(super) event: &'static str,
-    /// `reloaded` and `moved`: what was wrong with the page: `start-timeout`, `freeze`, `blank`, `crash` or
+    /// `reloaded` and `moved`: the page's fault, `start-timeout`, `freeze`, `blank`, `crash` or
     /// `unreachable`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    trouble: Option<&'static str>,
-    /// `push`: where it stands.
+    fault: Option<&'static str>,
+    /// `push`: state of the push.
     #[serde(skip_serializing_if = "Option::is_none")]
     push: Option<PushView>,
-    /// `room`: where it stands.
+    /// `room`: state of the connection to the room.
     #[serde(skip_serializing_if = "Option::is_none")]
     room: Option<RoomStateView>,
-    /// `storing`: what waits.
+    /// `upload`: state of the upload.
     #[serde(skip_serializing_if = "Option::is_none")]
-    storing: Option<UploadView>,
-    /// `warning`: what the page's owner should know.
+    upload: Option<UploadView>,
+    /// `warning`: the warning for the owner of the page.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<WarningView>,
-    /// `ended`: why.
+    /// `ended`: why the cast ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
-    /// `stored`: what.
+    /// `stored`: the stored recording.
     #[serde(skip_serializing_if = "Option::is_none")]
     stored: Option<StoredView>,
 }
 
-/// Where a room stands.
+/// State of the connection to a room.
 #[derive(Serialize, ToSchema)]
+#[schema(as = RoomState)]
 struct RoomStateView {
     /// `idle`, `connecting`, `running`, `recovering`, `failed` or `disconnecting`.
     #[schema(value_type = String)]
     state: connection::State,
-    /// Why it does not run, if that is so.
+    /// Why the connection does not run, if it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
-/// How storing a recording gets on.
+/// State of the upload of a recording.
 #[derive(Serialize, ToSchema)]
+#[schema(as = UploadState)]
 struct UploadView {
-    /// Whether it has been failing for a while.
-    stuck: bool,
-    /// Files that wait.
+    /// Whether uploads have failed for a while.
+    failing: bool,
+    /// Number of files that wait to be uploaded.
     pending: usize,
-    /// Why.
+    /// Why uploads fail.
     #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
+    error: Option<String>,
 }
 
-/// Some events, in order.
+/// A page of events.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EventList {
-    /// They.
+    /// The events, oldest first.
     events: Vec<EventView>,
-    /// The parameter `after` for those behind them, if there may be more already.
+    /// Value of the parameter `after` for the next page, if there may be one.
     next: Option<u64>,
 }
 
 impl EventView {
-    /// An event of a cast.
+    /// Describes an event of a cast.
     pub(super) fn new(cast: &CastId, event: &Event) -> Self {
-        let plain = |word| Self {
+        let with_kind = |media_type| Self {
             id: event.id(cast),
             seq: event.seq,
             at: rfc3339(event.at_ms),
-            event: word,
-            trouble: None,
+            event: media_type,
+            fault: None,
             push: None,
             room: None,
-            storing: None,
+            upload: None,
             warning: None,
             end: None,
             stored: None,
         };
         match &event.kind {
-            EventKind::Queued => plain("queued"),
-            EventKind::Started => plain("started"),
-            EventKind::Live => plain("live"),
-            EventKind::Reloaded { fault: trouble } => {
-                Self { trouble: Some(fault_name(*trouble)), ..plain("reloaded") }
+            EventKind::Queued => with_kind("queued"),
+            EventKind::Started => with_kind("started"),
+            EventKind::Live => with_kind("live"),
+            EventKind::Reloaded { fault } => {
+                Self { fault: Some(fault_name(*fault)), ..with_kind("reloaded") }
             }
-            EventKind::Moved { fault: trouble } => {
-                Self { trouble: Some(fault_name(*trouble)), ..plain("moved") }
-            }
-            EventKind::Restarted => plain("restarted"),
-            EventKind::Resumed => plain("taken-up"),
-            EventKind::RecordingStopped => plain("unrecorded"),
+            EventKind::Moved { fault } => Self { fault: Some(fault_name(*fault)), ..with_kind("moved") },
+            EventKind::Restarted => with_kind("restarted"),
+            EventKind::Resumed => with_kind("resumed"),
+            EventKind::RecordingStopped => with_kind("recording-stopped"),
             EventKind::Warning { warning } => {
-                Self { warning: Some(WarningView::new(*warning)), ..plain("warning") }
+                Self { warning: Some(WarningView::new(*warning)), ..with_kind("warning") }
             }
             EventKind::Push { id, url, state, error } => {
-                Self { push: Some(PushView::new(*id, url, *state, error.as_ref())), ..plain("push") }
+                Self { push: Some(PushView::new(*id, url, *state, error.as_ref())), ..with_kind("push") }
             }
-            EventKind::Room { state, error } => {
-                Self { room: Some(RoomStateView { state: *state, error: error.clone() }), ..plain("room") }
+            EventKind::Room { state, error } => Self {
+                room: Some(RoomStateView { state: *state, error: error.clone() }),
+                ..with_kind("room")
+            },
+            EventKind::Upload { failing, pending, error } => {
+                let upload = UploadView { failing: *failing, pending: *pending, error: error.clone() };
+                Self { upload: Some(upload), ..with_kind("upload") }
             }
-            EventKind::Upload { failing: stuck, pending, error: problem } => {
-                let storing = UploadView { stuck: *stuck, pending: *pending, problem: problem.clone() };
-                Self { storing: Some(storing), ..plain("storing") }
-            }
-            EventKind::Ended { reason, message, cause } => {
-                Self { end: Some(EndView::new(*reason, message.as_ref(), cause.as_ref())), ..plain("ended") }
-            }
-            EventKind::Stored { files, complete, backup, error: problem } => {
-                let stored = stored_view(files, *complete, *backup, problem.as_ref());
-                Self { stored: Some(stored), ..plain("stored") }
+            EventKind::Ended { reason, message, cause } => Self {
+                end: Some(EndView::new(*reason, message.as_ref(), cause.as_ref())),
+                ..with_kind("ended")
+            },
+            EventKind::Stored { files, complete, backup, error } => {
+                let stored = stored_view(files, *complete, *backup, error.as_ref());
+                Self { stored: Some(stored), ..with_kind("stored") }
             }
         }
     }
 }
 
-/// What happened to a cast. With `Accept: text/event-stream` all of it as it happens, until nothing more can.
+/// List the events of a cast, or stream them.
+///
+/// With `Accept: text/event-stream` the answer is a stream of server-sent events that ends after the last
+/// event.
 #[utoipa::path(get, path = "/v1/casts/{id}/events", tag = "casts", operation_id = "listEvents",
     params(
-        ("id" = String, Path, description = "The cast."),
-        ("after" = Option<u64>, Query, description = "Behind the event of this number; 0 from the beginning."),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "At most so many, 1 to 1000; 100 if left out. Not for streams."),
-        ("Last-Event-ID" = Option<String>, Header, description = "For streams: behind this event."),
+        ("id" = String, Path, description = "Id of the cast."),
+        ("after" = Option<u64>, Query, description = "Only events after the one with this number; 0 for \
+            all."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "Most events on the \
+            page; default 100. Ignored for streams."),
+        ("Last-Event-ID" = Option<String>, Header, description = "For streams: only events after this one."),
     ),
     responses(
-        (status = 200, description = "A page of them; or a stream, each with its number as id, its word as event and itself as data.",
+        (status = 200, description = "A page of events; or a stream, in which `id` is the number of the \
+                                      event, `event` its kind and `data` the event itself.",
             content((EventList = "application/json"), (String = "text/event-stream"))),
         (status = 400, description = "`invalid-parameter`.", body = ErrorResponse),
         (status = 404, description = "`no-such-cast`.", body = ErrorResponse),
@@ -185,16 +193,16 @@ pub(super) async fn list(
         if let Some(last) = headers.get("last-event-id") {
             after = parse_last_event_id(last, &cast.id)?;
         }
-        let whose = match &caller {
+        let owner = match &caller {
             Caller::Application(app) => app.name.as_str(),
-            // No application is called so.
+            // No application has an empty name.
             Caller::Administrator => "",
         };
-        let place = rest.streams.try_acquire(whose).ok_or_else(|| {
-            let words = "as many streams of events are open as may be: close some, or ask for pages";
-            ApiError::retry_later(StatusCode::TOO_MANY_REQUESTS, "too-many-streams", words, 10)
+        let permit = rest.streams.try_acquire(owner).ok_or_else(|| {
+            let message = "too many event streams are open: close some, or request pages instead";
+            ApiError::retry_later(ErrorCode::TooManyStreams, message, 10)
         })?;
-        return Ok(stream_response(rest.service, caller, cast.id, after, place));
+        return Ok(stream_response(rest.service, caller, cast.id, after, permit));
     }
     let events = rest.service.fleet.events(&cast.id, after, limit).await?;
     let next = events.last().filter(|_| events.len() == limit).map(|last| last.seq);
@@ -206,8 +214,8 @@ fn accepts_event_stream(headers: &HeaderMap) -> bool {
     let listed = |value: &HeaderValue| {
         let kinds = value.to_str().unwrap_or_default().split(',');
         kinds
-            .map(|kind| kind.split(';').next().unwrap_or_default().trim())
-            .any(|kind| kind == "text/event-stream")
+            .map(|media_type| media_type.split(';').next().unwrap_or_default().trim())
+            .any(|media_type| media_type == "text/event-stream")
     };
     headers.get_all(ACCEPT).iter().any(listed)
 }
@@ -219,22 +227,26 @@ fn parse_query(query: &str) -> Result<(u64, usize), ApiError> {
             "after" => after = parse_seq("after", &value)?,
             "limit" => {
                 let given = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                limit =
-                    given.ok_or_else(|| ApiError::invalid_parameter("limit", "1 to 1000 are possible"))?;
+                limit = given.ok_or_else(|| ApiError::invalid_parameter("limit", "it must be 1 to 1000"))?;
             }
-            _ => return Err(ApiError::invalid_parameter(name, "there is no such parameter")),
+            _ => {
+                return Err(ApiError::invalid_parameter(
+                    name,
+                    "there is no such parameter: use after and limit",
+                ));
+            }
         }
     }
     Ok((after, limit))
 }
 
 fn parse_seq(field: &str, text: &str) -> Result<u64, ApiError> {
-    // Numbers of events are kept as signed ones.
+    // The database stores numbers of events as signed integers.
     let seq = text.parse::<u64>().ok().filter(|seq| i64::try_from(*seq).is_ok());
-    seq.ok_or_else(|| ApiError::invalid_parameter(field, "write the number of an event, or 0"))
+    seq.ok_or_else(|| ApiError::invalid_parameter(field, "it must be the number of an event, or 0"))
 }
 
-/// The number of an event, or its id.
+/// Parses the number of an event, or its id.
 fn parse_last_event_id(value: &HeaderValue, cast: &CastId) -> Result<u64, ApiError> {
     let text = value.to_str().unwrap_or("?");
     let own = text.strip_prefix(cast.as_str()).and_then(|rest| rest.strip_prefix('-'));
@@ -253,24 +265,25 @@ struct EventReader {
 }
 
 impl EventReader {
-    /// The next event; `None` when there will be none any more, or nobody can tell.
+    /// The next event. `None` after the last one, and when the fleet fails.
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.buffered.pop_front() {
                 self.after = event.seq;
                 return Some(event);
             }
-            if let Some(looked) = self.last_poll {
-                sleep_until(looked + MIN_POLL_INTERVAL).await;
+            if let Some(last_poll) = self.last_poll {
+                sleep_until(last_poll + MIN_POLL_INTERVAL).await;
             }
             self.last_poll = Some(Instant::now());
             self.changes.borrow_and_update();
             let fleet = &self.service.fleet;
-            // First the cast: what it has when it is closed is all that it will ever have.
+            // The cast is read before its events: a closed cast gets no further ones.
             let closed = fleet.get(&self.cast).await.ok()?.is_none_or(|cast| cast.closed);
             self.buffered.extend(fleet.events(&self.cast, self.after, MAX_LIMIT).await.ok()?);
             if self.buffered.is_empty() {
-                // Whoever listens comes again, to whoever is there then, and with a token that is good then.
+                // On shutdown and after a change of its application, the client reconnects and is
+                // authenticated again.
                 if closed || self.service.is_draining() || !self.caller.is_unchanged(&self.service) {
                     return None;
                 }
@@ -287,24 +300,16 @@ fn stream_response(
     caller: Caller,
     cast: CastId,
     after: u64,
-    place: StreamPermit,
+    permit: StreamPermit,
 ) -> Response {
     let changes = service.fleet.changes();
-    let waiting = VecDeque::new();
-    let reader = EventReader {
-        service,
-        caller,
-        cast,
-        after,
-        buffered: waiting,
-        changes,
-        last_poll: None,
-        _permit: place,
-    };
-    let alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL).text("still here");
+    let buffered = VecDeque::new();
+    let reader =
+        EventReader { service, caller, cast, after, buffered, changes, last_poll: None, _permit: permit };
+    let alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL).text("keep-alive");
     let mut response = Sse::new(sse_events(reader)).keep_alive(alive).into_response();
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Proxies that collect answers before they pass them on would hold it back.
+    // Tells proxies not to buffer the answer.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }

@@ -1,4 +1,5 @@
-//! Pictures and last words of a page in trouble. What is in them comes from the page: browsers get it as something that does nothing.
+//! Evidence files: screenshots and console output of a page with a fault. Their content comes from the page,
+//! so they are served in a way that a browser does not execute.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -15,30 +16,31 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ErrorResponse;
-use super::{ApiError, Caller, RestState, json_response};
+use super::{ApiError, Caller, ErrorCode, RestState, json_response};
+use crate::internal_error::InternalError;
 
-/// Most files that are listed.
+/// Most files in a list. A page that keeps failing must not make an unbounded answer.
 const MAX_FILES: usize = 500;
-/// Largest file that is shown, in bytes.
+/// Largest file that is served, in bytes, because it is read into memory.
 const MAX_FILE_LEN: u64 = 32 << 20;
-/// Longest name of a file.
+/// Longest name of a file, in bytes.
 const MAX_NAME_LEN: usize = 128;
 
-/// Files that say what was wrong with a page.
+/// Evidence of faults of a page.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EvidenceList {
-    /// By their names, at most 500.
+    /// At most 500 files, sorted by name.
     files: Vec<EvidenceFile>,
 }
 
-/// A file that says what was wrong with a page.
+/// An evidence file.
 #[derive(Serialize, ToSchema)]
 struct EvidenceFile {
-    /// Its name.
+    /// Name of the file.
     name: String,
-    /// Bytes.
+    /// Size in bytes.
     bytes: u64,
-    /// Where it is, below the server's address.
+    /// Path on this server.
     href: String,
 }
 
@@ -47,10 +49,10 @@ fn is_valid_name(name: &str) -> bool {
     (1..=MAX_NAME_LEN).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain)
 }
 
-/// What is wrong with the page: pictures and last words.
+/// List the evidence of a cast: screenshots and console output.
 #[utoipa::path(get, path = "/v1/casts/{id}/evidence", tag = "casts", operation_id = "listEvidence",
     params(("id" = String, Path, description = "The cast.")),
-    responses((status = 200, description = "The files that there are.", body = EvidenceList),
+    responses((status = 200, description = "The files.", body = EvidenceList),
         (status = 404, description = "`no-such-cast`.", body = ErrorResponse)))]
 pub(super) async fn list(
     State(rest): State<RestState>,
@@ -67,35 +69,37 @@ pub(super) async fn list(
     Ok(json_response(StatusCode::OK, &EvidenceList { files: found.into_iter().map(file).collect() }))
 }
 
-/// One of these files.
+/// Get an evidence file.
 #[utoipa::path(get, path = "/v1/casts/{id}/evidence/{name}", tag = "casts", operation_id = "getEvidence",
-    params(("id" = String, Path, description = "The cast."), ("name" = String, Path, description = "The file.")),
-    responses((status = 200, description = "It.", body = [u8], content_type = "application/octet-stream"),
+    params(("id" = String, Path, description = "The \
+        cast."), ("name" = String, Path, description = "Name of the file.")),
+    responses((status = 200, description = "The \
+        file.", body = [u8], content_type = "application/octet-stream"),
         (status = 404, description = "`no-such-cast`, `no-such-file`.", body = ErrorResponse),
-        (status = 413, description = "`too-large`: more than 32 MiB.", body = ErrorResponse)))]
+        (status = 413, description = "`too-large`: the file is larger than 32 MiB.", body = ErrorResponse)))]
 pub(super) async fn get(
     State(rest): State<RestState>,
     caller: Caller,
     Path((id, name)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     let cast = caller.find_cast(&rest.service, &id).await?;
-    let missing = || ApiError::not_found("no-such-file", "this cast has no such file");
+    let missing = || ApiError::new(ErrorCode::NoSuchFile, "this cast has no such file");
     if !is_valid_name(&name) {
         return Err(missing());
     }
     let folder = rest.service.cast_folder("evidence", &cast.id);
-    let kind = content_type(&name);
+    let content_type_name = content_type(&name);
     let bytes = match run_blocking(move || read_file(&folder, &name)).await? {
         ReadOutcome::Content(bytes) => bytes,
         ReadOutcome::NotFound => return Err(missing()),
         ReadOutcome::TooLarge => {
-            let words = "this file has more than 32 MiB: look at it on the server";
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", words));
+            let message = "the file is larger than 32 MiB: open it on the server";
+            return Err(ApiError::new(ErrorCode::TooLarge, message));
         }
     };
     let mut response = Response::new(Body::from(bytes));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type_name));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
@@ -112,7 +116,7 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
-/// Disks are waited for elsewhere.
+/// Runs file operations on a blocking thread.
 async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -120,14 +124,14 @@ async fn run_blocking<T: Send + 'static>(
     let error = match outcome {
         Ok(Ok(found)) => return Ok(found),
         Ok(Err(error)) => error,
-        Err(lost) => io::Error::other(lost),
+        Err(join_error) => io::Error::other(join_error),
     };
-    tracing::warn!(%error, "evidence cannot be read");
-    let words = "the files cannot be read: the log of the server says why";
-    Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", words))
+    let message = "the evidence cannot be read: the log of the service has the cause under this request id";
+    Err(ApiError::internal(InternalError::new("read evidence", &error), message))
 }
 
-/// The folder itself, whatever the name means by now; `None` if there is none, or a link.
+/// Opens a folder without following links, so that it cannot be exchanged afterwards; `None` if it does not
+/// exist or is a link.
 fn open_folder(folder: &FilePath) -> io::Result<Option<rustix::fd::OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(CWD, folder, flags, Mode::empty()) {
@@ -138,7 +142,7 @@ fn open_folder(folder: &FilePath) -> io::Result<Option<rustix::fd::OwnedFd>> {
 }
 
 fn open_file(folder: &rustix::fd::OwnedFd, name: &str) -> io::Result<Option<(File, u64)>> {
-    // A pipe would be waited for, for ever.
+    // Opening a pipe would otherwise block without limit.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = match openat(folder, name, flags, Mode::empty()) {
         Ok(fd) => fd,
@@ -180,7 +184,7 @@ fn read_file(folder: &FilePath, name: &str) -> io::Result<ReadOutcome> {
         return Ok(ReadOutcome::TooLarge);
     }
     let mut bytes = Vec::new();
-    // It may grow while it is read.
+    // The file may grow while it is read.
     file.take(MAX_FILE_LEN).read_to_end(&mut bytes)?;
     Ok(ReadOutcome::Content(bytes))
 }

@@ -1,41 +1,43 @@
-//! Bodies that are read.
+//! Extractors for JSON bodies.
 
 use std::fmt;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 
-use super::{ApiError, MAX_BODY_LEN, RestState};
+use super::{ApiError, ErrorCode, MAX_BODY_LEN, RestState};
 use crate::bounded_json;
 use crate::route::{BodyError, ClaimedPrincipal, read_up_to};
 
-/// The only fields that are lists, of all bodies.
+/// All fields of all bodies that are arrays.
 const ARRAY_FIELDS: [&str; 5] = ["layers", "pushes", "servers", "allow", "deny"];
 
-/// A JSON body: what it says, and as it came.
+/// A JSON body: its value, and its bytes as sent.
 pub(super) struct Json<T> {
     pub(super) value: T,
     pub(super) bytes: Bytes,
 }
 
-/// A JSON body that may be left out.
+/// An optional JSON body.
 pub(super) struct OptionalJson<T>(pub(super) Option<T>);
 
 impl<T: DeserializeOwned> FromRequest<RestState> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &RestState) -> Result<Self, ApiError> {
-        let kind =
-            request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let essence = kind.split(';').next().unwrap_or_default().trim();
+        let content_type = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|content_type| content_type.to_str().ok())
+            .unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/json") {
-            let words = "send JSON, and the header Content-Type: application/json";
-            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", words));
+            let message = "send JSON, and the header Content-Type: application/json";
+            return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
         }
         let bytes = read_body(request).await?;
         Ok(Self { value: parse(&bytes)?, bytes })
@@ -51,31 +53,28 @@ impl<T: DeserializeOwned> FromRequest<RestState> for OptionalJson<T> {
     }
 }
 
-/// The body of a request. Its sender is known: handlers ask for the [`Caller`](super::Caller) first, and
-/// nobody else's is read as one of a token.
+/// Reads the body of a request. Handlers extract the [`Caller`](super::Caller) first; a body without a caller
+/// has the limits of an anonymous sender.
 async fn read_body(request: Request) -> Result<Bytes, ApiError> {
     let sender =
         request.extensions().get::<ClaimedPrincipal>().cloned().unwrap_or(ClaimedPrincipal::Anonymous);
-    let bytes = read_up_to(request.into_body(), &sender, MAX_BODY_LEN).await.map_err(|lost| match lost {
-        BodyError::TimedOut => {
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body does not arrive in time")
-        }
-        BodyError::ReadFailed => {
-            ApiError::new(StatusCode::BAD_REQUEST, "bad-request", "the body does not arrive")
-        }
-        BodyError::TooLarge(_) => too_large(),
-    })?;
+    let bytes =
+        read_up_to(request.into_body(), &sender, MAX_BODY_LEN).await.map_err(|error| match error {
+            BodyError::TimedOut => ApiError::new(ErrorCode::Timeout, "the body did not arrive in time"),
+            BodyError::ReadFailed => ApiError::new(ErrorCode::BadRequest, "the body could not be read"),
+            BodyError::TooLarge(_) => too_large(),
+        })?;
     if bytes.len() > MAX_BODY_LEN { Err(too_large()) } else { Ok(bytes.into_bytes()) }
 }
 
 fn too_large() -> ApiError {
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "the body is larger than 8 MiB")
+    ApiError::new(ErrorCode::TooLarge, "the body is larger than 8 MiB")
 }
 
-/// What a body says; what is wrong with it names its field.
+/// Parses a body. Errors name the field.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     bounded_json::check_value_count(bytes)
-        .map_err(|error| ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", error.to_string()))?;
+        .map_err(|error| ApiError::new(ErrorCode::TooLarge, error.to_string()))?;
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
@@ -83,28 +82,28 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         if inner.is_data() { error_at(&path, &inner) } else { invalid_json(&inner) }
     })?;
     reader.end().map_err(|error| invalid_json(&error))?;
-    // Last, so that what is no list is told in the words of its own type.
+    // Checked last, so that type errors elsewhere have better messages.
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let mut track = serde_path_to_error::Track::new();
-    let walked = ArrayCheck { array_allowed: false }
+    let checked = ArrayCheck { array_allowed: false }
         .deserialize(serde_path_to_error::Deserializer::new(&mut reader, &mut track));
-    walked.map_err(|error| error_at(&track.path().to_string(), &error))?;
+    checked.map_err(|error| error_at(&track.path().to_string(), &error))?;
     Ok(value)
 }
 
 fn error_at(path: &str, error: &serde_json::Error) -> ApiError {
-    let problem = ApiError::new(StatusCode::BAD_REQUEST, "invalid-parameter", error.to_string());
-    if path == "." { problem } else { problem.with_field(path) }
+    let api_error = ApiError::new(ErrorCode::InvalidParameter, error.to_string());
+    if path == "." { api_error } else { api_error.with_field(path) }
 }
 
 fn invalid_json(error: &serde_json::Error) -> ApiError {
-    ApiError::new(StatusCode::BAD_REQUEST, "invalid-json", format!("the body is not JSON: {error}"))
+    ApiError::new(ErrorCode::InvalidJson, format!("the body is not JSON: {error}"))
 }
 
-/// Walks over a body, keeping nothing: fields in a list, without their names, would be taken for an object
-/// with them.
+/// Refuses arrays where objects are expected: serde would accept the fields of a struct as an array without
+/// names.
 struct ArrayCheck {
-    /// Whether a list may stand here.
+    /// Whether an array is allowed here.
     array_allowed: bool,
 }
 
@@ -147,11 +146,11 @@ impl<'de> Visitor<'de> for ArrayCheck {
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
         if !self.array_allowed {
             return Err(A::Error::invalid_type(Unexpected::Seq, &self));
         }
-        while list.next_element_seed(Self { array_allowed: false })?.is_some() {}
+        while array.next_element_seed(Self { array_allowed: false })?.is_some() {}
         Ok(())
     }
 

@@ -1,5 +1,4 @@
-//! The description of this API for programs (OpenAPI), made from the code, and a page that shows it to
-//! people.
+//! The OpenAPI description of this API, generated from the code, and a page that shows it.
 
 use std::sync::LazyLock;
 
@@ -20,46 +19,60 @@ use super::{applications, callback, casts, deliveries, error, events, evidence, 
     info(
         title = "Pagecast",
         version = "1",
-        description = "Opens web pages and turns them into recordings, pushes and live rooms. Each request has the header `Authorization: Bearer TOKEN`: \
-                       with a token of an application for its casts, with the administrator's for all casts and for the applications. \
-                       Each answer has the header `X-Request-Id`. Times are RFC 3339, in UTC; units are in the names of fields.",
+        description = "Opens web pages and turns them into recordings, pushes and live rooms. Each request \
+                       has the header \
+                       `Authorization: Bearer TOKEN`, with a token of an application for its own casts, or \
+                       the administrator's token \
+                       for all casts and for the applications. Each answer has the header `X-Request-Id`: \
+                       the id that the request \
+                       had in this header (1 to 64 letters, digits, `-`, `_` and `.`), or else a new one. \
+                       Times are RFC 3339, in \
+                       UTC; units are in the names of fields.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
-        casts::create, casts::list, casts::get, casts::stop, pushes::add, pushes::remove, snapshot::get, events::list,
+        casts::create, casts::list, casts::get, casts::stop, pushes::add, pushes::remove, snapshot::get,
+        events::list,
         evidence::list, evidence::get, deliveries::list, deliveries::redeliver,
-        applications::list, applications::create, applications::get, applications::replace, applications::remove,
-        applications::keys::list, applications::keys::add, applications::keys::update, applications::keys::remove,
+        applications::list, applications::create, applications::get, applications::replace,
+        applications::remove,
+        applications::keys::list, applications::keys::add, applications::keys::update,
+        applications::keys::remove,
         applications::tokens::list, applications::tokens::add, applications::tokens::remove,
     ),
     components(schemas(error::ErrorResponse, events::EventView, callback::WebhookPayload)),
     tags(
-        (name = "casts", description = "Casts, and what happens to them."),
-        (name = "applications", description = "Who may ask for casts. For the administrator."),
+        (name = "casts", description = "Casts: create, watch and stop them."),
+        (name = "applications", description = "Applications that own casts, with their keys and tokens. \
+            Only for the administrator."),
     ),
     security(("token" = [])),
     modifiers(&CommonResponses),
 )]
 struct ApiDoc;
 
-/// What holds for each request.
+/// Adds what all operations have in common.
 struct CommonResponses;
 
 impl Modify for CommonResponses {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
         api.components.get_or_insert_default().add_security_scheme("token", scheme);
-        let schema = || Ref::from_schema_name("Answer");
-        let problem = |words: &str| {
+        let schema = || Ref::from_schema_name("Error");
+        let error_response = |description: &str| {
             let content = ContentBuilder::new().schema(Some(schema())).build();
-            RefOr::T(ResponseBuilder::new().description(words).content("application/json", content).build())
+            RefOr::T(
+                ResponseBuilder::new().description(description).content("application/json", content).build(),
+            )
         };
         let too_many = || {
-            let words = "`too-many-requests`: the token asks more often than `limits.requests_per_s` allows.";
-            let RefOr::T(mut response) = problem(words) else { return problem(words) };
+            let description = "`too-many-requests`: the token exceeds `limits.requests_per_s`.";
+            let RefOr::T(mut response) = error_response(description) else {
+                return error_response(description);
+            };
             let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
             let mut header = Header::new(seconds);
-            header.description = Some("When to try again, in seconds.".to_owned());
+            header.description = Some("Time after which to try again, in seconds.".to_owned());
             response.headers.insert("Retry-After".to_owned(), header.into());
             RefOr::T(response)
         };
@@ -77,40 +90,40 @@ impl Modify for CommonResponses {
                 let responses = &mut operation.responses.responses;
                 responses.insert(
                     "401".to_owned(),
-                    problem("`unauthorized`: without a token, or with a wrong one."),
+                    error_response("`unauthorized`: the token is missing or unknown."),
                 );
                 responses.entry("429".to_owned()).or_insert_with(too_many);
-                responses.insert("default".to_owned(), problem("Whatever else is wrong."));
+                responses.insert("default".to_owned(), error_response("Any other error."));
             }
         }
     }
 }
 
-/// What may be left out of an address cannot be nothing in it.
-fn remove_null(kind: &mut SchemaType) {
-    if let SchemaType::Array(types) = kind {
-        types.retain(|kind| *kind != Type::Null);
+/// An optional parameter is never `null`.
+fn remove_null(schema_type: &mut SchemaType) {
+    if let SchemaType::Array(types) = schema_type {
+        types.retain(|schema_type| *schema_type != Type::Null);
         if let [only] = types.as_slice() {
-            *kind = SchemaType::Type(only.clone());
+            *schema_type = SchemaType::Type(only.clone());
         }
     }
 }
 
 static OPENAPI_JSON: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(openapi_json()));
 
-/// The description, with an end of line.
+/// The OpenAPI description as JSON with a final line break.
 pub(super) fn openapi_json() -> String {
     let mut text = ApiDoc::openapi().to_pretty_json().unwrap_or_default();
     text.push('\n');
     text
 }
 
-fn static_response(kind: &'static str, body: impl Into<Body>) -> Response {
+fn static_response(schema_type: &'static str, body: impl Into<Body>) -> Response {
     const CSP: &str = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; \
                        base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let mut response = Response::new(body.into());
     for (name, value) in [
-        (CONTENT_TYPE, kind),
+        (CONTENT_TYPE, schema_type),
         (CONTENT_SECURITY_POLICY, CSP),
         (HeaderName::from_static("x-content-type-options"), "nosniff"),
     ] {
@@ -119,17 +132,17 @@ fn static_response(kind: &'static str, body: impl Into<Body>) -> Response {
     response
 }
 
-/// The description.
+/// Serves the description.
 pub(super) async fn document() -> Response {
     static_response("application/json", OPENAPI_JSON.clone())
 }
 
-/// A page that shows it.
+/// Serves a page that shows the description.
 pub(super) async fn reference_page() -> Response {
     static_response("text/html; charset=utf-8", include_str!("reference.html"))
 }
 
-/// What that page does.
+/// Serves the script of that page.
 pub(super) async fn reference_script() -> Response {
     static_response("text/javascript; charset=utf-8", include_str!("reference.js"))
 }

@@ -1,4 +1,4 @@
-//! Pushes of a cast that runs, or waits.
+//! Adds and removes pushes of a cast.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -11,23 +11,25 @@ use utoipa::ToSchema;
 use super::casts::load_cast_view;
 use super::create_cast::AddPushRequest;
 use super::error::ErrorResponse;
-use super::{ApiError, Caller, Json, RestState, json_response};
+use super::{ApiError, Caller, ErrorCode, Json, RestState, json_response};
 
-/// A push that is to be removed.
+/// Push to remove.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RemovePushRequest {
-    /// Its address, whole.
+    /// Full address of the push.
     #[schema(value_type = String)]
     url: Secret,
 }
 
-/// Sends the stream there too.
-#[utoipa::path(post, path = "/v1/casts/{id}/pushes", tag = "casts", operation_id = "addPush", request_body = AddPushRequest,
-    params(("id" = String, Path, description = "The cast.")),
-    responses((status = 202, description = "Whoever runs the cast is told.", body = super::view::CastView),
+/// Add a push to a cast.
+#[utoipa::path(post, path = "/v1/casts/{id}/pushes", tag = "casts", operation_id = "addPush",
+    request_body = AddPushRequest,
+    params(("id" = String, Path, description = "Id of the cast.")),
+    responses((status = 202, description = "The worker will add the push.", body = super::view::CastView),
         (status = 404, description = "`no-such-cast`.", body = ErrorResponse),
-        (status = 409, description = "`over`, `push-exists`, `too-many-pushes`.", body = ErrorResponse)))]
+        (status = 409, description = "`cast-ended`, `push-exists`, `too-many-pushes`, \
+                                      `application-removed`.", body = ErrorResponse)))]
 pub(super) async fn add(
     State(rest): State<RestState>,
     caller: Caller,
@@ -36,28 +38,32 @@ pub(super) async fn add(
 ) -> Result<Response, ApiError> {
     let cast = caller.find_cast(&rest.service, &id).await?;
     let app = rest.service.apps.by_name(&cast.app);
-    let app =
-        app.ok_or_else(|| ApiError::conflict("no-application", "the application of this cast is gone"))?;
+    let app = app.ok_or_else(|| {
+        ApiError::new(ErrorCode::ApplicationRemoved, "the application of this cast was removed")
+    })?;
     let push = value.into_push(&app, "")?;
     if cast.state != CastState::Ended {
         if cast.spec.pushes.iter().any(|other| other.url == push.url) {
-            return Err(
-                ApiError::conflict("push-exists", "the stream is sent there already").with_field("url")
-            );
+            return Err(ApiError::new(ErrorCode::PushExists, "the cast already pushes to this address")
+                .with_field("url"));
         }
         if cast.spec.pushes.len() >= MAX_PUSHES {
-            return Err(ApiError::conflict("too-many-pushes", "the stream is sent to ten servers already"));
+            return Err(ApiError::new(
+                ErrorCode::TooManyPushes,
+                "the cast already has ten pushes, the most possible: remove one first",
+            ));
         }
     }
     send_command(&rest, &caller, &cast, Command::AddPush(push)).await
 }
 
-/// Sends the stream there no longer. If it was not sent there, nothing happens.
-#[utoipa::path(delete, path = "/v1/casts/{id}/pushes", tag = "casts", operation_id = "removePush", request_body = RemovePushRequest,
-    params(("id" = String, Path, description = "The cast.")),
-    responses((status = 202, description = "Whoever runs the cast is told.", body = super::view::CastView),
+/// Remove a push from a cast; an unknown address changes nothing.
+#[utoipa::path(delete, path = "/v1/casts/{id}/pushes", tag = "casts", operation_id = "removePush",
+    request_body = RemovePushRequest,
+    params(("id" = String, Path, description = "Id of the cast.")),
+    responses((status = 202, description = "The worker will remove the push.", body = super::view::CastView),
         (status = 404, description = "`no-such-cast`.", body = ErrorResponse),
-        (status = 409, description = "`over`.", body = ErrorResponse)))]
+        (status = 409, description = "`cast-ended`.", body = ErrorResponse)))]
 pub(super) async fn remove(
     State(rest): State<RestState>,
     caller: Caller,

@@ -1,5 +1,5 @@
-//! What can be set of an application, as it is written and shown here: the same shape both ways. In place of
-//! a secret `…` is shown, and whoever sends that back keeps what was there.
+//! Settings of an application, with one format for reading and writing. Secrets are shown as `…`; a client
+//! that sends `…` back keeps the secret.
 
 use std::time::Duration;
 
@@ -21,76 +21,76 @@ use crate::app::{
 /// Shown in place of a secret.
 pub(super) const REDACTED: &str = "…";
 
-/// What can be set of an application; what is left out is as usual.
+/// Settings of an application. Absent fields have their defaults.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ApplicationSettings {
-    /// `AppId` of the Volcengine API, if it uses that.
+    /// `AppId` in Volcengine's API, if the application uses it.
     #[schema(pattern = "^[A-Za-z0-9_@.-]{1,128}$")]
     app_id: Option<String>,
-    /// `SdkAppId` of the Tencent API, if it uses that.
+    /// `SdkAppId` in Tencent's API, if the application uses it.
     #[schema(minimum = 1, maximum = 4_294_967_295u64)]
     sdk_app_id: Option<u64>,
-    /// Casts that it may have at the same time.
+    /// Most casts at the same time.
     #[schema(minimum = 1, maximum = 100_000)]
     max_casts: u32,
-    /// Requests, events and delivery logs that are kept of its casts, in MiB. Beyond it those that ended
-    /// first are forgotten early, and if that is not enough, no more are taken.
+    /// Most requests, events and delivery logs kept of its casts, in MiB. Above it the history of the casts
+    /// that ended first is deleted early; if that is not enough, new casts are refused.
     #[schema(minimum = 1, maximum = 1_048_576)]
-    max_kept_mib: u32,
-    /// What its casts are told about, in the words of the API they came by.
+    max_history_mib: u32,
+    /// Receivers of callbacks.
     callbacks: CallbacksBody,
-    /// Where its pages are published.
+    /// Provider of the rooms for its pages.
     room: RoomProviderBody,
-    /// How the picture of its rooms is encoded.
+    /// Video codec in rooms.
     codec: RoomCodecBody,
-    /// How servers of rooms are reached.
+    /// How to reach servers of rooms.
     ice: IceBody,
-    /// Where recordings go.
+    /// Storages of recordings.
     storage: StorageDefaultsBody,
-    /// What its pages may reach, and its pushes, storages and callbacks may be sent to.
+    /// Addresses that its pages, pushes, storages and callbacks may reach.
     network: NetworkBody,
-    /// Certificates that its pages' browsers trust besides their own, as PEM text: at most 16.
+    /// Certificates that its browsers trust besides their own, as PEM; at most 16.
     #[schema(max_length = 65_536)]
     ca: Option<String>,
-    /// What each of its casts may use.
+    /// Limits of each cast.
     limits: LimitsBody,
 }
 
-/// Who is told, by the API that a cast came by.
+/// Receivers of callbacks, by the API that a cast was created through.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = Callbacks)]
 struct CallbacksBody {
-    /// In Volcengine's words.
+    /// Receiver for casts of Volcengine's API, in its format.
     volcengine: Option<ReceiverBody>,
-    /// In Tencent's words.
+    /// Receiver for casts of Tencent's API, in its format.
     tencent: Option<ReceiverBody>,
-    /// In Pagecast's own words.
+    /// Receiver for casts of the REST API.
     native: Option<ReceiverBody>,
 }
 
-/// Where callbacks are sent.
+/// Receiver of callbacks.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Receiver)]
 struct ReceiverBody {
-    /// http or https. What stands behind its `?` is shown as `…`.
+    /// Address, http or https. Its query is shown as `…`.
     url: String,
-    /// Signs them.
+    /// Secret that signs the callbacks.
     #[serde(default)]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     secret: Option<Secret>,
-    /// How long it is tried beyond what the vendor does, in seconds.
+    /// Time for further attempts after the vendor's own retries, in seconds.
     #[serde(default)]
     #[schema(maximum = 604_800)]
-    retry_s: u64,
-    /// Volcengine: whether the nonce is also sent as `Noce`, as old receivers expect it.
+    extra_retry_s: u64,
+    /// Volcengine only: whether to send the nonce as `Noce`, too, which old receivers expect.
     #[serde(default)]
     noce: bool,
 }
 
-/// Where pages are published: in the rooms of this service, or in another server's.
+/// Provider of rooms: this service, or another server.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 #[schema(as = RoomProvider)]
@@ -98,39 +98,39 @@ enum RoomProviderBody {
     /// The rooms of this service.
     #[default]
     Embedded,
-    /// Any server that speaks WHIP. In addresses and tokens `{app}`, `{room}`, `{user}` and `{task}` stand
-    /// for the identifiers.
+    /// A WHIP server. In addresses and tokens, `{app}`, `{room}`, `{user}` and `{task}` are replaced by the
+    /// identifiers.
     Whip {
-        /// Its endpoint.
+        /// Endpoint of the server.
         url: String,
-        /// A bearer token.
+        /// Bearer token for the endpoint.
         #[serde(default)]
         #[schema(value_type = Option<String>)]
         token: Option<Secret>,
     },
-    /// A way by WHIP into rooms that are guarded by tokens of Volcengine RTC, which are made for each cast.
+    /// A WHIP gateway into rooms that require tokens of Volcengine RTC. A token is made for each cast.
     Volcengine {
-        /// Its endpoint, as of `whip`.
+        /// Endpoint of the gateway, as in `whip`.
         url: String,
-        /// The AppKey of the application's `app_id`.
+        /// AppKey of the application's `app_id`.
         #[schema(value_type = String)]
         app_key: Secret,
     },
     /// A LiveKit server.
     Livekit {
-        /// Its address.
+        /// Address of the server.
         url: String,
-        /// Name of the API key.
+        /// API key.
         key: String,
-        /// The API key's secret.
+        /// Secret of the API key.
         #[schema(value_type = String)]
         secret: Secret,
     },
     /// A Janus server with the VideoRoom plugin.
     Janus {
-        /// Its address.
+        /// Address of the server.
         url: String,
-        /// API secret or token, if the server wants one.
+        /// API secret or token, if the server requires one.
         #[serde(default)]
         #[schema(value_type = Option<String>)]
         secret: Option<Secret>,
@@ -138,14 +138,14 @@ enum RoomProviderBody {
         #[serde(default)]
         #[schema(value_type = Option<String>)]
         room_secret: Option<Secret>,
-        /// Needed to join, if the room has one.
+        /// PIN of the room, if it has one.
         #[serde(default)]
         #[schema(value_type = Option<String>)]
         pin: Option<Secret>,
     },
 }
 
-/// How a room's picture is encoded.
+/// Video codec in rooms.
 #[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = RoomCodec)]
@@ -155,127 +155,127 @@ enum RoomCodecBody {
     Vp8,
 }
 
-/// How a server is reached.
+/// How to reach servers of rooms.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = Ice)]
 struct IceBody {
-    /// Besides those that the server names, at most 8.
+    /// ICE servers besides those that the room's server names, at most 8.
     servers: Vec<IceServerBody>,
-    /// Only by way of a TURN server.
+    /// Whether to connect through TURN servers only.
     relay_only: bool,
 }
 
-/// A TURN or STUN server.
+/// TURN or STUN server.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = IceServer)]
 struct IceServerBody {
     /// `turn:host:port?transport=udp`, `turns:host:port?transport=tcp` or `stun:host:port`.
     url: String,
-    /// User of a TURN server.
+    /// User name, for TURN servers.
     #[serde(default)]
     username: String,
-    /// Password of a TURN server.
+    /// Password, for TURN servers.
     #[serde(default)]
     #[schema(value_type = String)]
     credential: Secret,
 }
 
-/// Storages.
+/// Storages of recordings.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = StorageDefaults)]
 struct StorageDefaultsBody {
-    /// Where recordings go that name no place; a folder of the service, if there is none.
+    /// Storage of recordings whose request names none. Default is a folder of the service.
     default: Option<StorageLocationBody>,
-    /// Where recordings are kept if their own place does not answer: a bucket.
+    /// Bucket for recordings whose own storage does not answer.
     backup: Option<StorageLocationBody>,
-    /// A folder of the server instead of the clouds' object storages: `CloudStorage` then goes to
-    /// `BUCKET/PREFIX` in it.
-    buckets: Option<String>,
-    /// Another server than Tencent's for `CloudStorage` with `Vendor` 0 (COS).
+    /// Folder of the server that replaces the vendor's object storages: `CloudStorage` is stored in
+    /// `BUCKET/PREFIX` below it.
+    buckets_dir: Option<String>,
+    /// Endpoint for `CloudStorage` with `Vendor` 0 (COS), instead of Tencent's.
     cos_endpoint: Option<String>,
-    /// Another server than Amazon's for `Vendor` 1 (S3).
+    /// Endpoint for `CloudStorage` with `Vendor` 1 (S3), instead of Amazon's.
     s3_endpoint: Option<String>,
-    /// Another server than Tencent's for `CloudVod`.
+    /// Endpoint for `CloudVod`, instead of Tencent's.
     vod_endpoint: Option<String>,
-    /// Keys for video on demand, which `CloudVod` does not name.
+    /// Keys for `CloudVod`, which names none itself.
     vod_keys: Option<VodKeysBody>,
 }
 
-/// Where recordings are kept.
+/// Location of recordings.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = Place)]
+#[schema(as = StorageLocation)]
 struct StorageLocationBody {
-    /// A folder of the server, or `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`,
+    /// Folder of the server, or `s3://BUCKET/PREFIX?region=…&endpoint=…&path-style=true`, or `gs://`,
     /// `az://`, `cos://`, `tos://`, `oss://`.
     to: String,
-    /// Keys; those of the environment if left out.
+    /// Keys. Default are those of the service's environment.
     #[serde(default)]
     keys: Option<StorageKeysBody>,
 }
 
-/// A pair of keys.
+/// Keys for video on demand.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct VodKeysBody {
     /// SecretId: 1 to 128 letters, digits and `_ - .`
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,128}$")]
     id: String,
-    /// SecretKey.
+    /// SecretKey of the pair.
     #[schema(value_type = String)]
     secret: Secret,
 }
 
-/// Which addresses may be reached: `HOST` or `HOST:PORT`, where `HOST` is an address, a network like
+/// Addresses that may be reached, each `HOST` or `HOST:PORT`, where `HOST` is an IP address, a network like
 /// `10.0.0.0/8`, a name, `*.name` or `*`.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = Network)]
 struct NetworkBody {
-    /// Exceptions for addresses that are not public.
+    /// Addresses to allow although they are not public.
     allow: Vec<String>,
-    /// Exceptions for addresses that are.
+    /// Addresses to deny although they are public.
     deny: Vec<String>,
-    /// Whether pages may send UDP past the guard, as WebRTC does best.
+    /// Whether pages may send UDP, which WebRTC prefers. UDP bypasses the egress proxy.
     udp: bool,
 }
 
-/// What a cast may use.
+/// Limits of a cast.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = Limits)]
 struct LimitsBody {
-    /// Time from its first frame to its end, in seconds.
+    /// Longest time from the first frame to the end, in seconds.
     #[schema(minimum = 10, maximum = 86_400)]
     max_time_s: u64,
-    /// Browsers that may be started for it.
+    /// Most browsers that are started for a cast.
     #[schema(minimum = 1, maximum = 10)]
     attempts: u32,
-    /// Memory of its browser, in MiB.
+    /// Memory of the browser, in MiB.
     #[schema(minimum = 256, maximum = 262_144)]
     memory_mib: u64,
-    /// What its browser may write to the disk, in MiB.
+    /// Disk space that the browser may use, in MiB.
     #[schema(minimum = 256, maximum = 262_144)]
     disk_mib: u64,
-    /// Weight of its CPU time against other casts.
+    /// Weight of its CPU time against that of other casts.
     #[schema(minimum = 1, maximum = 10_000)]
     cpu_weight: u32,
-    /// The largest video that its page may play, upright or not; one that is larger ends it.
+    /// Largest video that the page may play, in either orientation. A larger one ends the cast.
     max_video: Option<MaxVideoBody>,
 }
 
-/// The size of a video, up to 3840x2160.
+/// Size of a video, up to 3840x2160.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = MaxVideo)]
 struct MaxVideoBody {
-    /// In pixels, even.
+    /// Width in pixels, even.
     #[schema(minimum = 50, maximum = 3840)]
     width: u32,
-    /// In pixels, even.
+    /// Height in pixels, even.
     #[schema(minimum = 50, maximum = 3840)]
     height: u32,
 }
@@ -286,7 +286,7 @@ impl Default for ApplicationSettings {
             app_id: None,
             sdk_app_id: None,
             max_casts: 200,
-            max_kept_mib: crate::app::max_kept_mib(),
+            max_history_mib: crate::app::max_history_mib(),
             callbacks: CallbacksBody::default(),
             room: RoomProviderBody::default(),
             codec: RoomCodecBody::default(),
@@ -309,45 +309,45 @@ fn redacted() -> Secret {
     Secret::new(REDACTED)
 }
 
-/// A secret as it was sent, or as it was before.
-fn merge_secret(field: &str, given: Secret, old: Option<&Secret>) -> Result<Secret, ApiError> {
+/// Returns the sent secret, or the old one if `…` was sent.
+fn merge_secret(field: &str, sent: Secret, old: Option<&Secret>) -> Result<Secret, ApiError> {
     match old {
-        _ if given.reveal() != REDACTED => Ok(given),
+        _ if sent.reveal() != REDACTED => Ok(sent),
         Some(old) => Ok(old.clone()),
         None => Err(ApiError::invalid_parameter(
             field,
-            "… stands for a secret that was there before, but there was none",
+            "… keeps the old secret, but there is none: send the secret",
         )),
     }
 }
 
 fn merge_optional_secret(
     field: &str,
-    given: Option<Secret>,
+    sent: Option<Secret>,
     old: Option<&Secret>,
 ) -> Result<Option<Secret>, ApiError> {
-    given.map(|given| merge_secret(field, given, old)).transpose()
+    sent.map(|sent| merge_secret(field, sent, old)).transpose()
 }
 
-/// Certificates of a request.
+/// Parses the certificates of a request.
 pub(super) fn parse_ca_bundle(field: &str, text: &str) -> Result<CaBundle, ApiError> {
     CaBundle::parse(text).map_err(|error| ApiError::invalid_parameter(field, error.to_string()))
 }
 
 fn parse_url(field: &str, text: Option<&String>) -> Result<Option<Url>, ApiError> {
     let parse =
-        |text: &String| Url::parse(text).map_err(|_| ApiError::invalid_parameter(field, "this is not a URL"));
+        |text: &String| Url::parse(text).map_err(|_| ApiError::invalid_parameter(field, "it must be a URL"));
     text.map(parse).transpose()
 }
 
 impl ApplicationSettings {
-    /// As they are shown.
+    /// Settings of an application, without secrets.
     pub(super) fn from_application(app: &Application) -> Self {
         Self {
             app_id: app.app_id.clone(),
             sdk_app_id: app.sdk_app_id,
             max_casts: app.max_casts,
-            max_kept_mib: app.max_kept_mib,
+            max_history_mib: app.max_history_mib,
             callbacks: CallbacksBody {
                 volcengine: app.callbacks.volcengine.as_ref().map(ReceiverBody::from_receiver),
                 tencent: app.callbacks.tencent.as_ref().map(ReceiverBody::from_receiver),
@@ -373,7 +373,7 @@ impl ApplicationSettings {
         }
     }
 
-    /// An application of these settings; keys and tokens are `old`'s.
+    /// Builds an application with these settings. Keys and tokens are taken from `old`.
     pub(super) fn into_application(
         self,
         name: String,
@@ -390,7 +390,7 @@ impl ApplicationSettings {
             keys: old.map(|old| old.keys.clone()).unwrap_or_default(),
             tokens: old.map(|old| old.tokens.clone()).unwrap_or_default(),
             max_casts: self.max_casts,
-            max_kept_mib: self.max_kept_mib,
+            max_history_mib: self.max_history_mib,
             callbacks: self.callbacks.into_callbacks(old.map(|old| &old.callbacks))?,
             room: self.room.into_provider(old.map(|old| &old.room))?,
             codec,
@@ -421,7 +421,7 @@ impl ReceiverBody {
         Self {
             url: Self::redact_url(&receiver.url),
             secret: receiver.secret.as_ref().map(|_| redacted()),
-            retry_s: receiver.retry_s,
+            extra_retry_s: receiver.extra_retry_s,
             noce: receiver.noce,
         }
     }
@@ -440,15 +440,12 @@ impl ReceiverBody {
         let url = match old {
             Some(old) if Self::redact_url(&old.url) == self.url => old.url.clone(),
             _ => Url::parse(&self.url).map_err(|_| {
-                ApiError::invalid_parameter(
-                    format!("{field}.url"),
-                    "this is not a URL like https://host/path",
-                )
+                ApiError::invalid_parameter(format!("{field}.url"), "it must be a URL like https://host/path")
             })?,
         };
         let old = old.and_then(|old| old.secret.as_ref());
         let secret = merge_optional_secret(&format!("{field}.secret"), self.secret, old)?;
-        Ok(CallbackReceiver { url, secret, retry_s: self.retry_s, noce: self.noce })
+        Ok(CallbackReceiver { url, secret, extra_retry_s: self.extra_retry_s, noce: self.noce })
     }
 }
 
@@ -462,18 +459,21 @@ impl RoomProviderBody {
             RoomProvider::Service(service) => service,
         };
         let url = service.url().to_string();
-        let some = |secret: &Option<Secret>| secret.as_ref().map(|_| redacted());
+        let redact = |secret: &Option<Secret>| secret.as_ref().map(|_| redacted());
         match service {
-            RoomService::Whip { token, .. } => Self::Whip { url, token: some(token) },
+            RoomService::Whip { token, .. } => Self::Whip { url, token: redact(token) },
             RoomService::LiveKit { key, .. } => Self::Livekit { url, key: key.clone(), secret: redacted() },
-            RoomService::Janus { secret, room_secret, pin, .. } => {
-                Self::Janus { url, secret: some(secret), room_secret: some(room_secret), pin: some(pin) }
-            }
+            RoomService::Janus { secret, room_secret, pin, .. } => Self::Janus {
+                url,
+                secret: redact(secret),
+                room_secret: redact(room_secret),
+                pin: redact(pin),
+            },
         }
     }
 
     fn into_provider(self, old: Option<&RoomProvider>) -> Result<RoomProvider, ApiError> {
-        let (known, before) = match old {
+        let (old_url, old_value) = match old {
             Some(RoomProvider::Volcengine(rooms)) => (Some(&rooms.url), Some(&rooms.app_key)),
             Some(RoomProvider::Service(service)) => (Some(service.url()), None),
             _ => (None, None),
@@ -482,41 +482,41 @@ impl RoomProviderBody {
             Some(RoomProvider::Service(service)) => Some(service),
             _ => None,
         };
-        // Shown without what may be secret in it.
-        let address = |text: String| match known {
-            Some(known) if known.to_string() == text => Ok(known.clone()),
+        // The address is shown without secrets; if it comes back unchanged, the old one stays.
+        let address = |text: String| match old_url {
+            Some(old_url) if old_url.to_string() == text => Ok(old_url.clone()),
             _ => RoomUrl::parse(&text)
                 .map_err(|error| ApiError::invalid_parameter("room.url", error.to_string())),
         };
         Ok(RoomProvider::Service(match self {
             Self::Embedded => return Ok(RoomProvider::Embedded),
             Self::Volcengine { url, app_key } => {
-                let app_key = merge_secret("room.app_key", app_key, before)?;
+                let app_key = merge_secret("room.app_key", app_key, old_value)?;
                 return Ok(RoomProvider::Volcengine(VolcengineRooms { url: address(url)?, app_key }));
             }
             Self::Whip { url, token } => {
-                let before = match old {
+                let old_value = match old {
                     Some(RoomService::Whip { token, .. }) => token.as_ref(),
                     _ => None,
                 };
                 RoomService::Whip {
                     url: address(url)?,
-                    token: merge_optional_secret("room.token", token, before)?,
+                    token: merge_optional_secret("room.token", token, old_value)?,
                 }
             }
             Self::Livekit { url, key, secret } => {
-                let before = match old {
+                let old_value = match old {
                     Some(RoomService::LiveKit { secret, .. }) => Some(secret),
                     _ => None,
                 };
                 RoomService::LiveKit {
                     url: address(url)?,
                     key,
-                    secret: merge_secret("room.secret", secret, before)?,
+                    secret: merge_secret("room.secret", secret, old_value)?,
                 }
             }
             Self::Janus { url, secret, room_secret, pin } => {
-                let before = match old {
+                let old_value = match old {
                     Some(RoomService::Janus { secret, room_secret, pin, .. }) => {
                         [secret.as_ref(), room_secret.as_ref(), pin.as_ref()]
                     }
@@ -524,9 +524,9 @@ impl RoomProviderBody {
                 };
                 RoomService::Janus {
                     url: address(url)?,
-                    secret: merge_optional_secret("room.secret", secret, before[0])?,
-                    room_secret: merge_optional_secret("room.room_secret", room_secret, before[1])?,
-                    pin: merge_optional_secret("room.pin", pin, before[2])?,
+                    secret: merge_optional_secret("room.secret", secret, old_value[0])?,
+                    room_secret: merge_optional_secret("room.room_secret", room_secret, old_value[1])?,
+                    pin: merge_optional_secret("room.pin", pin, old_value[2])?,
                 }
             }
         }))
@@ -536,11 +536,11 @@ impl RoomProviderBody {
 impl IceBody {
     fn into_ice(self, old: Option<&Ice>) -> Result<Ice, ApiError> {
         let server = |(i, body): (usize, IceServerBody)| {
-            let before = old.and_then(|old| {
+            let old_value = old.and_then(|old| {
                 old.servers.iter().find(|old| old.url == body.url && old.username == body.username)
             });
             let field = format!("ice.servers[{i}].credential");
-            let credential = merge_secret(&field, body.credential, before.map(|old| &old.credential))?;
+            let credential = merge_secret(&field, body.credential, old_value.map(|old| &old.credential))?;
             Ok(IceServer { url: body.url, username: body.username, credential })
         };
         let servers = self.servers.into_iter().enumerate().map(server).collect::<Result<_, ApiError>>()?;
@@ -563,7 +563,7 @@ impl StorageDefaultsBody {
         Self {
             default: storage.default.as_ref().map(StorageLocationBody::from_storage),
             backup: backup.as_ref().map(StorageLocationBody::from_storage),
-            buckets: storage.buckets.as_ref().map(|path| path.display().to_string()),
+            buckets_dir: storage.buckets_dir.as_ref().map(|path| path.display().to_string()),
             cos_endpoint: text(&storage.cos_endpoint),
             s3_endpoint: text(&storage.s3_endpoint),
             vod_endpoint: text(&storage.vod_endpoint),
@@ -576,21 +576,23 @@ impl StorageDefaultsBody {
 
     fn into_defaults(self, old: Option<&StorageDefaults>) -> Result<StorageDefaults, ApiError> {
         let old_backup = old.and_then(|old| old.backup.clone()).map(Storage::Bucket);
-        let backup =
-            self.backup.map(|place| place.into_storage("storage.backup", old_backup.as_ref())).transpose()?;
+        let backup = self
+            .backup
+            .map(|location| location.into_storage("storage.backup", old_backup.as_ref()))
+            .transpose()?;
         let backup = backup.map(require_bucket).transpose()?;
         let old_default = old.and_then(|old| old.default.as_ref());
         let default =
-            self.default.map(|place| place.into_storage("storage.default", old_default)).transpose()?;
+            self.default.map(|location| location.into_storage("storage.default", old_default)).transpose()?;
         let old_vod = old.and_then(|old| old.vod_keys.as_ref());
         let vod_key = |keys: VodKeysBody| {
-            let before = old_vod.filter(|old| old.id == keys.id).map(|old| &old.secret);
-            let secret = merge_secret("storage.vod_keys.secret", keys.secret, before)?;
+            let old_value = old_vod.filter(|old| old.id == keys.id).map(|old| &old.secret);
+            let secret = merge_secret("storage.vod_keys.secret", keys.secret, old_value)?;
             Ok::<_, ApiError>(AccessKey { id: keys.id, secret, disabled: false })
         };
         Ok(StorageDefaults {
             default,
-            buckets: self.buckets.map(Into::into),
+            buckets_dir: self.buckets_dir.map(Into::into),
             cos_endpoint: parse_url("storage.cos_endpoint", self.cos_endpoint.as_ref())?,
             s3_endpoint: parse_url("storage.s3_endpoint", self.s3_endpoint.as_ref())?,
             vod_endpoint: parse_url("storage.vod_endpoint", self.vod_endpoint.as_ref())?,
@@ -605,7 +607,7 @@ fn require_bucket(storage: Storage) -> Result<Bucket, ApiError> {
         Storage::Bucket(bucket) => Ok(bucket),
         Storage::File(_) | Storage::Folder(_) | Storage::TencentVod(_) => Err(ApiError::invalid_parameter(
             "storage.backup.to",
-            "a backup is a bucket: write s3://… or another service",
+            "the backup must be a bucket: use s3://… or another service",
         )),
     }
 }
@@ -625,24 +627,24 @@ impl StorageLocationBody {
     fn into_storage(self, field: &str, old: Option<&Storage>) -> Result<Storage, ApiError> {
         let storage = Storage::parse(&self.to)
             .map_err(|error| ApiError::invalid_parameter(format!("{field}.to"), error.to_string()))?;
-        // Keys go with the place they are for: those of another are not sent to a new one.
-        let same_place = old.filter(|old| storage_url(old) == storage_url(&storage)).cloned();
-        let before = same_place.and_then(|mut old| old.keys_mut().and_then(|keys| keys.take()));
+        // Old keys are only kept for the same storage, so that they are never sent to another one.
+        let same_storage = old.filter(|old| storage_url(old) == storage_url(&storage)).cloned();
+        let old_value = same_storage.and_then(|mut old| old.keys_mut().and_then(|keys| keys.take()));
         let field = format!("{field}.keys");
         let merge = |keys: StorageKeysBody| {
-            let before = before.as_ref();
+            let old_value = old_value.as_ref();
             Ok::<_, ApiError>(StorageKeys {
-                access_key: merge_secret(&field, keys.access_key, before.map(|keys| &keys.access_key))?,
-                secret_key: merge_secret(&field, keys.secret_key, before.map(|keys| &keys.secret_key))?,
+                access_key: merge_secret(&field, keys.access_key, old_value.map(|keys| &keys.access_key))?,
+                secret_key: merge_secret(&field, keys.secret_key, old_value.map(|keys| &keys.secret_key))?,
                 session_token: merge_optional_secret(
                     &field,
                     keys.session_token,
-                    before.and_then(|keys| keys.session_token.as_ref()),
+                    old_value.and_then(|keys| keys.session_token.as_ref()),
                 )?,
             })
         };
         let keys = self.keys.map(merge).transpose()?;
-        set_storage_keys(storage, keys).map_err(|why| ApiError::invalid_parameter(field, why))
+        set_storage_keys(storage, keys).map_err(|reason| ApiError::invalid_parameter(field, reason))
     }
 }
 
@@ -681,7 +683,7 @@ impl LimitsBody {
     fn into_limits(self) -> Result<Limits, ApiError> {
         let bytes = |field: &str, mib: u64| {
             mib.checked_mul(1 << 20)
-                .ok_or_else(|| ApiError::invalid_parameter(field, "256 to 262144 MiB are possible"))
+                .ok_or_else(|| ApiError::invalid_parameter(field, "it must be 256 to 262144 MiB"))
         };
         let video = |video: MaxVideoBody| {
             let size = Size::new(video.width, video.height);

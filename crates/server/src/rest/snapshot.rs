@@ -1,4 +1,4 @@
-//! A picture of a cast, taken now.
+//! Snapshots: a picture of a running cast, taken on request.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
+use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use pagecast_fleet::{CastId, CastState, Command, UnixMs};
@@ -15,31 +15,31 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::ErrorResponse;
 use super::view::rfc3339;
-use super::{ApiError, Caller, RestState};
+use super::{ApiError, Caller, ErrorCode, RestState};
 
-/// How long a picture is waited for.
+/// Longest wait for a picture: clients would give up on a longer request.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often to look for one, at least.
+/// Longest time between two checks for the picture, because the fleet does not report pictures as changes.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Pictures that are on order: one for each cast, however many wait for it. More would fill the place for other commands.
+/// Requested pictures, at most one of each cast however many clients wait: more would fill the command queue.
 #[derive(Default)]
 pub(super) struct PendingSnapshots(Mutex<HashMap<CastId, UnixMs>>);
 
-/// An order of ours; it is none any more when this is dropped.
+/// A requested picture; dropping it withdraws the request.
 struct SnapshotRequest {
     pending: Arc<PendingSnapshots>,
     cast: CastId,
 }
 
 impl PendingSnapshots {
-    /// When the picture that is on order was ordered, and the order if it is ours.
+    /// Time when the pending picture was requested, and the request itself if this caller made it.
     fn request(self: &Arc<Self>, cast: &CastId, now: UnixMs) -> (UnixMs, Option<SnapshotRequest>) {
-        let mut orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ordered) = orders.get(cast) {
-            return (*ordered, None);
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(requested_ms) = pending.get(cast) {
+            return (*requested_ms, None);
         }
-        orders.insert(cast.clone(), now);
+        pending.insert(cast.clone(), now);
         (now, Some(SnapshotRequest { pending: Arc::clone(self), cast: cast.clone() }))
     }
 }
@@ -50,15 +50,17 @@ impl Drop for SnapshotRequest {
     }
 }
 
-/// A picture of a cast that runs, taken now; waited for 5 seconds at most.
+/// Take a picture of a running cast.
 #[utoipa::path(get, path = "/v1/casts/{id}/snapshot.jpg", tag = "casts", operation_id = "getSnapshot",
-    params(("id" = String, Path, description = "The cast.")),
+    params(("id" = String, Path, description = "Id of the cast.")),
     responses(
-        (status = 200, description = "JPEG.", body = [u8], content_type = "image/jpeg",
-            headers(("Pagecast-Taken-At" = String, description = "When it was taken (RFC 3339)."))),
+        (status = 200, description = "The picture as JPEG.", body = [u8], content_type = "image/jpeg",
+            headers(("Pagecast-Taken-At" = String, description = "Time of the picture (RFC 3339)."))),
         (status = 404, description = "`no-such-cast`.", body = ErrorResponse),
-        (status = 409, description = "`not-running`: nobody runs it yet; `over`.", body = ErrorResponse),
-        (status = 504, description = "`no-picture`: none was taken in time.", body = ErrorResponse),
+        (status = 409, description = "`not-running`: no worker runs the cast yet; \
+                                      `cast-ended`.", body = ErrorResponse),
+        (status = 504, description = "`snapshot-timeout`: no picture was taken within 5 \
+                                      s.", body = ErrorResponse),
     ))]
 pub(super) async fn get(
     State(rest): State<RestState>,
@@ -67,7 +69,9 @@ pub(super) async fn get(
 ) -> Result<Response, ApiError> {
     let cast = caller.find_cast(&rest.service, &id).await?;
     match cast.state {
-        CastState::Queued => return Err(ApiError::conflict("not-running", "nobody runs this cast yet")),
+        CastState::Queued => {
+            return Err(ApiError::new(ErrorCode::NotRunning, "no worker runs this cast yet"));
+        }
         CastState::Ended => return Err(cast_ended_error()),
         CastState::Starting | CastState::Live => {}
     }
@@ -87,22 +91,22 @@ async fn take_snapshot(rest: &RestState, id: &CastId) -> Result<(UnixMs, Bytes),
     let fleet = &rest.service.fleet;
     let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
     let mut changes = fleet.changes();
-    let (ordered, order) = rest.snapshots.request(id, rest.service.now());
+    let (requested_ms, own_request) = rest.snapshots.request(id, rest.service.now());
     let before = fleet.snapshot(id).await.map_or(UnixMs::MIN, |(taken, _)| taken);
-    if order.is_some() {
+    if own_request.is_some() {
         fleet.send_command(id, Command::Snapshot).await?;
     }
     loop {
         if let Some((taken, jpeg)) = fleet.snapshot(id).await
-            && (taken > before || taken >= ordered && order.is_none())
+            && (taken > before || taken >= requested_ms && own_request.is_none())
         {
             return Ok((taken, jpeg));
         }
         if Instant::now() >= deadline {
-            let over = fleet.get(id).await?.is_none_or(|cast| cast.state == CastState::Ended);
-            return Err(if over { cast_ended_error() } else { snapshot_timeout_error() });
+            let has_ended = fleet.get(id).await?.is_none_or(|cast| cast.state == CastState::Ended);
+            return Err(if has_ended { cast_ended_error() } else { snapshot_timeout_error() });
         }
-        // A picture is no change of the fleet's, so nobody may tell of it.
+        // Pictures are not reported as changes.
         let next = deadline.min(Instant::now() + POLL_INTERVAL);
         if let Ok(Err(_)) = timeout_at(next, changes.changed()).await {
             return Err(snapshot_timeout_error());
@@ -111,10 +115,11 @@ async fn take_snapshot(rest: &RestState, id: &CastId) -> Result<(UnixMs, Bytes),
 }
 
 fn cast_ended_error() -> ApiError {
-    ApiError::conflict("over", "this cast is over")
+    ApiError::new(ErrorCode::CastEnded, "this cast has ended")
 }
 
 fn snapshot_timeout_error() -> ApiError {
-    let words = "no picture was taken within 5 s: the machine is busy, or the cast is changing its worker";
-    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "no-picture", words)
+    let message = "no picture was taken within 5 s, because the worker is busy or the cast is changing \
+                   workers: try again";
+    ApiError::new(ErrorCode::SnapshotTimeout, message)
 }

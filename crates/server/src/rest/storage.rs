@@ -1,22 +1,22 @@
-//! Where recordings are kept, as it is written here.
+//! Storages as the REST API writes them.
 
 use pagecast_core::spec::{Bucket, Secret, Storage, StorageKeys};
 use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 use utoipa::ToSchema;
 
-/// Keys of a storage. They are never shown again: `…` stands for them.
+/// Keys of a storage. Answers show `…` instead of each key.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = StorageKeys)]
 pub(super) struct StorageKeysBody {
-    /// Access key; Tencent's SecretId, Azure's account name, an address in Google.
+    /// Access key; SecretId (Tencent), account name (Azure), e-mail address (Google).
     #[schema(value_type = String)]
     pub(super) access_key: Secret,
-    /// Secret key; Azure's account key, Google's key file as JSON.
+    /// Secret key; account key (Azure), key file as JSON (Google).
     #[schema(value_type = String)]
     pub(super) secret_key: Secret,
-    /// The token of temporary keys.
+    /// Session token of temporary keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub(super) session_token: Option<Secret>,
@@ -28,7 +28,7 @@ impl From<StorageKeysBody> for StorageKeys {
     }
 }
 
-/// The place as text, without its keys: what [`Storage::parse`] reads, but for video on demand.
+/// Address of a storage without its keys, in the format of [`Storage::parse`], except for video on demand.
 pub(super) fn storage_url(storage: &Storage) -> String {
     match storage {
         Storage::File(path) | Storage::Folder(path) => path.display().to_string(),
@@ -37,7 +37,7 @@ pub(super) fn storage_url(storage: &Storage) -> String {
     }
 }
 
-/// The place as an application may see it: folders of the server are none of its business.
+/// Address of a storage that an application may see; `None` for folders of the server.
 pub(super) fn public_url(storage: &Storage) -> Option<String> {
     match storage {
         Storage::File(_) | Storage::Folder(_) => None,
@@ -74,7 +74,7 @@ mod tests {
     use pagecast_core::spec::StorageService;
 
     #[test]
-    fn an_address_says_all_but_the_keys() {
+    fn an_address_contains_everything_but_the_keys() {
         for text in [
             "s3://recordings",
             "s3://recordings/a/b?region=eu-west-1",

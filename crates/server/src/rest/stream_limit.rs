@@ -1,44 +1,45 @@
-//! How many streams of events there may be.
+//! Limits the number of open event streams.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Most streams at once. More are refused.
+/// Most streams at once; each costs a task and a query for every change of the fleet. Further streams are
+/// refused.
 const MAX_STREAMS: usize = 512;
-/// Most of them that one application may have; the administrator likewise.
+/// Most streams of one application, and of the administrator, so that one client cannot take all of them.
 const MAX_STREAMS_PER_OWNER: usize = 64;
 
-/// Streams at the moment, by whose they are.
+/// Number of open streams by owner.
 #[derive(Default)]
 pub(super) struct StreamLimiter(Mutex<HashMap<String, usize>>);
 
-/// A place for one stream, free again when this is dropped.
+/// Permission for one stream; dropping it frees it.
 pub(super) struct StreamPermit {
     limiter: Arc<StreamLimiter>,
     owner: String,
 }
 
 impl StreamLimiter {
-    /// A place, if there is one left.
-    pub(super) fn try_acquire(self: &Arc<Self>, whose: &str) -> Option<StreamPermit> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.values().sum::<usize>() >= MAX_STREAMS
-            || all.get(whose).is_some_and(|n| *n >= MAX_STREAMS_PER_OWNER)
+    /// Takes a permit, if one is left.
+    pub(super) fn try_acquire(self: &Arc<Self>, owner: &str) -> Option<StreamPermit> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.values().sum::<usize>() >= MAX_STREAMS
+            || counts.get(owner).is_some_and(|count| *count >= MAX_STREAMS_PER_OWNER)
         {
             return None;
         }
-        *all.entry(whose.to_owned()).or_default() += 1;
-        Some(StreamPermit { limiter: Arc::clone(self), owner: whose.to_owned() })
+        *counts.entry(owner.to_owned()).or_default() += 1;
+        Some(StreamPermit { limiter: Arc::clone(self), owner: owner.to_owned() })
     }
 }
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        let mut all = self.limiter.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&self.owner) {
+        let mut counts = self.limiter.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.owner) {
             *count -= 1;
             if *count == 0 {
-                all.remove(&self.owner);
+                counts.remove(&self.owner);
             }
         }
     }
@@ -49,17 +50,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_takes_all_places() {
+    fn no_owner_takes_all_permits() {
         let streams = Arc::new(StreamLimiter::default());
-        let mut places: Vec<_> =
+        let mut permits: Vec<_> =
             (0..MAX_STREAMS_PER_OWNER).map(|_| streams.try_acquire("a").unwrap()).collect();
         assert!(streams.try_acquire("a").is_none() && streams.try_acquire("b").is_some());
-        places.pop();
-        assert!(streams.try_acquire("a").is_some(), "a place that is free again is given again");
+        permits.pop();
+        assert!(streams.try_acquire("a").is_some(), "a freed permit is available again");
         let others =
             (0..MAX_STREAMS).filter_map(|i| streams.try_acquire(&format!("app-{i}"))).collect::<Vec<_>>();
-        assert_eq!(others.len() + places.len(), MAX_STREAMS);
-        drop((places, others));
+        assert_eq!(others.len() + permits.len(), MAX_STREAMS);
+        drop((permits, others));
         assert!(streams.0.lock().unwrap().is_empty());
     }
 }

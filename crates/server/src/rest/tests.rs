@@ -17,6 +17,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
+use axum::middleware::from_fn;
 use http_body_util::BodyExt as _;
 use pagecast_core::SpecError;
 use pagecast_core::spec::{RoomIds, RoomService, RoomUrl, Secret};
@@ -30,7 +31,7 @@ use tower::ServiceExt as _;
 use crate::config::Config;
 use crate::{EmbeddedRooms, Service};
 
-/// 2026-11-21T17:00:00Z.
+/// Time of the tests: 2026-11-21T17:00:00Z.
 const START_MS: UnixMs = 1_795_280_400_000;
 const ADMIN_TOKEN: &str = "administrator-0123456789";
 const TOKEN_ONE: &str = "token-of-one-0123456789";
@@ -92,12 +93,17 @@ impl TestResponse {
     /// Checks that this is an error of the one shape; field `-` is none.
     #[track_caller]
     fn expect_error(&self, status: u16, code: &str, field: &str) {
-        let said = self.expect_status(status);
-        assert_eq!(said["error"]["code"], code, "{said}");
-        assert_eq!(said["error"]["field"].as_str().unwrap_or("-"), field, "{said}");
-        assert!(said["error"]["message"].as_str().is_some_and(|words| words.len() > 8), "{said}");
-        assert_eq!(said["request_id"], self.header("x-request-id"), "{said}");
+        let answer = self.expect_status(status);
+        assert_eq!(answer["error"]["code"], code, "{answer}");
+        assert_eq!(answer["error"]["field"].as_str().unwrap_or("-"), field, "{answer}");
+        assert!(answer["error"]["message"].as_str().is_some_and(|message| message.len() > 8), "{answer}");
+        assert_eq!(answer["request_id"], self.header("x-request-id"), "{answer}");
     }
+}
+
+/// The router of the API below the layer that gives requests their ids.
+fn router_of(api: Router) -> Router {
+    api.layer(from_fn(crate::request_id::assign))
 }
 
 impl TestServer {
@@ -115,7 +121,8 @@ impl TestServer {
             "applications": [
                 {
                     "name": "one", "tokens": [TOKEN_ONE, TOKEN_ONE_OTHER], "max_casts": 3,
-                    "callbacks": {"native": {"url": "http://127.0.0.1:9/hook?planted=query", "secret": "planted-hook"}},
+                    "callbacks": {"native": {"url": "http://127.0.0.1:9/hook?planted=query",
+                    "secret": "planted-hook"}},
                 },
                 {"name": "two", "tokens": [TOKEN_TWO], "limits": {"max_time": {"secs": 600, "nanos": 0}}},
             ],
@@ -144,7 +151,8 @@ impl TestServer {
             draining: Arc::default(),
         };
         crate::app::load(&service).await.unwrap();
-        Self { router: super::router(service.clone()), service, clock_ms: time, scratch }
+        let router = router_of(super::router(service.clone()));
+        Self { router, service, clock_ms: time, scratch }
     }
 
     fn advance_clock(&self, ms: UnixMs) {
@@ -189,8 +197,8 @@ impl TestServer {
         self.service.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().expect("one waits")
     }
 
-    async fn report(&self, claim: &Claim, happening: EventKind) {
-        self.service.fleet.report_event(&claim.ticket, happening).await.unwrap();
+    async fn report(&self, claim: &Claim, kind: EventKind) {
+        self.service.fleet.report_event(&claim.ticket, kind).await.unwrap();
     }
 }
 

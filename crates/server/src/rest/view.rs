@@ -1,4 +1,4 @@
-//! What is shown of casts: nothing secret.
+//! How the API shows casts, without secrets.
 
 use std::collections::BTreeMap;
 
@@ -13,269 +13,269 @@ use utoipa::ToSchema;
 use super::storage;
 use crate::service::Service;
 
-/// A cast.
+/// Cast with the state of its outputs.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Cast)]
 pub(super) struct CastView {
-    /// Names it: 32 hex digits. Later casts have larger ones.
+    /// Id: 32 hex digits. Later casts have larger ids.
     id: String,
-    /// The application that wanted it.
+    /// Application that owns the cast.
     app: String,
-    /// By which API it was asked for: `v1`, `volcengine` or `tencent`.
+    /// API that the cast was created through: `v1`, `volcengine` or `tencent`.
     origin: String,
-    /// `queued`, `starting`, `live` or `ended`.
+    /// State: `queued`, `starting`, `live` or `ended`.
     #[schema(value_type = String, example = "live")]
     state: CastState,
-    /// Why it is over, once it is.
+    /// Why the cast ended, once it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
-    /// Whether somebody asked for its end.
-    stop_asked: bool,
-    /// Whether nothing is left to do for it, storing its recording included.
+    /// Whether the cast was requested to stop.
+    stop_requested: bool,
+    /// Whether all work for the cast is done, including the upload of its recording.
     closed: bool,
-    /// When it was asked for (RFC 3339).
+    /// Time of creation (RFC 3339).
     created_at: String,
-    /// When a worker first took it.
+    /// Time when a worker first started the cast.
     #[serde(skip_serializing_if = "Option::is_none")]
     started_at: Option<String>,
-    /// When the page was first in its outputs.
+    /// Time when the page first reached an output.
     #[serde(skip_serializing_if = "Option::is_none")]
     live_at: Option<String>,
-    /// When it was over.
+    /// Time of the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_at: Option<String>,
-    /// The page.
+    /// Page that is shown.
     source: SourceView,
-    /// Time from its first frame to its end, at most, in seconds.
+    /// Longest time from the first frame to the end, in seconds.
     max_time_s: u64,
-    /// The cast ends when the page was shown for so long, in seconds.
+    /// Requested length of the output, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     duration_s: Option<f64>,
-    /// The room that it is published in.
+    /// Room that the page is published in.
     #[serde(skip_serializing_if = "Option::is_none")]
     room: Option<RoomView>,
-    /// What is recorded.
+    /// Recording of the cast.
     #[serde(skip_serializing_if = "Option::is_none")]
     recording: Option<RecordingView>,
-    /// Servers that the stream is sent to, those that were removed included.
+    /// Pushes, including removed ones.
     pushes: Vec<PushView>,
-    /// What its owner should know of its page.
+    /// Warnings for the owner of the page.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<WarningView>,
-    /// How it gets on at the moment, if somebody runs it.
+    /// Current statistics, if a worker runs the cast.
     #[serde(skip_serializing_if = "Option::is_none")]
-    vitals: Option<CastStatsView>,
-    /// Events that are not in its history, because it has 10 000 already.
+    stats: Option<CastStatsView>,
+    /// Events that are missing in the history, because it already has 10 000.
     #[serde(skip_serializing_if = "is_zero")]
     #[schema(required = false)]
     events_dropped: u64,
-    /// More about it.
+    /// Paths of further resources.
     links: CastLinks,
 }
 
-/// Why a cast is over.
+/// End of a cast.
 #[derive(Clone, PartialEq, Serialize, ToSchema)]
-#[schema(as = End)]
+#[schema(as = CastEnd)]
 pub(super) struct EndView {
-    /// `stopped`, `page-ended`, `max-time`, `complete`, `large-video`, `start-failed`, `gave-up` or
+    /// Reason: `stopped`, `page-ended`, `max-time`, `complete`, `large-video`, `start-failed`, `gave-up` or
     /// `output-failed`.
     #[schema(example = "stopped")]
     reason: &'static str,
-    /// What was wrong with the page, if it was given up.
+    /// Fault of the page, if the reason is `gave-up`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    trouble: Option<&'static str>,
-    /// Why the page could not be loaded, if that is why: `name-not-found`, `connection-refused`,
+    fault: Option<&'static str>,
+    /// Why the page could not be loaded, if that was the reason: `name-not-found`, `connection-refused`,
     /// `connection-reset`, `timed-out`, `unreachable`, `http-status`, `certificate`, `not-public`, `denied`
     /// or `other`.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
-    /// For people, if there is more to say.
+    /// Details for people, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
 
-/// What the owner of a page should know of it.
+/// Warning for the owner of a page.
 #[derive(Clone, Copy, PartialEq, Serialize, ToSchema)]
 #[schema(as = Warning)]
 pub(super) struct WarningView {
-    /// `webrtc-without-udp` or `insecure-tls`.
+    /// Kind: `webrtc-without-udp` or `insecure-tls`.
     #[schema(example = "webrtc-without-udp")]
     kind: &'static str,
-    /// For people: what it means, and what to do.
+    /// Meaning and remedy, for people.
     message: &'static str,
 }
 
-/// A page.
+/// Page of a cast.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Source)]
 struct SourceView {
-    /// Its address; what stands behind the `?` is shown as `…`.
+    /// Address of the page, with `…` instead of its query.
     url: String,
     /// Width of the picture in pixels.
     width: u32,
     /// Height of the picture in pixels.
     height: u32,
-    /// Pictures per second.
+    /// Frames per second.
     fps: u32,
     /// Device pixel ratio.
     scale_factor: f64,
-    /// Cap on the bitrate of the picture in recordings and pushes.
+    /// Largest video bitrate of recordings and pushes, in kbit/s.
     bitrate_kbps: u32,
 }
 
-/// A room.
+/// Room that a page is published in.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Room)]
 struct RoomView {
-    /// Its name.
+    /// Name of the room.
     room: String,
-    /// The user that the page is published as.
+    /// User that publishes the page.
     user: String,
-    /// Where the connection stands: `idle`, `connecting`, `running`, `recovering`, `failed` or
+    /// State of the connection: `idle`, `connecting`, `running`, `recovering`, `failed` or
     /// `disconnecting`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     state: Option<connection::State>,
-    /// Why it does not run, if that is so.
+    /// Why the connection does not run, if it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// Where to watch it, if it is a room of this service.
+    /// Address to watch the room at, if it is a room of this service.
     #[serde(skip_serializing_if = "Option::is_none")]
     watch_url: Option<String>,
-    /// Viewers in it now, if it is a room of this service.
+    /// Current number of viewers, if it is a room of this service.
     #[serde(skip_serializing_if = "Option::is_none")]
     viewers: Option<usize>,
 }
 
-/// A recording.
+/// Recording of a cast.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Recording)]
 struct RecordingView {
-    /// What its files are called.
+    /// Beginning of the names of its files.
     name: String,
-    /// The bucket it is kept in; absent for a folder of the server.
+    /// Bucket of the recording; absent for a folder of the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<String>,
-    /// `mp4`, `hls`, `hls-ts`, `both` or `both-ts`.
+    /// Format: `mp4`, `hls`, `hls-ts`, `both` or `both-ts`.
     #[schema(value_type = String)]
     format: Format,
-    /// Whether nothing is recorded any more though the cast goes on.
+    /// Whether recording stopped although the cast goes on.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    given_up: bool,
-    /// Why storing it has been failing for a while.
+    stopped: bool,
+    /// Why uploads have failed for a while.
     #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
-    /// What was stored, once that is known.
+    upload_error: Option<String>,
+    /// The stored recording, once it is complete or given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     stored: Option<StoredView>,
 }
 
-/// What was stored.
+/// Stored recording.
 #[derive(Clone, PartialEq, Serialize, ToSchema)]
-#[schema(as = Stored)]
+#[schema(as = StoredRecording)]
 pub(super) struct StoredView {
-    /// Whether all of it is where it should be.
+    /// Whether all files are in the storage.
     complete: bool,
-    /// Whether it is in the backup instead.
+    /// Whether the files are in the backup storage.
     backup: bool,
-    /// Why not, if not.
+    /// Why files are missing, if some are.
     #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
-    /// The files that players open.
+    error: Option<String>,
+    /// Files that a player opens.
     files: Vec<FileView>,
 }
 
-/// A file that was stored.
+/// File of a recording.
 #[derive(Clone, PartialEq, Serialize, ToSchema)]
-#[schema(as = File)]
+#[schema(as = StoredFile)]
 struct FileView {
-    /// Its name.
+    /// Name of the file.
     name: String,
-    /// Bytes.
+    /// Size in bytes.
     bytes: u64,
-    /// When its first frame was shown.
+    /// Time of the first frame.
     begin_at: String,
-    /// When its last one was.
+    /// Time of the last frame.
     end_at: String,
-    /// The id that video on demand gave it.
+    /// Id in video on demand.
     #[serde(skip_serializing_if = "Option::is_none")]
     media_id: Option<String>,
-    /// Its address, if the storage told one.
+    /// Address, if the storage returned one.
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
 }
 
-/// A server that the stream is sent to.
+/// Push of a cast to a server.
 #[derive(Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = Push)]
 pub(super) struct PushView {
-    /// Its number within the cast, from 1.
+    /// Number of the push within the cast, from 1.
     id: u32,
-    /// Where it is sent, without its key.
+    /// Address of the server, without the stream key.
     url: String,
-    /// Where it stands: `idle`, `connecting`, `running`, `recovering`, `failed` or `disconnecting`.
+    /// State of the connection: `idle`, `connecting`, `running`, `recovering`, `failed` or `disconnecting`.
     #[schema(value_type = String, example = "running")]
     state: connection::State,
-    /// Why it does not run, if that is so.
+    /// Why the connection does not run, if it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
-/// How a cast gets on at the moment.
+/// Current statistics of a cast.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Vitals)]
+#[schema(as = CastStats)]
 struct CastStatsView {
-    /// When this was true.
+    /// Time of these values (RFC 3339).
     at: String,
     /// Length of the output so far, in milliseconds.
     elapsed_ms: u64,
-    /// Changed pictures a second, lately.
+    /// Changed frames per second, recently.
     fps: f64,
-    /// Changed pictures.
+    /// Frames with a change.
     frames_captured: u64,
-    /// Pictures encoded.
+    /// Encoded frames.
     frames_encoded: u64,
-    /// Moments without a change.
+    /// Frame intervals without a change.
     frames_unchanged: u64,
-    /// Changes that were told with a later picture.
+    /// Changes that were merged into a later frame.
     frames_dropped: u64,
-    /// Bytes encoded.
+    /// Encoded bytes.
     bytes: u64,
-    /// Loudest sample lately, 0 to 1 and beyond: left, right.
+    /// Largest recent sample of the left and right channel; 1 is full scale, and larger values are clipped.
     peak: [f32; 2],
-    /// Cores that it takes, lately.
+    /// CPU cores in use, recently.
     cpu_cores: f64,
-    /// Memory that it takes, in bytes.
+    /// Memory in use, in bytes.
     memory_bytes: u64,
-    /// Files that wait to be stored, or are being stored.
+    /// Files that wait to be uploaded or are being uploaded.
     upload_pending: usize,
-    /// What is sent to the room, in kbit/s.
+    /// Bitrate sent to the room, in kbit/s.
     #[serde(skip_serializing_if = "Option::is_none")]
     room_bitrate_kbps: Option<u32>,
-    /// The time a packet takes to the room's server and back, in milliseconds.
+    /// Round-trip time to the room's server, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     room_rtt_ms: Option<f64>,
-    /// Largest part of packets that a layer lost lately, 0 to 1.
+    /// Largest recent packet loss of a layer, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     room_loss: Option<f32>,
 }
 
-/// Addresses, below the server's.
+/// Paths on this server.
 #[derive(Serialize, ToSchema)]
 struct CastLinks {
-    /// The cast.
-    this: String,
-    /// What happened to it.
+    /// The cast itself.
+    cast: String,
+    /// Events of the cast.
     events: String,
-    /// A picture of it.
+    /// Snapshot of the cast.
     snapshot: String,
-    /// Pictures and last words of its page in trouble.
+    /// Screenshots and console output of faults.
     evidence: String,
-    /// What was told of it, and what came of that.
+    /// Deliveries of callbacks.
     deliveries: String,
 }
 
-/// What the history of a cast says of its outputs.
+/// State of a cast's outputs, accumulated from its events.
 #[derive(Default)]
 pub(super) struct OutputStates {
     pushes: BTreeMap<u32, PushView>,
@@ -287,7 +287,7 @@ pub(super) struct OutputStates {
 }
 
 impl OutputStates {
-    /// One more event.
+    /// Applies an event.
     pub(super) fn apply(&mut self, event: &Event) {
         match &event.kind {
             EventKind::Push { id, url, state, error } => {
@@ -298,16 +298,16 @@ impl OutputStates {
             EventKind::RecordingStopped => self.recording_stopped = true,
             EventKind::Warning { warning } => {
                 let view = WarningView::new(*warning);
-                // Told again after a restart of the service.
+                // The same warning is reported again after a restart.
                 if !self.warnings.contains(&view) {
                     self.warnings.push(view);
                 }
             }
-            EventKind::Upload { failing: stuck, error: problem, .. } => {
-                self.upload_error = if *stuck { problem.clone() } else { None };
+            EventKind::Upload { failing, error, .. } => {
+                self.upload_error = if *failing { error.clone() } else { None };
             }
-            EventKind::Stored { files, complete, backup, error: problem } => {
-                self.stored = Some(stored_view(files, *complete, *backup, problem.as_ref()));
+            EventKind::Stored { files, complete, backup, error } => {
+                self.stored = Some(stored_view(files, *complete, *backup, error.as_ref()));
                 self.upload_error = None;
             }
             EventKind::Queued
@@ -326,7 +326,7 @@ pub(super) fn stored_view(
     files: &[StoredFile],
     complete: bool,
     backup: bool,
-    problem: Option<&String>,
+    error: Option<&String>,
 ) -> StoredView {
     let file = |file: &StoredFile| FileView {
         name: file.name.clone(),
@@ -336,15 +336,15 @@ pub(super) fn stored_view(
         media_id: file.media_id.clone(),
         url: file.url.clone(),
     };
-    StoredView { complete, backup, problem: problem.cloned(), files: files.iter().map(file).collect() }
+    StoredView { complete, backup, error: error.cloned(), files: files.iter().map(file).collect() }
 }
 
 impl CastView {
-    /// A cast as it stands.
+    /// Describes a cast.
     pub(super) fn new(
         service: &Service,
         cast: &Cast,
-        vitals: Option<&CastStats>,
+        stats: Option<&CastStats>,
         outputs: OutputStates,
     ) -> Self {
         let spec = &cast.spec;
@@ -359,7 +359,7 @@ impl CastView {
                 .end
                 .as_ref()
                 .map(|end| EndView::new(end.reason, end.message.as_ref(), end.cause.as_ref())),
-            stop_asked: cast.stop_requested,
+            stop_requested: cast.stop_requested,
             closed: cast.closed,
             created_at: rfc3339(cast.created_ms),
             started_at: cast.started_ms.map(rfc3339),
@@ -375,21 +375,21 @@ impl CastView {
             },
             max_time_s: spec.limits.max_time.as_secs(),
             duration_s: spec.duration.map(|duration| duration.as_secs_f64()),
-            pushes: push_views(cast, vitals, &outputs),
+            pushes: push_views(cast, stats, &outputs),
             warnings: outputs.warnings,
-            room: room_view(service, cast, vitals, outputs.room),
+            room: room_view(service, cast, stats, outputs.room),
             recording: spec.recording.as_ref().map(|recording| RecordingView {
                 name: recording.name.clone(),
                 to: storage::public_url(&recording.to),
                 format: recording.format,
-                given_up: outputs.recording_stopped,
-                problem: vitals.and_then(|vitals| vitals.upload_error.clone()).or(outputs.upload_error),
+                stopped: outputs.recording_stopped,
+                upload_error: stats.and_then(|stats| stats.upload_error.clone()).or(outputs.upload_error),
                 stored: outputs.stored,
             }),
-            vitals: vitals.map(CastStatsView::new),
+            stats: stats.map(CastStatsView::new),
             events_dropped: cast.events_dropped,
             links: CastLinks {
-                this: link(""),
+                cast: link(""),
                 events: link("/events"),
                 snapshot: link("/snapshot.jpg"),
                 evidence: link("/evidence"),
@@ -406,17 +406,17 @@ fn is_zero(number: &u64) -> bool {
 
 impl EndView {
     pub(super) fn new(reason: EndReason, message: Option<&String>, cause: Option<&LoadError>) -> Self {
-        let (reason, trouble) = match reason {
+        let (reason, fault) = match reason {
             EndReason::Stopped => ("stopped", None),
             EndReason::PageEnded => ("page-ended", None),
             EndReason::MaxTime => ("max-time", None),
             EndReason::Complete => ("complete", None),
             EndReason::LargeVideo => ("large-video", None),
             EndReason::StartFailed => ("start-failed", None),
-            EndReason::GaveUp(trouble) => ("gave-up", Some(fault_name(trouble))),
+            EndReason::GaveUp(fault) => ("gave-up", Some(fault_name(fault))),
             EndReason::OutputFailed => ("output-failed", None),
         };
-        Self { reason, trouble, cause: cause.map(LoadError::kind), message: message.cloned() }
+        Self { reason, fault, cause: cause.map(LoadError::kind), message: message.cloned() }
     }
 }
 
@@ -424,10 +424,11 @@ impl WarningView {
     pub(super) fn new(warning: Warning) -> Self {
         let message = match warning {
             Warning::WebRtcWithoutUdp => {
-                "the page uses WebRTC, which may need UDP: the application's network.udp allows it"
+                "the page uses WebRTC, which may need UDP: set the application's network.udp to allow it"
             }
             Warning::InsecureTls => {
-                "a certificate of the page's own origin was accepted unchecked: tls.insecure allows it"
+                "a certificate of the page's own origin was accepted without a check, because tls.insecure \
+                 is set"
             }
         };
         Self { kind: warning.as_str(), message }
@@ -441,21 +442,21 @@ impl PushView {
 }
 
 impl CastStatsView {
-    fn new(vitals: &CastStats) -> Self {
-        let room = vitals.room.as_ref();
+    fn new(stats: &CastStats) -> Self {
+        let room = stats.room.as_ref();
         Self {
-            at: rfc3339(vitals.at_ms),
-            elapsed_ms: vitals.elapsed_ms,
-            fps: vitals.fps,
-            frames_captured: vitals.frames_captured,
-            frames_encoded: vitals.frames_encoded,
-            frames_unchanged: vitals.frames_unchanged,
-            frames_dropped: vitals.frames_dropped,
-            bytes: vitals.bytes,
-            peak: vitals.peak,
-            cpu_cores: vitals.cpu_cores,
-            memory_bytes: vitals.memory_bytes,
-            upload_pending: vitals.upload_pending,
+            at: rfc3339(stats.at_ms),
+            elapsed_ms: stats.elapsed_ms,
+            fps: stats.fps,
+            frames_captured: stats.frames_captured,
+            frames_encoded: stats.frames_encoded,
+            frames_unchanged: stats.frames_unchanged,
+            frames_dropped: stats.frames_dropped,
+            bytes: stats.bytes,
+            peak: stats.peak,
+            cpu_cores: stats.cpu_cores,
+            memory_bytes: stats.memory_bytes,
+            upload_pending: stats.upload_pending,
             room_bitrate_kbps: room.map(|room| room.bitrate_kbps),
             room_rtt_ms: room.and_then(|room| room.rtt_ms),
             room_loss: room.map(|room| room.loss),
@@ -463,9 +464,9 @@ impl CastStatsView {
     }
 }
 
-/// What is wrong with a page, in a word.
-pub(super) fn fault_name(trouble: HealthFault) -> &'static str {
-    match trouble {
+/// Name of a fault.
+pub(super) fn fault_name(fault: HealthFault) -> &'static str {
+    match fault {
         HealthFault::StartTimeout => "start-timeout",
         HealthFault::Freeze => "freeze",
         HealthFault::Blank => "blank",
@@ -474,14 +475,14 @@ pub(super) fn fault_name(trouble: HealthFault) -> &'static str {
     }
 }
 
-/// A time as RFC 3339 writes it, in milliseconds.
+/// Formats a time as RFC 3339 with milliseconds.
 pub(super) fn rfc3339(ms: UnixMs) -> String {
     let time = DateTime::<Utc>::from_timestamp_millis(ms).unwrap_or_default();
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// Those that the history knows, and those of the description that have not begun.
-fn push_views(cast: &Cast, vitals: Option<&CastStats>, outputs: &OutputStates) -> Vec<PushView> {
+/// Pushes with events, and those of the description that have not begun.
+fn push_views(cast: &Cast, stats: Option<&CastStats>, outputs: &OutputStates) -> Vec<PushView> {
     let mut all = outputs.pushes.clone();
     for (id, push) in (1..).zip(&cast.spec.pushes) {
         if all.len() < cast.spec.pushes.len() {
@@ -489,7 +490,7 @@ fn push_views(cast: &Cast, vitals: Option<&CastStats>, outputs: &OutputStates) -
                 .or_insert_with(|| PushView::new(id, &push.url.to_string(), connection::State::Idle, None));
         }
     }
-    for (id, state) in vitals.iter().flat_map(|vitals| &vitals.pushes) {
+    for (id, state) in stats.iter().flat_map(|stats| &stats.pushes) {
         if let Some(view) = all.get_mut(id) {
             view.state = *state;
         }
@@ -500,16 +501,16 @@ fn push_views(cast: &Cast, vitals: Option<&CastStats>, outputs: &OutputStates) -
 fn room_view(
     service: &Service,
     cast: &Cast,
-    vitals: Option<&CastStats>,
-    heard: Option<(connection::State, Option<String>)>,
+    stats: Option<&CastStats>,
+    last_event: Option<(connection::State, Option<String>)>,
 ) -> Option<RoomView> {
     let room = cast.spec.room.as_ref()?;
     let RoomIds { room: name, user, .. } = &room.ids;
-    let (state, error) = heard.map_or((None, None), |(state, error)| (Some(state), error));
-    let state = vitals.and_then(|vitals| vitals.room.as_ref()).map(|room| room.state).or(state);
+    let (state, error) = last_event.map_or((None, None), |(state, error)| (Some(state), error));
+    let state = stats.and_then(|stats| stats.room.as_ref()).map(|room| room.state).or(state);
     let own = service.rooms.as_ref().filter(|rooms| {
-        let same = |own: pagecast_core::spec::RoomService| own.url() == room.service.url();
-        cast.state != CastState::Ended && rooms.publish_service(&room.ids).is_ok_and(same)
+        let is_same = |own: pagecast_core::spec::RoomService| own.url() == room.service.url();
+        cast.state != CastState::Ended && rooms.publish_service(&room.ids).is_ok_and(is_same)
     });
     Some(RoomView {
         room: name.clone(),

@@ -12,14 +12,15 @@ use crate::config::Config;
 
 fn echo_response(name: &'static str, call: &ApiRequest) -> Response {
     let len = call.body.len();
-    let said = call.header("x-request-id").unwrap_or_default();
+    let logged = &call.id;
     let error = if len == 3 { r#"{"Response":{"Error":{"Code":"Auth.Bad","Message":"x"}}}"# } else { "" };
-    format!("{name} {} ?{} {len} {said}{error}", call.method, call.query).into_response()
+    format!("{name} {} ?{} {len} {logged}{error}", call.method, call.query).into_response()
 }
 
 static ECHO_FRONTENDS: &[ApiFrontend] = &[
     ApiFrontend {
         api: "tencent",
+        actions: &["StartWebRecord", "StopWebRecord"],
         matches: |call| call.header("x-tc-action").is_some(),
         max_body_len: MAX_BODY_LEN,
         handle: |_, call| Box::pin(async move { echo_response("tencent", &call) }),
@@ -27,6 +28,7 @@ static ECHO_FRONTENDS: &[ApiFrontend] = &[
     },
     ApiFrontend {
         api: "volcengine",
+        actions: &["StartWebcast"],
         matches: |call| call.query.contains("Version="),
         max_body_len: volcengine::signature::MAX_BODY_LEN,
         handle: |_, call| Box::pin(async move { echo_response("volcengine", &call) }),
@@ -47,7 +49,7 @@ fn test_server(config: Config) -> TestServer {
 
 fn test_server_with(
     config: Config,
-    tongues: &'static [ApiFrontend],
+    frontends: &'static [ApiFrontend],
     rest: impl Fn(Service) -> Router,
 ) -> TestServer {
     let outbox = FakeFleet::new();
@@ -62,16 +64,16 @@ fn test_server_with(
         clock: Arc::new(unix_ms),
         draining: Arc::default(),
     };
-    let (draining, told) = watch::channel(false);
+    let (draining, draining_receiver) = watch::channel(false);
     let rest = rest(service.clone());
-    let desk = AppState {
+    let state = AppState {
         service,
         metrics: Arc::default(),
-        draining: told,
-        frontends: tongues,
+        draining: draining_receiver,
+        frontends,
         last_check: Arc::default(),
     };
-    TestServer { outbox, router: build_router(desk, rest), draining }
+    TestServer { outbox, router: build_router(state, rest), draining }
 }
 
 impl TestServer {
@@ -93,10 +95,10 @@ impl TestServer {
 }
 
 #[tokio::test]
-async fn requests_are_told_apart() {
-    let house = test_server(Config::default());
+async fn each_request_reaches_its_frontend() {
+    let server = test_server(Config::default());
     let post = Request::post;
-    for (request, want) in [
+    for (request, expected) in [
         (post("/").header("X-TC-Action", "StartWebRecord"), "tencent POST ? 2"),
         (
             post("/?Action=StartWebcast&Version=2020-12-01"),
@@ -107,58 +109,58 @@ async fn requests_are_told_apart() {
         (Request::get("/").header("Authorization", "HMAC-SHA256 x"), "volcengine GET ? 2"),
         (Request::put("/"), "volcengine PUT ? 2"),
     ] {
-        let (status, body, _) = house.send(request, "{}").await;
-        assert!(status == StatusCode::OK && body.starts_with(want), "{body} is not {want}");
+        let (status, body, _) = server.send(request, "{}").await;
+        assert!(status == StatusCode::OK && body.starts_with(expected), "{body} is not {expected}");
     }
-    let (_, text, headers) = house.send(Request::get("/").header("Accept", "text/html,*/*"), "").await;
+    let (_, text, headers) = server.send(Request::get("/").header("Accept", "text/html,*/*"), "").await;
     assert!(text.contains("<h1>Pagecast") && headers["content-type"] == "text/html; charset=utf-8");
-    let (_, text, _) = house.send(Request::get("/"), "").await;
+    let (_, text, _) = server.send(Request::get("/"), "").await;
     assert!(text.starts_with("This is Pagecast."));
-    assert_eq!(house.get("/v1/things/7").await, (StatusCode::OK, "thing".into()));
-    assert_eq!(house.get("/elsewhere").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(server.get("/v1/things/7").await, (StatusCode::OK, "thing".into()));
+    assert_eq!(server.get("/elsewhere").await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn each_response_has_a_request_id() {
-    let house = test_server(Config::default());
+    let server = test_server(Config::default());
     let id = |headers: &HeaderMap| headers["x-request-id"].to_str().unwrap().to_owned();
-    let (_, body, headers) = house.send(Request::post("/").header("X-Request-Id", "mine_1.2-3"), "").await;
+    let (_, body, headers) = server.send(Request::post("/").header("X-Request-Id", "mine_1.2-3"), "").await;
     assert_eq!(id(&headers), "mine_1.2-3");
-    assert!(body.ends_with("mine_1.2-3"), "handlers see the same one: {body}");
+    assert!(body.ends_with("mine_1.2-3"), "the handler has the same id: {body}");
     for bad in ["", "a b", "x\"y", &"a".repeat(65)] {
         let (_, body, headers) =
-            house.send(Request::get("/v1/things/1").header("X-Request-Id", bad), "").await;
+            server.send(Request::get("/v1/things/1").header("X-Request-Id", bad), "").await;
         assert!(id(&headers).len() == 36 && body == "thing", "{bad:?} became {:?}", id(&headers));
     }
 }
 
 #[tokio::test]
 async fn a_broken_body_is_answered_by_its_front_end() {
-    let house = test_server(Config::default());
-    for (name, said) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
+    let server = test_server(Config::default());
+    for (name, logged) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
         let broken = futures_util::stream::iter([Ok("{"), Err(std::io::Error::other("gone"))]);
-        let (_, body, _) = house.send(Request::post("/").header(name, "x"), Body::from_stream(broken)).await;
-        assert_eq!(body, format!("{said}: the body cannot be read"));
+        let (_, body, _) = server.send(Request::post("/").header(name, "x"), Body::from_stream(broken)).await;
+        assert_eq!(body, format!("{logged}: the body cannot be read"));
     }
 }
 
 #[tokio::test]
 async fn a_body_that_is_too_long_ends_behind_the_limit() {
-    let house = test_server(Config::default());
-    for (len, want) in [
+    let server = test_server(Config::default());
+    for (len, expected) in [
         (MAX_BODY_LEN, MAX_BODY_LEN),
         (MAX_BODY_LEN + 1, MAX_BODY_LEN + 1),
         (MAX_BODY_LEN + 5000, MAX_BODY_LEN + 1),
     ] {
-        let (_, body, _) = house.send(with_known_key(Request::post("/")), vec![b'x'; len]).await;
-        assert!(body.contains(&format!(" {want} ")), "{body}");
+        let (_, body, _) = server.send(with_known_key(Request::post("/")), vec![b'x'; len]).await;
+        assert!(body.contains(&format!(" {expected} ")), "{body}");
     }
     let volcengine = with_known_key(Request::post("/?Version=1"));
-    let (_, body, _) = house.send(volcengine, vec![b'x'; MAX_BODY_LEN]).await;
+    let (_, body, _) = server.send(volcengine, vec![b'x'; MAX_BODY_LEN]).await;
     assert!(body.contains(" 65537 "), "its own limit is lower: {body}");
 }
 
-/// A request that names a key that is known, though nobody has looked at its signature.
+/// Adds an unverified signature of a known key.
 fn with_known_key(request: axum::http::request::Builder) -> axum::http::request::Builder {
     request.header(
         "Authorization",
@@ -167,66 +169,66 @@ fn with_known_key(request: axum::http::request::Builder) -> axum::http::request:
 }
 
 #[tokio::test]
-async fn a_strangers_body_is_small() {
-    let house = test_server(Config::default());
-    for (name, said) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
+async fn an_anonymous_body_is_small() {
+    let server = test_server(Config::default());
+    for (name, logged) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
         for credential in ["", "HMAC-SHA256 Credential=AKOTHER/1/2", "TC3-HMAC-SHA256 Credential=, x"] {
             let request = Request::post("/").header(name, "x").header("Authorization", credential);
-            let (_, body, _) = house.send(request, vec![b'x'; 100_000]).await;
-            assert!(body.starts_with(&format!("{said}: the body has more than 65536 bytes")), "{body}");
+            let (_, body, _) = server.send(request, vec![b'x'; 100_000]).await;
+            assert!(body.starts_with(&format!("{logged}: the body has more than 65536 bytes")), "{body}");
         }
     }
 }
 
 #[tokio::test]
-async fn strangers_do_not_take_the_places_of_customers() {
+async fn anonymous_senders_do_not_block_customers() {
     use futures_util::FutureExt as _;
     use futures_util::stream::{StreamExt as _, iter, pending};
-    let house = test_server(Config::default());
+    let server = test_server(Config::default());
     let endless = || {
         let begin = iter([Ok::<_, std::io::Error>(axum::body::Bytes::from(vec![b'x'; 100_000]))]);
         Body::from_stream(begin.chain(pending()))
     };
     let form = || Request::post("/").header("Content-Type", "application/x-www-form-urlencoded");
-    // As many as hold on to a large body for as long as they may.
-    let strangers = (0..64).map(|_| house.send(form(), endless()));
-    let mut strangers = std::pin::pin!(futures_util::future::join_all(strangers));
-    assert!(strangers.as_mut().now_or_never().is_none());
-    let customer = house.send(with_known_key(Request::post("/")), vec![b'x'; 100_000]);
+    // More large bodies than anonymous senders may have, none of which ends.
+    let anonymous = (0..64).map(|_| server.send(form(), endless()));
+    let mut anonymous = std::pin::pin!(futures_util::future::join_all(anonymous));
+    assert!(anonymous.as_mut().now_or_never().is_none());
+    let customer = server.send(with_known_key(Request::post("/")), vec![b'x'; 100_000]);
     tokio::select! {
         biased;
         (_, body, _) = customer => assert!(body.contains(" 100000 "), "{body}"),
-        _ = strangers.as_mut() => panic!("the customer waits for strangers"),
+        _ = anonymous.as_mut() => panic!("the customer waits for anonymous senders"),
     }
-    for (_, body, _) in strangers.await {
-        assert_eq!(body, "volcengine: the body did not come in time");
+    for (_, body, _) in anonymous.await {
+        assert_eq!(body, "volcengine: the body did not arrive in time");
     }
 }
 
 #[tokio::test]
 async fn health_and_readiness() {
-    let house = test_server(Config::default());
-    assert_eq!(house.get("/healthz").await, (StatusCode::OK, "ok\n".into()));
+    let server = test_server(Config::default());
+    assert_eq!(server.get("/healthz").await, (StatusCode::OK, "ok\n".into()));
     let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"));
-    assert_eq!(house.get("/readyz").await, not("no worker was heard of in the last 10 s"));
+    assert_eq!(server.get("/readyz").await, not("no worker heartbeat in the last 10 s"));
     let load =
         |age: i64, draining| WorkerStatus { at_ms: unix_ms() - age, draining, ..WorkerStatus::default() };
     let put = |loads: Vec<WorkerStatus>| {
         let named = loads.into_iter().map(|load| (WorkerId("w".into()), load)).collect();
-        *house.outbox.worker_statuses.lock().unwrap() = named;
+        *server.outbox.worker_statuses.lock().unwrap() = named;
     };
     put(vec![load(60_000, false)]);
-    assert_eq!(house.get("/readyz").await, not("no worker was heard of in the last 10 s"));
+    assert_eq!(server.get("/readyz").await, not("no worker heartbeat in the last 10 s"));
     put(vec![load(0, true), load(60_000, false)]);
-    assert_eq!(house.get("/readyz").await, not("all workers are ending"));
+    assert_eq!(server.get("/readyz").await, not("all workers are draining"));
     put(vec![load(0, true), load(0, false)]);
-    assert_eq!(house.get("/readyz").await, (StatusCode::OK, "ready\n".into()));
-    *house.outbox.is_unavailable.lock().unwrap() = true;
-    assert_eq!(house.get("/readyz").await, not("the fleet is not available"));
-    *house.outbox.is_unavailable.lock().unwrap() = false;
-    house.draining.send_replace(true);
-    assert_eq!(house.get("/readyz").await, not("the service is ending"));
-    assert_eq!(house.get("/healthz").await.0, StatusCode::OK);
+    assert_eq!(server.get("/readyz").await, (StatusCode::OK, "ready\n".into()));
+    *server.outbox.is_unavailable.lock().unwrap() = true;
+    assert_eq!(server.get("/readyz").await, not("the fleet is not available"));
+    *server.outbox.is_unavailable.lock().unwrap() = false;
+    server.draining.send_replace(true);
+    assert_eq!(server.get("/readyz").await, not("shutting down"));
+    assert_eq!(server.get("/healthz").await.0, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -240,7 +242,7 @@ async fn metrics_are_for_this_machine_and_the_administrator() {
     let nobody = Config { admin_token: None, ..open.clone() };
     let local = Config { admin_token: None, ..Config::default() };
     let bearer = |token: &str| Some(("Authorization", format!("Bearer {token}")));
-    for (what, config, header, want) in [
+    for (case, config, header, expected) in [
         ("here", &local, None, 200),
         ("here through a proxy", &local, Some(("X-Forwarded-For", "1.2.3.4".into())), 401),
         ("anywhere", &open, None, 401),
@@ -250,21 +252,21 @@ async fn metrics_are_for_this_machine_and_the_administrator() {
         ("the token", &open, bearer(token), 200),
         ("no administrator", &nobody, bearer(""), 401),
     ] {
-        let house = test_server(config.clone());
+        let server = test_server(config.clone());
         let mut request = Request::get("/metrics");
         if let Some((name, value)) = header {
             request = request.header(name, value);
         }
-        let (status, body, _) = house.send(request, "").await;
-        assert_eq!(status.as_u16(), want, "{what}: {body}");
-        assert_eq!(body.contains("pagecast_casts{"), want == 200, "{what}: {body}");
+        let (status, body, _) = server.send(request, "").await;
+        assert_eq!(status.as_u16(), expected, "{case}: {body}");
+        assert_eq!(body.contains("pagecast_casts{"), expected == 200, "{case}: {body}");
     }
 }
 
 #[tokio::test]
 async fn metrics_are_not_for_pages_of_other_sites() {
-    let house = test_server(Config::default());
-    for (host, origin, want) in [
+    let server = test_server(Config::default());
+    for (host, origin, expected) in [
         ("localhost:8080", None, 200),
         ("127.0.0.1:8080", None, 200),
         ("[::1]:8080", None, 200),
@@ -281,21 +283,21 @@ async fn metrics_are_not_for_pages_of_other_sites() {
         if let Some(origin) = origin {
             request = request.header("Origin", origin);
         }
-        let (status, body, _) = house.send(request, "").await;
-        assert_eq!(status.as_u16(), want, "{host} {origin:?}: {body}");
+        let (status, body, _) = server.send(request, "").await;
+        assert_eq!(status.as_u16(), expected, "{host} {origin:?}: {body}");
     }
 }
 
 #[tokio::test]
 async fn requests_are_measured_by_action_and_code() {
-    let house = test_server(Config::default());
-    house.send(Request::post("/").header("X-TC-Action", "startwebrecord"), "{}").await;
-    house.send(Request::post("/").header("X-TC-Action", "StopWebRecord"), "bad").await;
-    house.send(Request::post("/?Version=1&Action=Whatever"), "{}").await;
+    let server = test_server(Config::default());
+    server.send(Request::post("/").header("X-TC-Action", "startwebrecord"), "{}").await;
+    server.send(Request::post("/").header("X-TC-Action", "StopWebRecord"), "bad").await;
+    server.send(Request::post("/?Version=1&Action=Whatever"), "{}").await;
     let form = Request::post("/?Version=1").header("content-type", "application/x-www-form-urlencoded");
-    house.send(form, "Action=StartWebcast").await;
-    house.get("/v1/things/8").await;
-    let text = house.get("/metrics").await.1;
+    server.send(form, "Action=StartWebcast").await;
+    server.get("/v1/things/8").await;
+    let text = server.get("/metrics").await.1;
     for labels in [
         r#"api="tencent",action="StartWebRecord",code="ok""#,
         r#"api="tencent",action="StopWebRecord",code="Auth.Bad""#,
@@ -310,7 +312,7 @@ async fn requests_are_measured_by_action_and_code() {
 
 #[test]
 fn codes_are_found_in_envelopes_only() {
-    for (answer, want) in [
+    for (answer, expected) in [
         (r#"{"Response":{"Error":{"Code":"InternalError","Message":"m"}}}"#, Some("InternalError")),
         (
             r#"{"ResponseMetadata":{"Error":{"CodeN":1,"Code":"InvalidParameter.X"}}}"#,
@@ -321,17 +323,17 @@ fn codes_are_found_in_envelopes_only() {
         (r#"{"Error":{"Code":"unfinished"#, None),
         ("", None),
     ] {
-        assert_eq!(vendor_code(answer.as_bytes()).as_deref(), want, "{answer}");
+        assert_eq!(vendor_code(answer.as_bytes()).as_deref(), expected, "{answer}");
     }
 }
 
 #[tokio::test]
 async fn each_api_answers_in_its_own_format() {
-    let house = test_server_with(Config::default(), API_FRONTENDS, rest::router);
+    let server = test_server_with(Config::default(), API_FRONTENDS, rest::router);
     let long = vec![b' '; MAX_BODY_LEN + 10];
     let tencent =
         |action| Request::post("/").header("X-TC-Action", action).header("Content-Type", "application/json");
-    for (request, body, status, want) in [
+    for (request, body, status, expected) in [
         (tencent("StartWebRecord"), b"{}".to_vec(), 200, "\"Code\":\"AuthFailure"),
         (tencent("StartWebRecord"), long, 200, "\"Code\":\"RequestSizeLimitExceeded\""),
         (
@@ -345,11 +347,11 @@ async fn each_api_answers_in_its_own_format() {
         (Request::get("/v1/nothing"), Vec::new(), 404, "\"error\""),
         (Request::delete("/v1/nothing/at/all"), Vec::new(), 404, "\"error\""),
     ] {
-        let (found, body, headers) = house.send(request, body).await;
-        assert!(found == status && body.contains(want), "{found}: {body}");
+        let (found, body, headers) = server.send(request, body).await;
+        assert!(found == status && body.contains(expected), "{found}: {body}");
         assert_eq!(headers.get_all("x-request-id").iter().count(), 1);
     }
-    let text = house.get("/metrics").await.1;
+    let text = server.get("/metrics").await.1;
     for labels in [
         r#"api="v1",action="GET /v1/casts",code="401""#,
         r#"api="v1",action="GET other",code="404""#,
@@ -359,22 +361,63 @@ async fn each_api_answers_in_its_own_format() {
     }
 }
 
-/// What an operator counts to ban an address: each front end tells who was not believed, from where, and what
-/// was answered.
+/// Header, body and log of a request have one id, in each dialect, whether the client chose the id or not.
+#[tokio::test]
+async fn header_body_and_log_have_the_same_request_id() {
+    let server = test_server_with(Config::default(), API_FRONTENDS, rest::router);
+    let lines = CapturedLogs::default();
+    let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let volcengine = "HMAC-SHA256 Credential=AKLTNOBODY/20231114/cn-north-1/rtc/request, \
+                      SignedHeaders=x-date, Signature=00";
+    type NewRequest = fn() -> axum::http::request::Builder;
+    let requests: [(&str, &str, NewRequest); 3] = [
+        ("/ResponseMetadata/RequestId", volcengine, || {
+            Request::post("/?Action=StartWebcast&Version=2020-12-01").header("x-date", "20231114T221320Z")
+        }),
+        ("/Response/RequestId", "TC3-HMAC-SHA256 Credential=AKID1/x", || {
+            Request::post("/").header("x-tc-action", "StopWebRecord")
+        }),
+        ("/request_id", "Bearer an-unknown-token", || Request::get("/v1/casts")),
+    ];
+    for (pointer, authorization, request) in requests {
+        for chosen in [None, Some("chosen_1.2-3")] {
+            let before = lines.text().len();
+            let mut request = request().header("authorization", authorization);
+            if let Some(id) = chosen {
+                request = request.header("x-request-id", id);
+            }
+            let (_, body, headers) = server.send(request, "{}").await;
+            let id = headers["x-request-id"].to_str().unwrap();
+            assert!(chosen.map_or(id.len() == 36, |chosen| chosen == id), "{id}");
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body.pointer(pointer).and_then(|id| id.as_str()), Some(id), "{body}");
+            if let Some(log_id) = headers.get("x-tt-logid") {
+                assert_eq!(log_id, id);
+            }
+            let logged = lines.text()[before..].to_owned();
+            let line = logged.lines().find(|line| line.contains("authentication refused")).unwrap();
+            assert!(line.contains(&format!("request_id={id}")), "{id} is not in {line}");
+        }
+    }
+}
+
+/// Operators count these lines to ban addresses: each front end logs key id, source address and code.
 #[tokio::test]
 async fn refused_authentication_is_logged() {
     let token = "an-administrators-token";
     let config = Config { admin_token: Some(Secret::new(token)), ..Config::default() };
-    let house = test_server_with(config, API_FRONTENDS, rest::router);
+    let server = test_server_with(config, API_FRONTENDS, rest::router);
     let lines = CapturedLogs::default();
     let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     let peer = axum::extract::ConnectInfo::<std::net::SocketAddr>("192.0.2.7:4711".parse().unwrap());
     let from = |request: axum::http::request::Builder| request.extension(peer);
     let webcast = Request::post("/?Action=StartWebcast&Version=2020-12-01");
-    let volcengine = "HMAC-SHA256 Credential=AKLTNOBODY/20231114/cn-north-1/rtc/request, SignedHeaders=x-date, Signature=00";
+    let volcengine = "HMAC-SHA256 Credential=AKLTNOBODY/20231114/cn-north-1/rtc/request, \
+                      SignedHeaders=x-date, Signature=00";
     let bearer = "Bearer a-token-that-is-nobodys";
-    for (request, words) in [
+    for (request, fields) in [
         (
             webcast.header("authorization", volcengine).header("x-date", "20231114T221320Z"),
             r#"api="volcengine" key_id="AKLTNOBODY" address=192.0.2.7 code="InvalidAccessKey""#,
@@ -395,13 +438,13 @@ async fn refused_authentication_is_logged() {
         (Request::get("/metrics"), r#"api="metrics" key_id="" address=192.0.2.7 code="401""#),
     ] {
         let before = lines.text().len();
-        house.send(from(request), "{}").await;
-        let said = lines.text()[before..].to_owned();
-        let line = said.lines().find(|line| line.contains("authentication refused")).unwrap_or_default();
-        assert!(line.contains(" INFO ") && line.contains(words), "{words} is not in {said}");
-        assert!(!said.contains("a-token-that"), "{said}");
+        server.send(from(request), "{}").await;
+        let logged = lines.text()[before..].to_owned();
+        let line = logged.lines().find(|line| line.contains("authentication refused")).unwrap_or_default();
+        assert!(line.contains(" INFO ") && line.contains(fields), "{fields} is not in {logged}");
+        assert!(!logged.contains("a-token-that"), "{logged}");
     }
     let before = lines.text().len();
-    house.send(from(Request::get("/metrics").header("authorization", format!("Bearer {token}"))), "").await;
-    assert!(!lines.text()[before..].contains("authentication"), "whoever is believed is not told of");
+    server.send(from(Request::get("/metrics").header("authorization", format!("Bearer {token}"))), "").await;
+    assert!(!lines.text()[before..].contains("authentication"), "success is not logged");
 }

@@ -1,7 +1,7 @@
-//! What the vendor's receivers are told: page recording (group 8), files (group 3) and pushes (group 4).
+//! Callbacks in Tencent's format: page recording (group 8), files (group 3) and pushes (group 4).
 //!
-//! Every message says the same each time that it is made, `CallbackTs` included: it is the time of the event.
-//! Whoever hears one twice hears the same bytes.
+//! An event always gives the same bytes, `CallbackTs` included: it is the time of the event. Receivers can so
+//! recognize repeated messages.
 
 use std::time::Duration;
 
@@ -15,19 +15,29 @@ use pagecast_core::spec::{PushUrl, Storage};
 use pagecast_fleet::{Cast, Event, EventKind, StoredFile};
 use serde::Serialize;
 
+use super::ORIGIN;
 use crate::app::CallbackReceiver;
-use crate::callback::{DeliveryPolicy, WebhookMessage};
+use crate::callback::{self, CallbackFormat, DeliveryPolicy, WebhookMessage};
 
-/// An answer within 5 s; again at once, then every 10 s until a message is a minute old.
-pub(crate) const RETRY_POLICY: DeliveryPolicy =
-    DeliveryPolicy { timeout: Duration::from_secs(5), retry_delay: next_pause };
+/// Format of callbacks about casts of this API.
+pub(crate) const FORMAT: CallbackFormat = CallbackFormat {
+    api: ORIGIN,
+    policy: RETRY_POLICY,
+    render,
+    receiver: |app, _| app.callbacks.tencent.clone(),
+    is_success: callback::is_200,
+};
+
+/// The vendor's policy: 5 s for an answer; the first retry is immediate, later ones follow every 10 s until a
+/// message is a minute old.
+const RETRY_POLICY: DeliveryPolicy = DeliveryPolicy { timeout: Duration::from_secs(5), retry_delay };
 
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 const RETRY_WINDOW: Duration = Duration::from_secs(60);
 
-fn next_pause(tries: u32, age: Duration) -> Option<Duration> {
-    let pause = if tries <= 1 { Duration::ZERO } else { RETRY_INTERVAL };
-    (age.saturating_add(pause) <= RETRY_WINDOW).then_some(pause)
+fn retry_delay(attempts: u32, age: Duration) -> Option<Duration> {
+    let delay = if attempts <= 1 { Duration::ZERO } else { RETRY_INTERVAL };
+    (age.saturating_add(delay) <= RETRY_WINDOW).then_some(delay)
 }
 
 const GROUP_PAGE: u32 = 8;
@@ -44,14 +54,14 @@ const EVENT_VOD_STORED: u32 = 311;
 const EVENT_VOD_DONE: u32 = 312;
 const EVENT_PUSH: u32 = 401;
 
-/// In the cast's request: the addresses of its pushes, as they were asked for.
+/// Field of the cast's request with the addresses of its pushes, as requested.
 pub(super) const PUSH_URLS_FIELD: &str = "PublishCdnUrls";
 const LOAD_TIMEOUT_MESSAGE: &str = "Page load timeout";
 
-/// What a receiver is told about an event, in order. Nothing, if the vendor has no word for it.
+/// Renders an event into messages, in order; none if the vendor has no message for it.
 pub(crate) fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<WebhookMessage> {
-    let scribe = MessageBuilder { receiver, cast, event };
-    let page = |kind, status, words| vec![scribe.page_message(kind, status, words)];
+    let builder = MessageBuilder { receiver, cast, event };
+    let page = |kind, status, message| vec![builder.page_message(kind, status, message)];
     match &event.kind {
         EventKind::Live => page(EVENT_STARTED, 1, "Success"),
         EventKind::Restarted | EventKind::Moved { fault: HealthFault::Crash } => {
@@ -65,13 +75,13 @@ pub(crate) fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) ->
         }
         EventKind::Reloaded { .. } => page(EVENT_UPDATED, 1, "PageRefresh"),
         EventKind::Ended { reason, message, .. } => {
-            scribe.end_messages(*reason, message.as_deref().unwrap_or_default())
+            builder.end_messages(*reason, message.as_deref().unwrap_or_default())
         }
         EventKind::Push { id, url, state, error } => {
-            vec![scribe.push_message(*id, url, *state, error.as_deref())]
+            vec![builder.push_message(*id, url, *state, error.as_deref())]
         }
-        EventKind::Stored { files, complete, backup, error: problem } => {
-            scribe.file_messages(files, *complete, *backup, problem.as_deref())
+        EventKind::Stored { files, complete, backup, error } => {
+            builder.file_messages(files, *complete, *backup, error.as_deref())
         }
         EventKind::Queued
         | EventKind::Started
@@ -106,7 +116,7 @@ struct PagePayload<'a> {
     event_message: &'a str,
 }
 
-/// A page has neither a room nor a user: both are empty.
+/// A recording of a page has no room and no user: both are empty.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct FileInfo<'a, P> {
@@ -153,7 +163,7 @@ impl<'a> FileMessage<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct HlsPayload {
-    /// As in 310; receivers of the vendor look at the other.
+    /// As in event 310. The vendor's receivers read `leave_code`.
     status: u32,
     leave_code: u32,
 }
@@ -190,7 +200,7 @@ struct StatusPayload {
 #[serde(rename_all = "PascalCase")]
 struct PushInfo<'a> {
     room_id: &'static str,
-    /// 1: of rooms that are named by a text.
+    /// 1: the room id is a string.
     room_type: u32,
     event_ms_ts: i64,
     user_id: &'static str,
@@ -207,7 +217,7 @@ struct PushPayload<'a> {
     error_msg: &'a str,
 }
 
-/// Writes messages about one event.
+/// Builds the messages of one event.
 struct MessageBuilder<'a> {
     receiver: &'a CallbackReceiver,
     cast: &'a Cast,
@@ -215,8 +225,8 @@ struct MessageBuilder<'a> {
 }
 
 impl MessageBuilder<'_> {
-    fn page_message(&self, kind: u32, status: u32, words: &str) -> WebhookMessage {
-        let payload = PagePayload { status, event_message: words };
+    fn page_message(&self, kind: u32, status: u32, message: &str) -> WebhookMessage {
+        let payload = PagePayload { status, event_message: message };
         let info = PageInfo { event_ms_ts: self.event.at_ms, task_id: self.cast.id.as_str(), payload };
         self.message(GROUP_PAGE, kind, info)
     }
@@ -245,19 +255,19 @@ impl MessageBuilder<'_> {
         }
     }
 
-    /// The vendor's words for a page that could not be opened, or not be begun at all.
+    /// The vendor's message for a page that could not be opened, or a cast that did not start.
     fn start_failure(&self, message: &str) -> &'static str {
-        // Behind the address, which may contain any words.
+        // The search starts behind the address, which may contain any text.
         let opening = format!("cannot open {}: ", self.cast.spec.source.url);
-        let why = message.split_once(&opening).map_or("", |(_, why)| why);
-        let late = ["no answer within", "TIMED_OUT"].iter().any(|words| why.contains(words));
-        if late { "Goto url timeout" } else { "StartRecording error" }
+        let reason_text = message.split_once(&opening).map_or("", |(_, reason_text)| reason_text);
+        let timed_out = ["no answer within", "TIMED_OUT"].iter().any(|message| reason_text.contains(message));
+        if timed_out { "Goto url timeout" } else { "StartRecording error" }
     }
 
     fn push_message(
         &self,
         id: u32,
-        shown: &str,
+        redacted_url: &str,
         state: connection::State,
         error: Option<&str>,
     ) -> WebhookMessage {
@@ -269,7 +279,7 @@ impl MessageBuilder<'_> {
             connection::State::Failed => 4,
             connection::State::Disconnecting => 5,
         };
-        let url = self.requested_url(id, shown).unwrap_or(shown);
+        let url = self.requested_url(id, redacted_url).unwrap_or(redacted_url);
         let payload = PushPayload {
             url,
             status,
@@ -287,11 +297,11 @@ impl MessageBuilder<'_> {
         self.message(GROUP_PUSHES, EVENT_PUSH, info)
     }
 
-    /// The address of a push as it was asked for: receivers compare it with theirs. Those of the request have
-    /// the first ids, unless some were removed and the cast was taken up again since.
-    fn requested_url(&self, id: u32, shown: &str) -> Option<&str> {
+    /// Address of a push as requested, which receivers compare with their own. The pushes of the request have
+    /// the first ids, unless some were removed and the cast was resumed since.
+    fn requested_url(&self, id: u32, redacted_url: &str) -> Option<&str> {
         let all = self.cast.request.get(PUSH_URLS_FIELD)?.as_array()?;
-        let is_meant = |url: &&str| PushUrl::parse(url).is_ok_and(|url| url.to_string() == shown);
+        let is_meant = |url: &&str| PushUrl::parse(url).is_ok_and(|url| url.to_string() == redacted_url);
         let index = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
         let by_id = index.and_then(|index| all.get(index)?.as_str()).filter(is_meant);
         let mut meant = all.iter().filter_map(|url| url.as_str()).filter(is_meant);
@@ -303,11 +313,11 @@ impl MessageBuilder<'_> {
         files: &[StoredFile],
         complete: bool,
         backup: bool,
-        problem: Option<&str>,
+        error: Option<&str>,
     ) -> Vec<WebhookMessage> {
         let Some(recording) = &self.cast.spec.recording else { return Vec::new() };
         if files.is_empty() && (complete || self.cast.live_ms.is_none()) {
-            // There was nothing to be recorded.
+            // Nothing was recorded.
             return Vec::new();
         }
         let status = match (complete, files.is_empty()) {
@@ -316,7 +326,7 @@ impl MessageBuilder<'_> {
             (false, true) => 2,
         };
         if matches!(recording.to, Storage::TencentVod(_)) {
-            return self.vod_messages(files, complete, problem);
+            return self.vod_messages(files, complete, error);
         }
         let id = self.cast.id.as_str();
         if recording.format.has_mp4() {
@@ -325,36 +335,31 @@ impl MessageBuilder<'_> {
                 file_list: files.iter().map(|file| file.name.as_str()).collect(),
                 file_message: files.iter().map(FileMessage::new).collect(),
             };
-            let began = files.iter().map(|file| file.begin_ms).min().or(self.cast.live_ms).unwrap_or(0);
+            let begin_ms = files.iter().map(|file| file.begin_ms).min().or(self.cast.live_ms).unwrap_or(0);
             return vec![self.file_message(
                 EVENT_MP4_STORED,
-                &format!("{id}_StartTimeMs_{began:013}"),
+                &format!("{id}_StartTimeMs_{begin_ms:013}"),
                 payload,
             )];
         }
         vec![self.file_message(EVENT_HLS_STORED, id, HlsPayload { status, leave_code: 0 })]
     }
 
-    /// In video on demand each file is a medium of its own.
-    fn vod_messages(
-        &self,
-        files: &[StoredFile],
-        complete: bool,
-        problem: Option<&str>,
-    ) -> Vec<WebhookMessage> {
-        let why = problem.unwrap_or("it is not stored yet");
+    /// Video on demand stores each file as a separate medium.
+    fn vod_messages(&self, files: &[StoredFile], complete: bool, error: Option<&str>) -> Vec<WebhookMessage> {
+        let reason_text = error.unwrap_or("the file is not stored yet");
         let mut messages: Vec<_> = files
             .iter()
             .map(|file| {
-                let stuck = file.media_id.is_none();
-                self.vod_file_message(u32::from(stuck), stuck.then_some(why), file)
+                let is_missing = file.media_id.is_none();
+                self.vod_file_message(u32::from(is_missing), is_missing.then_some(reason_text), file)
             })
             .collect();
         if messages.is_empty() {
             let begin_ms = self.cast.live_ms.unwrap_or_default();
             let (name, end_ms) = (String::new(), self.event.at_ms);
             let none = StoredFile { name, bytes: 0, begin_ms, end_ms, media_id: None, url: None };
-            messages.push(self.vod_file_message(2, Some(why), &none));
+            messages.push(self.vod_file_message(2, Some(reason_text), &none));
         }
         let done = StatusPayload { status: u32::from(!complete) };
         messages.push(self.file_message(EVENT_VOD_DONE, self.cast.id.as_str(), done));
@@ -390,7 +395,7 @@ impl MessageBuilder<'_> {
             callback_ts: self.event.at_ms,
             event_info: info,
         };
-        // There is nothing in it that JSON cannot say.
+        // Serializing cannot fail: all values are JSON.
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let id = self.cast.request.get("SdkAppId").map(ToString::to_string).unwrap_or_default();
         let mut headers = vec![("SdkAppId", id)];
@@ -401,7 +406,7 @@ impl MessageBuilder<'_> {
     }
 }
 
-/// What `Sign` says of a body.
+/// Value of the header `Sign` for a body.
 fn sign(secret: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     STANDARD.encode(hmac::sign(&key, body))

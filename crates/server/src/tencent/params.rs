@@ -1,43 +1,43 @@
-//! Parameters, in JSON or flattened into a form, in one shape.
+//! Parameters in one shape, whether they come as JSON or flattened into a form.
 //!
-//! Members that nobody asks for are ignored, and `null` is as good as absent: SDKs are newer or older than we
-//! are.
+//! Unknown members are ignored and `null` counts as absent, because SDKs are of many versions.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::error_code::ErrorCode;
 use super::response::ApiError;
 use crate::bounded_json;
 
-/// Most parameters of a form.
+/// Most parameters of a form: a request with ten pushes has fewer than 60.
 pub(super) const MAX_PARAMETERS: usize = 1000;
-/// Most parts of a flattened name.
+/// Most parts of a flattened name: the deepest parameter has four.
 const MAX_DEPTH: usize = 8;
-/// Most digits of an index. Only their order counts, so that a gap costs nothing.
+/// Most digits of an index. Indexes only order the elements, so gaps cost nothing.
 const MAX_INDEX_DIGITS: usize = 4;
 
-/// All parameters of a request.
+/// Parameters of a request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Params {
     members: Map<String, Value>,
-    /// Whether numbers came as text.
+    /// Whether the request is a form, in which numbers are text.
     is_form: bool,
 }
 
-/// The members of one object.
+/// Members of one object.
 #[derive(Debug, Clone)]
 pub(super) struct Object<'a> {
     members: &'a Map<String, Value>,
     is_form: bool,
-    /// What leads here, with a dot behind it, if anything does.
+    /// Path of the object, with a dot at the end; empty for the root.
     prefix: String,
 }
 
 impl Params {
-    /// Reads a JSON object. An empty body is one without members.
+    /// Parses a JSON object. An empty body is an object without members.
     pub(super) fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        let bad = |why: String| ApiError::new("InvalidParameter.BodyParamsError", why);
+        let bad = |why: String| ApiError::new(ErrorCode::BodyParamsError, why);
         if body.is_empty() {
             return Ok(Self::default());
         }
@@ -45,19 +45,25 @@ impl Params {
             Ok(Value::Object(members)) => Ok(Self { members, is_form: false }),
             Ok(_) => Err(bad("the body must be a JSON object".into())),
             Err(bounded_json::Error::TooMany(error)) => Err(bad(error.to_string())),
-            // Where it is wrong, but not what stands there: it could be a key.
+            // The message gives the position only: the text there could be a secret key.
             Err(bounded_json::Error::Syntax(error)) => {
                 Err(bad(format!("the body is not JSON: line {}, column {}", error.line(), error.column())))
             }
         }
     }
 
-    /// Takes names and values of a form, decoded: `A.B.0=…`.
+    /// Builds the parameters from decoded names and values of a form: `A.B.0=…`.
     pub(super) fn from_form(pairs: &[(String, String)]) -> Result<Self, ApiError> {
         let mut root = BTreeMap::new();
         for (name, value) in pairs {
             let bad = || {
-                ApiError::new("InvalidParameter", format!("the parameter `{}` has no place", truncate(name)))
+                ApiError::new(
+                    ErrorCode::InvalidParameter,
+                    format!(
+                        "the parameter `{}` is nested too deeply, empty, or contradicts another one",
+                        truncate(name)
+                    ),
+                )
             };
             let parts: Vec<&str> = name.split('.').collect();
             if parts.len() > MAX_DEPTH || parts.iter().any(|part| part.is_empty()) {
@@ -69,7 +75,7 @@ impl Params {
         Ok(Self { members, is_form: true })
     }
 
-    /// All of them.
+    /// The root object.
     pub(super) fn root(&self) -> Object<'_> {
         Object { members: &self.members, is_form: self.is_form, prefix: String::new() }
     }
@@ -80,7 +86,7 @@ enum FormTree {
     Branch(BTreeMap<String, FormTree>),
 }
 
-/// Puts a value where its name says; `None` if something else is there.
+/// Inserts a value at the path of its name; `None` if another value is there.
 fn insert(into: &mut BTreeMap<String, FormTree>, parts: &[&str], value: &str) -> Option<()> {
     let (first, rest) = parts.split_first()?;
     if rest.is_empty() {
@@ -114,7 +120,7 @@ impl FormTree {
 }
 
 impl<'a> Object<'a> {
-    /// The whole name of a member.
+    /// Full path of a member.
     pub(super) fn full_name(&self, member: &str) -> String {
         format!("{}{member}", self.prefix)
     }
@@ -123,24 +129,24 @@ impl<'a> Object<'a> {
         self.members.get(member).filter(|value| !value.is_null())
     }
 
-    /// A text.
+    /// A string.
     pub(super) fn text(&self, member: &str) -> Result<Option<&'a str>, ApiError> {
-        let wrong = || ApiError::wrong_type(&self.full_name(member), "a string");
-        self.get(member).map(|value| value.as_str().ok_or_else(wrong)).transpose()
+        let wrong_type = || ApiError::wrong_type(&self.full_name(member), "a string");
+        self.get(member).map(|value| value.as_str().ok_or_else(wrong_type)).transpose()
     }
 
-    /// A text; an empty one is none.
+    /// A string; an empty one counts as absent.
     pub(super) fn non_empty_text(&self, member: &str) -> Result<Option<&'a str>, ApiError> {
         Ok(self.text(member)?.filter(|text| !text.is_empty()))
     }
 
-    /// A text that must be there, or else the request is refused with this code.
-    pub(super) fn required_text(&self, member: &str, code: &'static str) -> Result<&'a str, ApiError> {
+    /// A required string; without it the request is refused with `code`.
+    pub(super) fn required_text(&self, member: &str, code: ErrorCode) -> Result<&'a str, ApiError> {
         self.non_empty_text(member)?.ok_or_else(|| ApiError::missing_parameter(code, &self.full_name(member)))
     }
 
-    /// A whole number, also when it is written as a double (`60.0`), as some JSON libraries write integers. A
-    /// number beyond 64 bits becomes the nearest number of 64 bits: no range goes that far.
+    /// An integer, also when it is written as a double (`60.0`), as some JSON libraries do. A number beyond
+    /// 64 bits becomes the nearest 64-bit number: no range goes that far.
     pub(super) fn integer(&self, member: &str) -> Result<Option<i64>, ApiError> {
         let read = |value: &Value| match value {
             Value::Number(number) => number.as_i64().or(number.is_u64().then_some(i64::MAX)).or_else(|| {
@@ -149,25 +155,25 @@ impl<'a> Object<'a> {
             Value::String(text) if self.is_form => parse_integer(text),
             _ => None,
         };
-        let wrong = || ApiError::wrong_type(&self.full_name(member), "an integer");
-        self.get(member).map(|value| read(value).ok_or_else(wrong)).transpose()
+        let wrong_type = || ApiError::wrong_type(&self.full_name(member), "an integer");
+        self.get(member).map(|value| read(value).ok_or_else(wrong_type)).transpose()
     }
 
-    /// A whole number of this range.
+    /// An integer in this range.
     pub(super) fn integer_in(
         &self,
         member: &str,
         range: std::ops::RangeInclusive<i64>,
     ) -> Result<Option<i64>, ApiError> {
         match self.integer(member)? {
-            Some(given) if !range.contains(&given) => {
-                Err(ApiError::out_of_range(&self.full_name(member), given, &range))
+            Some(value) if !range.contains(&value) => {
+                Err(ApiError::out_of_range(&self.full_name(member), value, &range))
             }
             number => Ok(number),
         }
     }
 
-    /// A whole number of this range. 0 is as good as absent: clients that serialise unset integers send it.
+    /// An integer in this range. 0 counts as absent: clients that serialize unset integers send 0.
     pub(super) fn nonzero_integer_in(
         &self,
         member: &str,
@@ -184,17 +190,17 @@ impl<'a> Object<'a> {
         self.get(member).map(|value| self.child(self.full_name(member), value)).transpose()
     }
 
-    /// A list of objects; none if it is absent.
+    /// An array of objects; empty if it is absent.
     pub(super) fn objects(&self, member: &str) -> Result<Vec<Self>, ApiError> {
         let named =
             |(i, value): (usize, &'a Value)| self.child(format!("{}.{i}", self.full_name(member)), value);
         self.list(member)?.iter().enumerate().map(named).collect()
     }
 
-    /// A list of texts; none if it is absent.
+    /// An array of strings; empty if it is absent.
     pub(super) fn texts(&self, member: &str) -> Result<Vec<&'a str>, ApiError> {
-        let wrong = || ApiError::wrong_type(&self.full_name(member), "an array of strings");
-        self.list(member)?.iter().map(|value| value.as_str().ok_or_else(wrong)).collect()
+        let wrong_type = || ApiError::wrong_type(&self.full_name(member), "an array of strings");
+        self.list(member)?.iter().map(|value| value.as_str().ok_or_else(wrong_type)).collect()
     }
 
     fn list(&self, member: &str) -> Result<&'a [Value], ApiError> {
@@ -211,7 +217,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A whole number in digits, perhaps with zeros behind a point.
+/// Parses an integer in digits, with optional zeros behind a point.
 fn parse_integer(text: &str) -> Option<i64> {
     let (text, zeros) = text.split_once('.').unwrap_or((text, "0"));
     if zeros.is_empty() || zeros.bytes().any(|b| b != b'0') {
@@ -221,11 +227,11 @@ fn parse_integer(text: &str) -> Option<i64> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let most = if text.starts_with('-') { i64::MIN } else { i64::MAX };
-    Some(text.parse().unwrap_or(most))
+    let limit = if text.starts_with('-') { i64::MIN } else { i64::MAX };
+    Some(text.parse().unwrap_or(limit))
 }
 
-/// The beginning of a name, to be shown.
+/// Beginning of a name, for messages.
 fn truncate(name: &str) -> String {
     name.chars().take(64).collect()
 }
@@ -270,7 +276,7 @@ mod tests {
 
     #[test]
     fn numbers_are_whole_and_read_from_text_only_in_forms() {
-        for (json, text, said) in [
+        for (json, text, expected) in [
             ("30", "30", Some(30)),
             ("-1", "-1", Some(-1)),
             ("18446744073709551615", "99999999999999999999", Some(i64::MAX)),
@@ -285,10 +291,10 @@ mod tests {
             ("[]", "--3", None),
         ] {
             let params = Params::from_json(format!("{{\"N\":{json}}}").as_bytes()).unwrap();
-            let wrong = ApiError::wrong_type("N", "an integer");
-            assert_eq!(params.root().integer("N"), said.map(Some).ok_or(wrong.clone()), "{json}");
+            let wrong_type = ApiError::wrong_type("N", "an integer");
+            assert_eq!(params.root().integer("N"), expected.map(Some).ok_or(wrong_type.clone()), "{json}");
             let params = form(&[("N", text)]).unwrap();
-            assert_eq!(params.root().integer("N"), said.map(Some).ok_or(wrong), "{text}");
+            assert_eq!(params.root().integer("N"), expected.map(Some).ok_or(wrong_type), "{text}");
         }
     }
 
@@ -296,16 +302,16 @@ mod tests {
     fn wrong_types_are_named() {
         let params = Params::from_json(br#"{"T":1,"O":"x","L":{"0":"x"},"M":["x",1],"P":[1]}"#).unwrap();
         let root = params.root();
-        let says = |fault: ApiError| (fault.code, fault.message);
-        for (fault, words) in [
+        let code_and_message = |fault: ApiError| (fault.code, fault.message);
+        for (fault, text) in [
             (root.text("T").unwrap_err(), "`T` must be a string"),
             (root.object("O").unwrap_err(), "`O` must be an object"),
             (root.texts("L").unwrap_err(), "`L` must be an array"),
             (root.texts("M").unwrap_err(), "`M` must be an array of strings"),
             (root.objects("P").unwrap_err(), "`P.0` must be an object"),
         ] {
-            let (code, message) = says(fault);
-            assert!(code == "InvalidParameter" && message.contains(words), "{message}");
+            let (code, message) = code_and_message(fault);
+            assert!(code == "InvalidParameter" && message.contains(text), "{message}");
         }
     }
 

@@ -1,10 +1,11 @@
-//! From a request as it came to what is asked for, and by whom.
+//! Authenticates a request and finds its action and parameters.
 
 use std::sync::Arc;
 
 use axum::http::Method;
 
 use super::VERSION;
+use super::error_code::ErrorCode;
 use super::params::{MAX_PARAMETERS, Params};
 use super::response::ApiError;
 use super::signature::{self, ClaimedSignature};
@@ -12,14 +13,14 @@ use crate::Service;
 use crate::app::Application;
 use crate::route::ApiRequest;
 
-/// Largest query of a GET, in bytes.
+/// Largest query of a GET, in bytes: the vendor's limit.
 const MAX_QUERY_LEN: usize = 32 << 10;
-/// Largest body with a signature of version 1, in bytes.
+/// Largest body with a signature of version 1, in bytes: the vendor's limit.
 const MAX_V1_BODY_LEN: usize = 1 << 20;
-/// Largest body with a signature of version 3, in bytes.
+/// Largest body with a signature of version 3, in bytes: the vendor's limit.
 const MAX_V3_BODY_LEN: usize = 10 << 20;
 
-/// What can be asked for.
+/// Action of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Start,
@@ -30,7 +31,7 @@ pub(super) enum Action {
 impl Action {
     const ALL: [Self; 3] = [Self::Start, Self::Stop, Self::Describe];
 
-    /// The vendor's word.
+    /// The vendor's name.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Start => "StartWebRecord",
@@ -40,31 +41,32 @@ impl Action {
     }
 }
 
-/// Who asks, and for what, but not with which parameters.
+/// An authenticated request with its action; parameters follow later.
 #[derive(Debug)]
 pub(super) struct AuthenticatedRequest {
     pub action: Action,
     pub key_id: String,
-    /// The applications that the key may act for, one at least.
+    /// Applications of the key, at least one.
     pub apps: Vec<Arc<Application>>,
-    /// The parameters, if they came as a form.
+    /// The parameters, if the request is a form.
     form: Option<Vec<(String, String)>>,
 }
 
-/// Whether a request says by itself that it is meant for this vendor's API.
+/// Whether a request is meant for this API.
 pub(crate) fn matches(call: &ApiRequest) -> bool {
-    let ours = |name: &str, value: &str| name == "SecretId" || name == "Version" && value == VERSION;
-    // What is longer than that is refused, but in the words of whose request it is.
-    let marked = |bytes: &[u8], most: usize| {
-        form_urlencoded::parse(&bytes[..bytes.len().min(most)]).any(|(name, value)| ours(&name, &value))
+    let is_marker = |name: &str, value: &str| name == "SecretId" || name == "Version" && value == VERSION;
+    // A longer request is refused, but by the API that it is meant for.
+    let has_marker = |bytes: &[u8], max_len: usize| {
+        form_urlencoded::parse(&bytes[..bytes.len().min(max_len)])
+            .any(|(name, value)| is_marker(&name, &value))
     };
     call.headers.keys().any(|name| name.as_str().starts_with("x-tc-"))
         || call.header("authorization").is_some_and(|value| value.starts_with(signature::ALGORITHM))
-        || marked(call.query.as_bytes(), MAX_QUERY_LEN)
-        || content_type(call) == ContentType::Form && marked(&call.body, MAX_V1_BODY_LEN)
+        || has_marker(call.query.as_bytes(), MAX_QUERY_LEN)
+        || content_type(call) == ContentType::Form && has_marker(&call.body, MAX_V1_BODY_LEN)
 }
 
-/// The id of the key that a request names, whether it proves it or not; empty if it names none.
+/// Key id that a request claims, with a valid signature or not; empty without one.
 pub(super) fn claimed_key_id(call: &ApiRequest) -> String {
     if let Some(authorization) = call.header("authorization") {
         return signature::claimed_key_id(authorization).to_owned();
@@ -74,115 +76,121 @@ pub(super) fn claimed_key_id(call: &ApiRequest) -> String {
 }
 
 impl AuthenticatedRequest {
-    /// Reads a request and has it prove whose it is.
+    /// Authenticates a request.
     pub(super) fn authenticate(service: &Service, call: &ApiRequest) -> Result<Self, ApiError> {
         if !matches!(call.method, Method::GET | Method::POST) {
-            return Err(ApiError::new("UnsupportedProtocol", "only GET and POST are possible"));
+            return Err(ApiError::new(ErrorCode::UnsupportedProtocol, "the method must be GET or POST"));
         }
         let by_header = call.headers.contains_key("authorization");
         check_size(call, by_header)?;
         let form = parse_form(call)?;
-        let of_form = |name: &str| {
+        let form_param = |name: &str| {
             let found = form.iter().flatten().find(|(n, v)| n == name && !v.is_empty());
             found.map(|(_, value)| value.as_str())
         };
-        let first_version = !by_header && (of_form("SecretId").is_some() || of_form("Signature").is_some());
+        let is_v1 = !by_header && (form_param("SecretId").is_some() || form_param("Signature").is_some());
         let claim = match &form {
-            Some(_) if first_version && !service.config.tencent.v1_signatures => {
-                let words = "signatures of version 1 (HmacSHA1, HmacSHA256) are not accepted here: sign with TC3-HMAC-SHA256";
-                return Err(ApiError::new("AuthFailure.SignatureFailure", words));
+            Some(_) if is_v1 && !service.config.tencent.v1_signatures => {
+                let message = "signatures of version 1 (HmacSHA1, HmacSHA256) are switched off: sign with \
+                               TC3-HMAC-SHA256";
+                return Err(ApiError::new(ErrorCode::SignatureFailure, message));
             }
-            Some(pairs) if first_version => ClaimedSignature::parse_v1(call, pairs)?,
+            Some(pairs) if is_v1 => ClaimedSignature::parse_v1(call, pairs)?,
             _ => ClaimedSignature::parse_v3(call)?,
         };
         let apps = verify_signature(service, &claim)?;
-        // The first version has them among the parameters, the third one in headers.
-        let common = |name: &str| {
-            let of_header = || call.header(&format!("x-tc-{name}")).filter(|value| !value.is_empty());
-            if first_version { of_form(name) } else { of_header() }
+        // Version 1 has these among the parameters, version 3 in headers.
+        let common_param = |name: &str| {
+            let from_header = || call.header(&format!("x-tc-{name}")).filter(|value| !value.is_empty());
+            if is_v1 { form_param(name) } else { from_header() }
         };
-        if common("Token").is_some() {
-            let words =
-                "there are no temporary keys here: use a key of the application, and leave out the token";
-            return Err(ApiError::new("AuthFailure.TokenFailure", words));
+        if common_param("Token").is_some() {
+            let message =
+                "temporary keys are not supported: use a key of the application, and leave out the token";
+            return Err(ApiError::new(ErrorCode::TokenFailure, message));
         }
-        let needed = |name| common(name).ok_or_else(|| ApiError::missing_parameter("MissingParameter", name));
-        let action = needed("Action")?;
-        if needed("Version")? != VERSION {
-            return Err(ApiError::new("NoSuchVersion", format!("only version {VERSION} is served")));
+        let required = |name| {
+            common_param(name).ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingParameter, name))
+        };
+        let action = required("Action")?;
+        if required("Version")? != VERSION {
+            return Err(ApiError::new(ErrorCode::NoSuchVersion, format!("the version must be {VERSION}")));
         }
-        let action = Action::ALL
-            .into_iter()
-            .find(|known| known.as_str() == action)
-            .ok_or_else(|| ApiError::new("InvalidAction", "there is no such action"))?;
-        check_region(&service.config.tencent.regions, common("Region"))?;
+        let action = Action::ALL.into_iter().find(|known| known.as_str() == action).ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::InvalidAction,
+                "there is no such action: use StartWebRecord, StopWebRecord or DescribeWebRecord",
+            )
+        })?;
+        check_region(&service.config.tencent.regions, common_param("Region"))?;
         Ok(Self { action, key_id: claim.key_id, apps, form })
     }
 
-    /// The parameters.
+    /// Parses the parameters.
     pub(super) fn params(&self, call: &ApiRequest) -> Result<Params, ApiError> {
         match (&self.form, content_type(call)) {
             (Some(pairs), _) => Params::from_form(pairs),
             (None, ContentType::Multipart) => {
-                Err(ApiError::new("InvalidRequest", "multipart bodies are for other actions: send JSON"))
+                Err(ApiError::new(ErrorCode::InvalidRequest, "multipart bodies are not supported: send JSON"))
             }
             (None, ContentType::Other) => {
-                let words = "the Content-Type must be application/json or application/x-www-form-urlencoded";
-                Err(ApiError::new("InvalidParameter.BodyParamsError", words))
+                let message =
+                    "the Content-Type must be application/json or application/x-www-form-urlencoded";
+                Err(ApiError::new(ErrorCode::BodyParamsError, message))
             }
             (None, ContentType::Json | ContentType::Form) => Params::from_json(&call.body),
         }
     }
 }
 
-/// The applications of the key that made this signature.
+/// Applications of the key that made this signature.
 fn verify_signature(service: &Service, claim: &ClaimedSignature) -> Result<Vec<Arc<Application>>, ApiError> {
     claim.check_timestamp(service.now().div_euclid(1000))?;
     let mut apps = service.apps.by_key(&claim.key_id);
     if apps.is_empty() {
-        let words = "there is no such SecretId, or it is disabled";
-        return Err(ApiError::new("AuthFailure.SecretIdNotFound", words));
+        let message = "there is no such SecretId, or it is disabled";
+        return Err(ApiError::new(ErrorCode::SecretIdNotFound, message));
     }
-    let own = |app: &Application| {
+    let is_signer = |app: &Application| {
         app.keys
             .iter()
             .any(|key| !key.disabled && key.id == claim.key_id && claim.is_signed_with(&key.secret))
     };
-    apps.retain(|app| own(app));
-    // An application may have the same key twice.
+    apps.retain(|app| is_signer(app));
+    // An application may list the same key twice.
     apps.dedup_by(|a, b| a.name == b.name);
     if apps.is_empty() {
-        let words = "the signature does not match: check the SecretKey and what is signed";
-        return Err(ApiError::new("AuthFailure.SignatureFailure", words));
+        let message = "the signature does not match: check the SecretKey and the signed text";
+        return Err(ApiError::new(ErrorCode::SignatureFailure, message));
     }
     Ok(apps)
 }
 
 fn check_size(call: &ApiRequest, by_header: bool) -> Result<(), ApiError> {
-    let (size, most) = match (&call.method, by_header) {
+    let (size, max_len) = match (&call.method, by_header) {
         (&Method::GET, _) => (call.query.len(), MAX_QUERY_LEN),
         (_, true) => (call.body.len(), MAX_V3_BODY_LEN),
         (_, false) => (call.body.len(), MAX_V1_BODY_LEN),
     };
-    if size <= most {
+    if size <= max_len {
         return Ok(());
     }
     Err(ApiError::new(
-        "RequestSizeLimitExceeded",
-        format!("the request has {size} bytes, {most} are possible"),
+        ErrorCode::RequestSizeLimitExceeded,
+        format!("the request has {size} bytes: the limit is {max_len}"),
     ))
 }
 
-/// The parameters of a request that has them as a form; `None` for any other.
+/// Parameters of a form; `None` for any other request.
 fn parse_form(call: &ApiRequest) -> Result<Option<Vec<(String, String)>>, ApiError> {
     let (text, code) = match (&call.method, content_type(call)) {
-        (&Method::GET, _) => (call.query.as_bytes(), "InvalidParameter.UrlParamsError"),
-        (_, ContentType::Form) => (&call.body[..], "InvalidParameter.BodyParamsError"),
+        (&Method::GET, _) => (call.query.as_bytes(), ErrorCode::UrlParamsError),
+        (_, ContentType::Form) => (&call.body[..], ErrorCode::BodyParamsError),
         (_, ContentType::Json | ContentType::Multipart | ContentType::Other) => return Ok(None),
     };
     let pairs: Vec<_> = form_urlencoded::parse(text).into_owned().take(MAX_PARAMETERS + 1).collect();
     if pairs.len() > MAX_PARAMETERS {
-        return Err(ApiError::new(code, format!("there are more than {MAX_PARAMETERS} parameters")));
+        return Err(ApiError::new(code, format!("the form has more than {MAX_PARAMETERS} parameters")));
     }
     Ok(Some(pairs))
 }
@@ -195,7 +203,7 @@ enum ContentType {
     Other,
 }
 
-/// What a body says it is, whatever charset stands behind it.
+/// Media type of the body, without its charset.
 fn content_type(call: &ApiRequest) -> ContentType {
     let kind = call.header("content-type").unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -207,11 +215,14 @@ fn content_type(call: &ApiRequest) -> ContentType {
     }
 }
 
-fn check_region(served: &[String], asked: Option<&str>) -> Result<(), ApiError> {
-    match asked {
+fn check_region(served: &[String], requested: Option<&str>) -> Result<(), ApiError> {
+    match requested {
         _ if served.is_empty() => Ok(()),
-        None => Err(ApiError::missing_parameter("MissingParameter", "Region")),
+        None => Err(ApiError::missing_parameter(ErrorCode::MissingParameter, "Region")),
         Some(region) if served.iter().any(|other| other == region) => Ok(()),
-        Some(_) => Err(ApiError::new("UnsupportedRegion", format!("the regions are {}", served.join(", ")))),
+        Some(_) => Err(ApiError::new(
+            ErrorCode::UnsupportedRegion,
+            format!("the region must be one of {}", served.join(", ")),
+        )),
     }
 }

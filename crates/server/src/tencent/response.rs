@@ -1,5 +1,6 @@
-//! What goes back: always status 200, always this content type to the letter, always a request id. The vendor's SDKs read the code of
-//! an error from nothing else.
+//! Answers in Tencent's envelope. The status is always 200, the content type always exactly
+//! `application/json`, and there is always a request id: the vendor's SDKs read errors from nothing but the
+//! code.
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
@@ -7,60 +8,63 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use super::error_code::ErrorCode;
+use crate::internal_error::InternalError;
 use crate::route::ApiRequest;
-use crate::service;
 
-/// SDKs name their requests with it, and look for it in answers.
+/// Header with the trace id of an SDK, which the answer repeats.
 const TRACE_ID_HEADER: HeaderName = HeaderName::from_static("x-tc-traceid");
-/// Longest trace id that is sent back, in bytes.
+/// Longest trace id that is repeated, in bytes: SDKs send UUIDs.
 const MAX_TRACE_ID_LEN: usize = 128;
 
-/// Why a request is refused.
+/// Error answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ApiError {
-    /// The vendor's code.
-    pub code: &'static str,
-    /// For people, without secrets.
+    /// Code, for programs.
+    pub code: ErrorCode,
+    /// Sentence for people, without secrets.
     pub message: String,
+    /// Cause for the log, which the caller does not see.
+    pub internal: Option<InternalError>,
 }
 
 impl ApiError {
-    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), internal: None }
     }
 
-    /// A compulsory field that is not there.
-    pub(super) fn missing_parameter(code: &'static str, field: &str) -> Self {
+    /// A required parameter is missing.
+    pub(super) fn missing_parameter(code: ErrorCode, field: &str) -> Self {
         Self::new(code, format!("the request is missing the required parameter `{field}`"))
     }
 
-    /// A field of the wrong type.
-    pub(super) fn wrong_type(field: &str, wanted: &str) -> Self {
-        Self::new("InvalidParameter", format!("the parameter `{field}` must be {wanted}"))
+    /// A parameter has the wrong type.
+    pub(super) fn wrong_type(field: &str, expected: &str) -> Self {
+        Self::new(ErrorCode::InvalidParameter, format!("the parameter `{field}` must be {expected}"))
     }
 
-    /// A number beyond its range.
-    pub(super) fn out_of_range(field: &str, given: i64, range: &std::ops::RangeInclusive<i64>) -> Self {
+    /// A number is outside its range.
+    pub(super) fn out_of_range(field: &str, value: i64, range: &std::ops::RangeInclusive<i64>) -> Self {
         let (low, high) = (range.start(), range.end());
         Self::new(
-            "InvalidParameter.OutOfRange",
-            format!("the parameter `{field}` is {given}: {low} to {high} are possible"),
+            ErrorCode::OutOfRange,
+            format!("the parameter `{field}` is {value}: it must be {low} to {high}"),
         )
     }
 
-    /// The task is unknown, somebody else's, or over.
+    /// The task is unknown, belongs to another application, or has ended.
     pub(super) fn task_not_found() -> Self {
-        Self::new("FailedOperation.TaskNotExist", "task not exist")
+        Self::new(ErrorCode::TaskNotExist, "task not exist")
     }
 }
 
-/// The answer to `call`.
+/// Builds the answer to `call`.
 pub(super) fn respond(call: &ApiRequest, result: Result<Map<String, Value>, ApiError>) -> Response {
-    let mut inner = result.unwrap_or_else(|ApiError { code, message }| {
-        let error = json!({ "Code": code, "Message": message });
+    let mut inner = result.unwrap_or_else(|ApiError { code, message, .. }| {
+        let error = json!({ "Code": code.as_str(), "Message": message });
         Map::from_iter([("Error".to_owned(), error)])
     });
-    inner.insert("RequestId".to_owned(), service::request_id().into());
+    inner.insert("RequestId".to_owned(), call.id.as_str().into());
     let mut response = Response::new(Body::from(json!({ "Response": inner }).to_string()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,35 +1,38 @@
-//! Signatures: version 3 (`TC3-HMAC-SHA256`) in headers, version 1 (`HmacSHA1`, `HmacSHA256`) among the
-//! parameters.
+//! Request signatures: version 3 (`TC3-HMAC-SHA256`) in headers, version 1 (`HmacSHA1`, `HmacSHA256`) among
+//! the parameters.
 //!
-//! A request that comes a second time within its five minutes is answered a second time. It could be known by
-//! its signature, but the vendor's Go SDK sends the very same bytes again after `RequestLimitExceeded` and
-//! after a lost connection, and would be told that its own request is a forgery. To stop or to describe twice
-//! does no harm, and to start twice is what `RecordId` is for.
+//! A repeated request is answered again within its five minutes. Its signature would identify it, but the
+//! vendor's Go SDK repeats the same bytes after `RequestLimitExceeded` and after a lost connection, and would
+//! be refused as a forger. Repeating stop and describe is harmless, and `RecordId` prevents starting twice.
 
-use aws_lc_rs::{constant_time, digest, hmac};
+use aws_lc_rs::{constant_time, hmac};
+use base16ct::lower::encode_string as hex;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::DateTime;
 use pagecast_core::spec::Secret;
+use pagecast_tc3::{SigningInput, SigningKey, TERMINATOR, canonical_request, sha256_hex, string_to_sign};
 
+pub(super) use pagecast_tc3::ALGORITHM;
+
+use super::error_code::ErrorCode;
 use super::response::ApiError;
 use crate::route::ApiRequest;
 
-/// What `Authorization` begins with.
-pub(super) const ALGORITHM: &str = "TC3-HMAC-SHA256";
-/// A header of this value says that the body is not signed.
+/// Value of `X-TC-Content-SHA256` of a request whose body is not signed.
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
-/// How far a client's clock may be from ours, in seconds.
+/// Largest difference between a client's clock and ours, in seconds: the vendor's limit.
 const MAX_CLOCK_SKEW_S: u64 = 300;
-/// Most headers that are signed.
+/// Most signed headers: SDKs sign two or three.
 const MAX_SIGNED_HEADERS: usize = 32;
-/// Longest `Authorization`, in bytes.
+/// Longest `Authorization` header, in bytes: an SDK's has some 300.
 const MAX_AUTHORIZATION_LEN: usize = 4096;
 
-/// A signature, and all that it may be of: clients differ in small things, of which every way is good.
+/// A signature as a request states it, with all texts that it may cover: clients differ in details, and every
+/// documented variant is accepted.
 #[derive(Debug)]
 pub(super) struct ClaimedSignature {
-    /// Whose it claims to be.
+    /// Key id that the request claims.
     pub key_id: String,
     timestamp: i64,
     strings_to_sign: Vec<String>,
@@ -43,12 +46,13 @@ enum SignatureVersion {
 }
 
 impl ClaimedSignature {
-    /// Reads version 3.
+    /// Parses a signature of version 3.
     pub(super) fn parse_v3(call: &ApiRequest) -> Result<Self, ApiError> {
-        let header =
-            |name| call.header(name).ok_or_else(|| ApiError::missing_parameter("MissingParameter", name));
+        let header = |name| {
+            call.header(name).ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingParameter, name))
+        };
         let credential = Authorization::parse(call.header("authorization").unwrap_or_default())
-            .ok_or_else(|| ApiError::new("AuthFailure.InvalidAuthorization", MALFORMED_AUTHORIZATION))?;
+            .ok_or_else(|| ApiError::new(ErrorCode::InvalidAuthorization, MALFORMED_AUTHORIZATION))?;
         let stamp = header("x-tc-timestamp")?;
         let timestamp = parse_timestamp(stamp, "X-TC-Timestamp")?;
         let Authorization { key_id, date, service, signed_headers: signed, signature } = credential;
@@ -67,7 +71,7 @@ impl ClaimedSignature {
         for host in host_candidates(header("host")?) {
             for lower in [false, true] {
                 let block = canonical_headers(call, signed, host, lower)?;
-                let canonical = format!("{}\n/\n{query}\n{block}\n{signed}\n{payload}", call.method);
+                let canonical = canonical_request(call.method.as_str(), query, &block, signed, &payload);
                 texts.push(string_to_sign(stamp, date, service, &canonical));
             }
         }
@@ -80,16 +84,17 @@ impl ClaimedSignature {
         Ok(Self { key_id: key_id.to_owned(), timestamp, strings_to_sign: texts, version: kind })
     }
 
-    /// Reads version 1 from the parameters of a request, decoded.
+    /// Parses a signature of version 1 from decoded parameters.
     pub(super) fn parse_v1(call: &ApiRequest, pairs: &[(String, String)]) -> Result<Self, ApiError> {
         let find =
             |name: &str| pairs.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str());
-        let needed = |name| find(name).ok_or_else(|| ApiError::missing_parameter("MissingParameter", name));
-        let (key_id, signature) = (needed("SecretId")?, needed("Signature")?);
-        let timestamp = parse_timestamp(needed("Timestamp")?, "Timestamp")?;
-        if needed("Nonce")?.parse::<u64>().is_err() {
+        let required =
+            |name| find(name).ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingParameter, name));
+        let (key_id, signature) = (required("SecretId")?, required("Signature")?);
+        let timestamp = parse_timestamp(required("Timestamp")?, "Timestamp")?;
+        if required("Nonce")?.parse::<u64>().is_err() {
             return Err(ApiError::new(
-                "InvalidParameterValue",
+                ErrorCode::InvalidParameterValue,
                 "the parameter `Nonce` must be a positive integer",
             ));
         }
@@ -97,15 +102,16 @@ impl ClaimedSignature {
             "HmacSHA1" => false,
             "HmacSHA256" => true,
             _ => {
-                let words = "the parameter `SignatureMethod` must be HmacSHA1 or HmacSHA256";
-                return Err(ApiError::new("InvalidParameterValue", words));
+                let message = "the parameter `SignatureMethod` must be HmacSHA1 or HmacSHA256";
+                return Err(ApiError::new(ErrorCode::InvalidParameterValue, message));
             }
         };
-        let host =
-            call.header("host").ok_or_else(|| ApiError::missing_parameter("MissingParameter", "host"))?;
+        let host = call
+            .header("host")
+            .ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingParameter, "host"))?;
         let texts =
             host_candidates(host).map(|host| string_to_sign_v1(call.method.as_str(), host, pairs)).collect();
-        // What is not base64 is nobody's signature.
+        // Invalid base64 becomes an empty signature, which matches no secret.
         let signature = STANDARD.decode(signature).unwrap_or_default();
         Ok(Self {
             key_id: key_id.to_owned(),
@@ -115,38 +121,38 @@ impl ClaimedSignature {
         })
     }
 
-    /// Whether it was made within five minutes of `now_s`, Unix seconds.
+    /// Checks that the timestamp is within five minutes of `now_s`, in Unix seconds.
     pub(super) fn check_timestamp(&self, now_s: i64) -> Result<(), ApiError> {
         if now_s.abs_diff(self.timestamp) <= MAX_CLOCK_SKEW_S {
             return Ok(());
         }
         Err(ApiError::new(
-            "AuthFailure.SignatureExpire",
+            ErrorCode::SignatureExpire,
             "the signature is expired: its timestamp is more than five minutes away from the server's clock",
         ))
     }
 
-    /// Whether this secret made it.
+    /// Whether this secret made the signature.
     pub(super) fn is_signed_with(&self, secret: &Secret) -> bool {
-        let same = |a: &[u8], b: &[u8]| constant_time::verify_slices_are_equal(a, b).is_ok();
+        let is_equal = |a: &[u8], b: &[u8]| constant_time::verify_slices_are_equal(a, b).is_ok();
         match &self.version {
             SignatureVersion::V3 { date, service, signature } => {
-                let key = signing_key(secret, date, service);
-                let made =
-                    self.strings_to_sign.iter().map(|text| hex(hmac::sign(&key, text.as_bytes()).as_ref()));
-                made.fold(false, |found, made| found | same(made.as_bytes(), signature.as_bytes()))
+                let key = SigningKey::derive(secret.reveal(), date, service);
+                // All are compared: the time must not tell which variant matched.
+                let made = self.strings_to_sign.iter().map(|text| hex(&key.sign(text)));
+                made.fold(false, |found, made| found | is_equal(made.as_bytes(), signature.as_bytes()))
             }
             SignatureVersion::V1 { sha256, signature } => {
                 let key = hmac::Key::new(algorithm_v1(*sha256), secret.reveal().as_bytes());
                 let made = self.strings_to_sign.iter().map(|text| hmac::sign(&key, text.as_bytes()));
-                made.fold(false, |found, made| found | same(made.as_ref(), signature))
+                made.fold(false, |found, made| found | is_equal(made.as_ref(), signature))
             }
         }
     }
 }
 
-/// The headers that sign a request of ours by POST, version 3: name and value. `host` as it is sent, with the
-/// port if there is one; `unix_s` in seconds.
+/// Headers that sign a POST with version 3: names and values. `host` is sent with its port, if any; `unix_s`
+/// is in seconds.
 #[must_use]
 pub fn sign_v3(
     key_id: &str,
@@ -156,28 +162,25 @@ pub fn sign_v3(
     body: &[u8],
     unix_s: i64,
 ) -> Vec<(&'static str, String)> {
-    const KIND: &str = "application/json";
-    const SIGNED: &str = "content-type;host";
-    const SERVICE: &str = "trtc";
-    let (stamp, date) = (unix_s.to_string(), utc_day(unix_s).unwrap_or_default());
-    let block = format!("content-type:{KIND}\nhost:{host}\n");
-    let canonical = format!("POST\n/\n\n{block}\n{SIGNED}\n{}", sha256_hex(body));
-    let text = string_to_sign(&stamp, &date, SERVICE, &canonical);
-    let signature = hex(hmac::sign(&signing_key(secret, &date, SERVICE), text.as_bytes()).as_ref());
-    let credential = format!("{key_id}/{date}/{SERVICE}/tc3_request");
+    const JSON: &str = "application/json";
+    let signed = SigningInput {
+        method: "POST",
+        query: "",
+        headers: &[("content-type", JSON), ("host", host)],
+        payload_hash: &sha256_hex(body),
+        timestamp: unix_s.unsigned_abs(),
+        service: "trtc",
+    };
     vec![
-        ("Content-Type", KIND.to_owned()),
+        ("Content-Type", JSON.to_owned()),
         ("X-TC-Action", action.to_owned()),
         ("X-TC-Version", super::VERSION.to_owned()),
-        ("X-TC-Timestamp", stamp),
-        (
-            "Authorization",
-            format!("{ALGORITHM} Credential={credential}, SignedHeaders={SIGNED}, Signature={signature}"),
-        ),
+        ("X-TC-Timestamp", unix_s.to_string()),
+        ("Authorization", signed.authorization(key_id, secret.reveal())),
     ]
 }
 
-/// The id of the key that an `Authorization` header names, whether the rest of it is well formed or not.
+/// Key id in an `Authorization` header, well formed or not.
 pub(super) fn claimed_key_id(authorization: &str) -> &str {
     let (_, credential) = authorization.split_once("Credential=").unwrap_or_default();
     credential.split(['/', ',']).next().unwrap_or_default()
@@ -186,7 +189,7 @@ pub(super) fn claimed_key_id(authorization: &str) -> &str {
 const MALFORMED_AUTHORIZATION: &str = "the header Authorization must be TC3-HMAC-SHA256 \
     Credential=ID/YYYY-MM-DD/SERVICE/tc3_request, SignedHeaders=content-type;host, Signature=HEX";
 
-/// What stands in `Authorization`.
+/// Parsed `Authorization` header.
 struct Authorization<'a> {
     key_id: &'a str,
     date: &'a str,
@@ -196,7 +199,7 @@ struct Authorization<'a> {
 }
 
 impl<'a> Authorization<'a> {
-    /// `None` for whatever is malformed, `SKIP` of unsigned calls included.
+    /// Parses the header; `None` if it is malformed, including `SKIP` of unsigned calls.
     fn parse(authorization: &'a str) -> Option<Self> {
         if authorization.len() > MAX_AUTHORIZATION_LEN {
             return None;
@@ -217,8 +220,8 @@ impl<'a> Authorization<'a> {
         }
         let mut scope = credential?.split('/');
         let (key_id, date, service) = (scope.next()?, scope.next()?, scope.next()?);
-        let closed = scope.next() == Some("tc3_request") && scope.next().is_none();
-        // SDKs that are given another host than the vendor's name the service after that.
+        let closed = scope.next() == Some(TERMINATOR) && scope.next().is_none();
+        // An SDK with another host than the vendor's takes the service from that host's name.
         let is_service = (1..=253).contains(&service.len()) && service.bytes().all(|b| b.is_ascii_graphic());
         let (signed, signature) = (signed?, signature?);
         let names: Vec<&str> = signed.split(';').collect();
@@ -238,28 +241,29 @@ impl<'a> Authorization<'a> {
     }
 }
 
-/// The signed headers, a line each. The documents want values in lower case, SDKs leave them as they are.
+/// The signed headers, one line each. The documents require values in lower case, but SDKs do not change
+/// them.
 fn canonical_headers(call: &ApiRequest, signed: &str, host: &str, lower: bool) -> Result<String, ApiError> {
     let mut block = String::new();
     for name in signed.split(';') {
         let values = call.headers.get_all(name).iter().count();
         let value = if name == "host" { Some(host) } else { call.header(name).filter(|_| values == 1) };
         let value =
-            value.ok_or_else(|| signature_mismatch("a signed header is missing, or there twice"))?.trim();
+            value.ok_or_else(|| signature_mismatch("a signed header is missing or present twice"))?.trim();
         let value = if lower { value.to_ascii_lowercase() } else { value.to_owned() };
         block.push_str(&format!("{name}:{value}\n"));
     }
     Ok(block)
 }
 
-/// The host as it was sent, and without its port: not all SDKs sign that.
+/// The host as sent, and without its port: some SDKs sign only that.
 fn host_candidates(host: &str) -> impl Iterator<Item = &str> {
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     let bare = host.rsplit_once(':').filter(|(_, port)| is_port(port)).map(|(bare, _)| bare);
     [Some(host), bare].into_iter().flatten()
 }
 
-/// What version 1 signs.
+/// Text that version 1 signs.
 fn string_to_sign_v1(method: &str, host: &str, pairs: &[(String, String)]) -> String {
     let own = pairs.iter().filter(|(name, _)| name != "Signature");
     let mut signed: Vec<_> = own.map(|(name, value)| (name.replace('_', "."), value)).collect();
@@ -272,40 +276,20 @@ fn algorithm_v1(sha256: bool) -> hmac::Algorithm {
     if sha256 { hmac::HMAC_SHA256 } else { hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY }
 }
 
-fn string_to_sign(stamp: &str, date: &str, service: &str, canonical: &str) -> String {
-    format!("{ALGORITHM}\n{stamp}\n{date}/{service}/tc3_request\n{}", sha256_hex(canonical.as_bytes()))
-}
-
-fn signing_key(secret: &Secret, date: &str, service: &str) -> hmac::Key {
-    let mut key = format!("TC3{}", secret.reveal()).into_bytes();
-    for part in [date, service, "tc3_request"] {
-        key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), part.as_bytes()).as_ref().to_vec();
-    }
-    hmac::Key::new(hmac::HMAC_SHA256, &key)
-}
-
 fn signature_mismatch(why: &str) -> ApiError {
-    ApiError::new("AuthFailure.SignatureFailure", format!("the signature does not match: {why}"))
+    ApiError::new(ErrorCode::SignatureFailure, format!("the signature does not match: {why}"))
 }
 
 fn parse_timestamp(text: &str, name: &str) -> Result<i64, ApiError> {
-    // Digits only: a number that is written differently would be signed differently.
+    // Only digits: a number in another form would be signed differently.
     let digits = (1..=12).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    let bad = || ApiError::new("InvalidParameterValue", format!("`{name}` must be Unix seconds"));
+    let bad = || ApiError::new(ErrorCode::InvalidParameterValue, format!("`{name}` must be Unix seconds"));
     text.parse().ok().filter(|_| digits).ok_or_else(bad)
 }
 
-/// The UTC day of a time, like `2023-11-14`.
+/// UTC day of a time, like `2023-11-14`.
 fn utc_day(unix_s: i64) -> Option<String> {
     Some(DateTime::from_timestamp(unix_s, 0)?.format("%Y-%m-%d").to_string())
-}
-
-fn sha256_hex(bytes: &[u8]) -> String {
-    hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

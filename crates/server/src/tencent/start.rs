@@ -1,4 +1,4 @@
-//! `StartWebRecord`.
+//! `StartWebRecord`: creates a cast for a task.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -12,88 +12,88 @@ use pagecast_core::spec::{
 use pagecast_fleet::{CastKey, CreateOutcome, KeyRetention, NewCast};
 use serde_json::{Map, Value, json};
 
+use super::error_code::ErrorCode;
 use super::params::{Object, Params};
 use super::response::ApiError;
 use super::{ORIGIN, internal_error, storage};
 use crate::Service;
 use crate::app::Application;
 use crate::config;
+use crate::new_cast::CastDraft;
 
-/// Longest `RecordId`, in bytes.
+/// Longest `RecordId`, in bytes: the vendor's limit.
 const MAX_RECORD_ID_LEN: usize = 31;
-/// Seconds that a page may take to be ready; 0 waits for nothing.
+/// Range of `ReadyTimeout` in seconds; 0 does not wait.
 const READY_TIMEOUT_RANGE_S: RangeInclusive<i64> = 0..=60;
-/// Width in pixels. The vendor's lower bound is 0, which stands for a width that is not given.
+/// Range of widths in pixels. The vendor's lower bound is 0, which counts as absent.
 const WIDTH_RANGE: RangeInclusive<i64> = 0..=1920;
-/// Height in pixels, likewise.
+/// Range of heights in pixels.
 const HEIGHT_RANGE: RangeInclusive<i64> = 0..=1080;
-/// Width and height of a task that does not say otherwise.
+/// Default width and height, in pixels.
 const DEFAULT_SIZE: (i64, i64) = (1280, 720);
-/// Minutes of an MP4 file, of which the last is usual.
+/// Range of the length of an MP4 file, in minutes; the default is the longest.
 const SPLIT_RANGE_MINUTES: RangeInclusive<i64> = 1..=1440;
-/// A server of RTMP that is without a connection for so long has failed for good: it is told for that long,
-/// and no longer.
+/// Time without a connection after which an RTMP push has failed for good: callbacks about it are only sent
+/// for that long.
 const PUSH_RECONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Starts a task, and says which.
+/// Starts a task and answers its id.
 pub(super) async fn start(
     service: &Service,
     apps: &[Arc<Application>],
     params: &Params,
 ) -> Result<Map<String, Value>, ApiError> {
     let new = new_cast(service, apps, &params.root())?;
-    match service.create(new).await.map_err(internal_error)? {
+    match service.create(new).await.map_err(|error| internal_error(&error))? {
         CreateOutcome::New(cast) => Ok(Map::from_iter([("TaskId".to_owned(), cast.id.as_str().into())])),
         CreateOutcome::Exists(_) => {
-            Err(ApiError::new("FailedOperation.TaskExist", "a task with this RecordId is running"))
+            Err(ApiError::new(ErrorCode::TaskExist, "a task with this RecordId is running"))
         }
         CreateOutcome::QuotaExceeded => Err(ApiError::new(
-            "ResourceInsufficient.RequestRejection",
-            "the application has as many tasks as it may have",
+            ErrorCode::RequestRejection,
+            "the application's limit of tasks at the same time is reached: stop one, or try again later",
         )),
-        CreateOutcome::QueueFull => Err(ApiError::new(
-            "ResourceInsufficient.RequestRejection",
-            "too many tasks are waiting to be started",
-        )),
+        CreateOutcome::QueueFull => {
+            Err(ApiError::new(ErrorCode::RequestRejection, "the queue is full: try again later"))
+        }
         CreateOutcome::BytesExceeded(_) => Err(ApiError::new(
-            "ResourceInsufficient.RequestRejection",
-            "too much is kept of the application's tasks (max_kept_mib): wait for some to end",
+            ErrorCode::RequestRejection,
+            "the application's history is full (max_history_mib): wait for tasks to end",
         )),
     }
 }
 
-/// What a task is called among those that must not run twice.
+/// Key that only one running task can have.
 pub(super) fn record_key(sdk_app_id: u64, record_id: &str) -> CastKey {
     CastKey(format!("record/{sdk_app_id}/{record_id}"))
 }
 
-/// `SdkAppId`, if it is there.
+/// `SdkAppId`, if it is present.
 pub(super) fn sdk_app_id(root: &Object<'_>) -> Result<Option<u64>, ApiError> {
-    let bad = || ApiError::new("InvalidParameter.SdkAppId", "the parameter `SdkAppId` must be positive");
-    let positive = |id: i64| u64::try_from(id).ok().filter(|id| *id > 0).ok_or_else(bad);
+    let invalid = || ApiError::new(ErrorCode::InvalidSdkAppId, "the parameter `SdkAppId` must be positive");
+    let positive = |id: i64| u64::try_from(id).ok().filter(|id| *id > 0).ok_or_else(invalid);
     root.integer("SdkAppId")?.map(positive).transpose()
 }
 
-/// Checks every field, and says in our words what is wanted.
+/// Checks every parameter and builds the cast.
 fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> Result<NewCast, ApiError> {
     let app = find_application(apps, root)?;
     let id = service.new_cast_id();
     let mut spec = service.new_cast_spec(&app, &id, source(root)?);
-    let (to, format) = storage::parse(&app, root)?;
+    let (storage_target, format) = storage::parse(&app, root)?;
     spec.recording = Some({
-        // In video on demand the kind of medium decides, whatever else is asked for, and there is no backup
-        // for it.
+        // Video on demand decides the format by its media type, and has no backup.
         let video = VideoParams::parse(root, format)?;
-        let mut recording = service.new_recording(&app, &id, Some(to));
+        let mut recording = service.new_recording(&app, &id, Some(storage_target));
         recording.format = video.format;
         recording.backup = recording.backup.filter(|_| format.is_none());
         recording.split = video.split;
         recording
     });
-    let longest_s = max_duration_s(&service.config.tencent, root)?;
-    spec.limits.max_time = spec.limits.max_time.min(Duration::from_secs(longest_s));
-    if service.config.tencent.limit_video {
-        // Unless the application has a limit of its own.
+    let max_time_s = max_duration_s(&service.config.tencent, root)?;
+    spec.limits.max_time = spec.limits.max_time.min(Duration::from_secs(max_time_s));
+    if service.config.tencent.enforce_video_limit {
+        // The application's own limit takes precedence.
         spec.limits.max_video.get_or_insert(Size::FULL_HD);
     }
     let ready_s = root.integer_in("ReadyTimeout", READY_TIMEOUT_RANGE_S)?.unwrap_or(0).unsigned_abs();
@@ -104,7 +104,7 @@ fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> 
     spec.pushes = pushes(&app, root)?;
     let record_id = record_id(root)?;
     spec.validate().map_err(|error| spec_api_error(&error))?;
-    // With the application's number, which the request may have left out.
+    // The request may have left out the application's number.
     let sdk_app_id = app.sdk_app_id.unwrap_or_default();
     let mut request = json!({ "SdkAppId": sdk_app_id });
     if let Some(record_id) = record_id {
@@ -114,43 +114,32 @@ fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> 
         request[super::callback::PUSH_URLS_FIELD] =
             spec.pushes.iter().map(|push| push.url.reveal()).collect();
     }
-    let casts = &service.config.casts;
-    Ok(NewCast {
-        id,
-        app: app.name.clone(),
-        api: ORIGIN.to_owned(),
-        key: record_id.map(|record_id| record_key(sdk_app_id, record_id)),
-        key_retention: KeyRetention::UntilEnded,
-        request,
-        spec,
-        queue_timeout: Duration::from_secs(casts.queue_s),
-        quota: app.max_casts,
-        max_bytes: app.max_kept_bytes(),
-        queue_limit: casts.queue_limit,
-        notify: true,
-    })
+    let key = record_id.map(|record_id| (record_key(sdk_app_id, record_id), KeyRetention::UntilEnded));
+    // Whether the application has a receiver is decided when a callback is due.
+    let draft = CastDraft { id, origin: ORIGIN, key, request, spec, queue_timeout: None, notify: true };
+    Ok(draft.into_new_cast(service, &app))
 }
 
-/// The application that is named. The oldest examples of the vendor name none: a key that has only one means
-/// that.
+/// Finds the application. The vendor's oldest examples name none: a key of only one application means that
+/// one.
 fn find_application(apps: &[Arc<Application>], root: &Object<'_>) -> Result<Arc<Application>, ApiError> {
-    let mut able = apps.iter().filter(|app| app.sdk_app_id.is_some());
+    let mut candidates = apps.iter().filter(|app| app.sdk_app_id.is_some());
     let Some(id) = sdk_app_id(root)? else {
-        return match (able.next(), able.next()) {
+        return match (candidates.next(), candidates.next()) {
             (Some(only), None) => Ok(Arc::clone(only)),
-            _ => Err(ApiError::missing_parameter("MissingParameter.SdkAppId", "SdkAppId")),
+            _ => Err(ApiError::missing_parameter(ErrorCode::MissingSdkAppId, "SdkAppId")),
         };
     };
-    let named = able.find(|app| app.sdk_app_id == Some(id)).map(Arc::clone);
+    let named = candidates.find(|app| app.sdk_app_id == Some(id)).map(Arc::clone);
     named.ok_or_else(|| {
-        let words = format!("there is no SdkAppId {id} that this key may act for");
-        ApiError::new("FailedOperation.SdkAppIdNotUnderAppId", words)
+        let message = format!("there is no application with SdkAppId {id} that this key belongs to");
+        ApiError::new(ErrorCode::SdkAppIdNotUnderAppId, message)
     })
 }
 
-/// `MaxDurationLimit` in seconds: the operator's maximum if the request does not give it.
+/// `MaxDurationLimit` in seconds; the operator's maximum if it is absent.
 fn max_duration_s(config: &config::Tencent, root: &Object<'_>) -> Result<u64, ApiError> {
-    // The configuration has been checked: neither is more than a day.
+    // Both are checked to be at most a day when the configuration is loaded.
     let bound = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
     let (low, high) = (bound(config.min_duration_s), bound(config.max_duration_s));
     Ok(root
@@ -159,9 +148,9 @@ fn max_duration_s(config: &config::Tencent, root: &Object<'_>) -> Result<u64, Ap
 }
 
 fn source(root: &Object<'_>) -> Result<Source, ApiError> {
-    let url = root.required_text("RecordUrl", "MissingParameter")?;
+    let url = root.required_text("RecordUrl", ErrorCode::MissingParameter)?;
     let url = SourceUrl::parse(url)
-        .map_err(|error| ApiError::new("InvalidParameter", format!("`RecordUrl`: {error}")))?;
+        .map_err(|error| ApiError::new(ErrorCode::InvalidParameter, format!("`RecordUrl`: {error}")))?;
     let mut source = Source::new(url);
     source.size = size(root)?;
     source.context.mobile = mobile(root)?;
@@ -170,11 +159,10 @@ fn source(root: &Object<'_>) -> Result<Source, ApiError> {
 
 fn size(root: &Object<'_>) -> Result<Size, ApiError> {
     let Some(video) = root.object("WebRecordVideoParams")? else { return Ok(Size::HD) };
-    let side = |member: &str, range, usual: i64| -> Result<u32, ApiError> {
-        let asked = video.nonzero_integer_in(member, range)?.unwrap_or(usual);
-        // Half of the colour planes would be half a pixel wide; the least is the nearest to what is even
-        // less.
-        Ok(u32::try_from(asked).map_or(MIN_SIDE, |side| side - side % 2).max(MIN_SIDE))
+    let side = |member: &str, range, default: i64| -> Result<u32, ApiError> {
+        let requested = video.nonzero_integer_in(member, range)?.unwrap_or(default);
+        // Chroma planes have half the size, so sizes are even; smaller sizes are raised to the minimum.
+        Ok(u32::try_from(requested).map_or(MIN_SIDE, |side| side - side % 2).max(MIN_SIDE))
     };
     let (width, height) =
         (side("Width", WIDTH_RANGE, DEFAULT_SIZE.0)?, side("Height", HEIGHT_RANGE, DEFAULT_SIZE.1)?);
@@ -183,14 +171,14 @@ fn size(root: &Object<'_>) -> Result<Size, ApiError> {
 
 fn mobile(root: &Object<'_>) -> Result<Option<Mobile>, ApiError> {
     let Some(params) = root.object("EmulateMobileParams")? else { return Ok(None) };
-    let second = |member| Ok::<_, ApiError>(params.integer_in(member, 0..=1)? == Some(1));
-    let device = if second("MobileDeviceType")? { Device::Tablet } else { Device::Phone };
+    let is_second = |member| Ok::<_, ApiError>(params.integer_in(member, 0..=1)? == Some(1));
+    let device = if is_second("MobileDeviceType")? { Device::Tablet } else { Device::Phone };
     let orientation =
-        if second("ScreenOrientation")? { Orientation::Landscape } else { Orientation::Portrait };
+        if is_second("ScreenOrientation")? { Orientation::Landscape } else { Orientation::Portrait };
     Ok(Some(Mobile { device, orientation }))
 }
 
-/// How the recording is made.
+/// Format and file length of the recording.
 struct VideoParams {
     format: Format,
     split: Duration,
@@ -199,15 +187,15 @@ struct VideoParams {
 impl VideoParams {
     fn parse(root: &Object<'_>, decided: Option<Format>) -> Result<Self, ApiError> {
         let video = root.object("WebRecordVideoParams")?;
-        let asked = video.as_ref().map_or(Ok(None), |video| video.non_empty_text("Format"))?;
-        let format = match (decided, asked) {
+        let requested = video.as_ref().map_or(Ok(None), |video| video.non_empty_text("Format"))?;
+        let format = match (decided, requested) {
             (Some(format), _) => format,
             (None, None | Some("mp4")) => Format::Mp4,
-            // The files of the vendor's recordings are MPEG-TS.
+            // The vendor records HLS as MPEG-TS.
             (None, Some("hls")) => Format::HlsTs,
             (None, Some(_)) => {
-                let words = "the parameter `WebRecordVideoParams.Format` must be hls or mp4";
-                return Err(ApiError::new("InvalidParameter", words));
+                let message = "the parameter `WebRecordVideoParams.Format` must be hls or mp4";
+                return Err(ApiError::new(ErrorCode::InvalidParameter, message));
             }
         };
         let minutes = video.map_or(Ok(None), |video| {
@@ -219,12 +207,12 @@ impl VideoParams {
 }
 
 fn record_id<'a>(root: &Object<'a>) -> Result<Option<&'a str>, ApiError> {
-    let bad = |id: &&str| id.len() > MAX_RECORD_ID_LEN || id.chars().any(char::is_control);
+    let invalid = |id: &&str| id.len() > MAX_RECORD_ID_LEN || id.chars().any(char::is_control);
     match root.non_empty_text("RecordId")? {
-        Some(id) if bad(&id) => Err(ApiError::new(
-            "InvalidParameter.RecordId",
+        Some(id) if invalid(&id) => Err(ApiError::new(
+            ErrorCode::InvalidRecordId,
             format!(
-                "the parameter `RecordId` has {} bytes: fewer than 32 are possible, none of them control characters",
+                "the parameter `RecordId` has {} bytes: it must have at most 31, without control characters",
                 id.len()
             ),
         )),
@@ -235,46 +223,46 @@ fn record_id<'a>(root: &Object<'a>) -> Result<Option<&'a str>, ApiError> {
 fn pushes(app: &Application, root: &Object<'_>) -> Result<Vec<Push>, ApiError> {
     let targets = root.objects("PublishCdnParams")?;
     if targets.len() > MAX_PUSHES {
-        let words = format!("there are {} PublishCdnParams, {MAX_PUSHES} are possible", targets.len());
-        return Err(ApiError::new("InvalidParameter.PublishCdnUrls", words));
+        let message = format!("there are {} PublishCdnParams: the limit is {MAX_PUSHES}", targets.len());
+        return Err(ApiError::new(ErrorCode::InvalidPublishCdnUrls, message));
     }
     targets.iter().map(|target| push(app, target)).collect()
 }
 
 fn push(app: &Application, target: &Object<'_>) -> Result<Push, ApiError> {
-    let bad = |why: &str| {
+    let invalid = |why: &str| {
         let name = target.full_name("PublishCdnUrl");
-        ApiError::new("InvalidParameter.PublishCdnUrls", format!("`{name}`: {why}"))
+        ApiError::new(ErrorCode::InvalidPublishCdnUrls, format!("`{name}`: {why}"))
     };
-    let text = target.non_empty_text("PublishCdnUrl")?.ok_or_else(|| bad("it is missing"))?;
-    // It only decides what the vendor charges.
+    let text = target.non_empty_text("PublishCdnUrl")?.ok_or_else(|| invalid("it is missing"))?;
+    // The value only affects what the vendor charges; it is checked and ignored.
     target.integer_in("IsTencentCdn", 0..=1)?;
-    let url = PushUrl::parse(text).map_err(|error| bad(&error.to_string()))?;
+    let url = PushUrl::parse(text).map_err(|error| invalid(&error.to_string()))?;
     if !matches!(url.protocol(), PushProtocol::Rtmp | PushProtocol::Rtmps) {
-        return Err(bad("only RTMP addresses are possible"));
+        return Err(invalid("the address must begin with rtmp:// or rtmps://"));
     }
     if !app.permits_push(&url) {
-        return Err(bad("this application may not push to that address"));
+        return Err(invalid("the application's network does not allow this address"));
     }
     Ok(Push { url, reconnect_timeout: Some(PUSH_RECONNECT_TIMEOUT) })
 }
 
-/// What the description of a cast finds wrong, in the vendor's codes and with the vendor's name for it.
+/// Maps an error of the cast's description to the vendor's code and parameter name.
 fn spec_api_error(error: &SpecError) -> ApiError {
     let (code, parameter) = match error {
-        SpecError::Push(_) => ("InvalidParameter.PublishCdnUrls", "PublishCdnParams"),
-        SpecError::Storage(_) => ("InvalidParameter", "StorageParams"),
-        SpecError::Context { .. } => ("InvalidParameter.OutOfRange", "EmulateMobileParams"),
+        SpecError::Push(_) => (ErrorCode::InvalidPublishCdnUrls, "PublishCdnParams"),
+        SpecError::Storage(_) => (ErrorCode::InvalidParameter, "StorageParams"),
+        SpecError::Context { .. } => (ErrorCode::OutOfRange, "EmulateMobileParams"),
         SpecError::DurationOutOfRange { field: Field::ReadyTimeout, .. } => {
-            ("InvalidParameter.OutOfRange", "ReadyTimeout")
+            (ErrorCode::OutOfRange, "ReadyTimeout")
         }
         SpecError::DurationOutOfRange { field: Field::MaxTime, .. } => {
-            ("InvalidParameter.OutOfRange", "MaxDurationLimit")
+            (ErrorCode::OutOfRange, "MaxDurationLimit")
         }
         SpecError::Size { .. } | SpecError::DurationOutOfRange { .. } => {
-            ("InvalidParameter.OutOfRange", "WebRecordVideoParams")
+            (ErrorCode::OutOfRange, "WebRecordVideoParams")
         }
-        _ => return ApiError::new("InvalidParameter.OutOfRange", error.to_string()),
+        _ => return ApiError::new(ErrorCode::OutOfRange, error.to_string()),
     };
     ApiError::new(code, format!("`{parameter}`: {error}"))
 }

@@ -1,32 +1,33 @@
-//! `StorageParams`: where a recording goes.
+//! `StorageParams`: where a recording is stored.
 
 use std::time::Duration;
 
 use pagecast_core::spec::{self, Bucket, Format, Storage, StorageKeys, Vod, VodMediaType};
 use url::Url;
 
+use super::error_code::ErrorCode;
 use super::params::Object;
 use super::response::ApiError;
 use crate::app::Application;
 
-/// Most seconds that can be asked for: beyond what [`spec::VOD_LIFETIME_RANGE`] takes.
+/// Accepted integers; [`spec::VOD_LIFETIME_RANGE`] limits lifetimes further.
 const SECONDS_RANGE: std::ops::RangeInclusive<i64> = 0..=i64::MAX;
 
-/// Where the files of a task go, in a folder that is named after it, and what format that place asks for.
+/// Storage of a task's files, in a folder named after the task, and the format that the storage decides.
 pub(super) fn parse(app: &Application, root: &Object<'_>) -> Result<(Storage, Option<Format>), ApiError> {
-    let missing = || ApiError::missing_parameter("MissingParameter.StorageParams", "StorageParams");
+    let missing = || ApiError::missing_parameter(ErrorCode::MissingStorageParams, "StorageParams");
     let params = root.object("StorageParams")?.ok_or_else(missing)?;
     match (params.object("CloudStorage")?, params.object("CloudVod")?) {
         (Some(_), Some(_)) => {
-            let words = "`StorageParams` names two places: leave out CloudStorage or CloudVod";
-            Err(ApiError::new("InvalidParameter", words))
+            let message = "`StorageParams` has two storages: leave out CloudStorage or CloudVod";
+            Err(ApiError::new(ErrorCode::InvalidParameter, message))
         }
         (Some(cloud), None) => Ok((bucket(app, &cloud)?, None)),
         (None, Some(cloud)) => {
             let name = cloud.full_name("TencentVod");
             let vod = cloud
                 .object("TencentVod")?
-                .ok_or_else(|| ApiError::missing_parameter("MissingParameter", &name))?;
+                .ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingParameter, &name))?;
             let vod = video_on_demand(app, &vod)?;
             let format = match vod.media {
                 VodMediaType::Mp4 => Format::Mp4,
@@ -38,7 +39,7 @@ pub(super) fn parse(app: &Application, root: &Object<'_>) -> Result<(Storage, Op
             Ok((storage, Some(format)))
         }
         (None, None) => Err(ApiError::missing_parameter(
-            "MissingParameter.CloudStorage",
+            ErrorCode::MissingCloudStorage,
             &params.full_name("CloudStorage"),
         )),
     }
@@ -47,18 +48,18 @@ pub(super) fn parse(app: &Application, root: &Object<'_>) -> Result<(Storage, Op
 fn bucket(app: &Application, cloud: &Object<'_>) -> Result<Storage, ApiError> {
     let vendor = cloud
         .integer_in("Vendor", 0..=1)?
-        .ok_or_else(|| ApiError::missing_parameter("MissingParameter.Vendor", &cloud.full_name("Vendor")))?;
+        .ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingVendor, &cloud.full_name("Vendor")))?;
     let vendor = u64::try_from(vendor).unwrap_or_default();
     let service = spec::StorageService::from_tencent_vendor(vendor).unwrap_or(spec::StorageService::Cos);
-    let region = cloud.required_text("Region", "MissingParameter.Region")?;
-    let name = cloud.required_text("Bucket", "MissingParameter.Bucket")?;
-    let access = cloud.required_text("AccessKey", "MissingParameter.AccessKey")?;
-    let secret = cloud.required_text("SecretKey", "MissingParameter.SecretKey")?;
+    let region = cloud.required_text("Region", ErrorCode::MissingRegion)?;
+    let name = cloud.required_text("Bucket", ErrorCode::MissingBucket)?;
+    let access = cloud.required_text("AccessKey", ErrorCode::MissingAccessKey)?;
+    let secret = cloud.required_text("SecretKey", ErrorCode::MissingSecretKey)?;
     let parts = cloud.texts("FileNamePrefix")?;
     if !parts.iter().all(|part| Bucket::is_tencent_prefix_component(part)) {
         let name = cloud.full_name("FileNamePrefix");
-        let words = format!("each part of `{name}` must be made of letters, digits, _ and -");
-        return Err(ApiError::new("InvalidParameter", words));
+        let message = format!("each part of `{name}` must consist of letters, digits, _ and -");
+        return Err(ApiError::new(ErrorCode::InvalidParameter, message));
     }
     let endpoint: Option<Url> = match service {
         spec::StorageService::S3 => app.storage.s3_endpoint.clone(),
@@ -73,8 +74,8 @@ fn bucket(app: &Application, cloud: &Object<'_>) -> Result<Storage, ApiError> {
         ..Bucket::new(service, name)
     });
     check(&storage, "StorageParams.CloudStorage")?;
-    // All of these are names of folders.
-    Ok(match &app.storage.buckets {
+    // The checks above make all of these valid folder names.
+    Ok(match &app.storage.buckets_dir {
         Some(folder) => Storage::Folder(folder.join(name).join(parts.join("/"))),
         None => storage,
     })
@@ -82,15 +83,18 @@ fn bucket(app: &Application, cloud: &Object<'_>) -> Result<Storage, ApiError> {
 
 fn video_on_demand(app: &Application, params: &Object<'_>) -> Result<Vod, ApiError> {
     let keys = app.storage.vod_keys.as_ref().ok_or_else(|| {
-        let words = "this application has no keys for video on demand: set vod_keys in its storage";
-        ApiError::new("FailedOperation.NotAbility", words)
+        let message = "this application has no keys for video on demand (storage.vod_keys)";
+        ApiError::new(ErrorCode::NotAbility, message)
     })?;
     let text = |member| Ok::<_, ApiError>(params.non_empty_text(member)?.map(str::to_owned));
     let number = |member| Ok::<_, ApiError>(params.integer_in(member, SECONDS_RANGE)?.map(i64::unsigned_abs));
     let media = params.integer_in("MediaType", 0..=4)?.unwrap_or(0).unsigned_abs();
     let media = VodMediaType::from_number(media).ok_or_else(|| {
-        let words = format!("`{}` {media} is for sound alone", params.full_name("MediaType"));
-        ApiError::new("InvalidParameter.OutOfRange", words)
+        let message = format!(
+            "`{}` is {media}, which is audio only: it must be a type with video",
+            params.full_name("MediaType")
+        );
+        ApiError::new(ErrorCode::OutOfRange, message)
     })?;
     let lifetime_s = number("ExpireTime")?.filter(|seconds| *seconds != 0);
     let vod = Vod {
@@ -109,12 +113,15 @@ fn video_on_demand(app: &Application, params: &Object<'_>) -> Result<Vod, ApiErr
         storage_endpoint: app.storage.cos_endpoint.clone(),
     };
     if vod.lifetime.is_some_and(|time| !spec::VOD_LIFETIME_RANGE.contains(&time)) {
-        let words = format!("`{}` can be 60 s to 100 years, or 0 for ever", params.full_name("ExpireTime"));
-        return Err(ApiError::new("InvalidParameter.OutOfRange", words));
+        let message =
+            format!("`{}` must be 60 s to 100 years, or 0 for no limit", params.full_name("ExpireTime"));
+        return Err(ApiError::new(ErrorCode::OutOfRange, message));
     }
     Ok(vod)
 }
 
 fn check(storage: &Storage, name: &str) -> Result<(), ApiError> {
-    storage.validate().map_err(|error| ApiError::new("InvalidParameter", format!("`{name}`: {error}")))
+    storage
+        .validate()
+        .map_err(|error| ApiError::new(ErrorCode::InvalidParameter, format!("`{name}`: {error}")))
 }

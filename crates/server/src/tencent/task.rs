@@ -5,18 +5,19 @@ use std::sync::Arc;
 use pagecast_fleet::{Cast, CastId, CastState, Command, Error};
 use serde_json::{Map, Value};
 
+use super::error_code::ErrorCode;
 use super::params::Params;
 use super::response::ApiError;
 use super::{ORIGIN, internal_error, start};
 use crate::Service;
 use crate::app::Application;
 
-/// Longest id that the vendor gives its tasks, and somewhat more, in bytes.
+/// Longest `TaskId` that is looked up, in bytes: somewhat more than the vendor's own have.
 const MAX_TASK_ID_LEN: usize = 256;
-/// The only `Status` there is.
+/// The only value of `Status`.
 const STATUS_RECORDING: u64 = 1;
 
-/// Stops a task. One that is being stopped is stopped.
+/// Stops a task. Stopping it again succeeds as long as it has not ended.
 pub(super) async fn stop(
     service: &Service,
     apps: &[Arc<Application>],
@@ -24,18 +25,18 @@ pub(super) async fn stop(
 ) -> Result<Map<String, Value>, ApiError> {
     let root = params.root();
     let cast =
-        find_running_by_id(service, apps, root.required_text("TaskId", "MissingParameter.TaskId")?).await?;
+        find_running_by_id(service, apps, root.required_text("TaskId", ErrorCode::MissingTaskId)?).await?;
     if !cast.stop_requested {
         match service.fleet.send_command(&cast.id, Command::Stop).await {
             Ok(()) => {}
             Err(Error::CastNotFound(_) | Error::CastEnded(_)) => return Err(ApiError::task_not_found()),
-            Err(error) => return Err(internal_error(error)),
+            Err(error) => return Err(internal_error(&error)),
         }
     }
     Ok(Map::new())
 }
 
-/// Tells whether a task runs.
+/// Describes a running task.
 pub(super) async fn describe(
     service: &Service,
     apps: &[Arc<Application>],
@@ -51,12 +52,15 @@ pub(super) async fn describe(
         return Ok(answer);
     }
     let Some(record_id) = root.non_empty_text("RecordId")? else {
-        return Err(ApiError::missing_parameter("MissingParameter.TaskId", "TaskId"));
+        return Err(ApiError::missing_parameter(ErrorCode::MissingTaskId, "TaskId"));
     };
-    let missing = || ApiError::missing_parameter("MissingParameter.SdkAppId", "SdkAppId");
+    let missing = || ApiError::missing_parameter(ErrorCode::MissingSdkAppId, "SdkAppId");
     let sdk_app_id = start::sdk_app_id(&root)?.ok_or_else(missing)?;
-    let found =
-        service.fleet.find_by_key(&start::record_key(sdk_app_id, record_id)).await.map_err(internal_error)?;
+    let found = service
+        .fleet
+        .find_by_key(&start::record_key(sdk_app_id, record_id))
+        .await
+        .map_err(|error| internal_error(&error))?;
     let cast = require_running(found, apps)?;
     answer.insert("TaskId".to_owned(), cast.id.as_str().into());
     Ok(answer)
@@ -67,20 +71,17 @@ async fn find_running_by_id(
     apps: &[Arc<Application>],
     id: &str,
 ) -> Result<Cast, ApiError> {
-    // To callers, ids have no meaning: one that the vendor could have made is of no task.
-    let possible = |b: u8| b.is_ascii_alphanumeric() || b"+/=-_.".contains(&b);
-    if id.len() > MAX_TASK_ID_LEN || !id.bytes().all(possible) {
-        return Err(ApiError::new(
-            "InvalidParameter.TaskId",
-            "the parameter `TaskId` is not the id of a task",
-        ));
+    // Ids are opaque to callers: a valid id of the vendor's is an unknown task, not a malformed one.
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"+/=-_.".contains(&b);
+    if id.len() > MAX_TASK_ID_LEN || !id.bytes().all(is_allowed) {
+        return Err(ApiError::new(ErrorCode::InvalidTaskId, "the parameter `TaskId` is not a task id"));
     }
     let Ok(id) = CastId::parse(id) else { return Err(ApiError::task_not_found()) };
-    require_running(service.fleet.get(&id).await.map_err(internal_error)?, apps)
+    require_running(service.fleet.get(&id).await.map_err(|error| internal_error(&error))?, apps)
 }
 
-/// A task that has not ended, of an application that the caller may act for.
+/// Requires a task that has not ended, of an application of the caller's key.
 fn require_running(found: Option<Cast>, apps: &[Arc<Application>]) -> Result<Cast, ApiError> {
-    let own = |cast: &Cast| cast.api == ORIGIN && apps.iter().any(|app| app.name == cast.app);
-    found.filter(|cast| own(cast) && cast.state != CastState::Ended).ok_or_else(ApiError::task_not_found)
+    let is_own = |cast: &Cast| cast.api == ORIGIN && apps.iter().any(|app| app.name == cast.app);
+    found.filter(|cast| is_own(cast) && cast.state != CastState::Ended).ok_or_else(ApiError::task_not_found)
 }

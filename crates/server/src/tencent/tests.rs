@@ -19,6 +19,7 @@ use super::signature::tests::{Encoding, signed_request};
 use super::*;
 use crate::app::{AccessKey, Application, ApplicationRegistry};
 use crate::config::Config;
+use crate::request_id::RequestId;
 
 const KEY_ID: &str = "AKIDtest";
 const SECRET: &str = "a secret for tests";
@@ -31,6 +32,7 @@ pub(super) fn build_request(method: &str, query: &str, headers: &[(&str, &str)],
         (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
     };
     ApiRequest {
+        id: RequestId::random(),
         method: method.parse::<Method>().unwrap(),
         query: query.to_owned(),
         headers: headers.iter().map(header).collect::<HeaderMap>(),
@@ -79,7 +81,7 @@ impl Fixture {
         })
         .unwrap();
         let mut config = Config { data: folder.path().join("data"), ..Config::default() };
-        config.casts.queue_limit = 100_000;
+        config.casts.max_queued_casts = 100_000;
         change(&mut config);
         let all = Arc::new(ApplicationRegistry::default());
         all.replace(apps);
@@ -101,21 +103,22 @@ impl Fixture {
     /// Asks as the key of the tests.
     async fn send(
         &self,
-        how: Encoding,
+        encoding: Encoding,
         action: &str,
         params: &Value,
     ) -> Result<Map<String, Value>, ApiError> {
-        self.execute(&signed_request(how, KEY_ID, &Secret::new(SECRET), action, params, NOW_MS / 1000)).await
+        self.execute(&signed_request(encoding, KEY_ID, &Secret::new(SECRET), action, params, NOW_MS / 1000))
+            .await
     }
 
     /// The code of the error that comes of this, or nothing.
-    async fn error_code(&self, how: Encoding, action: &str, params: &Value) -> &'static str {
-        self.send(how, action, params).await.map_or_else(|fault| fault.code, |_| "")
+    async fn error_code(&self, encoding: Encoding, action: &str, params: &Value) -> &'static str {
+        self.send(encoding, action, params).await.map_or_else(|error| error.code.as_str(), |_| "")
     }
 
     /// Starts a task.
-    async fn start(&self, how: Encoding, params: &Value) -> Result<Cast, ApiError> {
-        let answer = self.send(how, "StartWebRecord", params).await?;
+    async fn start(&self, encoding: Encoding, params: &Value) -> Result<Cast, ApiError> {
+        let answer = self.send(encoding, "StartWebRecord", params).await?;
         assert_eq!(answer.len(), 1, "{answer:?}");
         let id = CastId::parse(answer["TaskId"].as_str().unwrap()).unwrap();
         Ok(self.service.fleet.get(&id).await.unwrap().unwrap())

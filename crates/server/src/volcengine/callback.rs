@@ -1,4 +1,4 @@
-//! What happens to a task, in the words of Volcengine's event `Webcast`.
+//! Callbacks of Volcengine's event `Webcast`.
 
 use std::time::Duration;
 
@@ -9,20 +9,29 @@ use pagecast_core::spec::RoomIds;
 use pagecast_fleet::{Cast, Event, EventKind};
 use serde::Serialize;
 
+use super::ORIGIN;
 use super::signature::sha256_hex;
 use super::task::end_status;
 use crate::app::CallbackReceiver;
-use crate::callback::{DeliveryPolicy, WebhookMessage};
+use crate::callback::{self, CallbackFormat, DeliveryPolicy, WebhookMessage};
 
 const EVENT_TYPE: &str = "Webcast";
 const VERSION: &str = "2020-12-01";
 
-/// Five seconds for an answer, and two tries more.
-pub const RETRY_POLICY: DeliveryPolicy =
-    DeliveryPolicy { timeout: Duration::from_secs(5), retry_delay: next_pause };
+/// Format of callbacks about casts of this API.
+pub(crate) const FORMAT: CallbackFormat = CallbackFormat {
+    api: ORIGIN,
+    policy: RETRY_POLICY,
+    render,
+    receiver: |app, _| app.callbacks.volcengine.clone(),
+    is_success: callback::is_200,
+};
 
-fn next_pause(tries: u32, _age: Duration) -> Option<Duration> {
-    match tries {
+/// The vendor's policy: 5 s for an answer, and two retries, after 1 s and 5 s.
+const RETRY_POLICY: DeliveryPolicy = DeliveryPolicy { timeout: Duration::from_secs(5), retry_delay };
+
+fn retry_delay(attempts: u32, _age: Duration) -> Option<Duration> {
+    match attempts {
         0 => Some(Duration::ZERO),
         1 => Some(Duration::from_secs(1)),
         2 => Some(Duration::from_secs(5)),
@@ -30,7 +39,7 @@ fn next_pause(tries: u32, _age: Duration) -> Option<Duration> {
     }
 }
 
-/// The message about an event, if it is one that the vendor tells: the same bytes each time.
+/// Renders an event, if the vendor reports it. The same event gives the same bytes each time.
 #[must_use]
 pub fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<WebhookMessage> {
     let (Some((status, reason)), Some(room)) = (status_and_reason(cast, event), &cast.spec.room) else {
@@ -62,22 +71,22 @@ pub fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<We
     vec![WebhookMessage { body, headers: Vec::new() }]
 }
 
-/// `Status` and `Reason`. That of 2 and 3 is not documented: the words for the end of a task are used, and
-/// for a page that was given up the word of its trouble, as for 4 and 5. 1, 4 and 5 are.
+/// `Status` and `Reason`. The vendor documents the reasons of 1, 4 and 5. For 2 and 3 we send the stop reason
+/// of the task, or the word of the fault for a page that was given up.
 fn status_and_reason(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
     let live_before = || cast.live_ms.is_some_and(|live| live <= event.at_ms);
     match &event.kind {
         EventKind::Live => Some((1, "")),
         EventKind::Ended { reason, .. } => {
-            let verdict = end_status(*reason, cast.live_ms.is_some());
-            let word = match reason {
-                EndReason::GaveUp(trouble) => fault_reason(*trouble),
-                _ => verdict.reason,
+            let end = end_status(*reason, cast.live_ms.is_some());
+            let reason = match reason {
+                EndReason::GaveUp(fault) => fault_reason(*fault),
+                _ => end.reason,
             };
-            Some((if verdict.failed { 3 } else { 2 }, word))
+            Some((if end.failed { 3 } else { 2 }, reason))
         }
-        EventKind::Reloaded { fault: trouble } => Some((4, fault_reason(*trouble))),
-        EventKind::Moved { fault: trouble } => Some((5, fault_reason(*trouble))),
+        EventKind::Reloaded { fault } => Some((4, fault_reason(*fault))),
+        EventKind::Moved { fault } => Some((5, fault_reason(*fault))),
         EventKind::Restarted | EventKind::Resumed => live_before().then_some((5, "PageCrash")),
         EventKind::Queued
         | EventKind::Started
@@ -90,8 +99,8 @@ fn status_and_reason(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
     }
 }
 
-fn fault_reason(trouble: HealthFault) -> &'static str {
-    match trouble {
+fn fault_reason(fault: HealthFault) -> &'static str {
+    match fault {
         HealthFault::StartTimeout => "StartEventTimeout",
         HealthFault::Freeze => "PageFreeze",
         HealthFault::Blank => "PageBlank",
@@ -99,7 +108,7 @@ fn fault_reason(trouble: HealthFault) -> &'static str {
     }
 }
 
-/// Four digits, always the same for the same event.
+/// Four digits, derived from the event id so that a retry sends the same.
 fn nonce(event_id: &str) -> String {
     let digest = digest::digest(&digest::SHA256, event_id.as_bytes());
     let number = digest.as_ref().iter().take(4).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
@@ -130,7 +139,7 @@ struct EventData<'a> {
 #[serde(rename_all = "PascalCase")]
 struct UnsignedPayload<'a> {
     event_type: &'a str,
-    /// JSON within JSON.
+    /// JSON as a string inside JSON.
     event_data: &'a str,
     event_time: &'a str,
     event_id: &'a str,

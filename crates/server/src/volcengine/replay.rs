@@ -1,13 +1,12 @@
-//! Signatures that were seen before.
+//! Replay protection: remembers the signatures of accepted requests.
 //!
-//! A signature holds for 15 minutes before its date and up to an hour behind it, which counts whole seconds,
-//! and nothing in it is random: two equal calls in the same second are the same bytes, and what repeats a
-//! request below an SDK repeats its signature too. So the same signature is answered again for a minute,
-//! which does no harm because starting and stopping can be repeated; later than that, no SDK sends it, and it
-//! could start a task again that was stopped meanwhile.
+//! A signature is valid from 15 minutes before its date to an hour after it. Dates count whole seconds and
+//! nothing in a request is random, so two equal calls in one second are the same bytes, and so are retries
+//! below an SDK. The same signature is therefore accepted again for a minute, which is harmless because start
+//! and stop are idempotent. No SDK repeats it later, when it could restart a task that was stopped meanwhile.
 //!
-//! [`Seen::open`] keeps them on the disk ([`log_failures`]), so that a restart of the service makes no old request
-//! good again.
+//! [`SeenSignatures::open`] keeps the signatures on disk, so that a restart does not make old requests valid
+//! again.
 
 mod log;
 
@@ -20,67 +19,66 @@ use pagecast_fleet::UnixMs;
 use super::signature::{MAX_CLOCK_SKEW_MS, MAX_EXPIRES_MS};
 use log::SignatureLog;
 
-/// How long after it was first seen the same signature is answered again.
+/// Time after its first use in which a signature is accepted again, in milliseconds.
 pub(super) const REPEAT_WINDOW_MS: i64 = 60_000;
-/// Signatures that are remembered: what a key can send while they hold, of both actions that change
-/// something, at their full rates. Full, because several keys do: the oldest is forgotten.
+/// Most signatures in memory: those that one key can send at the full rate of both changing actions while
+/// they are valid. When several keys exceed that, the oldest are dropped.
 const MAX_SIGNATURES: usize = 300 * 2 * 900;
-/// Longest time that a signature holds: from the end of the window before its date to the end of that behind
-/// it.
+/// Longest time that a signature is valid, in milliseconds: the clock skew before its date and the longest
+/// expiry after it.
 const MAX_SIGNATURE_AGE_MS: i64 = MAX_CLOCK_SKEW_MS + MAX_EXPIRES_MS;
 
-/// A signature in binary.
+/// Signature in binary.
 pub(super) type Signature = [u8; 32];
 
-/// What was seen, and when first.
+/// Signatures with the time of their first use.
 #[derive(Debug, Default)]
 pub(super) struct SeenSignatures {
     by_time: VecDeque<(UnixMs, Signature)>,
     first_seen: HashMap<Signature, UnixMs>,
-    /// Where it is kept over a restart; `None` in tests that need no disk.
+    /// Log on disk; `None` in tests that need no disk.
     log: Option<SignatureLog>,
 }
 
 impl SeenSignatures {
-    /// Reads what a service that had this folder before has seen, and keeps there what is seen from now on.
+    /// Reads the log in this folder, and writes new signatures to it.
     ///
-    /// # Errors
-    /// The files in the folder cannot be read or written.
+    /// If the files in the folder cannot be read or written.
     pub(super) fn open(folder: &Path, now: UnixMs) -> io::Result<Self> {
         let (log, records) = SignatureLog::open(folder, MAX_SIGNATURES)?;
         let mut seen = Self::default();
-        for (at, mark) in records {
-            // A clock that was set back must not make a signature good for longer.
-            seen.remember(mark, at.min(now), now);
+        for (at, signature) in records {
+            // A clock that was set back must not extend a signature.
+            seen.remember(signature, at.min(now), now);
         }
         seen.log = Some(log);
         Ok(seen)
     }
 
-    /// Takes a signature that is good, and says whether it may be answered.
-    pub(super) fn admit(&mut self, mark: Signature, now: UnixMs) -> bool {
-        if let Some(at) = self.remember(mark, now, now) {
+    /// Records a verified signature, and returns whether its request may run.
+    pub(super) fn admit(&mut self, signature: Signature, now: UnixMs) -> bool {
+        if let Some(at) = self.remember(signature, now, now) {
             return now - at <= REPEAT_WINDOW_MS;
         }
         if let Some(log) = &mut self.log {
-            log.append(now, mark);
+            log.append(now, signature);
         }
         true
     }
 
-    /// Remembers a signature that was seen at this time; when it was first seen, if it was before.
-    fn remember(&mut self, mark: Signature, at: UnixMs, now: UnixMs) -> Option<UnixMs> {
+    /// Records a signature first used at this time. Returns the time of its first use if it was known before.
+    fn remember(&mut self, signature: Signature, at: UnixMs, now: UnixMs) -> Option<UnixMs> {
         while self.by_time.front().is_some_and(|(at, _)| now - at > MAX_SIGNATURE_AGE_MS)
             || self.by_time.len() >= MAX_SIGNATURES
         {
             let Some((_, old)) = self.by_time.pop_front() else { break };
             self.first_seen.remove(&old);
         }
-        if let Some(first) = self.first_seen.get(&mark) {
+        if let Some(first) = self.first_seen.get(&signature) {
             return Some(*first);
         }
-        self.first_seen.insert(mark, at);
-        self.by_time.push_back((at, mark));
+        self.first_seen.insert(signature, at);
+        self.by_time.push_back((at, signature));
         None
     }
 }
@@ -94,7 +92,7 @@ mod tests {
     #[test]
     fn the_same_bytes_are_answered_for_a_minute() {
         let mut seen = SeenSignatures::default();
-        for (mark, now, good) in [
+        for (signature, now, good) in [
             (1, 0, true),
             (1, 0, true),
             (1, REPEAT_WINDOW_MS, true),
@@ -103,7 +101,7 @@ mod tests {
             (2, REPEAT_WINDOW_MS + 1, true),
             (1, MAX_SIGNATURE_AGE_MS, false),
         ] {
-            assert_eq!(seen.admit([mark; 32], now), good, "{mark} at {now}");
+            assert_eq!(seen.admit([signature; 32], now), good, "{signature} at {now}");
         }
         assert!(seen.admit([1; 32], MAX_SIGNATURE_AGE_MS + 1), "its date alone refuses it now");
     }
@@ -133,16 +131,16 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut seen = SeenSignatures::default();
-        let mark = |number: usize| {
-            let mut mark = [0; 32];
-            mark[..8].copy_from_slice(&number.to_le_bytes());
-            mark
+        let signature = |number: usize| {
+            let mut signature = [0; 32];
+            signature[..8].copy_from_slice(&number.to_le_bytes());
+            signature
         };
-        assert!((0..=MAX_SIGNATURES).all(|number| seen.admit(mark(number), 0)));
+        assert!((0..=MAX_SIGNATURES).all(|number| seen.admit(signature(number), 0)));
         assert_eq!((seen.first_seen.len(), seen.by_time.len()), (MAX_SIGNATURES, MAX_SIGNATURES));
         assert!(
-            seen.admit(mark(0), REPEAT_WINDOW_MS + 1)
-                && !seen.admit(mark(MAX_SIGNATURES), REPEAT_WINDOW_MS + 1)
+            seen.admit(signature(0), REPEAT_WINDOW_MS + 1)
+                && !seen.admit(signature(MAX_SIGNATURES), REPEAT_WINDOW_MS + 1)
         );
     }
 }

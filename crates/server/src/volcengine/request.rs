@@ -1,4 +1,4 @@
-//! What a caller wants: parameters of the three actions, checked field by field.
+//! Parameters of the three actions, checked field by field.
 
 use std::ops::RangeInclusive;
 
@@ -11,16 +11,16 @@ use super::response::{ApiError, ErrorCode, quote_truncated};
 use super::signature::QueryParam;
 use crate::bounded_json;
 
-/// Longest address of a page, in characters.
+/// Longest `SourceURL`, in characters: the vendor's limit.
 pub const MAX_SOURCE_URL_CHARS: usize = 1024;
-/// Most picture sizes of a task.
+/// Most entries of `VideoSolutions`: the vendor's limit.
 pub const MAX_SOLUTIONS: usize = 2;
 
-/// A field that holds a whole number.
+/// Integer field with its range.
 struct IntField {
     name: &'static str,
     range: RangeInclusive<u32>,
-    /// The value of a field that is absent, `null` or 0: clients that serialise unset integers send 0.
+    /// Value of a field that is absent, `null` or 0: clients that serialize unset integers send 0.
     default: u32,
 }
 
@@ -38,84 +38,83 @@ const BLANK_CHECK: IntField = int_field("BlankCheckInterval", 2, 30, 0);
 const CRASH_CHECK: IntField = int_field("CrashCheckInterval", 0, 30, 0);
 const START_TIMEOUT: IntField = int_field("StartTimeout", 0, 60, 0);
 
-/// `StartWebcast`, with a value for everything that has a default. Serialized it is what `GetWebCastTask`
-/// repeats.
+/// Parameters of `StartWebcast` with all defaults filled in. `GetWebCastTask` repeats them in serialized
+/// form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct StartRequest {
-    /// Which task.
+    /// Task to start.
     #[serde(flatten)]
     pub task: TaskRef,
-    /// A label of the caller's.
+    /// Label that callbacks repeat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub business_id: Option<String>,
-    /// Who publishes the page.
+    /// User that publishes the page in the room.
     pub user_id: String,
-    /// The page, as it was written.
+    /// Address of the page, as sent.
     #[serde(rename = "SourceURL")]
     pub source_url: Secret,
-    /// One or two.
+    /// One or two pictures to publish.
     pub video_solutions: Vec<VideoSolution>,
-    /// In seconds.
+    /// Longest running time, in seconds.
     pub max_running_time: u32,
-    /// How the page is watched.
+    /// Health checks of the page.
     pub monitor_config: MonitorConfig,
-    /// What the page tells.
+    /// Calls that are expected from the page.
     pub event_notify_config: EventNotifyConfig,
 }
 
-/// Names a task.
+/// Identifies a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct TaskRef {
-    /// The application.
+    /// Application identifier.
     pub app_id: String,
-    /// The room in it.
+    /// Room in the application.
     pub room_id: String,
-    /// The task in that.
+    /// Task in the room.
     pub task_id: String,
 }
 
-/// A picture to be sent.
+/// Picture to publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct VideoSolution {
-    /// In pixels, even.
+    /// Width in pixels, even.
     pub width: u32,
-    /// In pixels, even.
+    /// Height in pixels, even.
     pub height: u32,
     /// Frames per second.
     pub frame_rate: u32,
-    /// In kbit/s; 0 leaves it to the service.
+    /// Bitrate in kbit/s; 0 leaves the choice to the service.
     pub bitrate: u32,
 }
 
-/// Seconds between two looks at the page; 0 never looks.
+/// Intervals of the health checks, in seconds; 0 switches a check off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct MonitorConfig {
-    /// Whether it moves.
+    /// Interval of the check for a frozen page.
     pub freeze_check_interval: u32,
-    /// Whether it is white.
+    /// Interval of the check for a blank page.
     pub blank_check_interval: u32,
-    /// Whether its scripts get on.
+    /// Interval of the check whether scripts respond.
     pub crash_check_interval: u32,
 }
 
-/// What the page tells.
+/// Calls that are expected from the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct EventNotifyConfig {
-    /// Whether it tells its beginning and its end.
+    /// Whether the page calls `onWebcastStart()` and `onWebcastEnd()`.
     pub enable_event_notify: bool,
-    /// How long its beginning is waited for, in seconds; 0 waits for ever.
+    /// Longest wait for `onWebcastStart()`, in seconds; 0 waits without limit.
     pub start_timeout: u32,
 }
 
-/// The fields of a body.
+/// Parses a body into its fields.
 ///
-/// # Errors
-/// It is empty, or not a JSON object.
+/// If the body is empty, or not a JSON object.
 pub fn parse_body(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
     if bytes.trim_ascii().is_empty() {
         return Err(ApiError::new(ErrorCode::BodyIsEmpty, "the body is empty: it must be a JSON object"));
@@ -129,24 +128,24 @@ pub fn parse_body(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
         Err(bounded_json::Error::TooMany(error)) => {
             Err(ApiError::new(ErrorCode::Unmarshal, error.to_string()))
         }
-        // Its text names the place and repeats nothing of the body.
+        // The message names the position and repeats nothing of the body.
         Err(bounded_json::Error::Syntax(error)) => {
             Err(ApiError::new(ErrorCode::Unmarshal, format!("the body is not JSON: {error}")))
         }
     }
 }
 
-/// The fields of a query. Of several with the same name the first one counts.
+/// Fields of a query; of several with the same name, the first.
 #[must_use]
 pub fn query_fields(items: &[QueryParam]) -> Map<String, Value> {
     items.iter().rev().map(|(name, value)| (name.clone(), Value::String(value.clone()))).collect()
 }
 
 impl TaskRef {
-    /// From the fields of a body or a query.
+    /// Parses the fields of a body or a query.
     ///
     /// # Errors
-    /// The first field that is missing or wrong.
+    /// If a field is missing or invalid: about the first such field.
     pub fn parse(fields: &Map<String, Value>) -> Result<Self, ApiError> {
         let fields = Fields { prefix: "", map: Some(fields) };
         Ok(Self {
@@ -158,10 +157,10 @@ impl TaskRef {
 }
 
 impl StartRequest {
-    /// From the fields of a body.
+    /// Parses the fields of a body.
     ///
     /// # Errors
-    /// The first field that is missing or wrong.
+    /// If a field is missing or invalid: about the first such field.
     pub fn parse(map: &Map<String, Value>) -> Result<Self, ApiError> {
         let fields = Fields { prefix: "", map: Some(map) };
         let business_id = match fields.text("BusinessId")? {
@@ -189,27 +188,26 @@ impl StartRequest {
         })
     }
 
-    /// The page's address, which has been checked.
+    /// Parses the address of the page.
     ///
-    /// # Errors
-    /// None that [`Self::read`] has not told.
+    /// If the address is not a URL that a browser can open.
     pub fn page_url(&self) -> Result<SourceUrl, ApiError> {
         SourceUrl::parse(self.source_url.reveal()).map_err(|error| match error {
-            SpecError::UrlSyntax { source, .. } => invalid_parameter(format!(
-                "SourceURL must be an address like https://a.example/page: {source}"
-            )),
-            other => invalid_parameter(format!("SourceURL cannot be used: {other}")),
+            SpecError::UrlSyntax { source, .. } => {
+                invalid_parameter(format!("SourceURL must be a URL like https://a.example/page: {source}"))
+            }
+            other => invalid_parameter(format!("SourceURL is invalid: {other}")),
         })
     }
 }
 
-/// The address is not repeated: what stands in it may be secret.
+/// Errors do not repeat the address, which may contain secrets.
 fn parse_source_url(fields: &Fields<'_>) -> Result<Secret, ApiError> {
     let url = fields.text("SourceURL")?.ok_or_else(|| fields.missing("SourceURL"))?;
     let chars = url.chars().count();
     if chars == 0 || chars > MAX_SOURCE_URL_CHARS {
         return Err(invalid_parameter(format!(
-            "SourceURL has {chars} characters: 1 to {MAX_SOURCE_URL_CHARS} are possible"
+            "SourceURL has {chars} characters: it must have 1 to {MAX_SOURCE_URL_CHARS}"
         )));
     }
     Ok(Secret::new(url))
@@ -217,41 +215,41 @@ fn parse_source_url(fields: &Fields<'_>) -> Result<Secret, ApiError> {
 
 fn parse_solutions(fields: &Fields<'_>) -> Result<Vec<VideoSolution>, ApiError> {
     let name = "VideoSolutions";
-    let given = match fields.get(name) {
+    let value = match fields.get(name) {
         None => &[][..],
-        Some(Value::Array(given)) => given,
+        Some(Value::Array(value)) => value,
         Some(other) => return Err(fields.wrong_type(name, "an array", other)),
     };
-    if given.len() > MAX_SOLUTIONS {
-        let count = given.len();
+    if value.len() > MAX_SOLUTIONS {
+        let count = value.len();
         return Err(invalid_parameter(format!(
-            "{name} has {count} items: 1 to {MAX_SOLUTIONS} are possible"
+            "{name} has {count} items: it must have 1 to {MAX_SOLUTIONS}"
         )));
     }
     let empty = [Value::Object(Map::new())];
-    let given = if given.is_empty() { &empty } else { given };
-    let one = |(at, item): (usize, &Value)| {
-        let of = format!("{name}[{at}].");
+    let value = if value.is_empty() { &empty } else { value };
+    let parse_solution = |(at, item): (usize, &Value)| {
+        let prefix = format!("{name}[{at}].");
         let Value::Object(map) = item else {
-            return Err(fields.wrong_type(of.trim_end_matches('.'), "an object", item));
+            return Err(fields.wrong_type(prefix.trim_end_matches('.'), "an object", item));
         };
-        let fields = Fields { prefix: &of, map: Some(map) };
+        let fields = Fields { prefix: &prefix, map: Some(map) };
         Ok(VideoSolution {
-            // What was asked for is an upper bound, and stays one.
+            // The requested size is an upper bound, so odd sizes are rounded down.
             width: fields.number(&WIDTH)? & !1,
             height: fields.number(&HEIGHT)? & !1,
             frame_rate: fields.number(&FRAME_RATE)?,
             bitrate: fields.number(&BITRATE)?,
         })
     };
-    given.iter().enumerate().map(one).collect()
+    value.iter().enumerate().map(parse_solution).collect()
 }
 
-/// The fields of an object; names are as they are written, and `null` is as good as nothing.
+/// Fields of an object. Names are case-sensitive, and `null` counts as absent.
 struct Fields<'a> {
-    /// What stands before their names in messages.
+    /// Prefix of the names in messages.
     prefix: &'a str,
-    /// Nothing, if they may be left out all together.
+    /// `None` if the object is absent.
     map: Option<&'a Map<String, Value>>,
 }
 
@@ -264,8 +262,8 @@ impl<'a> Fields<'a> {
         invalid_parameter(format!("{}{name} is missing", self.prefix))
     }
 
-    fn wrong_type(&self, name: &str, wanted: &str, given: &Value) -> ApiError {
-        invalid_parameter(format!("{}{name} must be {wanted}, it is {}", self.prefix, json_type(given)))
+    fn wrong_type(&self, name: &str, wanted: &str, value: &Value) -> ApiError {
+        invalid_parameter(format!("{}{name} must be {wanted}, it is {}", self.prefix, json_type(value)))
     }
 
     fn text(&self, name: &str) -> Result<Option<&'a str>, ApiError> {
@@ -299,7 +297,7 @@ impl<'a> Fields<'a> {
             Some(Value::Number(number)) => number,
             Some(other) => return Err(self.wrong_type(name, "an integer", other)),
         };
-        // Some JSON libraries write integers as doubles: `60.0` is one.
+        // Some JSON libraries write integers as doubles: `60.0` is an integer.
         let double = number.as_f64().filter(|_| number.is_f64());
         if double.is_some_and(|double| double.fract() != 0.0) {
             return Err(invalid_parameter(format!(
@@ -315,12 +313,12 @@ impl<'a> Fields<'a> {
             Some(number) if range.contains(&number) => Ok(number),
             Some(0) => Ok(*default),
             _ => {
-                // Where 0 switches something off, it is worth saying.
+                // 0 is mentioned where it switches something off.
                 let (low, high, zero) =
-                    (range.start(), range.end(), if *default == 0 { "0, and " } else { "" });
+                    (range.start(), range.end(), if *default == 0 { "0, or " } else { "" });
                 let zero = if range.contains(&0) { "" } else { zero };
                 Err(invalid_parameter(format!(
-                    "{}{name} is {number}: {zero}{low} to {high} are possible",
+                    "{}{name} is {number}: it must be {zero}{low} to {high}",
                     self.prefix
                 )))
             }
@@ -329,13 +327,14 @@ impl<'a> Fields<'a> {
 
     fn id(&self, name: &str, malformed: ErrorCode) -> Result<String, ApiError> {
         let id = self.text(name)?.ok_or_else(|| self.missing(name))?;
-        let fits = (1..=MAX_ID_LEN).contains(&id.len())
+        let is_valid = (1..=MAX_ID_LEN).contains(&id.len())
             && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_@-.".contains(&byte));
-        if fits {
+        if is_valid {
             return Ok(id.to_owned());
         }
         let message = format!(
-            "{}{name} is {} with {} characters: 1 to 128 of the letters a to z and A to Z, digits, and _ @ - . are possible",
+            "{}{name} is {} with {} characters: it must have 1 to 128 letters a to z and A to Z, digits, \
+             and _ @ - .",
             self.prefix,
             quote_truncated(id),
             id.chars().count()

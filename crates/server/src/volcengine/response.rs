@@ -7,13 +7,15 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::SERVICE;
+use crate::internal_error::InternalError;
+use crate::request_id::RequestId;
 
-/// Longest part of a text from outside that an answer repeats, in characters.
+/// Longest part of a request's value that an answer repeats, in characters.
 const MAX_ECHO_CHARS: usize = 64;
 
-/// Why a request is refused.
+/// Error code of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "they are the vendor's words, told in the table of `Code::row`")]
+#[expect(missing_docs, reason = "the variants are the vendor's codes, listed in `ErrorCode::details`")]
 pub enum ErrorCode {
     MissingParameter,
     MissingAuthenticationToken,
@@ -42,7 +44,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The vendor's word, its number where that is known, and the status.
+    /// The vendor's code, its number if the vendor documents one, and the HTTP status.
     fn details(self) -> (&'static str, Option<u32>, StatusCode) {
         use StatusCode as S;
         match self {
@@ -81,12 +83,12 @@ impl ErrorCode {
 }
 
 impl ErrorCode {
-    /// The vendor's word.
+    /// The vendor's code.
     pub(super) fn as_str(self) -> &'static str {
         self.details().0
     }
 
-    /// Whether it says that the caller did not prove who it is.
+    /// Whether the code means that authentication failed.
     pub(super) fn is_auth_failure(self) -> bool {
         matches!(
             self,
@@ -100,30 +102,33 @@ impl ErrorCode {
     }
 }
 
-/// A refusal, for whoever asked.
+/// Error answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
-    /// In a word.
+    /// Code, for programs.
     pub code: ErrorCode,
-    /// In a sentence that says what to do.
+    /// Sentence for people: what is wrong, and what to do.
     pub message: String,
+    /// Cause for the log, which the caller does not see.
+    pub(crate) internal: Option<InternalError>,
 }
 
 impl ApiError {
-    /// For this reason.
+    /// An error without an internal cause.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), internal: None }
     }
 
-    /// Something failed that whoever asked can do nothing about: they are told nothing more.
+    /// A failure that the caller can do nothing about; the cause only goes to the log.
     #[must_use]
-    pub(super) fn internal() -> Self {
-        Self::new(ErrorCode::InternalError, "the service cannot do this at the moment: try again later")
+    pub(super) fn internal(cause: InternalError) -> Self {
+        let message = "the service cannot do this at the moment: try again later";
+        Self { internal: Some(cause), ..Self::new(ErrorCode::InternalError, message) }
     }
 }
 
-/// What an answer says about its request.
+/// The parts of the envelope that repeat the request.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct RequestMetadata {
@@ -135,12 +140,12 @@ pub(super) struct RequestMetadata {
 }
 
 impl RequestMetadata {
-    pub(super) fn new(request_id: String, action: &str, version: &str, region: &str) -> Self {
-        let cut = |text: &str| text.chars().take(MAX_ECHO_CHARS).collect();
+    pub(super) fn new(id: &RequestId, action: &str, version: &str, region: &str) -> Self {
+        let truncate = |text: &str| text.chars().take(MAX_ECHO_CHARS).collect();
         Self {
-            request_id,
-            action: cut(action),
-            version: cut(version),
+            request_id: id.to_string(),
+            action: truncate(action),
+            version: truncate(version),
             service: SERVICE,
             region: region.to_owned(),
         }
@@ -151,7 +156,7 @@ impl RequestMetadata {
 #[serde(rename_all = "PascalCase")]
 struct Envelope<'a> {
     response_metadata: ResponseMetadata<'a>,
-    // An empty object in its place would keep the Go SDK from reading an error.
+    // The Go SDK would not read the error beside an empty object.
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a Value>,
 }
@@ -174,28 +179,28 @@ struct ErrorBody<'a> {
     code_n: Option<u32>,
 }
 
-/// The whole answer.
-pub(super) fn respond(about: &RequestMetadata, result: &Result<Value, ApiError>) -> Response {
+/// Builds the answer.
+pub(super) fn respond(metadata: &RequestMetadata, result: &Result<Value, ApiError>) -> Response {
     let (status, result, error) = match result {
         Ok(value) => (StatusCode::OK, Some(value), None),
-        Err(ApiError { code, message }) => {
+        Err(ApiError { code, message, .. }) => {
             let (code, code_n, status) = code.details();
             (status, None, Some(ErrorBody { code, message, code_n }))
         }
     };
-    let envelope = Envelope { response_metadata: ResponseMetadata { request: about, error }, result };
+    let envelope = Envelope { response_metadata: ResponseMetadata { request: metadata, error }, result };
     let mut response = Response::new(Body::from(serde_json::to_vec(&envelope).unwrap_or_default()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-    if let Ok(id) = HeaderValue::from_str(&about.request_id) {
+    if let Ok(id) = HeaderValue::from_str(&metadata.request_id) {
         headers.insert("x-tt-logid", id);
     }
     response
 }
 
-/// A text from outside, as far as an answer repeats it.
+/// Quotes a value of the request, cut to [`MAX_ECHO_CHARS`].
 pub(super) fn quote_truncated(text: &str) -> String {
-    let cut: String = text.chars().take(MAX_ECHO_CHARS).collect();
-    format!("{cut:?}{}", if cut.len() < text.len() { "…" } else { "" })
+    let truncate: String = text.chars().take(MAX_ECHO_CHARS).collect();
+    format!("{truncate:?}{}", if truncate.len() < text.len() { "…" } else { "" })
 }

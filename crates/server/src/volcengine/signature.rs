@@ -1,12 +1,10 @@
-//! Volcengine's signature of requests, `HMAC-SHA256`, in the headers or in the query.
+//! Volcengine's request signature `HMAC-SHA256`, in headers or in the query.
 //!
-//! A request names in `SignedHeaders` which headers are signed, and it differs by SDK; the date alone must be
-//! among them.
-
-use std::fmt::Write as _;
+//! SDKs sign different headers and name them in `SignedHeaders`. Only the date must be among them.
 
 use aws_lc_rs::{digest, hmac};
 use axum::http::{Method, header};
+use base16ct::lower::encode_string as hex;
 use chrono::NaiveDateTime;
 use pagecast_core::spec::Secret;
 use pagecast_fleet::UnixMs;
@@ -17,61 +15,62 @@ use super::response::{ApiError, ErrorCode, quote_truncated};
 use crate::route::ApiRequest;
 use crate::service::constant_time_eq;
 
-/// How far the date of a request may be from now, ahead, and behind unless it says so itself, in
-/// milliseconds.
+/// Largest difference between the date of a request and now, in milliseconds. `X-Expires` replaces it for
+/// dates in the past.
 pub const MAX_CLOCK_SKEW_MS: i64 = 900_000;
-/// How far behind at most, whatever `X-Expires` says.
+/// Largest age of a request, whatever `X-Expires` says, in milliseconds.
 pub const MAX_EXPIRES_MS: i64 = 3_600_000;
-/// Longest query, in bytes.
+/// Longest query, in bytes: all three actions need less than 1 KiB.
 pub const MAX_QUERY_LEN: usize = 16_384;
-/// Longest body, in bytes.
+/// Longest body, in bytes: the vendor's limit.
 pub const MAX_BODY_LEN: usize = 65_536;
-/// Most items of a query, and most signed headers.
+/// Most parameters of a query, and most signed headers: a signed request of an SDK has fewer than 20.
 pub const MAX_ITEMS: usize = 64;
-/// Longest `Authorization`, in bytes.
+/// Longest `Authorization` header, in bytes: an SDK's has some 300.
 const MAX_AUTHORIZATION_LEN: usize = 4096;
 
 const ALGORITHM: &str = "HMAC-SHA256";
 const TERMINATOR: &str = "request";
-/// Everything but these is written with `%`.
+/// Characters that are percent-encoded: all but the unreserved ones of RFC 3986.
 const ESCAPE_SET: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Name and value, decoded.
+/// Name and value of a query parameter, decoded.
 pub type QueryParam = (String, String);
 
-/// A request whose signature is good.
+/// A request with a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedRequest {
-    /// Who signed it.
+    /// Id of the access key that signed the request.
     pub key_id: String,
-    /// With which of the secrets.
+    /// Secret that the signature was made with.
     pub secret: Secret,
-    /// For which region.
+    /// Region in the credential.
     pub region: String,
-    /// The signature itself.
+    /// The signature.
     pub signature: [u8; 32],
-    /// The part of the query that is signed. Nothing else of it may be used.
+    /// The signed parameters of the query. No other parameter may be used.
     pub query: Vec<QueryParam>,
 }
 
-/// What a request says about its signature.
+/// Signature as a request states it, not verified.
 struct ClaimedSignature<'a> {
     key_id: &'a str,
-    /// As the credential has it.
+    /// Day in the credential.
     day: &'a str,
     region: &'a str,
     service: &'a str,
-    /// As `X-Date` has it.
+    /// Value of `X-Date`.
     date: &'a str,
-    /// `X-Expires`, if it is there and signed: for how many seconds the signature is good.
+    /// Value of `X-Expires` if it is present and signed: validity in seconds.
     expires: Option<&'a str>,
     signed_headers: &'a str,
-    /// Names of the query's signed items; all of them if the signature is in the headers.
+    /// Names of the signed query parameters; `None` if the signature is in the headers, which covers all of
+    /// them.
     signed_queries: Option<&'a str>,
     signature: &'a str,
 }
 
-/// Whether a list like `host;x-date` has this name.
+/// Whether a list like `host;x-date` contains this name.
 fn list_contains(list: &str, name: &str) -> bool {
     list.split(';').any(|listed| listed == name)
 }
@@ -80,37 +79,32 @@ fn signature_mismatch(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::SignatureDoesNotMatch, message)
 }
 
-/// The items of a query, decoded.
+/// Parses a query into decoded parameters.
 ///
-/// # Errors
-/// There is more of it than anybody needs.
+/// If the query exceeds [`MAX_QUERY_LEN`] or [`MAX_ITEMS`].
 pub fn parse_query(query: &str) -> Result<Vec<QueryParam>, ApiError> {
-    let too_much = |what: String| Err(ApiError::new(ErrorCode::InvalidParameter, what));
+    let too_long = |message: String| Err(ApiError::new(ErrorCode::InvalidParameter, message));
     if query.len() > MAX_QUERY_LEN {
-        return too_much(format!(
-            "the query has {} bytes: at most {MAX_QUERY_LEN} are possible",
-            query.len()
-        ));
+        return too_long(format!("the query has {} bytes: the limit is {MAX_QUERY_LEN}", query.len()));
     }
     let items: Vec<QueryParam> =
         form_urlencoded::parse(query.as_bytes()).into_owned().take(MAX_ITEMS + 1).collect();
     if items.len() > MAX_ITEMS {
-        return too_much(format!("the query has more than {MAX_ITEMS} items"));
+        return too_long(format!("the query has more than {MAX_ITEMS} parameters"));
     }
     Ok(items)
 }
 
-/// The first item of this name.
+/// The first parameter of this name.
 #[must_use]
 pub fn query_param<'a>(items: &'a [QueryParam], name: &str) -> Option<&'a str> {
     items.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
 }
 
-/// Checks a request that arrived at this time. `secrets` tells those of a key's id, none if nobody has it;
-/// `regions` are those that it may be signed for, any if empty.
+/// Verifies the signature of a request that arrived at `now`. `secrets` returns the secrets of a key id, none
+/// if the id is unknown. `regions` are the accepted regions; empty accepts all.
 ///
-/// # Errors
-/// What is missing or wrong, in the vendor's words.
+/// If the signature is missing, malformed, expired or wrong, with the vendor's code.
 pub fn verify(
     call: &ApiRequest,
     now: UnixMs,
@@ -118,7 +112,7 @@ pub fn verify(
     secrets: impl Fn(&str) -> Vec<Secret>,
 ) -> Result<VerifiedRequest, ApiError> {
     if call.body.len() > MAX_BODY_LEN {
-        let message = format!("the body has {} bytes: at most {MAX_BODY_LEN} are possible", call.body.len());
+        let message = format!("the body has {} bytes: the limit is {MAX_BODY_LEN}", call.body.len());
         return Err(ApiError::new(ErrorCode::InvalidParameter, message));
     }
     let query = parse_query(&call.query)?;
@@ -128,7 +122,8 @@ pub fn verify(
     } else if named("X-Algorithm") || named("X-Credential") || named("X-Signature") {
         ClaimedSignature::from_query(call, &query)?
     } else {
-        let message = "the request is not signed: it needs an Authorization header, or X-Algorithm, X-Credential and X-Signature in the query";
+        let message = "the request is not signed: send an Authorization header, or X-Algorithm, \
+                       X-Credential and X-Signature in the query";
         return Err(ApiError::new(ErrorCode::MissingAuthenticationToken, message));
     };
     if claim.service != SERVICE {
@@ -155,10 +150,11 @@ pub fn verify(
     let Some(secret) =
         secrets.into_iter().find(|s| constant_time_eq(&Secret::new(signed_with(s)), claim.signature))
     else {
-        // It tells nothing that the sender does not know, and most of what is needed to find the mistake.
+        // The sender knows this hash and can compare it with its own to find the mistake.
         let hash = sha256_hex(request.as_bytes());
         return Err(signature_mismatch(format!(
-            "the signature is not that of this request with the secret of this key: the canonical request has the SHA-256 {hash}"
+            "the signature does not match: the canonical request has the SHA-256 {hash}; compare it with \
+             yours, then check the secret key"
         )));
     };
     Ok(VerifiedRequest {
@@ -170,15 +166,15 @@ pub fn verify(
     })
 }
 
-/// The id of the access key that a request names, whether it proves it or not; empty if it names none.
+/// Key id that a request claims, with a valid signature or not; empty without one.
 pub(super) fn claimed_key_id(call: &ApiRequest) -> String {
-    let of_header =
+    let from_header =
         call.header(header::AUTHORIZATION.as_str()).and_then(|text| text.split_once("Credential="));
-    let of_query = || {
+    let from_query = || {
         let query = parse_query(&call.query).unwrap_or_default();
         query_param(&query, "X-Credential").map(str::to_owned)
     };
-    let credential = of_header.map(|(_, credential)| credential.to_owned()).or_else(of_query);
+    let credential = from_header.map(|(_, credential)| credential.to_owned()).or_else(from_query);
     credential.unwrap_or_default().split(['/', ',']).next().unwrap_or_default().to_owned()
 }
 
@@ -186,7 +182,7 @@ fn check_date(claim: &ClaimedSignature<'_>, now: UnixMs) -> Result<(), ApiError>
     let bad = |message: String| Err(ApiError::new(ErrorCode::InvalidTimestamp, message));
     let Some(date_ms) = parse_date(claim.date) else {
         return bad(format!(
-            "X-Date must look like 20231114T221320Z, UTC: it is {}",
+            "X-Date is {}: it must be a UTC time like 20231114T221320Z",
             quote_truncated(claim.date)
         ));
     };
@@ -197,7 +193,7 @@ fn check_date(claim: &ClaimedSignature<'_>, now: UnixMs) -> Result<(), ApiError>
     };
     if now - date_ms > behind_ms || date_ms - now > MAX_CLOCK_SKEW_MS {
         return bad(format!(
-            "X-Date is {}, and it is {} here: it may be {} s behind, and {} s ahead",
+            "X-Date is {}, the server's clock says {}: X-Date may be at most {} s behind it and {} s ahead",
             claim.date,
             format_date(now),
             behind_ms / 1000,
@@ -217,12 +213,13 @@ fn check_date(claim: &ClaimedSignature<'_>, now: UnixMs) -> Result<(), ApiError>
 impl<'a> ClaimedSignature<'a> {
     fn from_headers(call: &'a ApiRequest) -> Result<Self, ApiError> {
         let text = single_header(call, "authorization")?;
-        let none = |message| ApiError::new(ErrorCode::MissingAuthenticationToken, message);
+        let missing_token = |message| ApiError::new(ErrorCode::MissingAuthenticationToken, message);
         let text = text.strip_prefix(ALGORITHM).filter(|rest| rest.starts_with(' '));
-        let text =
-            text.ok_or_else(|| none("the Authorization header must begin with HMAC-SHA256 Credential="))?;
+        let text = text.ok_or_else(|| {
+            missing_token("the Authorization header must begin with HMAC-SHA256 Credential=")
+        })?;
         if text.len() > MAX_AUTHORIZATION_LEN {
-            return Err(none("the Authorization header is longer than 4096 bytes"));
+            return Err(missing_token("the Authorization header is longer than 4096 bytes"));
         }
         let part = |name: &str| {
             let named = |part: &'a str| part.trim().strip_prefix(name)?.strip_prefix('=');
@@ -239,13 +236,15 @@ impl<'a> ClaimedSignature<'a> {
             signed_queries: None,
             ..Self::new(part("Credential"), part("Signature"))?
         };
-        // A request without it has no date at all, which is what it is refused for.
+        // A request without X-Date is refused for its missing date instead.
         if !claim.date.is_empty() && !is_signed("x-date") {
             return Err(signature_mismatch("SignedHeaders must name x-date"));
         }
         let token = "x-security-token";
         if call.headers.contains_key(token) && !is_signed(token) {
-            return Err(signature_mismatch("SignedHeaders must name x-security-token, because it is there"));
+            return Err(signature_mismatch(
+                "SignedHeaders must name x-security-token, because the header is present",
+            ));
         }
         Ok(claim)
     }
@@ -259,14 +258,16 @@ impl<'a> ClaimedSignature<'a> {
             ));
         }
         if call.method != Method::GET {
-            return Err(signature_mismatch("a signature in the query is for GET alone: sign the headers"));
+            return Err(signature_mismatch(
+                "a signature in the query is only possible with GET: sign the headers",
+            ));
         }
         let signed = part("X-SignedQueries");
         let is_signed = |name| list_contains(signed, name);
         let token = "X-Security-Token";
         if query_param(query, token).is_some() && !is_signed(token) {
             return Err(signature_mismatch(
-                "X-SignedQueries must name X-Security-Token, because it is there",
+                "X-SignedQueries must name X-Security-Token, because the parameter is present",
             ));
         }
         Ok(Self {
@@ -305,7 +306,7 @@ impl<'a> ClaimedSignature<'a> {
     }
 
     fn canonical_request(&self, call: &ApiRequest, query: &[QueryParam]) -> Result<String, ApiError> {
-        // Nothing of a body is used of a request that is signed in its query.
+        // The body of a request that is signed in its query is ignored.
         let body_hash = if self.signed_queries.is_some() { sha256_hex(&[]) } else { hex(call.body.sha256()) };
         if call.headers.contains_key("x-content-sha256")
             && self.signed_queries.is_none()
@@ -316,7 +317,7 @@ impl<'a> ClaimedSignature<'a> {
         let names: Vec<&str> =
             self.signed_headers.split(';').filter(|name| !name.is_empty()).take(MAX_ITEMS + 1).collect();
         if names.len() > MAX_ITEMS {
-            return Err(signature_mismatch(format!("more than {MAX_ITEMS} headers are signed")));
+            return Err(signature_mismatch(format!("SignedHeaders names more than {MAX_ITEMS} headers")));
         }
         let mut headers = Vec::with_capacity(names.len());
         for name in names {
@@ -326,16 +327,16 @@ impl<'a> ClaimedSignature<'a> {
     }
 }
 
-/// The value of a header that must be there once, as text.
+/// Value of a header that must be present once, as text.
 fn single_header<'a>(call: &'a ApiRequest, name: &str) -> Result<&'a str, ApiError> {
     let mut values = call.headers.get_all(name).iter();
     match (values.next().map(|value| value.to_str()), values.next()) {
         (Some(Ok(value)), None) => Ok(value.trim()),
         (None, _) => {
-            Err(signature_mismatch(format!("the header {} is signed and not there", quote_truncated(name))))
+            Err(signature_mismatch(format!("the header {} is signed but missing", quote_truncated(name))))
         }
         _ => Err(signature_mismatch(format!(
-            "the header {} must be there once, as text",
+            "the header {} must be present exactly once, as text",
             quote_truncated(name)
         ))),
     }
@@ -363,7 +364,7 @@ fn canonical_request(
     format!("{method}\n/\n{}\n{}\n\n{signed_headers}\n{body_hash}", query.join("&"), lines.join("\n"))
 }
 
-/// The host without a port that goes without saying.
+/// The host without a default port.
 fn strip_default_port(value: &str) -> &str {
     value.strip_suffix(":80").or_else(|| value.strip_suffix(":443")).unwrap_or(value)
 }
@@ -384,17 +385,9 @@ fn compute_signature(secret: &Secret, day: &str, region: &str, to_sign: &str) ->
     out
 }
 
-/// SHA-256 in lower-case hex.
+/// SHA-256 in lower-case hex digits.
 pub(super) fn sha256_hex(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        let _infallible = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 fn parse_date(text: &str) -> Option<UnixMs> {
@@ -415,25 +408,24 @@ fn format_date(now: UnixMs) -> String {
     date.format("%Y%m%dT%H%M%SZ").to_string()
 }
 
-/// A request to be signed.
+/// A request to sign.
 #[derive(Debug, Clone, Copy)]
 pub struct UnsignedRequest<'a> {
-    /// How.
+    /// HTTP method.
     pub method: &'a str,
-    /// Whom, with the port if it is not the usual one.
+    /// Host, with a port that is not the default.
     pub host: &'a str,
-    /// What stands behind the `?`.
+    /// Text behind the `?`.
     pub query: &'a str,
-    /// What it sends.
+    /// Body of the request.
     pub body: &'a [u8],
-    /// For which region.
+    /// Region in the credential.
     pub region: &'a str,
 }
 
-/// The headers that sign a request now, besides `Host`: names in lower case, and values.
+/// Headers that sign a request at `now`, besides `Host`: names in lower case, and values.
 ///
-/// # Errors
-/// The query is longer than anybody takes.
+/// As [`parse_query`].
 pub fn sign(
     request: &UnsignedRequest<'_>,
     key_id: &str,
@@ -464,14 +456,14 @@ pub fn sign(
     Ok(signed)
 }
 
-/// The signature of a GET that stands in its query: of all of it, and of no header.
+/// Signature in the query of a GET that covers the whole query and no header.
 #[cfg(test)]
 pub(super) fn query_signature(query: &str, secret: &Secret, date: &str, region: &str) -> String {
     let canonical = canonical_request("GET", &parse_query(query).unwrap(), &[], "", &sha256_hex(b""));
     hex(&compute_signature(secret, &date[..8], region, &string_to_sign(date, &date[..8], region, &canonical)))
 }
 
-/// Adds the token of a temporary key to a POST that is signed in its headers, and signs it anew.
+/// Adds a security token to a POST that is signed in its headers, and signs it again.
 #[cfg(test)]
 pub(super) fn add_security_token(call: &mut ApiRequest, token: &str, secret: &Secret) {
     use axum::http::HeaderValue;

@@ -1,4 +1,4 @@
-//! `StartWebcast`: a task becomes a cast.
+//! `StartWebcast`: creates a cast for a task.
 
 use std::time::Duration;
 
@@ -12,20 +12,21 @@ use tokio::time::{Instant, timeout_at};
 
 use super::request::{EventNotifyConfig, StartRequest, VideoSolution, invalid_parameter};
 use super::response::{ApiError, ErrorCode};
-use super::{internal_error, task};
+use super::{ORIGIN, internal_error, task};
 use crate::app::Application;
+use crate::new_cast::CastDraft;
 use crate::service::Service;
 
-/// How long the end of a task of the same name is waited for, that was told to stop.
+/// Longest wait for the end of a stopping task of the same name: well below the 10 s for the whole call.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Shortest time between two looks for it.
+/// Shortest time between two checks for that end: the fleet reports changes of all casts.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// What the vendor says if the task runs already.
+/// The vendor's result for a task that runs already.
 const ALREADY_STARTED: &str =
     "The task has been started. Please do not call the startup task interface repeatedly";
 
-/// Starts a task. One that runs already is a success, unless `strict`: SDKs repeat what they got no answer
-/// to.
+/// Starts a task. A task that runs already is a success unless `strict`, because SDKs repeat requests that
+/// got no answer.
 pub(super) async fn start(
     service: &Service,
     app: &Application,
@@ -36,17 +37,17 @@ pub(super) async fn start(
     let deadline = Instant::now() + STOP_TIMEOUT;
     loop {
         let created = service.create(new.clone()).await;
-        let other = match created.map_err(|error| internal_error("starting a task", &error))? {
+        let other = match created.map_err(|error| internal_error("start task", &error))? {
             CreateOutcome::New(cast) => {
-                tracing::info!(cast = %cast.id, app = app.name, "task started");
+                tracing::info!(cast = %cast.id, app = app.name, "cast started");
                 return Ok(Value::from("ok"));
             }
             CreateOutcome::QueueFull if service.is_draining() => {
-                let message = "the service is ending: try again later";
+                let message = "the service is shutting down: try again later";
                 return Err(ApiError::new(ErrorCode::ServiceUnavailable, message));
             }
             CreateOutcome::QuotaExceeded | CreateOutcome::QueueFull => {
-                let message = "as many tasks run as may: stop one, or try again later";
+                let message = "the limit of tasks at the same time is reached: stop one, or try again later";
                 return Err(ApiError::new(ErrorCode::TaskNumberOverLimit, message));
             }
             CreateOutcome::BytesExceeded(kept) => {
@@ -55,9 +56,10 @@ pub(super) async fn start(
             CreateOutcome::Exists(other) => other,
         };
         if other.app != app.name {
-            // The `AppId` was another application's, and one of its tasks still runs: it is none of this
-            // caller's business.
-            let message = "the task cannot be started under this name at the moment: try again later, or take another TaskId";
+            // The `AppId` belonged to another application before, and one of its tasks still runs; the caller
+            // learns nothing about it.
+            let message = "the task cannot be started under this TaskId at the moment: try again later, or \
+                           use another TaskId";
             return Err(ApiError::new(ErrorCode::TaskAlreadyExists, message));
         }
         if !other.stop_requested && strict {
@@ -66,38 +68,37 @@ pub(super) async fn start(
         if !other.stop_requested {
             return Ok(Value::from(ALREADY_STARTED));
         }
-        // To say that it runs would be to lose this one.
+        // A success would be wrong: the running task ends, and no new one starts.
         if !timeout_at(deadline, wait_until_ended(service, &other)).await.unwrap_or(Ok(false))? {
-            let message = "the task was told to stop and is not over yet: try again later";
+            let message = "the task is stopping and has not ended yet: try again later";
             return Err(ApiError::new(ErrorCode::TaskAlreadyExists, message));
         }
     }
 }
 
-/// Waits until a cast is over; `false` if nobody would tell.
+/// Waits until a cast has ended. `false` if the fleet reports no more changes.
 async fn wait_until_ended(service: &Service, cast: &pagecast_fleet::Cast) -> Result<bool, ApiError> {
     let mut changes = service.fleet.changes();
     loop {
-        let now = service
-            .fleet
-            .get(&cast.id)
-            .await
-            .map_err(|error| internal_error("waiting for a task", &error))?;
-        if now.is_none_or(|cast| cast.state == CastState::Ended) {
+        let current =
+            service.fleet.get(&cast.id).await.map_err(|error| internal_error("wait for task", &error))?;
+        if current.is_none_or(|cast| cast.state == CastState::Ended) {
             return Ok(true);
         }
         if changes.changed().await.is_err() {
             return Ok(false);
         }
-        // Others change much more often than this one.
+        // Most changes are of other casts.
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// The cast that a task is.
+/// Builds the cast of a task.
 fn new_cast(service: &Service, app: &Application, start: &StartRequest) -> Result<NewCast, ApiError> {
     let layers = layers(&start.video_solutions)?;
-    let Some(largest) = layers.first() else { return Err(ApiError::internal()) };
+    let Some(largest) = layers.first() else {
+        return Err(invalid_parameter("VideoSolutions is empty".to_owned()));
+    };
     let fps = layers.iter().map(|layer| layer.fps).max_by_key(|fps| fps.get()).unwrap_or(largest.fps);
     let source = Source { size: largest.size, fps, ..Source::new(start.page_url()?) };
     let id = service.new_cast_id();
@@ -109,15 +110,15 @@ fn new_cast(service: &Service, app: &Application, start: &StartRequest) -> Resul
         task: start.task.task_id.clone(),
     };
     let room = service.new_room(app, ids, layers);
-    spec.room = Some(room.map_err(|error| internal_error("finding a room for a task", &error))?);
+    spec.room = Some(room.map_err(|error| internal_error("choose room", &error))?);
     let seconds = |count: u32| Duration::from_secs(count.into());
-    // What the operator allows is a limit, too.
+    // The operator's limit holds as well.
     spec.limits.max_time = seconds(start.max_running_time).min(spec.limits.max_time);
-    let every = |interval: u32| (interval > 0).then(|| seconds(interval));
+    let optional_interval = |interval: u32| (interval > 0).then(|| seconds(interval));
     spec.checks = HealthChecks {
-        freeze: every(start.monitor_config.freeze_check_interval),
-        blank: every(start.monitor_config.blank_check_interval),
-        crash: every(start.monitor_config.crash_check_interval),
+        freeze: optional_interval(start.monitor_config.freeze_check_interval),
+        blank: optional_interval(start.monitor_config.blank_check_interval),
+        crash: optional_interval(start.monitor_config.crash_check_interval),
     };
     let EventNotifyConfig { enable_event_notify, start_timeout } = start.event_notify_config;
     if enable_event_notify {
@@ -125,37 +126,32 @@ fn new_cast(service: &Service, app: &Application, start: &StartRequest) -> Resul
         spec.readiness = Readiness { signal: ReadySignal::Webcast, timeout, ..Readiness::default() };
     }
     spec.validate().map_err(|error| match error {
-        // Identifiers that the address of the application's rooms has no place for.
+        // The address of the application's rooms cannot hold these identifiers.
         SpecError::Room { .. } => invalid_parameter(format!("AppId, RoomId, UserId and TaskId: {error}")),
-        // All else that a caller can get wrong was told before.
-        _ => internal_error("describing a task", &error),
+        // The parameters were checked before, so any other error is ours.
+        _ => internal_error("build cast", &error),
     })?;
-    let casts = &service.config.casts;
-    Ok(NewCast {
+    let draft = CastDraft {
         id,
-        app: app.name.clone(),
-        api: "volcengine".to_owned(),
-        key: Some(task::task_key(&start.task)),
-        key_retention: KeyRetention::UntilEnded,
-        request: serde_json::to_value(start).map_err(|error| internal_error("describing a task", &error))?,
+        origin: ORIGIN,
+        key: Some((task::task_key(&start.task), KeyRetention::UntilEnded)),
+        request: serde_json::to_value(start).map_err(|error| internal_error("build cast", &error))?,
         spec,
-        queue_timeout: Duration::from_secs(casts.queue_s),
-        quota: app.max_casts,
-        max_bytes: app.max_kept_bytes(),
-        queue_limit: casts.queue_limit,
+        queue_timeout: None,
         notify: app.callbacks.volcengine.is_some(),
-    })
+    };
+    Ok(draft.into_new_cast(service, app))
 }
 
-/// The layers of a stream, the larger one first. Two solutions of the same size are one layer that has the
-/// better of both: a second stream of the same picture would help nobody.
+/// Layers of a stream, the larger one first. Two solutions of the same size become one layer with the higher
+/// frame rate and bitrate, because a second stream of the same picture has no use.
 fn layers(solutions: &[VideoSolution]) -> Result<Vec<Layer>, ApiError> {
     let mut layers = Vec::with_capacity(solutions.len());
     for solution in solutions {
         let size = Size::new(solution.width, solution.height);
         let (Ok(size), Some(fps)) = (size, Fps::new(solution.frame_rate)) else {
             return Err(invalid_parameter(format!(
-                "VideoSolutions: {}x{} at {} frames per second cannot be shown",
+                "VideoSolutions: {}x{} at {} frames per second is not a valid picture",
                 solution.width, solution.height, solution.frame_rate
             )));
         };
@@ -172,7 +168,7 @@ fn layers(solutions: &[VideoSolution]) -> Result<Vec<Layer>, ApiError> {
             return Ok(vec![Layer { fps, bitrate_kbps, ..first }]);
         }
         if area(&first) == area(&second) {
-            // As much of it as the page fills, whose proportions are those of the first.
+            // The second layer has the proportions of the first, because both show the same page.
             let size = first.size.fit_within(second.size);
             return Ok(vec![first, Layer { size, ..second }]);
         }

@@ -1,4 +1,4 @@
-//! `StopWebcast` and `GetWebCastTask`: a task is found again.
+//! `StopWebcast` and `GetWebCastTask`: find a task and its cast.
 
 use pagecast_core::cast::EndReason;
 use pagecast_fleet::{Cast, CastKey, CastState, Command, Error};
@@ -10,22 +10,22 @@ use super::response::{ApiError, ErrorCode};
 use crate::app::Application;
 use crate::service::Service;
 
-/// How long ago a task may have been started to be found, in milliseconds.
+/// Age of the oldest task that `GetWebCastTask` finds, in milliseconds: 72 hours, as the vendor documents.
 const TASK_RETENTION_MS: i64 = 72 * 3_600_000;
-/// What is repeated of the request.
+/// Fields of the request that the answer repeats.
 const ECHOED_FIELDS: [&str; 6] =
     ["UserId", "SourceURL", "MaxRunningTime", "VideoSolutions", "MonitorConfig", "EventNotifyConfig"];
 
-/// How the vendor sees an end.
+/// End of a task in the vendor's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct EndStatus {
-    /// Whether it is a failure.
+    /// Whether the task failed.
     pub(super) failed: bool,
-    /// `StopReason`.
+    /// The vendor's `StopReason`.
     pub(super) reason: &'static str,
 }
 
-/// Four words are all there are; what none of them fits is unknown.
+/// Maps an end to one of the vendor's four words; an end without a word of its own is unknown.
 pub(super) fn end_status(reason: EndReason, was_live: bool) -> EndStatus {
     let (failed, reason) = match reason {
         EndReason::Stopped => (false, "StopByAPI"),
@@ -38,27 +38,28 @@ pub(super) fn end_status(reason: EndReason, was_live: bool) -> EndStatus {
     EndStatus { failed, reason }
 }
 
-/// What only one task that runs has.
+/// Key that only one running task can have.
 pub(super) fn task_key(task: &TaskRef) -> CastKey {
-    // None of them contains a slash.
+    // No identifier contains a slash.
     CastKey(format!("webcast/{}/{}/{}", task.app_id, task.room_id, task.task_id))
 }
 
 fn not_found() -> ApiError {
-    ApiError::new(ErrorCode::ErrorActiveTaskNotFound, "there is no such task, or it is over")
+    ApiError::new(ErrorCode::ErrorActiveTaskNotFound, "there is no such task, or it has ended")
 }
 
-/// A task of this application. Another one's is not found, though it had the same `AppId` once.
+/// Finds a task of this application. A task of another application is not found, even if that had the same
+/// `AppId` before.
 async fn find(service: &Service, app: &Application, task: &TaskRef) -> Result<Cast, ApiError> {
     let found = service
         .fleet
         .find_by_key(&task_key(task))
         .await
-        .map_err(|error| internal_error("finding a task", &error))?;
+        .map_err(|error| internal_error("find task", &error))?;
     found.filter(|cast| cast.app == app.name).ok_or_else(not_found)
 }
 
-/// Ends a task that runs. One that was told so before is told so again as long as it has not ended.
+/// Stops a running task. Stopping it again succeeds as long as it has not ended.
 pub(super) async fn stop(service: &Service, app: &Application, task: &TaskRef) -> Result<Value, ApiError> {
     let cast = find(service, app, task).await?;
     if cast.state == CastState::Ended {
@@ -68,13 +69,13 @@ pub(super) async fn stop(service: &Service, app: &Application, task: &TaskRef) -
         match service.fleet.send_command(&cast.id, Command::Stop).await {
             Ok(()) => {}
             Err(Error::CastNotFound(_) | Error::CastEnded(_)) => return Err(not_found()),
-            Err(error) => return Err(internal_error("stopping a task", &error)),
+            Err(error) => return Err(internal_error("stop task", &error)),
         }
     }
     Ok(Value::from("ok"))
 }
 
-/// How a task stands that was started within the last 72 hours.
+/// Describes a task that was started within the last 72 hours.
 pub(super) async fn get(service: &Service, app: &Application, task: &TaskRef) -> Result<Value, ApiError> {
     let cast = find(service, app, task).await?;
     if cast.created_ms < service.now().saturating_sub(TASK_RETENTION_MS) {
@@ -89,19 +90,19 @@ fn describe(cast: &Cast) -> Map<String, Value> {
         (CastState::Live, _) => (2, ""),
         (CastState::Ended, None) => (0, "UnknownStopReason"),
         (CastState::Ended, Some(end)) => {
-            let verdict = end_status(end.reason, cast.live_ms.is_some());
-            (if verdict.failed { 4 } else { 3 }, verdict.reason)
+            let end = end_status(end.reason, cast.live_ms.is_some());
+            (if end.failed { 4 } else { 3 }, end.reason)
         }
     };
-    let mut said: Map<String, Value> = ECHOED_FIELDS
+    let mut answer: Map<String, Value> = ECHOED_FIELDS
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), cast.request.get(name)?.clone())))
         .collect();
-    said.insert("StartTime".to_owned(), cast.started_ms.unwrap_or(cast.created_ms).into());
-    said.insert("EndTime".to_owned(), cast.ended_ms.unwrap_or(0).into());
-    said.insert("Status".to_owned(), status.into());
-    said.insert("StopReason".to_owned(), reason.into());
-    said
+    answer.insert("StartTime".to_owned(), cast.started_ms.unwrap_or(cast.created_ms).into());
+    answer.insert("EndTime".to_owned(), cast.ended_ms.unwrap_or(0).into());
+    answer.insert("Status".to_owned(), status.into());
+    answer.insert("StopReason".to_owned(), reason.into());
+    answer
 }
 
 #[cfg(test)]

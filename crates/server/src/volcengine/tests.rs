@@ -11,7 +11,7 @@ use pagecast_core::cast::{EndReason, HealthFault};
 use pagecast_core::spec::{ReadySignal, RoomService, RoomUrl};
 use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{Cast, CastState, EventKind, Fleet, Ticket, WorkerId};
+use pagecast_fleet::{Cast, CastState, Casts, Documents, EventKind, Fleet, Leases, Outbox, Ticket, WorkerId};
 use pagecast_testkit::scratch::ScratchDir;
 use serde_json::json;
 
@@ -20,6 +20,7 @@ use crate::app::{
     AccessKey, Application, ApplicationRegistry, CallbackReceiver, RoomProvider, VolcengineRooms,
 };
 use crate::config::Config;
+use crate::request_id::RequestId;
 use signature::UnsignedRequest;
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -99,14 +100,21 @@ impl Fixture {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap());
         }
         let body = Bytes::copy_from_slice(body.as_bytes());
-        ApiRequest { method: method.parse().unwrap(), query: query.to_owned(), headers, body: body.into() }
+        ApiRequest {
+            id: RequestId::random(),
+            method: method.parse().unwrap(),
+            query: query.to_owned(),
+            headers,
+            body: body.into(),
+        }
     }
 
     async fn send(&self, call: &ApiRequest) -> StatusAndBody {
         let (head, body) = self.gate.handle(&self.service, call).await.into_parts();
         assert_eq!(head.headers["content-type"], "application/json; charset=utf-8");
         let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
-        assert_eq!(head.headers["x-tt-logid"], body["ResponseMetadata"]["RequestId"].as_str().unwrap());
+        assert_eq!(head.headers["x-tt-logid"], call.id.as_str());
+        assert_eq!(body["ResponseMetadata"]["RequestId"], call.id.as_str());
         (head.status.as_u16(), body)
     }
 
@@ -139,8 +147,8 @@ impl Fixture {
         self.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().unwrap().ticket
     }
 
-    async fn report(&self, ticket: &Ticket, what: EventKind) {
-        self.fleet.report_event(ticket, what).await.unwrap();
+    async fn report(&self, ticket: &Ticket, case: EventKind) {
+        self.fleet.report_event(ticket, case).await.unwrap();
     }
 }
 
@@ -179,13 +187,13 @@ fn without_request_id((status, mut body): StatusAndBody) -> StatusAndBody {
 }
 
 fn success_response(action: &str, version: &str, result: Value) -> StatusAndBody {
-    let about = json!({ "Action": action, "Version": version, "Service": "rtc", "Region": "cn-north-1" });
-    (200, json!({ "ResponseMetadata": about, "Result": result }))
+    let metadata = json!({ "Action": action, "Version": version, "Service": "rtc", "Region": "cn-north-1" });
+    (200, json!({ "ResponseMetadata": metadata, "Result": result }))
 }
 
 #[tokio::test]
 async fn the_life_of_a_task() {
-    let bench = Fixture::new();
+    let fixture = Fixture::new();
     let found = |status: i64, start: i64, end: i64, reason: &str| {
         let task = json!({
             "StartTime": start, "EndTime": end, "Status": status, "StopReason": reason,
@@ -198,78 +206,78 @@ async fn the_life_of_a_task() {
     };
     let done = |action: &str| success_response(action, "2020-12-01", json!("ok"));
     assert_eq!(
-        status_and_code(&bench.get().await),
+        status_and_code(&fixture.get().await),
         expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
     );
     assert_eq!(
-        status_and_code(&bench.stop().await),
+        status_and_code(&fixture.stop().await),
         expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
     );
-    assert_eq!(without_request_id(bench.start(json!({})).await), done("StartWebcast"));
-    assert_eq!(without_request_id(bench.get().await), found(1, NOW_MS, 0, ""));
-    bench.advance_clock(1000);
-    let ticket = bench.claim().await;
-    assert_eq!(without_request_id(bench.get().await), found(1, NOW_MS + 1000, 0, ""));
-    bench.report(&ticket, EventKind::Live).await;
-    assert_eq!(without_request_id(bench.get().await), found(2, NOW_MS + 1000, 0, ""));
+    assert_eq!(without_request_id(fixture.start(json!({})).await), done("StartWebcast"));
+    assert_eq!(without_request_id(fixture.get().await), found(1, NOW_MS, 0, ""));
+    fixture.advance_clock(1000);
+    let ticket = fixture.claim().await;
+    assert_eq!(without_request_id(fixture.get().await), found(1, NOW_MS + 1000, 0, ""));
+    fixture.report(&ticket, EventKind::Live).await;
+    assert_eq!(without_request_id(fixture.get().await), found(2, NOW_MS + 1000, 0, ""));
     for _ in 0..2 {
-        assert_eq!(without_request_id(bench.stop().await), done("StopWebcast"), "as often as one likes");
+        assert_eq!(without_request_id(fixture.stop().await), done("StopWebcast"), "as often as one likes");
     }
-    assert_eq!(bench.fleet.commands(&ticket).await.unwrap().len(), 1);
-    bench.advance_clock(1000);
-    bench.report(&ticket, ended(EndReason::Stopped)).await;
-    assert_eq!(without_request_id(bench.get().await), found(3, NOW_MS + 1000, NOW_MS + 2000, "StopByAPI"));
+    assert_eq!(fixture.fleet.commands(&ticket).await.unwrap().len(), 1);
+    fixture.advance_clock(1000);
+    fixture.report(&ticket, ended(EndReason::Stopped)).await;
+    assert_eq!(without_request_id(fixture.get().await), found(3, NOW_MS + 1000, NOW_MS + 2000, "StopByAPI"));
     assert_eq!(
-        status_and_code(&bench.stop().await),
+        status_and_code(&fixture.stop().await),
         expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
     );
     assert_eq!(
-        without_request_id(bench.start(json!({})).await),
+        without_request_id(fixture.start(json!({})).await),
         done("StartWebcast"),
         "the name is free again"
     );
-    assert_eq!(without_request_id(bench.get().await), found(1, NOW_MS + 2000, 0, ""));
+    assert_eq!(without_request_id(fixture.get().await), found(1, NOW_MS + 2000, 0, ""));
 }
 
 #[tokio::test]
 async fn ends_have_the_vendors_reasons() {
-    let bench = Fixture::new();
-    for (what, live, status, reason) in [
+    let fixture = Fixture::new();
+    for (case, live, status, reason) in [
         (EndReason::MaxTime, true, 3, "ExceedMaxRunningTime"),
         (EndReason::PageEnded, true, 3, "UnknownStopReason"),
         (EndReason::StartFailed, false, 4, "StartTaskFailed"),
         (EndReason::GaveUp(HealthFault::Freeze), true, 4, "UnknownStopReason"),
     ] {
-        bench.start(json!({})).await;
-        let ticket = bench.claim().await;
+        fixture.start(json!({})).await;
+        let ticket = fixture.claim().await;
         if live {
-            bench.report(&ticket, EventKind::Live).await;
+            fixture.report(&ticket, EventKind::Live).await;
         }
-        bench.report(&ticket, ended(what)).await;
-        bench.fleet.close(&ticket, None, None).await.unwrap();
-        let (_, said) = bench.get().await;
-        let task = &said["Result"]["WebCastTask"];
-        assert_eq!((&task["Status"], &task["StopReason"]), (&json!(status), &json!(reason)), "{what:?}");
+        fixture.report(&ticket, ended(case)).await;
+        fixture.fleet.close(&ticket, None, None).await.unwrap();
+        let (_, reply) = fixture.get().await;
+        let task = &reply["Result"]["WebCastTask"];
+        assert_eq!((&task["Status"], &task["StopReason"]), (&json!(status), &json!(reason)), "{case:?}");
     }
 }
 
 #[tokio::test]
 async fn a_task_is_found_for_72_hours() {
-    let bench = Fixture::new();
-    bench.start(json!({})).await;
-    bench.stop().await;
-    bench.advance_clock(72 * HOUR_MS);
-    assert_eq!(bench.get().await.0, 200);
-    bench.advance_clock(1);
+    let fixture = Fixture::new();
+    fixture.start(json!({})).await;
+    fixture.stop().await;
+    fixture.advance_clock(72 * HOUR_MS);
+    assert_eq!(fixture.get().await.0, 200);
+    fixture.advance_clock(1);
     assert_eq!(
-        status_and_code(&bench.get().await),
+        status_and_code(&fixture.get().await),
         expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
     );
 }
 
 #[tokio::test]
 async fn the_vendors_example_runs() {
-    let bench = Fixture::with(|app| app.app_id = Some("Your_AppId".to_owned()), |_| {});
+    let fixture = Fixture::with(|app| app.app_id = Some("Your_AppId".to_owned()), |_| {});
     let body = r#"{
     "AppId": "Your_AppId",
     "RoomId": "Your_RoomId",
@@ -281,24 +289,25 @@ async fn the_vendors_example_runs() {
     "EventNotifyConfig": { "EnableEventNotify": false, "StartTimeout": 0 },
     "MaxRunningTime": 60
 }"#;
-    let call = bench.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", body);
+    let call = fixture.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", body);
     assert_eq!(
-        without_request_id(bench.send(&call).await),
+        without_request_id(fixture.send(&call).await),
         success_response("StartWebcast", "2020-12-01", json!("ok"))
     );
 }
 
 #[tokio::test]
 async fn a_task_becomes_a_cast() {
-    let bench = Fixture::with(
+    let fixture = Fixture::with(
         |app| {
             app.limits.max_time = Duration::from_secs(7200);
             let url = "https://receiver.example/".parse().unwrap();
-            app.callbacks.volcengine = Some(CallbackReceiver { url, secret: None, retry_s: 0, noce: false });
+            app.callbacks.volcengine =
+                Some(CallbackReceiver { url, secret: None, extra_retry_s: 0, noce: false });
         },
         |_| {},
     );
-    bench
+    fixture
         .start(json!({
             "BusinessId": "biz",
             "VideoSolutions": [
@@ -310,7 +319,7 @@ async fn a_task_becomes_a_cast() {
             "EventNotifyConfig": { "EnableEventNotify": true, "StartTimeout": 60 },
         }))
         .await;
-    let cast = bench.cast().await;
+    let cast = fixture.cast().await;
     assert_eq!((cast.app.as_str(), cast.api.as_str(), cast.state), ("mine", "volcengine", CastState::Queued));
     assert_eq!(cast.key, Some(pagecast_fleet::CastKey("webcast/app0123456789/room1/task1".to_owned())));
     assert_eq!(
@@ -334,27 +343,30 @@ async fn a_task_becomes_a_cast() {
     );
     assert_eq!((spec.readiness.signal, spec.readiness.timeout), (ReadySignal::Webcast, s(60)));
     assert!(spec.recording.is_none() && spec.pushes.is_empty() && spec.evidence.is_some());
-    let notices = bench.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap();
+    let notices = fixture.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap();
     assert_eq!(notices.len(), 1, "somebody wants to know");
 }
 
 #[tokio::test]
 async fn values_that_are_off_stay_off() {
-    let bench = Fixture::with(|app| app.limits.max_time = Duration::from_secs(7200), |_| {});
-    bench.start(json!({ "EventNotifyConfig": { "StartTimeout": 60 } })).await;
-    let spec = bench.cast().await.spec;
+    let fixture = Fixture::with(|app| app.limits.max_time = Duration::from_secs(7200), |_| {});
+    fixture.start(json!({ "EventNotifyConfig": { "StartTimeout": 60 } })).await;
+    let spec = fixture.cast().await.spec;
     assert_eq!(spec.limits.max_time, Duration::from_secs(7200), "what the operator allows");
     assert_eq!((spec.checks.freeze, spec.checks.blank, spec.checks.crash), (None, None, None));
     assert_eq!((spec.readiness.signal, spec.readiness.timeout), (ReadySignal::None, Duration::ZERO));
     assert!(
-        bench.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap().is_empty(),
+        fixture.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap().is_empty(),
         "nobody wants to know"
     );
 }
 
 #[tokio::test]
 async fn sizes_become_layers() {
-    let solution = |(width, height, rate, kbps): (u32, u32, u32, u32)| json!({ "Width": width, "Height": height, "FrameRate": rate, "Bitrate": kbps });
+    let solution = |(width, height, rate, kbps): (u32, u32, u32, u32)| {
+        json!({ "Width": width,
+    "Height": height, "FrameRate": rate, "Bitrate": kbps })
+    };
     for (given, expected) in [
         (vec![(50, 50, 1, 29)], vec![("50x50", 1, Some(30))]),
         (vec![(1920, 1080, 60, 10_000)], vec![("1920x1080", 60, Some(10_000))]),
@@ -370,11 +382,11 @@ async fn sizes_become_layers() {
             vec![("1000x500", 15, None), ("500x250", 10, Some(300))],
         ),
     ] {
-        let bench = Fixture::new();
+        let fixture = Fixture::new();
         let solutions: Vec<Value> = given.iter().copied().map(solution).collect();
-        let said = bench.start(json!({ "VideoSolutions": solutions })).await;
-        assert_eq!(said.0, 200, "{said:?}");
-        let room = bench.cast().await.spec.room.unwrap();
+        let reply = fixture.start(json!({ "VideoSolutions": solutions })).await;
+        assert_eq!(reply.0, 200, "{reply:?}");
+        let room = fixture.cast().await.spec.room.unwrap();
         let layers: Vec<_> =
             room.layers.iter().map(|l| (l.size.to_string(), l.fps.get(), l.bitrate_kbps)).collect();
         let expected: Vec<_> =
@@ -392,11 +404,11 @@ async fn a_guarded_room_gets_a_token_of_its_own() {
     let guarded = |app: &mut Application| {
         (app.room, app.app_id) = (rooms.clone(), Some(app_id.to_owned()));
     };
-    let bench = Fixture::with(guarded, |_| {});
-    let said = bench.start(json!({ "AppId": app_id })).await;
-    assert_eq!(said.0, 200, "{said:?}");
+    let fixture = Fixture::with(guarded, |_| {});
+    let reply = fixture.start(json!({ "AppId": app_id })).await;
+    assert_eq!(reply.0, 200, "{reply:?}");
     let key = pagecast_fleet::CastKey(format!("webcast/{app_id}/room1/task1"));
-    let room = bench.fleet.find_by_key(&key).await.unwrap().unwrap().spec.room.unwrap();
+    let room = fixture.fleet.find_by_key(&key).await.unwrap().unwrap().spec.room.unwrap();
     let RoomService::Whip { token: Some(token), .. } = &room.service else { panic!("{:?}", room.service) };
     assert!(token.reveal().starts_with(&format!("001{}", room.ids.app)), "{}", token.reveal());
     let bytes = STANDARD.decode(&token.reveal()[3 + room.ids.app.len()..]).unwrap();
@@ -409,9 +421,9 @@ async fn an_identifier_that_leads_elsewhere_in_an_address_is_refused() {
     let url = RoomUrl::parse("https://a.example/whip/{room}/{user}").unwrap();
     let whip = RoomProvider::Service(RoomService::Whip { url, token: None });
     for (room, code_of) in [("..", 400), (".", 400), ("...", 200), ("a..b", 200)] {
-        let bench = Fixture::with(|app| app.room = whip.clone(), |_| {});
-        let said = bench.start(json!({ "RoomId": room })).await;
-        assert_eq!(said.0, code_of, "{room}: {said:?}");
+        let fixture = Fixture::with(|app| app.room = whip.clone(), |_| {});
+        let reply = fixture.start(json!({ "RoomId": room })).await;
+        assert_eq!(reply.0, code_of, "{room}: {reply:?}");
     }
 }
 
@@ -424,11 +436,11 @@ async fn to_start_again_is_no_error_unless_the_operator_says_so() {
         (true, "2020-12-01", false),
         (true, "2023-11-01", true),
     ] {
-        let bench = Fixture::with(|_| {}, |config| config.volcengine.strict_repeat = strict);
-        assert_eq!(bench.start(json!({})).await.0, 200);
+        let fixture = Fixture::with(|_| {}, |config| config.volcengine.reject_running_task = strict);
+        assert_eq!(fixture.start(json!({})).await.0, 200);
         let query = format!("Action=startwebcast&Version={version}");
-        let again = bench
-            .send(&bench.signed_request("AKLTMINE", "POST", &query, &start_body(json!({})).to_string()))
+        let again = fixture
+            .send(&fixture.signed_request("AKLTMINE", "POST", &query, &start_body(json!({})).to_string()))
             .await;
         if is_ok {
             assert_eq!(without_request_id(again), success_response("startwebcast", version, json!(repeated)));
@@ -437,7 +449,7 @@ async fn to_start_again_is_no_error_unless_the_operator_says_so() {
         }
         let elsewhere = start_body(json!({ "RoomId": "room2" }));
         assert_eq!(
-            bench.post("StartWebcast", &elsewhere).await.1["Result"],
+            fixture.post("StartWebcast", &elsewhere).await.1["Result"],
             "ok",
             "the same name in another room"
         );
@@ -446,24 +458,24 @@ async fn to_start_again_is_no_error_unless_the_operator_says_so() {
 
 #[tokio::test]
 async fn what_is_started_while_the_last_one_stops_is_not_lost() {
-    let bench = Fixture::new();
-    bench.start(json!({})).await;
-    let ticket = bench.claim().await;
-    bench.report(&ticket, EventKind::Live).await;
-    bench.stop().await;
-    let first = bench.cast().await.id;
+    let fixture = Fixture::new();
+    fixture.start(json!({})).await;
+    let ticket = fixture.claim().await;
+    fixture.report(&ticket, EventKind::Live).await;
+    fixture.stop().await;
+    let first = fixture.cast().await.id;
     let end = async {
-        // It wakes whoever waits for the end, in vain.
-        bench.fleet.put_document("kind", "name", Some(json!(1))).await.unwrap();
-        bench.report(&ticket, ended(EndReason::Stopped)).await;
+        // It wakes a waiting request in vain.
+        fixture.fleet.put_document("kind", "name", Some(json!(1))).await.unwrap();
+        fixture.report(&ticket, ended(EndReason::Stopped)).await;
     };
-    let (again, ()) = tokio::join!(bench.start(json!({})), end);
+    let (again, ()) = tokio::join!(fixture.start(json!({})), end);
     assert_eq!(without_request_id(again), success_response("StartWebcast", "2020-12-01", json!("ok")));
-    assert_ne!(bench.cast().await.id, first);
-    let ticket = bench.claim().await;
-    bench.report(&ticket, EventKind::Live).await;
-    bench.stop().await;
-    let late = bench.start(json!({})).await;
+    assert_ne!(fixture.cast().await.id, first);
+    let ticket = fixture.claim().await;
+    fixture.report(&ticket, EventKind::Live).await;
+    fixture.stop().await;
+    let late = fixture.start(json!({})).await;
     assert_eq!(
         status_and_code(&late),
         expected(400, "InvalidParameter.TaskAlreadyExists"),
@@ -473,24 +485,24 @@ async fn what_is_started_while_the_last_one_stops_is_not_lost() {
 
 #[tokio::test]
 async fn as_many_as_there_may_be() {
-    let bench = Fixture::with(|app| app.max_casts = 1, |_| {});
-    bench.start(json!({})).await;
-    let more = bench.start(json!({ "TaskId": "task2" })).await;
+    let fixture = Fixture::with(|app| app.max_casts = 1, |_| {});
+    fixture.start(json!({})).await;
+    let more = fixture.start(json!({ "TaskId": "task2" })).await;
     assert_eq!(status_and_code(&more), expected(429, "FlowLimitExceeded.TaskNumberOverLimit"));
-    assert_eq!(bench.start(json!({})).await.0, 200, "the same one is not another");
-    let bench = Fixture::with(|_| {}, |config| config.casts.queue_limit = 1);
-    bench.start(json!({})).await;
-    let more = bench.start(json!({ "TaskId": "task2" })).await;
+    assert_eq!(fixture.start(json!({})).await.0, 200, "the same one is not another");
+    let fixture = Fixture::with(|_| {}, |config| config.casts.max_queued_casts = 1);
+    fixture.start(json!({})).await;
+    let more = fixture.start(json!({ "TaskId": "task2" })).await;
     assert_eq!(status_and_code(&more), expected(429, "FlowLimitExceeded.TaskNumberOverLimit"));
 }
 
 #[tokio::test]
 async fn each_refusal_has_its_code() {
-    let bench = Fixture::new();
+    let fixture = Fixture::new();
     let query = "Action=StartWebcast&Version=2020-12-01";
     let body = start_body(json!({})).to_string();
     let sent =
-        |key: &str, method: &str, query: &str, body: &str| bench.signed_request(key, method, query, body);
+        |key: &str, method: &str, query: &str, body: &str| fixture.signed_request(key, method, query, body);
     let post = |change: Value| sent("AKLTMINE", "POST", query, &start_body(change).to_string());
     let mut unsigned = post(json!({}));
     unsigned.headers.remove("authorization");
@@ -499,7 +511,7 @@ async fn each_refusal_has_its_code() {
     let mut stale = post(json!({}));
     stale.headers.insert("x-date", HeaderValue::from_static("20231114T215819Z"));
     let get = "Action=GetWebCastTask&Version=2020-12-01&AppId=app0123456789&RoomId=room1";
-    for (call, status, said, number) in [
+    for (call, status, reply, number) in [
         (sent("AKLTMINE", "POST", "Version=2020-12-01", &body), 400, "MissingParameter", Some(100_002)),
         (sent("AKLTMINE", "POST", "Action=StartWebcast", &body), 400, "MissingParameter", Some(100_002)),
         (unsigned, 401, "MissingAuthenticationToken", Some(100_003)),
@@ -530,14 +542,14 @@ async fn each_refusal_has_its_code() {
         (post(json!({ "SourceURL": "file:///etc/passwd" })), 400, "InvalidParameter", None),
         (sent("AKLTMINE", "GET", get, ""), 400, "InvalidParameter", None),
     ] {
-        let (found, body) = without_request_id(bench.send(&call).await);
+        let (found, body) = without_request_id(fixture.send(&call).await);
         let error = &body["ResponseMetadata"]["Error"];
-        assert_eq!((found, error["Code"].as_str()), (status, Some(said)), "{body}");
+        assert_eq!((found, error["Code"].as_str()), (status, Some(reply)), "{body}");
         assert_eq!(error.get("CodeN").and_then(Value::as_u64), number, "{body}");
         assert!(!error["Message"].as_str().unwrap().is_empty() && body.get("Result").is_none(), "{body}");
     }
     assert!(
-        bench
+        fixture
             .fleet
             .list(&pagecast_fleet::Filter { limit: 10, ..Default::default() })
             .await
@@ -549,25 +561,25 @@ async fn each_refusal_has_its_code() {
 
 #[tokio::test]
 async fn errors_have_the_vendors_envelope() {
-    let bench = Fixture::new();
-    let said = without_request_id(bench.start(json!({ "MaxRunningTime": 9 })).await);
-    let about = json!({
+    let fixture = Fixture::new();
+    let reply = without_request_id(fixture.start(json!({ "MaxRunningTime": 9 })).await);
+    let metadata = json!({
         "Action": "StartWebcast", "Version": "2020-12-01", "Service": "rtc", "Region": "cn-north-1",
-        "Error": { "Code": "InvalidParameter", "Message": "MaxRunningTime is 9: 10 to 86400 are possible" },
+        "Error": { "Code": "InvalidParameter", "Message": "MaxRunningTime is 9: it must be 10 to 86400" },
     });
-    assert_eq!(said, (400, json!({ "ResponseMetadata": about })));
+    assert_eq!(reply, (400, json!({ "ResponseMetadata": metadata })));
     let long = format!("Action={}&Version=1", "x".repeat(5000));
-    let (_, said) = bench.send(&bench.signed_request("AKLTMINE", "POST", &long, "{}")).await;
-    assert!(said.to_string().len() < 1000, "{said}");
-    assert_eq!(said["ResponseMetadata"]["Error"]["CodeN"], 100_008);
+    let (_, reply) = fixture.send(&fixture.signed_request("AKLTMINE", "POST", &long, "{}")).await;
+    assert!(reply.to_string().len() < 1000, "{reply}");
+    assert_eq!(reply["ResponseMetadata"]["Error"]["CodeN"], 100_008);
 }
 
 #[tokio::test]
 async fn what_is_our_fault_is_not_explained() {
-    let bench = Fixture::with(|app| app.room = RoomProvider::Embedded, |_| {});
-    let said = bench.start(json!({})).await;
-    assert_eq!(status_and_code(&said), expected(500, "InternalError"));
-    assert!(!said.1.to_string().contains("embedded"), "{said:?}");
+    let fixture = Fixture::with(|app| app.room = RoomProvider::Embedded, |_| {});
+    let reply = fixture.start(json!({})).await;
+    assert_eq!(status_and_code(&reply), expected(500, "InternalError"));
+    assert!(!reply.1.to_string().contains("embedded"), "{reply:?}");
 }
 
 #[tokio::test]
@@ -580,69 +592,70 @@ async fn keys_can_be_changed() {
         }
     };
     for (disabled, expected) in [(false, expected(200, "none")), (true, expected(401, "InvalidAccessKey"))] {
-        let bench = Fixture::with(two(disabled), |_| {});
-        let call = bench.signed_request(
+        let fixture = Fixture::with(two(disabled), |_| {});
+        let call = fixture.signed_request(
             "AKLTOLD",
             "POST",
             "Action=StartWebcast&Version=2020-12-01",
             &start_body(json!({})).to_string(),
         );
-        assert_eq!(status_and_code(&bench.send(&call).await), expected);
-        assert_eq!(bench.start(json!({})).await.0, 200);
+        assert_eq!(status_and_code(&fixture.send(&call).await), expected);
+        assert_eq!(fixture.start(json!({})).await.0, 200);
     }
 }
 
 #[tokio::test]
 async fn a_key_may_ask_so_often() {
-    let mut bench = Fixture::new();
-    bench.gate.rate_limits = Action::ALL.map(|_| KeyedRateLimiter::once_an_hour());
+    let mut fixture = Fixture::new();
+    fixture.gate.rate_limits = Action::ALL.map(|_| KeyedRateLimiter::once_an_hour());
     for expected in [expected(200, "none"), expected(429, "FlowLimitExceeded.QPSOverLimit")] {
-        assert_eq!(status_and_code(&bench.start(json!({})).await), expected);
-        assert_eq!(status_and_code(&bench.get().await), expected, "each action for itself");
+        assert_eq!(status_and_code(&fixture.start(json!({})).await), expected);
+        assert_eq!(status_and_code(&fixture.get().await), expected, "each action for itself");
     }
     let theirs = start_body(json!({ "AppId": "theirs" })).to_string();
-    let call = bench.signed_request("AKLTTHEIRS", "POST", "Action=StartWebcast&Version=2020-12-01", &theirs);
-    assert_eq!(bench.send(&call).await.0, 200, "each key for itself");
+    let call =
+        fixture.signed_request("AKLTTHEIRS", "POST", "Action=StartWebcast&Version=2020-12-01", &theirs);
+    assert_eq!(fixture.send(&call).await.0, 200, "each key for itself");
 }
 
 #[tokio::test]
 async fn the_same_bytes_are_good_for_a_minute() {
-    let bench = Fixture::new();
+    let fixture = Fixture::new();
     let body = start_body(json!({})).to_string();
-    let call = bench.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+    let call = fixture.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
     let get = "Action=GetWebCastTask&Version=2023-11-01&AppId=app0123456789&RoomId=room1&TaskId=task1";
-    let get = bench.signed_request("AKLTMINE", "GET", get, "");
+    let get = fixture.signed_request("AKLTMINE", "GET", get, "");
     assert_eq!(
-        (bench.send(&call).await.0, bench.send(&call).await.0),
+        (fixture.send(&call).await.0, fixture.send(&call).await.0),
         (200, 200),
         "as HTTP clients repeat it"
     );
-    bench.stop().await;
-    assert_eq!(bench.send(&get).await.0, 200);
-    bench.advance_clock(replay::REPEAT_WINDOW_MS + 1);
+    fixture.stop().await;
+    assert_eq!(fixture.send(&get).await.0, 200);
+    fixture.advance_clock(replay::REPEAT_WINDOW_MS + 1);
     assert_eq!(
-        status_and_code(&bench.send(&call).await),
+        status_and_code(&fixture.send(&call).await),
         expected(403, "InvalidTimestamp"),
         "it would start what was stopped"
     );
-    assert_eq!(bench.send(&get).await.0, 200, "to ask changes nothing");
+    assert_eq!(fixture.send(&get).await.0, 200, "to ask changes nothing");
 }
 
 #[tokio::test]
 async fn a_restart_makes_no_old_request_good_again() {
-    let mut bench = Fixture::new();
-    let data = bench.service.config.data.clone();
-    bench.gate.seen_signatures = Mutex::new(SeenSignatures::open(&data, NOW_MS).unwrap());
+    let mut fixture = Fixture::new();
+    let data = fixture.service.config.data.clone();
+    fixture.gate.seen_signatures = Mutex::new(SeenSignatures::open(&data, NOW_MS).unwrap());
     let body = start_body(json!({})).to_string();
-    let call = bench.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
-    assert_eq!(bench.send(&call).await.0, 200);
-    bench.stop().await;
-    bench.advance_clock(replay::REPEAT_WINDOW_MS + 1);
-    bench.gate = RequestGate::default();
-    bench.gate.seen_signatures = Mutex::new(SeenSignatures::open(&data, bench.service.now()).unwrap());
-    assert_eq!(status_and_code(&bench.send(&call).await), expected(403, "InvalidTimestamp"));
+    let call = fixture.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+    assert_eq!(fixture.send(&call).await.0, 200);
+    fixture.stop().await;
+    fixture.advance_clock(replay::REPEAT_WINDOW_MS + 1);
+    fixture.gate = RequestGate::default();
+    fixture.gate.seen_signatures = Mutex::new(SeenSignatures::open(&data, fixture.service.now()).unwrap());
+    assert_eq!(status_and_code(&fixture.send(&call).await), expected(403, "InvalidTimestamp"));
     assert_eq!(
-        status_and_code(&bench.start(json!({})).await),
+        status_and_code(&fixture.start(json!({})).await),
         expected(200, "none"),
         "one that is signed anew"
     );
@@ -650,61 +663,61 @@ async fn a_restart_makes_no_old_request_good_again() {
 
 #[tokio::test]
 async fn there_are_no_temporary_keys() {
-    let bench = Fixture::new();
+    let fixture = Fixture::new();
     let signed = |token: &str| {
         // As SDKs do: the token is a signed header.
         let body = start_body(json!({})).to_string();
         let mut call =
-            bench.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+            fixture.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
         signature::add_security_token(&mut call, token, &Secret::new("secret"));
         call
     };
-    assert_eq!(status_and_code(&bench.send(&signed("STS2abc")).await), expected(401, "InvalidAccessKey"));
+    assert_eq!(status_and_code(&fixture.send(&signed("STS2abc")).await), expected(401, "InvalidAccessKey"));
     assert_eq!(
-        status_and_code(&bench.send(&signed("")).await),
+        status_and_code(&fixture.send(&signed("")).await),
         expected(200, "none"),
         "an empty one is none"
     );
     let mut forged = signed("STS2abc");
     forged.headers.insert("x-security-token", HeaderValue::from_static("STS2abd"));
-    assert_eq!(status_and_code(&bench.send(&forged).await), expected(401, "SignatureDoesNotMatch"));
+    assert_eq!(status_and_code(&fixture.send(&forged).await), expected(401, "SignatureDoesNotMatch"));
 }
 
-/// An `AppId` that another application has now: the tasks of before are nobody's to see, to stop or to take
-/// for one's own.
+/// An `AppId` that moved to another application: that one can neither see nor stop nor start again the older
+/// tasks.
 #[tokio::test]
 async fn an_identifier_in_other_hands_shows_nothing_of_before() {
-    let bench = Fixture::new();
-    bench.start(json!({})).await;
-    let apps: Vec<Application> = bench.service.apps.all().iter().map(|app| (**app).clone()).collect();
+    let fixture = Fixture::new();
+    fixture.start(json!({})).await;
+    let apps: Vec<Application> = fixture.service.apps.all().iter().map(|app| (**app).clone()).collect();
     let (mut before, mut after) = (apps[0].clone(), apps[1].clone());
     (before.app_id, after.app_id) = (None, before.app_id);
-    bench.service.apps.replace(vec![before.clone(), after.clone()]);
+    fixture.service.apps.replace(vec![before.clone(), after.clone()]);
     let ask = async |action: &str| {
         let query = format!("Action={action}&Version=2020-12-01");
         let body = if action == "StartWebcast" { start_body(json!({})) } else { task_body() };
         status_and_code(
-            &bench.send(&bench.signed_request("AKLTTHEIRS", "POST", &query, &body.to_string())).await,
+            &fixture.send(&fixture.signed_request("AKLTTHEIRS", "POST", &query, &body.to_string())).await,
         )
     };
     let query = "Action=GetWebCastTask&Version=2023-11-01&AppId=app0123456789&RoomId=room1&TaskId=task1";
-    let get = bench.send(&bench.signed_request("AKLTTHEIRS", "GET", query, "")).await;
+    let get = fixture.send(&fixture.signed_request("AKLTTHEIRS", "GET", query, "")).await;
     let unknown = expected(400, "InvalidParameter.ErrorActiveTaskNotFound");
     assert_eq!(status_and_code(&get), unknown);
     assert_eq!(ask("StopWebcast").await, unknown);
-    assert!(!bench.cast().await.stop_requested, "it goes on");
+    assert!(!fixture.cast().await.stop_requested, "it goes on");
     assert_eq!(ask("StartWebcast").await, expected(400, "InvalidParameter.TaskAlreadyExists"));
     // It is found again where it belongs.
     (before.app_id, after.app_id) = (after.app_id, None);
-    bench.service.apps.replace(vec![before, after]);
-    assert_eq!(bench.get().await.0, 200);
+    fixture.service.apps.replace(vec![before, after]);
+    assert_eq!(fixture.get().await.0, 200);
 }
 
 #[tokio::test]
 async fn a_signature_may_stand_in_the_query() {
-    let bench = Fixture::new();
-    bench.start(json!({})).await;
-    let signed = "Action;AppId;RoomId;TaskId;Version;X-Algorithm;X-Credential;X-Date;X-NotSignBody;X-SignedHeaders;X-SignedQueries";
+    let fixture = Fixture::new();
+    fixture.start(json!({})).await;
+    let signed = r"Action;AppId;RoomId;TaskId;Version;X-Algorithm;X-Credential;X-Date;X-NotSignBody;X-SignedHeaders;X-SignedQueries";
     let query = form_urlencoded::Serializer::new(String::new())
         .extend_pairs([("Action", "GetWebCastTask"), ("Version", "2020-12-01"), ("AppId", "app0123456789")])
         .extend_pairs([("RoomId", "room1"), ("TaskId", "task1"), ("X-Date", "20231114T221320Z")])
@@ -713,12 +726,12 @@ async fn a_signature_may_stand_in_the_query() {
         .finish();
     let signature =
         signature::query_signature(&query, &Secret::new("secret"), "20231114T221320Z", "cn-north-1");
-    let mut call = bench.signed_request("AKLTMINE", "GET", &format!("{query}&X-Signature={signature}"), "");
+    let mut call = fixture.signed_request("AKLTMINE", "GET", &format!("{query}&X-Signature={signature}"), "");
     call.headers.clear();
     assert!(matches(&call));
-    assert_eq!(bench.send(&call).await.1["Result"]["WebCastTask"]["Status"], 1);
+    assert_eq!(fixture.send(&call).await.1["Result"]["WebCastTask"]["Status"], 1);
     call.query = call.query.replace("TaskId=task1", "TaskId=task2");
-    assert_eq!(status_and_code(&bench.send(&call).await), expected(401, "SignatureDoesNotMatch"));
+    assert_eq!(status_and_code(&fixture.send(&call).await), expected(401, "SignatureDoesNotMatch"));
 }
 
 #[test]
@@ -729,6 +742,7 @@ fn requests_are_recognized() {
             map.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         ApiRequest {
+            id: RequestId::random(),
             method: Method::POST,
             query: query.to_owned(),
             headers: map,

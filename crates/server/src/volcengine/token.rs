@@ -1,22 +1,22 @@
-//! The token of a Volcengine RTC room: who may do what in it, until when.
+//! Tokens of Volcengine RTC rooms: what a user may do in a room, and until when.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pagecast_core::spec::Secret;
 
-/// Length of an application identifier in a token.
+/// Length of an application identifier in a token, in characters.
 pub const APP_ID_LEN: usize = 24;
 
-/// The largest nonce; the least is 1.
+/// Largest nonce; the smallest is 1.
 pub const MAX_NONCE: u32 = 99_999_999;
 
-/// What a token may allow. Publishing anything goes with the three kinds of it.
+/// Permission in a token. Publishing includes the permissions for audio, video and data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privilege {
-    /// Audio, video and data.
+    /// Publish audio, video and data.
     Publish,
-    /// To receive.
+    /// Receive streams.
     Subscribe,
 }
 
@@ -29,54 +29,53 @@ impl Privilege {
     }
 }
 
-/// A token to be. Times are seconds since 1970; 0 as an end is never.
+/// Contents of a token. Times are Unix seconds; an expiry of 0 means never.
 #[derive(Debug, Clone)]
 pub struct Token<'a> {
-    /// The application, [`APP_ID_LEN`] characters.
+    /// Application identifier, [`APP_ID_LEN`] characters.
     pub app_id: &'a str,
-    /// The room.
+    /// Room identifier.
     pub room: &'a str,
-    /// The user.
+    /// User identifier.
     pub user: &'a str,
-    /// By chance, 1 to [`MAX_NONCE`].
+    /// Random number, 1 to [`MAX_NONCE`].
     pub nonce: u32,
-    /// When it was made.
+    /// Time of issue.
     pub issued_s: u32,
-    /// When it is good for nothing any more.
+    /// Time of expiry.
     pub expires_s: u32,
-    /// What it allows, each until when.
+    /// Permissions, each with its expiry.
     pub privileges: &'a [(Privilege, u32)],
 }
 
-/// Nothing a token can be made of.
+/// Error of identifiers that no token can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cannot make a token: the application needs 24 characters, room and user at most 65535 bytes")]
 pub struct TokenError;
 
 impl Token<'_> {
-    /// Signs it with the application's key.
+    /// Signs the token with the application's AppKey.
     ///
-    /// # Errors
-    /// [`TokenError`].
+    /// [`TokenError`] if an identifier is too long, or the application's is not [`APP_ID_LEN`] characters.
     pub fn mint(&self, app_key: &Secret) -> Result<String, TokenError> {
         if self.app_id.len() != APP_ID_LEN || !self.app_id.is_ascii() {
             return Err(TokenError);
         }
-        let mut grants: Vec<(u16, u32)> = Vec::new();
+        let mut privileges: Vec<(u16, u32)> = Vec::new();
         for (privilege, until) in self.privileges {
-            grants.extend(privilege.wire_values().iter().map(|number| (*number, *until)));
+            privileges.extend(privilege.wire_values().iter().map(|value| (*value, *until)));
         }
-        grants.sort_unstable();
-        grants.dedup_by_key(|(number, _)| *number);
+        privileges.sort_unstable();
+        privileges.dedup_by_key(|(value, _)| *value);
         let mut message = Vec::new();
-        for number in [self.nonce, self.issued_s, self.expires_s] {
-            message.extend(number.to_le_bytes());
+        for value in [self.nonce, self.issued_s, self.expires_s] {
+            message.extend(value.to_le_bytes());
         }
         put_length_prefixed(&mut message, self.room.as_bytes())?;
         put_length_prefixed(&mut message, self.user.as_bytes())?;
-        message.extend(u16::try_from(grants.len()).map_err(|_| TokenError)?.to_le_bytes());
-        for (number, until) in grants {
-            message.extend(number.to_le_bytes());
+        message.extend(u16::try_from(privileges.len()).map_err(|_| TokenError)?.to_le_bytes());
+        for (value, until) in privileges {
+            message.extend(value.to_le_bytes());
             message.extend(until.to_le_bytes());
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, app_key.reveal().as_bytes());
@@ -87,9 +86,9 @@ impl Token<'_> {
     }
 }
 
-fn put_length_prefixed(to: &mut Vec<u8>, bytes: &[u8]) -> Result<(), TokenError> {
-    to.extend(u16::try_from(bytes.len()).map_err(|_| TokenError)?.to_le_bytes());
-    to.extend(bytes);
+fn put_length_prefixed(buffer: &mut Vec<u8>, bytes: &[u8]) -> Result<(), TokenError> {
+    buffer.extend(u16::try_from(bytes.len()).map_err(|_| TokenError)?.to_le_bytes());
+    buffer.extend(bytes);
     Ok(())
 }
 
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_the_specification_has_it() {
+    fn token_matches_the_specification() {
         let token = Token {
             app_id: "0123456789abcdef01234567",
             room: "room1",
@@ -111,7 +110,7 @@ mod tests {
         let key = Secret::new("appkey0123456789");
         assert_eq!(
             token.mint(&key).unwrap(),
-            "0010123456789abcdef01234567PgBOYbwAAPFTZYBCVWUFAHJvb20xCQB3ZWJjYXN0XzEFAAAAgEJVZQEAgEJVZQIAgEJVZQMAgEJVZQQAAAAAACAALAjvRcu+BdbqLB0LK3QC/rwT0TE2acTlGZu+KApA1w4="
+            r"0010123456789abcdef01234567PgBOYbwAAPFTZYBCVWUFAHJvb20xCQB3ZWJjYXN0XzEFAAAAgEJVZQEAgEJVZQIAgEJVZQMAgEJVZQQAAAAAACAALAjvRcu+BdbqLB0LK3QC/rwT0TE2acTlGZu+KApA1w4="
         );
         assert_eq!(Token { app_id: "short", ..token.clone() }.mint(&key), Err(TokenError));
         assert_eq!(Token { room: &"r".repeat(65_536), ..token }.mint(&key), Err(TokenError));

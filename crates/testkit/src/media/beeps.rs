@@ -1,8 +1,8 @@
 //! Finds short tone bursts to a fraction of a sample.
 //!
-//! A burst of length L is heard through a window of the same length, tuned to its frequency. The loudness seen that way
-//! rises and falls as a triangle around the end of the burst, so the middle between its half-height points tells when
-//! the burst was, whatever its level and whatever a codec did to its edges.
+//! A correlation window has the length of the burst and its frequency. Its amplitude rises and falls as a
+//! triangle around the end of the burst. So the middle between the half-height points dates the burst,
+//! independently of its level and of what a codec does to its edges.
 
 use std::collections::VecDeque;
 use std::f64::consts::TAU;
@@ -11,20 +11,21 @@ use anyhow::Result;
 
 use super::{Pcm, SAMPLE_RATE};
 
-/// What to listen for.
+/// A short tone to be found.
 #[derive(Debug, Clone, Copy)]
 pub struct ToneBurst {
-    /// Frequency in Hz; an integer number of periods must fit into the burst.
+    /// Frequency in Hz. The burst must have an integer number of periods.
     pub hz: f64,
     /// Length of the burst in seconds.
     pub duration_s: f64,
-    /// 0 for left, 1 for right.
+    /// Channel: 0 for left, 1 for right.
     pub channel: usize,
 }
 
 /// Quietest burst that counts, as the amplitude of its sine.
 const MIN_AMPLITUDE: f64 = 0.02;
-/// How far the width of the triangle may be from the ideal; what is wider is a tone, what is narrower a click.
+/// Largest relative deviation of the width of the triangle. A wider one is a longer tone, a narrower one a
+/// click.
 const WIDTH_TOLERANCE: f64 = 0.3;
 
 /// Onsets of all bursts of `tone`, in seconds of the recording.
@@ -42,25 +43,27 @@ pub fn onsets(pcm: Pcm, tone: ToneBurst) -> Result<Vec<f64>> {
 /// The sound does not decode.
 pub fn onsets_of_each<const N: usize>(pcm: Pcm, tones: [ToneBurst; N]) -> Result<[Vec<f64>; N]> {
     let start_s = pcm.start_s;
-    let mut ears = tones.map(ToneDetector::new);
+    let mut detectors = tones.map(ToneDetector::new);
     for chunk in pcm {
         for pair in chunk?.chunks_exact(2) {
-            ears.iter_mut().for_each(|ear| ear.push_sample(f64::from(pair[ear.tone.channel])));
+            for detector in &mut detectors {
+                detector.push_sample(f64::from(pair[detector.tone.channel]));
+            }
         }
     }
-    Ok(ears.map(|ear| ear.finish().into_iter().map(|s| start_s + s).collect()))
+    Ok(detectors.map(|detector| detector.finish().into_iter().map(|s| start_s + s).collect()))
 }
 
-/// Listens for one tone, sample by sample.
+/// Detects one tone, sample by sample.
 #[derive(Debug)]
 struct ToneDetector {
     tone: ToneBurst,
-    /// What the window holds: the sample times cosine and sine.
+    /// Samples in the window, each multiplied by cosine and sine.
     window: VecDeque<(f64, f64)>,
     sum: (f64, f64),
     window_len: usize,
     sample_count: u64,
-    /// Loudness since it rose above the floor, oldest first; bounded by [`ToneDetector::max_envelope_len`].
+    /// Amplitudes since they rose above the minimum; at most [`ToneDetector::max_envelope_len`].
     envelope: Vec<f64>,
     envelope_overflowed: bool,
     onsets_s: Vec<f64>,
@@ -103,20 +106,20 @@ impl ToneDetector {
         }
     }
 
-    /// Ends a hump and keeps it if it has the shape of a burst.
+    /// Ends an envelope and records an onset if it has the shape of a burst.
     fn end_burst(&mut self) {
-        let hump = std::mem::take(&mut self.envelope);
-        if std::mem::take(&mut self.envelope_overflowed) || hump.is_empty() {
+        let envelope = std::mem::take(&mut self.envelope);
+        if std::mem::take(&mut self.envelope_overflowed) || envelope.is_empty() {
             return;
         }
-        let half = hump.iter().copied().fold(0.0, f64::max) / 2.0;
-        let Some((rise, fall)) = crossings(&hump, half) else { return };
+        let half = envelope.iter().copied().fold(0.0, f64::max) / 2.0;
+        let Some((rise, fall)) = crossings(&envelope, half) else { return };
         let ideal = self.window_len as f64;
         if ((fall - rise) / ideal - 1.0).abs() > WIDTH_TOLERANCE {
             return;
         }
-        let begin = (self.sample_count - 1 - hump.len() as u64) as f64;
-        // The sample at index i completes a window that ends after it, hence the one.
+        let begin = (self.sample_count - 1 - envelope.len() as u64) as f64;
+        // The window of the sample at index i ends after it, hence the one.
         let end_of_burst = begin + (rise + fall) / 2.0 + 1.0;
         self.onsets_s.push((end_of_burst - ideal) / f64::from(SAMPLE_RATE));
     }
@@ -127,7 +130,7 @@ impl ToneDetector {
     }
 }
 
-/// Where the curve first rises through `level` and last falls through it, interpolated.
+/// Interpolated positions at which the curve first rises through `level` and last falls through it.
 fn crossings(curve: &[f64], level: f64) -> Option<(f64, f64)> {
     let between = |a: f64, b: f64| (level - a) / (b - a);
     let rise = curve.windows(2).position(|w| w[0] < level && w[1] >= level)?;
@@ -163,9 +166,9 @@ mod tests {
     const TONE: ToneBurst = ToneBurst { hz: 1000.0, duration_s: 0.02, channel: 0 };
 
     fn detect(sound: &[f64]) -> Vec<f64> {
-        let mut ear = ToneDetector::new(TONE);
-        sound.iter().for_each(|s| ear.push_sample(*s));
-        ear.finish()
+        let mut detector = ToneDetector::new(TONE);
+        sound.iter().for_each(|s| detector.push_sample(*s));
+        detector.finish()
     }
 
     fn sine(hz: f64, amplitude: f64) -> impl Fn(usize) -> f64 {

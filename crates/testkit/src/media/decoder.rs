@@ -1,4 +1,4 @@
-//! Decoded media, read from `ffmpeg` piece by piece: memory stays bounded however long the recording is.
+//! Decodes media with `ffmpeg`, one picture or chunk at a time, so that memory stays bounded.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use crate::command::{install_hint, program};
 const PCM_CHUNK_SAMPLES: usize = 4096;
 const BYTES_PER_STEREO_SAMPLE: usize = 8;
 
-/// Every picture of a recording with the second it is shown at.
+/// Iterator over the pictures of a recording, each with its presentation time in seconds.
 #[derive(Debug)]
 pub struct Frames {
     ffmpeg: Child,
@@ -57,11 +57,11 @@ impl Drop for Frames {
     }
 }
 
-/// The sound of a recording: chunks of interleaved left and right.
+/// Iterator over the sound of a recording: chunks of interleaved left and right samples.
 #[derive(Debug)]
 pub struct Pcm {
     ffmpeg: Child,
-    /// When the first sample is heard, in seconds.
+    /// Presentation time of the first sample, in seconds.
     pub start_s: f64,
 }
 
@@ -137,7 +137,7 @@ fn read_full(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
 }
 
 fn kill_and_wait(child: &mut Child) {
-    // Both fail only if it has ended already.
+    // Both fail only if the process has ended.
     let _ended = child.kill();
     let _reaped = child.wait();
 }

@@ -1,4 +1,4 @@
-//! Decoded pictures and how to compare them.
+//! Decoded pictures and their comparison.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::probe;
 use crate::command::{program, run_for_stdout};
 
-/// Brightness only: one byte a pixel, no padding.
+/// Luma only: one byte per pixel, no padding.
 #[derive(Debug, Clone)]
 pub struct GrayImage {
     /// Width in pixels.
@@ -28,7 +28,7 @@ impl GrayImage {
     /// Mean brightness of a rectangle, 0 to 255.
     ///
     /// # Panics
-    /// If it lies outside of the picture.
+    /// If it is outside of the picture.
     #[must_use]
     pub fn mean_luma(&self, area: Rect) -> f64 {
         let rows = (area.y..area.y + area.height).map(|y| y * self.width + area.x);
@@ -45,13 +45,13 @@ pub struct Rect {
     pub x: usize,
     /// Top edge.
     pub y: usize,
-    /// Width.
+    /// Width of the rectangle.
     pub width: usize,
-    /// Height.
+    /// Height of the rectangle.
     pub height: usize,
 }
 
-/// Three bytes a pixel: red, green, blue, no padding.
+/// Three bytes per pixel: red, green, blue, no padding.
 #[derive(Debug, Clone)]
 pub struct RgbImage {
     /// Width in pixels.
@@ -63,22 +63,26 @@ pub struct RgbImage {
 }
 
 impl RgbImage {
-    /// Takes raw bytes.
+    /// A picture of raw RGB bytes.
     ///
     /// # Errors
-    /// Their number does not fit the size.
+    /// The number of bytes does not match the size.
     pub fn from_raw(width: usize, height: usize, data: Vec<u8>) -> Result<Self> {
-        ensure!(data.len() == 3 * width * height, "{} bytes are no picture of {width}x{height}", data.len());
+        ensure!(
+            data.len() == 3 * width * height,
+            "a picture of {width}x{height} cannot have {} bytes",
+            data.len()
+        );
         Ok(Self { width, height, data })
     }
 
     /// Reads a PNG or any other picture file.
     ///
     /// # Errors
-    /// It is no picture.
+    /// The file is not a picture.
     pub fn open(path: &Path) -> Result<Self> {
         let streams = probe::streams(path)?;
-        ensure!(streams.len() == 1, "{} is no picture", path.display());
+        ensure!(streams.len() == 1, "{} is not a picture", path.display());
         let mut ffmpeg = program("ffmpeg");
         ffmpeg.args(["-v", "error", "-nostdin", "-i"]).arg(path);
         ffmpeg.args(["-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]);
@@ -88,7 +92,7 @@ impl RgbImage {
     /// Colour of one pixel.
     ///
     /// # Panics
-    /// If it lies outside of the picture.
+    /// If it is outside of the picture.
     #[must_use]
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         let i = 3 * (y * self.width + x);
@@ -98,7 +102,7 @@ impl RgbImage {
     /// Mean of each channel over a rectangle, 0 to 255.
     ///
     /// # Panics
-    /// If it lies outside of the picture.
+    /// If it is outside of the picture.
     #[must_use]
     pub fn mean_rgb(&self, area: Rect) -> [f64; 3] {
         let mut sum = [0_u64; 3];
@@ -114,7 +118,7 @@ impl RgbImage {
     /// The part inside `area`.
     ///
     /// # Panics
-    /// If it lies outside of the picture.
+    /// If it is outside of the picture.
     #[must_use]
     pub fn crop(&self, area: Rect) -> Self {
         let rows = (area.y..area.y + area.height).map(|y| 3 * (y * self.width + area.x));
@@ -140,11 +144,11 @@ impl RgbImage {
         Ok(10.0 * (255.0 * 255.0 * self.data.len() as f64 / sum as f64).log10())
     }
 
-    /// Share of pixels that differ visibly from the most frequent colour, 0 to 1: near 0 for a blank page.
+    /// Share of pixels that differ visibly from the most frequent colour, 0 to 1. Near 0 for a blank page.
     #[must_use]
     pub fn non_background_share(&self) -> f64 {
         let mut count = vec![0_u32; 1 << 12];
-        // Four bits a channel: noise of the codec stays within a bin, ink does not.
+        // Four bits per channel: noise of the codec stays within a bin, text does not.
         let bin =
             |p: &[u8]| usize::from(p[0] >> 4) << 8 | usize::from(p[1] >> 4) << 4 | usize::from(p[2] >> 4);
         self.data.chunks_exact(3).for_each(|p| count[bin(p)] += 1);

@@ -1,4 +1,4 @@
-//! What `ffprobe` says about a file, and the boxes of an MP4.
+//! Streams and packets of a file by `ffprobe`, and the boxes of an MP4.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -9,52 +9,52 @@ use serde_json::Value;
 
 use crate::command::{program, run_for_stdout};
 
-/// One elementary stream.
+/// An elementary stream.
 #[derive(Debug, Clone)]
 pub struct Stream {
     /// `video` or `audio`.
     pub kind: String,
-    /// Codec name as ffprobe calls it: `h264`, `aac`.
+    /// Name of the codec in ffprobe: `h264`, `aac`.
     pub codec: String,
-    /// Codec profile as ffprobe calls it.
+    /// Name of the codec profile in ffprobe.
     pub profile: String,
     /// Width in pixels; 0 for sound.
     pub width: usize,
     /// Height in pixels; 0 for sound.
     pub height: usize,
-    /// Seconds per unit of time, as a fraction.
+    /// Seconds per unit of the time base: numerator and denominator.
     pub time_base: (i64, i64),
-    /// All that ffprobe said, for the rarer questions.
+    /// All properties that ffprobe prints.
     pub json: Value,
     index: u64,
 }
 
 impl Stream {
-    /// Units of the time base as seconds.
+    /// Converts units of the time base to seconds.
     #[must_use]
     pub fn seconds(&self, units: i64) -> f64 {
         (units * self.time_base.0) as f64 / self.time_base.1 as f64
     }
 
-    /// A property as text; empty if ffprobe did not name it.
+    /// A property as text; empty if ffprobe does not print it.
     #[must_use]
     pub fn text(&self, key: &str) -> &str {
         self.json[key].as_str().unwrap_or_default()
     }
 }
 
-/// One coded unit, in units of its stream's time base.
+/// A coded picture or audio frame. Times are in units of the stream's time base.
 #[derive(Debug, Clone, Copy)]
 pub struct Packet {
-    /// When it is shown.
+    /// Presentation time.
     pub pts: i64,
-    /// How long it lasts.
+    /// Duration of the packet.
     pub duration: i64,
     /// Coded size in bytes.
     pub size: u64,
-    /// Decoding can start here.
+    /// Whether decoding can start here.
     pub keyframe: bool,
-    /// Only there to be decoded, not to be shown.
+    /// Whether it is decoded but not shown.
     pub discarded: bool,
 }
 
@@ -86,7 +86,7 @@ fn parse_stream(json: &Value) -> Result<Stream> {
     })
 }
 
-/// Every coded unit of the stream that `specifier` names, in file order.
+/// All packets of the stream with this FFmpeg specifier, such as `v:0`, in file order.
 ///
 /// # Errors
 /// The file cannot be read as media.
@@ -95,13 +95,13 @@ pub fn packets(path: &Path, specifier: &str) -> Result<Vec<Packet>> {
     ffprobe.args(["-v", "error", "-select_streams", specifier, "-of", "csv=p=0"]);
     ffprobe.args(["-show_entries", "packet=pts,duration,size,flags"]).arg(path);
     let text = String::from_utf8(run_for_stdout(&mut ffprobe)?)?;
-    // Side data of a packet is an empty line after it.
+    // ffprobe prints side data of a packet as an empty line.
     text.lines().filter(|line| !line.is_empty()).map(parse_packet).collect()
 }
 
 fn parse_packet(line: &str) -> Result<Packet> {
     let parts: Vec<_> = line.trim_end_matches(',').split(',').collect();
-    ensure!(parts.len() >= 4, "ffprobe wrote a packet as {line:?}");
+    ensure!(parts.len() >= 4, "ffprobe printed an unknown packet: {line:?}");
     Ok(Packet {
         pts: parts[0].parse().with_context(|| format!("a packet has no pts: {line:?}"))?,
         duration: parts[1].parse().unwrap_or(0),
@@ -111,7 +111,8 @@ fn parse_packet(line: &str) -> Result<Packet> {
     })
 }
 
-/// When the first decoded frame of a stream is shown or heard, in seconds: for sound that is after the encoder's priming.
+/// Presentation time of the first decoded frame of a stream, in seconds. For sound it is after the priming
+/// samples of the encoder.
 ///
 /// # Errors
 /// The stream does not decode.
@@ -124,7 +125,7 @@ pub fn first_pts_s(path: &Path, stream: &Stream) -> Result<f64> {
     Ok(stream.seconds(first.trim_end_matches(',').parse()?))
 }
 
-/// Kinds of the outermost boxes of an MP4 file, in order, up to the first incomplete one.
+/// Types of the top-level boxes of an MP4 file, in order, up to the first incomplete one.
 ///
 /// # Errors
 /// The file cannot be read.

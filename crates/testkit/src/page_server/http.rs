@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as a browser needs: GET, HEAD, keep-alive and byte ranges.
+//! The part of HTTP/1.1 that a browser needs: GET, HEAD, keep-alive and byte ranges.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{PageResponse, ServerState};
 
-/// How often an idle connection looks whether the server was stopped.
+/// Pause between two checks of an idle connection whether the server was stopped.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_HEADER_BYTES: u64 = 64 * 1024;
 
@@ -25,7 +25,7 @@ impl Request {
     }
 }
 
-/// Serves one connection until either side has enough.
+/// Serves one connection until either side closes it.
 pub(super) fn serve_connection(stream: &TcpStream, shared: &ServerState) -> io::Result<()> {
     stream.set_read_timeout(Some(STOP_POLL_INTERVAL))?;
     stream.set_nodelay(true)?;
@@ -44,7 +44,7 @@ pub(super) fn serve_connection(stream: &TcpStream, shared: &ServerState) -> io::
                 send_text(stream, &request, "302 Found", &format!("Location: {to}\r\n"), "")?;
             }
             Some(PageResponse::Html(status, body)) => {
-                send_text(stream, &request, &format!("{status} Said"), "", &body)?;
+                send_text(stream, &request, &format!("{status} OK"), "", &body)?;
             }
             Some(PageResponse::HtmlWithHeaders(headers, body)) => {
                 send_text(stream, &request, "200 OK", &headers, &body)?;
@@ -53,8 +53,8 @@ pub(super) fn serve_connection(stream: &TcpStream, shared: &ServerState) -> io::
                 send_text(stream, &request, "200 OK", "", &body)?;
             }
             Some(PageResponse::BasicAuth(..)) => {
-                let question = "WWW-Authenticate: Basic realm=\"test\"\r\n";
-                send_text(stream, &request, "401 Unauthorized", question, "<h1>Who are you?</h1>")?;
+                let challenge = "WWW-Authenticate: Basic realm=\"test\"\r\n";
+                send_text(stream, &request, "401 Unauthorized", challenge, "<h1>Unauthorized</h1>")?;
             }
             None => send_text(stream, &request, "404 Not Found", "", "<h1>Not found</h1>")?,
         }
@@ -99,7 +99,8 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request
 fn send_text(mut to: &TcpStream, request: &Request, status: &str, extra: &str, body: &str) -> io::Result<()> {
     let length = body.len();
     let mut answer = format!(
-        "HTTP/1.1 {status}\r\n{extra}Content-Type: text/html; charset=utf-8\r\nContent-Length: {length}\r\n\r\n"
+        "HTTP/1.1 {status}\r\n{extra}Content-Type: text/html; charset=utf-8\r\nContent-Length: {length}\r\n\
+         \r\n"
     );
     if !request.head_only {
         answer.push_str(body);
@@ -128,7 +129,8 @@ fn send_file(mut to: &TcpStream, request: &Request, path: &Path) -> io::Result<(
     let kind = content_type(path);
     let _infallible = write!(
         head,
-        "Content-Type: {kind}\r\nAccept-Ranges: bytes\r\nCache-Control: no-store\r\nContent-Length: {length}\r\n\r\n"
+        "Content-Type: {kind}\r\nAccept-Ranges: bytes\r\nCache-Control: no-store\r\nContent-Length: \
+         {length}\r\n\r\n"
     );
     to.write_all(head.as_bytes())?;
     if !request.head_only {

@@ -1,6 +1,6 @@
-//! Which processes belong to a run, and which of them still live.
+//! Finds the processes that belong to a run, and those that are alive.
 //!
-//! Three marks, because a browser forgets each of them somewhere: descent from the program (lost when a parent dies), the
+//! Three marks identify them, because a browser loses each one somewhere: the parent (lost when it dies), the
 //! environment (overwritten by Chromium's helpers), and the run's private folder on the command line.
 
 use std::collections::{BTreeMap, HashSet};
@@ -9,11 +9,11 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The processes of one run that were seen so far.
+/// All processes of one run that were seen so far.
 #[derive(Debug)]
 pub struct ProcessTree {
     folder: String,
-    /// Name by process id and start time; the start time tells a recycled id from the old one.
+    /// Name by process id and start time. The start time distinguishes a reused id.
     members: BTreeMap<(u32, u64), String>,
 }
 
@@ -27,15 +27,15 @@ struct Process {
 }
 
 impl ProcessTree {
-    /// Starts with `pid`; `folder` is named in the environment or command line of its relatives.
+    /// Starts with `pid`. Processes with `folder` in their environment or command line belong to the run too.
     #[must_use]
     pub fn new(pid: u32, folder: &Path) -> Self {
-        let mut family = Self { folder: folder.display().to_string(), members: BTreeMap::new() };
-        family.members.extend(Process::read(pid).map(|p| p.entry()));
-        family
+        let mut tree = Self { folder: folder.display().to_string(), members: BTreeMap::new() };
+        tree.members.extend(Process::read(pid).map(|p| p.entry()));
+        tree
     }
 
-    /// Looks for new relatives. Returns the ids of all that live.
+    /// Scans for new members. Returns the ids of all members that are alive.
     pub fn refresh(&mut self) -> Vec<u32> {
         let all = read_all_processes();
         let mut members: HashSet<u32> = all.iter().filter(|p| self.is_member(p)).map(|p| p.pid).collect();
@@ -52,24 +52,24 @@ impl ProcessTree {
         living.map(|p| (p.pid, self.members.extend([p.entry()])).0).collect()
     }
 
-    /// Every member that still lives, in words.
+    /// Describes each member that is alive, for messages.
     pub fn describe_alive(&mut self) -> Vec<String> {
         let living = self.refresh();
         let name = |pid: &u32| self.members.iter().find(|((p, _), _)| p == pid).map_or("", |(_, name)| name);
         living.iter().map(|pid| format!("process {pid} ({})", name(pid))).collect()
     }
 
-    /// Living members with `word` on their command line, eldest first.
+    /// Members that are alive and have the argument `word`, oldest first.
     #[must_use]
     pub fn with_argument(&self, word: &str) -> Vec<u32> {
         self.with_arguments(|all| all.contains(&word))
     }
 
-    /// Living members whose arguments are like this, eldest first.
-    pub fn with_arguments(&self, like: impl Fn(&[&str]) -> bool) -> Vec<u32> {
+    /// Members that are alive and whose arguments match, oldest first.
+    pub fn with_arguments(&self, matches: impl Fn(&[&str]) -> bool) -> Vec<u32> {
         let has = |pid: u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            like(&String::from_utf8_lossy(&line).split(['\0', ' ']).collect::<Vec<_>>())
+            matches(&String::from_utf8_lossy(&line).split(['\0', ' ']).collect::<Vec<_>>())
         };
         let mut living: Vec<_> =
             self.members.keys().filter(|k| Process::read(k.0).is_some_and(|p| p.identity() == **k)).collect();
@@ -77,7 +77,7 @@ impl ProcessTree {
         living.into_iter().map(|(pid, _)| *pid).filter(|pid| has(*pid)).collect()
     }
 
-    /// Kills every member that still lives.
+    /// Kills every member that is alive.
     pub fn kill(&mut self) {
         for pid in self.refresh() {
             if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
@@ -95,7 +95,7 @@ impl ProcessTree {
     }
 }
 
-/// Whether a folder is named, or something in it: folder 1 is not folder 10.
+/// Whether `text` has the path of the folder or of a file in it. `/tmp/1` is not in `/tmp/10`.
 fn mentions_folder(text: &str, folder: &str) -> bool {
     let ends = |(at, _): (usize, &str)| !text[at + folder.len()..].starts_with(char::is_alphanumeric);
     text.match_indices(folder).any(ends)
@@ -150,19 +150,19 @@ mod tests {
     fn orphans_stay_in_the_tree() {
         let scratch = ScratchDir::new().unwrap();
         let mut shell = program("sh");
-        // The inner sleep loses its parent and its environment, and keeps neither name nor folder.
+        // The inner sleep loses its parent and its environment, and its command line has no folder.
         shell.args(["-c", "env -i sh -c 'sleep 30 & sleep 30 & wait' & wait"]).env("MARK", scratch.path());
         let mut child = shell.spawn().unwrap();
-        let mut family = ProcessTree::new(child.id(), scratch.path());
-        while family.refresh().len() < 4 {
+        let mut tree = ProcessTree::new(child.id(), scratch.path());
+        while tree.refresh().len() < 4 {
             std::thread::yield_now();
         }
-        assert!(!family.with_argument("sleep").is_empty() && family.with_argument("chromium").is_empty());
+        assert!(!tree.with_argument("sleep").is_empty() && tree.with_argument("chromium").is_empty());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(family.describe_alive().len(), 3, "{:?}", family.describe_alive());
-        family.kill();
-        while !family.describe_alive().is_empty() {
+        assert_eq!(tree.describe_alive().len(), 3, "{:?}", tree.describe_alive());
+        tree.kill();
+        while !tree.describe_alive().is_empty() {
             std::thread::yield_now();
         }
     }

@@ -1,4 +1,4 @@
-//! What stands in front of the storage: keys, counts, and what goes wrong.
+//! HTTP front of the S3 storage: checks keys, counts requests, injects faults.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ impl FaultInjector {
     }
 
     pub(super) async fn serve_connection(self, stream: TcpStream) {
-        let _either_side_ends_it = stream.set_nodelay(true);
+        let _without_nodelay = stream.set_nodelay(true);
         let service = service_fn(|request| self.clone().respond(request));
         let _a_broken_connection =
             http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
@@ -80,23 +80,23 @@ impl FaultInjector {
     }
 }
 
-/// Reads so many bytes, no more than a piece further.
+/// Reads at least this many bytes of a body, at most one frame more.
 async fn discard_body(mut body: Incoming, bytes: u64) -> io::Result<()> {
-    let mut taken = 0;
-    while taken < bytes
+    let mut read = 0;
+    while read < bytes
         && let Some(frame) = body.frame().await
     {
-        taken += frame.map_err(io::Error::other)?.data_ref().map_or(0, Bytes::len) as u64;
+        read += frame.map_err(io::Error::other)?.data_ref().map_or(0, Bytes::len) as u64;
     }
     Ok(())
 }
 
 async fn error_response(request: Request<Incoming>, status: u16, code: &str) -> io::Result<Response<Body>> {
     discard_body(request.into_body(), u64::MAX).await?;
-    let said =
-        format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>As asked.</Message></Error>");
+    let xml =
+        format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>Injected.</Message></Error>");
     let response = Response::builder().status(status).header(header::CONTENT_TYPE, "application/xml");
-    response.body(Body::from(said)).map_err(io::Error::other)
+    response.body(Body::from(xml)).map_err(io::Error::other)
 }
 
 fn request_kind(request: &Request<Incoming>) -> &'static str {
@@ -126,7 +126,7 @@ impl S3Auth for KeyStore {
     }
 }
 
-/// Knows tokens and buckets, which the storage behind does not.
+/// Checks tokens and buckets, which `s3s-fs` does not.
 struct AccessCheck {
     state: Arc<ServerState>,
     root: PathBuf,
@@ -156,7 +156,7 @@ impl S3Access for AccessCheck {
     }
 }
 
-/// A body that comes slowly.
+/// A request body that is read at a limited rate.
 struct ThrottledBody {
     body: Incoming,
     rate: u64,

@@ -1,91 +1,41 @@
-//! Carries out what the machine decides, and tells it what happened.
+//! Drives one cast: hands what happened to the state machine, and carries out what it decides.
 
+mod browser_usage;
 mod finish;
+mod history;
+mod observe;
+mod reporter;
 
 pub(super) use finish::wait_for_upload;
 
 use std::cell::RefCell;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use pagecast_core::cast::{
-    EndReason, Event, HealthCheck, HealthFault, Input, Output, State, StateMachine, Warning,
-};
+use pagecast_core::cast::{EndReason, Event, HealthCheck, HealthFault, Input, Output, State, StateMachine};
 use pagecast_core::spec::Push;
 use pagecast_core::{CastSpec, Samples, Tick};
-use pagecast_page::browser::{self, CallError, PagePolicy, PageState, PendingPing};
+use pagecast_page::browser::{self, CallError};
 use pagecast_page::{Page, clock};
 
 use super::evidence::{self, Evidence};
-use super::hang::HangDetector;
 use super::pipeline::{Pipeline, Prepared};
 use super::pushes::{self, Change};
 use super::recording::PendingUpload;
-use super::report::{Progress, Report, TimelineEntry};
+use super::report::{Progress, Report};
 use super::room::Room;
-use super::{CastEvent, DeliveryState, Error, Failure, StopToken};
+use super::warm_browser::{self, WarmBrowser};
+use super::{CastEvent, Error, Failure, StopToken};
 use crate::{chain, usage};
+use browser_usage::BrowserUsage;
+use history::History;
+use observe::{Observation, Observer, Source};
+use reporter::{EventReporter, Snapshot};
 
-/// Ticks on their way to the encoder. Full: a change is told with a later tick.
-const MAX_QUEUED_TICKS: usize = 4;
-/// Runs of samples on their way to the encoder (10 to 100 ms each). Full: they are lost and become silence.
-const MAX_QUEUED_SAMPLES: usize = 256;
-/// How long a page may take to draw something; after that it is shown as it is.
-const PAINT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a page that is loaded may take to draw something: one that is empty never does.
-const EMPTY_PAGE_GRACE: Duration = Duration::from_millis(300);
-/// How often the cast looks at what it started.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Turns kept for the report; a cast that has more is the same all the time.
-const MAX_TIMELINE_ENTRIES: usize = 1000;
-/// How long a room that is all there is may be missing before anybody has seen the page; then the cast has
-/// failed.
-const ROOM_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often a selector is looked for.
-const SELECTOR_INTERVAL: Duration = Duration::from_millis(100);
-/// How often progress is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the browser's CPU time and memory are measured.
-const USAGE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// What the page sends into, until there is a page, and what the outputs take from, until there are outputs.
+/// The sender until there is a page, and the receiver until there are outputs.
 type PendingChannel<T> = (Option<SyncSender<T>>, Option<Receiver<T>>);
 
-/// A browser that waits for its cast.
-#[derive(Debug)]
-pub struct WarmBrowser {
-    template: CastSpec,
-    page: Page,
-    ticks: Receiver<Tick>,
-    samples: Receiver<Samples>,
-}
-
-impl WarmBrowser {
-    /// Starts display, sound card and browser for a cast like this one.
-    ///
-    /// # Errors
-    /// See [`pagecast_page::ErrorBody`].
-    pub fn start(spec: &CastSpec) -> Result<Self, pagecast_page::Error> {
-        let (ticks_in, ticks) = sync_channel(MAX_QUEUED_TICKS);
-        let (samples_in, samples) = sync_channel(MAX_QUEUED_SAMPLES);
-        let page = Page::start(page_config(spec), ticks_in, samples_in)?;
-        Ok(Self { template: spec.clone(), page, ticks, samples })
-    }
-}
-
-fn page_config(spec: &CastSpec) -> pagecast_page::Config {
-    pagecast_page::Config {
-        source: spec.source.clone(),
-        policy: PagePolicy {
-            signal: spec.readiness.signal,
-            max_video_size: spec.limits.max_video,
-            detect_webrtc: !spec.network.udp,
-        },
-        network: spec.network.clone(),
-        max_disk_bytes: spec.limits.disk_bytes,
-    }
-}
-
+/// Drives one cast.
 pub(super) struct Driver<'a> {
     spec: &'a CastSpec,
     started: Instant,
@@ -93,57 +43,40 @@ pub(super) struct Driver<'a> {
     changes: &'a Receiver<Change>,
     reporter: RefCell<EventReporter<'a>>,
     machine: StateMachine,
+    page: Option<Page>,
+    outputs: Outputs,
+    observer: Observer,
+    evidence: Evidence,
+    usage: BrowserUsage,
+    history: History,
+    /// Size of a video that is larger than allowed.
+    large_video: Option<(u32, u32)>,
+    /// The last failure.
+    error: Option<Error>,
+}
+
+/// The outputs of a cast in all their stages.
+struct Outputs {
     ticks: PendingChannel<Tick>,
     samples: PendingChannel<Samples>,
-    page: Option<Page>,
+    /// Outputs that are open, until they start.
     prepared: Option<Prepared>,
+    /// Outputs that are running.
     pipeline: Option<Pipeline>,
-    /// What is still to be stored of a recording that never began here.
+    /// Upload of a recording of an earlier process, if this one never started to record.
     leftover_upload: Option<PendingUpload>,
-    /// What to push to, until there is a line that does.
+    /// Where to push, until the outputs start.
     pushes: Vec<Push>,
-    /// When the outputs began, until one of them has the page.
-    outputs_started_at: Option<Instant>,
-    /// When the page was opened, and when it was first seen loaded.
-    opened: Option<(Instant, Option<Instant>)>,
-    last_checks: LastChecks,
-    hangs: HangDetector<PendingPing>,
-    evidence: Evidence,
-    usage: Usage,
-    /// A video that is larger than the page may play.
-    large_video: Option<(u32, u32)>,
-    /// What went wrong last.
-    error: Option<Error>,
-    timeline: Vec<TimelineEntry>,
-    warnings: Vec<Warning>,
-    reloads: u32,
-    moves: u32,
+    /// When the outputs started, until one of them has the page.
+    started_at: Option<Instant>,
 }
 
-/// What the last looks saw.
-#[derive(Default)]
-struct LastChecks {
-    changes: u64,
-    /// When the selector was looked for.
-    selector_checked_at: Option<Instant>,
-}
-
-/// What the browsers took: those that are gone, and the running one.
-#[derive(Default)]
-struct Usage {
-    past_cpu_s: f64,
-    current: usage::BrowserUsage,
-    peak_rss_bytes: u64,
-    measured_at: Option<Instant>,
-}
-
-struct EventReporter<'a> {
-    on_event: &'a mut dyn FnMut(CastEvent),
-    last_progress_at: Instant,
-    /// How storing the recording got on when that was told last.
-    upload_state: (DeliveryState, bool, bool),
-    /// It was told that nothing is recorded any more.
-    recording_stopped: bool,
+impl Outputs {
+    /// Returns the room, live or not yet.
+    fn room(&self) -> Option<&Room> {
+        let live = self.pipeline.as_ref().and_then(Pipeline::room);
+        live.or_else(|| self.prepared.as_ref().and_then(Prepared::room))
+    }
 }
 
 impl<'a> Driver<'a> {
@@ -152,17 +85,17 @@ impl<'a> Driver<'a> {
         started: Instant,
         (stop, changes): (&'a StopToken, &'a Receiver<Change>),
         warm: Option<WarmBrowser>,
-        outputs: Prepared,
-        tell: &'a mut dyn FnMut(CastEvent),
+        prepared: Prepared,
+        on_event: &'a mut dyn FnMut(CastEvent),
     ) -> Self {
         let (page, ticks, samples) = match warm.filter(|warm| warm.template.is_compatible_with(spec)) {
             Some(WarmBrowser { page, ticks, samples, .. }) => {
                 (Some(page), (None, Some(ticks)), (None, Some(samples)))
             }
             None => {
-                let (ticks, ticks_out) = sync_channel(MAX_QUEUED_TICKS);
-                let (samples, samples_out) = sync_channel(MAX_QUEUED_SAMPLES);
-                (None, (Some(ticks), Some(ticks_out)), (Some(samples), Some(samples_out)))
+                let (tick_sender, ticks) = warm_browser::tick_queue();
+                let (sample_sender, samples) = warm_browser::sample_queue();
+                (None, (Some(tick_sender), Some(ticks)), (Some(sample_sender), Some(samples)))
             }
         };
         Self {
@@ -170,35 +103,28 @@ impl<'a> Driver<'a> {
             started,
             stop,
             changes,
-            reporter: RefCell::new(EventReporter {
-                on_event: tell,
-                last_progress_at: Instant::now(),
-                upload_state: Default::default(),
-                recording_stopped: false,
-            }),
+            reporter: RefCell::new(EventReporter::new(on_event)),
             machine: StateMachine::new(spec),
-            ticks,
-            samples,
             page,
-            prepared: Some(outputs),
-            pipeline: None,
-            leftover_upload: None,
-            pushes: spec.pushes.clone(),
-            outputs_started_at: None,
-            opened: None,
-            last_checks: LastChecks::default(),
-            hangs: HangDetector::new(started),
+            outputs: Outputs {
+                ticks,
+                samples,
+                prepared: Some(prepared),
+                pipeline: None,
+                leftover_upload: None,
+                pushes: spec.pushes.clone(),
+                started_at: None,
+            },
+            observer: Observer::new(started),
             evidence: Evidence::new(spec.evidence.clone()),
-            usage: Usage::default(),
+            usage: BrowserUsage::default(),
+            history: History::default(),
             large_video: None,
             error: None,
-            timeline: Vec::new(),
-            warnings: Vec::new(),
-            reloads: 0,
-            moves: 0,
         }
     }
 
+    /// Runs the cast to its end.
     pub(super) fn run(mut self) -> Result<Report, Failure> {
         self.handle_input(Input::Start);
         let reason = loop {
@@ -209,9 +135,11 @@ impl<'a> Driver<'a> {
                 break reason;
             }
             self.wait();
-            self.observe();
-            self.apply_changes();
-            self.report_progress();
+            for source in Source::ALL {
+                if let Some(observation) = self.observe(source) {
+                    self.handle_observation(observation);
+                }
+            }
         };
         self.finish(reason)
     }
@@ -220,20 +148,82 @@ impl<'a> Driver<'a> {
         self.machine.handle(clock::now(), input);
     }
 
+    fn report(&mut self, event: CastEvent) {
+        self.reporter.get_mut().report(event);
+    }
+
+    /// Hands a failure to the machine, and keeps its error for the report.
     fn fail(&mut self, error: impl Into<Error>, input: Input) {
         let error = error.into();
-        tracing::debug!(%error, "something failed");
-        // What fails while the cast ends is a consequence of why it does.
+        tracing::debug!(%error, "step failed");
+        // A failure during the end of the cast is a consequence of that end.
         if !matches!(self.machine.state(), State::Stopping | State::Ended(_)) {
             self.error = Some(error);
         }
         self.handle_input(input);
     }
 
+    /// Turns an observation into inputs of the machine, or does what it asks for.
+    fn handle_observation(&mut self, observation: Observation) {
+        match observation {
+            Observation::StopRequested => self.handle_input(Input::Stop),
+            Observation::OutputsFinished => self.handle_outputs_finished(),
+            Observation::CaptureFailed => {
+                self.fail(Error::Panic("display or sound"), Input::OutputFailed);
+                // The outputs get no more input.
+                self.handle_input(Input::Drained);
+            }
+            Observation::MeasurementDue => self.usage.measure(self.page.as_ref()),
+            Observation::OutputsConnected => {
+                self.outputs.started_at = None;
+                self.handle_input(Input::WentLive);
+            }
+            Observation::RoomTimedOut(reason) => {
+                self.outputs.started_at = None;
+                self.fail(Error::Room(reason), Input::OutputFailed);
+            }
+            Observation::ScriptsHang => {
+                self.handle_input(Input::CheckResult { check: HealthCheck::Crash, failed: true });
+            }
+            Observation::Warnings(warnings) => {
+                for warning in warnings {
+                    if self.history.warn(warning) {
+                        self.report(CastEvent::Warning(warning));
+                    }
+                }
+            }
+            Observation::PageCrashed(error) => self.fail(error, Input::Crashed),
+            Observation::PageEnded => self.handle_input(Input::PageEnded),
+            Observation::OversizedVideo(size) => {
+                self.large_video = Some(size);
+                self.handle_input(Input::LargeVideo);
+            }
+            Observation::PaintPending => self.handle_input(Input::ReadySignalReceived),
+            Observation::InvalidSelector(error) => {
+                self.fail(browser::Error::from(error), Input::OpenFailed);
+            }
+            Observation::PageReady => self.handle_input(Input::Ready),
+            Observation::Deadline => self.handle_input(Input::Timeout),
+            Observation::Changes(changes) => self.apply_changes(changes),
+            Observation::OutputEvents(events) => events.into_iter().for_each(|event| self.report(event)),
+            Observation::ProgressDue => self.report_progress(),
+        }
+    }
+
+    fn handle_outputs_finished(&mut self) {
+        match self.machine.state() {
+            State::Stopping => self.handle_input(Input::Drained),
+            State::Ended(_) => {}
+            _ if self.is_complete() => self.handle_input(Input::Complete),
+            _ => self.handle_input(Input::OutputFailed),
+        }
+    }
+
+    /// Carries out an output of the machine.
     fn execute(&mut self, output: Output) {
         if matches!(output, Output::StartBrowser | Output::Reload) {
-            // What is asked of a page on its way out may never be answered.
-            self.hangs.reset(Instant::now());
+            // A page that is replaced may never answer its ping.
+            self.observer.hangs.reset(Instant::now());
         }
         match output {
             Output::StartBrowser => self.open(),
@@ -241,14 +231,14 @@ impl<'a> Driver<'a> {
             Output::GoLive => self.go_live(),
             Output::MuteOutputs => self.page.iter().for_each(|page| page.set_output_muted(true)),
             Output::RunCheck(check) => {
-                let hit = self.check_health(check);
-                self.handle_input(Input::CheckResult(check, hit));
+                let failed = self.check_health(check);
+                self.handle_input(Input::CheckResult { check, failed });
             }
-            Output::SaveEvidence(trouble) => self.keep_evidence(trouble),
-            Output::StopOutputs => match (&self.pipeline, self.prepared.take()) {
-                (Some(line), _) => line.end_now(self.spec),
+            Output::SaveEvidence(fault) => self.save_evidence(fault),
+            Output::StopOutputs => match (&self.outputs.pipeline, self.outputs.prepared.take()) {
+                (Some(pipeline), _) => pipeline.end_now(self.spec),
                 (None, prepared) => {
-                    self.leftover_upload = prepared.and_then(Prepared::abandon);
+                    self.outputs.leftover_upload = prepared.and_then(Prepared::abandon);
                     self.handle_input(Input::Drained);
                 }
             },
@@ -256,20 +246,18 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Opens the page in a browser that was never used.
+    /// Opens the page in a new browser, or in a warm one that was never used.
     fn open(&mut self) {
-        self.measure_usage();
-        self.usage.past_cpu_s += std::mem::take(&mut self.usage.current).cpu_seconds;
+        self.usage.end_browser(self.page.as_ref());
+        let never_opened = self.observer.opened.is_none();
         let ready = match &mut self.page {
-            // Nothing was opened in it yet.
-            Some(page) if self.opened.is_none() && page.browser().is_ok_and(|b| b.state().is_alive()) => {
-                Ok(())
-            }
+            Some(page) if never_opened && page.browser().is_ok_and(|b| b.state().is_alive()) => Ok(()),
             Some(page) => page.replace_browser(),
-            // The page alone sends: when its threads end, whatever the reason, the outputs do.
-            none => match (self.ticks.0.take(), self.samples.0.take()) {
+            // The page owns the senders: when its threads end, for whatever reason, so do the outputs.
+            none => match (self.outputs.ticks.0.take(), self.outputs.samples.0.take()) {
                 (Some(ticks), Some(samples)) => {
-                    Page::start(page_config(self.spec), ticks, samples).map(|page| *none = Some(page))
+                    let config = warm_browser::page_config(self.spec);
+                    Page::start(config, ticks, samples).map(|page| *none = Some(page))
                 }
                 _ => return self.fail(Error::Panic("display"), Input::OutputFailed),
             },
@@ -280,28 +268,32 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Opens the page in the browser that is there.
+    /// Opens the page in the current browser.
     fn load(&mut self) {
         let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
         let (url, size) = (&self.spec.source.url, self.spec.source.size);
-        tracing::info!(%url, %size, fps = self.spec.source.fps.get(), "opening the page");
-        // While it is being opened, nothing is due but the end.
-        let time_is_up = self.machine.deadline();
-        let given_up = || {
-            self.report_progress();
-            let over = self.pipeline.as_ref().is_some_and(Pipeline::is_finished);
-            over || self.stop.is_requested() || time_is_up.is_some_and(|at| clock::now() >= at)
+        tracing::info!(%url, %size, fps = self.spec.source.fps.get(), "opening page");
+        // Until the page is open, only the end of the cast is due.
+        let deadline = self.machine.deadline();
+        let is_cancelled = || {
+            if self.reporter.borrow().is_progress_due() {
+                self.report_progress();
+            }
+            self.outputs_finished()
+                || self.stop.is_requested()
+                || deadline.is_some_and(|at| clock::now() >= at)
         };
-        let opened = browser.open(url, &given_up);
-        // The outputs may have come to their end meanwhile; then nothing else matters.
-        self.observe_pipeline();
+        let opened = browser.open(url, &is_cancelled);
+        // If the outputs have ended meanwhile, the page does not matter any more.
+        if self.outputs_finished() {
+            self.handle_outputs_finished();
+        }
         match opened {
             Ok(()) => {
-                self.opened = Some((Instant::now(), None));
-                self.last_checks = LastChecks::default();
+                self.observer.page_opened();
                 self.handle_input(Input::Opened);
             }
-            // What there is instead is found in a moment.
+            // The cause is observed in the next turn.
             Err(
                 error @ (browser::Error::Cancelled
                 | browser::Error::PageCrashed
@@ -312,357 +304,140 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// The page's server did not answer as it should: whether that may pass decides what becomes of the cast.
+    /// Hands a failed load to the machine, which retries it if the failure is transient.
     fn load_failed(&mut self, error: browser::Error) {
-        let passing = error.load_error().is_some_and(|error| error.is_transient());
-        let why = error.to_string();
-        self.fail(error, if passing { Input::OpenFailedTransiently } else { Input::OpenFailed });
-        if passing && self.machine.will_retry() {
-            tracing::info!(why, "the page cannot be opened yet, trying again");
-            (self.reporter.get_mut().on_event)(CastEvent::LoadRetry(why));
+        let transient = error.load_error().is_some_and(|error| error.is_transient());
+        let message = error.to_string();
+        self.fail(error, if transient { Input::OpenFailedTransiently } else { Input::OpenFailed });
+        if transient && self.machine.will_retry() {
+            tracing::info!(error = message, "page load failed, retrying");
+            self.report(CastEvent::LoadRetry(message));
         }
     }
 
+    /// Shows the page in the outputs, and starts them the first time.
     fn go_live(&mut self) {
         let Some(page) = &self.page else { return };
-        self.last_checks.changes = page.display.stats().changes();
-        // Also when nothing was live before: a page that crashed at once was held by the browser's word.
+        self.observer.display_changes = page.display.stats().changes();
+        // Also before the first start: a page that crashed at once was muted on the browser's report.
         page.set_output_muted(false);
-        let (Some(ticks), Some(samples)) = (self.ticks.1.take(), self.samples.1.take()) else {
+        let (Some(ticks), Some(samples)) = (self.outputs.ticks.1.take(), self.outputs.samples.1.take())
+        else {
             return;
         };
-        let Some(prepared) = self.prepared.take() else { return };
-        if let Some(trouble) = prepared.start_error() {
-            self.prepared = Some(prepared);
-            return self.fail(trouble, Input::OutputFailed);
+        let Some(prepared) = self.outputs.prepared.take() else { return };
+        if let Some(error) = prepared.start_error() {
+            self.outputs.prepared = Some(prepared);
+            return self.fail(error, Input::OutputFailed);
         }
-        match prepared.start(ticks, samples, &self.pushes) {
-            Ok(line) => {
-                self.pipeline = Some(line);
+        match prepared.start(ticks, samples, &self.outputs.pushes) {
+            Ok(pipeline) => {
+                self.outputs.pipeline = Some(pipeline);
                 page.start_capture();
-                self.outputs_started_at = Some(Instant::now());
-                self.check_shown();
+                self.outputs.started_at = Some(Instant::now());
+                if let Some(observation) = self.observe_connection() {
+                    self.handle_observation(observation);
+                }
             }
             Err(error) => self.fail(error, Input::OutputFailed),
         }
     }
 
-    /// Whether somebody gets the page by now: a recording and pushes take it from the beginning, a room when
-    /// there is a connection.
-    fn check_shown(&mut self) {
-        let (State::Live, Some(begun), Some(line)) =
-            (self.machine.state(), self.outputs_started_at, &self.pipeline)
-        else {
-            return;
-        };
-        match line.unconnected_room() {
-            None => {
-                self.outputs_started_at = None;
-                self.handle_input(Input::WentLive);
-            }
-            Some(room) if begun.elapsed() >= ROOM_CONNECT_TIMEOUT => {
-                self.outputs_started_at = None;
-                let why = room.status().error.unwrap_or_else(|| "it does not answer".into());
-                self.fail(Error::Room(why), Input::OutputFailed);
-            }
-            Some(_) => {}
-        }
-    }
-
-    /// Changes what is to be changed, and tells what happened to pushes and room.
-    fn apply_changes(&mut self) {
-        let mut news = Vec::new();
-        let mut pictures = Vec::new();
-        for change in self.changes.try_iter() {
-            news.extend(match (change, &mut self.pipeline) {
+    fn apply_changes(&mut self, changes: Vec<Change>) {
+        let mut refused = Vec::new();
+        for change in changes {
+            match (change, &mut self.outputs.pipeline) {
                 (Change::Snapshot(path), _) => {
-                    pictures.push(path);
-                    None
+                    let taken = self.page.as_ref().is_some_and(|page| evidence::write_snapshot(page, &path));
+                    self.report(CastEvent::Snapshot(path, taken));
                 }
-                (change, Some(line)) => line.apply_change(change, self.spec.source.fps),
-                (change, None) => pushes::apply_change(&mut self.pushes, change),
-            });
+                (change, Some(pipeline)) => {
+                    refused.extend(pipeline.apply_change(change, self.spec.source.fps));
+                }
+                (change, None) => refused.extend(pushes::apply_change(&mut self.outputs.pushes, change)),
+            }
         }
-        for path in pictures {
-            let taken = self.page.as_ref().is_some_and(|page| evidence::write_snapshot(page, &path));
-            (self.reporter.get_mut().on_event)(CastEvent::Snapshot(path, taken));
-        }
-        news.extend(self.pipeline.iter().flat_map(Pipeline::push_events));
-        let news = news.into_iter().map(CastEvent::Push);
-        let room = self.room().map(Room::status_changes).unwrap_or_default().into_iter().map(CastEvent::Room);
-        let news: Vec<_> = news.chain(room).collect();
-        news.into_iter().for_each(|news| (self.reporter.get_mut().on_event)(news));
-    }
-
-    /// The room, live or not yet.
-    fn room(&self) -> Option<&Room> {
-        let live = self.pipeline.as_ref().and_then(Pipeline::room);
-        live.or_else(|| self.prepared.as_ref().and_then(Prepared::room))
+        refused.into_iter().for_each(|event| self.report(CastEvent::Push(event)));
     }
 
     fn report_event(&mut self, event: Event) {
-        match event {
-            Event::Reloaded(trouble) => {
-                self.reloads += 1;
-                tracing::info!(?trouble, "the page is loaded again");
-            }
-            Event::Moved(trouble) => {
-                self.moves += 1;
-                tracing::info!(?trouble, "the page gets a fresh browser");
-            }
-            Event::Live => tracing::info!("the page is live"),
-            Event::Ended(reason) => tracing::info!(?reason, "the cast is over"),
-        }
-        if self.timeline.len() < MAX_TIMELINE_ENTRIES {
-            self.timeline.push(TimelineEntry { at_ms: millis(self.started.elapsed()), event });
-        }
+        self.history.record(millis(self.started.elapsed()), event);
         if let Event::Ended(reason) = event
-            && let Some(why) = self.end_message(reason)
+            && let Some(message) = self.end_message(reason)
         {
             let cause = self.error.as_ref().and_then(Error::load_error);
             let cause = cause.filter(|_| matches!(reason, EndReason::StartFailed | EndReason::GaveUp(_)));
-            (self.reporter.get_mut().on_event)(CastEvent::FailureReason(why, cause));
+            self.report(CastEvent::FailureReason(message, cause));
         }
-        (self.reporter.get_mut().on_event)(CastEvent::Lifecycle(event));
+        self.report(CastEvent::Lifecycle(event));
     }
 
-    /// Why it ends too early, as far as that is known before the outputs are closed.
+    /// Returns why the cast fails, as far as that is known before the outputs are closed.
     fn end_message(&self, reason: EndReason) -> Option<String> {
         match reason {
-            EndReason::GaveUp(trouble) => Some(Error::GaveUp(trouble, self.machine.attempts()).to_string()),
+            EndReason::GaveUp(fault) => Some(Error::GaveUp(fault, self.machine.attempts()).to_string()),
             EndReason::StartFailed | EndReason::OutputFailed => self.error.as_ref().map(|error| chain(error)),
             EndReason::LargeVideo => {
-                let ((width, height), most) = (self.large_video?, self.spec.limits.max_video?);
-                Some(format!("the page plays a video of {width}x{height}, {most} is the most that it may"))
+                let ((width, height), max) = (self.large_video?, self.spec.limits.max_video?);
+                Some(format!("the page plays a video of {width}x{height}, the limit is {max}"))
             }
             _ => None,
         }
     }
 
-    /// Whether the page is in trouble.
+    /// Runs a health check; returns whether it found a fault.
     fn check_health(&mut self, check: HealthCheck) -> bool {
         let Some(page) = &self.page else { return false };
         match check {
             HealthCheck::Freeze => {
                 let changes = page.display.stats().changes();
-                std::mem::replace(&mut self.last_checks.changes, changes) == changes
+                std::mem::replace(&mut self.observer.display_changes, changes) == changes
             }
             HealthCheck::Blank => page.display.snapshot().is_some_and(|picture| picture.is_white()),
             HealthCheck::Crash => {
-                let interval = self.spec.checks.crash;
-                interval.is_some_and(|interval| self.hangs.unresponsive_for(Instant::now()) >= interval)
+                let limit = self.spec.checks.crash;
+                limit.is_some_and(|limit| self.observer.hangs.unresponsive_for(Instant::now()) >= limit)
             }
         }
     }
 
-    fn keep_evidence(&mut self, trouble: HealthFault) {
+    fn save_evidence(&mut self, fault: HealthFault) {
         let detail = self.error.as_ref().map(|error| chain(error));
         if let Some(page) = &self.page {
-            self.evidence.capture(trouble, detail.as_deref(), page);
+            self.evidence.capture(fault, detail.as_deref(), page);
         }
     }
 
-    /// Sleeps until the page's state changes or something is due.
-    fn wait(&self) {
-        let due = self.machine.deadline().map_or(POLL_INTERVAL, |at| at.since(clock::now()));
-        let pause = due.min(POLL_INTERVAL).max(Duration::from_millis(1));
-        let stopping = matches!(self.machine.state(), State::Stopping);
-        let browser = self.page.as_ref().and_then(|page| page.browser().ok()).filter(|_| !stopping);
-        match browser.map(|browser| (browser, browser.state())) {
-            Some((browser, seen)) if !seen.crashed && !seen.closed => {
-                // Its end is seen with everything else.
-                let _seen = browser.wait_until(pause, |state| *state != seen);
-            }
-            _ => std::thread::sleep(pause),
-        }
-    }
-
-    /// Tells the machine what can be seen to have happened.
-    fn observe(&mut self) {
-        if self.stop.is_requested() {
-            self.handle_input(Input::Stop);
-        }
-        self.observe_pipeline();
-        let failed = |page: &Page| page.display.has_failed() || page.sound.has_failed();
-        if self.page.as_ref().is_some_and(failed) {
-            self.fail(Error::Panic("display or sound"), Input::OutputFailed);
-            // Nothing more comes.
-            self.handle_input(Input::Drained);
-        }
-        if self.usage.measured_at.is_none_or(|at| at.elapsed() >= USAGE_INTERVAL) {
-            self.measure_usage();
-        }
-        self.check_shown();
-        self.check_scripts();
-        let state = self.page.as_ref().and_then(|page| page.browser().ok()).map(browser::Browser::state);
-        if let Some(state) = &state {
-            self.report_warnings(state);
-        }
-        match state {
-            Some(state) if state.closed => self.fail(browser::Error::BrowserExited, Input::Crashed),
-            Some(state) if state.crashed => self.fail(browser::Error::PageCrashed, Input::Crashed),
-            Some(state) if state.signalled_end => self.handle_input(Input::PageEnded),
-            Some(PageState { oversized_video: Some(size), .. }) => {
-                self.large_video = Some(size);
-                self.handle_input(Input::LargeVideo);
-            }
-            Some(_) if self.usage.current.rss_bytes > self.spec.limits.memory_bytes => {
-                let (used, allowed) = (self.usage.current.rss_bytes, self.spec.limits.memory_bytes);
-                self.fail(browser::Error::MemoryLimit { used, allowed }, Input::Crashed);
-            }
-            Some(_) if let Some((used, allowed)) = self.exceeded_disk_limit() => {
-                self.fail(browser::Error::DiskLimit { used, allowed }, Input::Crashed);
-            }
-            Some(state) if self.machine.state() == State::Waiting && self.is_ready(&state) => {
-                self.handle_input(Input::Ready);
-            }
-            _ => {}
-        }
-        self.handle_input(Input::Timeout);
-    }
-
-    /// Asks the page's scripts for a sign of life, if it is watched for that.
-    fn check_scripts(&mut self) {
-        let Some(limit) = self.spec.checks.crash.filter(|_| self.machine.state() == State::Live) else {
-            return;
-        };
-        let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
-        let now = Instant::now();
-        self.hangs.poll(now, PendingPing::is_answered, || Some(browser.ping()));
-        // The next look may be almost as far away.
-        if self.hangs.unresponsive_for(now) >= limit {
-            self.handle_input(Input::CheckResult(HealthCheck::Crash, true));
-        }
-    }
-
-    /// Tells once what the page's owner should know.
-    fn report_warnings(&mut self, state: &PageState) {
-        let seen =
-            [(state.uses_webrtc, Warning::WebRtcWithoutUdp), (state.insecure_tls, Warning::InsecureTls)];
-        for (_, warning) in seen.into_iter().filter(|(seen, _)| *seen) {
-            if !self.warnings.contains(&warning) {
-                self.warnings.push(warning);
-                tracing::info!(warning = warning.as_str(), "the page's owner should know");
-                (self.reporter.get_mut().on_event)(CastEvent::Warning(warning));
-            }
-        }
-    }
-
-    fn observe_pipeline(&mut self) {
-        if !self.pipeline.as_ref().is_some_and(Pipeline::is_finished) {
-            return;
-        }
-        match self.machine.state() {
-            State::Stopping => self.handle_input(Input::Drained),
-            State::Ended(_) => {}
-            _ if self.pipeline.as_ref().is_some_and(|line| line.is_complete(self.spec)) => {
-                self.handle_input(Input::Complete);
-            }
-            _ => self.handle_input(Input::OutputFailed),
-        }
-    }
-
-    /// Whether the page may be shown.
-    fn is_ready(&mut self, state: &PageState) -> bool {
-        let Some((opened, loaded)) = &mut self.opened else { return false };
-        if state.loaded && loaded.is_none() {
-            *loaded = Some(Instant::now());
-        }
-        let drawn = state.painted
-            || loaded.is_some_and(|at| at.elapsed() >= EMPTY_PAGE_GRACE)
-            || opened.elapsed() >= PAINT_TIMEOUT;
-        let silent = self.spec.readiness.signal == pagecast_core::spec::ReadySignal::None;
-        let agreed = (silent || state.signalled_ready)
-            && (state.network_idle || !self.spec.readiness.network_idle)
-            && self.selector_matches();
-        if agreed && !silent && !drawn {
-            // What is missing comes by itself.
-            self.handle_input(Input::ReadySignalReceived);
-        }
-        agreed && drawn
-    }
-
-    /// Whether there is what is waited for. The page is asked seldom: an answer takes it time.
-    fn selector_matches(&mut self) -> bool {
-        let Some(selector) = &self.spec.readiness.selector else { return true };
-        if self.last_checks.selector_checked_at.is_some_and(|at| at.elapsed() < SELECTOR_INTERVAL) {
-            return false;
-        }
-        self.last_checks.selector_checked_at = Some(Instant::now());
-        let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return false };
-        match browser.has_visible_match(selector) {
-            Ok(found) => found,
-            Err(error @ CallError::InvalidSelector(_)) => {
-                self.fail(browser::Error::from(error), Input::OpenFailed);
-                false
-            }
-            // It is busy, or gone.
-            Err(_) => false,
-        }
-    }
-
+    /// Reports progress. Also called while a page is being opened.
     fn report_progress(&self) {
-        let mut teller = self.reporter.borrow_mut();
-        if teller.last_progress_at.elapsed() >= PROGRESS_INTERVAL {
-            teller.last_progress_at += PROGRESS_INTERVAL;
-            if let Some(progress) = self.progress() {
-                (teller.on_event)(CastEvent::Progress(progress));
-            }
-            if let Some(room) = self.pipeline.as_ref().and_then(Pipeline::room) {
-                (teller.on_event)(CastEvent::Room(room.status()));
-            }
-            if self.pipeline.as_ref().is_some_and(Pipeline::has_stopped_recording)
-                && !std::mem::replace(&mut teller.recording_stopped, true)
-            {
-                (teller.on_event)(CastEvent::RecordingStopped);
-            }
-            // How much waits changes all the time; what it is called is news.
-            if let Some(status) = self.pipeline.as_ref().and_then(Pipeline::upload_status) {
-                let word = (status.state, status.backup, status.failing_since_unix_ms.is_some());
-                if std::mem::replace(&mut teller.upload_state, word) != word {
-                    (teller.on_event)(CastEvent::Upload(status));
-                }
-            }
-        }
+        let pipeline = self.outputs.pipeline.as_ref();
+        self.reporter.borrow_mut().report_progress(Snapshot {
+            progress: self.progress(),
+            room: pipeline.and_then(Pipeline::room).map(Room::status),
+            has_stopped_recording: pipeline.is_some_and(Pipeline::has_stopped_recording),
+            upload: pipeline.and_then(Pipeline::upload_status),
+        });
     }
 
     fn progress(&self) -> Option<Progress> {
-        let (line, page) = (self.pipeline.as_ref()?, self.page.as_ref()?);
-        let (video, display) = (&line.video_stats, page.display.stats());
+        let (pipeline, page) = (self.outputs.pipeline.as_ref()?, self.page.as_ref()?);
+        let (video, display) = (&pipeline.video_stats, page.display.stats());
         Some(Progress {
-            elapsed: line.elapsed(self.spec),
+            elapsed: pipeline.elapsed(self.spec),
             frames_captured: display.frames,
             frames_encoded: video.encoded(),
             frames_unchanged: video.unchanged(),
             frames_dropped: display.dropped,
-            bytes: video.bytes() + line.audio_stats.bytes(),
-            // Beyond all measure, a page can be, but a number that JSON does not have it cannot.
+            bytes: video.bytes() + pipeline.audio_stats.bytes(),
+            // Samples can be infinite, which JSON cannot express.
             peak: page.sound.stats().peak.map(|peak| peak.min(f32::MAX)),
-            cpu_seconds: self.usage.past_cpu_s
-                + self.usage.current.cpu_seconds
-                + usage::own_cpu().as_secs_f64(),
-            rss_bytes: self.usage.current.rss_bytes + usage::own_rss_bytes(),
+            cpu_seconds: self.usage.cpu_s() + usage::own_cpu().as_secs_f64(),
+            rss_bytes: self.usage.rss_bytes() + usage::own_rss_bytes(),
         })
-    }
-
-    /// Bytes that the browser has on the disk and those it may have, if they are more.
-    fn exceeded_disk_limit(&self) -> Option<(u64, u64)> {
-        let disk = self.page.as_ref()?.disk_usage();
-        let allowed = usage::allowed_disk_bytes(self.spec.limits.disk_bytes, disk.free_bytes);
-        (disk.used_bytes > allowed).then_some((disk.used_bytes, allowed))
-    }
-
-    fn measure_usage(&mut self) {
-        self.usage.measured_at = Some(Instant::now());
-        let Some(page) = &self.page else { return };
-        let Ok(browser) = page.browser() else { return };
-        let now = usage::browser_usage(browser.pid());
-        self.usage.peak_rss_bytes = self.usage.peak_rss_bytes.max(now.rss_bytes);
-        let cpu_seconds = now.cpu_seconds.max(self.usage.current.cpu_seconds);
-        self.usage.current = usage::BrowserUsage { cpu_seconds, ..now };
     }
 }
 
-pub(super) fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+/// Returns the duration in whole milliseconds.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

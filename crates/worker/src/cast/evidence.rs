@@ -1,4 +1,4 @@
-//! What is kept when something is wrong with a page: a picture of it, and its last words.
+//! Evidence of a page's faults: a screenshot and the console log for each.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,37 +11,37 @@ use pagecast_page::Page;
 
 use crate::process::log_forwarder::log_path;
 
-/// Occasions kept of a cast; what is wrong for a whole day is the same all day.
+/// Most faults captured for one cast: a page that is broken all day repeats itself.
 const MAX_CAPTURES: u32 = 50;
 
-/// Space that is reserved for one occasion: a PNG of a full HD picture of noise has 6 MB, and those of
-/// ordinary pages a tenth of it.
+/// Disk space reserved for one capture, in bytes: a PNG of full HD noise has 6 MB, one of an ordinary page a
+/// tenth of that.
 const RESERVED_BYTES: u64 = 8 << 20;
 
-/// A folder, made when it is needed.
+/// The evidence folder of a cast, created at the first fault.
 #[derive(Debug)]
 pub(super) struct Evidence {
     folder: Option<PathBuf>,
     captures: u32,
-    /// For an occasion on which the disk is full.
+    /// Space for one capture while the disk is full.
     reserved: Option<ReservedSpace>,
 }
 
 impl Evidence {
-    /// Kept in this folder, or not at all.
+    /// Evidence in this folder; `None` keeps none.
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
         let mut evidence = Self { folder, captures: 0, reserved: None };
         evidence.reserve();
         evidence
     }
 
-    /// Reserves space where the folder is or will be.
+    /// Reserves space on the disk of the folder, which may not exist yet.
     fn reserve(&mut self) {
         let existing = self.folder.iter().flat_map(|folder| folder.ancestors()).find(|path| path.is_dir());
         self.reserved = existing.and_then(|folder| ReservedSpace::on_disk_of(folder, RESERVED_BYTES));
     }
 
-    /// Writes a file; if the disk is full, into the space that is reserved.
+    /// Writes a file; on a full disk, into the reserved space.
     fn write(&mut self, path: &Path, contents: &[u8]) -> std::io::Result<()> {
         match fs::write(path, contents) {
             Err(error) if error.kind() == std::io::ErrorKind::StorageFull && self.reserved.is_some() => {
@@ -52,36 +52,36 @@ impl Evidence {
         }
     }
 
-    /// The folder, if anything is in it.
+    /// Returns the folder, if anything was captured.
     pub(super) fn folder(&self) -> Option<PathBuf> {
         self.folder.clone().filter(|_| self.captures > 0)
     }
 
-    /// Keeps `NN-trouble.png` and `NN-trouble.log`. A cast goes on without them.
-    pub(super) fn capture(&mut self, trouble: HealthFault, detail: Option<&str>, page: &Page) {
+    /// Writes `NN-FAULT.png` and `NN-FAULT.log`. Failures are logged only.
+    pub(super) fn capture(&mut self, fault: HealthFault, detail: Option<&str>, page: &Page) {
         let Some(folder) = self.folder.clone() else { return };
         if self.captures >= MAX_CAPTURES {
             return;
         }
         if self.captures == 0 {
             match prepare_folder(&folder) {
-                Ok(there) => self.captures = there,
+                Ok(captures) => self.captures = captures,
                 Err(error) => {
-                    tracing::warn!(%error, folder = %folder.display(), "no evidence can be kept");
+                    tracing::warn!(%error, folder = %folder.display(), "cannot create evidence folder");
                     self.folder = None;
                     return;
                 }
             }
         }
         self.captures += 1;
-        let name = serde_json::to_value(trouble).ok();
-        let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or("trouble");
-        let occasion = self.captures;
-        let path = |ending: &str| folder.join(format!("{occasion:02}-{name}.{ending}"));
+        let name = serde_json::to_value(fault).ok();
+        let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or("fault");
+        let number = self.captures;
+        let path = |extension: &str| folder.join(format!("{number:02}-{name}.{extension}"));
         if let Some(picture) = page.display.snapshot() {
             let written = still::to_png(&picture).map_err(std::io::Error::other);
             if let Err(error) = written.and_then(|png| self.write(&path("png"), &png)) {
-                tracing::warn!(%error, "a picture of the page is not kept");
+                tracing::warn!(%error, "cannot write evidence screenshot");
             }
         }
         let mut text = detail.map(|d| format!("{d}\n")).unwrap_or_default();
@@ -89,26 +89,27 @@ impl Evidence {
             let _infallible = writeln!(text, "{}: {}", line.level, line.text);
         }
         if let Err(error) = self.write(&path("log"), text.as_bytes()) {
-            tracing::warn!(%error, "the page's last words are not kept");
+            tracing::warn!(%error, "cannot write evidence console log");
         }
         self.reserve();
     }
 }
 
-/// Writes a picture of the page as it is now, as JPEG. Whether that went well.
+/// Writes a picture of the page as it is now, as JPEG; returns whether that succeeded.
 pub(super) fn write_snapshot(page: &Page, path: &Path) -> bool {
     let Some(picture) = page.display.snapshot() else { return false };
     still::write_jpeg(&picture, path)
-        .inspect_err(|error| tracing::warn!(%error, "no picture of the page"))
+        .inspect_err(|error| tracing::warn!(%error, "cannot write snapshot"))
         .is_ok()
 }
 
-/// Makes the folder, without what an earlier recording of the same name left there. How many occasions are in it: a folder with a log is
-/// a service's, for this cast alone, and what is there is its own.
+/// Creates the folder and removes the captures of an earlier recording of the same name; returns how many
+/// captures it holds. A folder with a log belongs to one cast of a service, so its captures are that cast's
+/// own and stay.
 fn prepare_folder(folder: &Path) -> std::io::Result<u32> {
     fs::create_dir_all(folder)?;
     let files: Vec<PathBuf> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
-    let is = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
+    let is = |path: &Path, extension: &str| path.extension().is_some_and(|e| e == extension);
     if log_path(folder).exists() {
         return Ok(u32::try_from(files.iter().filter(|path| is(path, "png")).count()).unwrap_or(MAX_CAPTURES));
     }

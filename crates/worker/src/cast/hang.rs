@@ -1,36 +1,35 @@
-//! Whether the page's scripts run: they are asked for a sign of life again and again, and long silences are
-//! noted.
+//! Hang detection: the page's scripts are pinged again and again, and long silences are recorded.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// Time between an answer and the next question. A question costs a page at rest a fraction of a millisecond.
+/// Time between an answer and the next ping. A ping costs a page at rest a fraction of a millisecond.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest silence that counts as a hang: shorter ones are the ordinary work of a heavy page.
 const MIN_HANG_DURATION: Duration = Duration::from_secs(2);
-/// Hangs kept for the report; a page that has more is the same all the time.
+/// Most hangs kept for the report: a page with more of them repeats itself.
 const MAX_HANGS: usize = 100;
 
-/// A time during which the page's scripts did not run.
+/// A period in which the page's scripts did not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hang {
-    /// Milliseconds from the beginning of the cast to the question that was not answered, up to a second
-    /// after the scripts stopped.
+    /// Milliseconds from the start of the cast to the ping that was not answered, up to a second after the
+    /// scripts stopped.
     pub at_ms: u64,
-    /// How long the answer took in milliseconds, or until the page was loaded again or the cast over.
+    /// Milliseconds until the answer, or until the page was reloaded or the cast ended.
     pub duration_ms: u64,
 }
 
-/// Asks a page and counts its silences; `P` is a question that was asked.
+/// Pings a page and records its silences; `P` is a pending ping.
 #[derive(Debug)]
 pub(super) struct HangDetector<P> {
-    /// When the cast began.
+    /// Start of the cast.
     began: Instant,
-    /// When the question was asked that is not answered yet.
+    /// The ping that is not answered yet, and when it was sent.
     pending_ping: Option<(Instant, P)>,
     next_ping_at: Instant,
-    /// Whether the last one of the hangs goes on.
+    /// Whether the last of the hangs continues.
     is_hanging: bool,
     hangs: Vec<Hang>,
 }
@@ -40,15 +39,15 @@ impl<P> HangDetector<P> {
         Self { began, pending_ping: None, next_ping_at: began, is_hanging: false, hangs: Vec::new() }
     }
 
-    /// Looks whether the question was answered, and asks the next one when that is due.
+    /// Checks whether the ping was answered, and sends the next one when it is due.
     pub(super) fn poll(
         &mut self,
         now: Instant,
         is_answered: impl Fn(&P) -> bool,
-        ask: impl FnOnce() -> Option<P>,
+        send_ping: impl FnOnce() -> Option<P>,
     ) {
-        if let Some((at, question)) = &self.pending_ping {
-            let (at, answered) = (*at, is_answered(question));
+        if let Some((at, ping)) = &self.pending_ping {
+            let (at, answered) = (*at, is_answered(ping));
             self.record_hang(at, now);
             if !answered {
                 return;
@@ -56,18 +55,18 @@ impl<P> HangDetector<P> {
             (self.pending_ping, self.is_hanging, self.next_ping_at) = (None, false, now + PING_INTERVAL);
         }
         if now >= self.next_ping_at
-            && let Some(question) = ask()
+            && let Some(ping) = send_ping()
         {
-            self.pending_ping = Some((now, question));
+            self.pending_ping = Some((now, ping));
         }
     }
 
-    /// How long the scripts have been silent.
+    /// Returns how long the scripts have been silent.
     pub(super) fn unresponsive_for(&self, now: Instant) -> Duration {
         self.pending_ping.as_ref().map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(*at))
     }
 
-    /// The page is another one: nobody answers what the last one was asked.
+    /// Forgets the pending ping: the page was replaced and will not answer it.
     pub(super) fn reset(&mut self, now: Instant) {
         if let Some((at, _)) = self.pending_ping.take() {
             self.record_hang(at, now);
@@ -75,7 +74,7 @@ impl<P> HangDetector<P> {
         (self.is_hanging, self.next_ping_at) = (false, now);
     }
 
-    /// All hangs so far, in order.
+    /// Returns all hangs so far, in order.
     pub(super) fn take_hangs(&mut self, now: Instant) -> Vec<Hang> {
         self.reset(now);
         std::mem::take(&mut self.hangs)
@@ -103,22 +102,22 @@ impl<P> HangDetector<P> {
 mod tests {
     use super::*;
 
-    /// Polls every 50 ms as a cast does; the page answers unless it hangs from one of these moments for so
-    /// long, in milliseconds.
+    /// Polls every 50 ms; the page answers except during these hangs, given as start and length in
+    /// milliseconds.
     fn detect(hangs: &[(u64, u64)], until_ms: u64) -> Vec<Hang> {
         let began = Instant::now();
         let at = |ms: u64| began + Duration::from_millis(ms);
-        let mut watch = HangDetector::new(began);
+        let mut detector = HangDetector::new(began);
         for ms in (0..until_ms).step_by(50) {
             let runs = !hangs.iter().any(|(from, length)| (*from..from + length).contains(&ms));
-            watch.poll(at(ms), |()| runs, || Some(()));
-            assert!(watch.unresponsive_for(at(ms)) <= Duration::from_millis(ms));
+            detector.poll(at(ms), |()| runs, || Some(()));
+            assert!(detector.unresponsive_for(at(ms)) <= Duration::from_millis(ms));
         }
-        watch.take_hangs(at(until_ms))
+        detector.take_hangs(at(until_ms))
     }
 
     #[test]
-    fn long_silences_are_noted_with_their_length() {
+    fn long_silences_are_recorded_with_their_length() {
         assert_eq!(detect(&[], 60_000), []);
         assert_eq!(detect(&[(10_000, 1900)], 60_000), [], "a page at work");
         let hangs = detect(&[(10_000, 5000), (30_000, 12_000)], 60_000);
@@ -138,17 +137,17 @@ mod tests {
     }
 
     #[test]
-    fn another_page_is_not_asked_for_the_answer_of_the_last() {
+    fn a_new_page_does_not_owe_the_answer_of_the_last() {
         let began = Instant::now();
         let at = |ms: u64| began + Duration::from_millis(ms);
-        let mut watch = HangDetector::new(began);
-        watch.poll(at(0), |()| false, || Some(()));
-        watch.poll(at(3000), |()| false, || Some(()));
-        assert_eq!(watch.unresponsive_for(at(3000)), Duration::from_secs(3));
-        watch.reset(at(4000));
-        assert_eq!(watch.unresponsive_for(at(4000)), Duration::ZERO);
-        watch.poll(at(4050), |()| false, || Some(()));
-        assert_eq!(watch.unresponsive_for(at(4100)), Duration::from_millis(50));
-        assert_eq!(watch.take_hangs(at(4100)), [Hang { at_ms: 0, duration_ms: 4000 }]);
+        let mut detector = HangDetector::new(began);
+        detector.poll(at(0), |()| false, || Some(()));
+        detector.poll(at(3000), |()| false, || Some(()));
+        assert_eq!(detector.unresponsive_for(at(3000)), Duration::from_secs(3));
+        detector.reset(at(4000));
+        assert_eq!(detector.unresponsive_for(at(4000)), Duration::ZERO);
+        detector.poll(at(4050), |()| false, || Some(()));
+        assert_eq!(detector.unresponsive_for(at(4100)), Duration::from_millis(50));
+        assert_eq!(detector.take_hangs(at(4100)), [Hang { at_ms: 0, duration_ms: 4000 }]);
     }
 }

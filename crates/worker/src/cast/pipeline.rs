@@ -1,4 +1,4 @@
-//! From ticks and samples to the file: the threads of a cast's outputs.
+//! The outputs of a cast: the threads that turn ticks and samples into a recording, pushes and a room.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -15,12 +15,13 @@ use pagecast_media::fanout::FanOut;
 use super::pushes::{ActivePushes, Change, PushEvent, PushReport};
 use super::recording::{PendingUpload, Recording};
 use super::room::{self, Room};
-use super::{DeliveryStatus, Error, RoomStatus};
+use super::{Error, RoomStatus, UploadStatus};
 
-/// How long one encoder may go on after the other has ended.
+/// How long one encoder may run on after the other has ended. Both end at the same media time, so one that is
+/// seconds behind has lost its input: the other one failed.
 const ENCODER_EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Outputs that are open, but take nothing yet.
+/// Outputs that are open but take no input yet.
 pub(super) struct Prepared {
     video: video::Encoder,
     audio: audio::Encoder,
@@ -29,27 +30,27 @@ pub(super) struct Prepared {
     tracks: Tracks,
     recording: Option<Recording>,
     room: Option<room::Prepared>,
-    /// What pushes are held to.
+    /// Where pushes may connect; `None`: anywhere.
     network: Option<NetworkPolicy>,
-    /// Nothing of the cast is recorded, nor pushed from the beginning: the room is all there is.
+    /// The room is the only output at the start: there is no recording and no push.
     room_only: bool,
     bitrate_bps: u32,
     end: EndTime,
 }
 
 impl Prepared {
-    /// Opens the encoders and makes the spool.
+    /// Opens the encoders and creates the spool.
     pub(super) fn open(spec: &CastSpec) -> Result<Self, Error> {
-        let sound_only = spec.pushes.is_empty() && spec.recording.as_ref().is_some_and(|r| r.audio_only);
+        let audio_only = spec.pushes.is_empty() && spec.recording.as_ref().is_some_and(|r| r.audio_only);
         let keyframe_interval = spec.recording.as_ref().map(spec::Recording::keyframe_interval);
         let keyframe_interval = keyframe_interval.unwrap_or(spec::KEYFRAME_INTERVAL);
         let (size, fps) = (spec.source.size, spec.source.fps);
         let config = video::Config::for_files(size, fps, spec.bitrate_bps(), keyframe_interval);
-        let config = video::Config { enabled: !sound_only, ..config };
+        let config = video::Config { enabled: !audio_only, ..config };
         let (mut video, audio) = (video::Encoder::open(config)?, audio::Encoder::open(audio::Config::FILES)?);
         let picture = (video.parameters(), spec.source.fps);
-        let tracks = Tracks { video: (!sound_only).then_some(picture), audio: audio.parameters() };
-        let lead = if sound_only { Track::Audio } else { Track::Video };
+        let tracks = Tracks { video: (!audio_only).then_some(picture), audio: audio.parameters() };
+        let lead = if audio_only { Track::Audio } else { Track::Video };
         let (packets, fan_out) = FanOut::spawn(lead).map_err(|e| encode::Error::Thread("fan-out", e))?;
         let recording = match &spec.recording {
             None => None,
@@ -62,7 +63,7 @@ impl Prepared {
         let begins_at = recording.as_ref().map_or(MediaTime::ZERO, Recording::begins_at);
         let end = EndTime::new(spec.duration.map(|duration| MediaTime::from(duration) - begins_at));
         let room = spec.room.as_ref().map(|room| room::Prepared::open(room, &spec.source)).transpose()?;
-        let idle = spec.recording.is_none() && spec.pushes.is_empty();
+        let room_only = spec.recording.is_none() && spec.pushes.is_empty();
         let bitrate_bps = spec.bitrate_bps();
         let network = (!spec.pushes_anywhere).then(|| spec.network.clone());
         Ok(Self {
@@ -74,25 +75,25 @@ impl Prepared {
             recording,
             room,
             network,
-            room_only: idle,
+            room_only,
             bitrate_bps,
             end,
         })
     }
 
-    /// The room, while there is nothing to publish yet.
+    /// Returns the room, which connects before there is anything to publish.
     pub(super) fn room(&self) -> Option<&Room> {
         self.room.as_ref().map(|room| &room.room)
     }
 
-    /// Why there is no sense in beginning, if that is known: the recording cannot be stored, or the room, which is all there is,
-    /// does not take the cast.
+    /// Returns why the outputs cannot succeed, if that is known before the start: the storage refuses the
+    /// recording, or the room, the only output, refuses the cast.
     pub(super) fn start_error(&self) -> Option<Error> {
-        let given_up = || self.room().filter(|_| self.room_only).and_then(Room::failure);
-        self.recording.as_ref().and_then(Recording::start_error).or_else(given_up)
+        let room_error = || self.room().filter(|_| self.room_only).and_then(Room::failure);
+        self.recording.as_ref().and_then(Recording::start_error).or_else(room_error)
     }
 
-    /// Takes ticks and samples from now on, and sends them to these.
+    /// Starts the outputs on these inputs, with these pushes.
     pub(super) fn start(
         self,
         ticks: Receiver<Tick>,
@@ -108,18 +109,18 @@ impl Prepared {
             recording,
             room,
             network,
-            room_only: idle,
+            room_only,
             bitrate_bps,
             end,
         } = self;
-        // Pushes may have been added since.
-        let idle = idle && pushes.is_empty();
+        // Pushes may have been added since the outputs were opened.
+        let room_only = room_only && pushes.is_empty();
         let pushes =
             ActivePushes::start(pushes, network, tracks, fan_out.handle(), video.keyframe_request())?;
         let (video_stats, audio_stats) = (video.stats(), audio.stats());
         let rate = video.rate_target();
-        let paused = idle.then_some(bitrate_bps);
-        if idle {
+        let paused = room_only.then_some(bitrate_bps);
+        if room_only {
             rate.set(0, 1);
         }
         let mut lengths = vec![tee::FILE_QUEUE_TICKS];
@@ -142,7 +143,7 @@ impl Prepared {
                 (Some(room), threads)
             }
         };
-        let alone = Cell::new(None);
+
         Ok(Pipeline {
             end,
             video_stats,
@@ -157,11 +158,12 @@ impl Prepared {
             recording,
             room,
             room_encoders,
-            one_encoder_since: alone,
+            one_encoder_since: Cell::new(None),
         })
     }
 
-    /// Nothing is recorded. What an earlier process recorded is still to be stored.
+    /// Closes the outputs without input. Returns what an earlier process recorded and is still to be
+    /// uploaded.
     pub(super) fn abandon(self) -> Option<PendingUpload> {
         let Self { packets, video, audio, recording, .. } = self;
         drop((packets, video, audio));
@@ -169,7 +171,7 @@ impl Prepared {
     }
 }
 
-/// A named thread that ends with a result.
+/// A thread with the name that its panic is reported by.
 #[derive(Debug)]
 struct NamedThread<T>(&'static str, JoinHandle<T>);
 
@@ -179,28 +181,28 @@ impl<T> NamedThread<T> {
     }
 }
 
-/// What came of the outputs.
+/// What the outputs left when they finished.
 #[derive(Debug, Default)]
 pub(super) struct FinishedOutputs {
-    /// The recording, which is being stored.
+    /// The recording, whose upload is under way.
     pub(super) upload: Option<PendingUpload>,
-    /// What failed first.
+    /// The first failure.
     pub(super) error: Option<Error>,
     pub(super) pushes: Vec<PushReport>,
-    /// What happened to the pushes last.
+    /// The last events of the pushes.
     pub(super) push_events: Vec<PushEvent>,
-    /// How the room got on, and what happened to it last.
+    /// The room's last status, and its last changes.
     pub(super) room: Option<(RoomStatus, Vec<RoomStatus>)>,
 }
 
-/// Outputs that run.
+/// Outputs that are running.
 #[derive(Debug)]
 pub(super) struct Pipeline {
     end: EndTime,
     pub(super) video_stats: Arc<video::Stats>,
     pub(super) audio_stats: Arc<audio::Stats>,
     rate: RateTarget,
-    /// The bitrate that is not spent yet, because nobody wants the picture but the room, which has its own.
+    /// The bitrate held back while the room, which has encoders of its own, is the only output.
     paused_bitrate_bps: Option<u32>,
     video: NamedThread<Result<(), encode::Error>>,
     audio: NamedThread<Result<(), encode::Error>>,
@@ -210,53 +212,53 @@ pub(super) struct Pipeline {
     recording: Option<Recording>,
     room: Option<Room>,
     room_encoders: Vec<room::EncoderThread>,
-    /// Since when only one encoder runs.
+    /// Since when only one encoder has been running.
     one_encoder_since: Cell<Option<Instant>>,
 }
 
 impl Pipeline {
-    /// Whether nothing more will come out, because the end was reached or something failed.
+    /// Returns whether no more output will come, because the end was reached or an output failed.
     pub(super) fn is_finished(&self) -> bool {
         let ended = [self.video.1.is_finished(), self.audio.1.is_finished()];
-        // Of several outputs, each may go on alone.
-        let unwanted = (self.recording.is_some() || self.room.is_some())
+        // Of several outputs, each may continue alone.
+        let all_finished = (self.recording.is_some() || self.room.is_some())
             && self.recording.as_ref().is_none_or(Recording::is_finished)
             && self.room.as_ref().is_none_or(Room::is_finished)
             && self.pushes.are_finished();
-        if unwanted || ended == [true; 2] {
+        if all_finished || ended == [true; 2] {
             return true;
         }
         if ended == [false; 2] {
             return false;
         }
-        // At the end, one follows the other at once. Otherwise one has failed.
+        // At the end, both stop within a moment. Otherwise one has failed.
         let since = self.one_encoder_since.get().unwrap_or_else(Instant::now);
         self.one_encoder_since.set(Some(since));
         since.elapsed() > ENCODER_EXIT_TIMEOUT
     }
 
-    /// How long its earlier processes recorded.
+    /// Media time at which this process began: the length that earlier processes recorded.
     pub(super) fn begins_at(&self) -> MediaTime {
         self.recording.as_ref().map_or(MediaTime::ZERO, Recording::begins_at)
     }
 
-    /// How long the cast has been live, its earlier processes included.
+    /// Returns how long the cast has been live, earlier processes included.
     pub(super) fn elapsed(&self, spec: &CastSpec) -> MediaTime {
         let ticks = i64::try_from(self.video_stats.ticks()).unwrap_or(0);
         self.begins_at() + spec.source.fps.time_of(ticks)
     }
 
-    /// Whether it was its own length that ended the cast.
+    /// Returns whether the cast has reached its configured duration.
     pub(super) fn is_complete(&self, spec: &CastSpec) -> bool {
         spec.duration.is_some_and(|d| self.elapsed(spec) >= MediaTime::from(d))
     }
 
-    /// Whether nothing is recorded any more, though the cast goes on.
+    /// Returns whether the recording stopped while the cast continues.
     pub(super) fn has_stopped_recording(&self) -> bool {
         self.recording.as_ref().is_some_and(Recording::is_finished) && !self.video.1.is_finished()
     }
 
-    /// A push is added or removed; what is told then.
+    /// Adds or removes a push; returns an event if the change was refused.
     pub(super) fn apply_change(&mut self, change: Change, fps: Fps) -> Option<PushEvent> {
         if let (Change::AddPush(_), Some(bitrate_bps)) = (&change, self.paused_bitrate_bps.take()) {
             self.rate.set(bitrate_bps, fps.get());
@@ -264,33 +266,33 @@ impl Pipeline {
         self.pushes.apply_change(change)
     }
 
-    /// What happened to the pushes since the last call.
+    /// Returns the events of the pushes since the last call.
     pub(super) fn push_events(&self) -> impl Iterator<Item = PushEvent> + '_ {
         self.pushes.events()
     }
 
-    /// The room.
+    /// Returns the room, if the cast has one.
     pub(super) fn room(&self) -> Option<&Room> {
         self.room.as_ref()
     }
 
-    /// The room, if it is all there is and there is no connection to it.
+    /// Returns the room if it is the only output and is not connected.
     pub(super) fn unconnected_room(&self) -> Option<&Room> {
         self.room().filter(|room| self.paused_bitrate_bps.is_some() && room.status().state != State::Running)
     }
 
-    /// How storing the recording gets on.
-    pub(super) fn upload_status(&self) -> Option<DeliveryStatus> {
+    /// Returns the status of the recording's upload.
+    pub(super) fn upload_status(&self) -> Option<UploadStatus> {
         self.recording.as_ref().map(Recording::status)
     }
 
-    /// Ends the recording with the tick after the one that the encoder is at.
+    /// Ends the outputs one tick after the encoder's current one.
     pub(super) fn end_now(&self, spec: &CastSpec) {
         let next = i64::try_from(self.video_stats.ticks()).unwrap_or(0) + 1;
         self.end.set(spec.source.fps.time_of(next));
     }
 
-    /// Waits for the file and the pushes. Nobody may send ticks or samples any more, or the end must be near.
+    /// Waits for all outputs to finish. The senders of ticks and samples must be gone, or the end time set.
     pub(super) fn finish(self) -> FinishedOutputs {
         let mut failed = None;
         for encoder in [self.video, self.audio] {
@@ -312,10 +314,10 @@ impl Pipeline {
         if !self.fan_out.finish() {
             failed.get_or_insert(Error::Panic("fan-out"));
         }
-        let (pushes, news) = self.pushes.finish();
-        let alone = self.recording.is_none() && pushes.is_empty();
-        if let Some(given_up) = self.room.as_ref().filter(|_| alone).and_then(Room::failure) {
-            failed.get_or_insert(given_up);
+        let (pushes, push_events) = self.pushes.finish();
+        let room_only = self.recording.is_none() && pushes.is_empty();
+        if let Some(error) = self.room.as_ref().filter(|_| room_only).and_then(Room::failure) {
+            failed.get_or_insert(error);
         }
         let room = match self.room.map(Room::finish).transpose() {
             Ok(room) => room,
@@ -324,12 +326,12 @@ impl Pipeline {
                 None
             }
         };
-        let recording = self.recording.map(|recording| {
-            let (finishing, added) = recording.finish();
-            // What cannot be recorded is why the cast ends.
-            failed = added.err().or(failed.take());
-            finishing
+        let upload = self.recording.map(|recording| {
+            let (upload, recorded) = recording.finish();
+            // A recorder that failed is the cause of what failed after it.
+            failed = recorded.err().or(failed.take());
+            upload
         });
-        FinishedOutputs { upload: recording, error: failed, pushes, push_events: news, room }
+        FinishedOutputs { upload, error: failed, pushes, push_events, room }
     }
 }

@@ -1,5 +1,4 @@
-//! The pushes of a cast: those it begins with, those that are added and removed while it runs, and what is
-//! told of them.
+//! The pushes of a cast: those it starts with, those added and removed while it runs, and their events.
 
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
@@ -11,59 +10,59 @@ use pagecast_media::fanout::FanOutHandle;
 use pagecast_media::push::{self, Config, Id, Pushes, Status};
 use serde::{Deserialize, Serialize};
 
-/// What is changed about a cast while it runs.
+/// A change to a running cast.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// Send the stream there too.
+    /// Adds a push.
     AddPush(Push),
-    /// Send it there no longer.
+    /// Removes the push to this URL.
     RemovePush(PushUrl),
-    /// Write a picture of the page there (JPEG), which changes nothing; told as
-    /// [`CastEvent::Snapshot`](super::News::Snapshot).
+    /// Writes a picture of the page (JPEG) to this file; the result is a
+    /// [`CastEvent::Snapshot`](super::CastEvent::Snapshot).
     Snapshot(PathBuf),
 }
 
-/// News of a push. Neither the address nor the error tells a secret.
+/// A push changed its state. Neither `url` nor `error` contains the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushEvent {
-    /// Names it within its cast, in the order in which pushes were added, from 1; 0 for one that was refused.
+    /// Number of the push within its cast, from 1 in the order of addition; 0 if it was refused.
     pub id: u32,
-    /// Where the stream is sent, without its key.
+    /// Where the push sends the stream, without the key.
     pub url: String,
-    /// Where it stands.
+    /// State of the push's connection.
     pub state: State,
-    /// Why it does not run, if that is so.
+    /// Why the push is not running, if it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What became of a push.
+/// The result of a push at the end of its cast.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushReport {
-    /// Names it within its cast.
+    /// Number of the push within its cast.
     pub id: u32,
-    /// Where the stream was sent, without its key.
+    /// Where the push sent the stream, without the key.
     pub url: String,
-    /// `idle` for one that ended as it should, `failed` for one that was given up.
+    /// `idle` if the push ended normally, `failed` if it stopped reconnecting.
     pub state: State,
     /// Encoded bytes sent.
     pub bytes: u64,
-    /// Packets that it did not get since its first one.
+    /// Packets dropped since the first one was sent.
     pub lost: u64,
     /// Connections after the first one.
     pub reconnects: u64,
-    /// Why it did not run at the end, if it did not.
+    /// Why the push was not running at the end, if it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Why the connection was lost last, if it ever was.
+    /// Why the connection was last lost, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interruption: Option<String>,
 }
 
 impl From<push::TargetEvent> for PushEvent {
-    fn from(news: push::TargetEvent) -> Self {
-        let push::TargetEvent { id, url, event: Event { state, error } } = news;
+    fn from(event: push::TargetEvent) -> Self {
+        let push::TargetEvent { id, url, event: Event { state, error } } = event;
         Self { id: id.0, url: url.to_string(), state, error }
     }
 }
@@ -75,7 +74,7 @@ impl From<Status> for PushReport {
     }
 }
 
-/// The pushes of a cast that is live.
+/// The pushes of a cast whose outputs have started.
 #[derive(Debug)]
 pub(super) struct ActivePushes {
     pushes: Pushes,
@@ -84,18 +83,18 @@ pub(super) struct ActivePushes {
 }
 
 impl ActivePushes {
-    /// Starts them, before the first packet. `network`: what they may be sent to; `None`: anywhere.
+    /// Starts the pushes, before the first packet. `network` limits where they may connect; `None` does not.
     pub(super) fn start(
-        wanted: &[Push],
+        initial: &[Push],
         network: Option<NetworkPolicy>,
         tracks: Tracks,
-        taps: FanOutHandle,
+        fan_out: FanOutHandle,
         keyframes: KeyframeRequest,
     ) -> Result<Self, push::Error> {
         let config = Config { network, ..Config::default() };
-        let (pushes, news) = Pushes::start(tracks, taps, keyframes, config)?;
-        let mut running = Self { pushes, events: news, ids: Vec::new() };
-        wanted.iter().try_for_each(|push| running.add(push.clone()))?;
+        let (pushes, events) = Pushes::start(tracks, fan_out, keyframes, config)?;
+        let mut running = Self { pushes, events, ids: Vec::new() };
+        initial.iter().try_for_each(|push| running.add(push.clone()))?;
         Ok(running)
     }
 
@@ -105,12 +104,12 @@ impl ActivePushes {
         Ok(())
     }
 
-    /// Whether none gets the stream any more, nor will.
+    /// Returns whether every push has ended or failed for good.
     pub(super) fn are_finished(&self) -> bool {
         self.pushes.statuses().iter().all(|push| matches!(push.state, State::Failed | State::Idle))
     }
 
-    /// A change that cannot be made changes nothing else; what is told then.
+    /// Applies a change; returns an event if it was refused, which affects nothing else.
     pub(super) fn apply_change(&mut self, change: Change) -> Option<PushEvent> {
         match change {
             Change::AddPush(push) => {
@@ -120,7 +119,7 @@ impl ActivePushes {
             Change::RemovePush(url) => {
                 let mut known = self.ids.iter().rev().filter(|(known, _)| *known == url);
                 if !known.any(|(_, id)| self.pushes.remove(*id)) {
-                    tracing::warn!(%url, "a push that is not there is not removed");
+                    tracing::warn!(%url, "push to remove not found");
                 }
                 self.ids.retain(|(known, _)| *known != url);
                 None
@@ -129,19 +128,19 @@ impl ActivePushes {
         }
     }
 
-    /// What happened since the last call.
+    /// Returns the events since the last call.
     pub(super) fn events(&self) -> impl Iterator<Item = PushEvent> + '_ {
         self.events.try_iter().map(Into::into)
     }
 
-    /// Ends them, once the stream is over: what became of each, and the last news.
+    /// Stops the pushes after the last packet; returns their reports and their last events.
     pub(super) fn finish(self) -> (Vec<PushReport>, Vec<PushEvent>) {
         let states = self.pushes.finish();
         (states.into_iter().map(Into::into).collect(), self.events.try_iter().map(Into::into).collect())
     }
 }
 
-/// Makes a change to pushes that have not begun, or says why not.
+/// Applies a change to pushes that have not started; returns an event if it was refused.
 pub(crate) fn apply_change(pushes: &mut Vec<Push>, change: Change) -> Option<PushEvent> {
     match change {
         Change::AddPush(push) if pushes.len() >= MAX_PUSHES => {

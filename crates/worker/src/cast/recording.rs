@@ -1,4 +1,4 @@
-//! The recording of a cast: written by one thread, delivered by another.
+//! The recording of a cast: written by one thread, uploaded by another.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use pagecast_media::thumbnail::ThumbnailCapture;
 
 use super::Error;
 
-/// Packets on their way to the disk, for one that stalls. Full: they are lost up to the next keyframe.
+/// Packets queued for the disk: a minute of 8 Mbit/s, for a disk that stalls. When full, packets are dropped
+/// up to the next keyframe.
 const RECORD_QUEUE_LIMIT: QueueLimit =
     QueueLimit { bytes: 64 * 1024 * 1024, duration: std::time::Duration::from_secs(60) };
 
-/// A recording that is being made.
+/// A recording in progress.
 #[derive(Debug)]
 pub(super) struct Recording {
     spool: Arc<Spool>,
@@ -29,7 +30,7 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Begins it: nothing is recorded before there are packets.
+    /// Starts the recording: nothing is written before the first packet.
     pub(super) fn start(
         spec: &spec::Recording,
         tracks: Tracks,
@@ -39,7 +40,7 @@ impl Recording {
         let spool = Spool::create(spec)?;
         let resumed = spec.resume;
         Self::begin(Arc::clone(&spool), tracks, video, fan_out).inspect_err(|_| {
-            // Nothing is in it yet.
+            // The spool is still empty.
             if !resumed {
                 spool.remove();
             }
@@ -60,7 +61,7 @@ impl Recording {
         }
         let probe = !spec.resume && !matches!(spec.to, Storage::File(_) | Storage::Folder(_));
         let config = Config { probe, ..Config::default() };
-        let delivery = UploadTask::spawn(Arc::clone(&spool), recorder.wakeup(), config)?;
+        let upload = UploadTask::spawn(Arc::clone(&spool), recorder.wakeup(), config)?;
         let (pictures, thumbnails) = match spec.thumbnails {
             None => (None, None),
             Some(every) => {
@@ -71,22 +72,22 @@ impl Recording {
             }
         };
         let recorder = recorder.spawn(fan_out.subscribe("record", RECORD_QUEUE_LIMIT), pictures)?;
-        Ok(Self { spool, begins_at, recorder, thumbnails, upload: delivery })
+        Ok(Self { spool, begins_at, recorder, thumbnails, upload })
     }
 
-    /// Where it began: not at zero if it goes on with another one's.
+    /// Media time at which this process began; above zero if it resumes an earlier process's recording.
     pub(super) fn begins_at(&self) -> MediaTime {
         self.begins_at
     }
 
-    /// Whether nothing more is recorded, because nothing more comes or something failed.
+    /// Returns whether the recorder has ended, with its input or by an error.
     pub(super) fn is_finished(&self) -> bool {
         self.recorder.is_finished()
     }
 
-    /// Why it should not begin: it could not be stored before somebody mends something.
+    /// Returns why the recording should not start: the storage refuses it until its configuration is fixed.
     pub(super) fn start_error(&self) -> Option<Error> {
-        // One that goes on has something to store already.
+        // A resumed recording already holds material to upload.
         if self.spool.recording().resume {
             return None;
         }
@@ -95,43 +96,43 @@ impl Recording {
         Some(Error::Storage(problem))
     }
 
-    /// How storing it gets on.
+    /// Returns the status of the upload.
     pub(super) fn status(&self) -> Status {
         self.upload.status()
     }
 
-    /// Waits for the last packet to be written. What was added, and what failed.
+    /// Waits until the last packet is written. Returns the upload, and what was recorded or why it failed.
     pub(super) fn finish(self) -> (PendingUpload, Result<RunSummary, Error>) {
-        let added = match self.recorder.join() {
-            Ok(added) => added.map_err(Error::from),
+        let recorded = match self.recorder.join() {
+            Ok(recorded) => recorded.map_err(Error::from),
             Err(_) => Err(Error::Panic("record")),
         };
         let pictures =
             self.thumbnails.map_or(Ok(()), |thread| thread.join().map_err(|_| Error::Panic("thumbnails")));
-        match if added.is_err() { upload::salvage_open_segment(&self.spool) } else { Ok(()) } {
+        match if recorded.is_err() { upload::salvage_open_segment(&self.spool) } else { Ok(()) } {
             Ok(()) => self.upload.end_input(),
-            // What is stored now would be stored without it.
+            // Uploading now would leave the last segment out for good.
             Err(error) => {
-                tracing::warn!(%error, "the last segment is not saved yet");
+                tracing::warn!(%error, "last segment not saved");
                 self.upload.cancel();
             }
         }
-        (PendingUpload(self.upload), pictures.and(added))
+        (PendingUpload(self.upload), pictures.and(recorded))
     }
 }
 
-/// A recording that has ended and is being stored.
+/// The upload of a recording that has ended.
 #[derive(Debug)]
 pub(super) struct PendingUpload(UploadTask);
 
 impl PendingUpload {
-    /// Stores what an earlier cast left in the spool.
+    /// Starts the upload of what an earlier process left in the cast's spool.
     pub(super) fn recover(spec: &spec::Recording) -> Result<Self, Error> {
         let spool = Spool::create(&spec::Recording { resume: true, ..spec.clone() })?;
         Ok(Self(upload::recover(spool, Config::default())?))
     }
 
-    /// Stores what is in a spool that nobody works on.
+    /// Starts the upload of a spool that no process is using.
     pub(super) fn open(spool: &Path, keys: Option<&StorageKeys>) -> Result<Self, Error> {
         let mut spool = Spool::open(spool)?;
         let recording = spool.recording_mut();
@@ -143,23 +144,23 @@ impl PendingUpload {
         Ok(Self(upload::recover(Arc::new(spool), Config::default())?))
     }
 
-    /// Whether all of it is stored, or nobody waits any more.
+    /// Returns whether all is uploaded, or the upload was given up.
     pub(super) fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
 
-    /// How it gets on.
+    /// Returns the status of the upload.
     pub(super) fn status(&self) -> Status {
         self.0.status()
     }
 
-    /// What is not stored now stays in the spool.
+    /// Stops the upload; what is not uploaded stays in the spool.
     pub(super) fn give_up(&self) {
         self.0.cancel();
     }
 
-    /// What became of it.
+    /// Waits for the upload to end; returns its report.
     pub(super) fn join(self) -> Result<UploadReport, Error> {
-        self.0.join().ok_or(Error::Panic("deliver"))
+        self.0.join().ok_or(Error::Panic("upload"))
     }
 }

@@ -1,4 +1,4 @@
-//! What is told of a cast while it runs and when it is over.
+//! Progress of a cast while it runs, and the report at its end.
 
 use std::path::PathBuf;
 
@@ -11,27 +11,27 @@ use super::RoomStatus;
 use super::hang::Hang;
 use super::pushes::PushReport;
 
-/// How far a cast has come.
+/// Progress of a running cast.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Length of the recording so far.
     pub elapsed: MediaTime,
-    /// Pictures of the page so far.
+    /// Changed pictures of the page so far.
     pub frames_captured: u64,
     /// Frames encoded so far.
     pub frames_encoded: u64,
     /// Ticks without a change so far.
     pub frames_unchanged: u64,
-    /// Changes told late so far.
+    /// Changes merged into a later tick so far, because the encoder was busy.
     pub frames_dropped: u64,
-    /// Bytes encoded so far.
+    /// Encoded bytes so far.
     pub bytes: u64,
-    /// Loudest sample since the last progress, 0 to 1 and beyond: left, right.
+    /// Loudest sample since the last progress, left and right: 1 is full scale, louder is possible.
     pub peak: [f32; 2],
-    /// CPU time so far: browser and everything else.
+    /// CPU time of browser and cast process so far, in seconds.
     #[serde(default)]
     pub cpu_seconds: f64,
-    /// Memory at the moment: browser and everything else.
+    /// Resident memory of browser and cast process, in bytes.
     #[serde(default)]
     pub rss_bytes: u64,
 }
@@ -41,15 +41,15 @@ pub struct Progress {
 pub struct CpuMs {
     /// All processes of the browser.
     pub browser: u64,
-    /// Display, sound card and guard.
+    /// Display, sound card and egress proxy.
     pub display: u64,
-    /// Everything else of the cast's process: conversion, encoders, file.
+    /// The rest of the cast's process: conversion, encoders, outputs.
     pub encode: u64,
-    /// The sum.
+    /// Sum of the parts.
     pub total: u64,
 }
 
-/// Most memory by part, in bytes.
+/// Peak resident memory by part, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeakRss {
     /// All processes of the browser.
@@ -58,73 +58,72 @@ pub struct PeakRss {
     pub pagecast: u64,
 }
 
-/// What became of a cast. `--json` prints it; all times in it are in milliseconds, and their names end in
-/// `_ms`.
+/// The result of a cast, as `--json` prints it. All times are in milliseconds, in fields that end in `_ms`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Why it is over: `stopped`, `page-ended`, `max-time`, `complete`, `start-failed`, `gave-up`,
-    /// `output-failed`.
+    /// Why the cast ended: `stopped`, `page-ended`, `max-time`, `complete`, `large-video`, `start-failed`,
+    /// `gave-up`, `output-failed`.
     pub end: String,
-    /// What was wrong with a page that was given up.
+    /// The fault of the page, if `end` is `gave-up`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<HealthFault>,
-    /// The turns in its life.
+    /// The steps in the life of the cast, in order.
     pub timeline: Vec<TimelineEntry>,
-    /// Times the page was loaded again because something was wrong with it.
+    /// How often the page was reloaded because of a fault.
     pub reloads: u32,
-    /// Times the page got a fresh browser because something was wrong with it.
+    /// How often the page was moved to a new browser because of a fault.
     pub moves: u32,
-    /// When the page's scripts did not run for two seconds or more, if it is watched for that.
+    /// Times in which the page's scripts did not run for 2 s or more, if the crash check is on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hangs: Vec<Hang>,
-    /// What the page's owner should know.
+    /// Warnings for the page's owner.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
-    /// Ticks that brought a changed picture.
+    /// Ticks with a changed picture.
     pub frames_captured: u64,
     /// Frames encoded: changes, refinements and heartbeats.
     pub frames_encoded: u64,
-    /// Ticks that brought no change.
+    /// Ticks without a change.
     pub frames_unchanged: u64,
-    /// Changes that were told with a later tick, because the encoder was busy.
+    /// Changes merged into a later tick, because the encoder was busy.
     pub frames_dropped: u64,
-    /// From the start of the cast to its first frame.
+    /// Time from the start of the cast to its first frame.
     pub first_frame_ms: u64,
     /// Length of the recording.
     pub duration_ms: u64,
-    /// Times its process died, and another one went on.
+    /// How often the cast's process died and a new one resumed the cast.
     #[serde(default)]
     pub restarts: u32,
-    /// Size of all files.
+    /// Size of all files, in bytes.
     pub bytes: u64,
-    /// What it took to make.
+    /// CPU time used.
     pub cpu_ms: CpuMs,
-    /// What it took to hold.
+    /// Peak memory used.
     pub peak_rss_bytes: PeakRss,
-    /// What was recorded, and where it is.
+    /// The recording: its files and where they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<UploadReport>,
-    /// Pictures and last words of the page from when something was wrong with it, if ever.
+    /// Folder with screenshots and console logs of each fault of the page, if there were any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<PathBuf>,
-    /// How its room got on.
+    /// Last status of the room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<RoomStatus>,
-    /// What became of its pushes, those that ended before it too.
+    /// Results of all pushes, including those that ended before the cast.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pushes: Vec<PushReport>,
 }
 
-/// A turn in the life of a cast.
+/// A step in the life of a cast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineEntry {
-    /// Milliseconds since the cast began.
+    /// Milliseconds since the start of the cast.
     pub at_ms: u64,
-    /// What happened.
+    /// The step.
     pub event: Event,
 }
 
-/// The word for a reason, and the trouble behind it.
+/// Returns the code of a reason as in [`Report::end`], and the fault behind it.
 pub(crate) fn end_reason_code(reason: EndReason) -> (&'static str, Option<HealthFault>) {
     match reason {
         EndReason::Stopped => ("stopped", None),
@@ -133,7 +132,7 @@ pub(crate) fn end_reason_code(reason: EndReason) -> (&'static str, Option<Health
         EndReason::Complete => ("complete", None),
         EndReason::LargeVideo => ("large-video", None),
         EndReason::StartFailed => ("start-failed", None),
-        EndReason::GaveUp(trouble) => ("gave-up", Some(trouble)),
+        EndReason::GaveUp(fault) => ("gave-up", Some(fault)),
         EndReason::OutputFailed => ("output-failed", None),
     }
 }

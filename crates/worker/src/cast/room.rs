@@ -1,4 +1,4 @@
-//! The room of a cast: connected while the page is being opened, fed when it is live.
+//! The room of a cast: connected while the page is being opened, fed once it is live.
 
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
@@ -12,28 +12,29 @@ use tokio::sync::mpsc;
 
 use super::Error;
 
-/// Packets of a layer on their way to the room. Full, because the room is behind: they are lost up to the next keyframe.
+/// Video packets queued for the room, of one layer: about 2 s at 30 fps. When full, packets are dropped up to
+/// the next keyframe.
 const MAX_QUEUED_VIDEO_PACKETS: usize = 64;
-/// Packets of the sound likewise, 20 ms each. Full: they are lost.
+/// Audio packets queued for the room, 20 ms each: half a second. When full, packets are dropped.
 const MAX_QUEUED_AUDIO_PACKETS: usize = 25;
 
-/// A thread that encodes.
+/// The thread of an encoder.
 pub(super) type EncoderThread = JoinHandle<Result<(), encode::Error>>;
 
-/// A room that is being connected to, and encoders that take nothing yet.
+/// A room that is connecting, and encoders that take no input yet.
 pub(super) struct Prepared {
     pub(super) room: Room,
     video: Vec<video::Encoder>,
     audio: audio::Encoder,
 }
 
-/// The room that the cast is published in.
+/// The room that the cast is published to.
 #[derive(Debug)]
 pub(super) struct Room {
     publisher: Publisher,
 }
 
-/// What a room tells its encoders; the larger layer first.
+/// How the room controls its video encoders, one pair for each layer, the larger layer first.
 #[derive(Debug)]
 struct EncoderControls(Vec<(KeyframeRequest, RateTarget)>);
 
@@ -52,7 +53,7 @@ impl EncoderControl for EncoderControls {
 }
 
 impl Prepared {
-    /// Opens the encoders, and connects.
+    /// Opens the encoders and starts to connect.
     pub(super) fn open(room: &spec::Room, source: &Source) -> Result<Self, Error> {
         let encoder = |(number, layer)| {
             video::Encoder::open(video::Config::for_layer(number, layer, room.codec, source.size, source.fps))
@@ -66,12 +67,12 @@ impl Prepared {
         })
     }
 
-    /// How many layers its picture has.
+    /// Returns the number of video layers.
     pub(super) fn layer_count(&self) -> usize {
         self.video.len()
     }
 
-    /// Publishes ticks and samples from now on.
+    /// Starts to encode and publish these ticks and samples.
     pub(super) fn start(
         self,
         ticks: Vec<Receiver<Tick>>,
@@ -79,63 +80,63 @@ impl Prepared {
         end: &EndTime,
     ) -> Result<(Room, Vec<EncoderThread>), Error> {
         let Self { room, video, audio } = self;
-        let mut handles = Vec::new();
+        let mut controls = Vec::new();
         let mut threads = Vec::new();
-        let mut queues = Vec::new();
+        let mut packet_queues = Vec::new();
         for (encoder, ticks) in video.into_iter().zip(ticks) {
             let (out, queue) = mpsc::channel(MAX_QUEUED_VIDEO_PACKETS);
             let (keyframes, rate) = (encoder.keyframe_request(), encoder.rate_target());
-            // Nobody takes them before the room says so.
+            // Nothing is encoded before the room sets a target.
             rate.set(0, 1);
-            handles.push((keyframes, rate));
+            controls.push((keyframes, rate));
             threads.push(encoder.spawn(ticks, end.clone(), out)?);
-            queues.push(queue);
+            packet_queues.push(queue);
         }
         let (out, queue) = mpsc::channel(MAX_QUEUED_AUDIO_PACKETS);
         threads.push(audio.spawn(samples, end.clone(), out)?);
-        room.publisher.set_feed(Feed { video: queues, audio: queue }, Box::new(EncoderControls(handles)));
+        room.publisher
+            .set_feed(Feed { video: packet_queues, audio: queue }, Box::new(EncoderControls(controls)));
         Ok((room, threads))
     }
 }
 
 impl Room {
-    /// How it gets on.
+    /// Returns the status of the connection.
     pub(super) fn status(&self) -> Status {
         self.publisher.status()
     }
 
-    /// What happened since the last call.
+    /// Returns the changes of status since the last call.
     pub(super) fn status_changes(&self) -> Vec<Status> {
         let status = self.publisher.status();
-        self.publisher.events().map(|news| with_state(&status, news.event.state, news.event.error)).collect()
+        self.publisher.events().map(|e| with_state(&status, e.event.state, e.event.error)).collect()
     }
 
-    /// Whether nothing is published any more, nor will be.
+    /// Returns whether publishing has ended for good.
     pub(super) fn is_finished(&self) -> bool {
         self.publisher.is_finished()
     }
 
-    /// Why it is given up, if it is.
+    /// Returns why the connection failed for good, if it did.
     pub(super) fn failure(&self) -> Option<Error> {
         let status = self.publisher.status();
         let failed = self.publisher.is_finished() || status.state == State::Failed;
-        failed.then(|| Error::Room(status.error.unwrap_or_else(|| "it is over".into())))
+        failed.then(|| Error::Room(status.error.unwrap_or_else(|| "the connection has ended".into())))
     }
 
-    /// Says goodbye: how it got on, and the last news.
+    /// Closes the connection; returns the last status and the last changes.
     pub(super) fn finish(self) -> Result<(Status, Vec<Status>), Error> {
         let failed = self.failure().is_some();
-        let (mut status, news) = self.publisher.finish().ok_or(Error::Panic("room"))?;
+        let (mut status, events) = self.publisher.finish().ok_or(Error::Panic("room"))?;
         if failed {
             status.state = State::Failed;
         }
-        let news =
-            news.into_iter().map(|news| with_state(&status, news.event.state, news.event.error)).collect();
-        Ok((status, news))
+        let changes = events.into_iter().map(|e| with_state(&status, e.event.state, e.event.error)).collect();
+        Ok((status, changes))
     }
 }
 
-/// A status in another state.
+/// Returns the status with this state and error.
 fn with_state(status: &Status, state: State, error: Option<String>) -> Status {
     Status { state, error, ..status.clone() }
 }

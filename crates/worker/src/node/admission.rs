@@ -1,5 +1,5 @@
-//! Whether there is room for one more cast, by what the machine and the casts on it take. Told everything, so
-//! it can be tested without a machine.
+//! Admission: decides by measured CPU, memory and disk whether one more cast fits on this machine. Sans-IO:
+//! all measurements are passed in.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -8,75 +8,76 @@ use pagecast_core::CastSpec;
 use pagecast_fleet::{CastId, WorkerStatus};
 use pagecast_media::disk::Space;
 
-/// Cores that a cast of 1280x720 at 30 pictures a second is taken to need before any was measured.
+/// Estimated cores of a cast of 1280x720 at 30 fps, before any was measured.
 const DEFAULT_CAST_CORES: f64 = 0.5;
-/// The part of it that does not grow with the picture.
+/// Part of a cast's CPU time that does not grow with its pixel rate.
 const FIXED_CPU_PART: f64 = 0.3;
-/// Memory that a cast is taken to need before any was measured.
+/// Estimated memory of a cast, in bytes, before any was measured.
 const DEFAULT_CAST_MEMORY_BYTES: f64 = 400e6;
-/// Of a disk that is too small for what is to be left on it, this part is left: one in so many.
+/// On a disk too small for the configured free space, this part of it (one in so many) is kept free.
 const SMALL_DISK_DIVISOR: u64 = 4;
-/// A cast that runs for less is still starting: it counts with what is expected of it.
+/// Age below which a cast counts with the estimate, as it is still starting.
 const STARTUP_TIME: Duration = Duration::from_secs(10);
-/// How fast measurements take over what was believed before.
+/// Weight of each measurement in the estimates: at one a second, they follow within a minute.
 const SMOOTHING_FACTOR: f64 = 0.05;
 
-/// A cast that was passed over for so long has room kept for it: long enough that most fit somewhere before,
+/// How long a cast is passed over before room is reserved for it: long enough that most fit somewhere before,
 /// short beside the minute that casts usually wait.
 const RESERVE_AFTER: Duration = Duration::from_secs(10);
-/// Room is kept for one cast for so long. If it does not come to fit in that time, those that run are long
-/// ones, and the room is worth more to others: nobody waits longer than this because of another's cast.
+/// Longest reservation for one cast. If it does not fit by then, the running casts are long ones, and the
+/// room is worth more to others: no cast waits longer than this for another one's reservation.
 const RESERVATION_TIMEOUT: Duration = Duration::from_secs(20);
-/// Room is kept for the same cast again after so long.
+/// Pause between two reservations for the same cast.
 const RESERVATION_COOLDOWN: Duration = Duration::from_secs(60);
 
-/// How much of the machine casts may use.
+/// Limits on what casts may use of the machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Part of the cores; beyond 1, more is promised than there is.
+    /// Share of the cores that casts may use; above 1 overcommits.
     pub cpu_share: f64,
-    /// Memory that is left to others, in bytes.
+    /// Memory kept free for other programs, in bytes.
     pub reserved_memory_bytes: u64,
-    /// Space that is left on each disk, in bytes. No cast is taken while one has less, unless all of it is so
-    /// small that a quarter has to do.
+    /// Space kept free on each disk, in bytes. No cast is admitted while a disk has less; of a small disk, a
+    /// quarter is enough.
     pub min_free_disk_bytes: u64,
-    /// Most casts, whatever the machine could carry.
+    /// Most running casts, whatever the measurements allow.
     pub max_casts: usize,
 }
 
-/// A cast that runs here.
+/// A cast that runs on this machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct RunningCast {
-    /// Since it was taken.
+    /// Time since the claim.
     pub(super) age: Duration,
-    /// How much picture it has, compared to 1280x720 at 30.
+    /// Its pixel rate, relative to 1280x720 at 30 fps.
     pub(super) relative_pixel_rate: f64,
-    /// What it takes, once that was measured.
+    /// Measured cores and bytes of memory, once known.
     pub(super) measured: Option<(f64, u64)>,
-    /// Whether its page is gone, and only its recording is being stored.
+    /// Whether the page has ended and only the upload is left.
     pub(super) is_uploading: bool,
 }
 
-/// Decides.
+/// Decides whether casts fit, from measurements and estimates.
 #[derive(Debug)]
 pub(super) struct Admission {
     config: Config,
     worker_status: WorkerStatus,
     is_disk_full: bool,
-    /// Cores of a cast of scale 1, and memory of one.
+    /// Estimated cores of a cast with relative pixel rate 1.
     cast_cores: f64,
+    /// Estimated memory of a cast, in bytes.
     cast_memory_bytes: f64,
 }
 
-/// How much picture a cast has, compared to 1280x720 at 30.
+/// Returns the pixel rate of a cast, relative to 1280x720 at 30 fps.
 pub(super) fn relative_pixel_rate(spec: &CastSpec) -> f64 {
     let size = spec.source.size;
     f64::from(size.width() * size.height()) * f64::from(spec.source.fps.get()) / f64::from(1280 * 720 * 30)
 }
 
-/// The part of what a cast of scale 1 takes that one of this scale does.
-fn relative_cpu_cost(scale: f64) -> f64 {
-    FIXED_CPU_PART + (1.0 - FIXED_CPU_PART) * scale
+/// Returns the CPU cost of a cast with this relative pixel rate, relative to one with rate 1.
+fn relative_cpu_cost(pixel_rate: f64) -> f64 {
+    FIXED_CPU_PART + (1.0 - FIXED_CPU_PART) * pixel_rate
 }
 
 impl Admission {
@@ -90,26 +91,26 @@ impl Admission {
         }
     }
 
-    /// How the machine is.
+    /// Takes a measurement of the machine.
     pub(super) fn set_worker_status(&mut self, load: &WorkerStatus) {
         self.worker_status = load.clone();
     }
 
-    /// How much room the disks have.
+    /// Takes a measurement of the disks.
     pub(super) fn set_disk_space(&mut self, disks: impl Iterator<Item = Space>) {
-        let spare = self.config.min_free_disk_bytes;
-        let short = |disk: &Space| disk.free_bytes < spare.min(disk.total_bytes / SMALL_DISK_DIVISOR);
-        let full = disks.into_iter().find(short);
+        let min_free = self.config.min_free_disk_bytes;
+        let is_full = |disk: &Space| disk.free_bytes < min_free.min(disk.total_bytes / SMALL_DISK_DIVISOR);
+        let full = disks.into_iter().find(is_full);
         match (std::mem::replace(&mut self.is_disk_full, full.is_some()), full) {
             (false, Some(Space { free_bytes, .. })) => {
-                tracing::warn!(free_bytes, "a disk is nearly full: no more casts are begun");
+                tracing::warn!(free_bytes, "disk nearly full, admission paused");
             }
-            (true, None) => tracing::info!("all disks have room again: casts are begun"),
+            (true, None) => tracing::info!("disk space recovered, admission resumed"),
             _ => {}
         }
     }
 
-    /// Learns what casts take.
+    /// Updates the estimates from the running casts.
     pub(super) fn update_estimates(&mut self, running: &[RunningCast]) {
         for cast in running.iter().filter(|cast| cast.age >= STARTUP_TIME && !cast.is_uploading) {
             let Some((cores, memory_bytes)) = cast.measured else { continue };
@@ -119,75 +120,78 @@ impl Admission {
         }
     }
 
-    /// Why no cast can ever be taken here, if that is so: by what is known for certain. What a page takes of
-    /// the cores is not: one cast is always possible.
+    /// Returns why no cast can ever run here, if that is certain. Only memory counts: one cast is always
+    /// admitted, whatever its page needs of the cores.
     pub(super) fn never_fits_reason(&self) -> Option<String> {
-        let all = self.worker_status.memory_bytes as f64;
+        let total = self.worker_status.memory_bytes as f64;
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
-        // Before the first measurement nothing is known.
-        (all > 0.0 && self.cast_memory_bytes > all).then(|| {
-            let (wanted, all) = (mib(self.cast_memory_bytes), mib(all));
-            format!("a cast takes about {wanted:.0} MiB of memory, and the whole machine has {all:.0} MiB")
+        // Before the first measurement the total is zero.
+        (total > 0.0 && self.cast_memory_bytes > total).then(|| {
+            let (needed, total) = (mib(self.cast_memory_bytes), mib(total));
+            format!(
+                "a cast needs about {needed:.0} MiB of memory, and the machine has {total:.0} MiB in total"
+            )
         })
     }
 
-    /// Whether a cast like this one would have room on this machine if others of its kind ended: whether it
-    /// is worth keeping room for it. One that fits only alone would keep everybody away until all others have
-    /// ended.
+    /// Returns whether the cast would fit on the empty machine by its CPU cost, so that reserving room for it
+    /// makes sense. A cast that fits only alone would keep all others away until the running ones have ended.
     pub(super) fn fits_empty_machine(&self, spec: &CastSpec) -> bool {
         self.cast_cores * relative_cpu_cost(relative_pixel_rate(spec))
             <= self.worker_status.cores * self.config.cpu_share
     }
 
-    /// Whether a cast like this one can be taken beside those that run.
+    /// Returns whether the cast fits beside the running ones.
     pub(super) fn fits(&self, running: &[RunningCast], spec: &CastSpec) -> bool {
-        // What runs must be able to finish: not even one more is possible.
+        // The running casts need the rest of the disk to finish.
         if self.is_disk_full {
             return false;
         }
         let expected = self.cast_cores * relative_cpu_cost(relative_pixel_rate(spec));
-        // How much of what is in use is theirs, and how much of it they will still come to use.
-        let (mut own, mut wanted, mut coming) = (0.0, expected, self.cast_memory_bytes);
+        // Cores that casts use now, cores that they will use with the new one, and memory that they will
+        // still allocate.
+        let (mut used, mut needed, mut growth) = (0.0, expected, self.cast_memory_bytes);
         let pages = running.iter().filter(|cast| !cast.is_uploading);
         let alone = pages.clone().next().is_none();
         for cast in pages {
             let (cores, memory_bytes) = cast.measured.unwrap_or_default();
             let starting = cast.age < STARTUP_TIME;
-            own += cores;
-            wanted += if starting {
+            used += cores;
+            needed += if starting {
                 cores.max(self.cast_cores * relative_cpu_cost(cast.relative_pixel_rate))
             } else {
                 cores
             };
-            coming += if starting { (self.cast_memory_bytes - memory_bytes as f64).max(0.0) } else { 0.0 };
+            growth += if starting { (self.cast_memory_bytes - memory_bytes as f64).max(0.0) } else { 0.0 };
         }
         let free = self.worker_status.memory_free_bytes as f64 - self.config.reserved_memory_bytes as f64;
-        if coming > free {
+        if growth > free {
             return false;
         }
-        // What others do is not ours to wait for: one cast is always possible.
-        let others = (self.worker_status.cores_used - own).max(0.0);
-        alone || others + wanted <= self.worker_status.cores * self.config.cpu_share
+        // One cast is always admitted, whatever other programs use.
+        let others = (self.worker_status.cores_used - used).max(0.0);
+        alone || others + needed <= self.worker_status.cores * self.config.cpu_share
     }
 }
 
-/// The queue as a node sees it: who was passed over since when, and for whom room is kept.
+/// Reservations for queued casts: which were passed over since when, and for which one room is reserved.
 ///
-/// Without it large casts would wait for ever, since small ones take each bit of room that comes free.
+/// Without reservations large casts would wait for ever, since small ones take each bit of room that becomes
+/// free.
 #[derive(Debug, Default)]
 pub(super) struct Reservations {
     passed_over_since: HashMap<CastId, Instant>,
-    /// For which cast, and until when.
+    /// The cast that room is reserved for, and until when.
     reserved: Option<(CastId, Instant)>,
-    /// When room was last kept for a cast.
+    /// When room was last reserved for each cast.
     last_reserved_at: HashMap<CastId, Instant>,
-    /// Those asked about in this look.
+    /// Casts seen in the current scan of the queue.
     seen: HashSet<CastId>,
 }
 
 impl Reservations {
-    /// Whether a cast of the queue is taken, `fits` if there is room for it. `may_reserve` says whether no
-    /// other node has more room.
+    /// Decides whether a queued cast is admitted. `fits`: whether there is room for it now. `may_reserve`:
+    /// whether room may be reserved for it here, as no other node has more.
     pub(super) fn admits(
         &mut self,
         now: Instant,
@@ -216,17 +220,17 @@ impl Reservations {
         false
     }
 
-    /// All of the queue was asked about: what is known of others is forgotten. `taken` is the one that was
-    /// taken, if one was; then others were perhaps not asked about.
+    /// Ends a scan of the queue and forgets casts that have left it. `taken` is the cast that was claimed, if
+    /// one was: it ends the scan early, so casts not seen stay known.
     pub(super) fn end_scan(&mut self, taken: Option<&CastId>) {
-        let asked = std::mem::take(&mut self.seen);
+        let seen = std::mem::take(&mut self.seen);
         if let Some(taken) = taken {
             self.forget(taken);
             return;
         }
-        self.passed_over_since.retain(|id, _| asked.contains(id));
-        self.last_reserved_at.retain(|id, _| asked.contains(id));
-        if self.reserved.as_ref().is_some_and(|(id, _)| !asked.contains(id)) {
+        self.passed_over_since.retain(|id, _| seen.contains(id));
+        self.last_reserved_at.retain(|id, _| seen.contains(id));
+        if self.reserved.as_ref().is_some_and(|(id, _)| !seen.contains(id)) {
             self.reserved = None;
         }
     }
@@ -280,19 +284,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_measured_counts() {
+    fn measured_usage_counts() {
         let hd = spec(1280, 720, 30);
         let cheap = vec![running(60, Some((0.05, 300_000_000))); 20];
-        assert!(admission(2.0, 1.0, 8).fits(&cheap, &hd), "twenty pages that rest are no load");
+        assert!(admission(2.0, 1.0, 8).fits(&cheap, &hd), "twenty pages at rest are no load");
         let dear = vec![running(60, Some((0.7, 300_000_000))); 2];
         assert!(!admission(2.0, 1.4, 8).fits(&dear, &hd));
         assert!(admission(4.0, 1.4, 8).fits(&dear, &hd));
-        assert!(admission(2.0, 1.9, 8).fits(&[], &hd), "others' work keeps no first cast away");
+        assert!(
+            admission(2.0, 1.9, 8).fits(&[], &hd),
+            "the first cast is admitted whatever other programs use"
+        );
         assert!(!admission(2.0, 1.9, 8).fits(&cheap, &hd), "but a second one");
     }
 
     #[test]
-    fn those_that_start_count_with_what_is_expected() {
+    fn starting_casts_count_with_the_estimate() {
         let hd = spec(1280, 720, 30);
         let starting = |n| vec![running(1, None); n];
         let fits = |n| admission(2.0, 0.1, 8).fits(&starting(n), &hd);
@@ -301,10 +308,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_while_the_disk_is_nearly_full() {
+    fn nothing_is_admitted_while_a_disk_is_nearly_full() {
         let hd = spec(1280, 720, 30);
         let mut admission = admission(2.0, 0.1, 8);
-        assert!(admission.fits(&[], &hd), "as long as nobody has looked");
+        assert!(admission.fits(&[], &hd), "before the first measurement of the disks");
         let mut fits = |free_bytes, total_bytes| {
             let large = Space { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000 };
             admission.set_disk_space([large, Space { free_bytes, total_bytes }].into_iter());
@@ -315,17 +322,17 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_left_to_others() {
+    fn memory_is_kept_free_for_other_programs() {
         let hd = spec(1280, 720, 30);
         assert!(admission(2.0, 0.0, 1).fits(&[], &hd));
         assert!(!admission(2.0, 0.0, 1).fits(&[running(1, None)], &hd), "both will need theirs");
         let settled = running(60, Some((0.1, 400_000_000)));
-        assert!(admission(2.0, 0.1, 1).fits(&[settled], &hd), "its memory is not free any more");
+        assert!(admission(2.0, 0.1, 1).fits(&[settled], &hd), "its memory is already allocated");
         assert!(!admission(2.0, 0.0, 0).fits(&[], &hd));
     }
 
     #[test]
-    fn what_needs_more_memory_than_there_is_never_fits() {
+    fn a_cast_that_needs_more_memory_than_the_machine_has_never_fits() {
         let mut admission = admission(2.0, 0.1, 8);
         assert_eq!(admission.never_fits_reason(), None, "the memory of the machine is not known");
         let load = |bytes| WorkerStatus { cores: 2.0, memory_bytes: bytes, ..WorkerStatus::default() };
@@ -345,63 +352,63 @@ mod tests {
     }
 
     #[test]
-    fn room_is_kept_for_one_that_waits_and_not_for_ever() {
+    fn room_is_reserved_for_a_waiting_cast_but_not_for_ever() {
         let (begin, s) = (Instant::now(), Duration::from_secs);
-        let (mut queue, large, small) = (Reservations::default(), id(1), id(2));
-        // A large cast that never comes to fit, and a small one that always would: who is taken at each
+        let (mut reservations, large, small) = (Reservations::default(), id(1), id(2));
+        // A large cast that never fits, and a small one that always would: whether one is admitted, for each
         // second.
-        let mut look = |at: u64, may_reserve| {
+        let mut scan = |at: u64, may_reserve| {
             let now = begin + s(at);
-            let taken = if queue.admits(now, &large, || false, || may_reserve) {
+            let taken = if reservations.admits(now, &large, || false, || may_reserve) {
                 Some(large.clone())
             } else {
-                queue.admits(now, &small, || true, || may_reserve).then(|| small.clone())
+                reservations.admits(now, &small, || true, || may_reserve).then(|| small.clone())
             };
-            queue.end_scan(taken.as_ref());
+            reservations.end_scan(taken.as_ref());
             taken.is_some()
         };
-        let taken: Vec<bool> = (0..200).map(|at| look(at, true)).collect();
-        let kept: Vec<usize> = (0..200).filter(|at| !taken[*at]).collect();
+        let taken: Vec<bool> = (0..200).map(|at| scan(at, true)).collect();
+        let reserved: Vec<usize> = (0..200).filter(|at| !taken[*at]).collect();
         let expected: Vec<usize> = (10..30).chain(90..110).chain(170..190).collect();
-        assert_eq!(kept, expected);
-        let mut queue = Reservations::default();
+        assert_eq!(reserved, expected);
+        let mut reservations = Reservations::default();
         for at in 0..100 {
             let now = begin + s(at);
-            assert!(!queue.admits(now, &large, || false, || false));
-            assert!(queue.admits(now, &small, || true, || false), "another node has more room");
-            queue.end_scan(Some(&small));
+            assert!(!reservations.admits(now, &large, || false, || false));
+            assert!(reservations.admits(now, &small, || true, || false), "another node has more room");
+            reservations.end_scan(Some(&small));
         }
     }
 
     #[test]
-    fn room_that_is_kept_goes_to_whom_it_is_kept_for() {
+    fn reserved_room_goes_to_its_cast() {
         let (begin, s) = (Instant::now(), Duration::from_secs);
-        let (mut queue, large, small) = (Reservations::default(), id(1), id(2));
+        let (mut reservations, large, small) = (Reservations::default(), id(1), id(2));
         for at in [0, 10] {
-            assert!(!queue.admits(begin + s(at), &large, || false, || true));
-            queue.end_scan(None);
+            assert!(!reservations.admits(begin + s(at), &large, || false, || true));
+            reservations.end_scan(None);
         }
         assert!(
-            !queue.admits(begin + s(11), &small, || true, || true),
-            "others wait, whoever is asked about first"
+            !reservations.admits(begin + s(11), &small, || true, || true),
+            "others wait, whichever is scanned first"
         );
-        assert!(queue.admits(begin + s(11), &large, || true, || true));
-        queue.end_scan(Some(&large));
-        assert!(queue.admits(begin + s(11), &small, || true, || true));
-        queue.end_scan(Some(&small));
-        // One that is not in the queue any more keeps nobody waiting.
+        assert!(reservations.admits(begin + s(11), &large, || true, || true));
+        reservations.end_scan(Some(&large));
+        assert!(reservations.admits(begin + s(11), &small, || true, || true));
+        reservations.end_scan(Some(&small));
+        // A cast that has left the queue holds no reservation.
         for at in [20, 31] {
-            assert!(!queue.admits(begin + s(at), &large, || false, || true));
-            queue.end_scan(None);
+            assert!(!reservations.admits(begin + s(at), &large, || false, || true));
+            reservations.end_scan(None);
         }
-        assert!(!queue.admits(begin + s(32), &small, || true, || true));
-        queue.end_scan(None);
-        assert!(queue.admits(begin + s(32), &small, || true, || true), "the large one was stopped");
-        assert!(queue.passed_over_since.is_empty() && queue.last_reserved_at.is_empty());
+        assert!(!reservations.admits(begin + s(32), &small, || true, || true));
+        reservations.end_scan(None);
+        assert!(reservations.admits(begin + s(32), &small, || true, || true), "the large one was stopped");
+        assert!(reservations.passed_over_since.is_empty() && reservations.last_reserved_at.is_empty());
     }
 
     #[test]
-    fn it_learns() {
+    fn estimates_follow_the_measurements() {
         let mut admission = admission(2.0, 1.5, 8);
         let busy = running(60, Some((1.5, 300_000_000)));
         for _ in 0..200 {

@@ -1,4 +1,4 @@
-//! What a node does beside its casts: what is overdue or old goes.
+//! Housekeeping of a node: sweeps the fleet, removes stale evidence, and reserves disk space.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,40 +7,41 @@ use std::time::{Duration, Instant};
 use pagecast_fleet::{CastId, Fleet};
 use pagecast_media::disk;
 
-/// How often the fleet is swept.
+/// How often the fleet is swept: deadlines of queued casts have whole seconds.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How often space is reserved anew, for what was written meanwhile.
+/// How often the reserved space is renewed, for what was written meanwhile.
 const RESERVE_INTERVAL: Duration = Duration::from_secs(2);
-/// Space behind each file: some 500 commands and events, for a disk that stays full until somebody makes
-/// room. With what a log of SQLite has by itself, it stays below the 4062 pages of 4 KiB for which SQLite
-/// would need room in another file.
+/// Space reserved behind each file, in bytes: some 500 commands and events, for a disk that stays full until
+/// somebody frees space. With what SQLite's log reserves by itself, it stays below the 4062 pages of 4 KiB
+/// for which SQLite would need room in another file.
 const RESERVE_BYTES: u64 = 8 << 20;
-/// How often evidence of casts that are forgotten is looked for.
+/// How often evidence of deleted casts is removed: it is kept for days, so an hour more does not matter.
 const EVIDENCE_CLEANUP_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Sweeps and tidies for ever.
+/// Sweeps the fleet and removes stale evidence, until aborted.
 pub(super) async fn run(fleet: Arc<dyn Fleet>, evidence: PathBuf) {
-    let mut tidied: Option<Instant> = None;
+    let mut last_cleanup: Option<Instant> = None;
     loop {
         if let Err(error) = fleet.sweep().await {
-            tracing::warn!(error = crate::chain(&error), "the fleet is not swept");
+            tracing::warn!(error = crate::chain(&error), "fleet sweep failed");
         }
-        if tidied.is_none_or(|at| at.elapsed() >= EVIDENCE_CLEANUP_INTERVAL) {
+        if last_cleanup.is_none_or(|at| at.elapsed() >= EVIDENCE_CLEANUP_INTERVAL) {
             remove_stale_evidence(fleet.as_ref(), &evidence).await;
-            tidied = Some(Instant::now());
+            last_cleanup = Some(Instant::now());
         }
         tokio::time::sleep(SWEEP_INTERVAL).await;
     }
 }
 
-/// Keeps space reserved behind files, for ever.
+/// Keeps space reserved behind files, until aborted.
 pub(super) async fn reserve_disk_space(files: Vec<PathBuf>) {
     loop {
         let files = files.clone();
         let reserved = tokio::task::spawn_blocking(move || {
             for file in files {
-                // It is not there yet, or the disk is full and what was reserved before has to do.
-                let _later = disk::preallocate(&file, RESERVE_BYTES);
+                // Fails if the file does not exist yet, or if the disk is full and earlier reserves must
+                // suffice.
+                let _retried = disk::preallocate(&file, RESERVE_BYTES);
             }
         });
         let _done = reserved.await;
@@ -48,7 +49,7 @@ pub(super) async fn reserve_disk_space(files: Vec<PathBuf>) {
     }
 }
 
-/// Removes what is kept of casts that the fleet has forgotten.
+/// Removes the evidence of casts that the fleet has deleted.
 async fn remove_stale_evidence(fleet: &dyn Fleet, evidence: &Path) {
     let folder = evidence.to_owned();
     let listed = tokio::task::spawn_blocking(move || -> Vec<CastId> {
@@ -62,7 +63,7 @@ async fn remove_stale_evidence(fleet: &dyn Fleet, evidence: &Path) {
         let folder = evidence.join(id.as_str());
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
         if !matches!(removed, Ok(Ok(()))) {
-            tracing::warn!(cast = %id, "the evidence of a cast that is forgotten stays");
+            tracing::warn!(cast = %id, "cannot remove stale evidence");
         }
     }
 }

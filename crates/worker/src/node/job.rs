@@ -1,4 +1,4 @@
-//! One cast of a node: a thread that listens to its process, and a task that reports.
+//! One cast of a node: a thread that supervises its process, and a task that reports to the fleet.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,23 +25,25 @@ use super::span::CastSpan;
 use crate::cast::{CastEvent, Change, StopToken, change_pushes};
 use crate::process::{self, ChangeSender, FailureInfo, Outcome, Pool, Process};
 
-/// Things to report that wait for the fleet. Full, because its storage has been failing for long: the cast's
-/// news wait.
+/// Updates queued for the fleet: more than a cast has events in hours. When full, because the fleet's storage
+/// has failed for long, the cast's thread waits.
 const MAX_QUEUED_REPORTS: usize = 1024;
-/// First pause after the fleet did not take a report; it doubles up to the longest.
+/// First pause after the fleet refused a report; it doubles up to [`MAX_RETRY_DELAY`].
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Longest pause between two attempts, well below the lease.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
-/// Time between two tries to store what could not be stored.
+/// Time between two attempts to upload a recording whose storage failed: each starts a process and asks the
+/// storage.
 const UPLOAD_RETRY_INTERVAL: Duration = Duration::from_secs(600);
-/// How often a thread that waits looks whether it should go on waiting.
+/// How often a waiting thread checks whether its cast was abandoned.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a thread has to report.
+/// An update for the fleet.
 enum FleetUpdate {
     Event(EventKind),
     Stats(Box<CastStats>),
     Snapshot(Bytes),
-    /// The last one: what happened last, what became of the cast, and a receipt that nobody needs afterwards.
+    /// The last update: the last event, the report, and the receipt, whose file is not needed afterwards.
     Close {
         last: Option<EventKind>,
         report: Option<Value>,
@@ -49,7 +51,7 @@ enum FleetUpdate {
     },
 }
 
-/// A cast that runs here.
+/// A cast that runs on this node.
 #[derive(Debug)]
 pub(super) struct Job {
     ticket: Ticket,
@@ -59,7 +61,7 @@ pub(super) struct Job {
     scratch: PathBuf,
     began: Instant,
     renewed_at: Instant,
-    /// When the lease is to be renewed again.
+    /// When the next renewal of the lease is due.
     renew_at: Instant,
     usage: Arc<CastUsage>,
     stop_requested: bool,
@@ -67,17 +69,17 @@ pub(super) struct Job {
     reporter: tokio::task::JoinHandle<()>,
 }
 
-/// What the cast takes, for the node.
+/// What the cast uses, shared with its thread.
 #[derive(Debug, Default)]
 struct CastUsage {
     millicores: AtomicU64,
     memory_bytes: AtomicU64,
-    /// Its page is gone.
+    /// The page has ended; only the upload is left.
     page_closed: AtomicBool,
 }
 
 impl Job {
-    /// Goes on with a cast from wherever it stands.
+    /// Starts or resumes a cast from the state it is in.
     pub(super) fn start(
         config: &Config,
         fleet: &Arc<dyn Fleet>,
@@ -86,21 +88,21 @@ impl Job {
     ) -> std::io::Result<Self> {
         let Claim { ticket, cast } = claim;
         let (spec, stop) = (cast.spec.clone(), StopToken::default());
-        let (reports, queue) = mpsc::channel(MAX_QUEUED_REPORTS);
+        let (updates, queue) = mpsc::channel(MAX_QUEUED_REPORTS);
         let reporter = tokio::spawn(send_updates(Arc::clone(fleet), ticket.clone(), queue, stop.clone()));
         let changes = Arc::new(Mutex::new(None));
-        let measured = Arc::new(CastUsage::default());
+        let usage = Arc::new(CastUsage::default());
         let runner = Runner {
             span: CastSpan::start(&cast),
             cast,
             stop: stop.clone(),
             changes: Arc::clone(&changes),
-            usage: Arc::clone(&measured),
+            usage: Arc::clone(&usage),
             program: config.program.clone(),
             pool,
-            reports,
+            updates,
         };
-        // The last digits tell casts of the same moment apart.
+        // The last digits differ between casts of the same moment.
         let id = ticket.cast.as_str();
         let name = format!("cast-{}", &id[id.len() - 8..]);
         let thread = std::thread::Builder::new().name(name).spawn(move || runner.run())?;
@@ -115,7 +117,7 @@ impl Job {
             began: now,
             renewed_at: now,
             renew_at,
-            usage: measured,
+            usage,
             stop_requested: false,
             thread,
             reporter,
@@ -126,7 +128,7 @@ impl Job {
         &self.ticket.cast
     }
 
-    /// What it takes.
+    /// Returns what the cast uses, for the admission.
     pub(super) fn running_cast(&self) -> RunningCast {
         let millicores = self.usage.millicores.load(Ordering::Relaxed);
         let memory_bytes = self.usage.memory_bytes.load(Ordering::Relaxed);
@@ -138,17 +140,17 @@ impl Job {
         }
     }
 
-    /// Whether nothing is left to do.
+    /// Returns whether thread and reporter have ended.
     pub(super) fn is_finished(&self) -> bool {
         self.thread.is_finished() && self.reporter.is_finished()
     }
 
-    /// How long its lease has not been renewed.
+    /// Returns the time since the last renewal of the lease.
     pub(super) fn time_since_renewal(&self) -> Duration {
         self.renewed_at.elapsed()
     }
 
-    /// Renews the lease, when that is due.
+    /// Renews the lease, if that is due.
     pub(super) async fn renew(&mut self, fleet: &dyn Fleet, lease: Duration) -> Result<(), Error> {
         if Instant::now() < self.renew_at || self.reporter.is_finished() {
             return Ok(());
@@ -159,14 +161,14 @@ impl Job {
         Ok(())
     }
 
-    /// Carries out what the cast is to do.
+    /// Carries out the fleet's commands for this cast.
     pub(super) async fn run_commands(&mut self, fleet: &dyn Fleet) -> Result<(), Error> {
         if self.thread.is_finished() || self.stop.is_abandoned() {
             return Ok(());
         }
         let commands = fleet.commands(&self.ticket).await?;
         let mut done = None;
-        // One that cannot be carried out now waits, and so do those behind it.
+        // A command that cannot be carried out yet holds back those behind it, to keep their order.
         for (number, command) in commands {
             if matches!(command, Command::AddPush(_) | Command::RemovePush(_)) && !self.accepts_changes() {
                 break;
@@ -175,8 +177,8 @@ impl Job {
                 Command::Stop => self.request_stop(),
                 Command::Snapshot => {
                     let path = self.scratch.join(format!("{}.jpg", self.id()));
-                    // Who waits for a picture asks again.
-                    let _full = self.send_change(Change::Snapshot(path));
+                    // A client that waits for a snapshot asks again.
+                    let _queue_full = self.send_change(Change::Snapshot(path));
                 }
                 Command::AddPush(push) => {
                     if !self.change_pushes(fleet, Change::AddPush(push)).await? {
@@ -197,14 +199,14 @@ impl Job {
         }
     }
 
-    /// Whether changes reach the cast, or never will.
+    /// Returns whether the cast takes changes, or never will again.
     fn accepts_changes(&self) -> bool {
         let is_over = self.usage.page_closed.load(Ordering::Acquire);
         is_over || self.changes.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn request_stop(&mut self) {
-        // Asked again, it would be killed.
+        // A second request would kill the process.
         if !std::mem::replace(&mut self.stop_requested, true)
             && !self.usage.page_closed.load(Ordering::Acquire)
         {
@@ -212,10 +214,10 @@ impl Job {
         }
     }
 
-    /// False if the cast has too many changes to make already.
+    /// Stores the changed pushes and sends the change to the cast; returns false if its queue is full.
     async fn change_pushes(&mut self, fleet: &dyn Fleet, change: Change) -> Result<bool, Error> {
         let mut pushes: Vec<Push> = self.spec.pushes.clone();
-        // The process tells if it cannot be made.
+        // A refusal is reported by the process.
         let _refused = change_pushes(&mut pushes, change.clone());
         if pushes != self.spec.pushes {
             fleet.put_pushes(&self.ticket, pushes.clone()).await?;
@@ -229,48 +231,51 @@ impl Job {
         changes.as_ref().is_some_and(|changes| changes.send(change))
     }
 
-    /// Has the process killed, and everything left to the next owner.
+    /// Requests that the process be killed and the cast left to the next owner.
     pub(super) fn abandon(&self) {
         self.stop.abandon();
     }
 
-    /// When it is over, or after [`Self::abandon`]: the next owner may begin.
+    /// Waits for the end and releases the ticket for the next owner. Call when the job is finished or
+    /// abandoned.
     pub(super) async fn join_and_release(self, fleet: &dyn Fleet) {
         let thread = self.thread;
         if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
-            tracing::error!("a cast's thread panicked");
+            tracing::error!(cast = %self.ticket.cast, "cast thread panicked");
         }
-        // What was said before is reported first.
+        // The queued updates are reported first.
         let _reported = self.reporter.await;
         release_ticket(fleet, &self.ticket).await;
     }
 }
 
-/// Lets anybody go on with a cast. One that is closed, or somebody else's, is left alone.
+/// Releases a cast for the next owner; does nothing if it is closed or owned by another worker.
 pub(super) async fn release_ticket(fleet: &dyn Fleet, ticket: &Ticket) {
     match fleet.release(ticket).await {
         Ok(()) | Err(Error::Fenced(_) | Error::CastNotFound(_)) => {}
-        Err(error) => tracing::warn!(error = crate::chain(&error), "a cast is not handed over"),
+        Err(error) => {
+            tracing::warn!(cast = %ticket.cast, error = crate::chain(&error), "cannot release ticket");
+        }
     }
 }
 
-/// Reports, one thing after the other, until the fleet has taken it.
+/// Sends updates to the fleet in order, each until the fleet has taken it.
 async fn send_updates(
     fleet: Arc<dyn Fleet>,
     ticket: Ticket,
-    mut reports: mpsc::Receiver<FleetUpdate>,
+    mut updates: mpsc::Receiver<FleetUpdate>,
     stop: StopToken,
 ) {
-    while let Some(report) = reports.recv().await {
+    while let Some(report) = updates.recv().await {
         let mut pause = MIN_RETRY_DELAY;
         loop {
             let done = match &report {
-                FleetUpdate::Event(happening) => fleet.report_event(&ticket, happening.clone()).await,
+                FleetUpdate::Event(event) => fleet.report_event(&ticket, event.clone()).await,
                 FleetUpdate::Close { last, report, .. } => {
                     fleet.close(&ticket, last.clone(), report.clone()).await
                 }
-                FleetUpdate::Stats(vitals) => {
-                    fleet.put_stats(&ticket, (**vitals).clone()).await;
+                FleetUpdate::Stats(stats) => {
+                    fleet.put_stats(&ticket, (**stats).clone()).await;
                     Ok(())
                 }
                 FleetUpdate::Snapshot(jpeg) => {
@@ -284,23 +289,24 @@ async fn send_updates(
                     stop.abandon();
                     return;
                 }
-                // Whoever goes on finds out for himself.
+                // The next owner finds out by itself.
                 Err(_) if stop.is_abandoned() => return,
                 Err(error) => {
-                    tracing::warn!(cast = %ticket.cast, error = crate::chain(&error), "a report waits");
+                    tracing::warn!(cast = %ticket.cast, error = crate::chain(&error), "report failed, \
+                        retrying");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(MAX_RETRY_DELAY);
                 }
             }
         }
         if let FleetUpdate::Close { receipt: Some(receipt), .. } = report {
-            // There is none if nothing was stored.
-            let _gone = std::fs::remove_file(receipt);
+            // There is no receipt if nothing was uploaded.
+            let _missing = std::fs::remove_file(receipt);
         }
     }
 }
 
-/// The thread of a cast.
+/// What the thread of a cast works with.
 struct Runner {
     cast: Cast,
     span: CastSpan,
@@ -309,21 +315,21 @@ struct Runner {
     usage: Arc<CastUsage>,
     program: PathBuf,
     pool: Option<Arc<Pool>>,
-    reports: mpsc::Sender<FleetUpdate>,
+    updates: mpsc::Sender<FleetUpdate>,
 }
 
 impl Runner {
     fn run(self) {
-        let mut told = EventMapper::new(&self.cast);
-        let taken_up = self.cast.epoch > 1;
-        if taken_up {
-            self.end_if_decided(&mut told);
+        let mut mapper = EventMapper::new(&self.cast);
+        let resumed = self.cast.epoch > 1;
+        if resumed {
+            self.end_if_decided(&mut mapper);
         }
-        let mut outcome = if told.has_ended() {
+        let mut outcome = if mapper.has_ended() {
             self.usage.page_closed.store(true, Ordering::Release);
-            self.finish(&mut told)
+            self.finish(&mut mapper)
         } else {
-            self.run_process(&mut told, taken_up)
+            self.run_process(&mut mapper, resumed)
         };
         self.usage.page_closed.store(true, Ordering::Release);
         let deadline = Instant::now() + self.upload_timeout();
@@ -331,18 +337,19 @@ impl Runner {
             if self.stop.is_abandoned() {
                 return;
             }
-            let mut happened = told.map_outcome(&outcome);
+            let mut events = mapper.map_outcome(&outcome);
             if !self.has_pending_upload(&outcome) {
-                // What is stored is told when nobody can take the cast up again: once.
-                let last = happened.pop_if(|last| matches!(last, EventKind::Stored { .. }));
-                happened.into_iter().for_each(|happening| self.send_update(FleetUpdate::Event(happening)));
+                // The stored event goes with the close, after which nobody can resume the cast: it is sent
+                // once.
+                let last = events.pop_if(|last| matches!(last, EventKind::Stored { .. }));
+                events.into_iter().for_each(|event| self.send_update(FleetUpdate::Event(event)));
                 return self.close(&outcome, last);
             }
-            happened.into_iter().for_each(|happening| self.send_update(FleetUpdate::Event(happening)));
+            events.into_iter().for_each(|event| self.send_update(FleetUpdate::Event(event)));
             if !self.wait_before_retry(deadline) {
                 return self.close(&outcome, None);
             }
-            outcome = self.finish(&mut told);
+            outcome = self.finish(&mut mapper);
         }
     }
 
@@ -355,9 +362,9 @@ impl Runner {
         self.send_update(FleetUpdate::Close { last, report, receipt });
     }
 
-    /// A cast that another process was to end, or whose time is over, or whose recording is stored, needs no
-    /// page any more.
-    fn end_if_decided(&self, told: &mut EventMapper) {
+    /// Ends a resumed cast that needs no page any more: its stop was requested, its time is over, or its
+    /// recording is uploaded.
+    fn end_if_decided(&self, mapper: &mut EventMapper) {
         let spec = &self.cast.spec;
         let stored = spec.recording.as_ref().is_some_and(|recording| {
             !recording.spool.exists() && recording.receipt.as_ref().is_some_and(|receipt| receipt.exists())
@@ -371,13 +378,14 @@ impl Runner {
         } else {
             return;
         };
-        // One that never was live has nothing to be finished: it is as if it had not begun.
-        if let Some(end) = told.end_event(reason, None, None) {
+        // A cast that was never live has nothing to finish.
+        if let Some(end) = mapper.end_event(reason, None, None) {
             self.send_update(FleetUpdate::Event(end));
         }
     }
 
-    /// What is left of its running time, or of the time that it may take until its page is shown.
+    /// Returns what is left of the maximum time, which counts from the start until the page is shown, then
+    /// anew.
     fn time_left(&self) -> Duration {
         let since =
             self.cast.live_ms.or(self.cast.started_ms).map_or(0, |at| unix_ms().saturating_sub(at).max(0));
@@ -396,10 +404,10 @@ impl Runner {
         Ok(process)
     }
 
-    fn run_process(&self, told: &mut EventMapper, taken_up: bool) -> Outcome {
+    fn run_process(&self, mapper: &mut EventMapper, resumed: bool) -> Outcome {
         let mut spec = self.cast.spec.clone();
-        if taken_up {
-            // The running time of a page that was never shown has not begun.
+        if resumed {
+            // The running time of a page that was never shown has not started.
             spec.resumed = self.cast.live_ms.is_some();
             if spec.resumed {
                 spec.limits.max_time = self.time_left().max(*MAX_TIME_RANGE.start());
@@ -414,33 +422,35 @@ impl Runner {
         };
         *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.change_sender());
         let started: HostTime = process::now();
-        process.run(&spec, started, &self.stop, |news| self.handle_event(told, news))
+        process.run(&spec, started, &self.stop, |event| self.handle_event(mapper, event))
     }
 
-    fn finish(&self, told: &mut EventMapper) -> Outcome {
+    fn finish(&self, mapper: &mut EventMapper) -> Outcome {
         match self.start_process() {
-            Ok(process) => process.finish(&self.cast.spec, &self.stop, |news| self.handle_event(told, news)),
+            Ok(process) => {
+                process.finish(&self.cast.spec, &self.stop, |event| self.handle_event(mapper, event))
+            }
             Err(error) => failed_outcome(&error),
         }
     }
 
-    fn handle_event(&self, told: &mut EventMapper, news: CastEvent) {
-        if let CastEvent::Snapshot(path, taken) = &news {
+    fn handle_event(&self, mapper: &mut EventMapper, cast_event: CastEvent) {
+        if let CastEvent::Snapshot(path, taken) = &cast_event {
             self.send_snapshot(path, *taken);
         }
-        let is_progress = matches!(news, CastEvent::Progress(_) | CastEvent::Upload(_));
-        if let Some(happening) = told.map(news) {
-            if matches!(happening, EventKind::Ended { .. }) {
+        let is_progress = matches!(cast_event, CastEvent::Progress(_) | CastEvent::Upload(_));
+        if let Some(event) = mapper.map(cast_event) {
+            if matches!(event, EventKind::Ended { .. }) {
                 self.usage.page_closed.store(true, Ordering::Release);
             }
-            self.send_update(FleetUpdate::Event(happening));
+            self.send_update(FleetUpdate::Event(event));
         }
         if is_progress {
-            let vitals = told.stats(unix_ms());
-            self.usage.millicores.store((vitals.cpu_cores * 1000.0) as u64, Ordering::Relaxed);
-            self.usage.memory_bytes.store(vitals.memory_bytes, Ordering::Relaxed);
-            // The next ones are as good.
-            let _full = self.reports.try_send(FleetUpdate::Stats(Box::new(vitals)));
+            let stats = mapper.stats(unix_ms());
+            self.usage.millicores.store((stats.cpu_cores * 1000.0) as u64, Ordering::Relaxed);
+            self.usage.memory_bytes.store(stats.memory_bytes, Ordering::Relaxed);
+            // The statistics of the next second replace these.
+            let _queue_full = self.updates.try_send(FleetUpdate::Stats(Box::new(stats)));
         }
     }
 
@@ -450,31 +460,31 @@ impl Runner {
             && size <= MAX_SNAPSHOT_BYTES as u64
             && let Ok(jpeg) = std::fs::read(path)
         {
-            let _full = self.reports.try_send(FleetUpdate::Snapshot(jpeg.into()));
+            let _queue_full = self.updates.try_send(FleetUpdate::Snapshot(jpeg.into()));
         }
-        let _gone = std::fs::remove_file(path);
+        let _missing = std::fs::remove_file(path);
     }
 
-    fn send_update(&self, report: FleetUpdate) {
-        if let FleetUpdate::Event(happening) = &report {
-            self.span.record(happening);
+    fn send_update(&self, update: FleetUpdate) {
+        if let FleetUpdate::Event(event) = &update {
+            self.span.record(event);
         }
-        // Nobody listens once the cast is somebody else's.
-        let _fenced = self.reports.blocking_send(report);
+        // The reporter ends once another worker owns the cast.
+        let _fenced = self.updates.blocking_send(update);
     }
 
     fn upload_timeout(&self) -> Duration {
         self.cast.spec.recording.as_ref().map_or(Duration::ZERO, |recording| recording.upload_timeout)
     }
 
-    /// Whether something is in the spool that may be stored later.
+    /// Returns whether the spool still holds something to upload.
     fn has_pending_upload(&self, outcome: &Outcome) -> bool {
         let stored = outcome.report.as_ref().and_then(|report| report.recording.as_ref());
         let spool = self.cast.spec.recording.as_ref().map(|recording| &recording.spool);
         stored.is_none_or(|stored| stored.spool.is_some()) && spool.is_some_and(|spool| spool.exists())
     }
 
-    /// Waits before storing is tried again. False if it is not.
+    /// Waits before the next attempt to upload; returns false if there is none.
     fn wait_before_retry(&self, deadline: Instant) -> bool {
         let until = Instant::now() + UPLOAD_RETRY_INTERVAL;
         if until > deadline {

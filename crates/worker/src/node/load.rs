@@ -1,4 +1,5 @@
-//! What the machine has and what of it is in use, from `/proc`; inside of a control group with limits, what that has.
+//! Cores and memory of the machine and their use, from `/proc`; inside a control group with limits, those of
+//! the group.
 
 use std::fs;
 use std::path::Path;
@@ -6,15 +7,15 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use pagecast_fleet::{UnixMs, WorkerStatus};
 
-/// Measures from one time to the next.
+/// Measures the load between two calls.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
-    /// Busy seconds of all cores, and when that was so.
+    /// Busy seconds of all cores at the last measurement, and its time.
     last: Option<(f64, Instant)>,
 }
 
 impl Meter {
-    /// How the machine is, and was since the last time.
+    /// Measures the machine; CPU use is the average since the last call.
     pub(super) fn measure(&mut self, casts: usize, draining: bool) -> WorkerStatus {
         let busy = busy_seconds(&fs::read_to_string("/proc/stat").unwrap_or_default());
         let now = Instant::now();
@@ -48,7 +49,7 @@ pub(super) fn unix_ms() -> UnixMs {
     UnixMs::try_from(now.as_millis()).unwrap_or(UnixMs::MAX)
 }
 
-/// Cores that we may run on, and as much of them as the group may use.
+/// Returns the number of cores available to us, limited by the quota of the group.
 fn available_cores(group: &Path) -> f64 {
     let own = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
     let quota = fs::read_to_string(group.join("cpu.max")).ok().and_then(|text| {
@@ -58,7 +59,7 @@ fn available_cores(group: &Path) -> f64 {
     quota.map_or(own, |quota| own.min(quota))
 }
 
-/// The memory that the group may have, and what it has without what could be given back.
+/// Returns limit and use of the group's memory in bytes, without cache that the kernel can reclaim.
 fn memory_limit(group: &Path) -> Option<(u64, u64)> {
     let number = |file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
     let files = fs::read_to_string(group.join("memory.stat")).ok()?;
@@ -66,11 +67,11 @@ fn memory_limit(group: &Path) -> Option<(u64, u64)> {
     Some((number("memory.max")?, number("memory.current")?.saturating_sub(inactive.unwrap_or(0))))
 }
 
-/// Seconds that cores were busy since the machine began: all but idle and waiting for disks.
+/// Returns the seconds that cores were busy since the boot: all but idle and waiting for disks.
 fn busy_seconds(stat: &str) -> f64 {
     let Some(line) = stat.lines().find_map(|line| line.strip_prefix("cpu ")) else { return 0.0 };
     let fields: Vec<u64> = line.split_ascii_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; guests are part of user.
+    // user nice system idle iowait irq softirq steal; guest time is part of user.
     let busy: u64 =
         fields.iter().take(8).enumerate().filter(|(i, _)| *i != 3 && *i != 4).map(|(_, n)| n).sum();
     busy as f64 / rustix::param::clock_ticks_per_second() as f64
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_sees_this_machine_work() {
+    fn the_load_of_this_machine_is_measured() {
         let mut meter = Meter::default();
         let first = meter.measure(0, false);
         let begin = Instant::now();

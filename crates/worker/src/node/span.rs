@@ -1,4 +1,4 @@
-//! The span of a cast: from when this node took it to its end, or to when somebody else may have it.
+//! The span of a cast: from its claim by this node to its end or its release.
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use pagecast_fleet::{Cast, EventKind};
 use tracing::Span;
 use tracing::field::Empty;
 
-/// A span that is open while the cast lives here.
+/// The span of a cast, open while the cast runs on this node.
 #[derive(Debug)]
 pub(super) struct CastSpan {
     span: RefCell<Option<Span>>,
@@ -16,13 +16,13 @@ pub(super) struct CastSpan {
     labels: CastLabels,
 }
 
-/// What a cast is called, for the log.
+/// The names of a cast, as fields of the log.
 #[derive(Debug)]
 struct CastLabels {
     cast: String,
     app: String,
     api: String,
-    /// The id of the task, in the words of the API: the id of the cast where a caller does not choose it.
+    /// The task id that the API's client chose, or the id of the cast.
     task: String,
     room: Option<String>,
 }
@@ -39,22 +39,22 @@ impl CastLabels {
         }
     }
 
-    /// The end, in full: a vendor's API tells only a word of it.
+    /// Logs the end with its whole error: a vendor's API answers with a code only.
     fn log_end(&self, reason: EndReason, error: Option<&str>) {
         let Self { cast, app, api, task, room } = self;
-        let (room, reason_word) = (room.as_deref(), end_reason_code(reason));
+        let (room, reason_code) = (room.as_deref(), end_reason_code(reason));
         if is_failure(reason) {
-            tracing::warn!(cast, app, api, task, room, reason = reason_word, error, "cast failed");
+            tracing::warn!(cast, app, api, task, room, reason = reason_code, error, "cast failed");
         } else {
-            tracing::info!(cast, app, api, task, room, reason = reason_word, error, "cast ended");
+            tracing::info!(cast, app, api, task, room, reason = reason_code, error, "cast ended");
         }
     }
 }
 
 impl CastSpan {
-    /// It was taken now.
+    /// Opens the span, at the claim of the cast.
     pub(super) fn start(cast: &Cast) -> Self {
-        // Whose trace is active here has nothing to do with it.
+        // The trace that is active here, if any, is unrelated.
         let span = tracing::debug_span!(
             parent: None,
             "cast",
@@ -69,9 +69,9 @@ impl CastSpan {
         Self { span: RefCell::new(Some(span)), began: Instant::now(), labels: CastLabels::of(cast) }
     }
 
-    /// Something happened to it.
-    pub(super) fn record(&self, happening: &EventKind) {
-        match happening {
+    /// Records an event of the cast.
+    pub(super) fn record(&self, event: &EventKind) {
+        match event {
             EventKind::Live => {
                 if let Some(span) = &*self.span.borrow() {
                     let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -97,17 +97,18 @@ impl CastSpan {
 
 impl Drop for CastSpan {
     fn drop(&mut self) {
-        self.close("left-to-others", false);
+        self.close("released", false);
     }
 }
 
-/// Its word, as the REST API has it.
+/// Returns the code of a reason, as in the REST API; a fault follows after a colon.
 fn end_reason_code(reason: EndReason) -> String {
     match serde_json::to_value(reason) {
-        Ok(serde_json::Value::String(word)) => word,
-        Ok(serde_json::Value::Object(of)) => {
-            of.iter().map(|(word, more)| format!("{word}:{}", more.as_str().unwrap_or_default())).collect()
-        }
+        Ok(serde_json::Value::String(code)) => code,
+        Ok(serde_json::Value::Object(codes)) => codes
+            .iter()
+            .map(|(code, fault)| format!("{code}:{}", fault.as_str().unwrap_or_default()))
+            .collect(),
         _ => format!("{reason:?}"),
     }
 }

@@ -1,6 +1,7 @@
-//! A control group (version 2) for one cast, where the system lets us make one: systemd with `Delegate=yes` does.
+//! A control group (version 2) for each cast, where the system lets us create one: systemd with
+//! `Delegate=yes` does.
 //!
-//! Without one, the browser's memory is watched by the cast itself, and CPU time is shared as the kernel likes.
+//! Without one, the cast itself watches the memory of its browser, and the kernel shares CPU time as usual.
 
 use std::fs;
 use std::io;
@@ -9,22 +10,24 @@ use std::time::Duration;
 
 use pagecast_core::spec::Limits;
 
-/// What a cast's own process may need beside its browser: pictures, encoders.
+/// Memory allowed for a cast's own process beside its browser, in bytes: pictures, encoders, and queues of
+/// outputs (64 MiB each).
 const PROCESS_OVERHEAD_BYTES: u64 = 1 << 30;
 
-/// A group with one cast in it. Removed when dropped, when the cast must be gone.
+/// A control group with one cast in it. Dropping it kills what is left of the cast and removes the group.
 #[derive(Debug)]
 pub(super) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Puts a process that has not started anything yet into a group of its own. `None` where groups are not ours to make.
+    /// Moves a process that has not started anything yet into a group of its own. `None` if the system does
+    /// not let us create groups.
     pub(super) fn enter(pid: u32) -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let base = parent_group(Path::new("/sys/fs/cgroup"), &own)?;
         match create(&base, std::process::id(), pid) {
             Ok(group) => Some(group),
             Err(error) => {
-                tracing::debug!(%error, base = %base.display(), "no control group for this cast");
+                tracing::debug!(%error, base = %base.display(), "cannot create cgroup for cast");
                 None
             }
         }
@@ -32,12 +35,12 @@ impl Cgroup {
 }
 
 impl Cgroup {
-    /// Sets what the group may use.
+    /// Sets the memory limit and the CPU weight of the group.
     pub(super) fn set_limits(&self, limits: &Limits) {
         let memory = limits.memory_bytes.saturating_add(PROCESS_OVERHEAD_BYTES).to_string();
         for (file, value) in [("memory.max", memory), ("cpu.weight", limits.cpu_weight.to_string())] {
             if let Err(error) = fs::write(self.0.join(file), value) {
-                tracing::warn!(%error, group = %self.0.display(), file, "a limit is not set");
+                tracing::warn!(%error, group = %self.0.display(), file, "cannot set cgroup limit");
             }
         }
     }
@@ -45,19 +48,21 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The last processes of a cast that was killed may still be there.
-        let _none = fs::write(self.0.join("cgroup.kill"), "1");
+        // The last processes of a killed cast may still run.
+        let _kernel_too_old = fs::write(self.0.join("cgroup.kill"), "1");
+        // A second in all: killed processes leave within milliseconds.
         for _ in 0..20 {
             if fs::remove_dir(&self.0).is_ok() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        tracing::debug!(group = %self.0.display(), "a control group stays");
+        tracing::debug!(group = %self.0.display(), "cannot remove cgroup");
     }
 }
 
-/// The group that we are in, from `/proc/self/cgroup`. Inside of what we made for ourselves, the one around it.
+/// Returns our own group, from `/proc/self/cgroup`; inside the group that we created for ourselves, the one
+/// around it.
 fn parent_group(root: &Path, own: &str) -> Option<PathBuf> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let path = path.strip_suffix("/supervisor").unwrap_or(path);
@@ -68,35 +73,36 @@ fn parent_group(root: &Path, own: &str) -> Option<PathBuf> {
 }
 
 fn create(base: &Path, own: u32, pid: u32) -> io::Result<Cgroup> {
-    // Controllers are handed down only by groups without processes, so we go into one, too.
+    // The kernel passes controllers down only from groups without processes, so we move into a child group,
+    // too.
     let inside = fs::read_to_string(base.join("cgroup.procs"))?;
-    let alone = inside.lines().all(|line| line == own.to_string() || line == pid.to_string());
-    if !alone {
-        return Err(io::Error::other("other processes are in it"));
+    let exclusive = inside.lines().all(|line| line == own.to_string() || line == pid.to_string());
+    if !exclusive {
+        return Err(io::Error::other("the group has other processes"));
     }
     let supervisor = base.join("supervisor");
     fs::create_dir_all(&supervisor)?;
     let group = base.join(format!("cast-{pid}"));
     match fs::create_dir(&group) {
-        // An earlier cast of this number left it, empty.
+        // An earlier cast with this process id left its group, empty.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let made = Cgroup(group.clone());
+    let cgroup = Cgroup(group.clone());
     for process in inside.lines() {
         let home = if process == pid.to_string() { &group } else { &supervisor };
         fs::write(home.join("cgroup.procs"), process)?;
     }
     fs::write(base.join("cgroup.subtree_control"), "+memory +cpu")?;
     fs::write(group.join("cgroup.procs"), pid.to_string())?;
-    Ok(made)
+    Ok(cgroup)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A folder that looks like a delegated group.
+    /// Creates a folder that looks like a delegated group.
     fn delegated(name: &str, procs: &str) -> PathBuf {
         let root = std::env::temp_dir().join(format!("pagecast-cgroup-test-{}-{name}", std::process::id()));
         let base = root.join("app.slice/pagecast.service");
@@ -124,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_shared_or_has_no_controllers_is_left_alone() {
+    fn a_group_with_other_processes_or_without_controllers_is_not_used() {
         let root = delegated("shared", "7\n8\n9\n");
         let own = "0::/app.slice/pagecast.service/supervisor\n";
         let base_path = parent_group(&root, own).unwrap();

@@ -1,4 +1,4 @@
-//! The cast's side: what `pagecast run-cast` does.
+//! The process of a cast: what `pagecast run-cast` does.
 
 use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
@@ -16,18 +16,18 @@ use super::{
 use crate::cast::{self, CastEvent, Change, Failure, StopToken, WarmBrowser};
 use crate::chain;
 
-/// Runs the cast that standard input describes, and tells standard output about it. `stop` ends it, as the
-/// supervisor does.
+/// Runs the cast that the supervisor sends on standard input, and reports on standard output. `stop` stops
+/// it, as the supervisor can.
 #[must_use]
 pub fn run(stop: &StopToken) -> ExitCode {
-    let (orders, todo) = sync_channel(1);
-    let (change, changes) = sync_channel(MAX_QUEUED_CHANGES);
-    let listener = std::thread::Builder::new().name("orders".into()).spawn({
+    let (assignment_sender, assignments) = sync_channel(1);
+    let (change_sender, changes) = sync_channel(MAX_QUEUED_CHANGES);
+    let reader = std::thread::Builder::new().name("commands".into()).spawn({
         let stop = stop.clone();
-        move || read_commands(orders, change, &stop)
+        move || read_commands(assignment_sender, change_sender, &stop)
     });
-    if let Err(error) = listener {
-        tracing::error!(%error, "cannot listen to the supervisor");
+    if let Err(error) = reader {
+        tracing::error!(%error, "cannot start the commands thread");
         return ExitCode::FAILURE;
     }
     let heartbeat = std::thread::Builder::new().name("heartbeat".into()).spawn({
@@ -38,44 +38,44 @@ pub fn run(stop: &StopToken) -> ExitCode {
         tracing::error!(%error, "cannot start the heartbeat thread");
         return ExitCode::FAILURE;
     }
-    let tell = |news: CastEvent| send_message(&Message::Event(news));
-    let done = match receive_assignment(&todo) {
+    let on_event = |event: CastEvent| send_message(&Message::Event(event));
+    let result = match receive_assignment(&assignments) {
         Some(Assignment::Run(spec, started, warm)) => {
-            cast::run(&spec, to_instant(started), stop, warm.map(|warm| *warm), &changes, tell)
+            cast::run(&spec, to_instant(started), stop, warm.map(|warm| *warm), &changes, on_event)
         }
-        Some(Assignment::Finish(spec)) => cast::finish(&spec, stop, tell),
+        Some(Assignment::Finish(spec)) => cast::finish(&spec, stop, on_event),
         None => return ExitCode::FAILURE,
     };
-    let outcome = match done {
+    let outcome = match result {
         Ok(report) => Outcome { report: Some(report), failure: None },
         Err(Failure { error, report }) => {
             let cause = error.load_error();
-            let failed = FailureInfo { cause, ..FailureInfo::new(error.kind(), chain(&error)) };
-            Outcome { report: report.map(|r| *r), failure: Some(failed) }
+            let failure = FailureInfo { cause, ..FailureInfo::new(error.kind(), chain(&error)) };
+            Outcome { report: report.map(|r| *r), failure: Some(failure) }
         }
     };
     send_message(&Message::Done(Box::new(outcome)));
     ExitCode::SUCCESS
 }
 
-/// What this process is for.
+/// What this process has to do.
 enum Assignment {
     Run(Box<CastSpec>, HostTime, Option<Box<WarmBrowser>>),
     Finish(Box<CastSpec>),
 }
 
-/// Waits for the cast, with a warm browser if that is ordered first.
-fn receive_assignment(todo: &Receiver<ProcessCommand>) -> Option<Assignment> {
+/// Waits for the assignment, and starts a warm browser first if told to.
+fn receive_assignment(commands: &Receiver<ProcessCommand>) -> Option<Assignment> {
     let mut warm = None;
     loop {
-        match todo.recv().ok()? {
+        match commands.recv().ok()? {
             ProcessCommand::WarmUp(spec) => match WarmBrowser::start(&spec) {
                 Ok(ready) => {
                     warm = Some(Box::new(ready));
                     send_message(&Message::BrowserReady);
                 }
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "no warm browser");
+                    tracing::warn!(error = chain(&error), "cannot start warm browser");
                     return None;
                 }
             },
@@ -90,39 +90,39 @@ fn receive_assignment(todo: &Receiver<ProcessCommand>) -> Option<Assignment> {
     }
 }
 
-/// Hands on orders; a stop takes effect at once. The cast ends when nobody is there to give orders.
-fn read_commands(orders: SyncSender<ProcessCommand>, changes: SyncSender<Change>, stop: &StopToken) {
+/// Reads commands and passes them on; a stop takes effect at once. The cast stops when the commands end.
+fn read_commands(assignments: SyncSender<ProcessCommand>, changes: SyncSender<Change>, stop: &StopToken) {
     let mut lines = BufReader::new(io::stdin());
-    let mut leaves = false;
+    let mut exit_on_disconnect = false;
     while let Some(line) = next_line(&mut lines) {
         match serde_json::from_slice(&line) {
             Ok(ProcessCommand::Stop) => stop.request(),
-            Ok(ProcessCommand::ExitOnDisconnect) => leaves = true,
+            Ok(ProcessCommand::ExitOnDisconnect) => exit_on_disconnect = true,
             Ok(ProcessCommand::Change(change)) => {
                 if changes.try_send(change).is_err() {
-                    tracing::warn!("a change comes too late, or too many do");
+                    tracing::warn!("change dropped: queue full or cast ended");
                 }
             }
-            Ok(order) => {
-                // A second cast is not ours to run.
-                let _late = orders.try_send(order);
+            Ok(command) => {
+                // A process runs one cast; a second assignment is ignored.
+                let _ignored = assignments.try_send(command);
             }
-            Err(error) => tracing::error!(%error, "an order that is none"),
+            Err(error) => tracing::error!(%error, "malformed command from supervisor"),
         }
     }
-    if leaves {
-        // The janitor sees to the browser.
+    if exit_on_disconnect {
+        // The janitor kills the browser.
         let _gone = kill_current_process_group(Signal::KILL);
     }
-    // Whoever waits for a cast waits in vain.
-    drop((orders, changes));
+    // Wakes the main thread if it still waits for an assignment.
+    drop((assignments, changes));
     stop.request();
     std::thread::sleep(STOP_TIMEOUT);
-    tracing::error!("nobody watches this cast any more, and it does not stop");
+    tracing::error!("cast did not stop after losing its supervisor, aborting");
     std::process::abort();
 }
 
-/// Reports that the process runs, and how long ago its main loop last looked whether it should stop.
+/// Sends heartbeats with the time since the main loop last checked for a stop request.
 fn send_heartbeats(stop: &StopToken) {
     loop {
         let idle_ms = u64::try_from(stop.time_since_check().as_millis()).unwrap_or(u64::MAX);
@@ -134,8 +134,8 @@ fn send_heartbeats(stop: &StopToken) {
 fn send_message(message: &Message) {
     let Ok(mut line) = serde_json::to_vec(message) else { return };
     line.push(b'\n');
-    // Nobody listens: the end of the orders says so, too.
-    let _unheard = io::stdout().lock().write_all(&line).and_then(|()| io::stdout().flush());
+    // That the supervisor is gone also shows at the end of the commands.
+    let _disconnected = io::stdout().lock().write_all(&line).and_then(|()| io::stdout().flush());
 }
 
 fn to_instant(at: HostTime) -> Instant {

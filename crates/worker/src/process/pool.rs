@@ -1,4 +1,4 @@
-//! Browsers that are started before they are wanted. Each is for one cast, and gone with it.
+//! A pool of warm browsers: processes whose browser runs before a cast needs it. Each serves one cast.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,13 +9,13 @@ use pagecast_core::CastSpec;
 
 use super::{Error, Process};
 
-/// Pause after a browser could not be started: the machine may be full.
+/// Pause after a browser failed to start: the machine may be overloaded for some seconds.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// How often those that wait are looked at.
+/// How often waiting processes are checked for their heartbeats.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A number of processes with a browser that waits for a cast. Dropping it ends them.
+/// Keeps a number of processes with a warm browser. Dropping it ends them.
 #[derive(Debug)]
 pub struct Pool {
     program: PathBuf,
@@ -43,37 +43,38 @@ impl Shared {
 }
 
 impl Pool {
-    /// Keeps `size` processes of `program` ready for casts like this one: of the same display and context, with the same
-    /// functions, and in the same network.
+    /// Keeps `size` processes of `program` ready for casts compatible with `template`: with the same display,
+    /// context, page functions and network.
     ///
     /// # Errors
-    /// The thread that does it cannot be started.
-    pub fn start(program: PathBuf, size: usize, like: CastSpec) -> Result<Self, Error> {
+    /// [`Error::Start`] if the pool's thread cannot be started.
+    pub fn start(program: PathBuf, size: usize, template: CastSpec) -> Result<Self, Error> {
         let shared = Arc::new(Shared::default());
         let fill = {
-            let (shared, program, like) = (Arc::clone(&shared), program.clone(), like.clone());
-            move || fill(&shared, size, &program, &like)
+            let (shared, program, template) = (Arc::clone(&shared), program.clone(), template.clone());
+            move || fill(&shared, size, &program, &template)
         };
-        let thread = std::thread::Builder::new().name("pool".into()).spawn(fill).map_err(Error::Start)?;
-        Ok(Self { program, template: like, shared, thread: Some(thread) })
+        let thread =
+            std::thread::Builder::new().name("warm-pool".into()).spawn(fill).map_err(Error::Start)?;
+        Ok(Self { program, template, shared, thread: Some(thread) })
     }
 
-    /// Processes that are ready now.
+    /// Returns the number of processes that are ready.
     #[must_use]
     pub fn ready_count(&self) -> usize {
         self.shared.lock().ready.len()
     }
 
-    /// A process for this cast: a warm one if there is one and it fits, else one that starts from nothing.
+    /// Takes a process for this cast: a warm one if one is ready and compatible, else a new one.
     ///
     /// # Errors
-    /// [`ErrorBody::Spawn`].
+    /// [`Error::Start`].
     pub fn take(&self, spec: &CastSpec) -> Result<Process, Error> {
         if self.template.is_compatible_with(spec) {
             let mut state = self.shared.lock();
             while let Some(process) = state.ready.pop() {
                 self.shared.changed.notify_all();
-                // One that died while it waited is none.
+                // A process that died while it waited is skipped.
                 if process.is_alive() {
                     return Ok(process);
                 }
@@ -90,13 +91,13 @@ impl Drop for Pool {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the pool thread panicked");
+            tracing::error!("warm-pool thread panicked");
         }
     }
 }
 
-/// Starts processes until there are enough, whenever there are too few.
-fn fill(shared: &Shared, size: usize, program: &Path, like: &CastSpec) {
+/// Starts processes whenever fewer than `size` are ready.
+fn fill(shared: &Shared, size: usize, program: &Path, template: &CastSpec) {
     loop {
         let enough = |state: &mut State| state.ready.len() >= size && !state.stopped;
         let (mut state, _) = shared
@@ -109,13 +110,14 @@ fn fill(shared: &Shared, size: usize, program: &Path, like: &CastSpec) {
             ready if ready >= size => continue,
             _ => drop(state),
         }
-        match Process::start_with_log(program).and_then(|mut process| process.warm_up(like).map(|()| process))
+        match Process::start_with_log(program)
+            .and_then(|mut process| process.warm_up(template).map(|()| process))
         {
             Ok(process) => shared.lock().ready.push(process),
             Err(error) => {
-                tracing::warn!(%error, "no warm browser");
-                let pause = |state: &mut State| !state.stopped;
-                drop(shared.changed.wait_timeout_while(shared.lock(), RETRY_DELAY, pause));
+                tracing::warn!(%error, "cannot start warm browser");
+                let running = |state: &mut State| !state.stopped;
+                drop(shared.changed.wait_timeout_while(shared.lock(), RETRY_DELAY, running));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! One cast from its beginning to its end, whichever process runs it: when one dies, another goes on with
-//! what it recorded.
+//! Supervises one cast from start to end across its processes: when one dies, a new one resumes the
+//! recording.
 
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
@@ -13,29 +13,28 @@ use super::{
     now,
 };
 use crate::cast::{
-    CastEvent, Change, FailureKind, Report, StopToken, TimelineEntry, change_pushes, end_word,
+    CastEvent, Change, FailureKind, Report, StopToken, TimelineEntry, change_pushes, end_reason_code,
 };
 
-/// A process that was live for so long has proved that the cast can be run: it may die as often as at first.
+/// How long a process must be live before earlier deaths are forgotten: the cast has proved that it can run.
 const STABLE_AFTER: Duration = Duration::from_secs(600);
-/// Turns kept for the report; a cast that has more is the same all the time.
+/// Most timeline entries kept for the report: a cast with more of them repeats itself.
 const MAX_TIMELINE_ENTRIES: usize = 1000;
-/// A main loop that has not turned for so long hangs, and its process is killed. Longer than the start of a
-/// browser that answers each of its about eight calls only just within the 20 s it has.
+/// Longest time between two turns of the main loop before its process is killed as hanging. Longer than the
+/// start of a browser that answers each of its about eight calls only just within the 20 s it has.
 const MAIN_LOOP_TIMEOUT: Duration = Duration::from_secs(180);
-/// How much longer than its maximum time a cast may run before the supervisor ends it: as a rule the cast
-/// does so itself.
+/// How far past its maximum time a cast may run before the supervisor stops it: normally the cast does so
+/// itself.
 const MAX_TIME_GRACE: Duration = Duration::from_secs(3);
-/// Time for a cast that was asked to stop to end its page; what it recorded may be stored long after. One
-/// call to a browser that hangs takes 20 s.
+/// Longest time from the stop request to the end of the page; the upload may take much longer. One call to a
+/// hanging browser takes 20 s.
 const END_TIMEOUT: Duration = Duration::from_secs(25);
-/// A process that has been silent for so long when its cast is to end is killed at once. Half of
-/// [`HEARTBEAT_TIMEOUT`].
+/// Longest silence of a process that was asked to stop before it is killed. Half of [`HEARTBEAT_TIMEOUT`].
 const END_SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time between two looks that counts as silence: what is longer was the supervisor's own pause.
+/// Most silence counted between two checks: a longer gap was the supervisor's own pause.
 const MAX_SILENT_STEP: Duration = Duration::from_secs(1);
 
-/// For how long a process has reported nothing while it was listened to.
+/// Measures how long a process has sent nothing while the supervisor was reading.
 #[derive(Debug, Default)]
 struct SilenceTimer {
     lines: u64,
@@ -44,8 +43,8 @@ struct SilenceTimer {
 }
 
 impl SilenceTimer {
-    /// Its length at `at`, when `lines` have been received in all. Call it often: a supervisor that was
-    /// itself stopped for a minute has listened to nobody meanwhile.
+    /// Returns the silence at `at`, when `lines` were received in total. Call it often: a supervisor that was
+    /// itself stopped for a minute has read nothing meanwhile.
     fn update(&mut self, at: Instant, lines: u64) -> Duration {
         let step =
             self.last_check.replace(at).map_or(Duration::ZERO, |last| at.saturating_duration_since(last));
@@ -56,46 +55,47 @@ impl SilenceTimer {
     }
 }
 
-/// What became of a process.
+/// How a process ended.
 enum ProcessExit {
-    /// It said so itself.
+    /// The process reported its outcome.
     Done(Box<Outcome>),
-    /// It is gone: its status.
+    /// The process died, with this exit status.
     Lost(String),
-    /// It was killed, so that somebody else can go on.
+    /// The process was killed for another worker to resume the cast.
     Abandoned,
 }
 
-/// A cast that is watched.
+/// Supervises one cast.
 pub(super) struct Supervisor<'a, T> {
     spec: CastSpec,
     began: HostTime,
     stop: &'a StopToken,
     on_event: T,
-    /// When it was asked to stop, and why.
+    /// When the process was asked to stop, and why.
     stopping: Option<(Instant, EndReason)>,
-    /// Why the supervisor ended the cast itself, if it did.
+    /// Why the supervisor itself ended the cast, if it did.
     forced_end: Option<EndReason>,
     silence: SilenceTimer,
-    /// Nothing is recorded any more; what was may still be being stored.
+    /// The page has ended; the recording may still be uploading.
     ended: bool,
     live_since: Option<Instant>,
-    /// When the page was first shown: its running time counts from then, or from the beginning if an earlier
+    /// When the page was first shown, which starts its running time; the start of the cast if an earlier
     /// process showed it.
     shown_at: Option<HostTime>,
-    /// Processes that died since one was stable, and in all.
+    /// Processes that died since one was stable.
     recent_deaths: u32,
+    /// Processes that were replaced in all.
     restarts: u32,
     timeline: Vec<TimelineEntry>,
 }
 
 impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
-    pub(super) fn new(spec: &CastSpec, began: HostTime, stop: &'a StopToken, tell: T) -> Self {
+    pub(super) fn new(spec: &CastSpec, began: HostTime, stop: &'a StopToken, on_event: T) -> Self {
         Self {
             spec: spec.clone(),
             began,
             stop,
-            on_event: tell,
+            on_event,
             stopping: None,
             forced_end: None,
             silence: SilenceTimer::default(),
@@ -112,7 +112,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
         process.send_command(&ProcessCommand::Run(Box::new(self.spec.clone()), self.began.0));
         loop {
             let status = match self.monitor(&mut process) {
-                // One that never got as far as the recording leaves it to others.
+                // A new process that failed before it resumed the recording leaves that to a third one.
                 ProcessExit::Done(outcome) if self.restarts > 0 && outcome.report.is_none() => {
                     return self.finish_in_new_process(process, outcome.failure);
                 }
@@ -135,7 +135,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
         }
     }
 
-    /// Hears what a process says until it has said all, or is gone.
+    /// Receives the messages of a process until it reports its outcome or is gone.
     fn monitor(&mut self, process: &mut Process) -> ProcessExit {
         if let Some(group) = &process.cgroup {
             group.set_limits(&self.spec.limits);
@@ -143,7 +143,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
         self.silence = SilenceTimer::default();
         loop {
             match process.messages.recv_timeout(POLL_INTERVAL) {
-                Ok(Message::Event(news)) => self.forward_event(news),
+                Ok(Message::Event(event)) => self.forward_event(event),
                 Ok(Message::Done(outcome)) => {
                     process.wait_for_exit();
                     return ProcessExit::Done(outcome);
@@ -165,14 +165,15 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
         }
     }
 
-    fn forward_event(&mut self, mut news: CastEvent) {
-        if let CastEvent::Lifecycle(event) = &mut news {
-            // A process that is stopped because its time is up knows only that it was stopped.
-            if let (Event::Ended(reason @ EndReason::Stopped), Some((_, why))) = (&mut *event, self.stopping)
-                && why != *reason
+    fn forward_event(&mut self, mut cast_event: CastEvent) {
+        if let CastEvent::Lifecycle(event) = &mut cast_event {
+            // A process stopped at its maximum time knows only that it was stopped.
+            if let (Event::Ended(reason @ EndReason::Stopped), Some((_, cause))) =
+                (&mut *event, self.stopping)
+                && cause != *reason
             {
-                *reason = why;
-                self.forced_end = Some(why);
+                *reason = cause;
+                self.forced_end = Some(cause);
             }
             let event = *event;
             match event {
@@ -188,33 +189,33 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
                 self.timeline.push(TimelineEntry { at_ms, event });
             }
         }
-        (self.on_event)(news);
+        (self.on_event)(cast_event);
     }
 
-    /// Another process must know of it.
+    /// Applies a change to the description, which a new process would start from.
     fn apply_change(&mut self, change: Change) {
-        // The process tells if it cannot be made.
+        // A refusal is reported by the process.
         let _refused = change_pushes(&mut self.spec.pushes, change);
     }
 
-    /// Hands on that the cast shall stop. False if it does not, if it hangs, or if whoever asked has asked
-    /// again.
+    /// Passes a stop request on. Returns false if the process must be killed: it does not stop, it hangs, or
+    /// the stop was requested a second time.
     fn should_continue(&mut self, process: &mut Process) -> bool {
         if self.stop.take_request() {
-            // Asked while the recording is being stored, it leaves that to others.
-            let asked_before = matches!(self.stopping, Some((_, EndReason::Stopped)));
-            let first = !asked_before || std::mem::take(&mut self.ended);
+            // A second request during the upload only makes the process leave the rest in the spool.
+            let requested_before = matches!(self.stopping, Some((_, EndReason::Stopped)));
+            let first = !requested_before || std::mem::take(&mut self.ended);
             if !first {
-                tracing::warn!("asked to stop again: the cast is killed");
+                tracing::warn!("second stop request, killing cast process");
                 return false;
             }
             self.send_stop(process, EndReason::Stopped);
         } else if self.stopping.is_none() && !self.ended && self.is_out_of_time() {
             self.send_stop(process, EndReason::MaxTime);
         }
-        let silent = self.silence.update(Instant::now(), process.liveness.lines());
-        let Some(why) = self.reason_to_kill(silent, process.liveness.idle()) else { return true };
-        tracing::warn!(silent_s = silent.as_secs(), "{why}: its process is killed");
+        let silence = self.silence.update(Instant::now(), process.liveness.lines());
+        let Some(reason) = self.reason_to_kill(silence, process.liveness.idle()) else { return true };
+        tracing::warn!(reason, silence_s = silence.as_secs(), "cast process killed");
         if !self.ended {
             self.forced_end = self.stopping.map(|(_, reason)| reason);
         }
@@ -226,39 +227,39 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
         process.send_command(&ProcessCommand::Stop);
     }
 
-    /// Why a process that has been silent for so long, and whose main loop has not turned for `idle`, must
-    /// not go on.
-    fn reason_to_kill(&self, silent: Duration, idle: Duration) -> Option<&'static str> {
-        if silent >= HEARTBEAT_TIMEOUT {
-            return Some("the cast reports nothing");
+    /// Returns why a process must be killed that has been silent for so long, and whose main loop has not
+    /// turned for `idle`.
+    fn reason_to_kill(&self, silence: Duration, idle: Duration) -> Option<&'static str> {
+        if silence >= HEARTBEAT_TIMEOUT {
+            return Some("no-heartbeat");
         }
         if !self.ended && idle >= MAIN_LOOP_TIMEOUT {
-            return Some("the cast hangs");
+            return Some("main-loop-hang");
         }
         let since = self.stopping?.0.elapsed();
-        let patience = self.spec.recording.as_ref().map_or(Duration::ZERO, |r| r.upload_timeout);
-        let page_stays = !self.ended && (silent >= END_SILENCE_TIMEOUT || since >= END_TIMEOUT);
-        (page_stays || since > STOP_TIMEOUT + patience).then_some("the cast does not stop")
+        let upload_timeout = self.spec.recording.as_ref().map_or(Duration::ZERO, |r| r.upload_timeout);
+        let page_stays = !self.ended && (silence >= END_SILENCE_TIMEOUT || since >= END_TIMEOUT);
+        (page_stays || since > STOP_TIMEOUT + upload_timeout).then_some("stop-timeout")
     }
 
-    /// Whether its maximum time is over. A process ends its cast itself then; one that took it over was given
-    /// at least the shortest time there is, however little was left.
+    /// Returns whether the maximum time is over. Normally the process ends its cast then; a process that
+    /// resumed the cast was given at least the shortest time allowed, however little was left.
     fn is_out_of_time(&self) -> bool {
         let grace = if self.restarts == 0 { MAX_TIME_GRACE } else { Duration::ZERO };
         self.running_time() >= self.spec.limits.max_time + grace
     }
 
-    /// What is left of its maximum time.
+    /// Returns what is left of the maximum time.
     fn time_left(&self) -> Duration {
         self.spec.limits.max_time.saturating_sub(self.running_time())
     }
 
-    /// How long the page has been shown, whichever processes the cast had.
+    /// Returns how long the page has been shown, across all processes.
     fn running_time(&self) -> Duration {
         self.shown_at.map_or(Duration::ZERO, |at| now().since(at))
     }
 
-    /// Has another process go on with the cast, if that makes sense.
+    /// Restarts the cast in a new process, if it was live and has attempts left.
     fn try_restart(&mut self, process: &mut Process) -> bool {
         let live_for = self.live_since.take().map(|at| at.elapsed());
         if live_for.is_some_and(|time| time >= STABLE_AFTER) {
@@ -268,26 +269,26 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
         if self.stopping.is_none() && !self.ended && live_for.is_some() && self.time_left().is_zero() {
             self.forced_end = Some(EndReason::MaxTime);
         }
-        let may =
+        let may_restart =
             live_for.is_some() && self.recent_deaths < self.spec.limits.attempts && self.forced_end.is_none();
-        if !may || self.stopping.is_some() || self.ended || !process.restart() {
+        if !may_restart || self.stopping.is_some() || self.ended || !process.restart() {
             return false;
         }
-        tracing::warn!("the cast's process died, another one goes on");
+        tracing::warn!(restarts = self.restarts + 1, "cast process died, restarted");
         self.restarts += 1;
         (self.on_event)(CastEvent::Restarted);
         let mut spec = self.spec.clone();
         if let Some(recording) = &mut spec.recording {
             recording.resume = true;
         }
-        // Only a page that was shown gets here.
+        // Only a cast whose page was shown is restarted.
         spec.resumed = true;
         spec.limits.max_time = self.time_left().max(*MAX_TIME_RANGE.start());
         process.send_command(&ProcessCommand::Run(Box::new(spec), self.began.0));
         true
     }
 
-    /// Has what the cast left finished and stored.
+    /// Finishes and uploads what the cast left, in a new process.
     fn finish_in_new_process(mut self, mut process: Process, failure: Option<FailureInfo>) -> Outcome {
         if self.spec.recording.as_ref().is_none_or(|r| !r.spool.exists()) || !process.restart() {
             return Outcome { report: None, failure };
@@ -302,7 +303,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
         self.into_outcome(Outcome { report, failure: failure.or(failed) })
     }
 
-    /// Has what an earlier process left finished and stored.
+    /// Finishes and uploads what an earlier process left, in this one.
     pub(super) fn finish(mut self, mut process: Process) -> Outcome {
         self.ended = true;
         process.send_command(&ProcessCommand::Finish(Box::new(self.spec.clone())));
@@ -316,23 +317,23 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
     }
 
     fn into_outcome(self, outcome: Outcome) -> Outcome {
-        let Self { timeline, restarts, forced_end: ended_by_us, .. } = self;
-        let add = |mut report: Report| {
-            // A process knows of its own turns only.
-            if restarts > 0 || ended_by_us.is_some() {
+        let Self { timeline, restarts, forced_end, .. } = self;
+        let complete = |mut report: Report| {
+            // A process knows only its own part of the timeline.
+            if restarts > 0 || forced_end.is_some() {
                 report = Report { timeline, restarts, ..report };
             }
-            if let Some(reason) = ended_by_us {
-                end_word(reason).0.clone_into(&mut report.end);
+            if let Some(reason) = forced_end {
+                end_reason_code(reason).0.clone_into(&mut report.end);
             }
             report
         };
-        Outcome { report: outcome.report.map(add), ..outcome }
+        Outcome { report: outcome.report.map(complete), ..outcome }
     }
 }
 
 fn upload_process_lost(status: &str) -> FailureInfo {
-    let message = format!("the process that stores the recording ended unexpectedly ({status})");
+    let message = format!("the process that uploads the recording ended unexpectedly ({status})");
     FailureInfo::new(FailureKind::Unexpected, message)
 }
 
@@ -343,17 +344,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_what_was_listened_to() {
+    fn silence_counts_only_while_the_supervisor_reads() {
         let begin = Instant::now();
         let at = |s| begin + Duration::from_secs(s);
         let mut silence = SilenceTimer::default();
         assert_eq!(silence.update(at(0), 0), Duration::ZERO);
         assert_eq!(silence.update(at(1), 0), Duration::from_secs(1));
-        assert_eq!(silence.update(at(2), 5), Duration::ZERO, "it reported something");
-        assert_eq!(silence.update(at(60), 5), MAX_SILENT_STEP, "the supervisor was away itself");
+        assert_eq!(silence.update(at(2), 5), Duration::ZERO, "a line was received");
+        assert_eq!(silence.update(at(60), 5), MAX_SILENT_STEP, "the supervisor itself was paused");
         assert_eq!(silence.update(at(61), 6), Duration::ZERO);
         for second in 62..80 {
-            let _so_far = silence.update(at(second), 6);
+            let _silence = silence.update(at(second), 6);
         }
         assert_eq!(silence.update(at(80), 6), Duration::from_secs(19));
     }
@@ -362,17 +363,17 @@ mod tests {
     fn a_process_that_hangs_must_not_go_on() {
         let spec = CastSpec::new(Source::new(SourceUrl::parse("http://a/").unwrap()));
         let stop = StopToken::default();
-        let mut watch = Supervisor::new(&spec, HostTime(0), &stop, |_| {});
+        let mut supervisor = Supervisor::new(&spec, HostTime(0), &stop, |_| {});
         let secs = Duration::from_secs;
-        let kills = |watch: &Supervisor<'_, _>, silent, idle| {
-            watch.reason_to_kill(secs(silent), secs(idle)).is_some()
+        let kills = |supervisor: &Supervisor<'_, _>, silence, idle| {
+            supervisor.reason_to_kill(secs(silence), secs(idle)).is_some()
         };
-        assert!(!kills(&watch, 9, 179) && kills(&watch, 10, 0) && kills(&watch, 0, 180));
-        watch.stopping = Some((Instant::now(), EndReason::Stopped));
-        assert!(!kills(&watch, 4, 0) && kills(&watch, 5, 0));
-        watch.stopping = Instant::now().checked_sub(END_TIMEOUT).map(|at| (at, EndReason::Stopped));
-        assert!(kills(&watch, 0, 0), "it has not ended its page");
-        watch.ended = true;
-        assert!(!kills(&watch, 5, 200) && kills(&watch, 10, 0), "a recording may take long to store");
+        assert!(!kills(&supervisor, 9, 179) && kills(&supervisor, 10, 0) && kills(&supervisor, 0, 180));
+        supervisor.stopping = Some((Instant::now(), EndReason::Stopped));
+        assert!(!kills(&supervisor, 4, 0) && kills(&supervisor, 5, 0));
+        supervisor.stopping = Instant::now().checked_sub(END_TIMEOUT).map(|at| (at, EndReason::Stopped));
+        assert!(kills(&supervisor, 0, 0), "it has not ended its page");
+        supervisor.ended = true;
+        assert!(!kills(&supervisor, 5, 200) && kills(&supervisor, 10, 0), "an upload may take long");
     }
 }

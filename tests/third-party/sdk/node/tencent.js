@@ -1,4 +1,4 @@
-// The package `tencentcloud-sdk-nodejs`: its typed client, and its generic one for what the typed one cannot say.
+// The package `tencentcloud-sdk-nodejs`: its typed client, and its generic one for the rest.
 "use strict";
 
 const steps = require("./steps.js");

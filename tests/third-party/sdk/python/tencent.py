@@ -1,4 +1,4 @@
-"""The package `tencentcloud-sdk-python-trtc`: its typed client, and its generic one for what the typed one cannot say."""
+"""The package `tencentcloud-sdk-python-trtc`: its typed client, and its generic one for the rest."""
 
 import json
 import steps  # before the SDK

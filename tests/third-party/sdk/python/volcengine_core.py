@@ -19,7 +19,7 @@ def call(step):
     configuration.host, configuration.scheme = step["host"], "http"
     configuration.ak, configuration.sk, configuration.region = step["key"], step["secret"], step["region"]
     configuration.session_token = step.get("token", "")
-    # It tries again by itself after 429 and 5xx unless it is told not to.
+    # By default it retries after 429 and 5xx.
     configuration.auto_retry = step.get("retry", True)
     method = step["method"]
     kind = "application/json" if method == "POST" else None
@@ -28,7 +28,7 @@ def call(step):
 
 
 def describe(error):
-    # It has no body if the service said 200 and an error.
+    # It has no body if the service responds 200 with an error.
     body = getattr(error, "body", None)
     return {"status": getattr(error, "status", None), "body": body and steps.text(body)}
 

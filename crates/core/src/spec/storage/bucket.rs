@@ -1,4 +1,4 @@
-//! Buckets of object storages, and where they are.
+//! Buckets of object storage services, and their addresses.
 
 use std::fmt;
 
@@ -11,58 +11,60 @@ use super::{
     validate_endpoint_with_path,
 };
 
-/// Longest key of any service; a key file of Google is the longest, with about 2400 bytes.
+/// Longest access key, in bytes. The longest in practice is Google's key file, with about 2400 bytes.
 const MAX_KEY_LEN: usize = 16 * 1024;
 
-/// A bucket, and a folder in it.
+/// A bucket and a prefix in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
-    /// Whose.
+    /// Service of the bucket.
     pub service: StorageService,
-    /// Its name; a container in Azure.
+    /// Name of the bucket; in Azure, of the container.
     pub bucket: String,
-    /// Folders, each 1 to 200 of `a–z A–Z 0–9 . _ -`; 400 characters in all.
+    /// Folders within the bucket, each 1 to 200 of `a–z A–Z 0–9 . _ -`, at most 400 characters in all.
     #[serde(default)]
     pub prefix: Vec<String>,
-    /// The bucket's region, like `ap-guangzhou`. `None`: of the environment (`AWS_REGION`), or the service
-    /// has none.
+    /// Region of the bucket, like `ap-guangzhou`. `None` means that of the environment (`AWS_REGION`), or
+    /// that the service has no regions.
     #[serde(default)]
     pub region: Option<String>,
-    /// Another server than the service's own, http or https. In Azure it may have a path, like
+    /// Server to use instead of the service's own, http or https. For Azure it may have a path, like
     /// `http://127.0.0.1:10000/devstoreaccount1`.
     #[serde(default)]
     pub endpoint: Option<Url>,
-    /// The storage account, in Azure only. `None`: of the environment.
+    /// Storage account, for Azure only. `None` means that of the environment.
     #[serde(default)]
     pub account: Option<String>,
-    /// Whether the bucket stands in the path rather than in the host name. `None`: as the service likes it.
+    /// Whether the bucket is in the path of requests rather than in the host name. `None` means the service's
+    /// default.
     #[serde(default)]
     pub path_style: Option<bool>,
-    /// Keys. `None`: those of the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`), or of the machine's role.
+    /// Access keys. `None` means those of the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`) or of the
+    /// machine's role.
     #[serde(default)]
     pub keys: Option<StorageKeys>,
-    /// What its endpoint may lead to, for one that a request named. `None`: anywhere.
+    /// Network policy for an endpoint that a request named. `None` means no restriction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkPolicy>,
 }
 
-/// Keys, never shown.
+/// Access keys of a storage service; `Debug` redacts them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorageKeys {
-    /// Access key; Tencent's SecretId, Azure's account name, an address in Google.
+    /// Access key: Tencent's SecretId, Azure's account name, Google's client email.
     pub access_key: Secret,
-    /// Secret key; Azure's account key, Google's key file as JSON.
+    /// Secret key: Azure's account key, Google's key file as JSON.
     pub secret_key: Secret,
-    /// The token of temporary keys.
+    /// Session token of temporary keys.
     #[serde(default)]
     pub session_token: Option<Secret>,
 }
 
-/// Services that keep objects.
+/// An object storage service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StorageService {
-    /// Amazon S3; with an endpoint, whatever speaks its protocol (MinIO, Ceph, R2).
+    /// Amazon S3 or, with an endpoint, any compatible server (MinIO, Ceph, R2).
     S3,
     /// Google Cloud Storage.
     Gcs,
@@ -77,10 +79,10 @@ pub enum StorageService {
 }
 
 impl StorageService {
-    /// All of them.
+    /// All services.
     pub const ALL: [Self; 6] = [Self::S3, Self::Gcs, Self::Azure, Self::Cos, Self::Tos, Self::Oss];
 
-    /// The service behind a `Vendor` of Tencent's API: 0 is COS, 1 is S3, more are not assigned.
+    /// Service of a `Vendor` number of Tencent's API: 0 is COS, 1 is S3, others are not assigned.
     #[must_use]
     pub fn from_tencent_vendor(vendor: u64) -> Option<Self> {
         match vendor {
@@ -90,7 +92,7 @@ impl StorageService {
         }
     }
 
-    /// What stands before `://` in the address of one of its buckets.
+    /// Scheme of the addresses of its buckets, before `://`.
     #[must_use]
     pub fn scheme(self) -> &'static str {
         match self {
@@ -103,7 +105,7 @@ impl StorageService {
         }
     }
 
-    /// The host of its S3 protocol in a region, without the bucket. `None`: it does not speak it.
+    /// Host of the service's S3 API in a region, without the bucket; `None` if it has no S3 API.
     #[must_use]
     pub fn s3_host(self, region: &str) -> Option<String> {
         Some(match self {
@@ -116,7 +118,7 @@ impl StorageService {
         })
     }
 
-    /// Whether it wants the bucket in the host name.
+    /// Whether the service requires the bucket in the host name.
     fn requires_virtual_hosted_style(self) -> bool {
         matches!(self, Self::Cos | Self::Tos | Self::Oss)
     }
@@ -145,7 +147,7 @@ impl fmt::Display for StorageService {
 }
 
 impl Bucket {
-    /// A bucket of a service, with all else as usual.
+    /// Creates a bucket with default settings.
     #[must_use]
     pub fn new(service: StorageService, bucket: impl Into<String>) -> Self {
         Self {
@@ -166,11 +168,11 @@ impl Bucket {
         let Some(service) = service else {
             return Err(StorageError::Scheme(scheme.chars().take(16).collect()));
         };
-        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        if place.contains('@') {
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if path.contains('@') {
             return Err(StorageError::KeysInAddress);
         }
-        let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+        let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         let mut parsed = Self::new(service, bucket);
         if !prefix.is_empty() {
@@ -218,22 +220,22 @@ impl Bucket {
             return Err(StorageError::Account(account.chars().take(64).collect()));
         }
         let Some(keys) = &self.keys else { return Ok(()) };
-        // It becomes a part of the host's name.
+        // Azure's account becomes a part of the host name.
         if self.service == StorageService::Azure && account(&keys.access_key.reveal()) {
-            return Err(StorageError::Keys("the access key of Azure is the name of the storage account"));
+            return Err(StorageError::Keys("Azure's access key must be the name of the storage account"));
         }
         keys.validate()
     }
 
     fn validate_name(&self) -> Result<(), StorageError> {
         let (longest, more, shape) = match self.service {
-            StorageService::S3 => (63, &b".-"[..], "3 to 63 small letters, digits, - and ."),
-            StorageService::Gcs => (222, &b"._-"[..], "3 to 222 small letters, digits, -, _ and ."),
+            StorageService::S3 => (63, &b".-"[..], "3 to 63 lower-case letters, digits, - and ."),
+            StorageService::Gcs => (222, &b"._-"[..], "3 to 222 lower-case letters, digits, -, _ and ."),
             StorageService::Cos => {
                 (63, &b"-"[..], "its name and the application's number, like recordings-1250000000")
             }
             StorageService::Azure | StorageService::Tos | StorageService::Oss => {
-                (63, &b"-"[..], "3 to 63 small letters, digits and -")
+                (63, &b"-"[..], "3 to 63 lower-case letters, digits and -")
             }
         };
         let name = &self.bucket;
@@ -250,13 +252,14 @@ impl Bucket {
         Err(StorageError::Bucket { name: name.chars().take(64).collect(), service: self.service, shape })
     }
 
-    /// Its address in the S3 protocol, and whether the bucket is in its host name. `None`: the service does
-    /// not speak it, or the region is in the environment.
+    /// Address of the bucket's S3 API, and whether the bucket is in its host name. `None` if the service has
+    /// no S3 API, or if the region is in the environment.
     #[must_use]
     pub fn endpoint_url(&self) -> Option<(Url, bool)> {
         let own = || Url::parse(&format!("https://{}", self.service.s3_host(self.region.as_deref()?)?)).ok();
         let mut url = self.endpoint.clone().or_else(own)?;
-        // Certificates of the services hold for one level of names, so a bucket with a dot cannot be in one.
+        // The services' wildcard certificates cover one level of names, so a bucket with a dot cannot be a
+        // host name.
         let by_itself = self.service.requires_virtual_hosted_style() || !self.bucket.contains('.');
         let path_style = self.path_style.unwrap_or(self.endpoint.is_some() || !by_itself);
         if !path_style {
@@ -266,20 +269,20 @@ impl Bucket {
         Some((url, !path_style))
     }
 
-    /// The address of an object below the prefix, like `s3://BUCKET/PREFIX/NAME`: without region, endpoint
-    /// and keys.
+    /// Address of an object below the prefix, like `s3://BUCKET/PREFIX/NAME`, without region, endpoint and
+    /// keys.
     #[must_use]
     pub fn object_url(&self, name: &str) -> String {
         format!("{}://{}/{}", self.service.scheme(), self.bucket, self.object_key(name))
     }
 
-    /// The name of an object below the prefix.
+    /// Key of an object below the prefix.
     #[must_use]
     pub fn object_key(&self, name: &str) -> String {
         self.prefix.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("/")
     }
 
-    /// Whether Tencent's API would take this as a part of `FileNamePrefix`: 1 to 200 of `a–z A–Z 0–9 _ -`.
+    /// Whether Tencent's API accepts this as a part of `FileNamePrefix`: 1 to 200 of `a–z A–Z 0–9 _ -`.
     #[must_use]
     pub fn is_tencent_prefix_component(part: &str) -> bool {
         is_path_component(part) && !part.contains('.')
@@ -287,7 +290,7 @@ impl Bucket {
 }
 
 impl StorageKeys {
-    /// Takes an access key and its secret.
+    /// Creates keys from an access key and its secret key.
     #[must_use]
     pub fn new(access_key: impl Into<String>, secret_key: impl Into<String>) -> Self {
         Self { access_key: Secret::new(access_key), secret_key: Secret::new(secret_key), session_token: None }
@@ -300,9 +303,9 @@ impl StorageKeys {
             return Err(StorageError::Keys("one of them is empty"));
         }
         if [access, secret, token.unwrap_or_default()].iter().any(|key| key.len() > MAX_KEY_LEN) {
-            return Err(StorageError::Keys("one of them has more than 16 KiB"));
+            return Err(StorageError::Keys("one of them is larger than 16 KiB"));
         }
-        // They are sent in headers.
+        // They are sent in HTTP headers.
         if [access, token.unwrap_or_default()].iter().any(|key| !key.bytes().all(|c| c.is_ascii_graphic())) {
             return Err(StorageError::Keys("access key and token must be one word of ASCII characters"));
         }

@@ -10,7 +10,7 @@ fn bucket(text: &str) -> Bucket {
 }
 
 #[test]
-fn places_are_read() {
+fn addresses_are_parsed() {
     assert_eq!(Storage::parse("/var/rec"), Ok(Storage::Folder("/var/rec".into())));
     let b = bucket("s3://recordings/a/b_c/");
     assert_eq!(
@@ -22,7 +22,7 @@ fn places_are_read() {
     assert_eq!((b.object_key("x"), b.path_style), ("x".to_owned(), Some(true)));
     assert_eq!(bucket("az://rec?account=mine2").account.as_deref(), Some("mine2"));
     assert_eq!(bucket("gs://rec_1.a").service, StorageService::Gcs);
-    // Emulators of Azure have the account in their path.
+    // Azure emulators have the account in the path.
     for path in ["", "/", "/devstoreaccount1", "/devstoreaccount1/", "/a/b_c.d"] {
         let endpoint = format!("http://127.0.0.1:10000{path}");
         let found = bucket(&format!("az://rec/p?endpoint={endpoint}")).endpoint;
@@ -31,7 +31,7 @@ fn places_are_read() {
 }
 
 #[test]
-fn each_service_has_its_address() {
+fn each_service_has_its_endpoint() {
     for (text, address, virtual_host) in [
         ("s3://rec?region=eu-west-1", "https://rec.s3.eu-west-1.amazonaws.com/", true),
         ("s3://a.rec?region=eu-west-1", "https://s3.eu-west-1.amazonaws.com/", false),
@@ -53,16 +53,16 @@ fn each_service_has_its_address() {
 }
 
 #[test]
-fn what_cannot_be_a_place_is_named() {
-    for (text, words) in [
+fn invalid_addresses_are_refused_with_a_reason() {
+    for (text, part) in [
         ("", "without a name"),
         ("ftp://a", "ftp://: write a folder"),
         ("s3://", "cannot be a bucket of S3"),
-        ("s3://Rec", "3 to 63 small letters"),
+        ("s3://Rec", "3 to 63 lower-case letters"),
         ("s3://a..b", "cannot be a bucket"),
         ("s3://-ab", "cannot be a bucket"),
         ("cos://rec_1?region=ap-guangzhou", "recordings-1250000000"),
-        ("s3://key:hunter2@rec/a", "leave out all up to the @"),
+        ("s3://key:hunter2@rec/a", "remove everything up to the @"),
         ("s3://rec/a//b", "\"\" in a prefix"),
         ("s3://rec/../b", "\"..\" in a prefix"),
         ("s3://rec/%2e%2e/b", "in a prefix"),
@@ -84,15 +84,15 @@ fn what_cannot_be_a_place_is_named() {
         ("cos://rec-1", "needs the region of the bucket, as in ?region=ap-guangzhou"),
         ("az://rec?account=No-Account", "storage account"),
     ] {
-        let said = Storage::parse(text).unwrap_err().to_string();
-        assert!(said.contains(words) && !said.contains("hunter2"), "{text}: {said}");
+        let message = Storage::parse(text).unwrap_err().to_string();
+        assert!(message.contains(part) && !message.contains("hunter2"), "{text}: {message}");
     }
     let long = format!("s3://rec/{}", ["a".repeat(150), "b".repeat(150), "c".repeat(150)].join("/"));
     assert_eq!(Storage::parse(&long), Err(StorageError::PrefixLength(452)));
 }
 
 #[test]
-fn names_mean_the_same_everywhere() {
+fn object_names_are_restricted_to_portable_characters() {
     for name in ["a.mp4", "room-1/a_b/0.m4s", "A"] {
         assert!(is_object_name(name), "{name}");
     }
@@ -110,7 +110,7 @@ fn names_mean_the_same_everywhere() {
 }
 
 #[test]
-fn keys_are_taken_out() {
+fn keys_can_be_removed() {
     let mut full = bucket("s3://rec/a?region=us-east-1");
     let token = Some(crate::spec::Secret::new("hunter4"));
     full.keys = Some(StorageKeys { session_token: token, ..StorageKeys::new("hunter2", "hunter3") });
@@ -120,14 +120,14 @@ fn keys_are_taken_out() {
     assert!(!shown.contains("hunter"), "{shown}");
     assert!(bare != full && bare.without_keys() == bare);
     let piped: Storage = serde_json::from_str(&serde_json::to_string(&full).unwrap()).unwrap();
-    assert_eq!(piped, full, "keys travel over a pipe");
+    assert_eq!(piped, full, "keys are serialized");
     let mut vod = Storage::TencentVod(Vod { keys: Some(StorageKeys::new("a", "hunter5")), ..Vod::default() });
     assert!(!format!("{vod:?}{:?}", vod.without_keys()).contains("hunter"));
     assert!(vod.keys_mut().is_some() && Storage::Folder("a".into()).keys_mut().is_none());
 }
 
 #[test]
-fn keys_fit_into_headers() {
+fn keys_must_fit_into_headers() {
     let with = |access: &str, secret: &str| {
         let mut b = bucket("s3://rec");
         b.keys = Some(StorageKeys::new(access, secret));
@@ -135,13 +135,13 @@ fn keys_fit_into_headers() {
     };
     assert_eq!(with("AKID", "a b+/=\n"), Ok(()));
     for (access, secret) in [("", "a"), ("a", ""), ("a\r\nHost: b", "a"), ("a", &*"x".repeat(20_000))] {
-        let said = with(access, secret).unwrap_err().to_string();
-        assert!(said.contains("cannot use these keys") && !said.contains("Host"), "{said}");
+        let message = with(access, secret).unwrap_err().to_string();
+        assert!(message.contains("cannot use these keys") && !message.contains("Host"), "{message}");
     }
 }
 
 #[test]
-fn video_on_demand_has_its_ranges() {
+fn video_on_demand_values_are_validated() {
     let good = Vod {
         procedure: Some("flow".into()),
         lifetime: Some(Duration::from_secs(86_400)),
@@ -150,22 +150,22 @@ fn video_on_demand_has_its_ranges() {
     };
     assert_eq!(good.validate(), Ok(()));
     assert_eq!(good.media_name("a.mp4"), "room_1-a__UserDefine_u_a.mp4");
-    let refused = |change: &dyn Fn(&mut Vod)| {
+    let error = |change: &dyn Fn(&mut Vod)| {
         let mut vod = good.clone();
         change(&mut vod);
         vod.validate().unwrap_err().to_string()
     };
-    for (said, words) in [
-        (refused(&|v| v.procedure = Some("x".repeat(129))), "task flow"),
-        (refused(&|v| v.lifetime = Some(Duration::ZERO)), "lifetime"),
-        (refused(&|v| v.storage_region = Some("a.b".into())), "region"),
-        (refused(&|v| v.session_context = Some("x".repeat(1001))), "session context"),
-        (refused(&|v| v.source_context = Some("x".repeat(251))), "source context"),
-        (refused(&|v| v.record_id = Some("a b".into())), "record id"),
-        (refused(&|v| v.record_id = Some("x".repeat(65))), "record id"),
-        (refused(&|v| v.endpoint = Some(Url::parse("https://u@a").unwrap())), "endpoint"),
+    for (message, part) in [
+        (error(&|v| v.procedure = Some("x".repeat(129))), "task flow"),
+        (error(&|v| v.lifetime = Some(Duration::ZERO)), "lifetime"),
+        (error(&|v| v.storage_region = Some("a.b".into())), "region"),
+        (error(&|v| v.session_context = Some("x".repeat(1001))), "session context"),
+        (error(&|v| v.source_context = Some("x".repeat(251))), "source context"),
+        (error(&|v| v.record_id = Some("a b".into())), "record id"),
+        (error(&|v| v.record_id = Some("x".repeat(65))), "record id"),
+        (error(&|v| v.endpoint = Some(Url::parse("https://u@a").unwrap())), "endpoint"),
     ] {
-        assert!(said.contains(words), "{said}");
+        assert!(message.contains(part), "{message}");
     }
     let kinds: Vec<_> = (0..5).map(VodMediaType::from_number).collect();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Tencent's video on demand.
+//! Tencent Video on Demand as storage.
 
 use std::time::Duration;
 
@@ -7,69 +7,70 @@ use url::Url;
 
 use super::{StorageError, StorageKeys, is_dns_label, validate_endpoint};
 
-/// How long a medium can be kept.
+/// Range of the lifetime of a media file.
 pub const VOD_LIFETIME_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(100 * 365 * 86_400);
 
-/// Tencent's video on demand: `TencentVod` of the web record API.
+/// Tencent Video on Demand: `TencentVod` of the web record API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct Vod {
-    /// The application's keys (SecretId, SecretKey). They must be there before anything is stored.
+    /// Keys of the application (SecretId, SecretKey). They are required for uploads.
     #[serde(default)]
     pub keys: Option<StorageKeys>,
-    /// A task flow that begins after the upload, up to 128 characters (`Procedure`).
+    /// Task flow that starts after the upload (`Procedure`), up to 128 characters.
     #[serde(default)]
     pub procedure: Option<String>,
-    /// How long it is kept (`ExpireTime`), 1 min to 100 years. `None`: for ever.
+    /// Lifetime of the media (`ExpireTime`), 1 min to 100 years. `None` means for ever.
     #[serde(default)]
     pub lifetime: Option<Duration>,
-    /// Where it is kept (`StorageRegion`), like `ap-chongqing`.
+    /// Storage region (`StorageRegion`), like `ap-chongqing`.
     #[serde(default)]
     pub storage_region: Option<String>,
-    /// Its category (`ClassId`); 0 is none.
+    /// Category (`ClassId`); 0 means none.
     #[serde(default)]
     pub class_id: u64,
-    /// The sub-application (`SubAppId`).
+    /// Sub-application (`SubAppId`).
     #[serde(default)]
     pub sub_app_id: Option<u64>,
-    /// Passed through the task flow (`SessionContext`), up to 1000 characters.
+    /// Context passed through the task flow (`SessionContext`), up to 1000 characters.
     #[serde(default)]
     pub session_context: Option<String>,
-    /// Passed through the notice of the upload (`SourceContext`), up to 250 characters.
+    /// Context passed through the upload notification (`SourceContext`), up to 250 characters.
     #[serde(default)]
     pub source_context: Option<String>,
-    /// What is stored (`MediaType`).
+    /// Kind of media that is stored (`MediaType`).
     #[serde(default)]
     pub media: VodMediaType,
-    /// In front of the names of media (`UserDefineRecordId`), 1 to 64 of `a–z A–Z 0–9 _ -`.
+    /// Prefix of media names (`UserDefineRecordId`), 1 to 64 of `a–z A–Z 0–9 _ -`.
     #[serde(default)]
     pub record_id: Option<String>,
-    /// The region that calls are made to, like `ap-guangzhou`.
+    /// Region for API calls, like `ap-guangzhou`.
     #[serde(default)]
     pub region: Option<String>,
-    /// Another server for calls than `https://vod.tencentcloudapi.com`.
+    /// Server for API calls instead of `https://vod.tencentcloudapi.com`.
     #[serde(default)]
     pub endpoint: Option<Url>,
-    /// Another server for the upload than the region's COS.
+    /// Server for uploads instead of the region's COS.
     #[serde(default)]
     pub storage_endpoint: Option<Url>,
 }
 
-/// What a recording becomes in video on demand.
+/// Kind of media that a recording becomes in video on demand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VodMediaType {
     /// MP4 files.
     #[default]
     Mp4,
-    /// A playlist with its segments.
+    /// HLS playlist and segments.
     Hls,
-    /// Both.
+    /// MP4 files, and HLS playlist and segments.
     HlsMp4,
 }
 
 impl VodMediaType {
-    /// Takes `MediaType` of the API: 0 is MP4, 1 HLS, 3 both; those for sound alone (2 and 4) are not possible here.
+    /// Kind of a `MediaType` number of the API: 0 is MP4, 1 HLS, 3 both. The audio-only kinds (2 and 4) are
+    /// not supported.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
         match number {
@@ -84,10 +85,10 @@ impl VodMediaType {
 impl Vod {
     pub(super) fn validate(&self) -> Result<(), StorageError> {
         let bad = |what, why| Err(StorageError::Vod { what, why });
-        let long = |text: &Option<String>, most| {
-            text.as_ref().is_some_and(|t| t.chars().count() > most || t.chars().any(char::is_control))
+        let is_invalid = |text: &Option<String>, max| {
+            text.as_ref().is_some_and(|t| t.chars().count() > max || t.chars().any(char::is_control))
         };
-        if long(&self.procedure, 128) || self.procedure.as_deref() == Some("") {
+        if is_invalid(&self.procedure, 128) || self.procedure.as_deref() == Some("") {
             return bad("task flow", "1 to 128 characters are possible");
         }
         if self.lifetime.is_some_and(|time| !VOD_LIFETIME_RANGE.contains(&time)) {
@@ -98,10 +99,10 @@ impl Vod {
                 return Err(StorageError::Region(region.chars().take(64).collect()));
             }
         }
-        if long(&self.session_context, 1000) {
+        if is_invalid(&self.session_context, 1000) {
             return bad("session context", "at most 1000 characters are possible");
         }
-        if long(&self.source_context, 250) {
+        if is_invalid(&self.source_context, 250) {
             return bad("source context", "at most 250 characters are possible");
         }
         let plain = |c: u8| c.is_ascii_alphanumeric() || b"_-".contains(&c);
@@ -115,7 +116,7 @@ impl Vod {
         self.keys.as_ref().map_or(Ok(()), StorageKeys::validate)
     }
 
-    /// The name of a medium: the record id, if any, in front of the name.
+    /// Name of a media file: `name`, prefixed with the record id if there is one.
     #[must_use]
     pub fn media_name(&self, name: &str) -> String {
         match &self.record_id {

@@ -1,4 +1,4 @@
-//! What encoders of pictures have in common.
+//! The interface and shared settings of the video codecs.
 #![expect(unsafe_code, reason = "settings of libavcodec that its bindings do not wrap")]
 
 use ff::codec::Context;
@@ -12,46 +12,46 @@ use super::budget::BitBudget;
 use super::{Config, Error};
 use crate::convert::Matrix;
 
-/// Pixels per second that one core encodes with ease; more get another slice and thread.
+/// Pixels per second for which one thread suffices (measured); more get another slice and thread.
 const PIXELS_PER_THREAD: u32 = 45_000_000;
 
-/// How a picture is to be encoded.
+/// Parameters of one picture.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EncodeParams {
-    /// Its tick.
+    /// Index of its tick.
     pub(super) index: i64,
     /// Whether decoding can start here.
     pub(super) keyframe: bool,
-    /// As in [`FrameDecision`](super::Choice).
+    /// Refinements so far, as in [`FrameDecision`](super::FrameDecision).
     pub(super) refinement: u8,
-    /// The page shows what it did at the last one.
+    /// Whether the page did not change since the last encoded picture.
     pub(super) unchanged: bool,
 }
 
-/// An open encoder. Each picture becomes one packet.
+/// An open video codec. Each picture becomes one packet.
 pub(super) trait CodecBackend: Send {
-    /// Takes a picture. Its packet is then to be had from [`CodecBackend::encoder`].
+    /// Encodes a picture; [`CodecBackend::encoder`] then has its packet.
     fn send_frame(
         &mut self,
         picture: &mut frame::Video,
-        shot: EncodeParams,
-        purse: &BitBudget,
+        params: EncodeParams,
+        budget: &BitBudget,
     ) -> Result<(), Error>;
 
-    /// Hears how many bits the last picture took.
+    /// Takes the size of the last picture in bits.
     fn on_encoded_bits(&mut self, _bits: u64) {}
 
-    /// Spends no more than this from the next picture on, in bit/s.
+    /// Sets the bitrate limit in bit/s from the next picture on.
     fn set_max_bitrate(&mut self, bitrate_bps: u32);
 
-    /// What libavcodec has.
+    /// The underlying encoder of libavcodec.
     fn encoder(&mut self) -> &mut Encoder;
 
-    /// The tick of a packet.
+    /// Index of the tick that a packet encodes.
     fn tick_of(&self, packet: &ff::Packet) -> i64;
 }
 
-/// An encoder that is not open yet, with what all have in common.
+/// Makes an encoder with the shared settings; the caller opens it.
 pub(super) fn new_encoder(name: &'static str, library: &str, config: &Config) -> Result<Video, Error> {
     let codec = ff::encoder::find_by_name(library).ok_or(Error::EncoderNotFound(name))?;
     let mut video = Context::new_with_codec(codec).encoder().video().map_err(|e| Error::Open(name, e))?;
@@ -82,16 +82,16 @@ pub(super) fn ticks_per_second(config: &Config) -> i32 {
     i32::try_from(config.fps.get()).unwrap_or(60)
 }
 
-/// Threads, and so slices, that keep up.
+/// Number of threads, and so slices, that keep up with the frame rate: 1 to 8.
 pub(super) fn thread_count(config: &Config) -> u32 {
     let pixels = config.size.width() * config.size.height() * config.fps.get();
     pixels.div_ceil(PIXELS_PER_THREAD).clamp(1, 8)
 }
 
-/// Sets how much an encoder may spend: its cap in bit/s, and the bits that it may spend at once.
+/// Sets the video buffering verifier: the largest bitrate in bit/s, and the buffer size in bits.
 pub(super) fn set_vbv(context: *mut ffi::AVCodecContext, max_bps: i64, buffer_bits: i64) {
-    // SAFETY: the caller's context is alive and used by nobody else; libavcodec reads these fields when it opens, and libx264's
-    // wrapper with each picture.
+    // SAFETY: the caller's context is alive and not shared; libavcodec reads these fields when it opens the
+    // encoder, and libx264's wrapper reads them with each picture.
     unsafe {
         (*context).rc_max_rate = max_bps;
         (*context).rc_buffer_size = i32::try_from(buffer_bits).unwrap_or(i32::MAX);

@@ -1,4 +1,4 @@
-//! VP8 by libvpx.
+//! Encodes VP8 with libvpx.
 #![expect(unsafe_code, reason = "settings of libavcodec that its bindings do not wrap")]
 
 use ff::encoder::video::Encoder as Open;
@@ -10,26 +10,26 @@ use super::budget::BitBudget;
 use super::{Codec, Config, Error};
 
 const ENCODER_NAME: &str = Codec::Vp8.display_name();
-/// Units of the encoder's clock in a second.
+/// Units of the encoder's clock per second.
 const TIME_BASE_HZ: i32 = 1_000_000;
-/// Size of the rate control's buffer, as seconds at the bitrate that it was opened with; the first keyframe
-/// gets half of it.
+/// Size of the rate control's buffer, in seconds of the bitrate at opening; the first keyframe gets half of
+/// it.
 const RC_BUFFER_SECONDS: f64 = 0.6;
-/// Longest time between two pictures that bits are saved up for, in seconds.
+/// Longest time between two pictures that counts for the rate control, in seconds: limits saved bits.
 const MAX_FRAME_GAP_SECONDS: f64 = 0.25;
-/// How far the cap may be from what the encoder was opened with when a keyframe is made, as a factor.
+/// Factor between bitrate limit and bitrate at opening from which a keyframe reopens the encoder.
 const REOPEN_RATIO: f64 = 1.25;
-/// Best quantizer (0 best, 63 worst). Flat chroma is then off by less than one level; with 10 it was off by
-/// more, and stayed so.
+/// Best quantizer (0 best, 63 worst): flat chroma is off by less than one level; with 10 it stayed off by
+/// more.
 const MIN_QUANTIZER: i32 = 6;
 
-/// An open encoder.
+/// An open libvpx encoder.
 ///
-/// libvpx spends so many bits a second, and libavcodec lets nobody change how many. But it is us who tell the
-/// time: where less is to be spent, time passes more slowly. That changes neither the picture nor the stream.
-/// Only the size of the rate control's buffer, and so of keyframes, is off by the same factor; so, as a
-/// keyframe owes nothing to what came before, it is made by an encoder that was opened for the cap. For
-/// pictures in between, the [`BitBudget`] has the last word.
+/// libavcodec cannot change the bitrate of an open libvpx encoder. So we scale the time stamps instead: for a
+/// lower bitrate, the encoder's clock runs slower. That changes neither the picture nor the stream, but the
+/// rate control's buffer, and so keyframes, are off by the same factor. As a keyframe does not depend on
+/// earlier pictures, an encoder reopened for the current limit makes it. For other pictures, the
+/// [`BitBudget`] decides.
 pub(super) struct Vp8 {
     inner: Open,
     config: Config,
@@ -37,7 +37,7 @@ pub(super) struct Vp8 {
     opened_bitrate_bps: f64,
     /// The encoder's clock, in units of [`TIME_BASE_HZ`].
     pts: i64,
-    /// The picture before: its tick.
+    /// Tick of the previous picture.
     last_tick: Option<i64>,
 }
 
@@ -55,7 +55,7 @@ impl Vp8 {
         })
     }
 
-    /// Opens it anew for the cap, if that is not what it was opened for.
+    /// Reopens the encoder if the limit is too far from the bitrate at opening.
     fn reopen_if_needed(&mut self) -> Result<(), Error> {
         let factor = self.max_bitrate_bps / self.opened_bitrate_bps;
         if !(1.0 / REOPEN_RATIO..=REOPEN_RATIO).contains(&factor) {
@@ -70,20 +70,20 @@ impl CodecBackend for Vp8 {
     fn send_frame(
         &mut self,
         picture: &mut frame::Video,
-        shot: EncodeParams,
-        _purse: &BitBudget,
+        params: EncodeParams,
+        _budget: &BitBudget,
     ) -> Result<(), Error> {
-        if shot.keyframe {
+        if params.keyframe {
             self.reopen_if_needed()?;
         }
         if let Some(last) = self.last_tick {
-            let seconds = (shot.index - last) as f64 / f64::from(ticks_per_second(&self.config));
-            let slowly = self.max_bitrate_bps / self.opened_bitrate_bps;
+            let seconds = (params.index - last) as f64 / f64::from(ticks_per_second(&self.config));
+            let clock_rate = self.max_bitrate_bps / self.opened_bitrate_bps;
             self.pts +=
-                ((seconds.min(MAX_FRAME_GAP_SECONDS) * slowly * f64::from(TIME_BASE_HZ)) as i64).max(1);
+                ((seconds.min(MAX_FRAME_GAP_SECONDS) * clock_rate * f64::from(TIME_BASE_HZ)) as i64).max(1);
         }
-        self.last_tick = Some(shot.index);
-        picture.set_kind(if shot.keyframe { ff::picture::Type::I } else { ff::picture::Type::None });
+        self.last_tick = Some(params.index);
+        picture.set_kind(if params.keyframe { ff::picture::Type::I } else { ff::picture::Type::None });
         picture.set_pts(Some(self.pts));
         self.inner.send_frame(picture).map_err(|e| Error::Encode(ENCODER_NAME, e))
     }
@@ -97,7 +97,7 @@ impl CodecBackend for Vp8 {
     }
 
     fn tick_of(&self, _packet: &ff::Packet) -> i64 {
-        // Nothing is held back, so it is always the last picture's.
+        // The encoder has no delay, so a packet is always the last picture's.
         self.last_tick.unwrap_or_default()
     }
 }
@@ -106,7 +106,7 @@ fn open_encoder(config: &Config, bps: f64) -> Result<Open, Error> {
     let mut video = new_encoder(ENCODER_NAME, "libvpx", config)?;
     video.set_time_base((1, TIME_BASE_HZ));
     video.set_bit_rate(bps as usize);
-    // As far from each other at least as at most: no keyframe but those that are asked for.
+    // Least and largest keyframe distance are the maximum: only requested keyframes.
     video.set_gop(i32::MAX.unsigned_abs());
     // SAFETY: the context is ours and not yet open; these fields may be set until then.
     unsafe {

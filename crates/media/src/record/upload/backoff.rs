@@ -1,4 +1,4 @@
-//! When to try again, and what to call the time until then. Sans-IO.
+//! Retry times of a failing storage, and the state that is reported meanwhile. Sans-IO.
 
 use std::time::Duration;
 
@@ -7,36 +7,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::ErrorClass;
 
-/// Longest pause between two tries.
+/// Longest pause between two attempts: a storage that returns without being noticed waits no longer.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// Pause between two looks whether a storage that failed answers again. With [`REACHABILITY_CHECK_TIMEOUT`], what waits is
-/// tried within five seconds of its return; a look is one small request.
+/// Interval of reachability checks while a storage fails; each is one small request. With
+/// [`REACHABILITY_CHECK_TIMEOUT`], uploads resume within five seconds of the storage's return.
 const REACHABILITY_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest time for a look: a connection that is made while the storage is away may never know that it is
-/// back.
+/// Timeout of a reachability check: a connection attempt from before the storage's return may hang.
 pub(super) const REACHABILITY_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Failures that pass sooner are not worth telling anybody.
+/// Shortest outage that is reported: short ones are retried without notice.
 const MIN_REPORTED_OUTAGE: Duration = Duration::from_secs(3);
 
-/// How storing gets on.
+/// State of an upload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// Whatever there is gets stored.
+    /// Files are uploaded as they are ready.
     #[default]
     Uploading,
-    /// Nothing could be stored for a while. It is tried again and again.
+    /// Nothing could be stored for a while; retries continue.
     Stuck,
-    /// Nothing can be stored before somebody mends something: wrong keys, no bucket, no space. It is tried
-    /// again now and then.
+    /// Nothing can be stored until an operator acts: wrong keys, no bucket, no space. Retries continue.
     Failed,
-    /// All of it is stored.
+    /// Everything is stored.
     Stored,
-    /// Nothing was recorded, so there is nothing to store.
+    /// Nothing was recorded.
     Empty,
 }
 
-/// Opens and closes the way to a storage.
+/// Exponential backoff with reachability checks, for one storage.
 #[derive(Debug)]
 pub(super) struct Backoff {
     stuck_after: Duration,
@@ -44,21 +42,21 @@ pub(super) struct Backoff {
     failures: u32,
     failing_since: Option<HostTime>,
     retry_at: Option<HostTime>,
-    /// When to look whether the storage answers.
+    /// When to check whether the storage responds.
     check_at: Option<HostTime>,
-    /// What is tried now is tried because the storage answered a look.
+    /// Whether the current attempt was triggered by a reachability check.
     retried_after_check: bool,
-    /// Looks say nothing: the storage answers them, and fails all the same.
+    /// Whether checks are ignored, as the storage responds to them but uploads fail.
     checks_misleading: bool,
     last_error_class: Option<ErrorClass>,
 }
 
 impl Backoff {
-    /// Pauses grow from `first_pause`, doubling; after `stuck_after` without success it is stuck.
-    pub(super) fn new(stuck_after: Duration, first_pause: Duration) -> Self {
+    /// Pauses double from `initial_backoff`. After `stuck_after` without success the state is stuck.
+    pub(super) fn new(stuck_after: Duration, initial_backoff: Duration) -> Self {
         Self {
             stuck_after,
-            initial_backoff: first_pause,
+            initial_backoff,
             failures: 0,
             failing_since: None,
             retry_at: None,
@@ -69,23 +67,24 @@ impl Backoff {
         }
     }
 
-    /// Whether anything may be tried now: one thing at a time while things fail.
-    pub(super) fn may_attempt(&self, now: HostTime, under_way: usize) -> bool {
-        self.failing_since.is_none() || (under_way == 0 && self.retry_at.is_none_or(|at| at <= now))
+    /// Whether a job may start now. While the storage fails, only one job runs at a time.
+    pub(super) fn may_attempt(&self, now: HostTime, in_flight: usize) -> bool {
+        self.failing_since.is_none() || (in_flight == 0 && self.retry_at.is_none_or(|at| at <= now))
     }
 
-    /// When to look again, if it is closed.
+    /// When to try again, while the storage fails.
     pub(super) fn retry_at(&self) -> Option<HostTime> {
         self.retry_at
     }
 
-    /// When to look whether the storage answers, while that is not known.
+    /// When to check whether the storage responds, while it fails.
     pub(super) fn check_at(&self) -> Option<HostTime> {
         self.check_at
     }
 
-    /// Whether the storage answered a look, with whatever. If it did, what waits is tried now: once, as one
-    /// that answers and still fails is given its growing pauses, until it no longer answers either.
+    /// Takes the result of a reachability check. A response triggers one attempt at once. If that fails,
+    /// checks are ignored until one fails again, so that a storage that responds but fails gets growing
+    /// pauses.
     pub(super) fn on_check_result(&mut self, now: HostTime, answered: bool) {
         if self.check_at.is_none() {
             return;
@@ -101,23 +100,23 @@ impl Backoff {
         *self = Self::new(self.stuck_after, self.initial_backoff);
     }
 
-    /// `noise`, 0 to 1, spreads the tries of many.
-    pub(super) fn on_failure(&mut self, now: HostTime, class: ErrorClass, noise: f64) {
+    /// Takes a failure. `jitter`, 0 to 1, spreads the retries of many uploads.
+    pub(super) fn on_failure(&mut self, now: HostTime, class: ErrorClass, jitter: f64) {
         self.failing_since.get_or_insert(now);
-        // Those that were under way together failed together.
+        // Jobs that ran at the same time count as one failure.
         if self.retry_at.is_some_and(|at| at > now) {
             return;
         }
         self.failures += 1;
         let pause = self.initial_backoff.saturating_mul(1 << (self.failures - 1).min(16)).min(MAX_BACKOFF);
-        self.retry_at = Some(now + pause.mul_f64(0.75 + noise.clamp(0.0, 1.0) / 2.0));
+        self.retry_at = Some(now + pause.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0));
         self.last_error_class = Some(class);
         self.checks_misleading |= std::mem::take(&mut self.retried_after_check);
-        // What somebody has to mend, a look does not see.
+        // A reachability check cannot tell whether an operator has fixed the cause.
         self.check_at = (class == ErrorClass::Transient).then(|| now + REACHABILITY_CHECK_INTERVAL);
     }
 
-    /// Since when nothing could be stored, if that is worth telling.
+    /// Since when nothing could be stored, if that lasts at least [`MIN_REPORTED_OUTAGE`].
     pub(super) fn outage_since(&self, now: HostTime) -> Option<HostTime> {
         self.failing_since.filter(|since| now.since(*since) >= MIN_REPORTED_OUTAGE)
     }
@@ -143,44 +142,44 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_success_ends_them() {
-        let mut gate = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
+        let mut backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..10 {
-            gate.on_failure(at(now), ErrorClass::Transient, 0.5);
-            let next = gate.retry_at().unwrap().since(at(0)).as_millis() as u64;
+            backoff.on_failure(at(now), ErrorClass::Transient, 0.5);
+            let next = backoff.retry_at().unwrap().since(at(0)).as_millis() as u64;
             assert!(
-                !gate.may_attempt(at(next - 1), 0)
-                    && gate.may_attempt(at(next), 0)
-                    && !gate.may_attempt(at(next), 1)
+                !backoff.may_attempt(at(next - 1), 0)
+                    && backoff.may_attempt(at(next), 0)
+                    && !backoff.may_attempt(at(next), 1)
             );
             pauses.push((next - now) / 1000);
             now = next;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]);
-        assert_eq!(gate.state(at(now)), State::Stuck);
-        gate.on_success();
-        assert!(gate.may_attempt(at(now), 3) && gate.state(at(now)) == State::Uploading);
+        assert_eq!(backoff.state(at(now)), State::Stuck);
+        backoff.on_success();
+        assert!(backoff.may_attempt(at(now), 3) && backoff.state(at(now)) == State::Uploading);
     }
 
-    /// A storage that is away for `away_s`, tried whenever the gate is open. How long after its return the
-    /// first try is, in ms.
+    /// Simulates a storage that is away for `away_s`. Returns the time from its return to the first attempt,
+    /// in ms.
     fn retry_delay_after_outage(away_s: u64, answers_meanwhile: bool) -> u64 {
-        let mut gate = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
+        let mut backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
         for ms in (0..).step_by(100) {
             let back = ms >= 1000 * away_s;
-            if gate.check_at().is_some_and(|due| due <= at(ms)) {
-                gate.on_check_result(at(ms), back || answers_meanwhile);
+            if backoff.check_at().is_some_and(|due| due <= at(ms)) {
+                backoff.on_check_result(at(ms), back || answers_meanwhile);
             }
-            if !gate.may_attempt(at(ms), 0) {
+            if !backoff.may_attempt(at(ms), 0) {
                 continue;
             }
             if back {
                 return ms - 1000 * away_s;
             }
-            gate.on_failure(at(ms), ErrorClass::Transient, 0.5);
+            backoff.on_failure(at(ms), ErrorClass::Transient, 0.5);
         }
-        unreachable!("it is tried at last")
+        unreachable!("it is tried eventually")
     }
 
     #[test]
@@ -193,48 +192,48 @@ mod tests {
 
     #[test]
     fn a_storage_that_answers_and_fails_gets_pauses_that_grow() {
-        let mut gate = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
+        let mut backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
         let mut tries = Vec::new();
         for s in 0..300 {
-            if gate.check_at().is_some_and(|due| due <= at(1000 * s)) {
-                gate.on_check_result(at(1000 * s), !(200..250).contains(&s));
+            if backoff.check_at().is_some_and(|due| due <= at(1000 * s)) {
+                backoff.on_check_result(at(1000 * s), !(200..250).contains(&s));
             }
-            if gate.may_attempt(at(1000 * s), 0) {
+            if backoff.may_attempt(at(1000 * s), 0) {
                 tries.push(s);
-                gate.on_failure(at(1000 * s), ErrorClass::Transient, 0.5);
+                backoff.on_failure(at(1000 * s), ErrorClass::Transient, 0.5);
             }
         }
-        // The look at 5 s brings one try forward. Once looks have failed, the next one that is answered does
-        // so again.
+        // The check at 5 s triggers one attempt. After checks have failed, the next response triggers
+        // another.
         assert_eq!(tries, [0, 1, 3, 5, 13, 29, 61, 121, 181, 241, 251]);
     }
 
     #[test]
     fn an_outage_is_reported_when_it_lasts() {
-        let mut gate = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
-        gate.on_failure(at(500), ErrorClass::Transient, 0.5);
-        assert_eq!((gate.outage_since(at(3400)), gate.outage_since(at(3500))), (None, Some(at(500))));
-        gate.on_success();
-        assert_eq!(gate.outage_since(at(9000)), None);
+        let mut backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
+        backoff.on_failure(at(500), ErrorClass::Transient, 0.5);
+        assert_eq!((backoff.outage_since(at(3400)), backoff.outage_since(at(3500))), (None, Some(at(500))));
+        backoff.on_success();
+        assert_eq!(backoff.outage_since(at(9000)), None);
     }
 
     #[test]
     fn what_fails_together_counts_once() {
-        let mut gate = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
+        let mut backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
         for _ in 0..4 {
-            gate.on_failure(at(0), ErrorClass::Transient, 0.5);
+            backoff.on_failure(at(0), ErrorClass::Transient, 0.5);
         }
-        assert_eq!(gate.retry_at(), Some(at(1000)));
+        assert_eq!(backoff.retry_at(), Some(at(1000)));
     }
 
     #[test]
     fn states() {
-        let mut gate = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
-        assert_eq!(gate.state(at(0)), State::Uploading);
-        gate.on_failure(at(0), ErrorClass::Transient, 0.5);
-        assert_eq!(gate.state(at(59_999)), State::Uploading);
-        assert_eq!(gate.state(at(60_000)), State::Stuck);
-        gate.on_failure(at(60_000), ErrorClass::Denied, 0.5);
-        assert_eq!(gate.state(at(60_000)), State::Failed);
+        let mut backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
+        assert_eq!(backoff.state(at(0)), State::Uploading);
+        backoff.on_failure(at(0), ErrorClass::Transient, 0.5);
+        assert_eq!(backoff.state(at(59_999)), State::Uploading);
+        assert_eq!(backoff.state(at(60_000)), State::Stuck);
+        backoff.on_failure(at(60_000), ErrorClass::Denied, 0.5);
+        assert_eq!(backoff.state(at(60_000)), State::Failed);
     }
 }

@@ -1,62 +1,63 @@
-//! What was recorded, what it becomes, and what of that is stored already. Sans-IO: told the entries of both
-//! logs, it says what to do next, the same after a crash as before it.
+//! Tracks what was recorded, which files that becomes, and which of them are stored. Sans-IO: built from the
+//! entries of both logs alone, so it is the same after a crash.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 
 use pagecast_core::MediaTime;
-use pagecast_core::spec::{Format, Recording, Storage};
+use pagecast_core::spec::{Format, Recording};
 
 use super::super::file_names::{FileNames, numbered_path};
 use super::super::manifest::{Manifest, RecordedFile, RunSpan, ThumbnailEntry};
-use super::super::playlist::{PlaylistState as Growth, Playlists};
+use super::super::playlist::{PlaylistState, Playlists};
 use super::super::splitter::{FileSegments, FileSplitter};
 use super::super::spool::{RecordedEntry, Run, Segment, Thumbnail, UploadEntry};
+use crate::store::Layout;
 
-/// One thing to do.
+/// One task of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Store what begins a run.
+    /// Store the initialization segment of a run.
     Init(u32),
     /// Store a segment.
     Segment(u32),
-    /// Store a picture.
+    /// Store a thumbnail.
     Thumbnail(u32),
-    /// Make a file of its segments.
+    /// Assemble a file from its segments.
     Assemble(FileSegments),
-    /// Store that file.
+    /// Store an assembled file.
     File(u32),
-    /// Store playlist and segments as one medium.
-    VodAsset,
+    /// Store playlist and segments as one asset.
+    Asset,
 }
 
-/// A segment and what became of it.
+/// A segment and its upload state.
 #[derive(Debug)]
 struct SegmentEntry {
     segment: Segment,
     stored: bool,
-    /// The file that it is in, once that is closed.
+    /// Index of its file, once that is closed.
     file: Option<u32>,
 }
 
-/// A file and what became of it.
+/// A file and its upload state.
 #[derive(Debug)]
 struct FileEntry {
     segments: FileSegments,
     stored: Option<RecordedFile>,
 }
 
-/// The books of one recording.
+/// The ledger of one recording.
 #[derive(Debug)]
 pub(super) struct Ledger {
     names: FileNames,
-    /// Where the first file goes, if it has a name of its own.
+    /// Path of the first file, if the storage is a single file.
     file_path: Option<PathBuf>,
     format: Format,
-    /// Nothing is discarded before all is stored.
+    /// Whether the spool keeps everything until the end: for a backup, or to store all segments as one asset.
     keep_until_done: bool,
-    /// Playlist and segments are stored as one.
-    is_vod_asset: bool,
+    /// Whether playlist and segments are stored as one asset.
+    is_single_asset: bool,
     runs: Vec<Run>,
     segments: Vec<SegmentEntry>,
     thumbnails: Vec<Thumbnail>,
@@ -65,28 +66,29 @@ pub(super) struct Ledger {
     todo: VecDeque<Task>,
     in_flight: usize,
     playlists: Playlists,
-    /// Segments that are in the playlists.
+    /// Number of segments in the playlists.
     listed_segments: usize,
-    /// What the log says: names that are stored, files that are made.
+    /// Stored names and assembled files, from the upload log.
     stored: HashMap<String, Option<RecordedFile>>,
     assembled: BTreeMap<u32, FileSegments>,
     input_ended: bool,
-    vod_file: Option<RecordedFile>,
+    asset: Option<RecordedFile>,
 }
 
 impl Ledger {
-    pub(super) fn new(recording: &Recording, names: FileNames) -> Self {
-        let medium = matches!(recording.to, Storage::TencentVod(_));
-        let file = match &recording.to {
-            Storage::File(path) => Some(path.clone()),
-            _ => None,
+    /// An empty ledger; `layout` is that of the recording's first storage.
+    pub(super) fn new(recording: &Recording, names: FileNames, layout: &Layout) -> Self {
+        let has_assets = *layout == Layout::Assets;
+        let file_path = match layout {
+            Layout::SingleFile(path) => Some(path.clone()),
+            Layout::Folder | Layout::Assets => None,
         };
         Self {
             names,
-            file_path: file,
+            file_path,
             format: recording.format,
-            keep_until_done: recording.backup.is_some() || medium,
-            is_vod_asset: medium && recording.format.has_hls(),
+            keep_until_done: recording.backup.is_some() || has_assets,
+            is_single_asset: has_assets && recording.format.has_hls(),
             runs: Vec::new(),
             segments: Vec::new(),
             thumbnails: Vec::new(),
@@ -99,20 +101,22 @@ impl Ledger {
             stored: HashMap::new(),
             assembled: BTreeMap::new(),
             input_ended: false,
-            vod_file: None,
+            asset: None,
         }
     }
 
-    /// What an earlier process did; told before anything that was recorded.
+    /// Applies an entry of the upload log of an earlier process. Comes before all recorded entries.
     pub(super) fn apply_upload_entry(&mut self, entry: UploadEntry) {
         match entry {
-            UploadEntry::Assembled(part) => drop(self.assembled.insert(part.index, part)),
+            UploadEntry::Assembled(file) => drop(self.assembled.insert(file.index, file)),
             UploadEntry::Stored(stored) => drop(self.stored.insert(stored.name, stored.file)),
             UploadEntry::SwitchedToBackup => self.stored.clear(),
+            UploadEntry::MultipartStarted { .. } | UploadEntry::MultipartEnded { .. } => {}
         }
     }
 
-    /// Something more was recorded. `fits`: a segment was encoded as the one before it.
+    /// Applies an entry of the recorded log. `fits`: a segment has the decoder configuration of the previous
+    /// one.
     pub(super) fn apply_recorded_entry(&mut self, entry: RecordedEntry, fits: bool) {
         match entry {
             RecordedEntry::Run(run) => {
@@ -121,16 +125,16 @@ impl Ledger {
                 self.splitter.begin_run(run);
             }
             RecordedEntry::Segment(segment) => {
-                let begins = self.segments.last().is_none_or(|last| last.segment.run != segment.run);
+                let starts_run = self.segments.last().is_none_or(|last| last.segment.run != segment.run);
                 self.segments.push(SegmentEntry { segment, stored: false, file: None });
-                self.queue_segment(segment, begins);
-                // A file that was made once has the segments that it has.
-                let made = self.splitter.open_file().and_then(|open| self.assembled.get(&open.index));
-                let fits = fits && made.is_none_or(|part| segment.index <= part.last);
+                self.queue_segment(segment, starts_run);
+                // A file that an earlier process assembled keeps its segments.
+                let assembled = self.splitter.open_file().and_then(|open| self.assembled.get(&open.index));
+                let fits = fits && assembled.is_none_or(|file| segment.index <= file.last);
                 if self.format.has_mp4()
-                    && let Some(part) = self.splitter.push(&segment, fits)
+                    && let Some(file) = self.splitter.push(&segment, fits)
                 {
-                    self.close_file(part);
+                    self.close_file(file);
                 }
             }
             RecordedEntry::Thumbnail(thumbnail) => {
@@ -140,102 +144,102 @@ impl Ledger {
         }
     }
 
-    /// Nothing more will be recorded.
+    /// Ends the recording: closes the last file.
     pub(super) fn end_input(&mut self) {
         if std::mem::replace(&mut self.input_ended, true) {
             return;
         }
-        if let Some(part) = self.splitter.finish() {
-            self.close_file(part);
+        if let Some(file) = self.splitter.finish() {
+            self.close_file(file);
         }
-        if self.is_vod_asset && !self.segments.is_empty() {
-            self.queue_unless_stored(Task::VodAsset);
+        if self.is_single_asset && !self.segments.is_empty() {
+            self.queue_unless_stored(Task::Asset);
         }
     }
 
-    /// Queues a segment, behind what begins its run: that is written when a run has its first segment.
-    fn queue_segment(&mut self, segment: Segment, begins: bool) {
+    /// Queues a segment, and before the first one of a run its initialization segment.
+    fn queue_segment(&mut self, segment: Segment, starts_run: bool) {
         if !self.stores_segments() {
             return;
         }
-        if begins && !self.format.is_ts() {
+        if starts_run && !self.format.is_ts() {
             self.queue_unless_stored(Task::Init(segment.run));
         }
         self.queue_unless_stored(Task::Segment(segment.index));
     }
 
     fn stores_segments(&self) -> bool {
-        self.format.has_hls() && !self.is_vod_asset
+        self.format.has_hls() && !self.is_single_asset
     }
 
-    fn close_file(&mut self, part: FileSegments) {
-        for entry in self.segments.iter_mut().take(part.last as usize + 1).skip(part.first as usize) {
-            entry.file = Some(part.index);
+    fn close_file(&mut self, file: FileSegments) {
+        for entry in self.segments.iter_mut().take(file.last as usize + 1).skip(file.first as usize) {
+            entry.file = Some(file.index);
         }
-        self.files.push(FileEntry { segments: part, stored: None });
-        if self.assembled.contains_key(&part.index) {
-            self.queue_unless_stored(Task::File(part.index));
+        self.files.push(FileEntry { segments: file, stored: None });
+        if self.assembled.contains_key(&file.index) {
+            self.queue_unless_stored(Task::File(file.index));
         } else {
-            self.todo.push_back(Task::Assemble(part));
+            self.todo.push_back(Task::Assemble(file));
         }
     }
 
-    /// Queues it, unless it is done.
+    /// Queues a task, unless it was done by an earlier process.
     fn queue_unless_stored(&mut self, task: Task) {
         match self.stored.get(&self.object_name(task)).cloned() {
-            Some(item) => self.mark_stored(task, item),
+            Some(stored_file) => self.mark_stored(task, stored_file),
             None => self.todo.push_back(task),
         }
     }
 
-    /// The name that a task stores something under.
+    /// The object name that a task stores.
     pub(super) fn object_name(&self, task: Task) -> String {
         match task {
             Task::Init(run) => self.names.init(run),
             Task::Segment(index) if self.format.is_ts() => self.names.ts(index),
             Task::Segment(index) => self.names.segment(index),
             Task::Thumbnail(index) => self.names.thumbnail(index),
-            Task::Assemble(part) => self.names.mp4(part.index),
+            Task::Assemble(file) => self.names.mp4(file.index),
             Task::File(index) => self.names.mp4(index),
-            Task::VodAsset => self.names.playlist(),
+            Task::Asset => self.names.playlist(),
         }
     }
 
-    /// The next thing to do, if there is any; it counts as under way.
+    /// Takes the next task, which is then in flight.
     pub(super) fn next_task(&mut self) -> Option<Task> {
         let task = self.todo.pop_front()?;
         self.in_flight += 1;
         Some(task)
     }
 
-    /// The file is not in the spool, though it was made: it is made again.
-    pub(super) fn reassemble(&mut self, part: FileSegments) {
+    /// Assembles a file again, as it is no longer in the spool.
+    pub(super) fn reassemble(&mut self, file: FileSegments) {
         self.in_flight -= 1;
-        self.assembled.remove(&part.index);
-        self.todo.push_back(Task::Assemble(part));
+        self.assembled.remove(&file.index);
+        self.todo.push_back(Task::Assemble(file));
     }
 
-    /// It did not work: to be done again, first.
+    /// Puts a failed task back to the front of the queue.
     pub(super) fn requeue(&mut self, task: Task) {
         self.in_flight -= 1;
         self.todo.push_front(task);
     }
 
-    /// It is done; `item` is what storage says about a file. The names that nobody needs in the spool any
-    /// more.
-    pub(super) fn complete_task(&mut self, task: Task, item: Option<RecordedFile>) -> Vec<String> {
+    /// Completes a task; `stored_file` describes a stored file. Returns the files that the spool no longer
+    /// needs.
+    pub(super) fn complete_task(&mut self, task: Task, stored_file: Option<RecordedFile>) -> Vec<String> {
         self.in_flight -= 1;
-        if let Task::Assemble(part) = task {
-            self.assembled.insert(part.index, part);
-            self.queue_unless_stored(Task::File(part.index));
+        if let Task::Assemble(file) = task {
+            self.assembled.insert(file.index, file);
+            self.queue_unless_stored(Task::File(file.index));
             return Vec::new();
         }
-        self.mark_stored(task, item);
+        self.mark_stored(task, stored_file);
         if self.keep_until_done { Vec::new() } else { self.discardable_files(task) }
     }
 
-    /// Marks something as stored.
-    fn mark_stored(&mut self, task: Task, item: Option<RecordedFile>) {
+    /// Marks the object of a task as stored.
+    fn mark_stored(&mut self, task: Task, stored_file: Option<RecordedFile>) {
         match task {
             Task::Segment(index) => {
                 if let Some(entry) = self.segments.get_mut(index as usize) {
@@ -247,25 +251,25 @@ impl Ledger {
                 }
             }
             Task::File(index) => {
-                let item = item.or_else(|| {
+                let stored_file = stored_file.or_else(|| {
                     self.files
                         .iter()
                         .find(|f| f.segments.index == index)
                         .map(|f| self.recorded_file(f.segments, 0))
                 });
                 if let Some(file) = self.files.iter_mut().find(|f| f.segments.index == index) {
-                    file.stored = item;
+                    file.stored = stored_file;
                 }
             }
-            Task::VodAsset => self.vod_file = item,
+            Task::Asset => self.asset = stored_file,
             Task::Init(_) | Task::Thumbnail(_) | Task::Assemble(_) => {}
         }
     }
 
-    /// What can go from the spool once this is stored.
+    /// Files that can be removed from the spool once this task is done.
     fn discardable_files(&self, task: Task) -> Vec<String> {
         let is_spent = |entry: &&SegmentEntry| {
-            let in_file = |part| self.files.iter().any(|f| f.segments.index == part && f.stored.is_some());
+            let in_file = |file| self.files.iter().any(|f| f.segments.index == file && f.stored.is_some());
             (entry.stored || !self.stores_segments())
                 && (!self.format.has_mp4() || entry.file.is_some_and(in_file))
         };
@@ -284,12 +288,12 @@ impl Ledger {
                 names
             }
             Task::Thumbnail(index) => vec![self.names.thumbnail(index)],
-            // Others may still need it.
-            Task::Init(_) | Task::Assemble(_) | Task::VodAsset => Vec::new(),
+            // Other tasks may still need them.
+            Task::Init(_) | Task::Assemble(_) | Task::Asset => Vec::new(),
         }
     }
 
-    /// All goes to another storage, from the beginning. Nothing may be under way.
+    /// Queues everything again, for another storage. No task may be in flight.
     pub(super) fn restart_uploads(&mut self) {
         let recorded = std::mem::take(&mut self.segments);
         self.todo.clear();
@@ -298,15 +302,15 @@ impl Ledger {
         self.playlists.clear();
         self.listed_segments = 0;
         for entry in recorded {
-            let begins = self.segments.last().is_none_or(|last| last.segment.run != entry.segment.run);
+            let starts_run = self.segments.last().is_none_or(|last| last.segment.run != entry.segment.run);
             let segment = entry.segment;
             self.segments.push(SegmentEntry { stored: false, ..entry });
-            self.queue_segment(segment, begins);
+            self.queue_segment(segment, starts_run);
         }
         for index in self.thumbnails.iter().map(|t| t.index).collect::<Vec<_>>() {
             self.queue_unless_stored(Task::Thumbnail(index));
         }
-        for part in self
+        for file in self
             .files
             .iter_mut()
             .map(|f| {
@@ -315,30 +319,30 @@ impl Ledger {
             })
             .collect::<Vec<_>>()
         {
-            let made = self.assembled.contains_key(&part.index);
-            self.queue_unless_stored(if made { Task::File(part.index) } else { Task::Assemble(part) });
+            let assembled = self.assembled.contains_key(&file.index);
+            self.queue_unless_stored(if assembled { Task::File(file.index) } else { Task::Assemble(file) });
         }
-        if self.input_ended && self.is_vod_asset && !self.segments.is_empty() {
-            self.queue_unless_stored(Task::VodAsset);
+        if self.input_ended && self.is_single_asset && !self.segments.is_empty() {
+            self.queue_unless_stored(Task::Asset);
         }
     }
 
-    /// Whether everything that was recorded is stored, playlists aside.
+    /// Whether everything that was recorded is stored, except for playlists.
     pub(super) fn is_done(&self) -> bool {
         self.input_ended && self.todo.is_empty() && self.in_flight == 0
     }
 
-    /// How many things are to be done or under way.
+    /// Number of queued and running tasks.
     pub(super) fn pending(&self) -> usize {
         self.todo.len() + self.in_flight
     }
 
-    /// How many segments and pictures were recorded.
+    /// Number of recorded segments and thumbnails.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.segments.len(), self.thumbnails.len())
     }
 
-    /// Whether nothing was recorded at all.
+    /// Whether nothing was recorded.
     pub(super) fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
@@ -347,67 +351,66 @@ impl Ledger {
         self.segments.get(index as usize).map(|e| e.segment)
     }
 
-    /// The segments of a file, or all of them.
-    pub(super) fn segments(&self, part: Option<FileSegments>) -> Vec<Segment> {
-        let inside = |s: &Segment| part.is_none_or(|p| (p.first..=p.last).contains(&s.index));
+    /// The segments of a file, or of the whole recording.
+    pub(super) fn segments(&self, file: Option<FileSegments>) -> Vec<Segment> {
+        let inside = |s: &Segment| file.is_none_or(|p| (p.first..=p.last).contains(&s.index));
         self.segments.iter().map(|e| e.segment).filter(inside).collect()
     }
 
-    /// How many files are closed.
+    /// Number of closed files.
     pub(super) fn file_count(&self) -> u32 {
         u32::try_from(self.files.len()).unwrap_or(u32::MAX)
     }
 
     /// The segments of file `index`, once it is closed.
     pub(super) fn file_segments(&self, index: u32) -> Option<FileSegments> {
-        self.files.iter().map(|f| f.segments).find(|part| part.index == index)
+        self.files.iter().map(|f| f.segments).find(|file| file.index == index)
     }
 
-    /// Runs that have segments.
+    /// Indexes of the runs that have segments.
     pub(super) fn runs(&self) -> Vec<u32> {
         let mut runs: Vec<_> = self.segments.iter().map(|e| e.segment.run).collect();
         runs.dedup();
         runs
     }
 
-    /// How many segments are in the playlists; `None` where there are none.
+    /// Number of segments in the playlists; `None` if there are no playlists.
     pub(super) fn listed_segments(&self) -> Option<usize> {
         (self.stores_segments() && self.playlists.len() > 0).then(|| self.playlists.len())
     }
 
-    pub(super) fn whole_playlist(&self, growth: Growth) -> String {
+    pub(super) fn whole_playlist(&self, growth: PlaylistState) -> String {
         self.playlists.render_full(&self.names, growth)
     }
 
-    pub(super) fn live_playlist(&self, growth: Growth) -> String {
+    pub(super) fn live_playlist(&self, growth: PlaylistState) -> String {
         self.playlists.render_live(&self.names, growth)
     }
 
     /// The playlist of all segments, stored or not.
-    pub(super) fn vod_playlist(&self, recording: &Recording) -> String {
+    pub(super) fn asset_playlist(&self, recording: &Recording) -> String {
         let mut all = Playlists::new(self.format.is_ts(), recording.segment.into());
         self.runs.iter().for_each(|run| all.add_run(*run));
         self.segments.iter().for_each(|entry| all.add_segment(entry.segment));
-        all.render_full(&self.names, Growth::Complete)
+        all.render_full(&self.names, PlaylistState::Complete)
     }
 
-    /// What file `index` is called where it is stored.
+    /// Name of file `index` in the storage.
     fn file_name(&self, index: u32) -> String {
-        let own = self.file_path.as_ref().map(|file| numbered_path(file, index));
-        let own =
-            own.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
-        own.unwrap_or_else(|| self.names.mp4(index))
+        let path = self.file_path.as_ref().map(|file| numbered_path(file, index));
+        let name = path.as_ref().and_then(|path| path.file_name());
+        name.map_or_else(|| self.names.mp4(index), |name| name.to_string_lossy().into_owned())
     }
 
-    /// What there is to know about a file of so many bytes.
-    pub(super) fn recorded_file(&self, part: FileSegments, bytes: u64) -> RecordedFile {
-        let ends = [self.segment(part.first), self.segment(part.last)];
+    /// Description of a file of `bytes` bytes.
+    pub(super) fn recorded_file(&self, file: FileSegments, bytes: u64) -> RecordedFile {
+        let ends = [self.segment(file.first), self.segment(file.last)];
         let unix = |segment: &Segment, at: MediaTime| {
             let run = self.runs.iter().find(|r| r.index == segment.run);
             run.map_or(0, |r| r.unix_ms) + at.as_millis()
         };
         RecordedFile {
-            name: self.file_name(part.index),
+            name: self.file_name(file.index),
             bytes,
             start_unix_ms: ends[0].map_or(0, |s| unix(&s, s.start)),
             end_unix_ms: ends[1].map_or(0, |s| unix(&s, s.start + s.duration)),
@@ -416,28 +419,28 @@ impl Ledger {
         }
     }
 
-    /// The whole recording as one item.
+    /// Description of the whole recording as one file.
     pub(super) fn whole_recording(&self, bytes: u64) -> RecordedFile {
-        let part =
+        let file =
             FileSegments { index: 0, first: 0, last: self.segments.last().map_or(0, |e| e.segment.index) };
-        RecordedFile { name: self.names.playlist(), ..self.recorded_file(part, bytes) }
+        RecordedFile { name: self.names.playlist(), ..self.recorded_file(file, bytes) }
     }
 
-    /// The files that players open.
+    /// The stored files that players open.
     pub(super) fn recorded_files(&self) -> Vec<RecordedFile> {
-        let mut items: Vec<_> = self.files.iter().filter_map(|f| f.stored.clone()).collect();
+        let mut files: Vec<_> = self.files.iter().filter_map(|f| f.stored.clone()).collect();
         if self.listed_segments().is_some() {
-            items.push(self.whole_recording(self.segments.iter().map(|e| e.segment.bytes).sum()));
+            files.push(self.whole_recording(self.segments.iter().map(|e| e.segment.bytes).sum()));
         }
-        items.extend(self.vod_file.clone());
-        items
+        files.extend(self.asset.clone());
+        files
     }
 
     pub(super) fn duration(&self) -> MediaTime {
         self.segments.iter().fold(MediaTime::ZERO, |sum, e| sum + e.segment.duration)
     }
 
-    /// The list of everything.
+    /// The manifest of everything that is stored.
     pub(super) fn manifest(&self, name: &str) -> Manifest {
         let span = |run: &Run| {
             let own = || self.segments.iter().map(|e| e.segment).filter(|s| s.run == run.index);
@@ -445,7 +448,7 @@ impl Ledger {
             let duration = own().fold(MediaTime::ZERO, |sum, s| sum + s.duration);
             Some(RunSpan::new(run.unix_ms + start.as_millis(), start, duration))
         };
-        let shot =
+        let thumbnail =
             |t: &Thumbnail| ThumbnailEntry { name: self.names.thumbnail(t.index), at_ms: t.at.as_millis() };
         Manifest {
             name: name.to_owned(),
@@ -454,7 +457,7 @@ impl Ledger {
             files: self.files.iter().filter_map(|f| f.stored.clone()).collect(),
             playlist: self.listed_segments().map(|_| self.names.playlist()),
             segments: self.segments.len(),
-            thumbnails: self.thumbnails.iter().map(shot).collect(),
+            thumbnails: self.thumbnails.iter().map(thumbnail).collect(),
         }
     }
 }

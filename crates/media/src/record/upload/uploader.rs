@@ -1,4 +1,4 @@
-//! Carries out what the ledger says, a few things at a time.
+//! Carries out what the [`Machine`] decides: reads the spool's logs, runs jobs and writes the upload log.
 
 use std::fs;
 use std::io;
@@ -12,134 +12,86 @@ use pagecast_core::error_text::io_reason;
 use pagecast_core::spec::Storage;
 use tokio::task::JoinSet;
 
-use super::super::append_log::{LogReader, LogWriter};
 use super::super::file_names::numbered_path;
-use super::super::playlist::PlaylistState as Growth;
-use super::super::spool::{RecordedEntry, Segment, Spool, StoredFile, UploadEntry as Done, write_atomically};
+use super::super::playlist::PlaylistState;
+use super::super::spool::{Segment, Spool, UploadEntry, write_atomically};
 use super::super::{assemble, manifest::RecordedFile};
 use super::backoff::{Backoff, REACHABILITY_CHECK_TIMEOUT};
 use super::ledger::{Ledger, Task};
+use super::machine::{Input, Job, JobError, Machine, Output};
+use super::spool_logs::{LoggedUploads, RecordedLog, UnfinishedUploads, UploadLog};
 use super::{Config, PHASE_RECORDING, Shared, State, UploadReport};
 use crate::chain;
-use crate::store::{self, ErrorClass, Store, parent_folder};
+use crate::store::{self, ErrorClass, Layout, Store};
 
-/// Things under way at a time.
-const MAX_CONCURRENT_TASKS: usize = 4;
-/// How often the playlist of the whole recording is stored again, in bytes a second: it only grows.
-const PLAYLIST_BYTES_PER_S: usize = 10_000;
-/// How long others may keep a playlist that changes.
+/// How long players and caches may keep a playlist that still changes.
 const LIVE_CACHE_CONTROL: &str = "max-age=1";
 const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
-/// Pauses of a task that fails for reasons of its own.
-const TASK_BACKOFF: Duration = Duration::from_secs(2);
-const MAX_TASK_BACKOFF: Duration = Duration::from_secs(60);
-const FAR_FUTURE: Duration = Duration::from_secs(1 << 30);
-/// Longest time between two looks at the spool.
+const MP4_TYPE: &str = "video/mp4";
+/// Longest time between two reads of the spool, in case a notification is missed.
 const SPOOL_POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// Shortest wait, so that an overdue deadline does not become a busy loop.
+const MIN_WAIT: Duration = Duration::from_millis(10);
 
-/// Why something is not done.
-#[derive(Debug)]
-struct TaskError {
-    class: ErrorClass,
-    message: String,
-}
+type JobResult = Result<Option<RecordedFile>, JobError>;
 
-impl From<store::Error> for TaskError {
+impl From<store::Error> for JobError {
     fn from(error: store::Error) -> Self {
         Self { class: error.class(), message: chain(&error) }
     }
 }
 
-impl From<assemble::Error> for TaskError {
+impl From<assemble::Error> for JobError {
     fn from(error: assemble::Error) -> Self {
-        // A full disk of this machine says nothing about the storage.
+        // An error of the local disk does not count against the storage.
         Self { class: ErrorClass::Local, message: chain(&error) }
     }
 }
 
-/// What came of a task; `None` is the look whether anything can be stored at all.
-type TaskOutcome = (Option<Task>, Result<Option<RecordedFile>, TaskError>);
-
-/// A task that failed for reasons of its own, not of the storage.
-struct RetryLater {
-    task: Task,
-    attempts: u32,
-    retry_at: HostTime,
-}
-
-/// The one who carries things.
+/// Uploads the recording of one spool.
 pub(super) struct Uploader {
     spool: Arc<Spool>,
-    store: Arc<Store>,
-    backup: Option<Arc<Store>>,
-    /// Where files go: the recording's storage, or its backup.
-    destination: Storage,
-    config: Config,
+    /// The recording's storage, and its backup.
+    stores: (Arc<Store>, Option<Arc<Store>>),
     shared: Arc<Shared>,
-    ledger: Ledger,
-    backoff: Backoff,
-    /// What is done again later while all else goes on.
-    retries: Vec<RetryLater>,
-    /// Somebody else's recording is in its place: nothing is stored.
-    name_taken: bool,
-    /// The spool cannot be read or written.
-    spool_failed: bool,
-    /// What the spool says cannot be true: nothing of it is finished.
-    recorded_log_invalid: bool,
+    machine: Machine,
     started_at: Instant,
-    on_backup: bool,
-    tasks: JoinSet<TaskOutcome>,
-    /// The look whether a storage that failed answers again, one at a time.
-    reachability_check: JoinSet<bool>,
-    /// Segments in the playlists as they are stored; when that of the whole recording was, and its length.
-    stored_playlist_segments: [usize; 2],
-    last_full_playlist: Option<(Instant, usize)>,
-    recorded_log: Option<LogReader<RecordedEntry>>,
-    upload_log: Option<LogWriter<Done>>,
-    /// The last run, and what it needs to be decoded, to see whether the next one fits.
-    last_run: Option<u32>,
-    extradata: Option<Vec<u8>>,
+    /// Running jobs and reachability checks; each yields its result.
+    jobs: JoinSet<Input>,
+    /// `None` until the spool was read for the first time.
+    recorded_log: Option<RecordedLog>,
+    upload_log: Arc<UploadLog>,
 }
 
 impl Uploader {
     pub(super) fn new(
         spool: Arc<Spool>,
-        (store, backup): (Arc<Store>, Option<Arc<Store>>),
+        (mut store, mut backup): (Store, Option<Store>),
         config: Config,
         shared: Arc<Shared>,
     ) -> Self {
+        let upload_log = Arc::<UploadLog>::default();
+        let journal = |backup| Arc::new(LoggedUploads { log: Arc::clone(&upload_log), backup });
+        store.set_upload_journal(journal(false));
+        if let Some(backup) = &mut backup {
+            backup.set_upload_journal(journal(true));
+        }
+        let ledger = Ledger::new(spool.recording(), spool.names().clone(), &store.layout());
+        let backoff = Backoff::new(config.stuck_after, config.initial_backoff);
         Self {
-            ledger: Ledger::new(spool.recording(), spool.names().clone()),
-            destination: spool.recording().to.clone(),
-            backoff: Backoff::new(config.stuck_after, config.initial_backoff),
-            store,
-            backup,
+            machine: Machine::new(ledger, backoff, config.probe, backup.is_some()),
+            stores: (Arc::new(store), backup.map(Arc::new)),
             spool,
-            config,
             shared,
-            retries: Vec::new(),
-            name_taken: false,
-            spool_failed: false,
-            recorded_log_invalid: false,
             started_at: Instant::now(),
-            on_backup: false,
-            tasks: JoinSet::new(),
-            reachability_check: JoinSet::new(),
-            stored_playlist_segments: [0; 2],
-            last_full_playlist: None,
+            jobs: JoinSet::new(),
             recorded_log: None,
-            upload_log: None,
-            last_run: None,
-            extradata: None,
+            upload_log,
         }
     }
 
-    /// Until all is stored, or nobody waits any more.
+    /// Runs until everything is stored or the upload is cancelled.
     pub(super) async fn run(mut self) -> UploadReport {
-        if self.config.probe {
-            let (store, names) = (Arc::clone(&self.store), self.names_to_probe());
-            self.tasks.spawn(async move { (None, probe(&store, &names).await.map(|()| None)) });
-        }
         let shared = Arc::clone(&self.shared);
         let finished = tokio::select! {
             finished = self.upload_all() => finished,
@@ -149,497 +101,403 @@ impl Uploader {
         self.report((!finished).then(|| self.spool.folder().to_owned()))
     }
 
-    /// What became of it; `spool`: what is not stored is there.
+    /// The result of the upload; `spool` holds what is not stored.
     fn report(&self, spool: Option<PathBuf>) -> UploadReport {
         let mut status = self.shared.status().clone();
+        let ledger = self.machine.ledger();
         if spool.is_none() {
-            status.state = if self.ledger.is_empty() { State::Empty } else { State::Stored };
+            status.state = if ledger.is_empty() { State::Empty } else { State::Stored };
             status.problem = None;
         }
-        let (files, duration) = (self.ledger.recorded_files(), self.ledger.duration());
-        let name = &self.spool.recording().name;
-        let (place, endpoint) = match &self.destination {
-            Storage::File(path) => (absolute_path(parent_folder(path)), None),
-            Storage::Folder(folder) => (absolute_path(&folder.join(name)), None),
-            Storage::Bucket(bucket) => {
-                (bucket.object_url(name), bucket.endpoint.as_ref().map(ToString::to_string))
-            }
-            Storage::TencentVod(_) => (self.store.location(), None),
-        };
-        UploadReport { location: place, endpoint, files, duration, status, spool }
+        let (files, duration) = (ledger.recorded_files(), ledger.duration());
+        let (location, endpoint) = self.store().recording_location(&self.spool.recording().name);
+        UploadReport { location, endpoint, files, duration, status, spool }
     }
 
-    /// Until all is stored. False if that will never be.
+    /// Runs until everything is stored. False if a job panicked.
     async fn upload_all(&mut self) -> bool {
         loop {
-            let mut done = self.step().await.map(|()| false);
-            // Where nothing was recorded, nothing needs to be stored.
-            let may = self.ledger.is_empty() || (self.backoff.may_attempt(self.now(), 0) && !self.name_taken);
-            if done.is_ok() && self.ledger.is_done() && may {
-                done = self.finish().await.map(|()| true);
-            }
-            self.spool_failed = matches!(&done, Err(TaskError { class: ErrorClass::Local, .. }));
-            match done {
-                Ok(true) => return true,
-                Ok(false) => {}
-                Err(failure) => self.handle_error(failure),
+            let read = self.read_spool();
+            self.handle(Input::SpoolRead(read.map_err(spool_error)));
+            while let Some(output) = self.machine.poll(self.now()) {
+                self.carry_out(output);
             }
             self.update_status();
+            if self.machine.is_finished() {
+                return true;
+            }
             if !self.wait().await {
                 return false;
             }
         }
     }
 
-    /// What a recording that is there already would have.
+    /// The storage in use.
+    fn store(&self) -> &Arc<Store> {
+        match &self.stores {
+            (_, Some(backup)) if self.machine.on_backup() => backup,
+            (store, _) => store,
+        }
+    }
+
+    /// Feeds new log entries to the machine.
+    fn read_spool(&mut self) -> io::Result<()> {
+        if self.recorded_log.is_none() {
+            let entries = self.spool.upload_log_reader()?.read_new()?;
+            self.upload_log.open(&self.spool)?;
+            let recorded_log = RecordedLog::open(&self.spool)?;
+            let mut unfinished = UnfinishedUploads::default();
+            for entry in entries {
+                unfinished.apply(&entry);
+                self.handle(Input::Uploaded(entry));
+            }
+            self.stores.0.adopt_uploads(unfinished.first);
+            if let Some(backup) = &self.stores.1 {
+                backup.adopt_uploads(unfinished.backup);
+            }
+            self.recorded_log = Some(recorded_log);
+        }
+        // The phase is read first: everything recorded before it changed is then in the log.
+        let phase = self.shared.phase();
+        let Some(log) = &mut self.recorded_log else { return Ok(()) };
+        for (entry, fits) in log.read_new(&self.spool, self.machine.ledger())? {
+            self.handle(Input::Recorded { entry, fits });
+        }
+        if phase != PHASE_RECORDING {
+            self.handle(Input::EndOfRecording);
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.machine.handle(self.now(), input);
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Start(job) => self.start(job),
+            Output::Log { entry, discard } => match self.upload_log.append(&entry) {
+                Ok(()) => discard.iter().for_each(|name| self.spool.discard(name)),
+                // Without the entry, the next process uploads the file again.
+                Err(error) => self.handle(Input::Problem(spool_error(error))),
+            },
+            Output::CheckReachability => {
+                let (store, on_backup) = (Arc::clone(self.store()), self.machine.on_backup());
+                let name = self.object(&self.spool.names().manifest(), "").object_name;
+                self.jobs.spawn(async move {
+                    let check = tokio::time::timeout(REACHABILITY_CHECK_TIMEOUT, store.is_reachable(&name));
+                    Input::Reachability { answered: check.await.unwrap_or(false), on_backup }
+                });
+            }
+            Output::SwitchToBackup => match self.upload_log.append(&UploadEntry::SwitchedToBackup) {
+                Ok(()) => {
+                    self.handle(Input::SwitchedToBackup);
+                    let location = self.store().location();
+                    tracing::warn!(location, "storage failed, switching to backup storage");
+                }
+                Err(error) => self.handle(Input::SpoolRead(Err(spool_error(error)))),
+            },
+        }
+    }
+
+    fn start(&mut self, job: Job) {
+        match job {
+            Job::Probe => {
+                let (store, names) = (Arc::clone(self.store()), self.names_to_probe());
+                self.spawn(job, async move { probe(&store, &names).await.map(|()| None) });
+            }
+            Job::Task(task) => self.start_task(task),
+            Job::LivePlaylist(_) => {
+                let text = self.machine.ledger().live_playlist(PlaylistState::Running);
+                self.start_playlist(job, &self.spool.names().live_playlist(), text);
+            }
+            Job::FullPlaylist(_) => {
+                let text = self.machine.ledger().whole_playlist(PlaylistState::Running);
+                self.start_playlist(job, &self.spool.names().playlist(), text);
+            }
+            Job::Finish => {
+                let finish = self.prepare_finish();
+                self.spawn(job, async move { finish?.run().await.map(|()| None) });
+            }
+        }
+    }
+
+    fn spawn(&mut self, job: Job, work: impl Future<Output = JobResult> + Send + 'static) {
+        self.jobs.spawn(async move { Input::Ended { job, result: work.await } });
+    }
+
+    fn start_task(&mut self, task: Task) {
+        let (spool, store) = (Arc::clone(&self.spool), Arc::clone(self.store()));
+        let ledger = self.machine.ledger();
+        let name = ledger.object_name(task);
+        let job = Job::Task(task);
+        match task {
+            Task::Assemble(file) => {
+                let segments = ledger.segments(Some(file));
+                let unix_ms = ledger.recorded_file(file, 0).start_unix_ms;
+                let assembled = blocking(move || assemble_file(&spool, &segments, unix_ms, &name));
+                self.spawn(job, async move { assembled.await.map(|()| None) });
+            }
+            Task::Asset => {
+                let files = self.asset_names();
+                let (segments, playlist) = (ledger.segments(None), ledger.asset_playlist(spool.recording()));
+                let description = ledger.whole_recording(0);
+                let written = Arc::clone(&spool);
+                self.spawn(job, async move {
+                    blocking(move || write_asset(&written, &segments, &playlist)).await?;
+                    store_asset(&store, &spool, &files, description).await
+                });
+            }
+            Task::Segment(index) if spool.recording().format.is_ts() => {
+                let segment = ledger.segment(index);
+                let object = self.object(&name, "video/mp2t");
+                self.spawn(job, async move {
+                    blocking(move || segment.map_or(Ok(()), |segment| convert_to_ts(&spool, &segment)))
+                        .await?;
+                    object.upload(&store).await.map(|_| None)
+                });
+            }
+            Task::Thumbnail(_) => {
+                let object = self.object(&name, "image/jpeg");
+                // A power cut may lose a thumbnail; the recording is complete without it.
+                let lost = !object.path.exists();
+                self.spawn(job, async move {
+                    if lost { Ok(None) } else { object.upload(&store).await.map(|_| None) }
+                });
+            }
+            Task::Init(_) | Task::Segment(_) => {
+                let object = self.object(&name, MP4_TYPE);
+                self.spawn(job, async move { object.upload(&store).await.map(|_| None) });
+            }
+            Task::File(index) => {
+                let object = self.object(&name, MP4_TYPE);
+                let segments = ledger.file_segments(index);
+                if let Some(segments) = segments.filter(|_| !object.path.exists()) {
+                    return self.handle(Input::FileMissing(segments));
+                }
+                let file = segments.map(|segments| ledger.recorded_file(segments, file_size(&object.path)));
+                self.spawn(job, async move {
+                    let stored = object.upload(&store).await?;
+                    Ok(file.map(|file| with_asset(file, stored)))
+                });
+            }
+        }
+    }
+
+    fn start_playlist(&mut self, job: Job, name: &str, text: String) {
+        let (store, object) = (Arc::clone(self.store()), self.object(name, PLAYLIST_TYPE));
+        self.spawn(job, async move {
+            let cache_control = Some(LIVE_CACHE_CONTROL);
+            store.put_bytes(&object.object_name, Bytes::from(text), PLAYLIST_TYPE, cache_control).await?;
+            Ok(None)
+        });
+    }
+
+    /// Names of objects that exist if another recording has the same name.
     fn names_to_probe(&self) -> Vec<String> {
         let names = self.spool.names();
-        if self.spool.recording().overwrite
-            || matches!(self.destination, Storage::File(_) | Storage::TencentVod(_))
-        {
+        if self.spool.recording().overwrite || self.store().layout() != Layout::Folder {
             return Vec::new();
         }
         [names.mp4(0), names.playlist()].map(|name| self.object(&name, "").object_name).into()
     }
 
-    /// Sees what is new, and begins what can be begun.
-    async fn step(&mut self) -> Result<(), TaskError> {
-        self.read_logs()?;
-        self.fail_over_if_failing()?;
-        while self.tasks.len() < MAX_CONCURRENT_TASKS
-            && self.backoff.may_attempt(self.now(), self.tasks.len())
-            && !self.name_taken
-        {
-            let now = self.now();
-            let healed = self.retries.iter_mut().find(|ill| ill.retry_at <= now).map(|ill| {
-                // Until it is known how it went.
-                ill.retry_at = now + FAR_FUTURE;
-                ill.task
-            });
-            match healed.or_else(|| self.ledger.next_task()) {
-                Some(task) => self.start_task(task),
-                None => break,
-            }
-        }
-        if !self.name_taken && self.backoff.may_attempt(self.now(), self.tasks.len()) {
-            self.store_playlists().await
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Takes in what was recorded.
-    fn read_logs(&mut self) -> Result<(), TaskError> {
-        if self.recorded_log_invalid {
-            return Err(spool_error(io::ErrorKind::InvalidData.into()));
-        }
-        if self.upload_log.is_none() {
-            let entries =
-                self.spool.upload_log_reader().and_then(|mut log| log.read_new()).map_err(spool_error)?;
-            for entry in entries {
-                if entry == Done::SwitchedToBackup {
-                    self.switch_to_backup();
-                }
-                self.ledger.apply_upload_entry(entry);
-            }
-            self.upload_log = Some(self.spool.upload_log_writer().map_err(spool_error)?);
-            self.recorded_log = Some(self.spool.recorded_log_reader().map_err(spool_error)?);
-        }
-        // What is recorded before the end is told is read after it is told.
-        let phase = self.shared.phase();
-        let news =
-            self.recorded_log.as_mut().map_or(Ok(Vec::new()), LogReader::read_new).map_err(spool_error)?;
-        for entry in news {
-            let (segments, thumbnails) = self.ledger.counts();
-            if let Err(error) = entry.validate(segments, thumbnails) {
-                self.recorded_log_invalid = true;
-                return Err(spool_error(error));
-            }
-            // Only a run that has a segment has what begins it.
-            let fits = match &entry {
-                RecordedEntry::Segment(segment) if self.last_run != Some(segment.run) => {
-                    self.last_run = Some(segment.run);
-                    let init = self.spool.path(&self.spool.names().init(segment.run));
-                    let before = std::mem::replace(&mut self.extradata, assemble::extradata(&init));
-                    before.is_none() || before == self.extradata
-                }
-                _ => true,
-            };
-            self.ledger.apply_recorded_entry(entry, fits);
-        }
-        if phase != PHASE_RECORDING {
-            self.ledger.end_input();
-        }
-        Ok(())
-    }
-
-    fn start_task(&mut self, task: Task) {
-        let (spool, store) = (Arc::clone(&self.spool), Arc::clone(&self.store));
-        let name = self.ledger.object_name(task);
-        match task {
-            Task::Assemble(part) => {
-                let segments = self.ledger.segments(Some(part));
-                let unix_ms = self.ledger.recorded_file(part, 0).start_unix_ms;
-                self.tasks.spawn(async move {
-                    let made = blocking(move || assemble_file(&spool, &segments, unix_ms, &name)).await;
-                    (Some(task), made.map(|()| None))
-                });
-            }
-            Task::VodAsset => {
-                let files = self.vod_asset_names();
-                let (segments, playlist) =
-                    (self.ledger.segments(None), self.ledger.vod_playlist(spool.recording()));
-                let whole = self.ledger.whole_recording(0);
-                self.tasks.spawn(async move {
-                    let written = Arc::clone(&spool);
-                    let done = async {
-                        blocking(move || write_vod_asset(&written, &segments, &playlist)).await?;
-                        store_vod_asset(&store, &spool, &files, whole).await
-                    };
-                    (Some(task), done.await)
-                });
-            }
-            Task::Segment(index) if spool.recording().format.is_ts() => {
-                let segment = self.ledger.segment(index);
-                let object = self.object(&name, "video/mp2t");
-                self.tasks.spawn(async move {
-                    let done = async {
-                        blocking(move || segment.map_or(Ok(()), |segment| convert_to_ts(&spool, &segment)))
-                            .await?;
-                        object.upload(&store).await
-                    };
-                    (Some(task), done.await.map(|_| None))
-                });
-            }
-            Task::Init(_) | Task::Segment(_) | Task::Thumbnail(_) => {
-                let kind = if matches!(task, Task::Thumbnail(_)) { "image/jpeg" } else { "video/mp4" };
-                let object = self.object(&name, kind);
-                if matches!(task, Task::Thumbnail(_)) && !object.path.exists() {
-                    // A power cut took it; the recording is whole without.
-                    self.tasks.spawn(async move { (Some(task), Ok(None)) });
-                    return;
-                }
-                self.tasks.spawn(async move { (Some(task), object.upload(&store).await.map(|_| None)) });
-            }
-            Task::File(index) => {
-                let object = self.object(&name, "video/mp4");
-                let part = self.ledger.file_segments(index);
-                if let Some(part) = part.filter(|_| !object.path.exists()) {
-                    self.retries.retain(|ill| ill.task != task);
-                    return self.ledger.reassemble(part);
-                }
-                let item = part.map(|part| self.ledger.recorded_file(part, file_size(&object.path)));
-                self.tasks.spawn(async move {
-                    let stored = object.upload(&store).await;
-                    (Some(task), stored.map(|stored| item.map(|item| with_vod_asset(item, stored))))
-                });
-            }
-        }
-    }
-
-    /// A file of the spool, and what it is called in storage.
+    /// A file of the spool and its name in the storage.
     fn object(&self, name: &str, content_type: &'static str) -> SpooledObject {
         let recording = self.spool.recording();
-        let (target, own) = match &self.destination {
-            // Each file has a place of its own.
-            Storage::File(path) => {
+        let (object_name, own_storage) = match self.store().layout() {
+            Layout::SingleFile(path) => {
                 let names = self.spool.names();
-                let own = (0..=self.ledger.file_count()).find(|index| names.mp4(*index) == name);
-                let own = own.map_or_else(|| path.with_file_name(name), |index| numbered_path(path, index));
-                (name.to_owned(), Some((Storage::File(own), recording.overwrite)))
+                let files = 0..=self.machine.ledger().file_count();
+                let number = files.into_iter().find(|index| names.mp4(*index) == name);
+                let path =
+                    number.map_or_else(|| path.with_file_name(name), |index| numbered_path(&path, index));
+                (name.to_owned(), Some((Storage::File(path), recording.overwrite)))
             }
-            Storage::TencentVod(_) => (name.to_owned(), None),
-            _ => (format!("{}/{name}", recording.name), None),
+            Layout::Assets => (name.to_owned(), None),
+            Layout::Folder => (format!("{}/{name}", recording.name), None),
         };
-        SpooledObject { path: self.spool.path(name), object_name: target, own_storage: own, content_type }
+        SpooledObject { path: self.spool.path(name), object_name, own_storage, content_type }
     }
 
-    /// All files of a playlist, itself the last.
-    fn vod_asset_names(&self) -> Vec<String> {
+    /// Names of all files of a playlist, the playlist itself last.
+    fn asset_names(&self) -> Vec<String> {
         let (names, ts) = (self.spool.names(), self.spool.recording().format.is_ts());
+        let ledger = self.machine.ledger();
         let mut all = Vec::new();
         if !ts {
-            all.extend(self.ledger.runs().into_iter().map(|run| names.init(run)));
+            all.extend(ledger.runs().into_iter().map(|run| names.init(run)));
         }
-        let segments = self.ledger.segments(None);
+        let segments = ledger.segments(None);
         all.extend(segments.iter().map(|s| if ts { names.ts(s.index) } else { names.segment(s.index) }));
         all.push(names.playlist());
         all
     }
 
-    /// A task has ended.
-    fn on_task_ended(&mut self, (task, result): TaskOutcome) -> Result<(), TaskError> {
-        let Some(task) = task else {
-            self.name_taken = matches!(&result, Err(TaskError { class: ErrorClass::Permanent, .. }));
-            return result.map(drop);
-        };
-        let ill = self.retries.iter().position(|ill| ill.task == task);
-        let item = match result {
-            Ok(item) => item,
-            // What is wrong with the file itself does not keep others from being stored.
-            Err(failure) if matches!(failure.class, ErrorClass::Local | ErrorClass::Permanent) => {
-                let tries = ill.map_or(0, |at| self.retries.swap_remove(at).attempts) + 1;
-                let pause = TASK_BACKOFF.saturating_mul(1 << tries.min(10)).min(MAX_TASK_BACKOFF);
-                self.retries.push(RetryLater { task, attempts: tries, retry_at: self.now() + pause });
-                tracing::warn!(problem = failure.message, "a part of the recording cannot be stored");
-                self.shared.status().problem = Some(failure.message);
-                return Ok(());
-            }
-            Err(failure) => {
-                ill.map(|at| self.retries.swap_remove(at));
-                self.ledger.requeue(task);
-                return Err(failure);
-            }
-        };
-        ill.map(|at| self.retries.swap_remove(at));
-        let entry = if let Task::Assemble(part) = task {
-            Done::Assembled(part)
-        } else {
-            self.backoff.on_success();
-            if self.retries.is_empty() {
-                self.shared.status().problem = None;
-            }
-            Done::Stored(StoredFile { name: self.ledger.object_name(task), file: item.clone() })
-        };
-        let spent = self.ledger.complete_task(task, item);
-        // Without the entry it would only be done again.
-        let logged = self.upload_log.as_mut().map_or(Ok(()), |log| log.append(&entry)).map_err(spool_error);
-        if logged.is_ok() {
-            spent.iter().for_each(|name| self.spool.discard(name));
+    /// Collects what the last job stores and writes.
+    fn prepare_finish(&self) -> Result<Finish, JobError> {
+        let (recording, names, ledger) = (self.spool.recording(), self.spool.names(), self.machine.ledger());
+        let mut playlists = Vec::new();
+        if ledger.listed_segments().is_some() {
+            let object = |name: &str| self.object(name, PLAYLIST_TYPE).object_name;
+            let full = ledger.whole_playlist(PlaylistState::Complete);
+            let live = ledger.live_playlist(PlaylistState::Complete);
+            playlists.push((object(&names.playlist()), full, None));
+            // Live viewers must see the end: a deleted playlist would be an error to players.
+            playlists.push((object(&names.live_playlist()), live, Some(LIVE_CACHE_CONTROL)));
         }
-        logged
-    }
-
-    /// Stores the playlists, if they have grown.
-    async fn store_playlists(&mut self) -> Result<(), TaskError> {
-        let Some(listed) = self.ledger.listed_segments() else { return Ok(()) };
-        let names = self.spool.names().clone();
-        if self.stored_playlist_segments[0] != listed {
-            self.put_playlist(names.live_playlist(), self.ledger.live_playlist(Growth::Running)).await?;
-            self.stored_playlist_segments[0] = listed;
-            self.backoff.on_success();
+        let mut manifest = None;
+        if recording.manifest && !ledger.is_empty() {
+            let text = serde_json::to_vec_pretty(&ledger.manifest(&recording.name));
+            let object = self.object(&names.manifest(), "application/json");
+            // In the spool, the manifest's name may be that of the spool's own description.
+            let path = self.spool.path(&format!("{}.part", names.manifest()));
+            manifest = Some((SpooledObject { path, ..object }, text.map_err(|e| spool_error(e.into()))?));
         }
-        let pause = |length: usize| Duration::from_secs((length / PLAYLIST_BYTES_PER_S) as u64);
-        if self.stored_playlist_segments[1] != listed
-            && self.last_full_playlist.is_none_or(|(at, length)| at.elapsed() >= pause(length))
-        {
-            let text = self.ledger.whole_playlist(Growth::Running);
-            self.last_full_playlist = Some((Instant::now(), text.len()));
-            self.put_playlist(names.playlist(), text).await?;
-            self.stored_playlist_segments[1] = listed;
-        }
-        Ok(())
-    }
-
-    async fn put_playlist(&self, name: String, text: String) -> Result<(), TaskError> {
-        let object = self.object(&name, PLAYLIST_TYPE);
-        let bytes = Bytes::from(text);
-        self.store.put_bytes(&object.object_name, bytes, PLAYLIST_TYPE, Some(LIVE_CACHE_CONTROL)).await?;
-        Ok(())
-    }
-
-    /// All is stored: the last words, and the spool goes.
-    async fn finish(&self) -> Result<(), TaskError> {
-        let names = self.spool.names().clone();
-        if self.ledger.listed_segments().is_some() {
-            let object = self.object(&names.playlist(), PLAYLIST_TYPE);
-            let text = Bytes::from(self.ledger.whole_playlist(Growth::Complete));
-            self.store.put_bytes(&object.object_name, text, PLAYLIST_TYPE, None).await?;
-            // Who still watches has to learn that it is over: a playlist that is gone is an error to players.
-            self.put_playlist(names.live_playlist(), self.ledger.live_playlist(Growth::Complete)).await?;
-        }
-        if self.spool.recording().manifest && !self.ledger.is_empty() {
-            let manifest = self.ledger.manifest(&self.spool.recording().name);
-            let text = serde_json::to_vec_pretty(&manifest).map_err(|e| spool_error(e.into()))?;
-            let name = names.manifest();
-            // In the spool, this name is another file's.
-            let draft = self.spool.path(&format!("{name}.part"));
-            fs::write(&draft, text).map_err(spool_error)?;
-            SpooledObject { path: draft, ..self.object(&name, "application/json") }
-                .upload(&self.store)
-                .await?;
-        }
-        self.store.abort_orphaned_uploads().await;
-        if let Some(receipt) = &self.spool.recording().receipt {
+        let mut receipt = None;
+        if let Some(path) = &recording.receipt {
             let text = serde_json::to_vec(&self.report(None)).map_err(|e| spool_error(e.into()))?;
-            write_atomically(receipt, &text).map_err(spool_error)?;
+            receipt = Some((path.clone(), text));
         }
-        self.spool.remove();
-        Ok(())
-    }
-
-    /// Gives the first storage up for the backup, if it has not worked for long.
-    fn fail_over_if_failing(&mut self) -> Result<(), TaskError> {
-        let failing = self.backoff.state(self.now()) != State::Uploading;
-        if !failing || self.on_backup || self.backup.is_none() || !self.tasks.is_empty() {
-            return Ok(());
-        }
-        self.upload_log
-            .as_mut()
-            .map_or(Ok(()), |log| log.append(&Done::SwitchedToBackup))
-            .map_err(spool_error)?;
-        self.switch_to_backup();
-        self.ledger.restart_uploads();
-        tracing::warn!(
-            place = self.store.location(),
-            "storage does not work: the recording goes to its backup"
-        );
-        Ok(())
-    }
-
-    fn switch_to_backup(&mut self) {
-        if let (Some(store), Some(home)) = (&self.backup, &self.spool.recording().backup) {
-            (self.store, self.destination, self.on_backup) = (Arc::clone(store), home.clone(), true);
-            self.backoff.on_success();
-            self.reachability_check.abort_all();
-            self.retries.clear();
-            self.name_taken = false;
-            (self.stored_playlist_segments, self.last_full_playlist) = ([0; 2], None);
-        }
-    }
-
-    fn handle_error(&mut self, failure: TaskError) {
-        if failure.class == ErrorClass::Local {
-            // It says nothing about the storage.
-            tracing::debug!(problem = failure.message, "what is recorded cannot be delivered");
-            self.shared.status().problem = Some(failure.message);
-            return;
-        }
-        let noise = f64::from(self.started_at.elapsed().subsec_nanos() % 1000) / 1000.0;
-        let before = self.backoff.state(self.now());
-        self.backoff.on_failure(self.now(), failure.class, noise);
-        if before != self.backoff.state(self.now()) {
-            tracing::warn!(problem = failure.message, "what is recorded cannot be stored");
-        }
-        self.shared.status().problem = Some(failure.message);
+        let unused = self.machine.on_backup().then(|| Arc::clone(&self.stores.0));
+        let (spool, store) = (Arc::clone(&self.spool), Arc::clone(self.store()));
+        Ok(Finish { spool, store, unused, playlists, manifest, receipt })
     }
 
     fn update_status(&self) {
-        // Nothing else is under way, and what is left needs somebody.
-        let hopeless = self.name_taken
-            || self.spool_failed
-            || (!self.retries.is_empty() && self.ledger.pending() == self.retries.len());
-        let mut status = self.shared.status();
-        status.state = if hopeless { State::Failed } else { self.backoff.state(self.now()) };
-        status.pending = self.ledger.pending();
-        status.backup = self.on_backup;
-        let since = self.backoff.outage_since(self.now()).map(|since| self.now().since(since));
-        status.failing_since_unix_ms = since.map(unix_ms_ago);
-    }
-
-    /// Asks a storage that failed for something small: whatever it answers, it is there.
-    fn check_reachability(&mut self) {
-        let due = self.backoff.check_at().is_some_and(|at| at <= self.now());
-        if !due || !self.reachability_check.is_empty() {
-            return;
-        }
-        let store = Arc::clone(&self.store);
-        let name = self.object(&self.spool.names().manifest(), "").object_name;
-        self.reachability_check.spawn(async move {
-            let answer = tokio::time::timeout(REACHABILITY_CHECK_TIMEOUT, store.is_reachable(&name)).await;
-            answer.unwrap_or(false)
-        });
-    }
-
-    /// Sleeps until something has happened or is due. False if something has happened that must not.
-    async fn wait(&mut self) -> bool {
-        self.check_reachability();
         let now = self.now();
-        let (idle, waits) = (self.tasks.is_empty(), self.reachability_check.is_empty());
-        let retries =
-            self.retries.iter().map(|ill| ill.retry_at).chain(self.backoff.retry_at().filter(|_| idle));
-        let retries = retries.chain(self.backoff.check_at().filter(|_| waits));
-        let due = retries
-            .map(|at| at.since(now))
-            .min()
-            .map_or(SPOOL_POLL_INTERVAL, |due| due.min(SPOOL_POLL_INTERVAL));
-        let bell = Arc::clone(&self.shared.wakeup);
-        let ended = tokio::select! {
-            Some(ended) = self.tasks.join_next() => Some(ended),
-            Some(answered) = self.reachability_check.join_next() => {
-                self.backoff.on_check_result(self.now(), answered.unwrap_or(false));
-                None
-            }
-            () = bell.notified() => None,
-            () = tokio::time::sleep(due.max(Duration::from_millis(10))) => None,
-        };
-        let result = match ended {
-            Some(Ok(outcome)) => self.on_task_ended(outcome),
-            Some(Err(error)) => {
-                tracing::error!(%error, "a bug: a delivery panicked");
-                self.shared.status().problem = Some(format!("a bug: {error}"));
-                return false;
-            }
-            None => Ok(()),
-        };
-        if let Err(failure) = result {
-            self.handle_error(failure);
-        }
-        true
+        let mut status = self.shared.status();
+        status.state = self.machine.state(now);
+        status.pending = self.machine.ledger().pending();
+        status.problem = self.machine.problem().map(str::to_owned);
+        status.backup = self.machine.on_backup();
+        let outage = self.machine.outage_since(now).map(|since| now.since(since));
+        status.failing_since_unix_ms = outage.map(unix_ms_ago);
     }
 
-    /// The gate's clock.
+    /// Waits for a job, new recorded data or a deadline. False if a job panicked.
+    async fn wait(&mut self) -> bool {
+        let now = self.now();
+        let deadline = self.machine.deadline().map_or(SPOOL_POLL_INTERVAL, |at| at.since(now));
+        let wakeup = Arc::clone(&self.shared.wakeup);
+        let ended = tokio::select! {
+            Some(ended) = self.jobs.join_next() => ended,
+            () = wakeup.notified() => return true,
+            () = tokio::time::sleep(deadline.clamp(MIN_WAIT, SPOOL_POLL_INTERVAL)) => return true,
+        };
+        match ended {
+            Ok(input) => {
+                self.handle(input);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "upload task panicked");
+                let message = format!("internal error: {error}");
+                self.handle(Input::Problem(JobError { class: ErrorClass::Local, message }));
+                false
+            }
+        }
+    }
+
+    /// Time since the start, the machine's clock.
     fn now(&self) -> HostTime {
         HostTime(0) + self.started_at.elapsed()
     }
 }
 
-/// A file on its way.
+/// The last job of an upload.
+struct Finish {
+    spool: Arc<Spool>,
+    store: Arc<Store>,
+    /// The first storage, if the backup is in use.
+    unused: Option<Arc<Store>>,
+    /// Name, content and cache control of each final playlist.
+    playlists: Vec<(String, String, Option<&'static str>)>,
+    manifest: Option<(SpooledObject, Vec<u8>)>,
+    receipt: Option<(PathBuf, Vec<u8>)>,
+}
+
+impl Finish {
+    async fn run(self) -> Result<(), JobError> {
+        for (name, text, cache_control) in self.playlists {
+            self.store.put_bytes(&name, Bytes::from(text), PLAYLIST_TYPE, cache_control).await?;
+        }
+        if let Some((object, text)) = self.manifest {
+            fs::write(&object.path, text).map_err(spool_error)?;
+            object.upload(&self.store).await?;
+        }
+        for store in [Some(self.store), self.unused].into_iter().flatten() {
+            let left = store.abort_orphaned_uploads().await;
+            if left > 0 {
+                let location = store.location();
+                tracing::warn!(left, location, "multipart uploads not aborted, needs a lifecycle rule");
+            }
+        }
+        if let Some((path, text)) = self.receipt {
+            write_atomically(&path, &text).map_err(spool_error)?;
+        }
+        self.spool.remove();
+        Ok(())
+    }
+}
+
+/// A file of the spool that is uploaded.
 struct SpooledObject {
     path: PathBuf,
-    /// What it is called in storage.
+    /// Name in the storage.
     object_name: String,
-    /// A storage for it alone, and whether what is there may be replaced.
+    /// A storage for this file alone, and whether an existing file may be replaced.
     own_storage: Option<(Storage, bool)>,
     content_type: &'static str,
 }
 
 impl SpooledObject {
-    async fn upload(self, store: &Store) -> Result<store::StoredObject, TaskError> {
-        let Self { path, object_name: target, own_storage: own, content_type } = self;
-        let Some((own, overwrite)) = own else { return Ok(store.put(&target, &path, content_type).await?) };
-        if let (Storage::File(there), false) = (&own, overwrite)
-            && there.exists()
-            && file_size(there) != file_size(&path)
+    async fn upload(self, store: &Store) -> Result<store::StoredObject, JobError> {
+        let Self { path, object_name, own_storage, content_type } = self;
+        let Some((own_storage, overwrite)) = own_storage else {
+            return Ok(store.put(&object_name, &path, content_type).await?);
+        };
+        if let (Storage::File(existing), false) = (&own_storage, overwrite)
+            && existing.exists()
+            && file_size(existing) != file_size(&path)
         {
-            let words =
-                format!("{} exists already: remove it, then finish with `pagecast recover`", there.display());
-            return Err(TaskError { class: ErrorClass::Permanent, message: words });
+            let message = format!("{} already exists: remove it, then recover the spool", existing.display());
+            return Err(JobError { class: ErrorClass::Permanent, message });
         }
-        Ok(Store::open(&own)?.put("file", &path, content_type).await?)
+        Ok(Store::open(&own_storage)?.put("file", &path, content_type).await?)
     }
 }
 
-/// Whether anything can be stored, and nothing of these is there.
-async fn probe(store: &Store, names: &[String]) -> Result<(), TaskError> {
+/// Checks that objects can be stored, and that none of these exists.
+async fn probe(store: &Store, names: &[String]) -> Result<(), JobError> {
     store.probe().await?;
     for name in names {
         if store.head(name).await?.is_some() {
-            let words = format!(
-                "{name} exists already in {}: choose another name, or replace it with --overwrite",
+            let message = format!(
+                "{name} already exists in {}: choose another name, or allow overwriting",
                 store.location()
             );
-            return Err(TaskError { class: ErrorClass::Permanent, message: words });
+            return Err(JobError { class: ErrorClass::Permanent, message });
         }
     }
     Ok(())
 }
 
-/// Makes a file of its segments, which began at `unix_ms`.
+/// Assembles a file from its segments; the first one started at `unix_ms`.
 fn assemble_file(
     spool: &Spool,
     segments: &[Segment],
     unix_ms: i64,
     name: &str,
 ) -> Result<(), assemble::Error> {
-    let pieces: Vec<_> = segments.iter().map(|segment| spool.segment_source(segment)).collect();
+    let sources: Vec<_> = segments.iter().map(|segment| spool.segment_source(segment)).collect();
     let path = spool.path(name);
-    assemble::write_mp4(&pieces, unix_ms, &path, &spool.path(&format!("{name}.part")))?;
+    assemble::write_mp4(&sources, unix_ms, &path, &spool.path(&format!("{name}.part")))?;
     spool.add_used_bytes(file_size(&path));
     Ok(())
 }
 
-/// Makes a segment of MPEG-TS, unless it is there.
+/// Converts a segment to MPEG-TS, unless that was done before.
 fn convert_to_ts(spool: &Spool, segment: &Segment) -> Result<(), assemble::Error> {
     let name = spool.names().ts(segment.index);
     let path = spool.path(&name);
@@ -651,8 +509,8 @@ fn convert_to_ts(spool: &Spool, segment: &Segment) -> Result<(), assemble::Error
     Ok(())
 }
 
-/// Makes what is to be stored as one medium.
-fn write_vod_asset(spool: &Spool, segments: &[Segment], playlist: &str) -> Result<(), assemble::Error> {
+/// Writes the files that are stored as one asset.
+fn write_asset(spool: &Spool, segments: &[Segment], playlist: &str) -> Result<(), assemble::Error> {
     if spool.recording().format.is_ts() {
         segments.iter().try_for_each(|segment| convert_to_ts(spool, segment))?;
     }
@@ -660,50 +518,47 @@ fn write_vod_asset(spool: &Spool, segments: &[Segment], playlist: &str) -> Resul
     fs::write(&path, playlist).map_err(|e| assemble::Error::Io(path, e))
 }
 
-async fn store_vod_asset(
+async fn store_asset(
     store: &Store,
     spool: &Spool,
     names: &[String],
-    item: RecordedFile,
-) -> Result<Option<RecordedFile>, TaskError> {
+    description: RecordedFile,
+) -> Result<Option<RecordedFile>, JobError> {
     let paths: Vec<_> = names.iter().map(|name| spool.path(name)).collect();
     let files: Vec<(&str, &Path)> =
         names.iter().map(String::as_str).zip(paths.iter().map(PathBuf::as_path)).collect();
     let stored = store.put_playlist(&files).await?;
     let bytes = paths.iter().map(|path| file_size(path)).sum();
-    Ok(Some(with_vod_asset(RecordedFile { bytes, ..item }, stored)))
+    Ok(Some(with_asset(RecordedFile { bytes, ..description }, stored)))
 }
 
-fn with_vod_asset(item: RecordedFile, stored: store::StoredObject) -> RecordedFile {
+/// Adds the asset's id and address to the description of a file.
+fn with_asset(file: RecordedFile, stored: store::StoredObject) -> RecordedFile {
     match stored.vod_asset {
-        Some(medium) => RecordedFile { file_id: Some(medium.file_id), url: Some(medium.url), ..item },
-        None => item,
+        Some(asset) => RecordedFile { file_id: Some(asset.file_id), url: Some(asset.url), ..file },
+        None => file,
     }
 }
 
-/// Does something that takes the disk a while.
+/// Runs disk work on a blocking thread.
 async fn blocking(
     work: impl FnOnce() -> Result<(), assemble::Error> + Send + 'static,
-) -> Result<(), TaskError> {
+) -> Result<(), JobError> {
     match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Ok(done?),
-        Err(error) => Err(TaskError { class: ErrorClass::Local, message: format!("a bug: {error}") }),
+        Ok(result) => Ok(result?),
+        Err(error) => Err(JobError { class: ErrorClass::Local, message: format!("internal error: {error}") }),
     }
 }
 
-fn spool_error(error: io::Error) -> TaskError {
-    TaskError { class: ErrorClass::Local, message: format!("the spool: {}", io_reason(&error)) }
+fn spool_error(error: io::Error) -> JobError {
+    let message = format!("cannot read or write the spool: {}", io_reason(&error));
+    JobError { class: ErrorClass::Local, message }
 }
 
-/// The whole path: whoever reads it may be in another folder.
-fn absolute_path(path: &Path) -> String {
-    std::path::absolute(path).as_deref().unwrap_or(path).display().to_string()
-}
-
-/// The time that was so long ago, in ms since 1970.
+/// The time of day `ago` before now, in ms since 1970.
 fn unix_ms_ago(ago: Duration) -> i64 {
-    let then = SystemTime::now().checked_sub(ago).and_then(|then| then.duration_since(UNIX_EPOCH).ok());
-    i64::try_from(then.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+    let time = SystemTime::now().checked_sub(ago).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    i64::try_from(time.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 
 fn file_size(path: &Path) -> u64 {

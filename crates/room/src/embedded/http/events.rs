@@ -1,4 +1,4 @@
-//! Server-sent events: what a viewer is told.
+//! Server-sent events with the state of a viewer.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -17,42 +17,42 @@ use super::super::command::{Command, SessionPath};
 use super::super::viewer_state::ViewerState;
 use super::{AppState, ErrorResponse, stream_body};
 
-/// How often something is said, if only that there is nothing to say.
+/// Longest pause before a comment keeps the stream alive; proxies close idle ones after 30 s and more.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// `GET …/events`.
+/// `GET …/events`: the event stream of a viewer.
 pub(super) async fn event_stream(
     State(rooms): State<AppState>,
     Path(path): Path<(String, String)>,
 ) -> Result<Response, ErrorResponse> {
     let session = SessionPath { room: path.0, publishes: false, secret: path.1 };
-    let news = rooms.send_command(|reply| Command::Subscribe(session, reply)).await?;
+    let states = rooms.send_command(|reply| Command::Subscribe(session, reply)).await?;
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, stream_body(EventStream { next: Box::pin(std::future::ready(first_event(news))) }))
+    Ok((headers, stream_body(EventStream { next: Box::pin(std::future::ready(first_event(states))) }))
         .into_response())
 }
 
 type NextEvent = Option<(String, ViewerState, watch::Receiver<ViewerState>)>;
 
-/// The body of the answer: never more than one event in it, however slowly it is read.
+/// Response body. It buffers at most one event, however slowly it is read.
 struct EventStream {
     next: Pin<Box<dyn Future<Output = NextEvent> + Send>>,
 }
 
-fn first_event(mut news: watch::Receiver<ViewerState>) -> NextEvent {
-    let known = news.borrow_and_update().clone();
-    Some((known.events_since(None), known, news))
+fn first_event(mut states: watch::Receiver<ViewerState>) -> NextEvent {
+    let known = states.borrow_and_update().clone();
+    Some((known.events_since(None), known, states))
 }
 
-async fn next_event(known: ViewerState, mut news: watch::Receiver<ViewerState>) -> NextEvent {
-    match tokio::time::timeout(KEEP_ALIVE_INTERVAL, news.changed()).await {
+async fn next_event(known: ViewerState, mut states: watch::Receiver<ViewerState>) -> NextEvent {
+    match tokio::time::timeout(KEEP_ALIVE_INTERVAL, states.changed()).await {
         Ok(Ok(())) => {
-            let now = news.borrow_and_update().clone();
-            Some((now.events_since(Some(&known)), now, news))
+            let current = states.borrow_and_update().clone();
+            Some((current.events_since(Some(&known)), current, states))
         }
-        // The session is over.
+        // The session has ended.
         Ok(Err(_)) => None,
-        Err(_) => Some((":\n\n".to_owned(), known, news)),
+        Err(_) => Some((":\n\n".to_owned(), known, states)),
     }
 }
 
@@ -68,8 +68,8 @@ impl http_body::Body for EventStream {
             match self.next.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some((text, known, news))) => {
-                    self.next = Box::pin(next_event(known, news));
+                Poll::Ready(Some((text, known, states))) => {
+                    self.next = Box::pin(next_event(known, states));
                     if !text.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(text.into()))));
                     }

@@ -1,4 +1,4 @@
-//! The page to watch a room on.
+//! The viewer page.
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
@@ -7,21 +7,21 @@ use axum::response::{IntoResponse as _, Response};
 use super::super::random;
 use super::{AppState, ErrorResponse, is_room_name};
 
-/// One file: what it needs is in it.
+/// The page, self-contained.
 const VIEWER_HTML: &str = include_str!("../viewer.html");
-/// What stands in it for a number used once, by which the browser knows our script from others'.
+/// Placeholder in the page for the nonce of the content security policy.
 const NONCE_PLACEHOLDER: &str = "{{nonce}}";
 
-/// `GET /rooms/{room}`.
+/// `GET /rooms/{room}`: the viewer page of a room.
 pub(super) async fn viewer_page(
     State(_): State<AppState>,
     Path(room): Path<String>,
 ) -> Result<Response, ErrorResponse> {
     if !is_room_name(&room) {
-        return Err(ErrorResponse::new(StatusCode::NOT_FOUND, "there is no room of this name"));
+        return Err(ErrorResponse::new(StatusCode::NOT_FOUND, "this is not a valid room name"));
     }
     let nonce = random::random_hex(16).ok_or_else(|| {
-        ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "the system has no randomness yet")
+        ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, "no random numbers are available yet")
     })?;
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \

@@ -1,18 +1,18 @@
-//! Answers, and those that say why not.
+//! HTTP responses: errors, JSON, CORS headers.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use pagecast_listen::is_for_localhost;
 use serde::Serialize;
-use url::{Host, Url};
 
 use super::super::Access;
 use super::super::command::SessionError;
 use super::super::token;
 
-/// Says of a session that is over why that is: `replaced` or `ended`.
+/// Header with the reason why a session has ended: `replaced` or `ended`.
 const SESSION_HEADER: HeaderName = HeaderName::from_static("pagecast-session");
 
-/// Why a request is not done.
+/// Error response with a text for the client.
 #[derive(Debug)]
 pub(super) struct ErrorResponse {
     status: StatusCode,
@@ -21,12 +21,12 @@ pub(super) struct ErrorResponse {
 }
 
 impl ErrorResponse {
-    /// With a sentence for whoever asked.
-    pub(super) fn new(status: StatusCode, why: impl Into<String>) -> Self {
-        Self { status, message: why.into(), header: None }
+    /// An error response with a message.
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), header: None }
     }
 
-    /// It may work in so many seconds.
+    /// Adds a `Retry-After` header.
     pub(super) fn retry_after(mut self, seconds: &'static str) -> Self {
         self.header = Some((header::RETRY_AFTER, seconds));
         self
@@ -34,8 +34,8 @@ impl ErrorResponse {
 }
 
 impl From<SessionError> for ErrorResponse {
-    fn from(refused: SessionError) -> Self {
-        let (status, header) = match refused {
+    fn from(error: SessionError) -> Self {
+        let (status, header) = match error {
             SessionError::NotFound => (StatusCode::NOT_FOUND, None),
             SessionError::Replaced => (StatusCode::GONE, Some((SESSION_HEADER, "replaced"))),
             SessionError::Ended => (StatusCode::GONE, Some((SESSION_HEADER, "ended"))),
@@ -51,7 +51,7 @@ impl From<SessionError> for ErrorResponse {
                 (StatusCode::SERVICE_UNAVAILABLE, Some((header::RETRY_AFTER, "1")))
             }
         };
-        Self { status, message: refused.to_string(), header }
+        Self { status, message: error.to_string(), header }
     }
 }
 
@@ -76,14 +76,14 @@ impl IntoResponse for ErrorResponse {
     }
 }
 
-/// JSON that is not kept by anybody.
+/// JSON response that must not be cached.
 pub(super) fn json_response(value: &impl Serialize) -> Response {
     let body = serde_json::to_string(value).unwrap_or_default();
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
     (headers, body).into_response()
 }
 
-/// Lets pages from elsewhere read the answer: whoever got here may.
+/// Adds CORS headers that let any page read the response. Origins were checked before.
 pub(super) fn with_cors(response: &mut Response, origin: Option<HeaderValue>) {
     let headers = response.headers_mut();
     let (origin, any) = (origin, HeaderValue::from_static("*"));
@@ -103,47 +103,18 @@ pub(super) fn with_cors(response: &mut Response, origin: Option<HeaderValue>) {
 }
 
 impl Access {
-    /// An open room is for this machine: not for pages of other sites that its browser shows, nor for names
-    /// that only point here.
+    /// Refuses requests to rooms without tokens from pages of other sites, and those with a host name that is
+    /// not a loopback one (DNS rebinding).
     pub(super) fn check_origin(&self, headers: &HeaderMap) -> Result<(), ErrorResponse> {
         if let Self::Jwt(_) = self {
             return Ok(());
         }
-        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let host = text(header::HOST).map(|host| format!("http://{host}"));
-        let origin = text(header::ORIGIN).map(str::to_owned);
-        if host.iter().chain(&origin).all(|url| is_loopback_url(url)) {
+        if is_for_localhost(headers) {
             return Ok(());
         }
         Err(ErrorResponse::new(
             StatusCode::FORBIDDEN,
-            "an open room is only for this machine: use localhost, or tokens",
+            "rooms without tokens accept only local requests; use localhost or set a secret",
         ))
-    }
-}
-
-fn is_loopback_url(url: &str) -> bool {
-    match Url::parse(url).ok().as_ref().and_then(Url::host) {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_is_here() {
-        for url in ["http://localhost:1", "http://127.0.0.1", "http://[::1]:8080", "https://a.localhost"] {
-            assert!(is_loopback_url(url), "{url}");
-        }
-        for url in
-            ["null", "", "http://localhost.example", "http://192.168.1.1", "https://evil.example", "file://"]
-        {
-            assert!(!is_loopback_url(url), "{url}");
-        }
     }
 }

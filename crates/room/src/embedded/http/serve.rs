@@ -1,4 +1,4 @@
-//! Connections of the room's web server, bounded by [`pagecast_listen`].
+//! The rooms' own HTTP listener, with connections limited by [`pagecast_listen`].
 
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -6,14 +6,15 @@ use pagecast_listen::{Limits, Service, ShutdownPhase, serve};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// Largest head of a request, in bytes, and most headers: tokens are in it, and browsers send 20 headers.
+/// Largest request head, in bytes: it may contain a token.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// Most headers of a request; browsers send about 20.
 const MAX_HEADERS: usize = 64;
 
-/// Fewest connections beside one for each viewer, who may listen to events for as long as it watches.
+/// Connections beside one for each viewer, whose event stream stays open while it watches.
 const MIN_OTHER_CONNECTIONS: usize = 256;
 
-/// Serves until told to stop. `viewers` is the most viewers there may be.
+/// Serves requests until `stop`. `viewers` is the limit of viewers.
 pub(in super::super) async fn run(
     listener: TcpListener,
     limits: Limits,
@@ -41,11 +42,11 @@ pub(in super::super) async fn run(
     }
 }
 
-/// Whether a cast on this machine publishes, or goes on or ends with it: viewers, whose streams of events may
-/// be many, do not take its place.
-fn is_own_publisher(_: &Method, uri: &Uri, from_here: bool) -> bool {
-    // `/rooms/ROOM/whip`, and below it the addresses of sessions.
-    from_here && uri.path().split('/').nth(3) == Some("whip")
+/// Whether a request is a WHIP request from this machine. Connections are reserved for those, so that the
+/// event streams of viewers cannot keep casts out.
+pub(in super::super) fn is_own_publisher(_: &Method, uri: &Uri, is_local: bool) -> bool {
+    // `/rooms/ROOM/whip`, and below it the sessions.
+    is_local && uri.path().split('/').nth(3) == Some("whip")
 }
 
 #[cfg(test)]
@@ -53,8 +54,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_publishes_here_has_reserved_places() {
-        for (uri, from_here, want) in [
+    fn connections_are_reserved_for_local_publishers() {
+        for (uri, is_local, expected) in [
             ("/rooms/a/whip", true, true),
             ("/rooms/a/whip/secret?x=1", true, true),
             ("/rooms/a/whip", false, false),
@@ -62,7 +63,7 @@ mod tests {
             ("/rooms/a/whep/whip/events", true, false),
             ("/", true, false),
         ] {
-            assert_eq!(is_own_publisher(&Method::POST, &uri.parse().unwrap(), from_here), want, "{uri}");
+            assert_eq!(is_own_publisher(&Method::POST, &uri.parse().unwrap(), is_local), expected, "{uri}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One who publishes.
+//! A publisher: its layers, meters and clock.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,18 +9,18 @@ use super::super::rate_meter::RateMeter;
 use super::super::stats::{LayerStats, PublisherStats};
 use crate::rtc::answerer::media::{Packet, SenderReport, Track};
 
-/// A publisher is asked for a keyframe of a layer so often at most, however many want one.
+/// Shortest interval of keyframe requests for one layer, however many viewers need one.
 const MIN_KEYFRAME_INTERVAL: Duration = Duration::from_millis(500);
-/// A layer of which nothing came for so long is none. A page at rest sends a picture a second.
+/// Time after which a layer without packets is inactive. A static page sends one frame per second.
 const LAYER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Ticks per second of RTP time stamps.
 pub(super) const VIDEO_CLOCK_RATE: u32 = 90_000;
 pub(super) const AUDIO_CLOCK_RATE: u32 = 48_000;
 
-/// One who publishes.
+/// A publisher.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    /// As whom.
+    /// User name.
     pub(super) user: String,
     started_at: SystemTime,
     clock: PublisherClock,
@@ -34,14 +34,14 @@ struct Layer {
     rid: Option<String>,
     meter: RateMeter,
     size: Option<(u32, u32)>,
-    /// When a keyframe was asked for the last time.
+    /// Time of the last keyframe request.
     keyframe_requested_at: Option<Instant>,
-    /// Whether somebody has wanted one since.
+    /// Whether a keyframe was needed since, but could not be requested yet.
     keyframe_pending: bool,
 }
 
 impl Publisher {
-    /// Of whom nothing came yet. `rids` are the layers.
+    /// A publisher without packets. `rids` name the layers.
     pub(super) fn new(now: Instant, user: String, rids: Vec<Option<String>>) -> Self {
         let layer = |rid| Layer {
             rid,
@@ -60,13 +60,13 @@ impl Publisher {
         }
     }
 
-    /// It says when a time stamp was.
+    /// Records a sender report.
     pub(super) fn on_sender_report(&mut self, track: Track, report: SenderReport) {
         self.clock.on_sender_report(track, report);
     }
 
-    /// A packet came; when it was made.
-    pub(super) fn on_packet(&mut self, now: Instant, packet: &Packet, glance: PayloadInfo) -> Instant {
+    /// Records a packet and returns its capture time.
+    pub(super) fn on_packet(&mut self, now: Instant, packet: &Packet, payload: PayloadInfo) -> Instant {
         let (rate, bytes) = match packet.track {
             Track::Audio => (AUDIO_CLOCK_RATE, packet.payload.len()),
             Track::Video(_) => (VIDEO_CLOCK_RATE, packet.payload.len()),
@@ -76,64 +76,64 @@ impl Publisher {
             Track::Video(index) => {
                 if let Some(layer) = self.layers.get_mut(index) {
                     layer.meter.add(now, bytes, packet.marker);
-                    layer.size = glance.size.or(layer.size);
-                    layer.keyframe_pending &= !glance.keyframe;
+                    layer.size = payload.size.or(layer.size);
+                    layer.keyframe_pending &= !payload.keyframe;
                 }
             }
         }
         self.clock.capture_time(now, packet.track, rate, packet.timestamp)
     }
 
-    /// Somebody wants a keyframe of a layer; whether it has to be asked for right now.
+    /// Notes that a viewer needs a keyframe of a layer. Returns whether to request it now.
     pub(super) fn request_keyframe(&mut self, now: Instant, layer: usize) -> bool {
         let Some(layer) = self.layers.get_mut(layer) else { return false };
-        let may = layer
+        let allowed = layer
             .keyframe_requested_at
-            .is_none_or(|asked| now.saturating_duration_since(asked) >= MIN_KEYFRAME_INTERVAL);
-        layer.keyframe_pending = !may;
-        if may {
+            .is_none_or(|at| now.saturating_duration_since(at) >= MIN_KEYFRAME_INTERVAL);
+        layer.keyframe_pending = !allowed;
+        if allowed {
             layer.keyframe_requested_at = Some(now);
             self.keyframe_requests += 1;
         }
-        may
+        allowed
     }
 
-    /// A layer of which a keyframe is wanted that could not be asked for when somebody wanted it.
+    /// A layer whose pending keyframe may be requested now.
     pub(super) fn pending_keyframe_layer(&self, now: Instant) -> Option<usize> {
-        let due = |layer: &Layer| {
+        let is_due = |layer: &Layer| {
             layer.keyframe_pending
                 && layer
                     .keyframe_requested_at
-                    .is_none_or(|asked| now.saturating_duration_since(asked) >= MIN_KEYFRAME_INTERVAL)
+                    .is_none_or(|at| now.saturating_duration_since(at) >= MIN_KEYFRAME_INTERVAL)
         };
-        self.layers.iter().position(due)
+        self.layers.iter().position(is_due)
     }
 
-    /// Whether anything comes.
+    /// Whether packets arrive.
     pub(super) fn is_active(&self, now: Instant) -> bool {
         self.audio_meter.is_active(now, LAYER_TIMEOUT)
             || self.layers.iter().any(|layer| layer.meter.is_active(now, LAYER_TIMEOUT))
     }
 
-    /// What comes of sound, in bit/s.
+    /// Bitrate of the audio, in bit/s.
     pub(super) fn audio_bps(&mut self, now: Instant) -> u64 {
         self.audio_meter.bps(now)
     }
 
-    /// The layers that come, the largest one first; all of them before anything has come.
+    /// The active layers, the largest first; all layers before the first packet.
     pub(super) fn layer_options(&mut self, now: Instant) -> Vec<LayerOption> {
-        let any = self.layers.iter().any(|layer| layer.meter.is_active(now, LAYER_TIMEOUT));
-        let mut offers = Vec::new();
+        let any_active = self.layers.iter().any(|layer| layer.meter.is_active(now, LAYER_TIMEOUT));
+        let mut options = Vec::new();
         for index in self.layers_by_size() {
             let layer = &mut self.layers[index];
-            if !any || layer.meter.is_active(now, LAYER_TIMEOUT) {
-                offers.push(LayerOption { layer: index, bps: layer.meter.bps(now) });
+            if !any_active || layer.meter.is_active(now, LAYER_TIMEOUT) {
+                options.push(LayerOption { layer: index, bps: layer.meter.bps(now) });
             }
         }
-        offers
+        options
     }
 
-    /// The layer that a viewer means: by its name, or `h`, `m`, `l` for the first, second and third.
+    /// The layer with this name; `h`, `m` and `l` also mean the largest, second and third.
     pub(super) fn find_layer(&self, name: &str) -> Option<usize> {
         let named = self.layers.iter().position(|layer| layer.rid.as_deref() == Some(name));
         let order = self.layers_by_size();
@@ -141,13 +141,13 @@ impl Publisher {
         named.or_else(|| order.get(by_size?.min(order.len().saturating_sub(1))).copied())
     }
 
-    /// A layer's name: what the publisher calls it, or its place.
+    /// The name of a layer: its rid, or its index.
     pub(super) fn layer_name(&self, layer: usize) -> String {
         let rid = self.layers.get(layer).and_then(|layer| layer.rid.clone());
         rid.unwrap_or_else(|| layer.to_string())
     }
 
-    /// Places of the layers, the largest one first; as offered, while sizes are not known.
+    /// Indices of the layers, the largest first; in the order of the offer while sizes are unknown.
     fn layers_by_size(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.layers.len()).collect();
         if self.layers.iter().all(|layer| layer.size.is_some()) {
@@ -157,8 +157,8 @@ impl Publisher {
         order
     }
 
-    /// What there is to tell; `watched` says how many get a layer.
-    pub(super) fn stats(&mut self, now: Instant, watched: impl Fn(usize) -> usize) -> PublisherStats {
+    /// Statistics. `viewer_count` returns the number of viewers of a layer.
+    pub(super) fn stats(&mut self, now: Instant, viewer_count: impl Fn(usize) -> usize) -> PublisherStats {
         let since = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut layers = Vec::new();
         for index in self.layers_by_size() {
@@ -169,12 +169,12 @@ impl Publisher {
                 height: layer.size.map(|size| size.1),
                 bitrate_bps: layer.meter.bps(now),
                 fps: layer.meter.fps(now),
-                viewers: watched(index),
+                viewers: viewer_count(index),
             });
         }
         PublisherStats {
             user: self.user.clone(),
-            since_ms: u64::try_from(since.as_millis()).unwrap_or(0),
+            published_since_ms: u64::try_from(since.as_millis()).unwrap_or(0),
             active: self.is_active(now),
             layers,
             audio_bps: self.audio_meter.bps(now),

@@ -1,4 +1,4 @@
-//! What the rooms tell of themselves.
+//! Statistics of rooms, and the states that viewers subscribe to.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,32 +10,31 @@ use super::super::viewer_state::{LayersEvent, ViewerState};
 use super::{RoleState, SessionId, Sfu};
 
 impl Sfu {
-    /// Tells all viewers what is new to them.
+    /// Updates the state of each viewer for its subscribers.
     pub(super) fn publish_viewer_states(&mut self, now: Instant) {
         let rooms: Vec<(Vec<SessionId>, Vec<SessionId>)> =
             self.rooms.values().map(|room| (room.publishers.clone(), room.viewers.clone())).collect();
         for (publishers, viewers) in rooms {
-            let publishers: HashMap<SessionId, PublisherStats> = publishers
-                .into_iter()
-                .filter_map(|key| Some((key, self.publisher_stats(now, key)?)))
-                .collect();
-            for key in &viewers {
-                let Some(RoleState::Viewer(viewer)) = self.role_state(*key) else { continue };
-                let (source, current, wish) =
+            let publishers: HashMap<SessionId, PublisherStats> =
+                publishers.into_iter().filter_map(|id| Some((id, self.publisher_stats(now, id)?))).collect();
+            for id in &viewers {
+                let Some(RoleState::Viewer(viewer)) = self.role_state(*id) else { continue };
+                let (source, current_layer, requested_layer) =
                     (viewer.publisher, viewer.current_layer(), preference_name(&viewer.preference));
                 let publisher = source.and_then(|source| publishers.get(&source));
                 let layers =
                     publisher.map(|publisher| publisher.layers.iter().map(rounded_layer_stats).collect());
-                let current = current.and_then(|layer| self.layer_name(source, layer));
-                let news = ViewerState {
+                let current_layer = current_layer.and_then(|layer| self.layer_name(source, layer));
+                let layers = layers.unwrap_or_default();
+                let state = ViewerState {
                     active: publisher.is_some_and(|publisher| publisher.active),
-                    layers: LayersEvent { current, wish, layers: layers.unwrap_or_default() },
+                    layers: LayersEvent { current_layer, requested_layer, layers },
                     viewer_count: viewers.len(),
                 };
-                if let Some(RoleState::Viewer(viewer)) = self.role_state(*key) {
+                if let Some(RoleState::Viewer(viewer)) = self.role_state(*id) {
                     viewer.state_sender.send_if_modified(|known| {
-                        let changed = *known != news;
-                        *known = news;
+                        let changed = *known != state;
+                        *known = state;
                         changed
                     });
                 }
@@ -43,7 +42,7 @@ impl Sfu {
         }
     }
 
-    /// All rooms, by name.
+    /// Statistics of all rooms, sorted by name.
     pub(in super::super) fn stats(&mut self, now: Instant) -> Vec<RoomStats> {
         let rooms: Vec<(Arc<str>, Vec<SessionId>, Vec<SessionId>)> = self
             .rooms
@@ -54,23 +53,18 @@ impl Sfu {
         for (name, publishers, viewers) in rooms {
             all.push(RoomStats {
                 room: name.to_string(),
-                publishers: publishers.into_iter().filter_map(|key| self.publisher_stats(now, key)).collect(),
-                viewers: viewers.into_iter().filter_map(|key| self.viewer_stats(now, key)).collect(),
+                publishers: publishers.into_iter().filter_map(|id| self.publisher_stats(now, id)).collect(),
+                viewers: viewers.into_iter().filter_map(|id| self.viewer_stats(now, id)).collect(),
             });
         }
         all
     }
 
-    fn publisher_stats(&mut self, now: Instant, key: SessionId) -> Option<PublisherStats> {
-        let room = Arc::clone(&self.sessions.get(&key)?.room);
-        let layers: Vec<usize> = self
-            .rooms
-            .get(&room)?
-            .viewers
-            .iter()
-            .filter_map(|viewer| self.layer_sent(*viewer, key))
-            .collect();
-        let session = self.sessions.get_mut(&key)?;
+    fn publisher_stats(&mut self, now: Instant, id: SessionId) -> Option<PublisherStats> {
+        let room = Arc::clone(&self.sessions.get(&id)?.room);
+        let layers: Vec<usize> =
+            self.rooms.get(&room)?.viewers.iter().filter_map(|viewer| self.layer_sent(*viewer, id)).collect();
+        let session = self.sessions.get_mut(&id)?;
         let RoleState::Publisher(publisher) = &mut session.state else { return None };
         let mut stats = publisher.stats(now, |layer| layers.iter().filter(|known| **known == layer).count());
         stats.rtt_ms = session.link_stats.rtt.map(rounded_ms);
@@ -78,7 +72,7 @@ impl Sfu {
         Some(stats)
     }
 
-    /// The layer that a viewer gets of this publisher.
+    /// The layer of this publisher that a viewer gets.
     fn layer_sent(&self, viewer: SessionId, publisher: SessionId) -> Option<usize> {
         match &self.sessions.get(&viewer)?.state {
             RoleState::Viewer(viewer) if viewer.publisher == Some(publisher) => viewer.current_layer(),
@@ -86,16 +80,16 @@ impl Sfu {
         }
     }
 
-    fn viewer_stats(&mut self, now: Instant, key: SessionId) -> Option<ViewerStats> {
-        let session = self.sessions.get_mut(&key)?;
+    fn viewer_stats(&mut self, now: Instant, id: SessionId) -> Option<ViewerStats> {
+        let session = self.sessions.get_mut(&id)?;
         let (rtt, loss) = (session.link_stats.rtt, session.link_stats.loss);
         let RoleState::Viewer(viewer) = &mut session.state else { return None };
         let (source, layer) = (viewer.publisher, viewer.current_layer());
         let mut stats = ViewerStats {
             id: viewer.id,
-            watches: None,
+            publisher: None,
             layer: None,
-            wish: preference_name(&viewer.preference),
+            requested_layer: preference_name(&viewer.preference),
             bitrate_bps: viewer.sent_meter.bps(now),
             estimate_bps: viewer.capacity_bps(now),
             rtt_ms: rtt.map(rounded_ms),
@@ -103,7 +97,7 @@ impl Sfu {
         };
         stats.layer = layer.and_then(|layer| self.layer_name(source, layer));
         if let Some(RoleState::Publisher(publisher)) = source.and_then(|source| self.role_state(source)) {
-            stats.watches = Some(publisher.user.clone());
+            stats.publisher = Some(publisher.user.clone());
         }
         Some(stats)
     }
@@ -116,19 +110,19 @@ impl Sfu {
     }
 }
 
-/// A layer without what changes all the time: that would be news every quarter of a second.
+/// Statistics of a layer with rounded values: exact ones would cause an event at every tick.
 fn rounded_layer_stats(layer: &LayerStats) -> LayerStats {
-    let rough = 100_000;
+    let step_bps = 100_000;
     LayerStats {
-        bitrate_bps: layer.bitrate_bps.next_multiple_of(rough),
+        bitrate_bps: layer.bitrate_bps.next_multiple_of(step_bps),
         fps: layer.fps.round(),
         viewers: 0,
         ..layer.clone()
     }
 }
 
-fn preference_name(wish: &LayerPreference) -> Option<String> {
-    match wish {
+fn preference_name(preference: &LayerPreference) -> Option<String> {
+    match preference {
         LayerPreference::Auto => None,
         LayerPreference::Layer(name) => Some(name.clone()),
     }

@@ -1,4 +1,4 @@
-//! One who watches.
+//! A viewer: its layer, its outgoing streams and its link.
 
 use std::time::{Duration, Instant};
 
@@ -16,50 +16,51 @@ use crate::rtc::LinkStats;
 use crate::rtc::answerer::OutgoingPacket;
 use crate::rtc::answerer::media::{Packet, Track};
 
-/// Part of the estimate that is used.
+/// Share of the estimate that is used, because estimates vary.
 const ESTIMATE_USE_PERCENT: u64 = 95;
-/// What is kept free for sound whose rate is not known yet, in bit/s.
+/// Least bandwidth reserved for audio, in bit/s: its rate is unknown at first.
 const MIN_AUDIO_BPS: u64 = 48_000;
-/// The line is always tried for so much, in bit/s: a page at rest may begin to move.
+/// Least bitrate that the link is probed for, in bit/s, because a static page may start to move.
 const MIN_DESIRED_BPS: u64 = 1_500_000;
-/// How often it is tried whether the line carries more by now. A try is a few packets.
+/// Interval of probes for more bandwidth. A probe is a few packets.
 const PROBE_INTERVAL: Duration = Duration::from_millis(1000);
-/// What was sent while the line was clear for so long, it has carried: [`RateMeter`] counts for two seconds.
+/// Time that the link must be clear before the sent bitrate counts as proven; [`RateMeter`] covers as much.
 const MIN_CLEAR_DURATION: Duration = Duration::from_secs(2);
-/// An estimator that is less than that begins anew above it, as far as estimators themselves go beyond what
-/// was acknowledged (draft-ietf-rmcat-gcc-02, section 5.5), and not again before it could have settled.
+/// Estimate after a reset, in percent of the proven bitrate: the most that an estimator goes beyond the
+/// acknowledged bitrate (draft-ietf-rmcat-gcc-02, section 5.5).
 const ESTIMATE_RESET_PERCENT: u64 = 150;
+/// Shortest interval of resets, so that the estimator can settle.
 const MIN_RESET_INTERVAL: Duration = Duration::from_secs(2);
-/// A picture that waits for the line for so long is not sent any more, until a keyframe comes.
+/// Longest queuing delay of video. After it, video is not sent until a keyframe arrives.
 const MAX_QUEUE_DELAY: Duration = Duration::from_millis(1500);
-/// A viewer may ask for keyframes so often.
+/// Shortest interval of keyframe requests that are accepted from a viewer.
 const MIN_KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
-/// It asked for a keyframe and none came: once more.
+/// Delay before a keyframe request is repeated.
 const KEYFRAME_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One who watches.
+/// A viewer.
 #[derive(Debug)]
 pub(super) struct Viewer {
-    /// A number for those who look at statistics.
+    /// Number of the viewer in statistics.
     pub(super) id: u64,
-    /// Whom they want to see; none: whoever publishes.
+    /// User to watch. `None` for any publisher.
     pub(super) requested_user: Option<String>,
-    /// Whom they see.
+    /// Session of the watched publisher.
     pub(super) publisher: Option<SessionId>,
-    /// Which layer they want.
+    /// Requested layer.
     pub(super) preference: LayerPreference,
-    /// What is told to them.
+    /// State for subscribers.
     pub(super) state_sender: watch::Sender<ViewerState>,
-    /// What their line carries, in bit/s.
+    /// Estimated bandwidth of the link, in bit/s.
     pub(super) estimate_bps: Option<u64>,
-    /// What was sent.
+    /// Meter of sent packets.
     pub(super) sent_meter: RateMeter,
     selector: LayerSelector,
     congestion: CongestionDetector,
     estimate_reset_at: Option<Instant>,
-    /// Whether the estimate is too low for the layer that is sent, or for a better one.
+    /// Whether the estimate is too low for the largest layer.
     below_best: bool,
-    /// The layer that is to be sent, and the one that is.
+    /// The layer to send, and the one that is sent until its keyframe arrives.
     target_layer: Option<usize>,
     current_layer: Option<usize>,
     audio_rewriter: RtpRewriter,
@@ -71,7 +72,7 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    /// Who has got nothing yet.
+    /// A viewer without a publisher.
     pub(super) fn new(now: Instant, id: u64, user: Option<String>) -> Self {
         Self {
             id,
@@ -82,7 +83,7 @@ impl Viewer {
             estimate_bps: None,
             sent_meter: RateMeter::new(now),
             selector: LayerSelector::new(),
-            // Until it shows otherwise: a line that is too narrow does so with the first pictures.
+            // The link counts as clear at first; one that is too narrow shows it with the first frames.
             congestion: CongestionDetector::new(true),
             estimate_reset_at: None,
             below_best: false,
@@ -97,7 +98,7 @@ impl Viewer {
         }
     }
 
-    /// Sees somebody else from now on, or nobody.
+    /// Sets the watched publisher.
     pub(super) fn set_publisher(&mut self, source: Option<SessionId>) {
         if self.publisher != source {
             self.publisher = source;
@@ -107,17 +108,17 @@ impl Viewer {
         }
     }
 
-    /// The layer that is sent.
+    /// The sent layer.
     pub(super) fn current_layer(&self) -> Option<usize> {
         self.current_layer
     }
 
-    /// The layer that a keyframe is needed of, if it is time to ask for one.
+    /// The layer whose keyframe must be requested now, if any.
     pub(super) fn take_keyframe_request(&mut self, now: Instant) -> Option<usize> {
         let target = self.target_layer.filter(|_| self.current_layer != self.target_layer)?;
         if self
             .keyframe_requested_at
-            .is_some_and(|asked| now.saturating_duration_since(asked) < KEYFRAME_RETRY_INTERVAL)
+            .is_some_and(|at| now.saturating_duration_since(at) < KEYFRAME_RETRY_INTERVAL)
         {
             return None;
         }
@@ -125,70 +126,70 @@ impl Viewer {
         Some(target)
     }
 
-    /// The viewer asks for a keyframe; of which layer, if this one may.
+    /// Handles a keyframe request of the viewer. Returns the layer, unless requests are too frequent.
     pub(super) fn accept_keyframe_request(&mut self, now: Instant) -> Option<usize> {
-        let often = self
+        let too_soon = self
             .keyframe_accepted_at
             .is_some_and(|at| now.saturating_duration_since(at) < MIN_KEYFRAME_INTERVAL);
-        let layer = self.current_layer.filter(|_| !often)?;
+        let layer = self.current_layer.filter(|_| !too_soon)?;
         self.keyframe_accepted_at = Some(now);
         Some(layer)
     }
 
-    /// The line was measured; what the estimator is to begin anew from, in bit/s, if it believes in less than
-    /// the line carries.
-    pub(super) fn on_link_measured(&mut self, now: Instant, line: LinkStats) -> Option<u64> {
-        self.congestion.record(now, line.rtt, line.loss);
-        let often =
+    /// Records a measurement of the link. Returns the estimate to reset the estimator to, in bit/s, if its
+    /// estimate is below the proven bitrate.
+    pub(super) fn on_link_measured(&mut self, now: Instant, link: LinkStats) -> Option<u64> {
+        self.congestion.record(now, link.rtt, link.loss);
+        let too_soon =
             self.estimate_reset_at.is_some_and(|at| now.saturating_duration_since(at) < MIN_RESET_INTERVAL);
-        let carried = self.proven_bps(now);
-        if often || line.estimate_bps? >= carried {
+        let proven = self.proven_bps(now);
+        if too_soon || link.estimate_bps? >= proven {
             return None;
         }
         self.estimate_reset_at = Some(now);
-        Some(carried * ESTIMATE_RESET_PERCENT / 100)
+        Some(proven * ESTIMATE_RESET_PERCENT / 100)
     }
 
-    /// Whether the line shows neither losses nor delays.
+    /// Whether the link shows neither loss nor delay.
     pub(super) fn is_clear(&self, now: Instant) -> bool {
         self.congestion.is_clear(now)
     }
 
-    /// What the line is believed to carry, in bit/s, once anything is known: what it is estimated to, but no
-    /// less than it does.
+    /// Estimated bandwidth of the link, at least the proven bitrate, in bit/s. `None` before an estimate.
     pub(super) fn capacity_bps(&mut self, now: Instant) -> Option<u64> {
-        let carried = self.proven_bps(now);
-        self.estimate_bps.map(|estimate| estimate.max(carried))
+        let proven = self.proven_bps(now);
+        self.estimate_bps.map(|estimate| estimate.max(proven))
     }
 
-    /// What the line has carried without losses and delays, in bit/s.
+    /// Bitrate that the link has carried without loss or delay, in bit/s.
     fn proven_bps(&mut self, now: Instant) -> u64 {
         if self.congestion.clear_duration(now) >= MIN_CLEAR_DURATION { self.sent_meter.bps(now) } else { 0 }
     }
 
-    /// Looks again at which layer to send. `named` is the layer that the viewer asked for.
+    /// Updates the layer to send. `requested` is the layer that the viewer requested.
     pub(super) fn update_layer(
         &mut self,
         now: Instant,
-        offers: &[LayerOption],
-        named: Option<usize>,
+        options: &[LayerOption],
+        requested: Option<usize>,
         audio_bps: u64,
     ) {
         let audio = audio_bps.max(MIN_AUDIO_BPS);
-        // Before there is an estimate, the line is as good as it must be.
+        // Without an estimate, any layer fits.
         let estimate = self.capacity_bps(now).unwrap_or(u64::from(u32::MAX));
         let budget = (estimate * ESTIMATE_USE_PERCENT / 100).saturating_sub(audio);
-        let wished = named.filter(|named| offers.iter().any(|offer| offer.layer == *named));
-        let (clear, shows) = (self.is_clear(now), CongestionLevel::from_detector(&self.congestion, now));
-        let target = wished.or_else(|| self.selector.select(now, offers, budget, shows));
-        self.below_best = offers.first().is_some_and(|best| best.bps > budget);
+        let requested = requested.filter(|layer| options.iter().any(|option| option.layer == *layer));
+        let (clear, level) = (self.is_clear(now), CongestionLevel::from_detector(&self.congestion, now));
+        let target = requested.or_else(|| self.selector.select(now, options, budget, level));
+        self.below_best = options.first().is_some_and(|best| best.bps > budget);
         if target != self.target_layer {
-            // What the line cannot carry is not sent until the keyframe of what it can: that would come even
-            // later.
-            let tight =
-                |current| !clear && offers.iter().any(|offer| offer.layer == current && offer.bps > budget);
-            self.current_layer = self.current_layer.filter(|current| wished.is_some() || !tight(*current));
-            tracing::debug!(viewer = self.id, ?target, budget, "another layer");
+            // A layer above the budget stops at once: it would delay the keyframe of the new layer.
+            let over_budget = |current| {
+                !clear && options.iter().any(|option| option.layer == current && option.bps > budget)
+            };
+            self.current_layer =
+                self.current_layer.filter(|current| requested.is_some() || !over_budget(*current));
+            tracing::debug!(viewer = self.id, layer = ?target, budget_bps = budget, "layer selected");
             (self.target_layer, self.keyframe_requested_at) = (target, None);
         }
         if target.is_none() {
@@ -196,27 +197,27 @@ impl Viewer {
         }
     }
 
-    /// Whether to try the line again: it did not carry the best there is, but may by now.
-    pub(super) fn probe_bitrate(&mut self, now: Instant, offers: &[LayerOption]) -> Option<u64> {
-        let best =
-            self.target_layer.is_some() && self.target_layer == offers.first().map(|offer| offer.layer);
-        let content = best && !self.below_best;
-        if content || offers.is_empty() || now.saturating_duration_since(self.last_probe) < PROBE_INTERVAL {
+    /// The bitrate to probe the link for, in bit/s, if it is time and the largest layer did not fit before.
+    pub(super) fn probe_bitrate(&mut self, now: Instant, options: &[LayerOption]) -> Option<u64> {
+        let is_largest =
+            self.target_layer.is_some() && self.target_layer == options.first().map(|option| option.layer);
+        let fits = is_largest && !self.below_best;
+        if fits || options.is_empty() || now.saturating_duration_since(self.last_probe) < PROBE_INTERVAL {
             return None;
         }
         self.last_probe = now;
         Some(self.desired_bps)
     }
 
-    /// What the line is to be tried for, if that has changed.
-    pub(super) fn updated_desired_bitrate(&mut self, offers: &[LayerOption], audio_bps: u64) -> Option<u64> {
-        let largest = offers.iter().map(|offer| offer.bps).max().unwrap_or(0);
-        let wanted = (largest * 3 / 2 + audio_bps).max(MIN_DESIRED_BPS);
-        // Up with a jump, for a little more is not worth trying the line; down slowly, as pages move and
-        // rest.
-        let desired = if wanted > self.desired_bps + self.desired_bps / 10 {
-            wanted
-        } else if wanted < self.desired_bps / 2 {
+    /// The desired bitrate, in bit/s, if it has changed.
+    pub(super) fn updated_desired_bitrate(&mut self, options: &[LayerOption], audio_bps: u64) -> Option<u64> {
+        let largest = options.iter().map(|option| option.bps).max().unwrap_or(0);
+        let needed = (largest * 3 / 2 + audio_bps).max(MIN_DESIRED_BPS);
+        // It grows in steps, because each one is a probe, and falls slowly, because pages alternate between
+        // motion and rest.
+        let desired = if needed > self.desired_bps + self.desired_bps / 10 {
+            needed
+        } else if needed < self.desired_bps / 2 {
             self.desired_bps * 9 / 10
         } else {
             return None;
@@ -225,49 +226,49 @@ impl Viewer {
         Some(desired)
     }
 
-    /// The picture waits for the line since then; it is not made longer.
+    /// Stops the video until a keyframe if its oldest packet was queued too long ago.
     pub(super) fn on_queue_delay(&mut self, now: Instant, since: Option<Instant>) {
         if since.is_some_and(|since| now.saturating_duration_since(since) > MAX_QUEUE_DELAY) {
             (self.current_layer, self.keyframe_requested_at) = (None, None);
         }
     }
 
-    /// What this viewer gets of a packet.
+    /// Rewrites a packet for this viewer. `None` if the viewer does not get it.
     pub(super) fn forward_packet(
         &mut self,
         now: Instant,
         packet: &Packet,
-        glance: PayloadInfo,
-        made: Instant,
+        payload: PayloadInfo,
+        captured_at: Instant,
     ) -> Option<OutgoingPacket> {
-        let mut fresh = false;
-        let numbers = match packet.track {
-            Track::Audio => self.audio_rewriter.rewrite(packet, made, None)?,
+        let mut source_changed = false;
+        let ids = match packet.track {
+            Track::Audio => self.audio_rewriter.rewrite(packet, captured_at, None)?,
             Track::Video(layer) => {
                 if self.target_layer == Some(layer)
                     && self.current_layer != self.target_layer
-                    && glance.keyframe
+                    && payload.keyframe
                 {
                     self.video_rewriter.switch_source();
-                    (self.current_layer, fresh) = (self.target_layer, true);
+                    (self.current_layer, source_changed) = (self.target_layer, true);
                 }
                 if self.current_layer != Some(layer) {
                     return None;
                 }
-                self.video_rewriter.rewrite(packet, made, glance.vp8_ids)?
+                self.video_rewriter.rewrite(packet, captured_at, payload.vp8_ids)?
             }
         };
         self.sent_meter.add(now, packet.payload.len(), packet.marker);
         Some(OutgoingPacket {
             is_audio: packet.track == Track::Audio,
             codec: packet.codec,
-            seq: numbers.seq,
-            timestamp: numbers.timestamp,
-            captured_at: made,
+            seq: ids.seq,
+            timestamp: ids.timestamp,
+            captured_at,
             marker: packet.marker,
             payload: std::sync::Arc::clone(&packet.payload),
-            source_changed: fresh,
-            vp8_ids: numbers.vp8_ids,
+            source_changed,
+            vp8_ids: ids.vp8_ids,
         })
     }
 }

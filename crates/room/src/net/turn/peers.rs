@@ -1,30 +1,30 @@
-//! Whom an allocation may send to, and hear from.
+//! Peers of a TURN allocation, with their permissions and channels.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Most peers; others are not sent to.
+/// Most peers; data for others is dropped. A server has a few candidates.
 const MAX_PEERS: usize = 64;
-/// Packets kept for a peer until it may be sent to; the oldest is dropped.
+/// Packets kept for a peer until its permission exists; the oldest is dropped. They are ICE checks.
 const MAX_BUFFERED_PACKETS: usize = 8;
-/// Permissions last five minutes, channels ten (RFC 8656 sections 9 and 12).
+/// Interval of renewals: permissions last five minutes, channels ten (RFC 8656 sections 9 and 12).
 const RENEW_INTERVAL: Duration = Duration::from_secs(240);
-/// A peer that was refused is asked for again after this.
+/// Delay before a denied permission is requested again.
 const DENIED_RETRY_DELAY: Duration = Duration::from_secs(60);
-/// Numbers of channels (RFC 8656 section 12). None is used twice.
+/// Channel numbers (RFC 8656 section 12). Each is used for one peer only.
 const CHANNEL_NUMBERS: std::ops::RangeInclusive<u16> = 0x4000..=0x4FFF;
 
-/// How a peer can be sent to.
+/// Permission of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Permission {
-    /// Not yet.
+    /// It was requested.
     Pending,
-    /// Not.
+    /// The server denied it.
     Denied,
-    /// With indications.
+    /// Data is sent in Send indications.
     Permitted,
-    /// By a number.
+    /// Data is sent over this channel.
     ChannelBound(u16),
 }
 
@@ -32,11 +32,11 @@ pub(super) enum Permission {
 pub(super) struct Peer {
     address: SocketAddr,
     pub(super) permission: Permission,
-    /// The number that is asked for, or was.
+    /// Channel number that was requested.
     channel: Option<u16>,
     buffered: VecDeque<Vec<u8>>,
     last_used: Instant,
-    /// When to ask again, or to forget it; not while a request is under way.
+    /// When to renew or remove the peer; `None` while a request is pending.
     renew_at: Option<Instant>,
 }
 
@@ -53,7 +53,7 @@ impl Peer {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     peers: Vec<Peer>,
-    /// Numbers given away so far.
+    /// Channel numbers used so far.
     channels_used: u16,
 }
 
@@ -62,34 +62,34 @@ impl Peers {
         self.peers.iter_mut().find(|peer| peer.address == address)
     }
 
-    /// A peer that is sent to, and whether it is a new one; `None` if there are too many.
+    /// The peer with this address, and whether it is new. `None` if there are too many.
     pub(super) fn get_or_insert(&mut self, address: SocketAddr, now: Instant) -> Option<(&mut Peer, bool)> {
         let found = self.peers.iter().position(|peer| peer.address == address);
-        let at = match found {
-            Some(at) => at,
+        let index = match found {
+            Some(index) => index,
             None if self.peers.len() == MAX_PEERS => return None,
             None => {
-                let (grant, kept) = (Permission::Pending, VecDeque::new());
                 self.peers.push(Peer {
                     address,
-                    permission: grant,
+                    permission: Permission::Pending,
                     channel: None,
-                    buffered: kept,
+                    buffered: VecDeque::new(),
                     last_used: now,
                     renew_at: None,
                 });
                 self.peers.len() - 1
             }
         };
-        self.peers[at].last_used = now;
-        Some((&mut self.peers[at], found.is_none()))
+        self.peers[index].last_used = now;
+        Some((&mut self.peers[index], found.is_none()))
     }
 
-    /// A peer sent something; the number to ask for, if it should have one. `None`: nobody allowed it to.
+    /// Notes data from a peer and returns the channel number to request, if it needs one. `None` if the peer
+    /// has no permission.
     pub(super) fn on_data_received(&mut self, address: SocketAddr) -> Option<Option<u16>> {
         let free = CHANNEL_NUMBERS.start() + self.channels_used;
         let Some(peer) = self.find(address) else {
-            // What is permitted is permitted for all ports of an address.
+            // A permission covers all ports of an address.
             return self.peers.iter().any(|peer| peer.address.ip() == address.ip()).then_some(None);
         };
         if peer.permission != Permission::Permitted
@@ -105,11 +105,11 @@ impl Peers {
     }
 
     pub(super) fn by_channel(&self, number: u16) -> Option<SocketAddr> {
-        // A peer may use a number as soon as the server knows it, which is before we know that it does.
+        // The server may use a channel before its response to ChannelBind arrives here.
         self.peers.iter().find(|peer| peer.channel == Some(number)).map(|peer| peer.address)
     }
 
-    /// It may be sent to: what was kept for it.
+    /// Marks a peer as permitted and returns the packets that were kept for it.
     pub(super) fn set_permitted(&mut self, address: SocketAddr, now: Instant) -> VecDeque<Vec<u8>> {
         let Some(peer) = self.find(address) else { return VecDeque::new() };
         if !matches!(peer.permission, Permission::ChannelBound(_)) {
@@ -134,7 +134,7 @@ impl Peers {
         }
     }
 
-    /// It has no number, or no longer; whether it may still be sent to is asked at once.
+    /// Marks a peer as one without a channel. Its permission is renewed at once.
     pub(super) fn set_unbound(&mut self, address: SocketAddr, now: Instant) {
         if let Some(peer) = self.find(address) {
             peer.permission = Permission::Permitted;
@@ -142,17 +142,17 @@ impl Peers {
         }
     }
 
-    /// When there is something to renew or forget.
+    /// When a peer must be renewed or removed next.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.peers.iter().filter_map(|peer| peer.renew_at).min()
     }
 
-    /// Forgets those that nothing was sent to lately; what to ask again for the others, with their number.
+    /// Removes peers without recent data and returns the others that must be renewed, with their channel.
     pub(super) fn take_due_renewals(&mut self, now: Instant) -> Vec<(SocketAddr, Option<u16>)> {
         let is_due = |peer: &Peer| peer.renew_at.is_some_and(|due| due <= now);
         let is_used = |peer: &Peer| now < peer.last_used + RENEW_INTERVAL;
         self.peers.retain(|peer| !is_due(peer) || is_used(peer));
-        let mut asked = Vec::new();
+        let mut renewals = Vec::new();
         for peer in self.peers.iter_mut().filter(|peer| is_due(peer)) {
             peer.renew_at = None;
             if peer.permission == Permission::Denied {
@@ -162,8 +162,8 @@ impl Peers {
                 Permission::ChannelBound(number) => Some(number),
                 Permission::Pending | Permission::Denied | Permission::Permitted => None,
             };
-            asked.push((peer.address, channel));
+            renewals.push((peer.address, channel));
         }
-        asked
+        renewals
     }
 }

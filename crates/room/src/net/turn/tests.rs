@@ -1,4 +1,4 @@
-//! A client against a server of a few lines, with a clock that is only told.
+//! Tests the client against a scripted server, with a simulated clock.
 
 use super::*;
 use crate::net::stun::HEADER_LEN;
@@ -10,14 +10,14 @@ fn peer() -> SocketAddr {
     PEER.parse().unwrap()
 }
 
-/// What a test says in the name of the server, to a client whose time it tells.
+/// A client, its simulated clock, and the state of the scripted server.
 struct Fixture {
     client: Client,
     now: Instant,
     nonce: String,
 }
 
-/// A request as the server reads it.
+/// A request as the server receives it.
 struct SentRequest {
     bytes: Vec<u8>,
 }
@@ -37,24 +37,24 @@ fn key() -> hmac::Key {
 }
 
 impl Fixture {
-    fn new(way: TransportKind) -> Self {
+    fn new(transport: TransportKind) -> Self {
         let now = Instant::now();
-        let client = Client::new(way, "user", &Secret::new("password"), now);
+        let client = Client::new(transport, "user", &Secret::new("password"), now);
         Self { client, now, nonce: "nonce-1".into() }
     }
 
-    /// With an address, after the usual exchange.
-    fn allocated(way: TransportKind, lifetime: u32) -> Self {
-        let mut table = Self::new(way);
-        let first = table.take_request();
+    /// A client with an allocation, after the usual exchange.
+    fn allocated(transport: TransportKind, lifetime: u32) -> Self {
+        let mut fixture = Self::new(transport);
+        let first = fixture.take_request();
         assert!(first.message().get(attribute::USERNAME).is_none());
-        table.respond_error(&first, 401);
-        let second = table.take_request();
+        fixture.respond_error(&first, 401);
+        let second = fixture.take_request();
         assert_eq!(second.message().verify_integrity(&key()), Some(true));
         assert_eq!(second.message().text(attribute::NONCE), Some("nonce-1"));
-        table.respond_allocated(&second, lifetime);
-        assert_eq!(table.client.state(), &State::Allocated { relayed: RELAYED.parse().unwrap() });
-        table
+        fixture.respond_allocated(&second, lifetime);
+        assert_eq!(fixture.client.state(), &State::Allocated { relayed: RELAYED.parse().unwrap() });
+        fixture
     }
 
     fn take_sent(&mut self) -> Vec<Vec<u8>> {
@@ -72,44 +72,44 @@ impl Fixture {
         self.client.handle_packet(bytes, self.now).map(|(from, data)| (from, data.to_vec()))
     }
 
-    fn respond(&mut self, asked: &SentRequest, class: Class, change: impl FnOnce(Builder) -> Builder) {
-        let (method, id) = (asked.message().method(), asked.message().transaction_id());
+    fn respond(&mut self, request: &SentRequest, class: Class, change: impl FnOnce(Builder) -> Builder) {
+        let (method, id) = (request.message().method(), request.message().transaction_id());
         let built = change(Builder::new(class, method, id));
         let bytes = if class == Class::Success { built.sign(&key()) } else { built.finish() };
         assert_eq!(self.receive(&bytes), None);
     }
 
-    fn respond_success(&mut self, asked: &SentRequest) {
-        self.respond(asked, Class::Success, |b| b);
+    fn respond_success(&mut self, request: &SentRequest) {
+        self.respond(request, Class::Success, |b| b);
     }
 
-    fn respond_allocated(&mut self, asked: &SentRequest, lifetime: u32) {
-        self.respond(asked, Class::Success, |b| {
+    fn respond_allocated(&mut self, request: &SentRequest, lifetime: u32) {
+        self.respond(request, Class::Success, |b| {
             b.with_xor_address(attribute::XOR_RELAYED_ADDRESS, RELAYED.parse().unwrap())
                 .with_attribute(attribute::LIFETIME, &lifetime.to_be_bytes())
         });
     }
 
-    fn respond_error(&mut self, asked: &SentRequest, code: u16) {
+    fn respond_error(&mut self, request: &SentRequest, code: u16) {
         let value = [0, 0, (code / 100) as u8, (code % 100) as u8, b'n', b'o'];
         let nonce = self.nonce.clone();
-        self.respond(asked, Class::Error, |b| {
+        self.respond(request, Class::Error, |b| {
             b.with_attribute(attribute::ERROR_CODE, &value)
                 .with_attribute(attribute::REALM, b"realm")
                 .with_attribute(attribute::NONCE, nonce.as_bytes())
         });
     }
 
-    /// Lets time pass until something is due, at most so long.
-    fn advance(&mut self, most: Duration) -> Duration {
-        let until = self.now + most;
+    /// Advances the clock to the client's deadline, by at most `limit`.
+    fn advance(&mut self, limit: Duration) -> Duration {
+        let until = self.now + limit;
         let before = self.now;
-        self.now = self.client.deadline().map_or(until, |due| due.min(until));
+        self.now = self.client.deadline().map_or(until, |deadline| deadline.min(until));
         self.client.handle_timeout(self.now);
         self.now - before
     }
 
-    /// Lets time pass until something is sent.
+    /// Advances the clock until a request is sent.
     fn advance_until_request(&mut self) -> (Duration, SentRequest) {
         let before = self.now;
         for _ in 0..100 {
@@ -120,7 +120,7 @@ impl Fixture {
                 return (self.now - before, SentRequest { bytes: sent.remove(0) });
             }
         }
-        panic!("nothing is sent");
+        panic!("no request was sent");
     }
 
     fn data_indication(data: &[u8]) -> Vec<u8> {
@@ -131,12 +131,12 @@ impl Fixture {
             .finish()
     }
 
-    /// A peer that may be sent to by number.
+    /// Binds a channel to the peer.
     fn bind_channel(&mut self) {
         self.client.send(peer(), b"first", self.now);
         let permit = self.take_request();
         self.respond_success(&permit);
-        assert_eq!(self.take_sent().len(), 1, "what was kept is sent");
+        assert_eq!(self.take_sent().len(), 1, "the kept packet is sent");
         assert_eq!(self.receive(&Self::data_indication(b"hello")), Some((peer(), b"hello".to_vec())));
         let bind = self.take_request();
         assert_eq!(bind.method(), method::CHANNEL_BIND);
@@ -145,42 +145,46 @@ impl Fixture {
 }
 
 #[test]
-fn data_goes_both_ways_first_in_messages_then_by_number() {
-    let mut table = Fixture::allocated(TransportKind::Datagram, 600);
-    table.client.send(peer(), b"one", table.now);
-    table.client.send(peer(), b"two", table.now);
-    let permit = table.take_request();
+fn data_goes_both_ways_first_in_indications_then_over_a_channel() {
+    let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
+    fixture.client.send(peer(), b"one", fixture.now);
+    fixture.client.send(peer(), b"two", fixture.now);
+    let permit = fixture.take_request();
     assert_eq!(permit.method(), method::CREATE_PERMISSION);
     assert_eq!(permit.message().xor_address(attribute::XOR_PEER_ADDRESS), Some(peer()));
     assert_eq!(permit.message().verify_integrity(&key()), Some(true));
-    table.respond_success(&permit);
-    for (expected, sent) in [b"one", b"two"].iter().zip(table.take_sent()) {
+    fixture.respond_success(&permit);
+    for (expected, sent) in [b"one", b"two"].iter().zip(fixture.take_sent()) {
         let sent = Message::parse(&sent).unwrap();
         assert_eq!((sent.class(), sent.method()), (Class::Indication, method::SEND));
         assert_eq!(sent.get(attribute::DATA), Some(&expected[..]));
         assert_eq!(sent.xor_address(attribute::XOR_PEER_ADDRESS), Some(peer()));
     }
-    assert_eq!(table.receive(&Fixture::data_indication(b"hi")), Some((peer(), b"hi".to_vec())));
-    let bind = table.take_request();
+    assert_eq!(fixture.receive(&Fixture::data_indication(b"hi")), Some((peer(), b"hi".to_vec())));
+    let bind = fixture.take_request();
     let number = bind.message().number(attribute::CHANNEL_NUMBER).unwrap();
     assert_eq!(number, 0x4000 << 16);
-    table.client.send(peer(), b"three", table.now);
-    assert_eq!(Message::parse(&table.take_sent()[0]).unwrap().method(), method::SEND, "not by number yet");
-    table.respond_success(&bind);
-    table.client.send(peer(), b"four!", table.now);
-    assert_eq!(table.take_sent(), [b"\x40\x00\x00\x05four!".to_vec()]);
-    assert_eq!(table.receive(b"\x40\x00\x00\x03yes\x00"), Some((peer(), b"yes".to_vec())));
-    assert_eq!(table.receive(b"\x40\x01\x00\x03yes\x00"), None, "nobody has that number");
-    assert_eq!(table.receive(&Fixture::data_indication(b"again")), Some((peer(), b"again".to_vec())));
-    assert!(table.take_sent().is_empty(), "a number is asked for once");
+    fixture.client.send(peer(), b"three", fixture.now);
+    assert_eq!(
+        Message::parse(&fixture.take_sent()[0]).unwrap().method(),
+        method::SEND,
+        "not over the channel yet"
+    );
+    fixture.respond_success(&bind);
+    fixture.client.send(peer(), b"four!", fixture.now);
+    assert_eq!(fixture.take_sent(), [b"\x40\x00\x00\x05four!".to_vec()]);
+    assert_eq!(fixture.receive(b"\x40\x00\x00\x03yes\x00"), Some((peer(), b"yes".to_vec())));
+    assert_eq!(fixture.receive(b"\x40\x01\x00\x03yes\x00"), None, "no peer has that channel");
+    assert_eq!(fixture.receive(&Fixture::data_indication(b"again")), Some((peer(), b"again".to_vec())));
+    assert!(fixture.take_sent().is_empty(), "a channel is requested once");
 }
 
 #[test]
 fn on_a_stream_data_is_padded_and_nothing_retransmitted() {
-    let mut table = Fixture::allocated(TransportKind::Stream, 600);
-    table.bind_channel();
-    table.client.send(peer(), b"four!", table.now);
-    assert_eq!(table.take_sent(), [b"\x40\x00\x00\x05four!\x00\x00\x00".to_vec()]);
+    let mut fixture = Fixture::allocated(TransportKind::Stream, 600);
+    fixture.bind_channel();
+    fixture.client.send(peer(), b"four!", fixture.now);
+    assert_eq!(fixture.take_sent(), [b"\x40\x00\x00\x05four!\x00\x00\x00".to_vec()]);
     let mut silent = Fixture::new(TransportKind::Stream);
     drop(silent.take_request());
     assert_eq!(silent.advance(Duration::from_secs(1000)), REQUEST_TIMEOUT);
@@ -190,181 +194,181 @@ fn on_a_stream_data_is_padded_and_nothing_retransmitted() {
 
 #[test]
 fn a_wrong_password_is_reported_as_unauthorized() {
-    let mut table = Fixture::new(TransportKind::Datagram);
+    let mut fixture = Fixture::new(TransportKind::Datagram);
     for _ in 0..2 {
-        let asked = table.take_request();
-        table.respond_error(&asked, 401);
+        let request = fixture.take_request();
+        fixture.respond_error(&request, 401);
     }
-    assert_eq!(table.client.state(), &State::Closed(Error::Unauthorized));
-    assert_eq!((table.take_sent().len(), table.client.deadline()), (0, None));
-    assert!(!format!("{:?}", table.client).contains("password"));
+    assert_eq!(fixture.client.state(), &State::Closed(Error::Unauthorized));
+    assert_eq!((fixture.take_sent().len(), fixture.client.deadline()), (0, None));
+    assert!(!format!("{:?}", fixture.client).contains("password"));
 }
 
 #[test]
 fn other_refusals_have_a_code_and_a_reason() {
-    let mut table = Fixture::new(TransportKind::Datagram);
-    let asked = table.take_request();
-    table.respond_error(&asked, 486);
-    assert_eq!(table.client.state(), &State::Closed(Error::Refused { code: 486, reason: "no".into() }));
+    let mut fixture = Fixture::new(TransportKind::Datagram);
+    let request = fixture.take_request();
+    fixture.respond_error(&request, 486);
+    assert_eq!(fixture.client.state(), &State::Closed(Error::Refused { code: 486, reason: "no".into() }));
 }
 
 #[test]
 fn another_server_is_named() {
-    let mut table = Fixture::new(TransportKind::Datagram);
-    let asked = table.take_request();
-    table.respond(&asked, Class::Error, |b| {
+    let mut fixture = Fixture::new(TransportKind::Datagram);
+    let request = fixture.take_request();
+    fixture.respond(&request, Class::Error, |b| {
         b.with_attribute(attribute::ERROR_CODE, &[0, 0, 3, 0])
             .with_attribute(attribute::ALTERNATE_SERVER, &[0, 1, 0x0D, 0x96, 192, 0, 2, 1])
     });
-    let elsewhere = "192.0.2.1:3478".parse().unwrap();
-    assert_eq!(table.client.state(), &State::Closed(Error::AlternateServer(elsewhere)));
+    let alternate = "192.0.2.1:3478".parse().unwrap();
+    assert_eq!(fixture.client.state(), &State::Closed(Error::AlternateServer(alternate)));
 }
 
 #[test]
-fn questions_are_asked_again_and_given_up() {
-    let mut table = Fixture::new(TransportKind::Datagram);
-    let first = table.take_request();
-    let began = table.now;
-    let mut asked = 0;
-    while table.client.state() == &State::Allocating {
-        table.advance(Duration::from_secs(1000));
-        for again in table.take_sent() {
+fn requests_are_retransmitted_until_they_time_out() {
+    let mut fixture = Fixture::new(TransportKind::Datagram);
+    let first = fixture.take_request();
+    let began = fixture.now;
+    let mut retransmissions = 0;
+    while fixture.client.state() == &State::Allocating {
+        fixture.advance(Duration::from_secs(1000));
+        for again in fixture.take_sent() {
             assert_eq!(again, first.bytes);
-            asked += 1;
+            retransmissions += 1;
         }
     }
-    assert_eq!(table.client.state(), &State::Closed(Error::Timeout));
-    assert_eq!((table.now - began, asked), (REQUEST_TIMEOUT, 6));
+    assert_eq!(fixture.client.state(), &State::Closed(Error::Timeout));
+    assert_eq!((fixture.now - began, retransmissions), (REQUEST_TIMEOUT, 6));
 }
 
 #[test]
 fn an_allocation_is_refreshed_in_time_and_with_a_fresh_nonce() {
     for (lifetime, after) in [(600, 450), (3600, 450), (20, 15), (1, 1)] {
-        let mut table = Fixture::allocated(TransportKind::Datagram, lifetime);
+        let mut fixture = Fixture::allocated(TransportKind::Datagram, lifetime);
         for _ in 0..3 {
-            let (passed, refresh) = table.advance_until_request();
+            let (passed, refresh) = fixture.advance_until_request();
             assert_eq!((refresh.method(), passed.as_secs()), (method::REFRESH, after), "of {lifetime}");
-            table.nonce.push('x');
-            table.respond_error(&refresh, 438);
-            let again = table.take_request();
-            assert_eq!(again.message().text(attribute::NONCE), Some(table.nonce.as_str()));
+            fixture.nonce.push('x');
+            fixture.respond_error(&refresh, 438);
+            let again = fixture.take_request();
+            assert_eq!(again.message().text(attribute::NONCE), Some(fixture.nonce.as_str()));
             assert_ne!(again.message().transaction_id(), refresh.message().transaction_id());
-            table.respond_allocated(&again, lifetime);
+            fixture.respond_allocated(&again, lifetime);
         }
-        assert!(matches!(table.client.state(), State::Allocated { .. }));
+        assert!(matches!(fixture.client.state(), State::Allocated { .. }));
     }
 }
 
 #[test]
 fn a_nonce_that_is_always_stale_is_given_up() {
-    let mut table = Fixture::allocated(TransportKind::Datagram, 600);
-    let (_, mut asked) = table.advance_until_request();
+    let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
+    let (_, mut request) = fixture.advance_until_request();
     for _ in 0..MAX_NONCE_RETRIES {
-        table.respond_error(&asked, 438);
-        asked = table.take_request();
+        fixture.respond_error(&request, 438);
+        request = fixture.take_request();
     }
-    table.respond_error(&asked, 438);
-    assert!(matches!(table.client.state(), State::Closed(Error::InvalidResponse(_))));
+    fixture.respond_error(&request, 438);
+    assert!(matches!(fixture.client.state(), State::Closed(Error::InvalidResponse(_))));
 }
 
 #[test]
-fn a_forgotten_allocation_is_over() {
-    let mut table = Fixture::allocated(TransportKind::Datagram, 600);
-    let (_, refresh) = table.advance_until_request();
-    table.respond_error(&refresh, 437);
-    assert_eq!(table.client.state(), &State::Closed(Error::AllocationLost));
-    table.client.send(peer(), b"x", table.now);
-    assert!(table.take_sent().is_empty());
+fn an_allocation_that_the_server_lost_ends_the_client() {
+    let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
+    let (_, refresh) = fixture.advance_until_request();
+    fixture.respond_error(&refresh, 437);
+    assert_eq!(fixture.client.state(), &State::Closed(Error::AllocationLost));
+    fixture.client.send(peer(), b"x", fixture.now);
+    assert!(fixture.take_sent().is_empty());
 }
 
 #[test]
-fn what_is_used_is_renewed_and_what_is_not_is_forgotten() {
-    let mut table = Fixture::allocated(TransportKind::Datagram, 600);
-    table.bind_channel();
+fn used_peers_are_renewed_and_unused_ones_removed() {
+    let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
+    fixture.bind_channel();
     let mut renewed = 0;
-    let began = table.now;
-    while table.now - began < Duration::from_secs(1000) {
-        table.client.send(peer(), b"x", table.now);
-        table.advance(Duration::from_secs(20));
-        for bytes in table.take_sent() {
+    let began = fixture.now;
+    while fixture.now - began < Duration::from_secs(1000) {
+        fixture.client.send(peer(), b"x", fixture.now);
+        fixture.advance(Duration::from_secs(20));
+        for bytes in fixture.take_sent() {
             if bytes[0] >= 0x40 {
                 continue;
             }
-            let asked = SentRequest { bytes };
-            match asked.method() {
-                method::REFRESH => table.respond_allocated(&asked, 600),
+            let request = SentRequest { bytes };
+            match request.method() {
+                method::REFRESH => fixture.respond_allocated(&request, 600),
                 method::CHANNEL_BIND => {
                     renewed += 1;
-                    table.respond_success(&asked);
+                    fixture.respond_success(&request);
                 }
-                other => panic!("{other} is asked for"),
+                other => panic!("unexpected method {other}"),
             }
         }
     }
     assert_eq!(renewed, 4, "every four minutes");
     for _ in 0..3 {
-        let (_, asked) = table.advance_until_request();
-        if asked.method() == method::REFRESH {
-            table.respond_allocated(&asked, 600);
+        let (_, request) = fixture.advance_until_request();
+        if request.method() == method::REFRESH {
+            fixture.respond_allocated(&request, 600);
         } else {
-            table.respond_success(&asked);
+            fixture.respond_success(&request);
         }
     }
-    assert_eq!(table.receive(b"\x40\x00\x00\x01x"), None, "nobody was sent to for long");
+    assert_eq!(fixture.receive(b"\x40\x00\x00\x01x"), None, "the peer was removed");
 }
 
 #[test]
-fn a_peer_that_is_refused_is_asked_for_again_later() {
-    let mut table = Fixture::allocated(TransportKind::Datagram, 600);
-    table.client.send(peer(), b"x", table.now);
-    let permit = table.take_request();
-    table.respond_error(&permit, 403);
-    table.client.send(peer(), b"x", table.now);
-    assert!(table.take_sent().is_empty());
-    let (passed, again) = table.advance_until_request();
+fn a_denied_permission_is_requested_again_later() {
+    let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
+    fixture.client.send(peer(), b"x", fixture.now);
+    let permit = fixture.take_request();
+    fixture.respond_error(&permit, 403);
+    fixture.client.send(peer(), b"x", fixture.now);
+    assert!(fixture.take_sent().is_empty());
+    let (passed, again) = fixture.advance_until_request();
     assert_eq!((passed.as_secs(), again.method()), (60, method::CREATE_PERMISSION));
-    table.respond_success(&again);
-    assert!(table.take_sent().is_empty(), "nothing old is sent");
-    table.client.send(peer(), b"x", table.now);
-    assert_eq!(table.take_sent().len(), 1);
+    fixture.respond_success(&again);
+    assert!(fixture.take_sent().is_empty(), "denied packets are not sent later");
+    fixture.client.send(peer(), b"x", fixture.now);
+    assert_eq!(fixture.take_sent().len(), 1);
 }
 
 #[test]
-fn without_a_number_data_goes_on_in_messages() {
-    let mut table = Fixture::allocated(TransportKind::Datagram, 600);
-    table.client.send(peer(), b"x", table.now);
-    let permit = table.take_request();
-    table.respond_success(&permit);
-    drop(table.take_sent());
-    table.receive(&Fixture::data_indication(b"x"));
-    let bind = table.take_request();
-    table.respond_error(&bind, 400);
-    table.advance(Duration::ZERO);
-    let permit = table.take_request();
+fn without_a_channel_data_is_sent_in_indications() {
+    let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
+    fixture.client.send(peer(), b"x", fixture.now);
+    let permit = fixture.take_request();
+    fixture.respond_success(&permit);
+    drop(fixture.take_sent());
+    fixture.receive(&Fixture::data_indication(b"x"));
+    let bind = fixture.take_request();
+    fixture.respond_error(&bind, 400);
+    fixture.advance(Duration::ZERO);
+    let permit = fixture.take_request();
     assert_eq!(permit.method(), method::CREATE_PERMISSION);
-    table.respond_success(&permit);
-    table.client.send(peer(), b"x", table.now);
-    assert_eq!(Message::parse(&table.take_sent()[0]).unwrap().method(), method::SEND);
+    fixture.respond_success(&permit);
+    fixture.client.send(peer(), b"x", fixture.now);
+    assert_eq!(Message::parse(&fixture.take_sent()[0]).unwrap().method(), method::SEND);
 }
 
 #[test]
-fn it_is_given_back() {
-    let mut table = Fixture::allocated(TransportKind::Datagram, 600);
-    table.bind_channel();
-    table.client.close(table.now);
-    let refresh = table.take_request();
+fn close_releases_the_allocation() {
+    let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
+    fixture.bind_channel();
+    fixture.client.close(fixture.now);
+    let refresh = fixture.take_request();
     assert_eq!(refresh.message().number(attribute::LIFETIME), Some(0));
-    assert_eq!((refresh.method(), table.client.deadline()), (method::REFRESH, None));
-    assert_eq!(table.client.state(), &State::Closed(Error::Closed));
+    assert_eq!((refresh.method(), fixture.client.deadline()), (method::REFRESH, None));
+    assert_eq!(fixture.client.state(), &State::Closed(Error::Closed));
 }
 
 #[test]
 fn forged_responses_are_ignored() {
-    let mut table = Fixture::new(TransportKind::Datagram);
-    let first = table.take_request();
-    table.respond_error(&first, 401);
-    let second = table.take_request();
-    let good = |id, key: Option<&hmac::Key>| {
+    let mut fixture = Fixture::new(TransportKind::Datagram);
+    let first = fixture.take_request();
+    fixture.respond_error(&first, 401);
+    let second = fixture.take_request();
+    let success = |id, key: Option<&hmac::Key>| {
         let built = Builder::new(Class::Success, method::ALLOCATE, id)
             .with_xor_address(attribute::XOR_RELAYED_ADDRESS, peer())
             .with_attribute(attribute::LIFETIME, &600_u32.to_be_bytes());
@@ -373,52 +377,53 @@ fn forged_responses_are_ignored() {
     let id = second.message().transaction_id();
     let other = long_term_key("user", "realm", "other");
     for forged in [
-        good([0; 12], Some(&key())),
-        good(id, None),
-        good(id, Some(&other)),
-        good(first.message().transaction_id(), Some(&key())),
+        success([0; 12], Some(&key())),
+        success(id, None),
+        success(id, Some(&other)),
+        success(first.message().transaction_id(), Some(&key())),
     ] {
-        assert_eq!(table.receive(&forged), None);
-        assert_eq!(table.client.state(), &State::Allocating);
+        assert_eq!(fixture.receive(&forged), None);
+        assert_eq!(fixture.client.state(), &State::Allocating);
     }
-    assert_eq!(table.receive(&Fixture::data_indication(b"x")), None, "nobody may send yet");
-    table.respond_allocated(&second, 600);
-    assert!(matches!(table.client.state(), State::Allocated { .. }));
-    assert_eq!(table.receive(&Fixture::data_indication(b"x")), None, "nobody was sent to");
+    assert_eq!(fixture.receive(&Fixture::data_indication(b"x")), None, "there is no allocation yet");
+    fixture.respond_allocated(&second, 600);
+    assert!(matches!(fixture.client.state(), State::Allocated { .. }));
+    assert_eq!(fixture.receive(&Fixture::data_indication(b"x")), None, "the peer has no permission");
 }
 
 #[test]
 fn memory_is_bounded() {
-    let mut table = Fixture::allocated(TransportKind::Datagram, 600);
+    let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
     for port in 1..5000 {
         let peer = SocketAddr::new(peer().ip(), port);
         for _ in 0..3 {
-            table.client.send(peer, &[0; MAX_DATA_BYTES], table.now);
+            fixture.client.send(peer, &[0; MAX_DATA_BYTES], fixture.now);
         }
     }
-    table.client.send(peer(), &[0; MAX_DATA_BYTES + 1], table.now);
-    assert!(table.client.outgoing.len() <= MAX_QUEUED_PACKETS);
-    assert!(table.client.requests.len() <= 65, "{}", table.client.requests.len());
+    fixture.client.send(peer(), &[0; MAX_DATA_BYTES + 1], fixture.now);
+    assert!(fixture.client.outgoing.len() <= MAX_QUEUED_PACKETS);
+    assert!(fixture.client.requests.len() <= 65, "{}", fixture.client.requests.len());
 }
 
 proptest::proptest! {
-    /// Whatever a server says, changed anywhere: no panic, and what is due lies ahead.
+    /// Mutated packets from the server cause no panic, and the deadline stays in the future.
     #[test]
-    fn nothing_that_comes_is_believed_blindly(
+    fn mutated_packets_do_no_harm(
         noise in proptest::collection::vec(proptest::prelude::any::<(u8, u16, u8)>(), 0..40),
     ) {
-        let mut table = Fixture::allocated(TransportKind::Datagram, 600);
-        table.bind_channel();
+        let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
+        fixture.bind_channel();
         for (kind, at, value) in noise {
-            table.client.send(peer(), b"data", table.now);
-            table.advance(Duration::from_secs(u64::from(value)));
-            let waiting = table.take_sent();
-            let mut packet = match (kind % 4, waiting.first()) {
+            fixture.client.send(peer(), b"data", fixture.now);
+            fixture.advance(Duration::from_secs(u64::from(value)));
+            let sent_packets = fixture.take_sent();
+            let mut packet = match (kind % 4, sent_packets.first()) {
                 (0, _) => Fixture::data_indication(b"some data"),
                 (1, _) => b"\x40\x00\x00\x09some data".to_vec(),
                 (_, Some(sent)) if sent.len() >= HEADER_LEN && sent[0] < 0x40 => {
                     let request = Message::parse(sent).unwrap();
-                    Builder::new(if kind % 4 == 2 { Class::Success } else { Class::Error }, request.method(), request.transaction_id())
+                    let class = if kind % 4 == 2 { Class::Success } else { Class::Error };
+                    Builder::new(class, request.method(), request.transaction_id())
                         .with_attribute(attribute::ERROR_CODE, &[0, 0, value % 8, kind])
                         .with_attribute(attribute::NONCE, b"n")
                         .with_attribute(attribute::LIFETIME, &u32::from(at).to_be_bytes())
@@ -430,8 +435,9 @@ proptest::proptest! {
                 let at = usize::from(at) % packet.len();
                 packet[at] = value;
             }
-            let _heard = table.receive(&packet);
-            proptest::prop_assert!(table.client.deadline().is_none_or(|due| due + Duration::from_secs(1) > table.now));
+            let _data = fixture.receive(&packet);
+            let deadline = fixture.client.deadline();
+            proptest::prop_assert!(deadline.is_none_or(|at| at + Duration::from_secs(1) > fixture.now));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What goes into a connection, and what comes out.
+//! Inputs and events of an answering connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,59 +7,59 @@ use std::time::Instant;
 use super::media::{Codec, Packet, SenderReport, Track};
 use crate::rtc::{LinkStats, Protocol};
 
-/// A datagram, and the way it took.
+/// A received datagram with its addresses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Datagram<'a> {
     /// UDP or TCP.
     pub(crate) protocol: Protocol,
-    /// Who sent it.
+    /// Address of the sender.
     pub(crate) source: SocketAddr,
-    /// The address of ours that it was sent to, as the other side knows it.
+    /// Local address that it was sent to, as advertised to the remote peer.
     pub(crate) destination: SocketAddr,
-    /// What it says.
+    /// Payload of the packet.
     pub(crate) data: &'a [u8],
 }
 
-/// What a connection has to say.
+/// Event of a connection.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Send this.
+    /// A datagram must be sent to this address.
     Transmit(Protocol, SocketAddr, Vec<u8>),
-    /// Media flow from now on.
+    /// The connection is established.
     Connected,
-    /// A packet came.
+    /// A packet was received.
     Packet(Packet),
-    /// When a stream's time stamps were.
+    /// A sender report of a stream was received.
     SenderReport(Track, SenderReport),
-    /// A keyframe is needed to go on.
+    /// The viewer requests a keyframe.
     KeyframeRequested,
-    /// What the line carries, in bit/s.
+    /// Estimated bandwidth of the link, in bit/s.
     BandwidthEstimate(u64),
-    /// How the line is.
+    /// The link was measured.
     LinkMeasured(LinkStats),
-    /// The other side is gone.
+    /// The remote peer is gone or the connection has ended.
     Disconnected,
 }
 
-/// A packet to send, renumbered already.
+/// A packet to send, with its outgoing sequence number and time stamp.
 #[derive(Debug)]
 pub(crate) struct OutgoingPacket {
-    /// Sound or picture.
+    /// Whether it is audio rather than video.
     pub(crate) is_audio: bool,
-    /// What it is made of.
+    /// Codec of the payload.
     pub(crate) codec: Codec,
-    /// Sequence number, counted on.
+    /// Extended sequence number.
     pub(crate) seq: u64,
     /// RTP time stamp.
     pub(crate) timestamp: u32,
-    /// When it was made, by our clock; not in the future.
+    /// Capture time by the local clock; never in the future.
     pub(crate) captured_at: Instant,
-    /// The last of a picture.
+    /// RTP marker bit: the last packet of a video frame.
     pub(crate) marker: bool,
-    /// What it carries.
+    /// RTP payload.
     pub(crate) payload: Arc<[u8]>,
-    /// Nothing before it is needed any more: the picture comes from elsewhere.
+    /// Whether the video switches to another layer or publisher, so that no earlier packet is needed.
     pub(crate) source_changed: bool,
-    /// Numbers of a VP8 picture and of its base layer, to write over those in the payload.
+    /// VP8 picture identifier and base layer index, to replace those in the payload.
     pub(crate) vp8_ids: Option<(u16, u8)>,
 }

@@ -1,4 +1,4 @@
-//! Media of a connection, and the words for what flows in them.
+//! Media sections of an answering connection, their codecs, tracks and packets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,68 +7,68 @@ use str0m::format::{Codec as RtcCodec, PayloadParams};
 use str0m::media::{Mid, Pt, Rid};
 use str0m::rtp::{Ssrc, Vp8Descriptor, Vp8Patch};
 
-/// What a packet is made of.
+/// Codec of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
-    /// Sound.
+    /// Opus audio.
     Opus,
-    /// Pictures; the profile as SDP has it, without the level.
+    /// H.264 video, with the first two bytes of SDP's profile-level-id (the level is left out).
     H264(u16),
-    /// Pictures.
+    /// VP8 video.
     Vp8,
 }
 
-/// A stream of a publisher.
+/// A track of a publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Track {
-    /// Its sound.
+    /// The audio.
     Audio,
-    /// A layer of its picture, by its place in the offer.
+    /// A layer of the video, by its index in the offer.
     Video(usize),
 }
 
-/// A packet of a publisher.
+/// A packet from a publisher.
 #[derive(Debug, Clone)]
 pub(crate) struct Packet {
-    /// Which stream it is of.
+    /// Track that it belongs to.
     pub(crate) track: Track,
-    /// What it is made of.
+    /// Codec of the payload.
     pub(crate) codec: Codec,
-    /// Sequence number, counted on.
+    /// Extended sequence number.
     pub(crate) seq: u64,
     /// RTP time stamp.
     pub(crate) timestamp: u32,
-    /// The last of a picture.
+    /// RTP marker bit: the last packet of a video frame.
     pub(crate) marker: bool,
-    /// What it carries.
+    /// RTP payload.
     pub(crate) payload: Arc<[u8]>,
 }
 
-/// A publisher's word on when one of its time stamps was (RTCP sender report).
+/// RTCP sender report: the wall-clock time of one RTP time stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SenderReport {
-    /// By the publisher's clock, since 1970.
+    /// Time by the publisher's clock, since 1970.
     pub(crate) wall_clock: Duration,
-    /// The time stamp.
+    /// RTP time stamp at that time.
     pub(crate) timestamp: u32,
 }
 
-/// A medium that was agreed on.
+/// A negotiated media section.
 #[derive(Debug)]
 pub(crate) struct Media {
-    /// Its name.
+    /// Media identifier.
     pub(crate) mid: Mid,
-    /// The layers that come in; one without a name if there is only one.
+    /// The rids of the received layers; a single `None` without simulcast.
     pub(crate) rids: Vec<Option<Rid>>,
-    /// The outgoing stream and the one for what is sent again.
+    /// SSRCs of the outgoing stream and of its retransmissions.
     pub(crate) ssrc: Option<(Ssrc, Option<Ssrc>)>,
-    /// Whether anything was sent.
+    /// Whether a packet was sent.
     pub(crate) started: bool,
     codecs: Vec<(Pt, Codec)>,
 }
 
 impl Media {
-    /// A medium with the payload types that both sides know.
+    /// A media section with the payload types that both sides know.
     pub(super) fn new(mid: Mid, rids: Vec<Option<Rid>>, agreed: &[Pt], params: &[PayloadParams]) -> Self {
         let mut codecs = Vec::new();
         for agreed in agreed {
@@ -78,19 +78,19 @@ impl Media {
         Self { mid, rids, ssrc: None, started: false, codecs }
     }
 
-    /// What a payload type means.
+    /// The codec of a payload type.
     pub(super) fn codec(&self, payload_type: Pt) -> Option<Codec> {
         self.codecs.iter().find(|(known, _)| *known == payload_type).map(|(_, codec)| *codec)
     }
 
-    /// How this codec is called here. Decoders look at the stream itself, so another profile of H.264 will do.
+    /// The payload type of a codec. Any profile of H.264 will do, because decoders read it from the stream.
     pub(super) fn payload_type(&self, codec: Codec) -> Option<Pt> {
-        let exactly = self.codecs.iter().find(|(_, known)| *known == codec);
-        let roughly = || {
-            let of_same = |known: &Codec| std::mem::discriminant(known) == std::mem::discriminant(&codec);
-            self.codecs.iter().find(|(_, known)| of_same(known))
+        let exact = self.codecs.iter().find(|(_, known)| *known == codec);
+        let same_codec = || {
+            let is_same = |known: &Codec| std::mem::discriminant(known) == std::mem::discriminant(&codec);
+            self.codecs.iter().find(|(_, known)| is_same(known))
         };
-        exactly.or_else(roughly).map(|(payload_type, _)| *payload_type)
+        exact.or_else(same_codec).map(|(payload_type, _)| *payload_type)
     }
 }
 
@@ -99,7 +99,7 @@ fn codec_of(params: &PayloadParams) -> Option<Codec> {
     match spec.codec {
         RtcCodec::Opus => Some(Codec::Opus),
         RtcCodec::Vp8 => Some(Codec::Vp8),
-        // Mode 0 knows no fragments, and pictures of a page do not fit one packet.
+        // Mode 0 has no fragments, and frames of a page do not fit into one packet.
         RtcCodec::H264 if spec.format.packetization_mode == Some(1) => {
             let profile = spec.format.profile_level_id.unwrap_or(0x42_001f) >> 8;
             Some(Codec::H264(u16::try_from(profile & 0xffff).unwrap_or(0)))
@@ -108,19 +108,19 @@ fn codec_of(params: &PayloadParams) -> Option<Codec> {
     }
 }
 
-/// What makes other numbers of the VP8 picture in this payload, as far as it has any.
-pub(super) fn vp8_patch(payload: &[u8], picture: u16, base: u8) -> Option<Vp8Patch> {
+/// A patch of the VP8 descriptor in this payload that sets the identifiers that it has.
+pub(super) fn vp8_patch(payload: &[u8], picture_id: u16, tl0_pic_idx: u8) -> Option<Vp8Patch> {
     let descriptor = Vp8Descriptor::parse(payload).ok()?;
-    let patch = |picture| {
+    let patch = |picture_id| {
         let mut patch = descriptor.patch();
         if descriptor.picture_id().is_some() {
-            patch = patch.picture_id(picture);
+            patch = patch.picture_id(picture_id);
         }
         if descriptor.tl0_pic_idx().is_some() {
-            patch = patch.tl0_pic_idx(base);
+            patch = patch.tl0_pic_idx(tl0_pic_idx);
         }
         patch.build().ok()
     };
-    // Numbers have 15 bits, or 7.
-    patch(picture).or_else(|| patch(picture & 0x7f))
+    // Picture identifiers have 15 bits or 7.
+    patch(picture_id).or_else(|| patch(picture_id & 0x7f))
 }

@@ -1,22 +1,22 @@
-//! Words of SDP, where str0m has none.
+//! SDP helpers that str0m lacks.
 
-/// Why an offer is not taken.
+/// Why an offer is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OfferError {
-    /// It is no SDP, or no sound one.
-    #[error("this offer cannot be understood: {0}")]
+    /// The offer is not valid SDP.
+    #[error("this offer is malformed: {0}")]
     Malformed(String),
-    /// It is sound, and nothing that can be done.
-    #[error("this offer cannot be taken: {0}")]
+    /// The offer is valid but not supported.
+    #[error("this offer is not supported: {0}")]
     Unsupported(&'static str),
 }
 
-/// How many media an offer has.
+/// Number of media sections of an offer.
 pub(super) fn count_media_sections(sdp: &str) -> usize {
     sdp.lines().filter(|line| line.starts_with("m=")).count()
 }
 
-/// The same offer with other ICE credentials, and without candidates: those of before are no use any more.
+/// The offer with other ICE credentials, and without candidates: the previous ones are no longer valid.
 pub(super) fn with_ice_credentials(offer: &str, ufrag: &str, password: &str) -> String {
     let mut changed = String::with_capacity(offer.len() + 64);
     for line in offer.lines() {
@@ -34,7 +34,7 @@ pub(super) fn with_ice_credentials(offer: &str, ufrag: &str, password: &str) -> 
     changed
 }
 
-/// What a stranger's text is repeated as.
+/// Text of a client as it may appear in an answer: no control characters, at most 200 characters.
 pub(super) fn sanitize_text(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

@@ -1,16 +1,16 @@
-//! The words of the Janus API, and what its errors mean. Sans-IO; everything that is read here was written by others.
+//! Messages and error codes of the Janus API. Sans-IO. Received messages are untrusted.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The plugin that rooms are in.
+/// Name of the VideoRoom plugin.
 pub(super) const PLUGIN: &str = "janus.plugin.videoroom";
-/// Most that publish in a room that is made here: Janus lets three, if nobody says.
+/// Limit of publishers in a created room; Janus's default of three may be too few for other participants.
 const MAX_PUBLISHERS: u32 = 20;
-/// Constrained baseline, which is what is offered.
+/// Constrained Baseline, level 3.1, which is also what is offered.
 const H264_PROFILE: &str = "42e01f";
 
-/// Errors of Janus and of its plugin that are looked at.
+/// Error codes of Janus and of the plugin that are handled.
 pub(super) mod error_code {
     pub(in super::super) const UNAUTHORIZED: i64 = 403;
     pub(in super::super) const UNAUTHORIZED_PLUGIN: i64 = 405;
@@ -26,12 +26,12 @@ pub(super) mod error_code {
     pub(in super::super) const INVALID_SDP: i64 = 437;
 }
 
-/// A message of the server.
+/// A message from the server.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Message {
-    /// What kind it is.
+    /// Kind of message.
     pub(super) janus: String,
-    /// Which request it answers; none for what it says by itself.
+    /// Transaction of the request that it answers. `None` for events.
     #[serde(default)]
     pub(super) transaction: Option<String>,
     #[serde(default)]
@@ -68,34 +68,34 @@ struct Jsep {
     sdp: String,
 }
 
-/// What went wrong, as the server says it.
+/// Error of Janus or of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct ApiError {
-    /// Its number.
+    /// Error code.
     pub(super) code: i64,
-    /// In words.
+    /// Text of the server.
     #[serde(default)]
     pub(super) reason: String,
 }
 
-/// What a message of the server's own accord means for us.
+/// Meaning of a message that is not a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
-    /// Nothing that we have to know.
+    /// It does not matter here.
     Ignored,
-    /// One more way to reach it.
+    /// A remote candidate.
     Candidate(String),
-    /// We were thrown out of the room.
+    /// This publisher was kicked from the room.
     Kicked,
-    /// It is over, and why.
+    /// The session has ended, and why.
     SessionEnded(String),
 }
 
 impl Message {
-    /// The messages in what came: one, or a list of them.
+    /// Parses one message or a list of messages.
     ///
     /// # Errors
-    /// It is something else.
+    /// The text is neither.
     pub(super) fn parse(text: &str) -> Result<Vec<Self>, serde_json::Error> {
         if text.trim_start().starts_with('[') {
             serde_json::from_str(text)
@@ -104,49 +104,49 @@ impl Message {
         }
     }
 
-    /// Whether it only says that a request has arrived, and the answer comes later.
+    /// Whether this only acknowledges a request, whose response follows.
     pub(super) fn is_ack(&self) -> bool {
         self.janus == "ack"
     }
 
-    /// The number of a session or a handle that was made.
+    /// Identifier of a created session or handle.
     pub(super) fn created_id(&self) -> Option<u64> {
         self.data.as_ref()?.id
     }
 
-    /// What the plugin says.
+    /// Data of the plugin.
     pub(super) fn plugin_data(&self) -> &Value {
         self.plugindata.as_ref().map_or(&Value::Null, |plugin| &plugin.data)
     }
 
-    /// The SDP of an answer, if it has one.
+    /// The SDP answer, if there is one.
     pub(super) fn answer_sdp(&self) -> Option<&str> {
         self.jsep.as_ref().filter(|jsep| jsep.kind == "answer").map(|jsep| jsep.sdp.as_str())
     }
 
-    /// What went wrong, if anything did: in Janus, or in its plugin.
+    /// The error of Janus or of the plugin, if there is one.
     pub(super) fn api_error(&self) -> Option<ApiError> {
-        if let Some(problem) = &self.error {
-            return Some(problem.clone());
+        if let Some(error) = &self.error {
+            return Some(error.clone());
         }
         let plugin = self.plugin_data();
         let code = plugin["error_code"].as_i64()?;
         Some(ApiError { code, reason: plugin["error"].as_str().unwrap_or_default().to_owned() })
     }
 
-    /// What it means if nobody asked.
+    /// The meaning of this message as an event.
     pub(super) fn event(&self) -> Event {
-        let why = |words: &str| match self.reason.as_deref() {
-            Some(reason) if !reason.is_empty() => Event::SessionEnded(format!("{words}: {reason}")),
-            _ => Event::SessionEnded(words.to_owned()),
+        let ended = |text: &str| match self.reason.as_deref() {
+            Some(reason) if !reason.is_empty() => Event::SessionEnded(format!("{text}: {reason}")),
+            _ => Event::SessionEnded(text.to_owned()),
         };
         match self.janus.as_str() {
-            "hangup" => why("it ended the connection"),
-            "detached" => why("it let go of us"),
-            "timeout" => why("its session was over, because it had heard nothing"),
+            "hangup" => ended("janus: hangup"),
+            "detached" => ended("janus: detached"),
+            "timeout" => ended("janus: session timeout"),
             "error" => match self.api_error() {
-                Some(problem) => Event::SessionEnded(format!("{} ({})", problem.reason, problem.code)),
-                None => why("an error"),
+                Some(error) => Event::SessionEnded(format!("{} ({})", error.reason, error.code)),
+                None => ended("janus: error"),
             },
             "trickle" => match self.candidate.as_ref().and_then(|c| c["candidate"].as_str()) {
                 Some(line) if line.starts_with("candidate:") => Event::Candidate(line.to_owned()),
@@ -159,16 +159,16 @@ impl Message {
 
     fn plugin_event(&self) -> Event {
         let plugin = self.plugin_data();
-        // Of others, the number stands where we have an "ok".
+        // Events about other participants have their identifier in place of "ok".
         if plugin["leaving"] == "ok" {
             return if plugin["reason"] == "kicked" {
                 Event::Kicked
             } else {
-                Event::SessionEnded("we left the room".into())
+                Event::SessionEnded("the publisher left the room".into())
             };
         }
         if plugin["unpublished"] == "ok" {
-            return Event::SessionEnded("our stream was taken out of the room".into());
+            return Event::SessionEnded("the stream was unpublished".into());
         }
         if plugin["videoroom"] == "destroyed" {
             return Event::SessionEnded("the room was destroyed".into());
@@ -177,28 +177,30 @@ impl Message {
     }
 }
 
-/// How a server names rooms and people.
+/// Identifier of a room or a participant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Identifier {
-    /// By numbers.
+    /// A number, Janus's default.
     Number(u64),
-    /// By text.
+    /// A string, if Janus is configured with `string_ids`.
     Text(String),
 }
 
 impl Identifier {
-    /// What this may be, the likelier one first: a number is only one in its shortest form, so that two rooms are never the same.
+    /// Possible identifiers for this text, the likelier first. Only the shortest form of a number is one, so
+    /// that two names never mean the same room.
     pub(super) fn possible_ids(id: &str) -> Vec<Self> {
         let number =
             id.parse().ok().filter(|n: &u64| *n > 0 && i64::try_from(*n).is_ok() && n.to_string() == id);
         number.map(Self::Number).into_iter().chain([Self::Text(id.to_owned())]).collect()
     }
 
-    /// What a user is called in a room of this kind: the same whenever the user joins, so that the server lets only one in.
+    /// Identifier of a user in a room of this kind. It is always the same, so that the server admits the user
+    /// once.
     pub(super) fn for_user(&self, user: &str) -> Self {
         match self {
             Self::Text(_) => Self::Text(user.to_owned()),
-            // FNV-1a, in as many bits as a number of JavaScript has; 0 is no name.
+            // FNV-1a in the 53 bits of a JavaScript number; 0 is not a valid identifier.
             Self::Number(_) => {
                 let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
                 let hash = user.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
@@ -215,7 +217,7 @@ impl Identifier {
     }
 }
 
-/// A room that takes what we send, two layers of it, too.
+/// Request that creates a room for Opus, H.264 and VP8.
 pub(super) fn create_room_request(room: &Identifier, pin: Option<&str>, secret: Option<&str>) -> Value {
     let mut body = json!({
         "request": "create", "room": room.to_json(), "permanent": false, "publishers": MAX_PUBLISHERS,
@@ -229,23 +231,23 @@ pub(super) fn create_room_request(room: &Identifier, pin: Option<&str>, secret: 
     body
 }
 
-/// Those in a list of participants that are shown as this user, or have its name.
-pub(super) fn participants_of_user(list: &Value, user: &str, name: &Identifier) -> Vec<Participant> {
+/// The participants in a list that have the display name of this user, or this identifier.
+pub(super) fn participants_of_user(list: &Value, user: &str, user_id: &Identifier) -> Vec<Participant> {
     let all = list["participants"].as_array().map_or(&[][..], Vec::as_slice);
     let found = all.iter().filter_map(|entry| {
         let id = &entry["id"];
-        let (same, named) = (entry["display"] == user, *id == name.to_json());
-        (same || named).then(|| Participant { id: id.clone(), is_user: same })
+        let (is_user, has_id) = (entry["display"] == user, *id == user_id.to_json());
+        (is_user || has_id).then(|| Participant { id: id.clone(), is_user })
     });
     found.filter(|found| found.id.is_u64() || found.id.is_string()).collect()
 }
 
-/// Somebody in a room.
+/// A participant of a room.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Participant {
-    /// As the server has it.
+    /// Identifier, as the server sent it.
     pub(super) id: Value,
-    /// It is shown as our user.
+    /// Whether it has the display name of our user.
     pub(super) is_user: bool,
 }
 
@@ -259,8 +261,8 @@ mod tests {
 
     #[test]
     fn server_events_are_parsed() {
-        let said = r#"{"janus":"event","plugindata":{"plugin":"janus.plugin.videoroom","data":DATA}}"#;
-        for (data, means) in [
+        let event = r#"{"janus":"event","plugindata":{"plugin":"janus.plugin.videoroom","data":DATA}}"#;
+        for (data, expected) in [
             (r#"{"videoroom":"event","room":1,"leaving":"ok","reason":"kicked"}"#, Event::Kicked),
             (r#"{"videoroom":"event","room":1,"leaving":7}"#, Event::Ignored),
             (r#"{"videoroom":"event","room":1,"kicked":7}"#, Event::Ignored),
@@ -269,16 +271,16 @@ mod tests {
             ("null", Event::Ignored),
             ("[3]", Event::Ignored),
         ] {
-            assert_eq!(event_of(&said.replace("DATA", data)), means, "{data}");
+            assert_eq!(event_of(&event.replace("DATA", data)), expected, "{data}");
         }
-        let over = |text: &str| Event::SessionEnded(text.into());
+        let ended = |text: &str| Event::SessionEnded(text.into());
         assert_eq!(
             event_of(r#"{"janus":"hangup","reason":"ICE failed"}"#),
-            over("it ended the connection: ICE failed")
+            ended("janus: hangup: ICE failed")
         );
         assert_eq!(
             event_of(r#"{"janus":"error","error":{"code":458,"reason":"No such session"}}"#),
-            over("No such session (458)")
+            ended("No such session (458)")
         );
         assert_eq!(event_of(r#"{"janus":"slowlink","lost":3}"#), Event::Ignored);
         let line = "candidate:1 1 udp 1 127.0.0.1 5000 typ host";
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_nonsense() {
+    fn lists_are_parsed_and_invalid_messages_rejected() {
         assert_eq!(Message::parse(r#" [{"janus":"keepalive"},{"janus":"media"}]"#).unwrap().len(), 2);
         for text in
             ["", "[]x", "[1]", "7", "{}", r#"{"janus":7}"#, r#"{"janus":"x","data":7}"#, &"[".repeat(9000)]
@@ -301,12 +303,12 @@ mod tests {
     }
 
     #[test]
-    fn problems_of_both_kinds_are_found() {
-        let one = Message::parse(r#"{"janus":"error","error":{"code":403,"reason":"no"}}"#).unwrap();
-        assert_eq!(one[0].api_error(), Some(ApiError { code: 403, reason: "no".into() }));
+    fn errors_of_janus_and_of_the_plugin_are_found() {
+        let janus = Message::parse(r#"{"janus":"error","error":{"code":403,"reason":"no"}}"#).unwrap();
+        assert_eq!(janus[0].api_error(), Some(ApiError { code: 403, reason: "no".into() }));
         let plugin = r#"{"janus":"event","plugindata":{"data":{"error_code":436,"error":"taken"}}}"#;
-        let two = Message::parse(plugin).unwrap();
-        assert_eq!(two[0].api_error(), Some(ApiError { code: 436, reason: "taken".into() }));
+        let plugin = Message::parse(plugin).unwrap();
+        assert_eq!(plugin[0].api_error(), Some(ApiError { code: 436, reason: "taken".into() }));
         assert_eq!(Message::parse(r#"{"janus":"ack"}"#).unwrap()[0].api_error(), None);
     }
 
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_has_one_name() {
+    fn a_user_has_one_identifier() {
         let (number, text) = (Identifier::Number(1), Identifier::Text("a".into()));
         assert_eq!(number.for_user("webcast"), number.for_user("webcast"));
         assert_ne!(number.for_user("webcast"), number.for_user("webcast2"));

@@ -1,4 +1,4 @@
-//! Servers that are hostile, or say something at the wrong time; and what only a real one can say.
+//! Tests against scripted servers, many of them hostile, and one against a real server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use pagecast_core::Fps;
 use pagecast_core::spec::{Ice, Layer, RoomCodec, Size};
-use pagecast_testkit::janus::{Config, Room as Known};
+use pagecast_testkit::janus::{Config, Room as RoomConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ use crate::net::IceSockets;
 use crate::rtc::offerer::{Event, Output, PeerConnection};
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest message that is read.
+/// Longest message that the client reads, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
 fn janus(url: &str, room: &str) -> JanusClient {
@@ -32,43 +32,47 @@ fn janus(url: &str, room: &str) -> JanusClient {
     )
 }
 
-/// What a good server answers.
+/// The messages of a well-behaved server for a request.
 fn default_response(request: &Value) -> Vec<Value> {
     let transaction = &request["transaction"];
-    let plugin = |kind: &str, data: Value| json!({"janus": kind, "transaction": transaction, "plugindata": {"plugin": messages::PLUGIN, "data": data}});
-    let receipt = json!({"janus": "ack", "transaction": transaction});
+    let plugin = |kind: &str, data: Value| {
+        let data = json!({"plugin": messages::PLUGIN, "data": data});
+        json!({"janus": kind, "transaction": transaction, "plugindata": data})
+    };
+    let ack = json!({"janus": "ack", "transaction": transaction});
     let body = &request["body"];
     match (request["janus"].as_str().unwrap(), body["request"].as_str().unwrap_or_default()) {
         ("create", _) => vec![json!({"janus": "success", "transaction": transaction, "data": {"id": 11}})],
         ("attach", _) => vec![json!({"janus": "success", "transaction": transaction, "data": {"id": 12}})],
         (_, "exists") => vec![plugin("success", json!({"exists": true}))],
         (_, "listparticipants") => vec![plugin("success", json!({"participants": []}))],
-        (_, "join") => vec![receipt, plugin("event", json!({"videoroom": "joined"}))],
+        (_, "join") => vec![ack, plugin("event", json!({"videoroom": "joined"}))],
         (_, "publish" | "configure") => {
             let mut published = plugin("event", json!({"configured": "ok"}));
             published["jsep"] = json!({"type": "answer", "sdp": "v=0\r\n"});
-            vec![receipt, published]
+            vec![ack, published]
         }
         _ => vec![json!({"janus": "success", "transaction": transaction})],
     }
 }
 
-/// A server that says this whenever it is asked something; gone when dropped.
+/// A scripted WebSocket server. Dropping it ends it.
 struct FakeServer {
     url: String,
     _tasks: JoinSet<()>,
 }
 
 impl FakeServer {
-    async fn start(says: impl Fn(&Value) -> Vec<Frame> + Send + Sync + 'static) -> Self {
+    /// Starts a server that answers each request with the frames of `respond`.
+    async fn start(respond: impl Fn(&Value) -> Vec<Frame> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}/", listener.local_addr().unwrap());
         let mut tasks = JoinSet::new();
-        let says = Arc::new(says);
+        let respond = Arc::new(respond);
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let says = Arc::clone(&says);
+                let respond = Arc::clone(&respond);
                 connections.spawn(async move {
                     #[expect(clippy::result_large_err, reason = "the library's type")]
                     let accept = |_: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
@@ -79,8 +83,8 @@ impl FakeServer {
                     let mut stream = tokio_tungstenite::accept_hdr_async(stream, accept).await.unwrap();
                     while let Some(Ok(frame)) = stream.next().await {
                         let Frame::Text(text) = frame else { continue };
-                        for frame in says(&serde_json::from_str(&text).unwrap()) {
-                            // Whoever has heard enough goes.
+                        for frame in respond(&serde_json::from_str(&text).unwrap()) {
+                            // The client may have closed the connection.
                             if stream.send(frame).await.is_err() {
                                 return;
                             }
@@ -92,14 +96,14 @@ impl FakeServer {
         Self { url, _tasks: tasks }
     }
 
-    /// A polite one, but for requests of this kind.
+    /// Starts a well-behaved server that answers requests of this kind with `respond`.
     async fn with_override(
         kind: &'static str,
-        says: impl Fn(&Value) -> Vec<Frame> + Send + Sync + 'static,
+        respond: impl Fn(&Value) -> Vec<Frame> + Send + Sync + 'static,
     ) -> Self {
         Self::start(move |request| {
             if request["janus"] == kind || request["body"]["request"] == kind {
-                says(request)
+                respond(request)
             } else {
                 default_response(request).iter().map(text_frame).collect()
             }
@@ -128,8 +132,8 @@ fn assert_no_secret(error: &Error) {
 }
 
 #[tokio::test]
-async fn nonsense_is_an_error_at_every_step() {
-    let nonsense: [fn(&Value) -> Frame; 9] = [
+async fn invalid_messages_are_errors_at_every_step() {
+    let invalid: [fn(&Value) -> Frame; 9] = [
         |_| Frame::text("{"),
         |_| Frame::text("[".repeat(10_000)),
         |_| Frame::text("x".repeat(MAX_MESSAGE_BYTES + 1)),
@@ -139,9 +143,8 @@ async fn nonsense_is_an_error_at_every_step() {
         |r| text_frame(&json!({"janus": "error", "transaction": r["transaction"], "error": "api-secret"})),
         |r| {
             let reason = format!("api-secret room-secret pin-secret {}", "long ".repeat(10_000));
-            text_frame(
-                &json!({"janus": "error", "transaction": r["transaction"], "error": {"code": 490, "reason": reason}}),
-            )
+            let error = json!({"code": 490, "reason": reason});
+            text_frame(&json!({"janus": "error", "transaction": r["transaction"], "error": error}))
         },
         |r| {
             let data = json!({"error_code": 499, "error": "no\u{7}\n\npin-secret"});
@@ -151,10 +154,10 @@ async fn nonsense_is_an_error_at_every_step() {
         },
     ];
     for step in ["create", "attach", "exists", "listparticipants", "join"] {
-        for (number, says) in nonsense.into_iter().enumerate() {
-            let server = FakeServer::with_override(step, move |request| vec![says(request)]).await;
+        for (number, respond) in invalid.into_iter().enumerate() {
+            let server = FakeServer::with_override(step, move |request| vec![respond(request)]).await;
             let mut janus = janus(&server.url, "1");
-            // A success that says nothing more is one for some requests.
+            // For some requests, a success without data is valid.
             if number == 4 && !["create", "attach"].contains(&step) {
                 continue;
             }
@@ -167,32 +170,32 @@ async fn nonsense_is_an_error_at_every_step() {
 }
 
 #[tokio::test]
-async fn http_servers_that_are_none_of_janus() {
+async fn http_servers_other_than_janus_are_errors() {
     let endless =
         format!("HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n{}", "x".repeat(MAX_MESSAGE_BYTES + 1));
-    for (says, words) in [
+    for (response, expected) in [
         ("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", "500"),
         ("HTTP/1.1 307 Away\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "307"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "not of Janus"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\u{fffd}", "no text"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "not Janus's API"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\u{fffd}", "not UTF-8"),
         ("SSH-2.0-x\r\n", ""),
         ("", ""),
-        (endless.as_str(), "more at once"),
+        (endless.as_str(), "longer than"),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/janus?key=api-secret", listener.local_addr().unwrap());
-        let text = says.to_owned();
+        let response = response.to_owned();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 4096];
-                let _asked = stream.read(&mut request).await;
-                let _heard = stream.write_all(text.as_bytes()).await;
+                let _read = stream.read(&mut request).await;
+                let _written = stream.write_all(response.as_bytes()).await;
             }
         });
         let mut janus = janus(&url, "1");
         let error = janus.join().await.unwrap_err();
-        assert!(error.is_transient() && error.to_string().contains(words), "{error}");
+        assert!(error.is_transient() && error.to_string().contains(expected), "{error}");
         assert_no_secret(&error);
         janus.leave().await;
     }
@@ -227,7 +230,9 @@ async fn a_kick_while_something_else_fails_is_reported_as_replaced() {
             vec![
                 text_frame(&json!({"janus": "event", "plugindata": {"data": kicked}})),
                 text_frame(&json!({"janus": "hangup", "reason": "Close PC"})),
-                text_frame(&json!({"janus": "event", "transaction": request["transaction"], "plugindata": {"data": refused}})),
+                text_frame(&json!({
+                    "janus": "event", "transaction": request["transaction"], "plugindata": {"data": refused},
+                })),
             ]
         })
         .await;
@@ -241,7 +246,7 @@ async fn a_kick_while_something_else_fails_is_reported_as_replaced() {
 }
 
 #[tokio::test]
-async fn others_that_join_again_and_again_are_not_fought_for_ever() {
+async fn attempts_to_join_are_limited() {
     let server = FakeServer::with_override("join", |request| {
         let taken = json!({"error_code": error_code::ID_EXISTS, "error": "User ID already exists"});
         let event =
@@ -253,7 +258,7 @@ async fn others_that_join_again_and_again_are_not_fought_for_ever() {
     assert!(error.is_transient() && error.to_string().contains("again and again"), "{error}");
 }
 
-/// Carries what a peer has to say and to hear until something happens.
+/// Runs a peer connection until `done`.
 async fn drive(
     peer: &mut PeerConnection,
     net: &mut IceSockets,
@@ -263,8 +268,8 @@ async fn drive(
     let began = std::time::Instant::now();
     let mut events = Vec::new();
     while !done(peer, &events) {
-        assert!(began.elapsed() < TEST_TIMEOUT, "it takes too long: {events:?}");
-        let wake = match peer.poll().unwrap() {
+        assert!(began.elapsed() < TEST_TIMEOUT, "timed out: {events:?}");
+        let deadline = match peer.poll().unwrap() {
             Output::Transmit(t) => {
                 net.send(t.proto, t.source, t.destination, &t.contents);
                 continue;
@@ -277,19 +282,20 @@ async fn drive(
         };
         tokio::select! {
             received = net.receive() => {
-                let way = (received.protocol, received.from, received.to);
-                peer.handle_datagram(std::time::Instant::now(), way, &received.data).unwrap();
+                let path = (received.protocol, received.from, received.to);
+                peer.handle_datagram(std::time::Instant::now(), path, &received.data).unwrap();
             }
-            said = signal.next_event() => panic!("{said:?}"),
-            () = sleep_until(wake.into()) => peer.handle_timeout(std::time::Instant::now()).unwrap(),
+            event = signal.next_event() => panic!("{event:?}"),
+            () = sleep_until(deadline.into()) => peer.handle_timeout(std::time::Instant::now()).unwrap(),
         }
     }
 }
 
 #[tokio::test]
-async fn a_real_server_takes_new_ways_for_the_same_session() {
+async fn a_real_server_restarts_ice() {
     let secret = Some("room-secret".to_owned());
-    let rooms = vec![Known { id: "1".into(), secret, pin: Some("pin-secret".into()), ..Known::default() }];
+    let rooms =
+        vec![RoomConfig { id: "1".into(), secret, pin: Some("pin-secret".into()), ..RoomConfig::default() }];
     let config = Config { api_secret: Some("api-secret".into()), rooms, ..Config::default() };
     let server = pagecast_testkit::JanusServer::start(config).unwrap();
     for url in [server.ws_url(), server.http_url()] {
@@ -307,13 +313,13 @@ async fn a_real_server_takes_new_ways_for_the_same_session() {
         peer.accept_answer(&answer).unwrap();
         drive(&mut peer, &mut net, &mut janus, |peer, _| peer.is_connected()).await;
 
-        let again = peer.create_offer();
-        let fragment = janus.restart_ice(&sdp::restart_fragment(&again.sdp)).await.unwrap().unwrap();
+        let restart = peer.create_offer();
+        let fragment = janus.restart_ice(&sdp::restart_fragment(&restart.sdp)).await.unwrap().unwrap();
         let password = |text: &str| text.lines().find(|l| l.starts_with("a=ice-pwd:")).unwrap().to_owned();
         assert_ne!(password(&fragment), password(&answer));
         assert!(fragment.contains("a=candidate:"), "{fragment}");
         peer.accept_answer(&sdp::apply_fragment(&answer, &fragment)).unwrap();
-        // With the first credentials, nothing would be heard of this any more.
+        // A new round-trip time shows that checks with the new credentials are answered.
         let before = peer.stats().rtt;
         drive(&mut peer, &mut net, &mut janus, |peer, _| {
             peer.stats().rtt.is_some_and(|rtt| before != Some(rtt))

@@ -1,5 +1,5 @@
-//! The two ways to talk to Janus: a WebSocket, or requests and long polls over HTTP. Both are tasks that end when the link is
-//! dropped, so nothing that waits for one loses anything by being given up.
+//! Transports to Janus: WebSocket, or HTTP with long polls. Both run in tasks that end when the transport is
+//! dropped, so that receiving is cancel-safe.
 
 mod long_poll;
 mod websocket;
@@ -14,19 +14,19 @@ use url::Url;
 
 use super::messages::Message;
 
-/// Requests on their way. Full: the server does not read.
+/// Requests that wait to be sent. When full, sending fails.
 const MAX_QUEUED_REQUESTS: usize = 32;
-/// Messages that wait to be heard. Full: the server is read no further.
+/// Received messages that wait to be read. When full, the server is not read.
 const MAX_QUEUED_MESSAGES: usize = 32;
-/// Longest message, in bytes.
+/// Longest message, in bytes: one may list all participants.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
-/// How long a connection, or the answer to a request, may take.
+/// Longest duration of connecting, and of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What comes from the server, or why nothing does any more.
+/// A received message, or why the transport has ended.
 type ReceivedMessage = Result<Message, String>;
 
-/// A way to talk to a server.
+/// Transport to a server.
 #[derive(Debug)]
 pub(super) struct Transport {
     requests: mpsc::Sender<Value>,
@@ -35,10 +35,10 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// Connects, where there is a connection. `secret` is for requests that have nowhere else to put it.
+    /// Opens a transport. `secret` is for long polls, which have no body to put it in.
     ///
     /// # Errors
-    /// Why it is not possible, in words.
+    /// A text why it failed.
     pub(super) async fn open(url: &Url, secret: Option<&Secret>) -> Result<Self, String> {
         let (requests, outbox) = mpsc::channel(MAX_QUEUED_REQUESTS);
         let (inbox, messages) = mpsc::channel(MAX_QUEUED_MESSAGES);
@@ -48,34 +48,34 @@ impl Transport {
             tasks.spawn(websocket::run(stream, outbox, inbox));
         } else {
             let server = long_poll::HttpApi::new(url, secret)?;
-            let (session, begun) = tokio::sync::oneshot::channel();
-            tasks.spawn(long_poll::poll_loop(server.clone(), begun, inbox.clone()));
-            tasks.spawn(long_poll::post_loop(server, outbox, session, inbox));
+            let (session_sender, session) = tokio::sync::oneshot::channel();
+            tasks.spawn(long_poll::poll_loop(server.clone(), session, inbox.clone()));
+            tasks.spawn(long_poll::post_loop(server, outbox, session_sender, inbox));
         }
         Ok(Self { requests, messages, _tasks: tasks })
     }
 
-    /// Sends a request, some time soon.
+    /// Queues a request.
     ///
     /// # Errors
-    /// The server does not read.
+    /// The queue is full.
     pub(super) fn send(&self, request: Value) -> Result<(), String> {
-        // One that has ended says why when it is listened to.
+        // A transport that has ended returns its error from receive().
         match self.requests.try_send(request) {
-            Err(mpsc::error::TrySendError::Full(_)) => Err("it does not read what it is sent".into()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err("the server does not read requests".into()),
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
     }
 
-    /// Waits for a message. Safe to be dropped and called again.
+    /// Waits for a message. Cancel-safe.
     pub(super) async fn receive(&mut self) -> ReceivedMessage {
-        self.messages.recv().await.unwrap_or_else(|| Err("the connection is over".into()))
+        self.messages.recv().await.unwrap_or_else(|| Err("the connection has ended".into()))
     }
 }
 
-/// Passes on what was read; `false` if that is the end.
-async fn forward(read: Result<Vec<Message>, String>, inbox: &mpsc::Sender<ReceivedMessage>) -> bool {
-    let (messages, error) = match read {
+/// Forwards a result to the inbox. Returns whether to continue.
+async fn forward(result: Result<Vec<Message>, String>, inbox: &mpsc::Sender<ReceivedMessage>) -> bool {
+    let (messages, error) = match result {
         Ok(messages) => (messages, None),
         Err(error) => (Vec::new(), Some(error)),
     };
@@ -86,15 +86,15 @@ async fn forward(read: Result<Vec<Message>, String>, inbox: &mpsc::Sender<Receiv
     }
     match error {
         Some(error) => {
-            // Nobody listens any more, or it is the last that is heard.
-            let _heard = inbox.send(Err(error)).await;
+            // The receiver may be gone.
+            let _sent = inbox.send(Err(error)).await;
             false
         }
         None => true,
     }
 }
 
-/// The messages in what came.
+/// Parses received messages.
 fn parse_messages(text: &str) -> Result<Vec<Message>, String> {
-    Message::parse(text).map_err(|_| "it says something that is not of Janus's API".to_owned())
+    Message::parse(text).map_err(|_| "the server sent a message that is not Janus's API".to_owned())
 }

@@ -1,4 +1,4 @@
-//! The WebSocket to a LiveKit server: requests out, responses in.
+//! WebSocket to a LiveKit server: requests out, responses in.
 
 use std::time::Duration;
 
@@ -19,49 +19,47 @@ use super::messages::{Request, Response, SignalRequest, SignalResponse};
 use crate::signaling::sanitize_text;
 use crate::signaling::whip::error_reason;
 
-/// Longest message: who else is in a room comes in one.
+/// Longest message, in bytes: one contains all participants of the room.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// What waits to be sent, in bytes: an offer, candidates, pings. Full: the server does not read, and is given
-/// up.
+/// Most bytes that wait to be sent: an offer, candidates and pings. When full, the connection fails.
 const MAX_UNSENT_BYTES: usize = 512 * 1024;
-/// Buffers are filled so far before they are read or written; signalling is little.
+/// Size of the read buffer, in bytes; most messages are small.
 const BUFFER_BYTES: usize = 16 * 1024;
-/// How long the server may take to read what is sent.
+/// Longest duration of sending a message.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest text of a refusal, in bytes.
+/// Longest body of an error response that is read, in bytes.
 const MAX_ERROR_BODY_BYTES: usize = 4096;
 
-/// Why there is no link, or none any more. Tokens are cut out.
+/// Why a connection could not be opened or has ended. Tokens are removed from the texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ConnectionError {
     /// The server cannot be reached.
     Unreachable(String),
-    /// It answers, but not with this protocol; or it breaks off.
+    /// The server failed or violated the protocol.
     Failed(String),
-    /// It says no.
+    /// The server refuses for a lasting reason.
     Refused(String),
-    /// Somebody else publishes as this user now.
+    /// Another publisher of this user replaced this one.
     Replaced,
 }
 
 impl ConnectionError {
-    /// There is no session.
+    /// The error of calls before a session is joined.
     pub(super) fn no_session() -> Self {
         Self::Failed("there is no session".into())
     }
 }
 
-/// A connection.
+/// WebSocket connection to a server.
 #[derive(Debug)]
 pub(super) struct Connection(WebSocketStream<Upgraded>);
 
 impl Connection {
-    /// Connects. The request goes through the same client as all others of this crate: same roots, same
-    /// proxies.
+    /// Connects. The request uses reqwest like all others of this crate, with the same roots and proxies.
     pub(super) async fn open(url: Url, token: &Secret) -> Result<Self, ConnectionError> {
         let client = Client::builder()
             .http1_only()
-            // The token is for this server alone.
+            // A redirect must not send the token to another server.
             .redirect(redirect::Policy::none())
             .user_agent(concat!("pagecast/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -80,7 +78,7 @@ impl Connection {
         }
         let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT).map(|v| v.as_bytes().to_vec());
         if accepted.as_deref() != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
-            return Err(ConnectionError::Failed("it speaks no WebSocket".into()));
+            return Err(ConnectionError::Failed("the server does not support WebSocket".into()));
         }
         let upgraded = response.upgrade().await.map_err(|e| ConnectionError::Failed(error_reason(&e)))?;
         let config = WebSocketConfig::default()
@@ -92,51 +90,53 @@ impl Connection {
         Ok(Self(WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await))
     }
 
-    /// Sends a request. Dropped halfway, it is sent as a whole or not at all.
+    /// Sends a request. Cancel-safe: it is sent completely or not at all.
     pub(super) async fn send(&mut self, request: Request) -> Result<(), ConnectionError> {
         let bytes = SignalRequest { message: Some(request) }.encode_to_vec();
         match timeout(SEND_TIMEOUT, self.0.send(Message::binary(bytes))).await {
             Ok(sent) => sent.map_err(|e| ConnectionError::Failed(sanitize_text(&root_cause(&e)))),
-            Err(_) => Err(ConnectionError::Unreachable("it does not read what is sent".into())),
+            Err(_) => Err(ConnectionError::Unreachable("sending to the server timed out".into())),
         }
     }
 
-    /// The next response. Those that are not understood come as `None`: they show that the server is there.
-    /// Safe to be dropped and called again.
+    /// Waits for the next response. `None` for an unknown one, which still shows that the server is alive.
+    /// Cancel-safe.
     pub(super) async fn receive(&mut self) -> Result<Option<Response>, ConnectionError> {
         match self.0.next().await {
             None | Some(Ok(Message::Close(_))) => {
-                Err(ConnectionError::Failed("it closed the connection".into()))
+                Err(ConnectionError::Failed("the server closed the connection".into()))
             }
             Some(Err(error)) => Err(ConnectionError::Failed(sanitize_text(&root_cause(&error)))),
             Some(Ok(Message::Binary(bytes))) => match SignalResponse::decode(bytes) {
                 Ok(response) => Ok(response.message),
-                Err(_) => Err(ConnectionError::Failed("it speaks another protocol than LiveKit's".into())),
+                Err(_) => Err(ConnectionError::Failed(
+                    "the server sent a message of another protocol than LiveKit's".into(),
+                )),
             },
             Some(Ok(_)) => Ok(None),
         }
     }
 }
 
-/// What an answer other than a WebSocket means.
+/// The error that a response other than a WebSocket means.
 async fn response_error(response: HttpResponse, token: &Secret) -> ConnectionError {
     let status = response.status();
-    // It repeats tokens that it does not take.
-    let said = sanitize_text(&read_error_body(response).await.replace(token.reveal(), "…"));
-    let why = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
+    // LiveKit repeats rejected tokens in its error text.
+    let text = sanitize_text(&read_error_body(response).await.replace(token.reveal(), "…"));
+    let why = if text.is_empty() { status.to_string() } else { format!("{status}: {text}") };
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            ConnectionError::Refused(format!("{why} (are the API key and its secret right?)"))
+            ConnectionError::Refused(format!("{why} (check the API key and its secret)"))
         }
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => ConnectionError::Failed(why),
-        // What stands before a server says so while the server starts; the server itself means the room.
-        StatusCode::NOT_FOUND if !said.contains("room") => ConnectionError::Failed(why),
+        // A proxy answers 404 while the server starts. LiveKit's own 404 is about the room.
+        StatusCode::NOT_FOUND if !text.contains("room") => ConnectionError::Failed(why),
         status if status.is_client_error() => ConnectionError::Refused(why),
         _ => ConnectionError::Failed(why),
     }
 }
 
-/// The beginning of an answer's text.
+/// Reads the start of a response's body.
 async fn read_error_body(mut response: HttpResponse) -> String {
     let mut body = Vec::new();
     while body.len() < MAX_ERROR_BODY_BYTES {

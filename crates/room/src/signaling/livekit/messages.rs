@@ -1,8 +1,9 @@
-//! What of LiveKit's protocol is spoken here: livekit_rtc.proto and livekit_models.proto, with the same names and numbers.
+//! Messages of LiveKit's protocol that are used here, from livekit_rtc.proto and livekit_models.proto, with
+//! the same names and numbers.
 
 use prost::{Enumeration, Message, Oneof};
 
-/// The version of the protocol: answers to requests carry reasons.
+/// Protocol version: from it on, the server sends `RequestResponse` with a reason.
 pub(super) const PROTOCOL_VERSION: u32 = 15;
 
 #[derive(Clone, PartialEq, Message)]
@@ -21,7 +22,7 @@ pub(super) enum Request {
     AddTrack(AddTrackRequest),
     #[prost(message, tag = "8")]
     Leave(LeaveRequest),
-    /// For older servers; milliseconds of the clock.
+    /// Ping of older servers, in milliseconds since 1970.
     #[prost(int64, tag = "14")]
     Ping(i64),
     #[prost(message, tag = "16")]
@@ -56,13 +57,13 @@ pub(super) enum Response {
 pub(super) struct JoinResponse {
     #[prost(message, repeated, tag = "5")]
     pub(super) ice_servers: Vec<IceServer>,
-    /// Another server, where this one is not available.
+    /// URL of another server, if this one is not available.
     #[prost(string, tag = "7")]
     pub(super) alternative_url: String,
-    /// Seconds without a word after which the connection is dead.
+    /// Time without a message after which the connection is dead, in seconds.
     #[prost(int32, tag = "10")]
     pub(super) ping_timeout: i32,
-    /// Seconds between two pings.
+    /// Interval of pings, in seconds.
     #[prost(int32, tag = "11")]
     pub(super) ping_interval: i32,
 }
@@ -83,7 +84,7 @@ pub(super) struct SessionDescription {
     pub(super) r#type: String,
     #[prost(string, tag = "2")]
     pub(super) sdp: String,
-    /// An answer has that of its offer; 0 from servers that know no such thing.
+    /// Number of the offer, which its answer repeats; 0 from older servers.
     #[prost(uint32, tag = "3")]
     pub(super) id: u32,
 }
@@ -106,7 +107,7 @@ pub(super) enum SignalTarget {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct AddTrackRequest {
-    /// The track's name in the SDP.
+    /// Track identifier in the SDP.
     #[prost(string, tag = "1")]
     pub(super) cid: String,
     #[prost(string, tag = "2")]
@@ -117,14 +118,14 @@ pub(super) struct AddTrackRequest {
     pub(super) width: u32,
     #[prost(uint32, tag = "5")]
     pub(super) height: u32,
-    /// For older servers: discontinuous transmission is off.
+    /// Turns discontinuous transmission off; for older servers.
     #[prost(bool, tag = "7")]
     pub(super) disable_dtx: bool,
     #[prost(enumeration = "TrackSource", tag = "8")]
     pub(super) source: i32,
     #[prost(message, repeated, tag = "9")]
     pub(super) layers: Vec<VideoLayer>,
-    /// For older servers.
+    /// Whether the audio is stereo; for older servers.
     #[prost(bool, tag = "12")]
     pub(super) stereo: bool,
     #[prost(bool, tag = "13")]
@@ -223,7 +224,7 @@ pub(super) enum DisconnectReason {
 pub(super) struct SubscribedQualityUpdate {
     #[prost(string, tag = "1")]
     pub(super) track_sid: String,
-    /// From older servers.
+    /// Qualities of any codec; from older servers.
     #[prost(message, repeated, tag = "2")]
     pub(super) subscribed_qualities: Vec<SubscribedQuality>,
     #[prost(message, repeated, tag = "3")]
@@ -244,7 +245,7 @@ pub(super) struct SubscribedQuality {
     pub(super) enabled: bool,
 }
 
-/// The answer to a request that is not answered otherwise.
+/// Response to a request that has no other response.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RequestResponse {
     #[prost(enumeration = "Reason", tag = "2")]
@@ -266,7 +267,7 @@ pub(super) enum Reason {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Ping {
-    /// Milliseconds of the clock.
+    /// Milliseconds since 1970.
     #[prost(int64, tag = "1")]
     pub(super) timestamp: i64,
 }

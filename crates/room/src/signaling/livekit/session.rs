@@ -1,4 +1,4 @@
-//! What is said on a link, from the greeting to the goodbye.
+//! A LiveKit session: joining, publishing, events, leaving.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,21 +19,21 @@ use crate::signaling::{Offer, OfferedLayer, ServerEvent, sanitize_text};
 
 /// The `rid`s of two layers, the larger one first, as LiveKit's own clients have them.
 pub(super) const RIDS: [&str; 2] = ["h", "q"];
-/// What the server said while something else was waited for. Full: what comes is passed over.
+/// Events that arrived while an answer was awaited. When full, later ones are dropped.
 pub(super) const MAX_QUEUED_EVENTS: usize = 64;
-/// Longest answer in bytes.
+/// Longest SDP answer, in bytes; usual ones have a few kilobytes.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
-/// Longest candidate in bytes.
+/// Longest candidate, in bytes; usual ones have 200.
 const MAX_CANDIDATE_BYTES: usize = 1024;
-/// Longest address, user or password of a server for ICE, in bytes.
+/// Longest URL, user or password of an ICE server, in bytes.
 const MAX_ICE_FIELD_BYTES: usize = 1024;
-/// How often the server is asked whether it is there, and how long it may be silent, if it does not say; in seconds.
+/// Interval and timeout of pings if the server names none, in seconds.
 const DEFAULT_PING_S: (i32, i32) = (5, 15);
-/// What it may say.
+/// Accepted intervals and timeouts of pings, in seconds.
 const PING_INTERVAL_RANGE_S: std::ops::RangeInclusive<i32> = 1..=30;
 const PING_TIMEOUT_RANGE_S: std::ops::RangeInclusive<i32> = 2..=120;
 
-/// A session.
+/// A joined session.
 #[derive(Debug)]
 pub(super) struct Session {
     connection: Connection,
@@ -41,43 +41,43 @@ pub(super) struct Session {
     ping_timeout: Duration,
     last_ping: Instant,
     last_received: Instant,
-    /// What was offered, and how often.
+    /// Latest offer, and the number of offers.
     offer_sdp: String,
     offer_count: u32,
     layer_count: usize,
-    /// What the server calls the picture.
+    /// Server's identifier of the video track.
     video_track_sid: Option<String>,
     events: VecDeque<ServerEvent>,
 }
 
-/// A candidate as browsers write it; all media are bundled, so it matters to none of them more than to another.
+/// `RTCIceCandidateInit`. All media are bundled, so the media section of the candidate does not matter.
 #[derive(Debug, Deserialize)]
 struct CandidateInit {
     candidate: String,
 }
 
 impl Session {
-    /// Waits for the greeting: with it come servers for ICE.
-    pub(super) async fn join(mut link: Connection) -> Result<(Self, Vec<IceServer>), ConnectionError> {
-        let greeting = loop {
-            match link.receive().await? {
-                Some(Response::Join(greeting)) => break greeting,
+    /// Waits for the join response and returns the session and the ICE servers.
+    pub(super) async fn join(mut connection: Connection) -> Result<(Self, Vec<IceServer>), ConnectionError> {
+        let join = loop {
+            match connection.receive().await? {
+                Some(Response::Join(join)) => break join,
                 Some(Response::Leave(leave)) => return Err(leave_error(&leave)),
                 _ => {}
             }
         };
-        if !greeting.alternative_url.is_empty() {
-            return Err(ConnectionError::Failed("it is not available, and names another server".into()));
+        if !join.alternative_url.is_empty() {
+            return Err(ConnectionError::Failed("the server is not available and names another one".into()));
         }
-        let seconds = |given: i32, usual: i32, range: std::ops::RangeInclusive<i32>| {
-            let seconds = if given > 0 { given } else { usual };
+        let seconds = |given: i32, default: i32, range: std::ops::RangeInclusive<i32>| {
+            let seconds = if given > 0 { given } else { default };
             Duration::from_secs(seconds.clamp(*range.start(), *range.end()).unsigned_abs().into())
         };
         let now = Instant::now();
         let session = Self {
-            connection: link,
-            ping_interval: seconds(greeting.ping_interval, DEFAULT_PING_S.0, PING_INTERVAL_RANGE_S),
-            ping_timeout: seconds(greeting.ping_timeout, DEFAULT_PING_S.1, PING_TIMEOUT_RANGE_S),
+            connection,
+            ping_interval: seconds(join.ping_interval, DEFAULT_PING_S.0, PING_INTERVAL_RANGE_S),
+            ping_timeout: seconds(join.ping_timeout, DEFAULT_PING_S.1, PING_TIMEOUT_RANGE_S),
             last_ping: now,
             last_received: now,
             offer_sdp: String::new(),
@@ -86,33 +86,33 @@ impl Session {
             video_track_sid: None,
             events: VecDeque::new(),
         };
-        Ok((session, ice_servers(greeting)))
+        Ok((session, ice_servers(join)))
     }
 
-    /// Announces the tracks, and offers them.
+    /// Announces the tracks, sends the offer and returns the SDP answer.
     pub(super) async fn publish(&mut self, offer: &Offer) -> Result<String, ConnectionError> {
-        let name = |mid: &str| sdp::track_id(&offer.sdp, mid).unwrap_or(mid).to_owned();
-        let (sound, picture) = (name(&offer.audio_mid), name(&offer.video_mid));
+        let cid = |mid: &str| sdp::track_id(&offer.sdp, mid).unwrap_or(mid).to_owned();
+        let (audio, video) = (cid(&offer.audio_mid), cid(&offer.video_mid));
         self.layer_count = offer.layers.len();
-        self.connection.send(Request::AddTrack(audio_track_request(sound))).await?;
-        self.connection.send(Request::AddTrack(video_track_request(picture.clone(), &offer.layers))).await?;
-        self.send_offer(offer.sdp.clone(), &picture).await
+        self.connection.send(Request::AddTrack(audio_track_request(audio))).await?;
+        self.connection.send(Request::AddTrack(video_track_request(video.clone(), &offer.layers))).await?;
+        self.send_offer(offer.sdp.clone(), &video).await
     }
 
-    /// Offers the same with other credentials and candidates; those of the answer.
+    /// Sends the offer with the credentials and candidates of a fragment, and returns those of the answer.
     pub(super) async fn restart_ice(&mut self, fragment: &str) -> Result<String, ConnectionError> {
-        let offered = sdp::apply_fragment(&self.offer_sdp, fragment);
-        // Ways that were named before lead nowhere now.
-        self.events.retain(|said| !matches!(said, ServerEvent::Candidate(_)));
-        let answer = self.send_offer(offered, "").await?;
+        let offer_sdp = sdp::apply_fragment(&self.offer_sdp, fragment);
+        // Candidates of the previous ICE session are no longer valid.
+        self.events.retain(|event| !matches!(event, ServerEvent::Candidate(_)));
+        let answer = self.send_offer(offer_sdp, "").await?;
         Ok(sdp::restart_fragment(&answer))
     }
 
-    /// Sends an offer and waits for the answer to it. `picture` is our name of the picture, if it has just been announced.
-    async fn send_offer(&mut self, offered: String, picture: &str) -> Result<String, ConnectionError> {
+    /// Sends an offer and waits for its answer. `video_cid` is the video's `cid` if it was just announced.
+    async fn send_offer(&mut self, offer_sdp: String, video_cid: &str) -> Result<String, ConnectionError> {
         self.offer_count += 1;
-        let (id, sdp) = (self.offer_count, offered.clone());
-        self.offer_sdp = offered;
+        let (id, sdp) = (self.offer_count, offer_sdp.clone());
+        self.offer_sdp = offer_sdp;
         self.connection.send(Request::Offer(SessionDescription { r#type: "offer".into(), sdp, id })).await?;
         loop {
             let response = self.connection.receive().await?;
@@ -122,10 +122,10 @@ impl Session {
                     return if answer.sdp.len() <= MAX_ANSWER_BYTES {
                         Ok(answer.sdp)
                     } else {
-                        Err(ConnectionError::Failed("its answer is longer than 256 KiB".into()))
+                        Err(ConnectionError::Failed("the answer is longer than 256 KiB".into()))
                     };
                 }
-                Some(Response::TrackPublished(published)) if published.cid == picture => {
+                Some(Response::TrackPublished(published)) if published.cid == video_cid => {
                     self.video_track_sid = published.track.map(|track| track.sid);
                 }
                 Some(response) => self.handle_response(response)?,
@@ -134,10 +134,10 @@ impl Session {
         }
     }
 
-    /// Tells the candidates of a fragment of SDP.
+    /// Sends the candidates of an SDP fragment.
     pub(super) async fn trickle(&mut self, fragment: &str) -> Result<(), ConnectionError> {
         for candidate in sdp::candidate_lines(fragment) {
-            // All media are bundled with the first.
+            // All media are bundled with the first section.
             let candidate_init = json!({ "candidate": candidate, "sdpMLineIndex": 0 }).to_string();
             let target = SignalTarget::Publisher.into();
             self.connection.send(Request::Trickle(TrickleRequest { candidate_init, target })).await?;
@@ -145,13 +145,13 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for something that matters, and keeps the link alive. Safe to be dropped and called again.
+    /// Waits for the next event and keeps the connection alive. Cancel-safe.
     pub(super) async fn next_event(&mut self) -> Result<ServerEvent, ConnectionError> {
         loop {
-            if let Some(said) = self.events.pop_front() {
-                return Ok(said);
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
             }
-            let (ping, silent) =
+            let (ping_at, timeout_at) =
                 (self.last_ping + self.ping_interval, self.last_received + self.ping_timeout);
             tokio::select! {
                 response = self.connection.receive() => {
@@ -160,8 +160,10 @@ impl Session {
                         self.handle_response(response)?;
                     }
                 }
-                () = sleep_until(silent) => return Err(ConnectionError::Unreachable("it is silent".into())),
-                () = sleep_until(ping) => {
+                () = sleep_until(timeout_at) => {
+                    return Err(ConnectionError::Unreachable("the server does not answer pings".into()));
+                }
+                () = sleep_until(ping_at) => {
                     let timestamp = unix_time_ms();
                     self.connection.send(Request::PingReq(Ping { timestamp })).await?;
                     self.connection.send(Request::Ping(timestamp)).await?;
@@ -181,9 +183,9 @@ impl Session {
             {
                 layer_subscriptions(&update, self.layer_count)
                     .into_iter()
-                    .for_each(|said| self.queue_event(Some(said)));
+                    .for_each(|event| self.queue_event(Some(event)));
             }
-            // Other tracks, and what comes too late.
+            // Responses about other tracks, and late ones.
             Response::Join(_)
             | Response::Answer(_)
             | Response::TrackPublished(_)
@@ -192,17 +194,18 @@ impl Session {
         Ok(())
     }
 
-    fn queue_event(&mut self, said: Option<ServerEvent>) {
+    fn queue_event(&mut self, event: Option<ServerEvent>) {
         if self.events.len() < MAX_QUEUED_EVENTS {
-            self.events.extend(said);
+            self.events.extend(event);
         }
     }
 
-    /// Says goodbye; what the server had said before, if it was the first to say so. Waits until the server closes the link.
+    /// Leaves and waits until the server closes the connection. Returns the server's reason if it had ended
+    /// the session before.
     pub(super) async fn leave(mut self) -> Option<ConnectionError> {
         let reason = DisconnectReason::ClientInitiated.into();
-        // The link may be closed already: what came before that is still to be read.
-        let _too_late = self.connection.send(Request::Leave(LeaveRequest { reason })).await;
+        // The connection may be closed already, but responses from before may still be unread.
+        let _closed = self.connection.send(Request::Leave(LeaveRequest { reason })).await;
         loop {
             match self.connection.receive().await {
                 Ok(Some(Response::Leave(leave))) if leave.reason() != DisconnectReason::ClientInitiated => {
@@ -215,7 +218,7 @@ impl Session {
     }
 }
 
-/// Sound that is never taken apart: in stereo, and silence too.
+/// Request for an audio track in stereo, without discontinuous transmission.
 fn audio_track_request(cid: String) -> AddTrackRequest {
     AddTrackRequest {
         name: cid.clone(),
@@ -230,10 +233,11 @@ fn audio_track_request(cid: String) -> AddTrackRequest {
     }
 }
 
-/// A shared screen: LiveKit takes layers of cameras for dead when there is a picture a second.
+/// Request for a video track. It is a screen share, because LiveKit considers the layers of a camera dead at
+/// one frame per second.
 fn video_track_request(cid: String, layers: &[OfferedLayer]) -> AddTrackRequest {
     let (width, height) = layers.first().map_or((0, 0), |layer| layer.size);
-    // The smaller one first.
+    // LiveKit expects the smaller layer first.
     let layers = layers.iter().enumerate().rev().zip(0..).map(|((index, layer), spatial_layer)| VideoLayer {
         quality: video_quality(index, layers.len()).into(),
         width: layer.size.0,
@@ -254,7 +258,7 @@ fn video_track_request(cid: String, layers: &[OfferedLayer]) -> AddTrackRequest 
     }
 }
 
-/// What LiveKit's clients call a layer: it follows from the `rid`, and a layer that is alone is high.
+/// LiveKit's quality of a layer: it corresponds to the `rid`; a single layer is high.
 fn video_quality(index: usize, layers: usize) -> VideoQuality {
     match (index, layers) {
         (_, 0 | 1) => VideoQuality::High,
@@ -263,7 +267,8 @@ fn video_quality(index: usize, layers: usize) -> VideoQuality {
     }
 }
 
-/// Which layers anybody watches: all up to the best quality that anybody wants. Above the best that there is, it is that one.
+/// Subscriptions of the layers: all layers up to the best requested quality, which the largest layer stands
+/// for if it is above it.
 fn layer_subscriptions(update: &SubscribedQualityUpdate, layers: usize) -> Vec<ServerEvent> {
     let codecs = update.subscribed_codecs.iter().flat_map(|codec| &codec.qualities);
     let all: Vec<&SubscribedQuality> = if update.subscribed_codecs.is_empty() {
@@ -271,18 +276,18 @@ fn layer_subscriptions(update: &SubscribedQualityUpdate, layers: usize) -> Vec<S
     } else {
         codecs.collect()
     };
-    let enabled = |fits: &dyn Fn(VideoQuality) -> bool| {
-        all.iter().any(|q| q.enabled && q.quality() != VideoQuality::Off && fits(q.quality()))
+    let any_enabled = |filter: &dyn Fn(VideoQuality) -> bool| {
+        all.iter().any(|q| q.enabled && q.quality() != VideoQuality::Off && filter(q.quality()))
     };
-    let wanted = |layer: usize| match (layer, layers) {
-        (_, 0 | 1) => enabled(&|_| true),
-        (0, _) => enabled(&|quality| quality != VideoQuality::Low),
-        _ => enabled(&|quality| quality == VideoQuality::Low),
+    let subscribed = |layer: usize| match (layer, layers) {
+        (_, 0 | 1) => any_enabled(&|_| true),
+        (0, _) => any_enabled(&|quality| quality != VideoQuality::Low),
+        _ => any_enabled(&|quality| quality == VideoQuality::Low),
     };
-    (0..layers).map(|layer| ServerEvent::LayerSubscription { layer, subscribed: wanted(layer) }).collect()
+    (0..layers).map(|layer| ServerEvent::LayerSubscription { layer, subscribed: subscribed(layer) }).collect()
 }
 
-/// What a goodbye of the server means. What says that it wants no more of this is not tried again.
+/// The error that a leave message of the server means. Deliberate ones are refusals, which are not retried.
 fn leave_error(leave: &LeaveRequest) -> ConnectionError {
     let failed = |why: &str| ConnectionError::Failed(why.to_owned());
     match leave.reason() {
@@ -291,48 +296,48 @@ fn leave_error(leave: &LeaveRequest) -> ConnectionError {
             ConnectionError::Refused("this user was removed from the room".into())
         }
         DisconnectReason::RoomDeleted => ConnectionError::Refused("the room was deleted".into()),
-        DisconnectReason::ServerShutdown => failed("it shuts down"),
+        DisconnectReason::ServerShutdown => failed("the server is shutting down"),
         DisconnectReason::RoomClosed => failed("the room was closed"),
         DisconnectReason::ConnectionTimeout | DisconnectReason::MediaFailure => {
-            failed("nothing of the stream reached it in time")
+            failed("no media reached the server in time")
         }
-        other => ConnectionError::Failed(format!("it ended the session ({other:?})")),
+        other => ConnectionError::Failed(format!("the server ended the session ({other:?})")),
     }
 }
 
-/// Whether an answer to a request is a refusal.
+/// The error of a request's response, if it is one.
 fn request_error(response: &RequestResponse) -> Result<(), ConnectionError> {
     let why = match response.reason() {
         Reason::Ok | Reason::Queued => return Ok(()),
-        Reason::NotAllowed => "nothing may be published with this API key",
+        Reason::NotAllowed => "this API key does not allow publishing",
         Reason::LimitExceeded => "a limit is exceeded",
-        Reason::UnsupportedType => "it does not take such a track",
-        Reason::NotFound => "there is no such track",
+        Reason::UnsupportedType => "this type of track is not supported",
+        Reason::NotFound => "the track does not exist",
     };
-    let said = sanitize_text(&response.message);
-    Err(ConnectionError::Refused(if said.is_empty() { why.to_owned() } else { format!("{why}: {said}") }))
+    let text = sanitize_text(&response.message);
+    Err(ConnectionError::Refused(if text.is_empty() { why.to_owned() } else { format!("{why}: {text}") }))
 }
 
-/// A candidate for us, if it is one.
+/// The candidate of a trickle message, if it is for the publisher.
 fn parse_candidate(trickle: &TrickleRequest) -> Option<ServerEvent> {
     if trickle.target() != SignalTarget::Publisher || trickle.candidate_init.len() > MAX_CANDIDATE_BYTES {
         return None;
     }
     let init: CandidateInit = serde_json::from_str(&trickle.candidate_init).ok()?;
-    // An empty one says that there are no more.
+    // An empty candidate marks the end.
     (!init.candidate.is_empty()).then_some(ServerEvent::Candidate(init.candidate))
 }
 
-fn ice_servers(greeting: JoinResponse) -> Vec<IceServer> {
-    let short = |text: &String| text.len() <= MAX_ICE_FIELD_BYTES;
-    let known = |url: &String| ["stun:", "turn:", "turns:"].iter().any(|scheme| url.starts_with(scheme));
-    let servers = greeting.ice_servers.into_iter().filter(|s| short(&s.username) && short(&s.credential));
-    let each = servers.flat_map(|server| {
+fn ice_servers(join: JoinResponse) -> Vec<IceServer> {
+    let is_short = |text: &String| text.len() <= MAX_ICE_FIELD_BYTES;
+    let is_known = |url: &String| ["stun:", "turn:", "turns:"].iter().any(|scheme| url.starts_with(scheme));
+    let servers = join.ice_servers.into_iter().filter(|s| is_short(&s.username) && is_short(&s.credential));
+    let all = servers.flat_map(|server| {
         let (username, credential) = (server.username, Secret::new(server.credential));
-        let urls = server.urls.into_iter().filter(move |url| short(url) && known(url));
+        let urls = server.urls.into_iter().filter(move |url| is_short(url) && is_known(url));
         urls.map(move |url| IceServer { url, username: username.clone(), credential: credential.clone() })
     });
-    each.take(MAX_ICE_SERVERS).collect()
+    all.take(MAX_ICE_SERVERS).collect()
 }
 
 fn unix_time_ms() -> i64 {

@@ -1,4 +1,4 @@
-//! Servers that are not as they should be, made for the purpose. Real ones: `tests/livekit.rs`.
+//! Tests against scripted servers, many of them faulty. `tests/livekit.rs` has tests against a real one.
 
 use std::future::Future;
 
@@ -17,8 +17,9 @@ use super::messages::{
 use super::*;
 use crate::signaling::OfferedLayer;
 
-const OFFER: &str = "v=0\r\na=ice-ufrag:u1\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=msid:pagecast sound\r\n\
-    m=video 9 UDP/TLS/RTP/SAVPF 108\r\na=msid:pagecast picture\r\na=mid:1\r\na=ice-ufrag:u1\r\n";
+const OFFER: &str = "v=0\r\na=ice-ufrag:u1\r\n\
+    m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=msid:pagecast audio\r\n\
+    m=video 9 UDP/TLS/RTP/SAVPF 108\r\na=msid:pagecast video\r\na=mid:1\r\na=ice-ufrag:u1\r\n";
 
 fn livekit(url: &str) -> LiveKitClient {
     let id = |text: &str| text.to_owned();
@@ -37,7 +38,7 @@ fn offer() -> Offer {
     }
 }
 
-/// A server's side of a WebSocket.
+/// The server's end of a WebSocket.
 struct ServerSocket(WebSocketStream<TcpStream>);
 
 impl ServerSocket {
@@ -51,12 +52,12 @@ impl ServerSocket {
         SignalRequest::decode(message.into_data()).unwrap().message.unwrap()
     }
 
-    async fn send_join(&mut self, greeting: JoinResponse) {
-        self.send(Response::Join(greeting)).await;
+    async fn send_join(&mut self, join: JoinResponse) {
+        self.send(Response::Join(join)).await;
     }
 }
 
-/// Runs a client against a server that takes one connection.
+/// Runs a client against a server that accepts one connection.
 fn run_with_server<S, C, T>(server: impl FnOnce(TcpStream) -> S, client: impl FnOnce(LiveKitClient) -> C) -> T
 where
     S: Future<Output = ()>,
@@ -71,7 +72,7 @@ where
     })
 }
 
-/// What joining a server that answers like this leads to.
+/// The error of joining a server with this HTTP response.
 fn join_error_for(answer: &'static str) -> Error {
     let server = |mut stream: TcpStream| async move {
         let mut request = Vec::new();
@@ -86,27 +87,27 @@ fn join_error_for(answer: &'static str) -> Error {
     run_with_server(server, |mut livekit| async move { livekit.join().await.unwrap_err() })
 }
 
-/// What joining leads to when the server says this first.
+/// The error of joining a server whose first message is this.
 fn join_error_after(message: impl FnOnce() -> Message) -> Error {
     let message = message();
     let server = |stream| async move {
         let mut side = ServerSocket(accept_async(stream).await.unwrap());
-        // The client may have had enough before all of it is sent.
-        let _had_enough = side.0.send(message).await;
+        // The client may close before all of it is sent.
+        let _closed = side.0.send(message).await;
         while let Some(Ok(_)) = side.0.next().await {}
     };
     run_with_server(server, |mut livekit| async move { livekit.join().await.unwrap_err() })
 }
 
 #[test]
-fn the_address_is_below_that_of_the_server() {
+fn the_websocket_url_is_below_that_of_the_server() {
     let query = format!("protocol=15&auto_subscribe=0&sdk=pagecast&version={}", env!("CARGO_PKG_VERSION"));
-    for (given, wanted) in [
+    for (given, expected) in [
         ("ws://a.example:7880", "http://a.example:7880/rtc?"),
         ("wss://a.example/{app}/", "https://a.example/a%40b/rtc?"),
         ("https://a.example/x?k=v#f", "https://a.example/x/rtc?k=v&"),
     ] {
-        assert_eq!(livekit(given).signal_url().unwrap().as_str(), format!("{wanted}{query}"));
+        assert_eq!(livekit(given).signal_url().unwrap().as_str(), format!("{expected}{query}"));
     }
 }
 
@@ -119,8 +120,8 @@ fn nothing_shows_the_secret() {
 }
 
 #[test]
-fn answers_that_are_no_websocket_are_judged() {
-    for (answer, passing, words) in [
+fn http_errors_are_transient_or_refusals() {
+    for (answer, transient, text) in [
         (
             "HTTP/1.1 401 U\r\nContent-Length: 14\r\n\r\nwho\n  are\tyou?",
             false,
@@ -136,11 +137,15 @@ fn answers_that_are_no_websocket_are_judged() {
         ("HTTP/1.1 429 S\r\nContent-Length: 0\r\n\r\n", true, "429 Too"),
         ("HTTP/1.1 302 F\r\nLocation: http://b.example/\r\nContent-Length: 0\r\n\r\n", true, "302 Found"),
         ("HTTP/1.1 200 O\r\nContent-Length: 2\r\n\r\nOK", true, "200 OK: OK"),
-        ("HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", true, "speaks no WebSocket"),
+        (
+            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+            true,
+            "does not support WebSocket",
+        ),
         ("SSH-2.0-OpenSSH\r\n", true, "cannot reach"),
     ] {
         let error = join_error_for(answer);
-        assert!(error.is_transient() == passing && error.to_string().contains(words), "{error}");
+        assert!(error.is_transient() == transient && error.to_string().contains(text), "{error}");
     }
     let error =
         join_error_for("HTTP/1.1 401 U\r\nConnection: close\r\n\r\ninvalid token: {token}!").to_string();
@@ -148,14 +153,14 @@ fn answers_that_are_no_websocket_are_judged() {
 }
 
 #[test]
-fn messages_that_are_none_end_the_session() {
-    for (message, words) in [
+fn invalid_messages_end_the_session() {
+    for (message, text) in [
         (Message::binary(vec![0xff; 100]), "another protocol"),
         (Message::binary(vec![0; 5 << 20]), "too long"),
         (Message::Close(None), "closed the connection"),
     ] {
         let error = join_error_after(|| message);
-        assert!(error.is_transient() && error.to_string().contains(words), "{error}");
+        assert!(error.is_transient() && error.to_string().contains(text), "{error}");
     }
     let leave = |reason: DisconnectReason| {
         let leave = Response::Leave(LeaveRequest { reason: reason.into() });
@@ -168,17 +173,17 @@ fn messages_that_are_none_end_the_session() {
 }
 
 #[test]
-fn who_does_not_answer_is_not_waited_for_for_ever() {
+fn joining_a_silent_server_times_out() {
     let server = |mut stream: TcpStream| async move {
-        // Until the client has gone.
+        // Until the client closes.
         while stream.read_u8().await.is_ok() {}
     };
     let error = run_with_server(server, |mut livekit| async move { livekit.join().await.unwrap_err() });
-    assert!(matches!(&error, Error::Unreachable { why, .. } if why.contains("in time")), "{error}");
+    assert!(matches!(&error, Error::Unreachable { why, .. } if why.contains("timed out")), "{error}");
 }
 
 #[test]
-fn a_server_that_does_not_answer_pings_is_given_up() {
+fn a_server_that_does_not_answer_pings_is_unreachable() {
     let server = |stream| async move {
         let mut side = ServerSocket(accept_async(stream).await.unwrap());
         side.send_join(JoinResponse { ping_interval: 1, ping_timeout: 2, ..JoinResponse::default() }).await;
@@ -190,7 +195,10 @@ fn a_server_that_does_not_answer_pings_is_given_up() {
         livekit.join().await.unwrap();
         livekit.next_event().await.unwrap_err()
     });
-    assert!(matches!(&error, Error::Unreachable { why, .. } if why.contains("silent")), "{error}");
+    assert!(
+        matches!(&error, Error::Unreachable { why, .. } if why.contains("does not answer pings")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -198,9 +206,9 @@ fn tracks_are_announced_as_livekit_has_them() {
     let server = |stream| async move {
         let mut side = ServerSocket(accept_async(stream).await.unwrap());
         side.send_join(JoinResponse::default()).await;
-        let Request::AddTrack(sound) = side.receive().await else { panic!("no sound") };
-        assert_eq!((sound.cid.as_str(), sound.r#type, sound.source, sound.stereo), ("sound", 0, 4, true));
-        let Request::AddTrack(picture) = side.receive().await else { panic!("no picture") };
+        let Request::AddTrack(audio) = side.receive().await else { panic!("no audio") };
+        assert_eq!((audio.cid.as_str(), audio.r#type, audio.source, audio.stereo), ("audio", 0, 4, true));
+        let Request::AddTrack(video) = side.receive().await else { panic!("no video") };
         let layer = |quality: VideoQuality, width, height, bitrate, spatial_layer, rid: &str| VideoLayer {
             quality: quality.into(),
             width,
@@ -209,9 +217,9 @@ fn tracks_are_announced_as_livekit_has_them() {
             spatial_layer,
             rid: rid.into(),
         };
-        let wanted = AddTrackRequest {
-            cid: "picture".into(),
-            name: "picture".into(),
+        let expected = AddTrackRequest {
+            cid: "video".into(),
+            name: "video".into(),
             r#type: 1,
             source: 3,
             width: 1280,
@@ -222,7 +230,7 @@ fn tracks_are_announced_as_livekit_has_them() {
             ],
             ..AddTrackRequest::default()
         };
-        assert_eq!(picture, wanted);
+        assert_eq!(video, expected);
         assert!(matches!(side.receive().await, Request::Offer(offer) if offer.sdp == OFFER && offer.id == 1));
         side.send(Response::Answer(SessionDescription { sdp: "x".repeat(300_000), ..Default::default() }))
             .await;
@@ -234,11 +242,11 @@ fn tracks_are_announced_as_livekit_has_them() {
     assert!(error.to_string().contains("256 KiB"), "{error}");
 }
 
-/// A server's side of a session up to the answer, with what it says before that.
-async fn serve_answer(side: &mut ServerSocket, before: Vec<Response>) {
+/// Serves a session up to the answer, and sends these responses before it.
+async fn serve_answer(side: &mut ServerSocket, responses: Vec<Response>) {
     side.send_join(JoinResponse::default()).await;
     while !matches!(side.receive().await, Request::Offer(_)) {}
-    for response in before {
+    for response in responses {
         side.send(response).await;
     }
     let sdp = "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=ice-ufrag:s1\r\na=ice-pwd:p1\r\n".into();
@@ -267,52 +275,52 @@ fn events_before_the_answer_are_returned_after_it() {
             let track = Some(TrackInfo { sid: sid.into() });
             Response::TrackPublished(TrackPublishedResponse { cid: cid.into(), track })
         };
-        let said = vec![
-            published("sound", "TR_S"),
-            published("picture", "TR_P"),
+        let responses = vec![
+            published("audio", "TR_A"),
+            published("video", "TR_V"),
             trickle_response(r#"{"candidate":"candidate:1 x","sdpMid":"0"}"#, SignalTarget::Publisher),
             trickle_response(r#"{"candidate":"candidate:2 x"}"#, SignalTarget::Subscriber),
             trickle_response(r#"{"candidate":""}"#, SignalTarget::Publisher),
             trickle_response("{", SignalTarget::Publisher),
             trickle_response(&format!(r#"{{"candidate":"{}"}}"#, "x".repeat(2000)), SignalTarget::Publisher),
-            quality_update("TR_S", [false; 3]),
-            quality_update("TR_P", [true, false, false]),
+            quality_update("TR_A", [false; 3]),
+            quality_update("TR_V", [true, false, false]),
         ];
-        serve_answer(&mut side, said).await;
-        side.send(quality_update("TR_P", [true; 3])).await;
+        serve_answer(&mut side, responses).await;
+        side.send(quality_update("TR_V", [true; 3])).await;
         side.send(Response::Leave(LeaveRequest { reason: DisconnectReason::DuplicateIdentity.into() })).await;
         while let Some(Ok(_)) = side.0.next().await {}
     };
-    let heard = run_with_server(server, |mut livekit| async move {
+    let received = run_with_server(server, |mut livekit| async move {
         livekit.join().await.unwrap();
         livekit.negotiate(&offer()).await.unwrap();
-        let mut heard = Vec::new();
+        let mut events = Vec::new();
         loop {
             match livekit.next_event().await {
-                Ok(said) => heard.push(said),
-                Err(error) => return (heard, error),
+                Ok(event) => events.push(event),
+                Err(error) => return (events, error),
             }
         }
     });
-    let wanted = |layer, wanted| ServerEvent::LayerSubscription { layer, subscribed: wanted };
-    let said = vec![
+    let subscription = |layer, subscribed| ServerEvent::LayerSubscription { layer, subscribed };
+    let expected = vec![
         ServerEvent::Candidate("candidate:1 x".into()),
-        wanted(0, false),
-        wanted(1, true),
-        wanted(0, true),
-        wanted(1, true),
+        subscription(0, false),
+        subscription(1, true),
+        subscription(0, true),
+        subscription(1, true),
     ];
-    assert_eq!(heard, (said, Error::Replaced));
+    assert_eq!(received, (expected, Error::Replaced));
 }
 
 #[test]
-fn a_flood_before_the_answer_is_cut() {
+fn events_before_the_answer_are_limited() {
     let server = |stream| async move {
         let mut side = ServerSocket(accept_async(stream).await.unwrap());
         let flood = vec![trickle_response(r#"{"candidate":"candidate:1 x"}"#, SignalTarget::Publisher); 1000];
         serve_answer(&mut side, flood).await;
     };
-    let waiting = run_with_server(server, |mut livekit| async move {
+    let queued = run_with_server(server, |mut livekit| async move {
         livekit.join().await.unwrap();
         livekit.negotiate(&offer()).await.unwrap();
         let mut count = 0;
@@ -321,7 +329,7 @@ fn a_flood_before_the_answer_is_cut() {
         }
         count
     });
-    assert_eq!(waiting, session::MAX_QUEUED_EVENTS);
+    assert_eq!(queued, session::MAX_QUEUED_EVENTS);
 }
 
 #[test]
@@ -334,7 +342,7 @@ fn a_restart_is_the_same_offer_with_other_credentials() {
         assert_eq!(trickle.candidate_init, r#"{"candidate":"candidate:3 x","sdpMLineIndex":0}"#);
         let Request::Offer(offer) = side.receive().await else { panic!("no offer") };
         assert_eq!((offer.id, offer.sdp), (2, OFFER.replace("u1", "u2")));
-        // Late, and of the offer before.
+        // A late answer to the previous offer.
         side.send(Response::Answer(SessionDescription { sdp: "late".into(), id: 1, ..Default::default() }))
             .await;
         let sdp = "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=mid:0\r\na=ice-ufrag:s2\r\na=ice-pwd:p2\r\n".into();
@@ -344,32 +352,32 @@ fn a_restart_is_the_same_offer_with_other_credentials() {
         side.send(Response::Leave(LeaveRequest { reason: DisconnectReason::ParticipantRemoved.into() }))
             .await;
     };
-    let (fragment, said, left) = run_with_server(server, |mut livekit| async move {
+    let (fragment, event, left) = run_with_server(server, |mut livekit| async move {
         livekit.join().await.unwrap();
         livekit.negotiate(&offer()).await.unwrap();
         livekit.trickle("a=mid:0\r\na=candidate:3 x\r\n").await.unwrap();
         let fragment = livekit.restart_ice("a=ice-ufrag:u2\r\na=ice-pwd:p\r\n").await.unwrap().unwrap();
-        let said = livekit.next_event().await.unwrap();
-        (fragment, said, livekit.leave().await)
+        let event = livekit.next_event().await.unwrap();
+        (fragment, event, livekit.leave().await)
     });
     assert!(fragment.contains("a=ice-ufrag:s2\r\na=ice-pwd:p2\r\n"), "{fragment}");
-    assert_eq!(said, ServerEvent::Candidate("candidate:new x".into()));
+    assert_eq!(event, ServerEvent::Candidate("candidate:new x".into()));
     assert!(matches!(left, Some(Error::Refused { .. })), "{left:?}");
 }
 
 #[test]
-fn servers_for_ice_are_taken_as_they_are_named() {
+fn ice_servers_of_the_join_response_are_returned() {
     let server = |stream| async move {
         let mut side = ServerSocket(accept_async(stream).await.unwrap());
-        let named = |urls: &[&str]| super::messages::IceServer {
+        let ice_server = |urls: &[&str]| super::messages::IceServer {
             urls: urls.iter().map(|url| (*url).to_owned()).collect(),
             username: "u".into(),
             credential: "c".into(),
         };
         let ice_servers = vec![
-            named(&["turn:a", "https://b", "turns:c"]),
-            named(&["stun:d"; 20]),
-            named(&[&"turn:".repeat(999)]),
+            ice_server(&["turn:a", "https://b", "turns:c"]),
+            ice_server(&["stun:d"; 20]),
+            ice_server(&[&"turn:".repeat(999)]),
         ];
         side.send_join(JoinResponse { ice_servers, ..JoinResponse::default() }).await;
     };

@@ -1,4 +1,4 @@
-//! Tokens that let us join (RFC 7519), minted with the API key's secret.
+//! LiveKit access tokens (JWT, RFC 7519), signed with the API key's secret.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use pagecast_core::spec::{RoomIds, Secret};
 use serde::Serialize;
 
-/// How long a token is good for, in seconds: it is used at once, by a server whose clock may be wrong.
+/// Lifetime of a token, in seconds. It is used at once, but the server's clock may be wrong.
 const TOKEN_LIFETIME_S: u64 = 600;
 
 #[derive(Debug, Serialize)]
@@ -18,7 +18,7 @@ struct Claims<'a> {
     video: VideoGrant<'a>,
 }
 
-/// What the token is good for, with LiveKit's names.
+/// Grants of a token, with LiveKit's names.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct VideoGrant<'a> {
@@ -30,7 +30,7 @@ struct VideoGrant<'a> {
     can_subscribe: bool,
 }
 
-/// A token with which the user can join the room and publish in it, and do nothing else. `None` without a clock.
+/// A token that only allows the user to join the room and publish in it. `None` if the clock is before 1970.
 pub(super) fn mint(key: &str, secret: &Secret, ids: &RoomIds) -> Option<Secret> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
     let video = VideoGrant {
@@ -65,9 +65,9 @@ mod tests {
             )
         };
         let claims = read(b"s3cret").unwrap().claims;
-        let may = json!({ "room": "r", "roomCreate": true, "roomJoin": true, "canPublish": true,
+        let grant = json!({ "room": "r", "roomCreate": true, "roomJoin": true, "canPublish": true,
             "canPublishData": false, "canSubscribe": false });
-        assert_eq!((&claims["iss"], &claims["sub"], &claims["video"]), (&json!("key"), &json!("u"), &may));
+        assert_eq!((&claims["iss"], &claims["sub"], &claims["video"]), (&json!("key"), &json!("u"), &grant));
         assert!(claims["exp"].as_u64().unwrap() > 1_700_000_000);
         assert!(read(b"other").is_err());
     }

@@ -1,51 +1,52 @@
-//! Tokens for this API. One is named by the beginning of its SHA-256, which says nothing about it.
+//! Bearer tokens of an application. A token's id is the beginning of its SHA-256, which reveals nothing about
+//! it.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{Path, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use base16ct::lower::encode_string as hex;
 use pagecast_core::spec::Secret;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::super::{Administrator, ApiError, OptionalJson, RestState, error, json_response};
-use super::keys::hex;
+use super::super::{Administrator, ApiError, ErrorCode, OptionalJson, RestState, error, json_response};
 use super::{edit, find_application};
 use crate::app::{MIN_TOKEN_LEN, validate_token};
 use crate::service::random_bytes;
 
-/// A token that is wanted; made, if left out.
+/// Token to add.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::rest) struct AddTokenRequest {
-    /// 16 to 256 ASCII characters without blanks.
+    /// 16 to 256 printable ASCII characters without blanks; generated if absent.
     #[schema(value_type = Option<String>, pattern = "^[!-~]{16,256}$")]
     token: Option<Secret>,
 }
 
-/// A token, without itself.
+/// Token, shown by its id only.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Token)]
 pub(in crate::rest) struct TokenView {
-    /// Its name: the first 12 hex digits of its SHA-256.
+    /// Id of the token: the first 12 hex digits of its SHA-256.
     id: String,
 }
 
-/// A token that was added.
+/// Token that was added.
 #[derive(Serialize, ToSchema)]
 pub(in crate::rest) struct AddTokenResponse {
-    /// Its name.
+    /// Id of the token.
     id: String,
-    /// Itself, if it was made here. It is not shown again.
+    /// The token, if it was generated. It is not shown again.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
 }
 
-/// All tokens of an application.
+/// Tokens of an application.
 #[derive(Serialize, ToSchema)]
 pub(in crate::rest) struct TokenList {
-    /// They.
+    /// The tokens, by their ids.
     tokens: Vec<TokenView>,
 }
 
@@ -61,19 +62,20 @@ fn token_id(token: &Secret) -> String {
     id
 }
 
-/// The name of the token that a request carries, as [`TokenView`] has it; empty if there is none, or one that
-/// is too short to be a token: what somebody sends by mistake could be found out from its hash.
+/// Id of the token in a request, as in [`TokenView`]; empty without one, and for a value too short for a
+/// token: a short secret sent by mistake could be guessed from its hash.
 pub(in crate::rest) fn claimed_token_id(headers: &HeaderMap) -> String {
-    let given = headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
+    let requested = headers.get(AUTHORIZATION).and_then(|header| header.to_str().ok());
     let token =
-        given.and_then(|text| text.split_once(' ')).map(|(_, token)| token.trim()).unwrap_or_default();
+        requested.and_then(|text| text.split_once(' ')).map(|(_, token)| token.trim()).unwrap_or_default();
     if token.len() < MIN_TOKEN_LEN { String::new() } else { token_id(&Secret::new(token)) }
 }
 
-/// The tokens of an application.
-#[utoipa::path(get, path = "/v1/applications/{name}/tokens", tag = "applications", operation_id = "listTokens",
-    params(("name" = String, Path, description = "The application.")),
-    responses((status = 200, description = "Their names.", body = TokenList),
+/// List the tokens of an application.
+#[utoipa::path(get, path = "/v1/applications/{name}/tokens", tag = "applications",
+    operation_id = "listTokens",
+    params(("name" = String, Path, description = "Name of the application.")),
+    responses((status = 200, description = "The tokens.", body = TokenList),
         (status = 404, description = "`no-such-application`.", body = error::ErrorResponse)))]
 pub(in crate::rest) async fn list(
     State(rest): State<RestState>,
@@ -84,22 +86,23 @@ pub(in crate::rest) async fn list(
     Ok(json_response(StatusCode::OK, &TokenList { tokens }))
 }
 
-/// Adds a token. One that is made here is shown this once.
+/// Add a token; a generated one is shown only once.
 #[utoipa::path(post, path = "/v1/applications/{name}/tokens", tag = "applications", operation_id = "addToken",
-    params(("name" = String, Path, description = "The application.")),
+    params(("name" = String, Path, description = "Name of the application.")),
     request_body = Option<AddTokenRequest>,
-    responses((status = 201, description = "It is added.", body = AddTokenResponse),
+    responses((status = 201, description = "The token was added.", body = AddTokenResponse),
         (status = 404, description = "`no-such-application`.", body = error::ErrorResponse),
-        (status = 409, description = "`defined-in-configuration`, or `taken`.", body = error::ErrorResponse)))]
+        (status = 409, description = "`defined-in-configuration`, \
+                                      `already-exists`.", body = error::ErrorResponse)))]
 pub(in crate::rest) async fn add(
     State(rest): State<RestState>,
     _: Administrator,
     Path(name): Path<String>,
     OptionalJson(body): OptionalJson<AddTokenRequest>,
 ) -> Result<Response, ApiError> {
-    let given = body.unwrap_or_default().token;
-    let made = given.is_none().then(|| format!("pct_{}", hex(&random_bytes::<24>())));
-    let token = given.unwrap_or_else(|| Secret::new(made.clone().unwrap_or_default()));
+    let requested = body.unwrap_or_default().token;
+    let generated = requested.is_none().then(|| format!("pct_{}", hex(&random_bytes::<24>())));
+    let token = requested.unwrap_or_else(|| Secret::new(generated.clone().unwrap_or_default()));
     validate_token("token", &token)
         .map_err(|wrong| ApiError::invalid_parameter(wrong.field, wrong.reason))?;
     let id = token_id(&token);
@@ -108,13 +111,15 @@ pub(in crate::rest) async fn add(
         Ok(())
     })
     .await?;
-    Ok(json_response(StatusCode::CREATED, &AddTokenResponse { id, token: made }))
+    Ok(json_response(StatusCode::CREATED, &AddTokenResponse { id, token: generated }))
 }
 
-/// Removes a token.
-#[utoipa::path(delete, path = "/v1/applications/{name}/tokens/{id}", tag = "applications", operation_id = "removeToken",
-    params(("name" = String, Path, description = "The application."), ("id" = String, Path, description = "The token's name.")),
-    responses((status = 204, description = "It is gone."),
+/// Remove a token.
+#[utoipa::path(delete, path = "/v1/applications/{name}/tokens/{id}", tag = "applications",
+    operation_id = "removeToken",
+    params(("name" = String, Path, description = "Name of the \
+        application."), ("id" = String, Path, description = "Id of the token.")),
+    responses((status = 204, description = "The token was removed."),
         (status = 404, description = "`no-such-application`, `no-such-token`.", body = error::ErrorResponse),
         (status = 409, description = "`defined-in-configuration`.", body = error::ErrorResponse)))]
 pub(in crate::rest) async fn remove(
@@ -128,7 +133,7 @@ pub(in crate::rest) async fn remove(
         if app.tokens.len() < before {
             return Ok(());
         }
-        Err(ApiError::not_found("no-such-token", "this application has no such token"))
+        Err(ApiError::new(ErrorCode::NoSuchToken, "this application has no token with this id"))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())

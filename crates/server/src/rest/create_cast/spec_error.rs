@@ -1,21 +1,24 @@
-//! Which field of a request a refusal of its description is about.
+//! Maps errors of a cast's description to fields of the request.
 
 use pagecast_core::SpecError;
 use pagecast_core::spec::{Field, StorageError};
 
-use super::ApiError;
+use super::{ApiError, ErrorCode};
 
-/// What is wrong with a description, in the words of the API.
+/// Renders an error of a description.
 pub(in crate::rest) fn spec_api_error(error: &SpecError) -> ApiError {
-    let problem = match field_name(error) {
+    let api_error = match field_name(error) {
         Some(field) => ApiError::invalid_parameter(field, message(error)),
-        None => ApiError::new(axum::http::StatusCode::BAD_REQUEST, "invalid-parameter", message(error)),
+        None => ApiError::new(ErrorCode::InvalidParameter, message(error)),
     };
     if matches!(error, SpecError::Room { what: "the embedded rooms", .. }) {
-        return ApiError::conflict("no-rooms", "this service has no rooms: they are switched off")
-            .with_field("room");
+        return ApiError::new(
+            ErrorCode::RoomsDisabled,
+            "the embedded rooms of this service are switched off",
+        )
+        .with_field("room");
     }
-    problem
+    api_error
 }
 
 fn message(error: &SpecError) -> String {

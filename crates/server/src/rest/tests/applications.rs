@@ -7,17 +7,25 @@ fn full_settings() -> Value {
     json!({
         "app_id": "1400", "sdk_app_id": 1400, "max_casts": 7,
         "callbacks": {
-            "volcengine": {"url": "https://hooks.example/v?planted=1", "secret": "planted-volc", "retry_s": 60, "noce": true},
-            "tencent": {"url": "https://hooks.example/t", "secret": "planted0tencent", "retry_s": 0, "noce": false},
-            "native": {"url": "https://hooks.example/n", "secret": "planted-native", "retry_s": 0, "noce": false},
+            "volcengine": {"url": "https://hooks.example/v?planted=1", "secret": "planted-volc",
+            "extra_retry_s": 60, "noce": true},
+            "tencent": {"url": "https://hooks.example/t", "secret": "planted0tencent", "extra_retry_s": 0,
+            "noce": false},
+            "native": {"url": "https://hooks.example/n", "secret": "planted-native", "extra_retry_s": 0,
+            "noce": false},
         },
-        "room": {"type": "livekit", "url": "wss://rooms.example/?planted=1", "key": "name", "secret": "planted-livekit"},
+        "room": {"type": "livekit", "url": "wss://rooms.example/?planted=1", "key": "name",
+        "secret": "planted-livekit"},
         "codec": "vp8",
-        "ice": {"servers": [{"url": "turn:turn.example:3478", "username": "u", "credential": "planted-turn"}], "relay_only": true},
+        "ice": {"servers": [{"url": "turn:turn.example:3478", "username": "u",
+        "credential": "planted-turn"}], "relay_only": true},
         "storage": {
-            "default": {"to": "s3://recordings?region=eu-west-1", "keys": {"access_key": "planted-a", "secret_key": "planted-b"}},
-            "backup": {"to": "cos://recordings-1250000000?region=ap-guangzhou", "keys": {"access_key": "planted-c", "secret_key": "planted-d", "session_token": "planted-e"}},
-            "buckets": null, "cos_endpoint": "http://127.0.0.1:9000/", "s3_endpoint": null, "vod_endpoint": null,
+            "default": {"to": "s3://recordings?region=eu-west-1", "keys": {"access_key": "planted-a",
+            "secret_key": "planted-b"}},
+            "backup": {"to": "cos://recordings-1250000000?region=ap-guangzhou",
+            "keys": {"access_key": "planted-c", "secret_key": "planted-d", "session_token": "planted-e"}},
+            "buckets_dir": null, "cos_endpoint": "http://127.0.0.1:9000/", "s3_endpoint": null,
+            "vod_endpoint": null,
             "vod_keys": {"id": "vod", "secret": "planted-vod"},
         },
         "network": {"allow": ["10.0.0.0/8", "*.example.com:443"], "deny": ["192.0.2.1"], "udp": true},
@@ -28,13 +36,13 @@ fn full_settings() -> Value {
 
 #[tokio::test]
 async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
-    let lab = TestServer::new().await;
-    let reply = lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three", "settings": full_settings()})).await;
+    let server = TestServer::new().await;
+    let reply = server.post(ADMIN_TOKEN, BASE, &json!({"name": "three", "settings": full_settings()})).await;
     let made = reply.expect_status(201);
     assert_no_secrets(&made);
     assert_eq!(reply.header("location"), "/v1/applications/three");
     assert_eq!((&made["name"], &made["defined_in"]), (&json!("three"), &json!("fleet")));
-    let before = lab.service.apps.by_name("three").unwrap();
+    let before = server.service.apps.by_name("three").unwrap();
     assert_eq!(
         before.callbacks.tencent.as_ref().unwrap().secret.as_ref().unwrap().reveal(),
         "planted0tencent"
@@ -42,106 +50,119 @@ async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
     assert!(format!("{before:?}").contains("memory_bytes: 1073741824"));
     assert!(format!("{before:?}").contains("disk_bytes: 536870912"));
     let path = format!("{BASE}/three");
-    let shown = lab.get(ADMIN_TOKEN, &path).await.expect_status(200);
+    let shown = server.get(ADMIN_TOKEN, &path).await.expect_status(200);
     assert_eq!(shown, made);
     let settings = &shown["settings"];
     assert_eq!(settings["callbacks"]["volcengine"]["url"], "https://hooks.example/v?…");
     assert_eq!(settings["room"]["secret"], "…");
     assert_eq!(settings["ca"], full_settings()["ca"], "certificates are no secret");
-    lab.send_json("PUT", ADMIN_TOKEN, &path, settings).await.expect_status(200);
-    assert_eq!(*lab.service.apps.by_name("three").unwrap(), *before, "what was shown as … is as it was");
+    server.send_json("PUT", ADMIN_TOKEN, &path, settings).await.expect_status(200);
+    assert_eq!(*server.service.apps.by_name("three").unwrap(), *before, "what was shown as … is as it was");
     let mut changed = settings.clone();
     changed["callbacks"]["native"] = Value::Null;
     changed["room"] = json!({"type": "janus", "url": "https://janus.example/janus", "pin": "planted-pin"});
     changed["max_casts"] = json!(8);
-    assert_no_secrets(&lab.send_json("PUT", ADMIN_TOKEN, &path, &changed).await.expect_status(200));
-    let now = lab.service.apps.by_name("three").unwrap();
+    assert_no_secrets(&server.send_json("PUT", ADMIN_TOKEN, &path, &changed).await.expect_status(200));
+    let now = server.service.apps.by_name("three").unwrap();
     assert_eq!((now.max_casts, now.callbacks.native.is_none()), (8, true));
     // Another place does not get the keys of the one before.
-    let mut moved = lab.get(ADMIN_TOKEN, &path).await.expect_status(200)["settings"].clone();
+    let mut moved = server.get(ADMIN_TOKEN, &path).await.expect_status(200)["settings"].clone();
     moved["storage"]["default"]["to"] = json!("s3://somebody-elses?region=eu-west-1");
-    lab.send_json("PUT", ADMIN_TOKEN, &path, &moved).await.expect_error(
+    server.send_json("PUT", ADMIN_TOKEN, &path, &moved).await.expect_error(
         400,
         "invalid-parameter",
         "storage.default.keys",
     );
-    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({})).await.expect_status(200);
-    let usual = lab.service.apps.by_name("three").unwrap();
+    server.send_json("PUT", ADMIN_TOKEN, &path, &json!({})).await.expect_status(200);
+    let usual = server.service.apps.by_name("three").unwrap();
     assert_eq!((usual.max_casts, usual.app_id.as_ref()), (200, None), "what is left out is as usual");
-    lab.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_status(204);
-    lab.get(ADMIN_TOKEN, &path).await.expect_error(404, "no-such-application", "-");
+    server.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_status(204);
+    server.get(ADMIN_TOKEN, &path).await.expect_error(404, "no-such-application", "-");
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, step by step")]
 async fn tokens_and_keys_change_without_a_pause() {
-    let lab = TestServer::new().await;
-    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
+    let server = TestServer::new().await;
+    server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
     let (tokens, keys) = (format!("{BASE}/three/tokens"), format!("{BASE}/three/keys"));
-    let made = lab.post(ADMIN_TOKEN, &tokens, &json!({})).await.expect_status(201);
+    let made = server.post(ADMIN_TOKEN, &tokens, &json!({})).await.expect_status(201);
     let first = made["token"].as_str().unwrap().to_owned();
     assert!(first.len() >= 40);
-    lab.get(&first, "/v1/casts").await.expect_status(200);
+    server.get(&first, "/v1/casts").await.expect_status(200);
     let empty = request("POST", &tokens, ADMIN_TOKEN).body(Body::empty()).unwrap();
-    let second = lab.send(empty).await.expect_status(201)["token"].as_str().unwrap().to_owned();
-    lab.get(&second, "/v1/casts").await.expect_status(200);
+    let second = server.send(empty).await.expect_status(201)["token"].as_str().unwrap().to_owned();
+    server.get(&second, "/v1/casts").await.expect_status(200);
     let own =
-        lab.post(ADMIN_TOKEN, &tokens, &json!({"token": "planted-0123456789"})).await.expect_status(201);
+        server.post(ADMIN_TOKEN, &tokens, &json!({"token": "planted-0123456789"})).await.expect_status(201);
     assert_no_secrets(&own);
-    assert_no_secrets(&lab.get(ADMIN_TOKEN, &tokens).await.expect_status(200));
+    assert_no_secrets(&server.get(ADMIN_TOKEN, &tokens).await.expect_status(200));
     let gone = format!("{tokens}/{}", made["id"].as_str().unwrap());
-    lab.send_json("DELETE", ADMIN_TOKEN, &gone, &json!({})).await.expect_status(204);
-    lab.get(&first, "/v1/casts").await.expect_error(401, "unauthorized", "-");
-    lab.get(&second, "/v1/casts").await.expect_status(200);
-    lab.send_json("DELETE", ADMIN_TOKEN, &gone, &json!({})).await.expect_error(404, "no-such-token", "-");
-    lab.post(ADMIN_TOKEN, &tokens, &json!({"token": "short"})).await.expect_error(
+    server.send_json("DELETE", ADMIN_TOKEN, &gone, &json!({})).await.expect_status(204);
+    server.get(&first, "/v1/casts").await.expect_error(401, "unauthorized", "-");
+    server.get(&second, "/v1/casts").await.expect_status(200);
+    server.send_json("DELETE", ADMIN_TOKEN, &gone, &json!({})).await.expect_error(404, "no-such-token", "-");
+    server.post(ADMIN_TOKEN, &tokens, &json!({"token": "short"})).await.expect_error(
         400,
         "invalid-parameter",
         "token",
     );
-    lab.post(ADMIN_TOKEN, &tokens, &json!({"token": ADMIN_TOKEN})).await.expect_error(409, "taken", "tokens");
-    lab.post(ADMIN_TOKEN, &tokens, &json!({"token": TOKEN_ONE})).await.expect_error(409, "taken", "tokens");
+    server.post(ADMIN_TOKEN, &tokens, &json!({"token": ADMIN_TOKEN})).await.expect_error(
+        409,
+        "already-exists",
+        "tokens",
+    );
+    server.post(ADMIN_TOKEN, &tokens, &json!({"token": TOKEN_ONE})).await.expect_error(
+        409,
+        "already-exists",
+        "tokens",
+    );
 
-    let made = lab.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_status(201);
+    let made = server.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_status(201);
     let id = made["id"].as_str().unwrap();
-    let found = lab.service.apps.by_key(id);
+    let found = server.service.apps.by_key(id);
     assert_eq!(found[0].keys[0].secret.reveal(), made["secret"].as_str().unwrap());
     assert_no_secrets(
-        &lab.post(ADMIN_TOKEN, &keys, &json!({"id": "mine", "secret": "planted"})).await.expect_status(201),
+        &server
+            .post(ADMIN_TOKEN, &keys, &json!({"id": "mine", "secret": "planted"}))
+            .await
+            .expect_status(201),
     );
-    let listed = lab.get(ADMIN_TOKEN, &keys).await.expect_status(200);
+    let listed = server.get(ADMIN_TOKEN, &keys).await.expect_status(200);
     assert_eq!(listed, json!({"keys": [{"id": id, "disabled": false}, {"id": "mine", "disabled": false}]}));
     let path = format!("{keys}/{id}");
-    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({"disabled": true})).await.expect_status(200);
-    assert!(lab.service.apps.by_key(id).is_empty() && !lab.service.apps.by_key("mine").is_empty());
-    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({"disabled": false})).await.expect_status(200);
-    assert_eq!(lab.service.apps.by_key(id).len(), 1);
-    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({})).await.expect_error(400, "invalid-parameter", "-");
-    lab.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_status(204);
-    lab.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_error(404, "no-such-key", "-");
-    lab.send_json("PUT", ADMIN_TOKEN, &path, &json!({"disabled": true})).await.expect_error(
+    server.send_json("PUT", ADMIN_TOKEN, &path, &json!({"disabled": true})).await.expect_status(200);
+    assert!(server.service.apps.by_key(id).is_empty() && !server.service.apps.by_key("mine").is_empty());
+    server.send_json("PUT", ADMIN_TOKEN, &path, &json!({"disabled": false})).await.expect_status(200);
+    assert_eq!(server.service.apps.by_key(id).len(), 1);
+    server.send_json("PUT", ADMIN_TOKEN, &path, &json!({})).await.expect_error(400, "invalid-parameter", "-");
+    server.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_status(204);
+    server.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_error(404, "no-such-key", "-");
+    server.send_json("PUT", ADMIN_TOKEN, &path, &json!({"disabled": true})).await.expect_error(
         404,
         "no-such-key",
         "-",
     );
     for (body, status, code, field) in [
-        (json!({"id": "mine"}), 409, "taken", "id"),
+        (json!({"id": "mine"}), 409, "already-exists", "id"),
         (json!({"id": "a b"}), 400, "invalid-parameter", "id"),
         (json!({"secret": ""}), 400, "invalid-parameter", "secret"),
         (json!({"more": 1}), 400, "invalid-parameter", "more"),
         (json!([null, null]), 400, "invalid-parameter", "-"),
     ] {
-        lab.post(ADMIN_TOKEN, &keys, &body).await.expect_error(status, code, field);
+        server.post(ADMIN_TOKEN, &keys, &body).await.expect_error(status, code, field);
     }
     for _ in 1..32 {
-        lab.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_status(201);
+        server.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_status(201);
     }
-    lab.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_error(400, "invalid-parameter", "keys");
+    server.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_error(400, "invalid-parameter", "keys");
 }
 
 #[tokio::test]
 async fn settings_that_cannot_be_are_named() {
-    let lab = TestServer::new().await;
-    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three", "settings": {"app_id": "a3", "sdk_app_id": 3}}))
+    let server = TestServer::new().await;
+    server
+        .post(ADMIN_TOKEN, BASE, &json!({"name": "three", "settings": {"app_id": "a3", "sdk_app_id": 3}}))
         .await
         .expect_status(201);
     for (settings, field) in [
@@ -178,17 +199,17 @@ async fn settings_that_cannot_be_are_named() {
         (json!({"limits": {"disk_mib": u64::MAX}}), "limits.disk_mib"),
         (json!({"limits": {"attempts": 0}}), "limits"),
     ] {
-        lab.send_json("PUT", ADMIN_TOKEN, "/v1/applications/three", &settings).await.expect_error(
+        server.send_json("PUT", ADMIN_TOKEN, "/v1/applications/three", &settings).await.expect_error(
             400,
             "invalid-parameter",
             field,
         );
         let below = format!("settings.{field}");
         let body = json!({"name": "four", "settings": settings});
-        lab.post(ADMIN_TOKEN, BASE, &body).await.expect_error(400, "invalid-parameter", &below);
+        server.post(ADMIN_TOKEN, BASE, &body).await.expect_error(400, "invalid-parameter", &below);
     }
     for name in ["", "A", "a/b", "..", &"a".repeat(65)] {
-        lab.post(ADMIN_TOKEN, BASE, &json!({"name": name})).await.expect_error(
+        server.post(ADMIN_TOKEN, BASE, &json!({"name": name})).await.expect_error(
             400,
             "invalid-parameter",
             "name",
@@ -202,18 +223,18 @@ async fn settings_that_cannot_be_are_named() {
         (json!({"name": "a3"}), "name"),
         (json!({"name": "four", "settings": {"sdk_app_id": 3}}), "settings.sdk_app_id"),
     ] {
-        lab.post(ADMIN_TOKEN, BASE, &body).await.expect_error(409, "taken", field);
+        server.post(ADMIN_TOKEN, BASE, &body).await.expect_error(409, "already-exists", field);
     }
     let names = |all: Value| {
         all["applications"].as_array().unwrap().iter().map(|app| app["name"].clone()).collect::<Vec<_>>()
     };
-    assert_eq!(names(lab.get(ADMIN_TOKEN, BASE).await.expect_status(200)), ["one", "three", "two"]);
+    assert_eq!(names(server.get(ADMIN_TOKEN, BASE).await.expect_status(200)), ["one", "three", "two"]);
 }
 
 #[tokio::test]
 async fn those_of_the_configuration_are_only_shown() {
-    let lab = TestServer::new().await;
-    let shown = lab.get(ADMIN_TOKEN, "/v1/applications/one").await.expect_status(200);
+    let server = TestServer::new().await;
+    let shown = server.get(ADMIN_TOKEN, "/v1/applications/one").await.expect_status(200);
     assert_no_secrets(&shown);
     assert!(!shown.to_string().contains(TOKEN_ONE));
     assert_eq!(
@@ -230,72 +251,87 @@ async fn those_of_the_configuration_are_only_shown() {
         ("DELETE", "/tokens/a", json!({})),
     ] {
         let path = format!("{BASE}/one{rest}");
-        lab.send_json(method, ADMIN_TOKEN, &path, &body).await.expect_error(
+        server.send_json(method, ADMIN_TOKEN, &path, &body).await.expect_error(
             409,
             "defined-in-configuration",
             "-",
         );
         let path = format!("{BASE}/nobody{rest}");
-        lab.send_json(method, ADMIN_TOKEN, &path, &body).await.expect_error(404, "no-such-application", "-");
+        server.send_json(method, ADMIN_TOKEN, &path, &body).await.expect_error(
+            404,
+            "no-such-application",
+            "-",
+        );
     }
 }
 
 #[tokio::test]
 async fn applications_outlive_the_service() {
-    let lab = TestServer::new().await;
-    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
-    let token =
-        lab.post(ADMIN_TOKEN, &format!("{BASE}/three/tokens"), &json!({})).await.expect_status(201)["token"]
-            .clone();
+    let server = TestServer::new().await;
+    server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
+    let token = server
+        .post(ADMIN_TOKEN, &format!("{BASE}/three/tokens"), &json!({}))
+        .await
+        .expect_status(201)["token"]
+        .clone();
     let token = token.as_str().unwrap();
-    lab.service.apps.replace(Vec::new());
-    crate::app::load(&lab.service).await.unwrap();
-    let id = lab.create_cast_as(token, &json!({"url": "http://a.example/", "recording": {}})).await;
-    lab.send_json("DELETE", ADMIN_TOKEN, &format!("{BASE}/three"), &json!({})).await.expect_error(
+    server.service.apps.replace(Vec::new());
+    crate::app::load(&server.service).await.unwrap();
+    let id = server.create_cast_as(token, &json!({"url": "http://a.example/", "recording": {}})).await;
+    server.send_json("DELETE", ADMIN_TOKEN, &format!("{BASE}/three"), &json!({})).await.expect_error(
         409,
         "has-casts",
         "-",
     );
-    lab.post(token, &format!("/v1/casts/{id}/stop"), &json!({})).await.expect_status(200);
+    server.post(token, &format!("/v1/casts/{id}/stop"), &json!({})).await.expect_status(200);
     // One whose name is in the file by now is left out, and the service starts all the same.
-    let mut service = lab.service.clone();
+    let mut service = server.service.clone();
     let mut config = (*service.config).clone();
     config.applications[0].name = "three".to_owned();
     service.config = Arc::new(config);
     crate::app::load(&service).await.unwrap();
     assert_eq!(service.apps.all().iter().filter(|app| app.name == "three").count(), 1);
     assert_eq!(service.apps.by_name("three").unwrap().tokens.len(), 2, "the file's it is");
-    crate::app::load(&lab.service).await.unwrap();
-    lab.send_json("DELETE", ADMIN_TOKEN, &format!("{BASE}/three"), &json!({})).await.expect_status(204);
-    lab.get(token, "/v1/casts").await.expect_error(401, "unauthorized", "-");
-    assert_eq!(lab.service.fleet.get(&id).await.unwrap().unwrap().app, "three", "its casts are remembered");
+    crate::app::load(&server.service).await.unwrap();
+    server.send_json("DELETE", ADMIN_TOKEN, &format!("{BASE}/three"), &json!({})).await.expect_status(204);
+    server.get(token, "/v1/casts").await.expect_error(401, "unauthorized", "-");
+    assert_eq!(
+        server.service.fleet.get(&id).await.unwrap().unwrap().app,
+        "three",
+        "its casts are remembered"
+    );
     // Whoever got the name now would see them.
-    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_error(409, "taken", "name");
-    let again = lab.post(ADMIN_TOKEN, BASE, &json!({"name": "four"})).await;
+    server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_error(
+        409,
+        "already-exists",
+        "name",
+    );
+    let again = server.post(ADMIN_TOKEN, BASE, &json!({"name": "four"})).await;
     again.expect_status(201);
-    lab.advance_clock(101 * 3_600_000);
-    lab.service.fleet.sweep().await.unwrap();
-    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
+    server.advance_clock(101 * 3_600_000);
+    server.service.fleet.sweep().await.unwrap();
+    server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
 }
 
 #[tokio::test]
 async fn changes_at_the_same_time_lose_nothing() {
-    let lab = TestServer::new().await;
-    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
-    let add =
-        async || lab.post(ADMIN_TOKEN, "/v1/applications/three/tokens", &json!({})).await.expect_status(201);
+    let server = TestServer::new().await;
+    server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
+    let add = async || {
+        server.post(ADMIN_TOKEN, "/v1/applications/three/tokens", &json!({})).await.expect_status(201)
+    };
     tokio::join!(add(), add(), add(), add(), add(), add());
-    assert_eq!(lab.service.apps.by_name("three").unwrap().tokens.len(), 6);
+    assert_eq!(server.service.apps.by_name("three").unwrap().tokens.len(), 6);
 }
 
 #[tokio::test]
 async fn a_body_may_be_left_out_but_not_be_anything() {
-    let lab = TestServer::new().await;
-    lab.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
+    let server = TestServer::new().await;
+    server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
     let path = format!("{BASE}/three/tokens");
     for (body, status) in [("", 201), ("{}", 201), ("\r", 400), ("null", 201), ("[]", 400)] {
         let request = request("POST", &path, ADMIN_TOKEN).header("content-type", "application/json");
-        let reply = lab.send(request.body(Body::from(body)).unwrap()).await;
+        let reply = server.send(request.body(Body::from(body)).unwrap()).await;
         assert_eq!(reply.status.as_u16(), status, "{body:?}");
     }
 }

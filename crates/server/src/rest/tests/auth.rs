@@ -2,7 +2,7 @@ use super::*;
 
 #[tokio::test]
 async fn requests_without_a_token_are_refused() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     for header in [
         None,
         Some(""),
@@ -24,34 +24,34 @@ async fn requests_without_a_token_are_refused() {
             if let Some(header) = header {
                 request = request.header("authorization", header);
             }
-            let reply = lab.send(request.body(Body::empty()).unwrap()).await;
+            let reply = server.send(request.body(Body::empty()).unwrap()).await;
             reply.expect_error(401, "unauthorized", "-");
             assert_eq!(reply.header("www-authenticate"), r#"Bearer realm="pagecast""#, "{header:?}");
         }
     }
     let twice = request("GET", "/v1/casts", TOKEN_ONE).header("authorization", format!("Bearer {TOKEN_TWO}"));
-    lab.send(twice.body(Body::empty()).unwrap()).await.expect_error(401, "unauthorized", "-");
+    server.send(twice.body(Body::empty()).unwrap()).await.expect_error(401, "unauthorized", "-");
     let ugly = Request::builder().uri("/v1/casts").header("authorization", &b"Bearer \xff\xfe"[..]);
-    lab.send(ugly.body(Body::empty()).unwrap()).await.expect_error(401, "unauthorized", "-");
+    server.send(ugly.body(Body::empty()).unwrap()).await.expect_error(401, "unauthorized", "-");
 }
 
 #[tokio::test]
 async fn several_tokens_are_good_at_once() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     for token in [TOKEN_ONE, TOKEN_ONE_OTHER, TOKEN_TWO, ADMIN_TOKEN] {
-        lab.get(token, "/v1/casts").await.expect_status(200);
+        server.get(token, "/v1/casts").await.expect_status(200);
     }
     let small = Request::builder().uri("/v1/casts").header("authorization", format!("bearer  {TOKEN_ONE}"));
-    lab.send(small.body(Body::empty()).unwrap()).await.expect_status(200);
+    server.send(small.body(Body::empty()).unwrap()).await.expect_status(200);
 }
 
 #[tokio::test]
 async fn applications_see_their_own_casts_only() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
     let base = format!("/v1/casts/{id}");
-    lab.get(TOKEN_ONE, &base).await.expect_status(200);
-    lab.get(ADMIN_TOKEN, &base).await.expect_status(200);
+    server.get(TOKEN_ONE, &base).await.expect_status(200);
+    server.get(ADMIN_TOKEN, &base).await.expect_status(200);
     for (method, rest) in [
         ("GET", ""),
         ("POST", "/stop"),
@@ -66,20 +66,20 @@ async fn applications_see_their_own_casts_only() {
     ] {
         let path = format!("{base}{rest}");
         let body = if rest == "/pushes" { json!({"url": "rtmp://a.example/b/c"}) } else { json!({}) };
-        lab.send_json(method, TOKEN_TWO, &path, &body).await.expect_error(404, "no-such-cast", "-");
+        server.send_json(method, TOKEN_TWO, &path, &body).await.expect_error(404, "no-such-cast", "-");
     }
-    assert_eq!(lab.get(TOKEN_TWO, "/v1/casts").await.expect_status(200)["casts"], json!([]));
-    lab.get(TOKEN_TWO, "/v1/casts?app=one").await.expect_error(403, "forbidden", "app");
+    assert_eq!(server.get(TOKEN_TWO, "/v1/casts").await.expect_status(200)["casts"], json!([]));
+    server.get(TOKEN_TWO, "/v1/casts?app=one").await.expect_error(403, "forbidden", "app");
     let other = json!({"app": "one", "url": "http://a.example/", "recording": {}});
-    lab.post(TOKEN_TWO, "/v1/casts", &other).await.expect_error(403, "forbidden", "app");
+    server.post(TOKEN_TWO, "/v1/casts", &other).await.expect_error(403, "forbidden", "app");
 }
 
 #[tokio::test]
 async fn applications_are_the_administrators() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     let body = json!({"name": "three"});
-    lab.get(TOKEN_ONE, "/v1/applications").await.expect_error(403, "forbidden", "-");
-    lab.post(TOKEN_ONE, "/v1/applications", &body).await.expect_error(403, "forbidden", "-");
+    server.get(TOKEN_ONE, "/v1/applications").await.expect_error(403, "forbidden", "-");
+    server.post(TOKEN_ONE, "/v1/applications", &body).await.expect_error(403, "forbidden", "-");
     for (method, path) in [
         ("GET", "/v1/applications/one"),
         ("PUT", "/v1/applications/one"),
@@ -92,32 +92,32 @@ async fn applications_are_the_administrators() {
         ("POST", "/v1/applications/one/tokens"),
         ("DELETE", "/v1/applications/one/tokens/a"),
     ] {
-        lab.send_json(method, TOKEN_ONE, path, &json!({})).await.expect_error(403, "forbidden", "-");
+        server.send_json(method, TOKEN_ONE, path, &json!({})).await.expect_error(403, "forbidden", "-");
     }
-    lab.post(ADMIN_TOKEN, "/v1/applications", &body).await.expect_status(201);
+    server.post(ADMIN_TOKEN, "/v1/applications", &body).await.expect_status(201);
 }
 
 #[tokio::test]
 async fn without_an_administrators_token_nobody_is_one() {
-    let mut lab = TestServer::new().await;
-    let mut config = (*lab.service.config).clone();
+    let mut server = TestServer::new().await;
+    let mut config = (*server.service.config).clone();
     config.admin_token = None;
-    lab.service.config = Arc::new(config);
-    lab.router = crate::rest::router(lab.service.clone());
-    lab.get(ADMIN_TOKEN, "/v1/applications").await.expect_error(401, "unauthorized", "-");
-    lab.get("", "/v1/applications").await.expect_error(401, "unauthorized", "-");
-    lab.get(TOKEN_ONE, "/v1/applications").await.expect_error(403, "forbidden", "-");
+    server.service.config = Arc::new(config);
+    server.router = router_of(crate::rest::router(server.service.clone()));
+    server.get(ADMIN_TOKEN, "/v1/applications").await.expect_error(401, "unauthorized", "-");
+    server.get("", "/v1/applications").await.expect_error(401, "unauthorized", "-");
+    server.get(TOKEN_ONE, "/v1/applications").await.expect_error(403, "forbidden", "-");
 }
 
 #[tokio::test]
 async fn what_is_not_there_has_the_same_shape() {
-    let lab = TestServer::new().await;
-    lab.get(TOKEN_ONE, "/v1/nothing").await.expect_error(404, "not-found", "-");
-    lab.get(TOKEN_ONE, "/v1/casts/%ff").await.expect_error(400, "bad-request", "-");
-    lab.get(TOKEN_ONE, "/v1/casts/..%2f..%2fetc").await.expect_error(404, "no-such-cast", "-");
-    let reply = lab.send_json("PATCH", TOKEN_ONE, "/v1/casts", &json!({})).await;
+    let server = TestServer::new().await;
+    server.get(TOKEN_ONE, "/v1/nothing").await.expect_error(404, "not-found", "-");
+    server.get(TOKEN_ONE, "/v1/casts/%ff").await.expect_error(400, "bad-request", "-");
+    server.get(TOKEN_ONE, "/v1/casts/..%2f..%2fetc").await.expect_error(404, "no-such-cast", "-");
+    let reply = server.send_json("PATCH", TOKEN_ONE, "/v1/casts", &json!({})).await;
     reply.expect_error(405, "method-not-allowed", "-");
     assert!(reply.header("allow").contains("POST"), "{:?}", reply.headers);
-    let reply = lab.send(request("HEAD", "/v1/casts", TOKEN_ONE).body(Body::empty()).unwrap()).await;
+    let reply = server.send(request("HEAD", "/v1/casts", TOKEN_ONE).body(Body::empty()).unwrap()).await;
     assert_eq!((reply.status.as_u16(), reply.body.len()), (200, 0));
 }

@@ -8,55 +8,56 @@ fn body() -> Value {
     json!({"url": "http://a.example/", "recording": {}})
 }
 
-async fn post_with_key(lab: &TestServer, token: &str, key: &str, body: &str) -> TestResponse {
+async fn post_with_key(server: &TestServer, token: &str, key: &str, body: &str) -> TestResponse {
     let request = request("POST", "/v1/casts", token)
         .header("content-type", "application/json")
         .header("idempotency-key", key);
-    lab.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    server.send(request.body(Body::from(body.to_owned())).unwrap()).await
 }
 
 #[tokio::test]
 async fn the_same_key_is_the_same_cast() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     let text = r#"{"url": "http://a.example/", "recording": {"segment_s": 6}}"#;
     let same = r#"{ "recording": {"segment_s":6}, "url":"http://a.example/" }"#;
-    let first = post_with_key(&lab, TOKEN_ONE, "a key", text).await;
+    let first = post_with_key(&server, TOKEN_ONE, "a key", text).await;
     let id = first.expect_status(201)["id"].clone();
     assert_eq!(first.header("idempotent-replayed"), "");
     for again in [text, same] {
-        let reply = post_with_key(&lab, TOKEN_ONE_OTHER, "a key", again).await;
+        let reply = post_with_key(&server, TOKEN_ONE_OTHER, "a key", again).await;
         assert_eq!(reply.expect_status(200)["id"], id);
         assert_eq!(reply.header("idempotent-replayed"), "true");
         assert_eq!(reply.header("location"), first.header("location"));
     }
     let other = r#"{"url": "http://b.example/", "recording": {}}"#;
-    post_with_key(&lab, TOKEN_ONE, "a key", other).await.expect_error(
+    post_with_key(&server, TOKEN_ONE, "a key", other).await.expect_error(
         409,
         "idempotency-key-reused",
         "Idempotency-Key",
     );
     assert_ne!(
-        post_with_key(&lab, TOKEN_TWO, "a key", text).await.expect_status(201)["id"],
+        post_with_key(&server, TOKEN_TWO, "a key", text).await.expect_status(201)["id"],
         id,
         "keys are each application's own"
     );
     // It is the same cast still when it is over, until the day is.
-    lab.post(TOKEN_ONE, &format!("/v1/casts/{}/stop", id.as_str().unwrap()), &json!({}))
+    server
+        .post(TOKEN_ONE, &format!("/v1/casts/{}/stop", id.as_str().unwrap()), &json!({}))
         .await
         .expect_status(200);
-    lab.advance_clock(86_399_000);
-    assert_eq!(post_with_key(&lab, TOKEN_ONE, "a key", text).await.expect_status(200)["state"], "ended");
-    lab.advance_clock(2_000);
-    assert_ne!(post_with_key(&lab, TOKEN_ONE, "a key", text).await.expect_status(201)["id"], id);
+    server.advance_clock(86_399_000);
+    assert_eq!(post_with_key(&server, TOKEN_ONE, "a key", text).await.expect_status(200)["state"], "ended");
+    server.advance_clock(2_000);
+    assert_ne!(post_with_key(&server, TOKEN_ONE, "a key", text).await.expect_status(201)["id"], id);
 }
 
 #[tokio::test]
 async fn keys_that_are_none() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     let text = body().to_string();
     let long = "k".repeat(129);
     for key in ["", "a\tb", long.as_str()] {
-        post_with_key(&lab, TOKEN_ONE, key, &text).await.expect_error(
+        post_with_key(&server, TOKEN_ONE, key, &text).await.expect_error(
             400,
             "invalid-parameter",
             "Idempotency-Key",
@@ -66,7 +67,7 @@ async fn keys_that_are_none() {
         .header("content-type", "application/json")
         .header("idempotency-key", "a")
         .header("idempotency-key", "b");
-    lab.send(two.body(Body::from(text.clone())).unwrap()).await.expect_error(
+    server.send(two.body(Body::from(text.clone())).unwrap()).await.expect_error(
         400,
         "invalid-parameter",
         "Idempotency-Key",
@@ -74,53 +75,53 @@ async fn keys_that_are_none() {
     let ugly = request("POST", "/v1/casts", TOKEN_ONE)
         .header("content-type", "application/json")
         .header("idempotency-key", &b"\xc3\xa4"[..]);
-    lab.send(ugly.body(Body::from(text.clone())).unwrap()).await.expect_error(
+    server.send(ugly.body(Body::from(text.clone())).unwrap()).await.expect_error(
         400,
         "invalid-parameter",
         "Idempotency-Key",
     );
-    post_with_key(&lab, TOKEN_ONE, &"k".repeat(128), &text).await.expect_status(201);
+    post_with_key(&server, TOKEN_ONE, &"k".repeat(128), &text).await.expect_status(201);
 }
 
 #[tokio::test]
 async fn no_more_casts_than_there_may_be() {
-    let lab = TestServer::with_casts_config(json!({"queue_limit": 4})).await;
+    let server = TestServer::with_casts_config(json!({"max_queued_casts": 4})).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
-        ids.push(lab.create_cast().await);
+        ids.push(server.create_cast().await);
     }
-    let reply = lab.post(TOKEN_ONE, "/v1/casts", &body()).await;
+    let reply = server.post(TOKEN_ONE, "/v1/casts", &body()).await;
     reply.expect_error(429, "too-many-casts", "-");
     assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
-    lab.post(TOKEN_TWO, "/v1/casts", &body()).await.expect_status(201);
-    let reply = lab.post(TOKEN_TWO, "/v1/casts", &body()).await;
+    server.post(TOKEN_TWO, "/v1/casts", &body()).await.expect_status(201);
+    let reply = server.post(TOKEN_TWO, "/v1/casts", &body()).await;
     reply.expect_error(429, "queue-full", "-");
     assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
-    lab.post(TOKEN_ONE, &format!("/v1/casts/{}/stop", ids[0]), &json!({})).await.expect_status(200);
-    lab.post(TOKEN_ONE, "/v1/casts", &body()).await.expect_status(201);
+    server.post(TOKEN_ONE, &format!("/v1/casts/{}/stop", ids[0]), &json!({})).await.expect_status(200);
+    server.post(TOKEN_ONE, "/v1/casts", &body()).await.expect_status(201);
 }
 
 #[tokio::test]
 async fn a_cast_is_stopped_once_however_often_it_is_asked() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
-    let claim = lab.claim().await;
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let claim = server.claim().await;
     let path = format!("/v1/casts/{id}/stop");
     for _ in 0..3 {
-        let shown = lab.post(TOKEN_ONE, &path, &json!({})).await.expect_status(200);
-        assert_eq!((&shown["state"], &shown["stop_asked"]), (&json!("starting"), &json!(true)));
+        let shown = server.post(TOKEN_ONE, &path, &json!({})).await.expect_status(200);
+        assert_eq!((&shown["state"], &shown["stop_requested"]), (&json!("starting"), &json!(true)));
     }
-    assert_eq!(lab.service.fleet.commands(&claim.ticket).await.unwrap().len(), 1);
-    lab.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
+    assert_eq!(server.service.fleet.commands(&claim.ticket).await.unwrap().len(), 1);
+    server.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
     let shown =
-        lab.send(request("POST", &path, TOKEN_ONE).body(Body::empty()).unwrap()).await.expect_status(200);
+        server.send(request("POST", &path, TOKEN_ONE).body(Body::empty()).unwrap()).await.expect_status(200);
     assert_eq!((&shown["state"], &shown["end"]["reason"]), (&json!("ended"), &json!("stopped")));
-    let waiting = lab.create_cast().await;
+    let waiting = server.create_cast().await;
     let shown =
-        lab.post(TOKEN_ONE, &format!("/v1/casts/{waiting}/stop"), &json!({})).await.expect_status(200);
+        server.post(TOKEN_ONE, &format!("/v1/casts/{waiting}/stop"), &json!({})).await.expect_status(200);
     assert_eq!((&shown["state"], &shown["closed"]), (&json!("ended"), &json!(true)), "nobody had begun it");
     let nobody = CastId::new(0, [0; 10]);
-    lab.post(TOKEN_ONE, &format!("/v1/casts/{nobody}/stop"), &json!({})).await.expect_error(
+    server.post(TOKEN_ONE, &format!("/v1/casts/{nobody}/stop"), &json!({})).await.expect_error(
         404,
         "no-such-cast",
         "-",
@@ -129,25 +130,25 @@ async fn a_cast_is_stopped_once_however_often_it_is_asked() {
 
 #[tokio::test]
 async fn a_cast_is_shown_with_its_outputs() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     let body = json!({
         "url": "http://a.example/", "recording": {}, "room": {"room": "r", "user": "u"},
         "pushes": [{"url": "rtmp://a.example/b/planted-1"}, {"url": "rtmp://a.example/b/planted-2"}],
     });
-    let id = lab.create_cast_as(TOKEN_ONE, &body).await;
-    let claim = lab.claim().await;
+    let id = server.create_cast_as(TOKEN_ONE, &body).await;
+    let claim = server.claim().await;
     let path = format!("/v1/casts/{id}");
-    lab.advance_clock(1000);
+    server.advance_clock(1000);
     let url = "rtmp://a.example/b/…".to_owned();
     let running =
         |id, state| EventKind::Push { id, url: url.clone(), state, error: Some("refused".to_owned()) };
     let ok = EventKind::Room { state: connection::State::Running, error: None };
-    for happening in [EventKind::Live, running(1, connection::State::Recovering), ok] {
-        lab.report(&claim, happening).await;
+    for kind in [EventKind::Live, running(1, connection::State::Recovering), ok] {
+        server.report(&claim, kind).await;
     }
     let room =
         RoomStats { state: connection::State::Recovering, bitrate_kbps: 900, rtt_ms: Some(12.0), loss: 0.25 };
-    let vitals = CastStats {
+    let stats = CastStats {
         at_ms: START_MS,
         fps: 29.5,
         pushes: vec![(1, connection::State::Running)],
@@ -155,18 +156,19 @@ async fn a_cast_is_shown_with_its_outputs() {
         upload_error: Some("no space".to_owned()),
         ..CastStats::default()
     };
-    lab.service.fleet.put_stats(&claim.ticket, vitals).await;
-    let shown = lab.get(TOKEN_ONE, &path).await.expect_status(200);
+    server.service.fleet.put_stats(&claim.ticket, stats).await;
+    let shown = server.get(TOKEN_ONE, &path).await.expect_status(200);
     assert_no_secrets(&shown);
     assert_eq!(shown["pushes"][0], json!({"id": 1, "url": url, "state": "running", "error": "refused"}));
     assert_eq!(shown["pushes"][1], json!({"id": 2, "url": url, "state": "idle"}));
     assert_eq!(shown["room"]["state"], "recovering");
-    assert_eq!(shown["recording"]["problem"], "no space");
-    assert_eq!((&shown["vitals"]["fps"], &shown["vitals"]["room_loss"]), (&json!(29.5), &json!(0.25)));
+    assert_eq!(shown["recording"]["upload_error"], "no space");
+    assert_eq!((&shown["stats"]["fps"], &shown["stats"]["room_loss"]), (&json!(29.5), &json!(0.25)));
     assert_eq!(shown["live_at"], "2026-11-21T17:00:01.000Z");
     let end = EndReason::GaveUp(pagecast_core::cast::HealthFault::Freeze);
-    lab.report(&claim, EventKind::RecordingStopped).await;
-    lab.report(&claim, EventKind::Ended { reason: end, message: Some("it froze".to_owned()), cause: None })
+    server.report(&claim, EventKind::RecordingStopped).await;
+    server
+        .report(&claim, EventKind::Ended { reason: end, message: Some("it froze".to_owned()), cause: None })
         .await;
     let file = StoredFile {
         name: "a_0.mp4".to_owned(),
@@ -177,11 +179,11 @@ async fn a_cast_is_shown_with_its_outputs() {
         url: None,
     };
     let stored = EventKind::Stored { files: vec![file], complete: true, backup: false, error: None };
-    lab.report(&claim, stored).await;
-    lab.service.fleet.close(&claim.ticket, None, None).await.unwrap();
-    let shown = lab.get(TOKEN_ONE, &path).await.expect_status(200);
-    assert_eq!(shown["end"], json!({"reason": "gave-up", "trouble": "freeze", "message": "it froze"}));
-    assert_eq!(shown["recording"]["given_up"], true);
+    server.report(&claim, stored).await;
+    server.service.fleet.close(&claim.ticket, None, None).await.unwrap();
+    let shown = server.get(TOKEN_ONE, &path).await.expect_status(200);
+    assert_eq!(shown["end"], json!({"reason": "gave-up", "fault": "freeze", "message": "it froze"}));
+    assert_eq!(shown["recording"]["stopped"], true);
     assert_eq!(
         shown["recording"]["stored"],
         json!({"complete": true, "backup": false, "files": [{
@@ -190,22 +192,22 @@ async fn a_cast_is_shown_with_its_outputs() {
         }]})
     );
     assert_eq!((&shown["closed"], &shown["room"]["watch_url"]), (&json!(true), &Value::Null));
-    for link in ["this", "events", "evidence", "deliveries"] {
-        lab.get(TOKEN_ONE, shown["links"][link].as_str().unwrap()).await.expect_status(200);
+    for link in ["cast", "events", "evidence", "deliveries"] {
+        server.get(TOKEN_ONE, shown["links"][link].as_str().unwrap()).await.expect_status(200);
     }
 }
 
 #[tokio::test]
 async fn lists_are_filtered_and_paged() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     let mut ids = Vec::new();
     for token in [TOKEN_ONE, TOKEN_TWO, TOKEN_TWO, TOKEN_TWO, TOKEN_ONE] {
-        ids.push(lab.create_cast_as(token, &body()).await.to_string());
-        lab.advance_clock(1000);
+        ids.push(server.create_cast_as(token, &body()).await.to_string());
+        server.advance_clock(1000);
     }
-    lab.post(TOKEN_TWO, &format!("/v1/casts/{}/stop", ids[2]), &json!({})).await.expect_status(200);
+    server.post(TOKEN_TWO, &format!("/v1/casts/{}/stop", ids[2]), &json!({})).await.expect_status(200);
     let found = async |token: &str, query: &str| -> Vec<usize> {
-        let page = lab.get(token, &format!("/v1/casts?{query}")).await.expect_status(200);
+        let page = server.get(token, &format!("/v1/casts?{query}")).await.expect_status(200);
         let place = |cast: &Value| ids.iter().position(|id| cast["id"] == **id).unwrap();
         page["casts"].as_array().unwrap().iter().map(place).collect()
     };
@@ -231,7 +233,7 @@ async fn lists_are_filtered_and_paged() {
     }
     let (mut all, mut query) = (Vec::new(), "limit=2".to_owned());
     loop {
-        let page = lab.get(ADMIN_TOKEN, &format!("/v1/casts?{query}")).await.expect_status(200);
+        let page = server.get(ADMIN_TOKEN, &format!("/v1/casts?{query}")).await.expect_status(200);
         all.extend(page["casts"].as_array().unwrap().iter().map(|cast| cast["id"].clone()));
         assert!(page["casts"].as_array().unwrap().len() <= 2);
         let Some(next) = page["next"].as_str() else { break };
@@ -253,7 +255,7 @@ async fn lists_are_filtered_and_paged() {
         ("after=x", "after"),
         ("colour=red", "colour"),
     ] {
-        lab.get(ADMIN_TOKEN, &format!("/v1/casts?{query}")).await.expect_error(
+        server.get(ADMIN_TOKEN, &format!("/v1/casts?{query}")).await.expect_error(
             400,
             "invalid-parameter",
             field,
@@ -263,38 +265,38 @@ async fn lists_are_filtered_and_paged() {
 
 #[tokio::test]
 async fn an_application_keeps_as_much_as_it_may() {
-    let lab = TestServer::new().await;
-    let all = lab
+    let server = TestServer::new().await;
+    let all = server
         .service
         .apps
         .all()
         .iter()
-        .map(|app| crate::app::Application { max_kept_mib: 1, ..(**app).clone() })
+        .map(|app| crate::app::Application { max_history_mib: 1, ..(**app).clone() })
         .collect();
-    lab.service.apps.replace(all);
-    let wish = json!({"url": "http://a.example/", "recording": {}, "css": "x".repeat(400_000)});
-    let first = lab.create_cast_as(TOKEN_TWO, &wish).await;
-    lab.create_cast_as(TOKEN_TWO, &wish).await;
-    let refused = lab.post(TOKEN_TWO, "/v1/casts", &wish).await;
-    refused.expect_error(429, "too-many-bytes", "-");
+    server.service.apps.replace(all);
+    let cast_body = json!({"url": "http://a.example/", "recording": {}, "css": "x".repeat(400_000)});
+    let first = server.create_cast_as(TOKEN_TWO, &cast_body).await;
+    server.create_cast_as(TOKEN_TWO, &cast_body).await;
+    let refused = server.post(TOKEN_TWO, "/v1/casts", &cast_body).await;
+    refused.expect_error(429, "history-quota-exceeded", "-");
     assert_eq!(refused.header("retry-after"), "10");
-    let words = refused.json()["error"]["message"].as_str().unwrap().to_owned();
-    assert!(words.contains("0.8 MiB") && words.contains("1 MiB (max_kept_mib)"), "{words}");
-    lab.create_cast_as(TOKEN_ONE, &wish).await;
-    lab.post(TOKEN_TWO, &format!("/v1/casts/{first}/stop"), &json!({})).await.expect_status(200);
-    lab.create_cast_as(TOKEN_TWO, &wish).await;
+    let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("0.8 MiB") && message.contains("1 MiB (max_history_mib)"), "{message}");
+    server.create_cast_as(TOKEN_ONE, &cast_body).await;
+    server.post(TOKEN_TWO, &format!("/v1/casts/{first}/stop"), &json!({})).await.expect_status(200);
+    server.create_cast_as(TOKEN_TWO, &cast_body).await;
 }
 
 #[tokio::test]
 async fn casts_that_do_not_wait_take_places() {
-    let lab = TestServer::new().await;
-    let wish = json!({"url": "http://a.example/", "recording": {}, "queue_s": 0});
+    let server = TestServer::new().await;
+    let cast_body = json!({"url": "http://a.example/", "recording": {}, "queue_timeout_s": 0});
     // `one` may have 3.
     for _ in 0..6 {
-        lab.create_cast_as(TOKEN_ONE, &wish).await;
-        lab.service.fleet.sweep().await.unwrap();
+        server.create_cast_as(TOKEN_ONE, &cast_body).await;
+        server.service.fleet.sweep().await.unwrap();
     }
-    lab.post(TOKEN_ONE, "/v1/casts", &wish).await.expect_error(429, "too-many-casts", "-");
-    lab.advance_clock(60_000);
-    lab.create_cast_as(TOKEN_ONE, &wish).await;
+    server.post(TOKEN_ONE, "/v1/casts", &cast_body).await.expect_error(429, "too-many-casts", "-");
+    server.advance_clock(60_000);
+    server.create_cast_as(TOKEN_ONE, &cast_body).await;
 }

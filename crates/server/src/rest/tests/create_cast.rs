@@ -68,9 +68,9 @@ fn invalid_checks_and_rooms() -> InvalidCases {
         (json!({"duration_s": 0.999}), "duration_s"),
         (json!({"duration_s": 86_400.001}), "duration_s"),
         (json!({"duration_s": 1e300}), "duration_s"),
-        (json!({"queue_s": 3601}), "queue_s"),
-        (json!({"queue_s": 86_401}), "queue_s"),
-        (json!({"queue_s": u64::MAX}), "queue_s"),
+        (json!({"queue_timeout_s": 3601}), "queue_timeout_s"),
+        (json!({"queue_timeout_s": 86_401}), "queue_timeout_s"),
+        (json!({"queue_timeout_s": u64::MAX}), "queue_timeout_s"),
         (json!({"room": {"room": "a/b", "user": "u"}}), "room.room"),
         (json!({"room": {"room": "r", "user": "u".repeat(129)}}), "room.user"),
         (json!({"room": {"room": "r"}}), "room"),
@@ -108,7 +108,10 @@ fn invalid_outputs() -> InvalidCases {
         (json!({"pushes": pushes}), "pushes"),
         (json!({"pushes": [pushes[0], pushes[0]]}), "pushes"),
         (json!({"pushes": [pushes[0], {"url": "http://a.example/"}]}), "pushes[1].url"),
-        (json!({"pushes": [{"url": "rtmp://a.example/b/c", "patience_s": 86_401}]}), "pushes[0].patience_s"),
+        (
+            json!({"pushes": [{"url": "rtmp://a.example/b/c", "reconnect_timeout_s": 86_401}]}),
+            "pushes[0].reconnect_timeout_s",
+        ),
         (json!({"pushes": [{"url": "rtmp://127.0.0.1/b/c"}]}), "pushes[0].url"),
         (json!({"pushes": [{"url": "srt://2130706433:9000"}]}), "pushes[0].url"),
         (json!({"callback": {"url": "http://[::1]/"}}), "callback.url"),
@@ -124,13 +127,13 @@ fn invalid_outputs() -> InvalidCases {
 
 #[tokio::test]
 async fn values_that_cannot_be_are_named() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     for (changes, field) in
         invalid_pages().into_iter().chain(invalid_checks_and_rooms()).chain(invalid_outputs())
     {
-        let reply = lab.post(TOKEN_ONE, "/v1/casts", &body_with(&changes)).await;
-        let said = format!("{changes:.200}: {:.400}", reply.json().to_string());
-        assert_eq!(reply.status, 400, "{said}");
+        let reply = server.post(TOKEN_ONE, "/v1/casts", &body_with(&changes)).await;
+        let answer = format!("{changes:.200}: {:.400}", reply.json().to_string());
+        assert_eq!(reply.status, 400, "{answer}");
         reply.expect_error(400, "invalid-parameter", field);
     }
     let without = |name: &str| {
@@ -138,59 +141,66 @@ async fn values_that_cannot_be_are_named() {
         body.as_object_mut().unwrap().remove(name);
         body
     };
-    lab.post(TOKEN_ONE, "/v1/casts", &without("recording")).await.expect_error(400, "no-output", "-");
-    lab.post(TOKEN_ONE, "/v1/casts", &body_with(&json!({"recording": null, "pushes": []})))
+    server.post(TOKEN_ONE, "/v1/casts", &without("recording")).await.expect_error(400, "no-output", "-");
+    server
+        .post(TOKEN_ONE, "/v1/casts", &body_with(&json!({"recording": null, "pushes": []})))
         .await
         .expect_error(400, "no-output", "-");
-    lab.post(TOKEN_ONE, "/v1/casts", &without("url")).await.expect_error(400, "invalid-parameter", "-");
-    lab.post(TOKEN_TWO, "/v1/casts", &body_with(&json!({"max_time_s": 601}))).await.expect_error(
+    server.post(TOKEN_ONE, "/v1/casts", &without("url")).await.expect_error(400, "invalid-parameter", "-");
+    server.post(TOKEN_TWO, "/v1/casts", &body_with(&json!({"max_time_s": 601}))).await.expect_error(
         400,
         "invalid-parameter",
         "max_time_s",
     );
     assert_eq!(
-        lab.get(ADMIN_TOKEN, "/v1/casts").await.expect_status(200)["casts"],
+        server.get(ADMIN_TOKEN, "/v1/casts").await.expect_status(200)["casts"],
         json!([]),
         "none of them is a cast"
     );
 }
 
-/// All that can be said, with planted secrets.
+/// All fields, with planted secrets.
 fn full_request() -> Value {
     json!({
-        "url": "https://a.example/p?planted=1", "width": 1920, "height": 1080, "fps": 25, "scale_factor": 1.5, "bitrate_kbps": 4000,
-        "headers": {"X-A": "planted-header"}, "cookies": {"c": "planted-cookie"}, "user_agent": "UA", "locale": "de-DE",
+        "url": "https://a.example/p?planted=1", "width": 1920, "height": 1080, "fps": 25,
+        "scale_factor": 1.5, "bitrate_kbps": 4000,
+        "headers": {"X-A": "planted-header"}, "cookies": {"c": "planted-cookie"}, "user_agent": "UA",
+        "locale": "de-DE",
         "timezone": "Europe/Berlin", "color_scheme": "dark", "css": "a{}", "script": "1;",
         "basic_auth": {"user": "u", "password": "planted-password"},
         "ready": {"signal": "notify-ready", "timeout_s": 60, "selector": "#x", "network_idle": true},
-        "checks": {"freeze_s": 2, "blank_s": 30, "crash_s": 1}, "max_time_s": 3600, "duration_s": 12.5, "queue_s": 0,
+        "checks": {"freeze_s": 2, "blank_s": 30, "crash_s": 1}, "max_time_s": 3600, "duration_s": 12.5,
+        "queue_timeout_s": 0,
         "room": {"room": "r@1", "user": "u", "layers": [
             {"width": 1920, "height": 1080, "fps": 25, "bitrate_kbps": 2500}, {"width": 640, "height": 360},
         ]},
         "recording": {
-            "to": "s3://recordings/a?region=eu-west-1", "keys": {"access_key": "planted-a", "secret_key": "planted-s", "session_token": "planted-t"},
-            "format": "both-ts", "segment_s": 6, "split_s": 60, "thumbnails_s": 10, "name": "talk", "manifest": true,
+            "to": "s3://recordings/a?region=eu-west-1", "keys": {"access_key": "planted-a",
+            "secret_key": "planted-s", "session_token": "planted-t"},
+            "format": "both-ts", "segment_s": 6, "split_s": 60, "thumbnails_s": 10, "name": "talk",
+            "manifest": true,
         },
-        "pushes": [{"url": "rtmp://live.example/app/planted-key", "patience_s": 30}, {"url": "srt://live.example:9000?passphrase=planted-passphrase"}],
+        "pushes": [{"url": "rtmp://live.example/app/planted-key", "reconnect_timeout_s": 30},
+        {"url": "srt://live.example:9000?passphrase=planted-passphrase"}],
         "callback": {"url": "https://hooks.example/a?planted=2", "secret": "planted-secret"},
     })
 }
 
 #[tokio::test]
 async fn everything_arrives_in_the_description() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     let mut body = full_request();
     // So that a worker can take it: only workers see what is put into the page.
-    body["queue_s"] = json!(60);
-    let reply = lab.post(TOKEN_ONE, "/v1/casts", &body).await;
+    body["queue_timeout_s"] = json!(60);
+    let reply = server.post(TOKEN_ONE, "/v1/casts", &body).await;
     let shown = reply.expect_status(201);
     assert_no_secrets(&shown);
     let id = CastId::parse(shown["id"].as_str().unwrap()).unwrap();
     assert_eq!(reply.header("location"), format!("/v1/casts/{id}"));
-    let cast = lab.claim().await.cast;
+    let cast = server.claim().await.cast;
     let (spec, recording) = (&cast.spec, cast.spec.recording.as_ref().unwrap());
     let spec_text = format!("{spec:?}");
-    for words in [
+    for message in [
         "width: 1920",
         "height: 1080",
         "Fps(25)",
@@ -221,9 +231,9 @@ async fn everything_arrives_in_the_description() {
         "thumbnails: Some(10s)",
         "\"talk\"",
         "manifest: true",
-        "patience: Some(30s)",
+        "reconnect_timeout: Some(30s)",
     ] {
-        assert!(spec_text.contains(words), "{words}: {spec_text}");
+        assert!(spec_text.contains(message), "{message}: {spec_text}");
     }
     assert_eq!(spec.room.as_ref().unwrap().layers.len(), 2);
     let held = |bucket: &Bucket| bucket.network.as_ref() == Some(&spec.network);
@@ -244,37 +254,39 @@ async fn everything_arrives_in_the_description() {
 
 #[tokio::test]
 async fn what_is_left_out_is_as_usual() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
-    let cast = lab.service.fleet.get(&id).await.unwrap().unwrap();
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let cast = server.service.fleet.get(&id).await.unwrap().unwrap();
     let recording = cast.spec.recording.as_ref().unwrap();
     assert_eq!((cast.spec.source.size.width(), cast.spec.source.fps.get()), (1280, 30));
     assert_eq!(recording.name, id.as_str());
     let named = json!({"url": "http://a.example/", "width": null, "recording": {"name": "mine"}});
-    let named = lab.service.fleet.get(&lab.create_cast_as(TOKEN_TWO, &named).await).await.unwrap().unwrap();
+    let named =
+        server.service.fleet.get(&server.create_cast_as(TOKEN_TWO, &named).await).await.unwrap().unwrap();
     let folder = format!("{:?}", named.spec.recording.unwrap().to);
     assert!(folder.contains("recordings/two"), "a name of its own is in a folder of its own: {folder}");
     let mine = json!({"app": "two", "url": "http://a.example/", "recording": {"to": "/srv/films"}});
-    let mine = lab.service.fleet.get(&lab.create_cast_as(ADMIN_TOKEN, &mine).await).await.unwrap().unwrap();
+    let mine =
+        server.service.fleet.get(&server.create_cast_as(ADMIN_TOKEN, &mine).await).await.unwrap().unwrap();
     assert!(format!("{:?}", mine.spec.recording.unwrap().to).contains("/srv/films"));
-    let shown = lab.get(TOKEN_TWO, &format!("/v1/casts/{}", mine.id)).await.expect_status(200);
+    let shown = server.get(TOKEN_TWO, &format!("/v1/casts/{}", mine.id)).await.expect_status(200);
     assert!(!shown.to_string().contains("/srv"), "folders of the server are nobody's business: {shown}");
     let body = json!({"url": "http://a.example/", "recording": {}});
-    lab.post(ADMIN_TOKEN, "/v1/casts", &body).await.expect_error(400, "invalid-parameter", "app");
+    server.post(ADMIN_TOKEN, "/v1/casts", &body).await.expect_error(400, "invalid-parameter", "app");
     let body = json!({"app": "nobody", "url": "http://a.example/", "recording": {}});
-    lab.post(ADMIN_TOKEN, "/v1/casts", &body).await.expect_error(400, "invalid-parameter", "app");
+    server.post(ADMIN_TOKEN, "/v1/casts", &body).await.expect_error(400, "invalid-parameter", "app");
 }
 
 #[tokio::test]
 async fn certificates_of_the_application_are_trusted_by_the_casts_of_every_api() {
     let pem = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
-    let lab = TestServer::new().await;
-    let mut one = (*lab.service.apps.by_name("one").unwrap()).clone();
+    let server = TestServer::new().await;
+    let mut one = (*server.service.apps.by_name("one").unwrap()).clone();
     one.ca = Some(pagecast_core::spec::CaBundle::parse(&pem("MIIOne")).unwrap());
-    lab.service.apps.replace(vec![one.clone()]);
+    server.service.apps.replace(vec![one.clone()]);
     let tls = async |changes: Value| {
-        let id = lab.create_cast_as(TOKEN_ONE, &body_with(&changes)).await;
-        lab.service.fleet.get(&id).await.unwrap().unwrap().spec.source.context.tls
+        let id = server.create_cast_as(TOKEN_ONE, &body_with(&changes)).await;
+        server.service.fleet.get(&id).await.unwrap().unwrap().spec.source.context.tls
     };
     let usual = tls(json!({})).await;
     assert_eq!((&usual.ca, usual.insecure), (&one.ca, false));
@@ -283,25 +295,25 @@ async fn certificates_of_the_application_are_trusted_by_the_casts_of_every_api()
     assert_eq!((all.as_str(), both.insecure), (&*(pem("MIIOne") + &pem("MIITwo")), true));
     // What vendors' requests become is made here, too.
     let source = Source::new(SourceUrl::parse("https://a.example/").unwrap());
-    let spec = lab.service.new_cast_spec(&one, &lab.service.new_cast_id(), source);
+    let spec = server.service.new_cast_spec(&one, &server.service.new_cast_id(), source);
     assert_eq!(spec.source.context.tls.ca, one.ca);
 }
 
 #[tokio::test]
 async fn without_rooms_there_are_none() {
-    let mut lab = TestServer::new().await;
-    lab.service.rooms = None;
-    lab.router = crate::rest::router(lab.service.clone());
+    let mut server = TestServer::new().await;
+    server.service.rooms = None;
+    server.router = router_of(crate::rest::router(server.service.clone()));
     let body = json!({"url": "http://a.example/", "room": {"room": "r", "user": "u"}});
-    lab.post(TOKEN_ONE, "/v1/casts", &body).await.expect_error(409, "no-rooms", "room");
+    server.post(TOKEN_ONE, "/v1/casts", &body).await.expect_error(409, "rooms-disabled", "room");
 }
 
 #[tokio::test]
 async fn bodies_that_are_none() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     let send = async |kind: &str, body: Vec<u8>| {
         let request = request("POST", "/v1/casts", TOKEN_ONE).header("content-type", kind);
-        lab.send(request.body(Body::from(body)).unwrap()).await
+        server.send(request.body(Body::from(body)).unwrap()).await
     };
     let json = "application/json; charset=utf-8";
     let deep = format!("{{\"url\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
@@ -317,9 +329,9 @@ async fn bodies_that_are_none() {
         (deep.as_bytes(), "invalid-parameter"),
     ] {
         let reply = send(json, body.to_vec()).await;
-        let said = reply.expect_status(400);
-        assert_eq!(said["error"]["code"], code, "{said}");
-        assert!(said["error"]["message"].as_str().unwrap().len() <= 400);
+        let answer = reply.expect_status(400);
+        assert_eq!(answer["error"]["code"], code, "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().len() <= 400);
     }
     let reply = send(json, b"{\"url\": \"\xff\"}".to_vec()).await;
     assert_eq!(reply.status, 400);
@@ -338,15 +350,17 @@ async fn bodies_that_are_none() {
 
 #[tokio::test]
 async fn the_operator_limits_the_queue_time() {
-    let wish = |s: u64| json!({"url": "http://a.example/", "recording": {}, "queue_s": s});
-    for (casts, most) in
-        [(json!({}), 3600), (json!({"max_queue_s": 90}), 90), (json!({"max_queue_s": 9, "queue_s": 20}), 20)]
-    {
-        let lab = TestServer::with_casts_config(casts).await;
-        lab.post(TOKEN_ONE, "/v1/casts", &wish(most)).await.expect_status(201);
-        let refused = lab.post(TOKEN_ONE, "/v1/casts", &wish(most + 1)).await;
-        refused.expect_error(400, "invalid-parameter", "queue_s");
-        let words = refused.json()["error"]["message"].as_str().unwrap().to_owned();
-        assert!(words.contains(&format!("at most {most} s")), "{words}");
+    let cast_body = |s: u64| json!({"url": "http://a.example/", "recording": {}, "queue_timeout_s": s});
+    for (casts, most) in [
+        (json!({}), 3600),
+        (json!({"max_queue_timeout_s": 90}), 90),
+        (json!({"max_queue_timeout_s": 9, "queue_timeout_s": 20}), 20),
+    ] {
+        let server = TestServer::with_casts_config(casts).await;
+        server.post(TOKEN_ONE, "/v1/casts", &cast_body(most)).await.expect_status(201);
+        let refused = server.post(TOKEN_ONE, "/v1/casts", &cast_body(most + 1)).await;
+        refused.expect_error(400, "invalid-parameter", "queue_timeout_s");
+        let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(&format!("{most} s")), "{message}");
     }
 }

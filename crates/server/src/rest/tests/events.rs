@@ -6,35 +6,35 @@ use super::*;
 
 const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
 
-async fn open_stream(lab: &TestServer, path: &str, last: Option<&str>) -> Response {
+async fn open_stream(server: &TestServer, path: &str, last: Option<&str>) -> Response {
     let mut request = request("GET", path, TOKEN_ONE).header("accept", "text/html, text/event-stream;q=0.9");
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }
-    lab.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    server.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
 }
 
-/// What a stream says until it has said this, or to its end.
-async fn read_until(body: &mut Body, words: &str) -> String {
-    let mut said = String::new();
-    while words.is_empty() || !said.contains(words) {
+/// Reads a stream until it contains a text, or to its end.
+async fn read_until(body: &mut Body, message: &str) -> String {
+    let mut answer = String::new();
+    while message.is_empty() || !answer.contains(message) {
         let Some(frame) =
             tokio::time::timeout(STREAM_TIMEOUT, body.frame()).await.expect("it says more, or ends")
         else {
             break;
         };
-        said.push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
+        answer.push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
     }
-    said
+    answer
 }
 
-fn event_ids(said: &str) -> Vec<u64> {
-    said.lines().filter_map(|line| line.strip_prefix("id: ")).map(|id| id.parse().unwrap()).collect()
+fn event_ids(answer: &str) -> Vec<u64> {
+    answer.lines().filter_map(|line| line.strip_prefix("id: ")).map(|id| id.parse().unwrap()).collect()
 }
 
-async fn report_all_events(lab: &TestServer, claim: &Claim) {
+async fn report_all_events(server: &TestServer, claim: &Claim) {
     let url = "rtmp://a.example/b/…".to_owned();
-    for happening in [
+    for kind in [
         EventKind::Live,
         EventKind::Reloaded { fault: HealthFault::Freeze },
         EventKind::Moved { fault: HealthFault::Unreachable },
@@ -56,22 +56,22 @@ async fn report_all_events(lab: &TestServer, claim: &Claim) {
             error: Some("full".to_owned()),
         },
     ] {
-        lab.report(claim, happening).await;
+        server.report(claim, kind).await;
     }
 }
 
 #[tokio::test]
 async fn the_history_is_listed_in_pages() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
-    let claim = lab.claim().await;
-    report_all_events(&lab, &claim).await;
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let claim = server.claim().await;
+    report_all_events(&server, &claim).await;
     let path = format!("/v1/casts/{id}/events");
-    let all = lab.get(TOKEN_ONE, &path).await.expect_status(200);
+    let all = server.get(TOKEN_ONE, &path).await.expect_status(200);
     let events = all["events"].as_array().unwrap();
-    let words: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let message: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(
-        words,
+        message,
         [
             "queued",
             "started",
@@ -79,10 +79,10 @@ async fn the_history_is_listed_in_pages() {
             "reloaded",
             "moved",
             "restarted",
-            "unrecorded",
+            "recording-stopped",
             "push",
             "room",
-            "storing",
+            "upload",
             "ended",
             "stored",
         ]
@@ -90,31 +90,35 @@ async fn the_history_is_listed_in_pages() {
     let at = "2026-11-21T17:00:00.000Z";
     for (seq, more) in [
         (1, json!({})),
-        (4, json!({"trouble": "freeze"})),
-        (5, json!({"trouble": "unreachable"})),
+        (4, json!({"fault": "freeze"})),
+        (5, json!({"fault": "unreachable"})),
         (
             8,
-            json!({"push": {"id": 1, "url": "rtmp://a.example/b/…", "state": "recovering", "error": "refused"}}),
+            json!({"push": {"id": 1, "url": "rtmp://a.example/b/…", "state": "recovering",
+            "error": "refused"}}),
         ),
         (9, json!({"room": {"state": "running"}})),
-        (10, json!({"storing": {"stuck": true, "pending": 2, "problem": "full"}})),
+        (10, json!({"upload": {"failing": true, "pending": 2, "error": "full"}})),
         (11, json!({"end": {"reason": "max-time"}})),
-        (12, json!({"stored": {"complete": false, "backup": false, "problem": "full", "files": []}})),
+        (12, json!({"stored": {"complete": false, "backup": false, "error": "full", "files": []}})),
     ] {
         let mut expected =
-            json!({"id": format!("{id}-{seq}"), "seq": seq, "at": at, "event": words[seq - 1]});
+            json!({"id": format!("{id}-{seq}"), "seq": seq, "at": at, "event": message[seq - 1]});
         for (name, value) in more.as_object().unwrap() {
             expected[name] = value.clone();
         }
         assert_eq!(events[seq - 1], expected);
     }
     assert_eq!(all["next"], Value::Null);
-    let page = lab.get(TOKEN_ONE, &format!("{path}?after=3&limit=2")).await.expect_status(200);
+    let page = server.get(TOKEN_ONE, &format!("{path}?after=3&limit=2")).await.expect_status(200);
     assert_eq!(
         (&page["events"][0]["seq"], &page["events"][1]["seq"], &page["next"]),
         (&json!(4), &json!(5), &json!(5))
     );
-    assert_eq!(lab.get(TOKEN_ONE, &format!("{path}?after=12")).await.expect_status(200)["events"], json!([]));
+    assert_eq!(
+        server.get(TOKEN_ONE, &format!("{path}?after=12")).await.expect_status(200)["events"],
+        json!([])
+    );
     for (query, field) in [
         ("after=x", "after"),
         ("after=-1", "after"),
@@ -123,54 +127,57 @@ async fn the_history_is_listed_in_pages() {
         ("limit=1001", "limit"),
         ("more=1", "more"),
     ] {
-        lab.get(TOKEN_ONE, &format!("{path}?{query}")).await.expect_error(400, "invalid-parameter", field);
+        server.get(TOKEN_ONE, &format!("{path}?{query}")).await.expect_error(400, "invalid-parameter", field);
     }
 }
 
 #[tokio::test]
 async fn a_stream_goes_on_until_nothing_more_can_happen() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
     let path = format!("/v1/casts/{id}/events");
-    let response = open_stream(&lab, &path, None).await;
+    let response = open_stream(&server, &path, None).await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert!(response.headers().contains_key("x-request-id"));
     let mut body = response.into_body();
-    let said = read_until(&mut body, "queued").await;
-    assert!(said.contains("event: queued\n") && said.contains(&format!("\"id\":\"{id}-1\"")), "{said}");
-    let claim = lab.claim().await;
+    let answer = read_until(&mut body, "queued").await;
+    assert!(answer.contains("event: queued\n") && answer.contains(&format!("\"id\":\"{id}-1\"")), "{answer}");
+    let claim = server.claim().await;
     read_until(&mut body, "started").await;
-    lab.report(&claim, EventKind::Live).await;
+    server.report(&claim, EventKind::Live).await;
     read_until(&mut body, "event: live").await;
-    lab.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
+    server.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
     read_until(&mut body, "event: ended").await;
     let nothing = EventKind::Stored { files: Vec::new(), complete: true, backup: false, error: None };
-    lab.report(&claim, nothing).await;
-    lab.service.fleet.close(&claim.ticket, None, None).await.unwrap();
+    server.report(&claim, nothing).await;
+    server.service.fleet.close(&claim.ticket, None, None).await.unwrap();
     let rest = read_until(&mut body, "").await;
-    assert!(event_ids(&rest).ends_with(&[5]), "the last one is told before it ends: {rest}");
+    assert!(event_ids(&rest).ends_with(&[5]), "the last one is delivered before it ends: {rest}");
     // Whoever lost it goes on where he was, by number or by id.
     for (last, expected) in [("3", vec![4, 5]), (&format!("{id}-4"), vec![5]), ("5", vec![])] {
-        let mut body = open_stream(&lab, &path, Some(last)).await.into_body();
+        let mut body = open_stream(&server, &path, Some(last)).await.into_body();
         assert_eq!(event_ids(&read_until(&mut body, "").await), expected, "{last}");
     }
-    let mut body = open_stream(&lab, &format!("{path}?after=2"), None).await.into_body();
+    let mut body = open_stream(&server, &format!("{path}?after=2"), None).await.into_body();
     assert_eq!(event_ids(&read_until(&mut body, "").await), [3, 4, 5]);
 }
 
 #[tokio::test]
 async fn a_warning_names_the_setting_and_is_shown_once() {
     use pagecast_core::cast::Warning;
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
-    let claim = lab.claim().await;
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let claim = server.claim().await;
     for warning in [Warning::WebRtcWithoutUdp, Warning::InsecureTls, Warning::WebRtcWithoutUdp] {
-        lab.report(&claim, EventKind::Warning { warning }).await;
+        server.report(&claim, EventKind::Warning { warning }).await;
     }
-    let events = lab.get(TOKEN_ONE, &format!("/v1/casts/{id}/events")).await.expect_status(200);
-    let said = &events["events"][2];
-    assert_eq!((&said["event"], &said["warning"]["kind"]), (&json!("warning"), &json!("webrtc-without-udp")));
-    let shown = lab.get(TOKEN_ONE, &format!("/v1/casts/{id}")).await.expect_status(200);
+    let events = server.get(TOKEN_ONE, &format!("/v1/casts/{id}/events")).await.expect_status(200);
+    let answer = &events["events"][2];
+    assert_eq!(
+        (&answer["event"], &answer["warning"]["kind"]),
+        (&json!("warning"), &json!("webrtc-without-udp"))
+    );
+    let shown = server.get(TOKEN_ONE, &format!("/v1/casts/{id}")).await.expect_status(200);
     let warnings = shown["warnings"].as_array().unwrap();
     assert_eq!(warnings.len(), 2, "{shown}");
     for (warning, word) in warnings.iter().zip(["network.udp", "tls.insecure"]) {
@@ -180,83 +187,83 @@ async fn a_warning_names_the_setting_and_is_shown_once() {
 
 #[tokio::test]
 async fn why_a_page_was_not_loaded_is_shown_in_a_word() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
-    let claim = lab.claim().await;
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let claim = server.claim().await;
     let cause = Some(pagecast_core::cast::LoadError::HttpStatus { status: 503 });
     let message = Some("cannot open http://a.example/: the server answered HTTP 503".to_owned());
     let ended = EventKind::Ended { reason: EndReason::StartFailed, message: message.clone(), cause };
-    lab.report(&claim, ended).await;
+    server.report(&claim, ended).await;
     let end = json!({"reason": "start-failed", "cause": "http-status", "message": message});
-    assert_eq!(lab.get(TOKEN_ONE, &format!("/v1/casts/{id}")).await.expect_status(200)["end"], end);
-    let events = lab.get(TOKEN_ONE, &format!("/v1/casts/{id}/events")).await.expect_status(200);
+    assert_eq!(server.get(TOKEN_ONE, &format!("/v1/casts/{id}")).await.expect_status(200)["end"], end);
+    let events = server.get(TOKEN_ONE, &format!("/v1/casts/{id}/events")).await.expect_status(200);
     assert_eq!(events["events"][2]["end"], end);
 }
 
 #[tokio::test]
 async fn streams_that_are_refused() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
     let path = format!("/v1/casts/{id}/events");
     for last in ["x", "-1", "", "00000000000000000000000000000000-1"] {
         let request = request("GET", &path, TOKEN_ONE)
             .header("accept", "text/event-stream")
             .header("last-event-id", last);
-        let reply = lab.send(request.body(Body::empty()).unwrap()).await;
+        let reply = server.send(request.body(Body::empty()).unwrap()).await;
         reply.expect_error(400, "invalid-parameter", "Last-Event-ID");
     }
     let mut open = Vec::new();
     for _ in 0..64 {
-        open.push(open_stream(&lab, &path, None).await);
+        open.push(open_stream(&server, &path, None).await);
     }
     let sixty_fifth = || {
         request("GET", &path, TOKEN_ONE).header("accept", "text/event-stream").body(Body::empty()).unwrap()
     };
-    let reply = lab.send(sixty_fifth()).await;
+    let reply = server.send(sixty_fifth()).await;
     reply.expect_error(429, "too-many-streams", "-");
     assert_eq!(reply.header("retry-after"), "10");
-    lab.get(TOKEN_ONE, &path).await.expect_status(200);
+    server.get(TOKEN_ONE, &path).await.expect_status(200);
     open.clear();
-    assert_eq!(open_stream(&lab, &path, None).await.status(), 200, "a stream that is closed makes room");
+    assert_eq!(open_stream(&server, &path, None).await.status(), 200, "a stream that is closed makes room");
 }
 
 #[tokio::test]
 async fn a_stream_ends_when_the_token_is_gone() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
-    let mut body = open_stream(&lab, &format!("/v1/casts/{id}/events"), None).await.into_body();
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let mut body = open_stream(&server, &format!("/v1/casts/{id}/events"), None).await.into_body();
     read_until(&mut body, "queued").await;
-    let mut one = (*lab.service.apps.by_name("one").unwrap()).clone();
+    let mut one = (*server.service.apps.by_name("one").unwrap()).clone();
     one.tokens.retain(|token| token.reveal() != TOKEN_ONE);
-    lab.service.apps.replace(vec![one]);
+    server.service.apps.replace(vec![one]);
     let ends = async { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
     tokio::time::timeout(Duration::from_secs(20), ends).await.expect("nobody listens any more");
 }
 
 #[tokio::test]
 async fn a_quiet_stream_sends_keep_alives() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
-    let mut body = open_stream(&lab, &format!("/v1/casts/{id}/events"), None).await.into_body();
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let mut body = open_stream(&server, &format!("/v1/casts/{id}/events"), None).await.into_body();
     read_until(&mut body, "queued").await;
-    assert!(read_until(&mut body, ":").await.contains(": still here"));
+    assert!(read_until(&mut body, ":").await.contains(": keep-alive"));
 }
 
 #[tokio::test]
 async fn a_callback_is_the_same_each_time() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
-    let claim = lab.claim().await;
-    let receiver = lab.service.apps.by_name("one").unwrap().callbacks.native.clone().unwrap();
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let claim = server.claim().await;
+    let receiver = server.service.apps.by_name("one").unwrap().callbacks.native.clone().unwrap();
     let rendered = async || {
-        let cast = lab.service.fleet.get(&id).await.unwrap().unwrap();
-        let events = lab.service.fleet.events(&id, 0, 100).await.unwrap();
+        let cast = server.service.fleet.get(&id).await.unwrap().unwrap();
+        let events = server.service.fleet.events(&id, 0, 100).await.unwrap();
         events.iter().map(|event| crate::rest::callback::render(&receiver, &cast, event)).collect::<Vec<_>>()
     };
     let url = "rtmp://a.example/b/…".to_owned();
     let push = || EventKind::Push { id: 1, url: url.clone(), state: connection::State::Running, error: None };
     let mut before = rendered().await;
-    for happening in [
+    for kind in [
         push(),
         EventKind::Live,
         push(),
@@ -264,10 +271,10 @@ async fn a_callback_is_the_same_each_time() {
         push(),
         EventKind::Stored { files: Vec::new(), complete: true, backup: false, error: None },
     ] {
-        lab.advance_clock(1500);
-        lab.report(&claim, happening).await;
+        server.advance_clock(1500);
+        server.report(&claim, kind).await;
         let now = rendered().await;
-        assert_eq!(now[..before.len()], before[..], "what was told before is told the same");
+        assert_eq!(now[..before.len()], before[..], "earlier events stay the same");
         before = now;
     }
     let states = before.iter().map(|messages| {

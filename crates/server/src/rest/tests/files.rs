@@ -5,18 +5,22 @@ use super::*;
 
 #[tokio::test]
 async fn evidence_is_shown_and_nothing_else_is() {
-    let lab = TestServer::new().await;
-    let id = lab.create_cast().await;
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
     let path = format!("/v1/casts/{id}/evidence");
-    assert_eq!(lab.get(TOKEN_ONE, &path).await.expect_status(200), json!({"files": []}), "there is none yet");
-    let folder = lab.service.cast_folder("evidence", &id);
+    assert_eq!(
+        server.get(TOKEN_ONE, &path).await.expect_status(200),
+        json!({"files": []}),
+        "there is none yet"
+    );
+    let folder = server.service.cast_folder("evidence", &id);
     fs::create_dir_all(folder.join("folder")).unwrap();
     fs::write(folder.join("01-freeze.jpg"), b"picture").unwrap();
     fs::write(folder.join("01-freeze.txt"), b"<script>last words").unwrap();
     fs::write(folder.join(".hidden"), b"no").unwrap();
     fs::write(folder.join("a b"), b"no").unwrap();
-    fs::write(lab.scratch.join("secret.txt"), b"no").unwrap();
-    symlink(lab.scratch.join("secret.txt"), folder.join("link.txt")).unwrap();
+    fs::write(server.scratch.join("secret.txt"), b"no").unwrap();
+    symlink(server.scratch.join("secret.txt"), folder.join("link.txt")).unwrap();
     rustix::fs::mknodat(
         rustix::fs::CWD,
         folder.join("pipe"),
@@ -27,16 +31,16 @@ async fn evidence_is_shown_and_nothing_else_is() {
     .unwrap();
     let large = fs::File::create(folder.join("large.bin")).unwrap();
     large.set_len((32 << 20) + 1).unwrap();
-    let listed = lab.get(TOKEN_ONE, &path).await.expect_status(200);
+    let listed = server.get(TOKEN_ONE, &path).await.expect_status(200);
     let names: Vec<_> = listed["files"].as_array().unwrap().iter().map(|file| file["name"].clone()).collect();
     assert_eq!(names, ["01-freeze.jpg", "01-freeze.txt", "large.bin"]);
     assert_eq!(listed["files"][0]["bytes"], 7);
-    let reply = lab.get(TOKEN_ONE, listed["files"][1]["href"].as_str().unwrap()).await;
+    let reply = server.get(TOKEN_ONE, listed["files"][1]["href"].as_str().unwrap()).await;
     assert_eq!((reply.status.as_u16(), reply.body.as_slice()), (200, &b"<script>last words"[..]));
     assert_eq!(reply.header("content-type"), "text/plain; charset=utf-8");
     assert_eq!(reply.header("x-content-type-options"), "nosniff");
     assert!(reply.header("content-security-policy").contains("sandbox"));
-    let picture = lab.get(TOKEN_ONE, &format!("{path}/01-freeze.jpg")).await;
+    let picture = server.get(TOKEN_ONE, &format!("{path}/01-freeze.jpg")).await;
     assert_eq!((picture.header("content-type"), picture.body.as_slice()), ("image/jpeg", &b"picture"[..]));
     for name in [
         "link.txt",
@@ -52,12 +56,12 @@ async fn evidence_is_shown_and_nothing_else_is() {
         "%00",
         "a%00.txt",
     ] {
-        lab.get(TOKEN_ONE, &format!("{path}/{name}")).await.expect_error(404, "no-such-file", "-");
+        server.get(TOKEN_ONE, &format!("{path}/{name}")).await.expect_error(404, "no-such-file", "-");
     }
-    lab.get(TOKEN_ONE, &format!("{path}/large.bin")).await.expect_error(413, "too-large", "-");
+    server.get(TOKEN_ONE, &format!("{path}/large.bin")).await.expect_error(413, "too-large", "-");
     // The folder itself may have become a link.
-    fs::rename(&folder, lab.scratch.join("elsewhere")).unwrap();
-    symlink(lab.scratch.join("elsewhere"), &folder).unwrap();
-    assert_eq!(lab.get(TOKEN_ONE, &path).await.expect_status(200), json!({"files": []}));
-    lab.get(TOKEN_ONE, &format!("{path}/01-freeze.txt")).await.expect_error(404, "no-such-file", "-");
+    fs::rename(&folder, server.scratch.join("elsewhere")).unwrap();
+    symlink(server.scratch.join("elsewhere"), &folder).unwrap();
+    assert_eq!(server.get(TOKEN_ONE, &path).await.expect_status(200), json!({"files": []}));
+    server.get(TOKEN_ONE, &format!("{path}/01-freeze.txt")).await.expect_error(404, "no-such-file", "-");
 }

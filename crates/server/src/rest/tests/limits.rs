@@ -3,30 +3,31 @@ use crate::rate_limit::KeyedRateLimiter;
 
 #[tokio::test]
 async fn a_token_asks_only_so_often() {
-    let mut lab = TestServer::new().await;
-    lab.router = crate::rest::router_with_limits(lab.service.clone(), KeyedRateLimiter::once_an_hour());
-    lab.get(TOKEN_ONE, "/v1/casts").await.expect_status(200);
+    let mut server = TestServer::new().await;
+    let limits = KeyedRateLimiter::once_an_hour();
+    server.router = router_of(crate::rest::router_with_limits(server.service.clone(), limits));
+    server.get(TOKEN_ONE, "/v1/casts").await.expect_status(200);
     for (method, path) in [
         ("GET", "/v1/casts"),
         ("POST", "/v1/casts"),
         ("GET", "/v1/casts/x/events"),
         ("GET", "/v1/applications"),
     ] {
-        let reply = lab.send_json(method, TOKEN_ONE, path, &json!({})).await;
+        let reply = server.send_json(method, TOKEN_ONE, path, &json!({})).await;
         reply.expect_error(429, "too-many-requests", "-");
         assert_eq!(reply.header("retry-after"), "1", "{method} {path}");
     }
-    lab.get(TOKEN_ONE_OTHER, "/v1/casts").await.expect_status(200);
-    lab.get(TOKEN_TWO, "/v1/casts").await.expect_status(200);
-    lab.get("nobody-has-this-token", "/v1/casts").await.expect_error(401, "unauthorized", "-");
+    server.get(TOKEN_ONE_OTHER, "/v1/casts").await.expect_status(200);
+    server.get(TOKEN_TWO, "/v1/casts").await.expect_status(200);
+    server.get("nobody-has-this-token", "/v1/casts").await.expect_error(401, "unauthorized", "-");
     for _ in 0..20 {
-        lab.get(ADMIN_TOKEN, "/v1/casts").await.expect_status(200);
+        server.get(ADMIN_TOKEN, "/v1/casts").await.expect_status(200);
     }
 }
 
 #[tokio::test]
 async fn a_body_with_too_many_values_is_refused_before_anything_is_made_of_it() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     let many = vec!["[]"; 20_000].join(",");
     let members: Vec<_> = (0..20_000).map(|n| format!("\"h{n}\":\"\"")).collect();
     for body in [
@@ -36,11 +37,14 @@ async fn a_body_with_too_many_values_is_refused_before_anything_is_made_of_it() 
         format!("{{{}}}", vec!["\"url\":\"\""; 20_000].join(",")),
     ] {
         let request = request("POST", "/v1/casts", TOKEN_ONE).header("content-type", "application/json");
-        let reply = lab.send(request.body(Body::from(body.clone())).unwrap()).await;
-        let said = reply.json();
+        let reply = server.send(request.body(Body::from(body.clone())).unwrap()).await;
+        let answer = reply.json();
         reply.expect_error(413, "too-large", "-");
-        assert!(said["error"]["message"].as_str().unwrap().contains("10000 values"), "{body:.30}: {said}");
+        assert!(
+            answer["error"]["message"].as_str().unwrap().contains("10000 values"),
+            "{body:.30}: {answer}"
+        );
     }
     let long = json!({"url": "http://a.example/", "recording": {}, "script": "[],".repeat(300_000)});
-    lab.post(TOKEN_ONE, "/v1/casts", &long).await.expect_status(201);
+    server.post(TOKEN_ONE, "/v1/casts", &long).await.expect_status(201);
 }

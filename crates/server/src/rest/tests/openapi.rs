@@ -40,7 +40,10 @@ fn the_description_is_whole() {
     let mut ids = BTreeSet::new();
     for (path, item) in api["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            assert!(operation["summary"].as_str().is_some_and(|words| !words.is_empty()), "{method} {path}");
+            assert!(
+                operation["summary"].as_str().is_some_and(|message| !message.is_empty()),
+                "{method} {path}"
+            );
             assert!(
                 ids.insert(operation["operationId"].as_str().unwrap()),
                 "{method} {path} has another's name"
@@ -54,36 +57,36 @@ fn the_description_is_whole() {
             let one = of["oneOf"]
                 .as_array()
                 .is_some_and(|all| all.iter().any(|one| one["description"].is_string()));
-            let said = of["description"].is_string() || one;
-            assert!(said, "{name}.{field} says nothing about itself");
+            let answer = of["description"].is_string() || one;
+            assert!(answer, "{name}.{field} says nothing about itself");
         }
     }
 }
 
 #[tokio::test]
 async fn everybody_may_read_the_reference() {
-    let lab = TestServer::new().await;
-    for (path, kind, words) in [
+    let server = TestServer::new().await;
+    for (path, kind, message) in [
         ("/v1", "text/html; charset=utf-8", "/v1/reference.js"),
         ("/v1/reference.js", "text/javascript; charset=utf-8", "/v1/openapi.json"),
         ("/v1/openapi.json", "application/json", "\"openapi\""),
     ] {
-        let reply = lab.get("", path).await;
+        let reply = server.get("", path).await;
         assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, kind), "{path}");
-        assert!(String::from_utf8_lossy(&reply.body).contains(words), "{path}");
+        assert!(String::from_utf8_lossy(&reply.body).contains(message), "{path}");
         assert!(reply.header("content-security-policy").starts_with("default-src 'none'"), "{path}");
     }
 }
 
 #[tokio::test]
 async fn the_page_is_there_with_a_slash_and_without() {
-    let lab = TestServer::new().await;
+    let server = TestServer::new().await;
     for path in ["/v1", "/v1/"] {
-        let page = lab.get("", path).await;
+        let page = server.get("", path).await;
         assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
-        let wrong = lab.post(ADMIN_TOKEN, path, &json!({})).await;
+        let wrong = server.post(ADMIN_TOKEN, path, &json!({})).await;
         assert_eq!((wrong.status.as_u16(), wrong.header("allow")), (405, "GET,HEAD"), "{path}");
         assert!(wrong.json()["error"]["code"].is_string());
     }
-    assert!(lab.get("", "/v1//").await.expect_status(404)["error"]["code"].is_string());
+    assert!(server.get("", "/v1//").await.expect_status(404)["error"]["code"].is_string());
 }

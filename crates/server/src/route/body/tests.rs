@@ -8,29 +8,29 @@ fn key(name: &str) -> ClaimedPrincipal {
     ClaimedPrincipal::Key(name.to_owned())
 }
 
-/// A body of this length that does not end.
+/// A body that sends `len` bytes and does not end.
 fn endless(len: usize) -> Body {
     let begin = stream::iter([Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; len]))]);
     Body::from_stream(begin.chain(stream::pending()))
 }
 
-async fn read_len(body: Body, sender: &ClaimedPrincipal, most: usize) -> Result<usize, BodyError> {
-    read(body, sender, &HeaderMap::new(), most).await.map(|bytes| bytes.len())
+async fn read_len(body: Body, sender: &ClaimedPrincipal, max_len: usize) -> Result<usize, BodyError> {
+    read(body, sender, &HeaderMap::new(), max_len).await.map(|bytes| bytes.len())
 }
 
 #[tokio::test]
-async fn bodies_that_do_not_come_are_given_up() {
+async fn bodies_that_do_not_arrive_time_out() {
     let patient = key("late");
     let late = tokio::join!(
         async { (read_len(endless(1), &ClaimedPrincipal::Anonymous, MAX_BODY_LEN).await, Instant::now()) },
         async { (read_len(endless(1), &patient, MAX_BODY_LEN).await, Instant::now()) },
     );
     assert_eq!((late.0.0, late.1.0), (Err(BodyError::TimedOut), Err(BodyError::TimedOut)));
-    assert!(late.0.1 < late.1.1, "strangers have less time");
+    assert!(late.0.1 < late.1.1, "anonymous senders have less time");
 }
 
 #[tokio::test]
-async fn strangers_send_little() {
+async fn anonymous_bodies_are_small() {
     let form = HeaderMap::from_iter([(
         axum::http::header::CONTENT_TYPE,
         "application/x-www-form-urlencoded; charset=utf-8".parse().unwrap(),
@@ -46,7 +46,7 @@ async fn strangers_send_little() {
             read(Body::from(vec![b'x'; len]), &ClaimedPrincipal::Anonymous, &headers, MAX_BODY_LEN).await;
         assert_eq!(found.map(|bytes| bytes.len()), want, "{len}");
     }
-    // Nobody waits for the rest.
+    // The error comes without waiting for the rest.
     assert_eq!(
         read_len(endless(SMALL_BODY_LEN + 1), &ClaimedPrincipal::Anonymous, MAX_BODY_LEN).await,
         Err(BodyError::TooLarge(SMALL_BODY_LEN))
@@ -56,32 +56,36 @@ async fn strangers_send_little() {
 
 #[tokio::test]
 async fn a_key_has_its_share_of_large_bodies() {
-    let large = LargeBodyLimiter::new(3, 2);
-    let first = large.acquire("a").now_or_never().unwrap().unwrap();
-    let second = large.acquire("a").now_or_never().unwrap().unwrap();
-    assert!(large.acquire("a").now_or_never().is_none(), "another one waits");
-    let other = large.acquire("b").now_or_never().unwrap().unwrap();
-    assert!(large.acquire("c").now_or_never().is_none(), "all places are taken");
+    let limiter = LargeBodyLimiter::new(3, 2);
+    let first = limiter.acquire("a").now_or_never().unwrap().unwrap();
+    let second = limiter.acquire("a").now_or_never().unwrap().unwrap();
+    assert!(limiter.acquire("a").now_or_never().is_none(), "a third one waits");
+    let other = limiter.acquire("b").now_or_never().unwrap().unwrap();
+    assert!(limiter.acquire("c").now_or_never().is_none(), "all permits are taken");
     drop(first);
-    let third = large.acquire("a").now_or_never().unwrap().unwrap();
+    let third = limiter.acquire("a").now_or_never().unwrap().unwrap();
     drop((second, third, other));
-    assert!(large.per_key.lock().unwrap().is_empty(), "keys are forgotten");
-    assert_eq!(large.permits.available_permits(), 3);
+    assert!(limiter.per_key.lock().unwrap().is_empty(), "keys are forgotten");
+    assert_eq!(limiter.permits.available_permits(), 3);
 }
 
 #[tokio::test]
-async fn a_place_is_kept_until_the_body_is_gone() {
-    let large = LargeBodyLimiter::new(1, 1);
+async fn a_permit_is_held_until_the_body_is_dropped() {
+    let limiter = LargeBodyLimiter::new(1, 1);
     let body = || Body::from(vec![b'x'; SMALL_BODY_LEN + 1]);
-    let bytes = collect(body(), MAX_BODY_LEN, &large, "a").await.unwrap();
-    assert_eq!(bytes.sha256(), HashedBody::from(Bytes::from(bytes.to_vec())).sha256(), "taken as it came");
+    let bytes = collect(body(), MAX_BODY_LEN, &limiter, "a").await.unwrap();
+    assert_eq!(
+        bytes.sha256(),
+        HashedBody::from(Bytes::from(bytes.to_vec())).sha256(),
+        "computed while the body arrived"
+    );
     let bytes = bytes.into_bytes();
     let part = bytes.slice(10..20);
     drop(bytes);
-    assert!(collect(body(), MAX_BODY_LEN, &large, "a").now_or_never().is_none());
+    assert!(collect(body(), MAX_BODY_LEN, &limiter, "a").now_or_never().is_none());
     drop(part);
-    assert_eq!(collect(body(), MAX_BODY_LEN, &large, "a").await.unwrap().len(), SMALL_BODY_LEN + 1);
-    let small = collect(Body::from(vec![b'x'; SMALL_BODY_LEN]), MAX_BODY_LEN, &large, "a").await.unwrap();
-    assert!(collect(body(), MAX_BODY_LEN, &large, "a").now_or_never().is_some());
+    assert_eq!(collect(body(), MAX_BODY_LEN, &limiter, "a").await.unwrap().len(), SMALL_BODY_LEN + 1);
+    let small = collect(Body::from(vec![b'x'; SMALL_BODY_LEN]), MAX_BODY_LEN, &limiter, "a").await.unwrap();
+    assert!(collect(body(), MAX_BODY_LEN, &limiter, "a").now_or_never().is_some());
     drop(small);
 }

@@ -14,7 +14,7 @@ fn receiver(secret: Option<&str>) -> CallbackReceiver {
     CallbackReceiver {
         url: "http://example.com/hook".parse().unwrap(),
         secret: secret.map(Secret::new),
-        retry_s: 0,
+        extra_retry_s: 0,
         noce: false,
     }
 }
@@ -54,17 +54,17 @@ fn vod_cast() -> Cast {
     cast(Storage::TencentVod(Vod::default()), Format::Mp4)
 }
 
-fn rendered(cast: &Cast, what: EventKind) -> Vec<Value> {
-    let event = Event { seq: 4, at_ms: AT_MS, kind: what };
+fn rendered(cast: &Cast, case: EventKind) -> Vec<Value> {
+    let event = Event { seq: 4, at_ms: AT_MS, kind: case };
     let messages = render(&receiver(None), cast, &event);
     assert_eq!(messages, render(&receiver(None), cast, &event), "the same each time");
     messages.iter().map(|message| serde_json::from_slice(&message.body).unwrap()).collect()
 }
 
 /// Group, type, status and words of each message.
-fn page_messages(what: EventKind) -> Vec<(i64, i64, i64, String)> {
+fn page_messages(case: EventKind) -> Vec<(i64, i64, i64, String)> {
     let number = |value: &Value| value.as_i64().unwrap();
-    rendered(&cos_cast(Format::Mp4), what)
+    rendered(&cos_cast(Format::Mp4), case)
         .iter()
         .map(|body| {
             let (info, id) = (&body["EventInfo"], "0123456789abcdef0123456789abcdef");
@@ -122,7 +122,7 @@ fn each_event_of_a_page_has_the_words_of_the_vendor() {
     let one = |kind, status, words: &str| vec![(8, kind, status, words.to_owned())];
     let stopped = || one(802, 1, "Success");
     let trouble = HealthFault::Freeze;
-    for (what, expected) in [
+    for (case, expected) in [
         (EventKind::Live, one(801, 1, "Success")),
         (
             end(
@@ -168,7 +168,7 @@ fn each_event_of_a_page_has_the_words_of_the_vendor() {
         (EventKind::Upload { failing: true, pending: 1, error: None }, Vec::new()),
         (EventKind::Room { state: connection::State::Running, error: None }, Vec::new()),
     ] {
-        assert_eq!(page_messages(what.clone()), expected, "{what:?}");
+        assert_eq!(page_messages(case.clone()), expected, "{case:?}");
     }
 }
 
@@ -193,7 +193,7 @@ fn files_are_reported_when_they_are_stored() {
             },
         })
     );
-    let status = |what| rendered(&cos_cast(Format::Mp4), what)[0]["EventInfo"]["Payload"]["Status"].clone();
+    let status = |case| rendered(&cos_cast(Format::Mp4), case)[0]["EventInfo"]["Payload"]["Status"].clone();
     assert_eq!(status(stored(vec![file(None)], false, false)), 1, "some are stuck");
     assert_eq!(status(stored(vec![file(None)], true, true)), 1, "they are in the backup");
     assert_eq!(status(stored(Vec::new(), false, false)), 2, "nothing is there");
@@ -238,9 +238,9 @@ fn media_are_reported_each_and_then_all() {
 #[test]
 fn pushes_are_reported_with_the_requested_address() {
     let shown = PushUrl::parse(PUSH_URL).unwrap().to_string();
-    let told = |id, url: &str, state, error: Option<&str>| {
-        let happening = EventKind::Push { id, url: url.to_owned(), state, error: error.map(str::to_owned) };
-        let [body] = rendered(&cos_cast(Format::Mp4), happening).try_into().unwrap();
+    let payload_of = |id, url: &str, state, error: Option<&str>| {
+        let kind = EventKind::Push { id, url: url.to_owned(), state, error: error.map(str::to_owned) };
+        let [body] = rendered(&cos_cast(Format::Mp4), kind).try_into().unwrap();
         assert_eq!((&body["EventGroupId"], &body["EventType"]), (&json!(4), &json!(401)));
         let info = &body["EventInfo"];
         assert_eq!(
@@ -258,14 +258,14 @@ fn pushes_are_reported_with_the_requested_address() {
         (connection::State::Failed, 4),
         (connection::State::Disconnecting, 5),
     ] {
-        let payload = told(1, &shown, state, None);
+        let payload = payload_of(1, &shown, state, None);
         assert_eq!(payload, json!({ "Url": PUSH_URL, "Status": status, "ErrorCode": 0, "ErrorMsg": "" }));
     }
-    let payload = told(1, &shown, connection::State::Failed, Some("refused"));
+    let payload = payload_of(1, &shown, connection::State::Failed, Some("refused"));
     assert_eq!(payload, json!({ "Url": PUSH_URL, "Status": 4, "ErrorCode": 1, "ErrorMsg": "refused" }));
     for id in [0, 2, u32::MAX] {
         assert_eq!(
-            told(id, &shown, connection::State::Running, None)["Url"],
+            payload_of(id, &shown, connection::State::Running, None)["Url"],
             PUSH_URL,
             "only one can be meant"
         );
@@ -274,14 +274,13 @@ fn pushes_are_reported_with_the_requested_address() {
         request: json!({ PUSH_URLS_FIELD: [PUSH_URL, format!("{PUSH_URL}2")] }),
         ..cos_cast(Format::Mp4)
     };
-    let told_of_twins = |id| {
-        let happening =
-            EventKind::Push { id, url: shown.clone(), state: connection::State::Running, error: None };
-        rendered(&twins, happening)[0]["EventInfo"]["Payload"]["Url"].as_str().unwrap().to_owned()
+    let url_of_twin = |id| {
+        let kind = EventKind::Push { id, url: shown.clone(), state: connection::State::Running, error: None };
+        rendered(&twins, kind)[0]["EventInfo"]["Payload"]["Url"].as_str().unwrap().to_owned()
     };
-    assert_eq!((told_of_twins(1), told_of_twins(2)), (PUSH_URL.to_owned(), format!("{PUSH_URL}2")));
-    assert_eq!(told_of_twins(3), shown, "one that was added since");
-    assert_eq!(told(1, "rtmp://b/c/…", connection::State::Running, None)["Url"], "rtmp://b/c/…");
+    assert_eq!((url_of_twin(1), url_of_twin(2)), (PUSH_URL.to_owned(), format!("{PUSH_URL}2")));
+    assert_eq!(url_of_twin(3), shown, "one that was added since");
+    assert_eq!(payload_of(1, "rtmp://b/c/…", connection::State::Running, None)["Url"], "rtmp://b/c/…");
 }
 
 #[test]

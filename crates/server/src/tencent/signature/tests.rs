@@ -14,7 +14,7 @@ const NODE_HOST: &str = "127.0.0.1:18081";
 /// The captured calls of the Python SDK.
 const START_JSON: &str = r#"{"RecordUrl": "https://example.com/room?id=1&name=\u6d4b\u8bd5", "StorageParams": {"CloudStorage": {"Vendor": 0, "Region": "ap-guangzhou", "Bucket": "b-125", "AccessKey": "ak", "SecretKey": "sk", "FileNamePrefix": ["record", "video"]}}, "SdkAppId": 1400000001, "MaxDurationLimit": 3600, "WebRecordVideoParams": {"Width": 1280, "Height": 720, "Format": "mp4", "MaxMediaFileDuration": 60}, "RecordId": "rec_1", "PublishCdnParams": [{"PublishCdnUrl": "rtmp://127.0.0.1/live/a", "IsTencentCdn": 0}], "ReadyTimeout": 30, "EmulateMobileParams": {"MobileDeviceType": 0, "ScreenOrientation": 1}}"#;
 const START_SIGNATURE: &str = "a981eec94e45e67e07b314df31ad6c7f7ea36800142de67397a7aee399328c9c";
-const START_FORM: &str = "RecordUrl=https%3A%2F%2Fexample.com%2Froom%3Fid%3D1%26name%3D%E6%B5%8B%E8%AF%95&StorageParams.CloudStorage.Vendor=0&StorageParams.CloudStorage.Region=ap-guangzhou&StorageParams.CloudStorage.Bucket=b-125&StorageParams.CloudStorage.AccessKey=ak&StorageParams.CloudStorage.SecretKey=sk&StorageParams.CloudStorage.FileNamePrefix.0=record&StorageParams.CloudStorage.FileNamePrefix.1=video&SdkAppId=1400000001&MaxDurationLimit=3600&WebRecordVideoParams.Width=1280&WebRecordVideoParams.Height=720&WebRecordVideoParams.Format=mp4&WebRecordVideoParams.MaxMediaFileDuration=60&RecordId=rec_1&PublishCdnParams.0.PublishCdnUrl=rtmp%3A%2F%2F127.0.0.1%2Flive%2Fa&PublishCdnParams.0.IsTencentCdn=0&ReadyTimeout=30&EmulateMobileParams.MobileDeviceType=0&EmulateMobileParams.ScreenOrientation=1&Action=StartWebRecord&RequestClient=SDK_PYTHON_3.1.177&Nonce=11886&Timestamp=1700000000&Version=2019-07-22&Region=ap-guangzhou&SecretId=AKIDEXAMPLE0000000000000000000000000&SignatureMethod=HmacSHA1&Language=zh-CN&Signature=QIxx9P1tbFAXKiXDdIlIb5f8xxg%3D";
+const START_FORM: &str = r"RecordUrl=https%3A%2F%2Fexample.com%2Froom%3Fid%3D1%26name%3D%E6%B5%8B%E8%AF%95&StorageParams.CloudStorage.Vendor=0&StorageParams.CloudStorage.Region=ap-guangzhou&StorageParams.CloudStorage.Bucket=b-125&StorageParams.CloudStorage.AccessKey=ak&StorageParams.CloudStorage.SecretKey=sk&StorageParams.CloudStorage.FileNamePrefix.0=record&StorageParams.CloudStorage.FileNamePrefix.1=video&SdkAppId=1400000001&MaxDurationLimit=3600&WebRecordVideoParams.Width=1280&WebRecordVideoParams.Height=720&WebRecordVideoParams.Format=mp4&WebRecordVideoParams.MaxMediaFileDuration=60&RecordId=rec_1&PublishCdnParams.0.PublishCdnUrl=rtmp%3A%2F%2F127.0.0.1%2Flive%2Fa&PublishCdnParams.0.IsTencentCdn=0&ReadyTimeout=30&EmulateMobileParams.MobileDeviceType=0&EmulateMobileParams.ScreenOrientation=1&Action=StartWebRecord&RequestClient=SDK_PYTHON_3.1.177&Nonce=11886&Timestamp=1700000000&Version=2019-07-22&Region=ap-guangzhou&SecretId=AKIDEXAMPLE0000000000000000000000000&SignatureMethod=HmacSHA1&Language=zh-CN&Signature=QIxx9P1tbFAXKiXDdIlIb5f8xxg%3D";
 
 pub(in crate::tencent) fn secret() -> Secret {
     Secret::new(SECRET)
@@ -22,7 +22,8 @@ pub(in crate::tencent) fn secret() -> Secret {
 
 fn authorization(service: &str, signature: &str) -> String {
     format!(
-        "TC3-HMAC-SHA256 Credential={KEY_ID}/2023-11-14/{service}/tc3_request, SignedHeaders=content-type;host, Signature={signature}"
+        "TC3-HMAC-SHA256 Credential={KEY_ID}/2023-11-14/{service}/tc3_request, \
+         SignedHeaders=content-type;host, Signature={signature}"
     )
 }
 
@@ -169,11 +170,9 @@ fn the_key_is_derived_step_by_step() {
         ("127", "e9494490a0fcd7127158f972e0eeac18d9d1e2f1270e760412bc6d29526a304e"),
     ] {
         assert_eq!(hex(&key(service)), expected);
-        let by_us = hmac::sign(&signing_key(&secret(), "2023-11-14", service), b"x");
-        assert_eq!(
-            by_us.as_ref(),
-            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key(service)), b"x").as_ref()
-        );
+        let signature = SigningKey::derive(SECRET, "2023-11-14", service).sign("x");
+        let expected = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key(service)), b"x");
+        assert_eq!(signature.as_slice(), expected.as_ref());
     }
 }
 
@@ -183,14 +182,14 @@ fn the_example_of_the_documents_signs_its_action_in_lower_case() {
     call.headers.insert("x-tc-action", "StopWebRecord".parse().unwrap());
     let canonical = |action: &str| {
         format!(
-            "POST\n/\n\ncontent-type:{JSON}\nhost:{PYTHON_HOST}\nx-tc-action:{action}\n\ncontent-type;host;x-tc-action\n{}",
+            "POST\n/\n\ncontent-type:{JSON}\nhost:{PYTHON_HOST}\nx-tc-action:{action}\n\n\
+             content-type;host;x-tc-action\n{}",
             sha256_hex(&call.body)
         )
     };
     for action in ["stopwebrecord", "StopWebRecord"] {
         let text = string_to_sign("1700000000", "2023-11-14", "trtc", &canonical(action));
-        let key = signing_key(&secret(), "2023-11-14", "trtc");
-        let signature = hex(hmac::sign(&key, text.as_bytes()).as_ref());
+        let signature = hex(&SigningKey::derive(SECRET, "2023-11-14", "trtc").sign(&text));
         let authorization =
             authorization("trtc", &signature).replace("content-type;host", "content-type;host;x-tc-action");
         let mut signed = call.clone();
@@ -252,9 +251,9 @@ fn whatever_is_changed_in_version_3_is_refused() {
         (set("x-tc-timestamp", "+1700000000"), "InvalidParameterValue"),
         (set("x-tc-timestamp", "99999999999999"), "InvalidParameterValue"),
     ] {
-        let fault = ClaimedSignature::parse_v3(&call).unwrap_err();
-        assert_eq!(fault.code, code, "{call:?}: {}", fault.message);
-        assert!(!fault.message.contains(SECRET));
+        let error = ClaimedSignature::parse_v3(&call).unwrap_err();
+        assert_eq!(error.code, code, "{call:?}: {}", error.message);
+        assert!(!error.message.contains(SECRET));
     }
     let mut body = sample_request();
     body.body = axum::body::Bytes::from("{\"TaskId\": \"abc+/=deg\"}").into();
@@ -287,8 +286,8 @@ fn clocks_may_differ_by_five_minutes() {
 
 #[test]
 fn version_1_is_understood_as_the_sdks_write_it() {
-    let py = "Action=StopWebRecord&Language=zh-CN&Nonce=11886&Region=ap-guangzhou&RequestClient=SDK_PYTHON_3.1.177&SecretId=AKIDEXAMPLE0000000000000000000000000&TaskId=abc%2B%2F%3Ddef&Timestamp=1700000000&Version=2019-07-22";
-    let node = "Action=StopWebRecord&Nonce=39419&Region=ap-guangzhou&RequestClient=SDK_NODEJS_4.1.313&SecretId=AKIDEXAMPLE0000000000000000000000000&TaskId=abc%2B%2F%3Ddef&Timestamp=1700000000&Version=2019-07-22";
+    let py = r"Action=StopWebRecord&Language=zh-CN&Nonce=11886&Region=ap-guangzhou&RequestClient=SDK_PYTHON_3.1.177&SecretId=AKIDEXAMPLE0000000000000000000000000&TaskId=abc%2B%2F%3Ddef&Timestamp=1700000000&Version=2019-07-22";
+    let node = r"Action=StopWebRecord&Nonce=39419&Region=ap-guangzhou&RequestClient=SDK_NODEJS_4.1.313&SecretId=AKIDEXAMPLE0000000000000000000000000&TaskId=abc%2B%2F%3Ddef&Timestamp=1700000000&Version=2019-07-22";
     for (name, method, host, form) in [
         (
             "V1-1",
@@ -339,7 +338,7 @@ fn version_1_is_understood_as_the_sdks_write_it() {
     );
     assert_eq!(
         text,
-        "POST127.0.0.1:18090/?Action=StopWebRecord&Language=zh-CN&Nonce=11886&Region=ap-guangzhou&RequestClient=SDK_PYTHON_3.1.177&SecretId=AKIDEXAMPLE0000000000000000000000000&SignatureMethod=HmacSHA1&TaskId=abc+/=def&Timestamp=1700000000&Version=2019-07-22"
+        r"POST127.0.0.1:18090/?Action=StopWebRecord&Language=zh-CN&Nonce=11886&Region=ap-guangzhou&RequestClient=SDK_PYTHON_3.1.177&SecretId=AKIDEXAMPLE0000000000000000000000000&SignatureMethod=HmacSHA1&TaskId=abc+/=def&Timestamp=1700000000&Version=2019-07-22"
     );
 }
 
@@ -348,7 +347,7 @@ fn what_is_missing_or_wrong_in_version_1_is_named() {
     let call = build_request("POST", "", &[("host", PYTHON_HOST)], "");
     let good = "SecretId=a&Signature=eA%3D%3D&Timestamp=1&Nonce=1";
     let code = |form: &str| {
-        ClaimedSignature::parse_v1(&call, &form_pairs(form)).map_or_else(|fault| fault.code, |_| "")
+        ClaimedSignature::parse_v1(&call, &form_pairs(form)).map_or_else(|error| error.code.as_str(), |_| "")
     };
     assert_eq!(code(good), "");
     for name in ["SecretId", "Signature", "Timestamp", "Nonce"] {
@@ -436,7 +435,7 @@ pub(in crate::tencent) enum Encoding {
 
 /// A request to `localhost:8080`, signed.
 pub(in crate::tencent) fn signed_request(
-    how: Encoding,
+    encoding: Encoding,
     id: &str,
     secret: &Secret,
     action: &str,
@@ -448,7 +447,7 @@ pub(in crate::tencent) fn signed_request(
     let encode = |pairs: &[(String, String)]| {
         form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
     };
-    match how {
+    match encoding {
         Encoding::Json => {
             let body = params.to_string();
             let headers = sign_v3(id, secret, HOST, action, body.as_bytes(), unix_s);
@@ -461,7 +460,7 @@ pub(in crate::tencent) fn signed_request(
             signed_v3_request("POST", kind, "", &params.to_string(), id, secret, action, unix_s)
         }
         Encoding::FormV1 | Encoding::GetV1 => {
-            let (method, sha256) = if how == Encoding::FormV1 { ("POST", false) } else { ("GET", true) };
+            let (method, sha256) = if encoding == Encoding::FormV1 { ("POST", false) } else { ("GET", true) };
             let stamp = unix_s.to_string();
             let mut common = vec![
                 ("Action", action),
@@ -504,9 +503,10 @@ fn signed_v3_request(
         sha256_hex(body.as_bytes())
     );
     let text = string_to_sign(&stamp, &date, "trtc", &canonical);
-    let signature = hex(hmac::sign(&signing_key(secret, &date, "trtc"), text.as_bytes()).as_ref());
+    let signature = hex(&SigningKey::derive(secret.reveal(), &date, "trtc").sign(&text));
     let authorization = format!(
-        "{ALGORITHM} Credential={id}/{date}/trtc/tc3_request, SignedHeaders=content-type;host, Signature={signature}"
+        "{ALGORITHM} Credential={id}/{date}/trtc/tc3_request, SignedHeaders=content-type;host, \
+         Signature={signature}"
     );
     let headers = [
         ("host", HOST),

@@ -11,29 +11,29 @@ const ALL: [Encoding; 4] = [Encoding::Json, Encoding::Get, Encoding::FormV1, Enc
 const OUT_OF_RANGE: &str = "InvalidParameter.OutOfRange";
 const INVALID: &str = "InvalidParameter";
 const BAD_PUSH_URL: &str = "InvalidParameter.PublishCdnUrls";
-/// Started.
+/// Start of the recording.
 const SUCCESS: &str = "";
 
 /// Asks for each value in each encoding; texts for numbers and the like make sense in JSON only.
 async fn check_codes(base: &Value, rows: &[(&str, Value, &str)]) {
-    let world = Fixture::with(vec![application("demo", SDK_APP_ID), application("other", 7)], |_| {});
+    let fixture = Fixture::with(vec![application("demo", SDK_APP_ID), application("other", 7)], |_| {});
     for (place, value, expected) in rows {
         let params = with_value(base.clone(), place, Some(value.clone()));
         // A form has no empty objects and lists, and everything in it is text.
         let json_only = value.as_object().is_some_and(Map::is_empty)
             || value.as_array().is_some_and(Vec::is_empty)
             || *expected == INVALID;
-        for how in ALL.into_iter().take(if json_only { 1 } else { 4 }) {
-            let code = world.error_code(how, "StartWebRecord", &params).await;
+        for encoding in ALL.into_iter().take(if json_only { 1 } else { 4 }) {
+            let code = fixture.error_code(encoding, "StartWebRecord", &params).await;
             let value = value.to_string().chars().take(80).collect::<String>();
-            assert_eq!(code, *expected, "{how:?} {place} = {value}");
+            assert_eq!(code, *expected, "{encoding:?} {place} = {value}");
         }
     }
 }
 
 #[tokio::test]
 async fn what_must_be_there_is_missed() {
-    let world = Fixture::with(vec![application("demo", SDK_APP_ID), application("other", 7)], |_| {});
+    let fixture = Fixture::with(vec![application("demo", SDK_APP_ID), application("other", 7)], |_| {});
     for (place, code) in [
         ("RecordUrl", "MissingParameter"),
         ("SdkAppId", "MissingParameter.SdkAppId"),
@@ -46,20 +46,20 @@ async fn what_must_be_there_is_missed() {
     ] {
         for value in [None, Some(Value::Null)] {
             let params = with_value(minimal_params(), place, value);
-            for how in ALL {
-                let fault = world.send(how, "StartWebRecord", &params).await.unwrap_err();
-                assert_eq!(fault.code, code, "{how:?}");
-                assert!(fault.message.contains(&format!("`{place}`")), "{}", fault.message);
+            for encoding in ALL {
+                let error = fixture.send(encoding, "StartWebRecord", &params).await.unwrap_err();
+                assert_eq!(error.code, code, "{encoding:?}");
+                assert!(error.message.contains(&format!("`{place}`")), "{}", error.message);
             }
         }
     }
     let empty = json!({ "StorageParams": {}, "RecordUrl": "http://a.example/", "SdkAppId": SDK_APP_ID });
     assert_eq!(
-        world.error_code(Encoding::Json, "StartWebRecord", &empty).await,
+        fixture.error_code(Encoding::Json, "StartWebRecord", &empty).await,
         "MissingParameter.CloudStorage"
     );
     let vod = with_value(empty, "StorageParams.CloudVod", Some(json!({})));
-    assert_eq!(world.error_code(Encoding::Json, "StartWebRecord", &vod).await, "MissingParameter");
+    assert_eq!(fixture.error_code(Encoding::Json, "StartWebRecord", &vod).await, "MissingParameter");
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn the_fields_of_the_request() {
 async fn the_longest_duration_is_the_operators() {
     let day =
         Fixture::with(vec![application("demo", SDK_APP_ID)], |config| config.tencent.max_duration_s = 86_400);
-    for (world, most) in [(Fixture::new(), 36_000), (day, 86_400)] {
+    for (fixture, most) in [(Fixture::new(), 36_000), (day, 86_400)] {
         let limited = |limit| with_value(minimal_params(), "MaxDurationLimit", limit);
         for (limit, longest) in [
             (None, most),
@@ -137,12 +137,12 @@ async fn the_longest_duration_is_the_operators() {
             (Some(json!(1800.0)), 1800),
             (Some(json!(most)), most),
         ] {
-            let cast = world.start(Encoding::Json, &limited(limit)).await.unwrap();
+            let cast = fixture.start(Encoding::Json, &limited(limit)).await.unwrap();
             assert_eq!(cast.spec.limits.max_time, Duration::from_secs(longest));
         }
-        let fault = world.start(Encoding::Json, &limited(Some(json!(most + 1)))).await.unwrap_err();
-        let words = format!("the parameter `MaxDurationLimit` is {}: 1800 to {most} are possible", most + 1);
-        assert_eq!((fault.code, fault.message), (OUT_OF_RANGE, words));
+        let error = fixture.start(Encoding::Json, &limited(Some(json!(most + 1)))).await.unwrap_err();
+        let words = format!("the parameter `MaxDurationLimit` is {}: it must be 1800 to {most}", most + 1);
+        assert_eq!((error.code.as_str(), error.message), (OUT_OF_RANGE, words));
     }
 }
 
@@ -261,7 +261,12 @@ async fn the_fields_of_a_push() {
             (place, one(""), BAD_PUSH_URL),
             (place, json!([{ "IsTencentCdn": 1 }]), BAD_PUSH_URL),
             (place, json!([{ "PublishCdnUrl": "rtmp://a.example/b/c", "IsTencentCdn": 2 }]), OUT_OF_RANGE),
-            (place, json!([{ "PublishCdnUrl": "rtmp://a.example/b/c" }, { "PublishCdnUrl": "rtmp://a.example/b/c" }]), BAD_PUSH_URL),
+            (
+                place,
+                json!([{ "PublishCdnUrl": "rtmp://a.example/b/c" },
+            { "PublishCdnUrl": "rtmp://a.example/b/c" }]),
+                BAD_PUSH_URL,
+            ),
             (place, json!([{ "PublishCdnUrl": 1 }]), INVALID),
             (place, json!({ "PublishCdnUrl": "rtmp://a.example/b/c" }), INVALID),
             (place, json!(["rtmp://a.example/b/c"]), INVALID),
@@ -279,32 +284,36 @@ async fn the_fields_of_a_push() {
     .await;
     let mut open = application("demo", SDK_APP_ID);
     open.network = serde_json::from_value(json!({ "allow": ["127.0.0.1:1935"] })).unwrap();
-    let world = Fixture::with(vec![open], |_| {});
+    let fixture = Fixture::with(vec![open], |_| {});
     for (url, code) in [
         ("rtmp://127.0.0.1/live/a", SUCCESS),
         ("rtmp://127.0.0.1:1936/live/a", BAD_PUSH_URL),
         ("rtmp://127.0.0.2/live/a", BAD_PUSH_URL),
     ] {
         let params = with_value(minimal_params(), place, Some(one(url)));
-        assert_eq!(world.error_code(Encoding::Json, "StartWebRecord", &params).await, code, "{url}");
+        assert_eq!(fixture.error_code(Encoding::Json, "StartWebRecord", &params).await, code, "{url}");
     }
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn the_fields_of_video_on_demand() {
     let base = with_value(
         minimal_params(),
         "StorageParams",
         Some(json!({ "CloudVod": { "TencentVod": { "ClassId": 0 } } })),
     );
-    let world = Fixture::new();
-    assert_eq!(world.error_code(Encoding::Json, "StartWebRecord", &base).await, "FailedOperation.NotAbility");
+    let fixture = Fixture::new();
+    assert_eq!(
+        fixture.error_code(Encoding::Json, "StartWebRecord", &base).await,
+        "FailedOperation.NotAbility"
+    );
     let mut app = application("demo", SDK_APP_ID);
     app.storage.vod_keys =
         Some(AccessKey { id: "vod-id".into(), secret: Secret::new("vod-secret"), disabled: false });
     app.storage.vod_endpoint = Some("http://127.0.0.1:9/".parse().unwrap());
     app.storage.backup = Some(Bucket::new(StorageService::S3, "backup"));
-    let world = Fixture::with(vec![app], |_| {});
+    let fixture = Fixture::with(vec![app], |_| {});
     for (member, value, code) in [
         ("Procedure", json!("flow"), SUCCESS),
         ("Procedure", json!(""), SUCCESS),
@@ -334,17 +343,22 @@ async fn the_fields_of_video_on_demand() {
     ] {
         let params =
             with_value(base.clone(), &format!("StorageParams.CloudVod.TencentVod.{member}"), Some(value));
-        for how in [Encoding::Json, Encoding::FormV1] {
-            assert_eq!(world.error_code(how, "StartWebRecord", &params).await, code, "{how:?} {member}");
+        for encoding in [Encoding::Json, Encoding::FormV1] {
+            assert_eq!(
+                fixture.error_code(encoding, "StartWebRecord", &params).await,
+                code,
+                "{encoding:?} {member}"
+            );
         }
     }
     let full = json!({
-        "Procedure": "flow", "ExpireTime": 86_400, "StorageRegion": "ap-chongqing", "ClassId": 3, "SubAppId": 4,
+        "Procedure": "flow", "ExpireTime": 86_400, "StorageRegion": "ap-chongqing", "ClassId": 3,
+        "SubAppId": 4,
         "SessionContext": "s", "SourceContext": "o", "MediaType": 1, "UserDefineRecordId": "talk",
     });
     // What the kind of medium decides is not looked at.
     let base = with_value(base, "WebRecordVideoParams.Format", Some(json!("flv")));
-    let cast = world
+    let cast = fixture
         .start(Encoding::Get, &with_value(base, "StorageParams.CloudVod.TencentVod", Some(full)))
         .await
         .unwrap();
@@ -379,9 +393,9 @@ async fn a_whole_request_becomes_a_cast() {
     });
     let mut app = application("demo", SDK_APP_ID);
     app.storage.s3_endpoint = Some("http://127.0.0.1:9000/".parse().unwrap());
-    for how in ALL {
-        let world = Fixture::with(vec![app.clone()], |_| {});
-        let cast = world.start(how, &params).await.unwrap();
+    for encoding in ALL {
+        let fixture = Fixture::with(vec![app.clone()], |_| {});
+        let cast = fixture.start(encoding, &params).await.unwrap();
         assert_eq!((cast.app.as_str(), cast.api.as_str()), ("demo", "tencent"));
         assert_eq!(cast.key.unwrap().0, "record/1400000001/rec_1");
         let urls = ["rtmp://cdn.example.com/live/a", "rtmp://cdn.example.com/live/b"];

@@ -6,15 +6,17 @@ use super::super::signature::tests as captured;
 use super::*;
 
 /// Head and body of an answer, its request id apart.
-async fn respond(world: &Fixture, call: ApiRequest) -> (Value, HeaderMap) {
-    let response = response::respond(&call, world.execute(&call).await);
+async fn respond(fixture: &Fixture, call: ApiRequest) -> (Value, HeaderMap) {
+    let expected_id = call.id.clone();
+    let response = response::respond(&call, fixture.execute(&call).await);
     assert_eq!(response.status(), 200, "always");
     let headers = response.headers().clone();
     assert_eq!(headers["content-type"], "application/json", "to the letter");
     let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     let mut body: Value = serde_json::from_slice(&body).unwrap();
     let id = body["Response"].as_object_mut().unwrap().remove("RequestId").unwrap();
-    assert_eq!(id.as_str().unwrap().split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
+    assert_eq!(id, expected_id.as_str());
+    assert_eq!(expected_id.as_str().split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
     (body, headers)
 }
 
@@ -38,22 +40,22 @@ fn without_header(header: &str) -> ApiRequest {
 
 #[tokio::test]
 async fn success_is_an_id_and_nothing_else() {
-    let world = Fixture::new();
-    let (body, headers) = respond(&world, valid_request("StartWebRecord", &minimal_params())).await;
+    let fixture = Fixture::new();
+    let (body, headers) = respond(&fixture, valid_request("StartWebRecord", &minimal_params())).await;
     let id = body["Response"]["TaskId"].as_str().unwrap().to_owned();
     assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "fit for a folder: {id}");
     assert_eq!(body, json!({ "Response": { "TaskId": id } }));
     assert!(!headers.contains_key("x-tc-traceid"));
     let mut traced = valid_request("StopWebRecord", &json!({ "TaskId": id }));
     traced.headers.insert("x-tc-traceid", "00000000-0000-4000-8000-000000000000".parse().unwrap());
-    let (body, headers) = respond(&world, traced.clone()).await;
+    let (body, headers) = respond(&fixture, traced.clone()).await;
     assert_eq!(body, json!({ "Response": {} }));
     assert_eq!(headers["x-tc-traceid"], "00000000-0000-4000-8000-000000000000");
-    let (body, headers) = respond(&world, traced).await;
+    let (body, headers) = respond(&fixture, traced).await;
     let error = json!({ "Code": "FailedOperation.TaskNotExist", "Message": "task not exist" });
     assert_eq!(body, json!({ "Response": { "Error": error } }));
     assert_eq!(headers["x-tc-traceid"], "00000000-0000-4000-8000-000000000000", "with errors, too");
-    let (_, headers) = respond(&world, with_header("x-tc-traceid", &"a".repeat(129))).await;
+    let (_, headers) = respond(&fixture, with_header("x-tc-traceid", &"a".repeat(129))).await;
     assert!(!headers.contains_key("x-tc-traceid"), "too long to be one");
 }
 
@@ -80,10 +82,10 @@ fn signed_form(change: impl FnOnce(&mut String)) -> ApiRequest {
 }
 
 async fn check_codes(rows: Vec<(ApiRequest, &str)>) {
-    let world = Fixture::new();
+    let fixture = Fixture::new();
     for (call, code) in rows {
         let shown = format!("{} {:?}", call.method, call.headers);
-        let (body, _) = respond(&world, call).await;
+        let (body, _) = respond(&fixture, call).await;
         let error = &body["Response"]["Error"];
         assert_eq!(error["Code"], code, "{shown}: {error}");
         let message = error["Message"].as_str().unwrap();
@@ -95,11 +97,18 @@ async fn check_codes(rows: Vec<(ApiRequest, &str)>) {
 #[tokio::test]
 async fn requests_that_prove_nothing_are_refused() {
     let stop = json!({ "TaskId": "abc" });
-    let by = |how, id, secret: &str| {
-        signed_request(how, id, &Secret::new(secret), "StopWebRecord", &stop, NOW_MS / 1000)
+    let by = |encoding, id, secret: &str| {
+        signed_request(encoding, id, &Secret::new(secret), "StopWebRecord", &stop, NOW_MS / 1000)
     };
-    let aged = |how, seconds| {
-        signed_request(how, KEY_ID, &Secret::new(SECRET), "StopWebRecord", &stop, NOW_MS / 1000 + seconds)
+    let aged = |encoding, seconds| {
+        signed_request(
+            encoding,
+            KEY_ID,
+            &Secret::new(SECRET),
+            "StopWebRecord",
+            &stop,
+            NOW_MS / 1000 + seconds,
+        )
     };
     check_codes(vec![
         (without_header("authorization"), MALFORMED),
@@ -173,7 +182,7 @@ async fn requests_that_make_no_sense_are_refused() {
 
 #[tokio::test]
 async fn bodies_that_are_none_are_refused_after_their_signature() {
-    let world = Fixture::new();
+    let fixture = Fixture::new();
     for (body, code) in [
         ("[]", "InvalidParameter.BodyParamsError"),
         ("{\"TaskId\":", "InvalidParameter.BodyParamsError"),
@@ -191,11 +200,11 @@ async fn bodies_that_are_none_are_refused_after_their_signature() {
         );
         let headers: Vec<_> =
             headers.iter().map(|(n, v)| (*n, v.as_str())).chain([("host", "localhost")]).collect();
-        let fault = world.execute(&build_request("POST", "", &headers, body)).await.unwrap_err();
-        assert_eq!(fault.code, code, "{body:?}");
+        let error = fixture.execute(&build_request("POST", "", &headers, body)).await.unwrap_err();
+        assert_eq!(error.code, code, "{body:?}");
     }
     let twice = json!({ "TaskId": "a", "TaskId.B": "b" });
-    assert_eq!(world.error_code(Encoding::FormV1, "StopWebRecord", &twice).await, "InvalidParameter");
+    assert_eq!(fixture.error_code(Encoding::FormV1, "StopWebRecord", &twice).await, "InvalidParameter");
 }
 
 #[tokio::test]
@@ -214,7 +223,7 @@ async fn keys_are_changed_without_a_pause_and_refused_when_disabled() {
     ];
     let mut two = application("two", 7);
     two.keys = vec![key("shared", "4", false), key("off", "5", false), key("old", "another", false)];
-    let world = Fixture::with(vec![one, two], |_| {});
+    let fixture = Fixture::with(vec![one, two], |_| {});
     let start = async |id: &str, secret: &str, sdk_app_id: u64| {
         let params = with_value(minimal_params(), "SdkAppId", Some(json!(sdk_app_id)));
         let call = signed_request(
@@ -225,7 +234,7 @@ async fn keys_are_changed_without_a_pause_and_refused_when_disabled() {
             &params,
             NOW_MS / 1000,
         );
-        world.execute(&call).await.map_or_else(|fault| fault.code, |_| "")
+        fixture.execute(&call).await.map_or_else(|error| error.code.as_str(), |_| "")
     };
     const OTHERS: &str = "FailedOperation.SdkAppIdNotUnderAppId";
     for (id, secret, app, code) in [
@@ -246,76 +255,76 @@ async fn keys_are_changed_without_a_pause_and_refused_when_disabled() {
 
 #[tokio::test]
 async fn the_operator_may_refuse_the_first_version_of_signatures() {
-    let world =
+    let fixture =
         Fixture::with(vec![application("demo", SDK_APP_ID)], |config| config.tencent.v1_signatures = false);
     let stop = json!({ "TaskId": "abc" });
-    for (how, code) in [
+    for (encoding, code) in [
         (Encoding::Json, TASK_NOT_FOUND),
         (Encoding::Get, TASK_NOT_FOUND),
         (Encoding::FormV1, MISMATCH),
         (Encoding::GetV1, MISMATCH),
     ] {
-        let fault = world.send(how, "StopWebRecord", &stop).await.unwrap_err();
-        assert_eq!(fault.code, code, "{how:?}");
+        let error = fixture.send(encoding, "StopWebRecord", &stop).await.unwrap_err();
+        assert_eq!(error.code, code, "{encoding:?}");
         assert!(
-            code == TASK_NOT_FOUND || fault.message.contains("sign with TC3-HMAC-SHA256"),
+            code == TASK_NOT_FOUND || error.message.contains("sign with TC3-HMAC-SHA256"),
             "{}",
-            fault.message
+            error.message
         );
     }
 }
 
 #[tokio::test]
 async fn regions_are_served_as_configured() {
-    let world = Fixture::with(vec![application("demo", SDK_APP_ID)], |config| {
+    let fixture = Fixture::with(vec![application("demo", SDK_APP_ID)], |config| {
         config.tencent.regions = vec!["ap-beijing".into(), "ap-guangzhou".into()];
     });
     let code = async |region: Option<&str>| {
         let call =
             region.map_or_else(|| modified_request(|_| {}), |region| with_header("x-tc-region", region));
-        world.execute(&call).await.unwrap_err().code
+        fixture.execute(&call).await.unwrap_err().code
     };
     assert_eq!(code(None).await, "MissingParameter");
     assert_eq!(code(Some("ap-guangzhou")).await, "FailedOperation.TaskNotExist");
     assert_eq!(code(Some("ap-singapore")).await, "UnsupportedRegion");
     let form = json!({ "TaskId": "abc", "Region": "ap-beijing" });
     assert_eq!(
-        world.error_code(Encoding::FormV1, "StopWebRecord", &form).await,
+        fixture.error_code(Encoding::FormV1, "StopWebRecord", &form).await,
         "FailedOperation.TaskNotExist"
     );
     let any = Fixture::new();
     for region in ["ap-nowhere", ""] {
-        let fault = any.execute(&with_header("x-tc-region", region)).await.unwrap_err();
-        assert_eq!(fault.code, "FailedOperation.TaskNotExist");
+        let error = any.execute(&with_header("x-tc-region", region)).await.unwrap_err();
+        assert_eq!(error.code, "FailedOperation.TaskNotExist");
     }
 }
 
 #[tokio::test]
 async fn each_key_may_ask_so_often_for_each_action() {
-    let mut world = Fixture::new();
+    let mut fixture = Fixture::new();
     // One a second cannot come back while this test runs two calls, unless it takes a second: then nothing is
     // shown.
-    world.limits = KeyedRateLimiter::new(1);
+    fixture.limits = KeyedRateLimiter::new(1);
     let stop = json!({ "TaskId": "abc" });
     let forged =
         signed_request(Encoding::Json, KEY_ID, &Secret::new("wrong"), "StopWebRecord", &stop, NOW_MS / 1000);
-    assert_eq!(world.execute(&forged).await.unwrap_err().code, "AuthFailure.SignatureFailure");
+    assert_eq!(fixture.execute(&forged).await.unwrap_err().code, "AuthFailure.SignatureFailure");
     let mut codes = Vec::new();
     // However slow the machine is, some two of many calls come within a second.
     while !codes.contains(&"RequestLimitExceeded") {
-        codes.push(world.error_code(Encoding::Json, "StopWebRecord", &stop).await);
+        codes.push(fixture.error_code(Encoding::Json, "StopWebRecord", &stop).await);
     }
     assert_eq!(codes[0], "FailedOperation.TaskNotExist", "forgeries do not count");
     assert_eq!(
-        world.error_code(Encoding::Json, "DescribeWebRecord", &stop).await,
+        fixture.error_code(Encoding::Json, "DescribeWebRecord", &stop).await,
         "FailedOperation.TaskNotExist"
     );
 }
 
 #[tokio::test]
 async fn fleet_errors_are_answered_without_details() {
-    let fault = internal_error(pagecast_fleet::Error::Unavailable);
-    assert_eq!((fault.code, fault.message.contains("fleet")), ("InternalError", false));
+    let error = internal_error(&pagecast_fleet::Error::Unavailable);
+    assert_eq!((error.code.as_str(), error.message.contains("fleet")), ("InternalError", false));
 }
 
 #[test]
@@ -380,17 +389,17 @@ async fn requests_of_the_sdk_work_as_they_came_and_come_again() {
     let mut specs = Vec::new();
     for call in captured::captured_requests() {
         assert!(matches(&call));
-        let world = Fixture::with(vec![app.clone()], |_| {});
-        let answer = world.execute(&call).await.unwrap();
+        let fixture = Fixture::with(vec![app.clone()], |_| {});
+        let answer = fixture.execute(&call).await.unwrap();
         let id = CastId::parse(answer["TaskId"].as_str().unwrap()).unwrap();
-        let cast = world.service.fleet.get(&id).await.unwrap().unwrap();
+        let cast = fixture.service.fleet.get(&id).await.unwrap().unwrap();
         let urls: Vec<_> = cast.spec.pushes.iter().map(|push| push.url.reveal()).collect();
         let request = json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1", "PublishCdnUrls": urls });
         assert_eq!(cast.request, request);
-        // Go's SDK sends the same bytes again, and is told what the first ones did.
-        assert_eq!(world.execute(&call).await.unwrap_err().code, "FailedOperation.TaskExist");
+        // Go's SDK repeats the same bytes and gets the result of the first request.
+        assert_eq!(fixture.execute(&call).await.unwrap_err().code, "FailedOperation.TaskExist");
         let mut spec = serde_json::to_value(&cast.spec).unwrap().to_string();
-        for own in [id.as_str(), world.service.config.data.to_str().unwrap()] {
+        for own in [id.as_str(), fixture.service.config.data.to_str().unwrap()] {
             spec = spec.replace(own, "");
         }
         specs.push(spec);

@@ -12,70 +12,78 @@ fn with_record_id(record_id: &str) -> Value {
 }
 
 /// A worker takes the task that waits.
-async fn claim_task(world: &Fixture) -> Claim {
+async fn claim_task(fixture: &Fixture) -> Claim {
     let worker = WorkerId("w".into());
     let lease = Duration::from_secs(3600);
-    world.service.fleet.claim(&worker, lease, &|_| true).await.unwrap().unwrap()
+    fixture.service.fleet.claim(&worker, lease, &|_| true).await.unwrap().unwrap()
 }
 
 #[tokio::test]
 async fn a_record_id_is_one_task_while_it_lives() {
-    let world = Fixture::new();
+    let fixture = Fixture::new();
     for record_id in ["rec_1", "a", &"a".repeat(31)] {
-        let first = world.start(Encoding::Json, &with_record_id(record_id)).await.unwrap();
-        for how in [Encoding::Json, Encoding::FormV1, Encoding::Get, Encoding::GetV1] {
-            let fault = world.start(how, &with_record_id(record_id)).await.unwrap_err();
-            assert_eq!(fault.code, "FailedOperation.TaskExist");
+        let first = fixture.start(Encoding::Json, &with_record_id(record_id)).await.unwrap();
+        for encoding in [Encoding::Json, Encoding::FormV1, Encoding::Get, Encoding::GetV1] {
+            let error = fixture.start(encoding, &with_record_id(record_id)).await.unwrap_err();
+            assert_eq!(error.code, "FailedOperation.TaskExist");
         }
         let stop = json!({ "TaskId": first.id.as_str() });
-        assert_eq!(world.error_code(Encoding::FormV1, "StopWebRecord", &stop).await, "");
-        let second = world.start(Encoding::Json, &with_record_id(record_id)).await.unwrap();
+        assert_eq!(fixture.error_code(Encoding::FormV1, "StopWebRecord", &stop).await, "");
+        let second = fixture.start(Encoding::Json, &with_record_id(record_id)).await.unwrap();
         assert_ne!(first.id, second.id, "it is free again");
     }
     let two = (
-        world.start(Encoding::Json, &minimal_params()).await,
-        world.start(Encoding::Json, &minimal_params()).await,
+        fixture.start(Encoding::Json, &minimal_params()).await,
+        fixture.start(Encoding::Json, &minimal_params()).await,
     );
     assert!(two.0.unwrap().id != two.1.unwrap().id, "without one, each start is a task");
 }
 
 #[tokio::test]
 async fn a_task_is_described_until_it_has_ended() {
-    let world = Fixture::new();
-    let cast = world.start(Encoding::Json, &with_record_id("rec_1")).await.unwrap();
+    let fixture = Fixture::new();
+    let cast = fixture.start(Encoding::Json, &with_record_id("rec_1")).await.unwrap();
     let by_id = json!({ "TaskId": cast.id.as_str() });
     let by_record = json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1" });
-    let told = |answer: Result<Map<String, Value>, ApiError>| Value::Object(answer.unwrap());
-    let claim = claim_task(&world).await;
-    for how in [Encoding::Json, Encoding::Get, Encoding::FormV1, Encoding::GetV1] {
-        let answer = told(world.send(how, "DescribeWebRecord", &by_id).await);
-        assert_eq!(answer, json!({ "Status": 1, "RecordId": "rec_1" }), "{how:?}");
-        let answer = told(world.send(how, "DescribeWebRecord", &by_record).await);
-        assert_eq!(answer, json!({ "Status": 1, "TaskId": cast.id.as_str() }), "{how:?}");
+    let success = |answer: Result<Map<String, Value>, ApiError>| Value::Object(answer.unwrap());
+    let claim = claim_task(&fixture).await;
+    for encoding in [Encoding::Json, Encoding::Get, Encoding::FormV1, Encoding::GetV1] {
+        let answer = success(fixture.send(encoding, "DescribeWebRecord", &by_id).await);
+        assert_eq!(answer, json!({ "Status": 1, "RecordId": "rec_1" }), "{encoding:?}");
+        let answer = success(fixture.send(encoding, "DescribeWebRecord", &by_record).await);
+        assert_eq!(answer, json!({ "Status": 1, "TaskId": cast.id.as_str() }), "{encoding:?}");
     }
     for _ in 0..2 {
-        assert_eq!(told(world.send(Encoding::Json, "StopWebRecord", &by_id).await), json!({}));
+        assert_eq!(success(fixture.send(Encoding::Json, "StopWebRecord", &by_id).await), json!({}));
     }
-    let commands = world.service.fleet.commands(&claim.ticket).await.unwrap();
-    assert_eq!(commands.len(), 1, "it is told once: {commands:?}");
-    assert_eq!(world.error_code(Encoding::Json, "DescribeWebRecord", &by_id).await, "", "it is not over yet");
+    let commands = fixture.service.fleet.commands(&claim.ticket).await.unwrap();
+    assert_eq!(commands.len(), 1, "it is sent once: {commands:?}");
+    assert_eq!(
+        fixture.error_code(Encoding::Json, "DescribeWebRecord", &by_id).await,
+        "",
+        "it is not over yet"
+    );
     let ended = EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None };
-    world.service.fleet.report_event(&claim.ticket, ended).await.unwrap();
+    fixture.service.fleet.report_event(&claim.ticket, ended).await.unwrap();
     for (action, params) in
         [("DescribeWebRecord", &by_id), ("DescribeWebRecord", &by_record), ("StopWebRecord", &by_id)]
     {
-        let fault = world.send(Encoding::Json, action, params).await.unwrap_err();
-        assert_eq!((fault.code, fault.message.as_str()), (TASK_NOT_FOUND, "task not exist"), "{action}");
+        let error = fixture.send(Encoding::Json, action, params).await.unwrap_err();
+        assert_eq!(
+            (error.code.as_str(), error.message.as_str()),
+            (TASK_NOT_FOUND, "task not exist"),
+            "{action}"
+        );
     }
-    let plain = world.start(Encoding::Json, &minimal_params()).await.unwrap();
+    let plain = fixture.start(Encoding::Json, &minimal_params()).await.unwrap();
     let by_id = json!({ "TaskId": plain.id.as_str() });
-    let answer = told(world.send(Encoding::Json, "DescribeWebRecord", &by_id).await);
+    let answer = success(fixture.send(Encoding::Json, "DescribeWebRecord", &by_id).await);
     assert_eq!(answer, json!({ "Status": 1 }), "it has no RecordId");
 }
 
 #[tokio::test]
 async fn invalid_ids_are_refused() {
-    let world = Fixture::new();
+    let fixture = Fixture::new();
     let long = "a".repeat(257);
     for (params, code) in [
         (json!({}), "MissingParameter.TaskId"),
@@ -88,7 +96,7 @@ async fn invalid_ids_are_refused() {
         (json!({ "TaskId": "0123456789abcdef0123456789abcdef" }), TASK_NOT_FOUND),
     ] {
         for action in ["StopWebRecord", "DescribeWebRecord"] {
-            assert_eq!(world.error_code(Encoding::Json, action, &params).await, code, "{action} {params}");
+            assert_eq!(fixture.error_code(Encoding::Json, action, &params).await, code, "{action} {params}");
         }
     }
     for (params, code) in [
@@ -99,7 +107,7 @@ async fn invalid_ids_are_refused() {
         (json!({ "RecordId": "a", "SdkAppId": SDK_APP_ID }), TASK_NOT_FOUND),
         (json!({ "RecordId": "a", "SdkAppId": 9 }), TASK_NOT_FOUND),
     ] {
-        assert_eq!(world.error_code(Encoding::Json, "DescribeWebRecord", &params).await, code, "{params}");
+        assert_eq!(fixture.error_code(Encoding::Json, "DescribeWebRecord", &params).await, code, "{params}");
     }
 }
 
@@ -107,12 +115,12 @@ async fn invalid_ids_are_refused() {
 async fn others_tasks_are_nobodys() {
     let mut other = application("other", 7);
     other.keys = vec![AccessKey { id: "AKIDother".into(), secret: Secret::new("other"), disabled: false }];
-    let world = Fixture::with(vec![application("demo", SDK_APP_ID), other], |_| {});
-    let cast = world.start(Encoding::Json, &with_record_id("rec_1")).await.unwrap();
+    let fixture = Fixture::with(vec![application("demo", SDK_APP_ID), other], |_| {});
+    let cast = fixture.start(Encoding::Json, &with_record_id("rec_1")).await.unwrap();
     let by_other = async |action, params: &Value| {
         let call =
             signed_request(Encoding::Json, "AKIDother", &Secret::new("other"), action, params, NOW_MS / 1000);
-        world.execute(&call).await.unwrap_err().code
+        fixture.execute(&call).await.unwrap_err().code
     };
     let by_id = json!({ "TaskId": cast.id.as_str() });
     assert_eq!(by_other("StopWebRecord", &by_id).await, TASK_NOT_FOUND);
@@ -120,7 +128,7 @@ async fn others_tasks_are_nobodys() {
     let by_record = json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1" });
     assert_eq!(by_other("DescribeWebRecord", &by_record).await, TASK_NOT_FOUND);
     assert_eq!(by_other("StartWebRecord", &minimal_params()).await, "FailedOperation.SdkAppIdNotUnderAppId");
-    let found = world.service.fleet.get(&cast.id).await.unwrap().unwrap();
+    let found = fixture.service.fleet.get(&cast.id).await.unwrap().unwrap();
     assert!(found.state == CastState::Queued && !found.stop_requested);
 }
 
@@ -131,9 +139,9 @@ async fn an_application_that_is_not_named_is_the_only_one() {
     assert_eq!((cast.app.as_str(), &cast.request), ("demo", &json!({ "SdkAppId": SDK_APP_ID })));
     let mut silent = application("silent", 0);
     silent.sdk_app_id = None;
-    let world = Fixture::with(vec![silent], |_| {});
+    let fixture = Fixture::with(vec![silent], |_| {});
     assert_eq!(
-        world.error_code(Encoding::Json, "StartWebRecord", &literal).await,
+        fixture.error_code(Encoding::Json, "StartWebRecord", &literal).await,
         "MissingParameter.SdkAppId"
     );
 }
@@ -143,13 +151,17 @@ async fn there_are_as_many_tasks_as_there_may_be() {
     let mut small = application("demo", SDK_APP_ID);
     small.max_casts = 2;
     let full = Fixture::with(vec![small], |_| {});
-    let queue = Fixture::with(vec![application("demo", SDK_APP_ID)], |config| config.casts.queue_limit = 2);
-    for world in [full, queue] {
-        assert_eq!(world.error_code(Encoding::Json, "StartWebRecord", &with_record_id("rec_1")).await, "");
+    let queue =
+        Fixture::with(vec![application("demo", SDK_APP_ID)], |config| config.casts.max_queued_casts = 2);
+    for fixture in [full, queue] {
+        assert_eq!(fixture.error_code(Encoding::Json, "StartWebRecord", &with_record_id("rec_1")).await, "");
         for expected in ["", "ResourceInsufficient.RequestRejection"] {
-            assert_eq!(world.error_code(Encoding::Json, "StartWebRecord", &minimal_params()).await, expected);
+            assert_eq!(
+                fixture.error_code(Encoding::Json, "StartWebRecord", &minimal_params()).await,
+                expected
+            );
         }
-        let again = world.error_code(Encoding::Json, "StartWebRecord", &with_record_id("rec_1")).await;
+        let again = fixture.error_code(Encoding::Json, "StartWebRecord", &with_record_id("rec_1")).await;
         assert_eq!(again, "FailedOperation.TaskExist", "that is said first");
     }
 }
@@ -158,13 +170,13 @@ async fn there_are_as_many_tasks_as_there_may_be() {
 async fn the_operator_sets_the_shortest_and_the_longest_time() {
     let mut app = application("demo", SDK_APP_ID);
     app.limits.max_time = Duration::from_secs(600);
-    let world = Fixture::with(vec![app], |config| config.tencent.min_duration_s = 10);
+    let fixture = Fixture::with(vec![app], |config| config.tencent.min_duration_s = 10);
     for (asked, lasts) in [(10, 10), (600, 600), (3600, 600)] {
         let params = with_value(minimal_params(), "MaxDurationLimit", Some(json!(asked)));
-        let cast = world.start(Encoding::Json, &params).await.unwrap();
+        let cast = fixture.start(Encoding::Json, &params).await.unwrap();
         assert_eq!(cast.spec.limits.max_time, Duration::from_secs(lasts));
     }
     let params = with_value(minimal_params(), "MaxDurationLimit", Some(json!(9)));
-    let fault = world.start(Encoding::Json, &params).await.unwrap_err();
-    assert_eq!(fault.message, "the parameter `MaxDurationLimit` is 9: 10 to 36000 are possible");
+    let error = fixture.start(Encoding::Json, &params).await.unwrap_err();
+    assert_eq!(error.message, "the parameter `MaxDurationLimit` is 9: it must be 10 to 36000");
 }

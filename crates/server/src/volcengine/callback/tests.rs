@@ -39,11 +39,11 @@ fn cast(live_ms: Option<i64>) -> Cast {
 
 fn receiver() -> CallbackReceiver {
     let url = "https://receiver.example/".parse().unwrap();
-    CallbackReceiver { url, secret: Some(Secret::new("cb-secret")), retry_s: 0, noce: false }
+    CallbackReceiver { url, secret: Some(Secret::new("cb-secret")), extra_retry_s: 0, noce: false }
 }
 
-fn event(what: EventKind) -> Event {
-    Event { seq: 7, at_ms: LIVE_MS + 1, kind: what }
+fn event(case: EventKind) -> Event {
+    Event { seq: 7, at_ms: LIVE_MS + 1, kind: case }
 }
 
 fn body(messages: &[WebhookMessage]) -> Value {
@@ -81,9 +81,9 @@ fn a_message_is_whole_and_always_the_same() {
     let live = Event { at_ms: LIVE_MS, ..event(EventKind::Live) };
     let messages = render(&receiver(), &cast, &live);
     assert_eq!(messages, render(&receiver(), &cast, &live));
-    let said = body(&messages);
+    let reply = body(&messages);
     assert_eq!(
-        said,
+        reply,
         json!({
             "EventType": "Webcast",
             "EventData": r#"{"AppId":"app0123456789","RoomId":"room1","TaskId":"task1","UserId":"webcast_1","Status":1,"Reason":""}"#,
@@ -91,13 +91,13 @@ fn a_message_is_whole_and_always_the_same() {
             "EventId": "00000000000000000000000000000001-7",
             "AppId": "app0123456789",
             "Version": "2020-12-01",
-            "Nonce": said["Nonce"],
-            "Signature": said["Signature"],
+            "Nonce": reply["Nonce"],
+            "Signature": reply["Signature"],
         })
     );
-    let nonce = said["Nonce"].as_str().unwrap();
+    let nonce = reply["Nonce"].as_str().unwrap();
     assert!(nonce.len() == 4 && nonce.bytes().all(|byte| byte.is_ascii_digit()), "{nonce}");
-    assert!(verify_signature(&said, "cb-secret") && !verify_signature(&said, "another"));
+    assert!(verify_signature(&reply, "cb-secret") && !verify_signature(&reply, "another"));
 }
 
 #[test]
@@ -105,10 +105,10 @@ fn options() {
     let mut labelled = cast(Some(LIVE_MS));
     labelled.request = json!({ "BusinessId": "biz" });
     let old = CallbackReceiver { noce: true, secret: None, ..receiver() };
-    let said = body(&render(&old, &labelled, &event(EventKind::Live)));
-    assert_eq!((&said["Noce"], &said["BusinessId"]), (&said["Nonce"], &json!("biz")));
-    assert!(verify_signature(&said, ""));
-    let data: Value = serde_json::from_str(said["EventData"].as_str().unwrap()).unwrap();
+    let reply = body(&render(&old, &labelled, &event(EventKind::Live)));
+    assert_eq!((&reply["Noce"], &reply["BusinessId"]), (&reply["Nonce"], &json!("biz")));
+    assert!(verify_signature(&reply, ""));
+    let data: Value = serde_json::from_str(reply["EventData"].as_str().unwrap()).unwrap();
     assert_eq!(data["BusinessId"], "biz");
 }
 
@@ -118,7 +118,7 @@ fn every_event_has_its_status_or_none() {
     use HealthFault as T;
     let ended = |reason| H::Ended { reason, message: Some("in words".to_owned()), cause: None };
     let push = H::Push { id: 1, url: String::new(), state: connection::State::Connecting, error: None };
-    for (what, live_ms, expected) in [
+    for (case, live_ms, expected) in [
         (H::Queued, None, None),
         (H::Started, None, None),
         (H::Live, Some(LIVE_MS), Some((1, ""))),
@@ -147,7 +147,7 @@ fn every_event_has_its_status_or_none() {
         (ended(EndReason::GaveUp(T::Crash)), Some(LIVE_MS), Some((3, "PageCrash"))),
         (ended(EndReason::GaveUp(T::StartTimeout)), None, Some((3, "StartEventTimeout"))),
     ] {
-        let (cast, event) = (cast(live_ms), event(what));
+        let (cast, event) = (cast(live_ms), event(case));
         assert_eq!(status_and_reason(&cast, &event), expected, "{event:?}");
         assert_eq!(render(&receiver(), &cast, &event).len(), usize::from(expected.is_some()), "{event:?}");
     }

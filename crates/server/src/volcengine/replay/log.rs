@@ -1,11 +1,10 @@
-//! Signatures on the disk: two append-only files of fixed records, the newer of which becomes the older one
-//! when it is full or old.
+//! Signature log on disk: two append-only files of fixed-size records. When the current file is full or old,
+//! it replaces the older one.
 //!
-//! A record is written before its request is carried out, but not synced: it survives the process, however
-//! that dies. A thread syncs the file at most once a second, so that no request waits for the disk; when the
-//! machine itself goes down, the records of the last second may be lost. Refusing all older signatures after
-//! such a start would be worse: clients that got no answer send the same bytes again, and those whose clock
-//! is behind would be shut out.
+//! A record is written before its request is executed, but not synced: it survives a crash of the process. A
+//! thread syncs the file at most once a second, so that no request waits for the disk; a crash of the machine
+//! may lose the records of the last second. Refusing all older signatures after such a start would be worse:
+//! clients that got no answer repeat the same bytes, and clients with a slow clock would be shut out.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -18,31 +17,31 @@ use pagecast_fleet::UnixMs;
 
 use super::{MAX_SIGNATURE_AGE_MS, Signature};
 
-/// Bytes of a record: when it was seen (Unix milliseconds, little-endian), and the signature.
+/// Size of a record in bytes: time of first use (Unix milliseconds, little-endian), and the signature.
 const RECORD_BYTES: usize = 8 + 32;
-/// Time between two syncs, and most that is lost when the machine goes down: short enough that hardly any
-/// request is in it, and one sync a second costs nothing that can be measured.
+/// Time between two syncs, and the most that a crash of the machine loses: short enough to contain few
+/// requests, and one sync a second has no measurable cost.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const CURRENT_FILE: &str = "signatures.log";
 const OLDER_FILE: &str = "signatures.old.log";
 
-/// Where signatures are kept. Dropped, its thread ends.
+/// Signature log. Dropping it ends its thread.
 #[derive(Debug)]
 pub(super) struct SignatureLog {
     folder: PathBuf,
     file: Arc<File>,
-    /// Records in the current file.
+    /// Number of records in the current file.
     records: usize,
-    /// Most of them: both files together have twice as many.
+    /// Most records in a file; both files together have twice as many.
     max_records: usize,
-    /// When the first of them was seen.
+    /// Time of the first record.
     first_record_ms: Option<UnixMs>,
-    /// Whether the last record could not be written: that is logged once.
+    /// Whether the last write failed, so that only the first failure is logged.
     failing: bool,
     sync: Arc<SyncQueue>,
 }
 
-/// What the thread that syncs waits for.
+/// Work of the sync thread.
 #[derive(Debug)]
 struct SyncQueue {
     state: Mutex<SyncState>,
@@ -51,13 +50,13 @@ struct SyncQueue {
 
 #[derive(Debug)]
 struct SyncState {
-    /// The file that has records which are not synced.
+    /// File with records that are not synced.
     dirty: Option<Arc<File>>,
     closed: bool,
 }
 
 impl SignatureLog {
-    /// Opens the files in this folder, or makes them; with what is in them, the oldest first.
+    /// Opens or creates the files in this folder. Returns their records, the oldest first.
     pub(super) fn open(folder: &Path, max_records: usize) -> io::Result<(Self, Vec<(UnixMs, Signature)>)> {
         let mut records = match File::open(folder.join(OLDER_FILE)) {
             Ok(mut file) => read_records(&mut file, max_records)?,
@@ -66,7 +65,7 @@ impl SignatureLog {
         };
         let mut file = open_current(folder)?;
         let current = read_records(&mut file, max_records)?;
-        // A record that was only half written when the process died would shift all behind it.
+        // Half a record, written when the process died, would shift all later ones.
         file.set_len(records_len(current.len()))?;
         let (count, since) = (current.len(), current.first().map(|(at, _)| *at));
         records.extend(current);
@@ -75,7 +74,7 @@ impl SignatureLog {
             changed: Condvar::new(),
         });
         let thread = Arc::clone(&sync);
-        std::thread::Builder::new().name("signatures".into()).spawn(move || thread.run())?;
+        std::thread::Builder::new().name("signature-sync".into()).spawn(move || thread.run())?;
         let log = Self {
             folder: folder.to_owned(),
             file: Arc::new(file),
@@ -88,30 +87,31 @@ impl SignatureLog {
         Ok((log, records))
     }
 
-    /// Adds a signature. One that cannot be written, as the disk is full, is remembered until the service
-    /// ends, which is logged.
-    pub(super) fn append(&mut self, at: UnixMs, mark: Signature) {
-        match self.write(at, mark) {
+    /// Appends a signature. If the write fails, for example on a full disk, replay protection of this
+    /// signature ends with the process; that is logged.
+    pub(super) fn append(&mut self, at: UnixMs, signature: Signature) {
+        match self.write(at, signature) {
             Ok(()) => self.failing = false,
             Err(error) => {
-                // No half record stays in front of the next one.
+                // Removes half a record, so that the next one starts at its place.
                 let _kept = self.file.set_len(records_len(self.records));
                 if !std::mem::replace(&mut self.failing, true) {
                     let folder = self.folder.display();
-                    tracing::warn!(%error, %folder, "signatures are not kept, a restart would forget them");
+                    tracing::warn!(%error, %folder, "writing signature log failed, replay protection ends \
+                        at restart");
                 }
             }
         }
     }
 
-    fn write(&mut self, at: UnixMs, mark: Signature) -> io::Result<()> {
+    fn write(&mut self, at: UnixMs, signature: Signature) -> io::Result<()> {
         let is_old = self.first_record_ms.is_some_and(|since| at - since > MAX_SIGNATURE_AGE_MS);
         if is_old || self.records >= self.max_records {
             self.rotate()?;
         }
         let mut record = [0; RECORD_BYTES];
         record[..8].copy_from_slice(&at.to_le_bytes());
-        record[8..].copy_from_slice(&mark);
+        record[8..].copy_from_slice(&signature);
         (&*self.file).write_all(&record)?;
         self.records += 1;
         self.first_record_ms.get_or_insert(at);
@@ -120,10 +120,9 @@ impl SignatureLog {
         Ok(())
     }
 
-    /// Begins a new file. What was in the older one is older than any signature holds, or more than is
-    /// remembered.
+    /// Starts a new file. The records of the older file have expired or exceed the limit.
     fn rotate(&mut self) -> io::Result<()> {
-        // The thread syncs the new file from now on.
+        // From here on the thread only knows the new file.
         self.file.sync_data()?;
         fs::rename(self.folder.join(CURRENT_FILE), self.folder.join(OLDER_FILE))?;
         self.file = Arc::new(open_current(&self.folder)?);
@@ -151,12 +150,12 @@ impl SyncQueue {
             if state.closed && state.dirty.is_none() {
                 return;
             }
-            // What is written meanwhile is synced with it.
+            // Later writes until then are covered by the same sync.
             let open = |state: &mut SyncState| !state.closed;
             let waited = self.changed.wait_timeout_while(state, SYNC_INTERVAL, open);
             let dirty = waited.unwrap_or_else(PoisonError::into_inner).0.dirty.take();
             if let Some(Err(error)) = dirty.map(|file| file.sync_data()) {
-                tracing::warn!(%error, "signatures cannot be synced");
+                tracing::warn!(%error, "syncing signature log failed");
             }
         }
     }
@@ -166,16 +165,16 @@ fn open_current(folder: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(folder.join(CURRENT_FILE))
 }
 
-/// The whole records of a file, the last `most` of them.
-fn read_records(file: &mut File, most: usize) -> io::Result<Vec<(UnixMs, Signature)>> {
+/// Reads the complete records of a file, at most `max_records`.
+fn read_records(file: &mut File, max_records: usize) -> io::Result<Vec<(UnixMs, Signature)>> {
     let mut content = Vec::new();
-    file.take(records_len(most)).read_to_end(&mut content)?;
+    file.take(records_len(max_records)).read_to_end(&mut content)?;
     let (records, _) = content.as_chunks::<RECORD_BYTES>();
     let record = |record: &[u8; RECORD_BYTES]| {
-        let (mut at, mut mark) = ([0; 8], [0; 32]);
+        let (mut at, mut signature) = ([0; 8], [0; 32]);
         at.copy_from_slice(&record[..8]);
-        mark.copy_from_slice(&record[8..]);
-        (UnixMs::from_le_bytes(at), mark)
+        signature.copy_from_slice(&record[8..]);
+        (UnixMs::from_le_bytes(at), signature)
     };
     Ok(records.iter().map(record).collect())
 }
@@ -190,29 +189,29 @@ mod tests {
 
     use super::*;
 
-    fn first_bytes(folder: &Path, most: usize) -> Vec<u8> {
-        let (_, records) = SignatureLog::open(folder, most).unwrap();
-        records.iter().map(|(_, mark)| mark[0]).collect()
+    fn first_bytes(folder: &Path, max_records: usize) -> Vec<u8> {
+        let (_, records) = SignatureLog::open(folder, max_records).unwrap();
+        records.iter().map(|(_, signature)| signature[0]).collect()
     }
 
     #[test]
-    fn two_files_hold_what_is_remembered_and_no_more() {
+    fn two_files_hold_the_latest_records() {
         let folder = ScratchDir::new().unwrap();
-        for mark in 0..10 {
-            // A file for each, as after a restart.
+        for signature in 0..10 {
+            // Each signature is written by a new process.
             let (mut log, _) = SignatureLog::open(folder.path(), 3).unwrap();
-            log.append(0, [mark; 32]);
+            log.append(0, [signature; 32]);
         }
         assert_eq!(first_bytes(folder.path(), 3), [6, 7, 8, 9]);
         let (mut log, _) = SignatureLog::open(folder.path(), 3).unwrap();
         log.append(MAX_SIGNATURE_AGE_MS + 1, [10; 32]);
-        assert_eq!(first_bytes(folder.path(), 3), [9, 10], "what is too old goes with the next file");
+        assert_eq!(first_bytes(folder.path(), 3), [9, 10], "expired records go with the older file");
         let sizes = [CURRENT_FILE, OLDER_FILE].map(|name| fs::metadata(folder.join(name)).unwrap().len());
         assert_eq!(sizes, [RECORD_BYTES as u64; 2]);
     }
 
     #[test]
-    fn a_record_that_is_not_whole_is_cut_off() {
+    fn an_incomplete_record_is_cut_off() {
         let folder = ScratchDir::new().unwrap();
         let (mut log, _) = SignatureLog::open(folder.path(), 9).unwrap();
         log.append(0, [1; 32]);

@@ -6,7 +6,8 @@ use super::*;
 fn body_with(path: &str, value: Value) -> Map<String, Value> {
     let mut body = json!({
         "AppId": "app0123456789", "RoomId": "room1", "TaskId": "task1", "UserId": "webcast_1",
-        "SourceURL": "https://a.example/b?c=d", "VideoSolutions": [{}], "MonitorConfig": {}, "EventNotifyConfig": {},
+        "SourceURL": "https://a.example/b?c=d", "VideoSolutions": [{}], "MonitorConfig": {},
+        "EventNotifyConfig": {},
     });
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
     let parent = if parent.is_empty() { String::new() } else { format!("/{parent}") };
@@ -55,25 +56,25 @@ fn numbers() {
             [json!(low - 1), json!(high + 1), json!(-1), large.clone(), huge.clone(), json!(i64::MIN)];
         let doubles = [json!(f64::from(high) + 1.0), json!(-5.0)];
         for given in numbers.into_iter().chain(doubles).filter(|given| *given != json!(0)) {
-            let ApiError { code, message } = expect_error(path, &given);
+            let ApiError { code, message, .. } = expect_error(path, &given);
             let ends = if default == 0 && low > 0 {
-                format!("{name} is {given}: 0, and {low} to {high} are possible")
+                format!("{name} is {given}: it must be 0, or {low} to {high}")
             } else {
-                format!("{name} is {given}: {low} to {high} are possible")
+                format!("{name} is {given}: it must be {low} to {high}")
             };
             assert_eq!((code, message), (ErrorCode::InvalidParameter, ends));
         }
-        for (given, said) in [
+        for (given, reply) in [
             (json!("30"), "a string"),
             (json!(true), "a boolean"),
             (json!([30]), "an array"),
             (json!({}), "an object"),
             (json!(20.5), "20.5"),
         ] {
-            let ApiError { code, message } = expect_error(path, &given);
+            let ApiError { code, message, .. } = expect_error(path, &given);
             assert_eq!(
                 (code, message),
-                (ErrorCode::InvalidParameter, format!("{name} must be an integer, it is {said}"))
+                (ErrorCode::InvalidParameter, format!("{name} must be an integer, it is {reply}"))
             );
         }
     }
@@ -104,18 +105,19 @@ fn identifiers() {
             assert_eq!(read(name, json!(good)).unwrap()[name], good);
         }
         for bad in ["a b", "a/b", "ä", "页", "a\n", &"a".repeat(129), &"页".repeat(100_000)] {
-            let ApiError { code, message } = expect_error(name, &json!(bad));
+            let ApiError { code, message, .. } = expect_error(name, &json!(bad));
             assert_eq!(code, malformed, "{name}");
-            let count = format!("with {} characters: 1 to 128 of the letters", bad.chars().count());
+            let count = format!("with {} characters: it must have 1 to 128 letters", bad.chars().count());
             assert!(message.starts_with(&format!("{name} is \"")) && message.contains(&count), "{message}");
             assert!(message.len() < 500, "{message}");
         }
-        for (given, said) in [(json!(1), "a number"), (json!(["a"]), "an array"), (json!(false), "a boolean")]
+        for (given, reply) in
+            [(json!(1), "a number"), (json!(["a"]), "an array"), (json!(false), "a boolean")]
         {
-            let ApiError { code, message } = expect_error(name, &given);
+            let ApiError { code, message, .. } = expect_error(name, &given);
             assert_eq!(
                 (code, message),
-                (ErrorCode::InvalidParameter, format!("{name} must be a string, it is {said}"))
+                (ErrorCode::InvalidParameter, format!("{name} must be a string, it is {reply}"))
             );
         }
         if needed {
@@ -146,22 +148,22 @@ fn addresses() {
         assert!(!format!("{start:?}").contains("a.example"));
     }
     for (bad, words) in [
-        (json!(long(1025, "a")), "SourceURL has 1025 characters: 1 to 1024 are possible"),
+        (json!(long(1025, "a")), "SourceURL has 1025 characters: it must have 1 to 1024"),
         (json!(long(1025, "页")), "SourceURL has 1025 characters"),
         (json!(""), "SourceURL has 0 characters"),
         (Value::Null, "SourceURL is missing"),
         (json!(7), "SourceURL must be a string, it is a number"),
     ] {
-        let ApiError { code, message } = expect_error("SourceURL", &bad);
+        let ApiError { code, message, .. } = expect_error("SourceURL", &bad);
         assert!(code == ErrorCode::InvalidParameter && message.starts_with(words), "{message}");
     }
     for (bad, words) in [
-        ("a.example/b?secret=1", "must be an address like https://a.example/page: relative"),
+        ("a.example/b?secret=1", "must be a URL like https://a.example/page: relative"),
         ("file:///etc/passwd", "cannot open a file: address"),
         ("javascript:alert(1)", "cannot open a javascript: address"),
-        ("https://", "must be an address like https://a.example/page: empty host"),
+        ("https://", "must be a URL like https://a.example/page: empty host"),
     ] {
-        let ApiError { code, message } =
+        let ApiError { code, message, .. } =
             StartRequest::parse(&body_with("SourceURL", json!(bad))).unwrap().page_url().unwrap_err();
         assert!(code == ErrorCode::InvalidParameter && message.contains(words), "{message}");
         assert!(!message.contains("secret"), "{message}");
@@ -186,14 +188,14 @@ fn solutions_and_objects() {
         assert_eq!(echo["EventNotifyConfig"]["EnableEventNotify"], flag);
     }
     for (path, bad, words) in [
-        ("VideoSolutions", json!([{}, {}, {}]), "VideoSolutions has 3 items: 1 to 2 are possible"),
+        ("VideoSolutions", json!([{}, {}, {}]), "VideoSolutions has 3 items: it must have 1 to 2"),
         ("VideoSolutions", json!({}), "VideoSolutions must be an array, it is an object"),
         ("VideoSolutions", json!([null]), "VideoSolutions[0] must be an object, it is null"),
         ("VideoSolutions", json!([{}, 7]), "VideoSolutions[1] must be an object, it is a number"),
         (
             "VideoSolutions",
             json!([{}, { "Width": 7 }]),
-            "VideoSolutions[1].Width is 7: 50 to 1920 are possible",
+            "VideoSolutions[1].Width is 7: it must be 50 to 1920",
         ),
         ("MonitorConfig", json!([]), "MonitorConfig must be an object, it is an array"),
         ("EventNotifyConfig", json!("on"), "EventNotifyConfig must be an object, it is a string"),
@@ -252,7 +254,8 @@ fn the_first_of_several_items_counts() {
 
 proptest::proptest! {
     #[test]
-    fn nothing_from_outside_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), text in "[\\[\\]{}:,\"0-9a-zA-Z.e+-]{0,100}") {
+    fn nothing_from_outside_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+    text in "[\\[\\]{}:,\"0-9a-zA-Z.e+-]{0,100}") {
         for bytes in [&bytes[..], text.as_bytes()] {
             if let Ok(fields) = parse_body(bytes) {
                 assert!(StartRequest::parse(&fields).is_err());

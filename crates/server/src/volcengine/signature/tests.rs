@@ -2,6 +2,7 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::*;
+use crate::request_id::RequestId;
 
 const NOW_MS: UnixMs = 1_700_000_000_000;
 /// 2026-11-21, 00:08:54.
@@ -13,7 +14,7 @@ const EMPTY_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca49599
 const BODY_A: &str = r#"{"AppId":"app0123456789","RoomId":"room1","TaskId":"task1"}"#;
 const HASH_A: &str = "c7eb1522b5e539825816deee22e1d406b70db3612b551bcab7db4fa9f6c7e8d3";
 const BODY_C: &str = r#"{"AppId":"app0123456789","RoomId":"room1","TaskId":"task1","UserId":"u","SourceURL":"https://example.com/页"}"#;
-const QUERY_E: &str = "Action=GetWebCastTask&Version=2020-12-01&AppId=a&RoomId=r&TaskId=t&X-Date=20231114T221320Z&X-NotSignBody=&X-Credential=AKLTEXAMPLE%2F20231114%2Fcn-north-1%2Frtc%2Frequest&X-Algorithm=HMAC-SHA256&X-SignedHeaders=&X-SignedQueries=Action%3BAppId%3BRoomId%3BTaskId%3BVersion%3BX-Algorithm%3BX-Credential%3BX-Date%3BX-NotSignBody%3BX-SignedHeaders%3BX-SignedQueries&X-Signature=33dec314160d47549a7b4dedace1130f924f247cf316f6892fb4ce046b4f7d0f";
+const QUERY_E: &str = r"Action=GetWebCastTask&Version=2020-12-01&AppId=a&RoomId=r&TaskId=t&X-Date=20231114T221320Z&X-NotSignBody=&X-Credential=AKLTEXAMPLE%2F20231114%2Fcn-north-1%2Frtc%2Frequest&X-Algorithm=HMAC-SHA256&X-SignedHeaders=&X-SignedQueries=Action%3BAppId%3BRoomId%3BTaskId%3BVersion%3BX-Algorithm%3BX-Credential%3BX-Date%3BX-NotSignBody%3BX-SignedHeaders%3BX-SignedQueries&X-Signature=33dec314160d47549a7b4dedace1130f924f247cf316f6892fb4ce046b4f7d0f";
 
 fn request(method: &str, query: &str, headers: &[(&str, &str)], body: &str) -> ApiRequest {
     let mut map = HeaderMap::new();
@@ -21,6 +22,7 @@ fn request(method: &str, query: &str, headers: &[(&str, &str)], body: &str) -> A
         map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
     }
     ApiRequest {
+        id: RequestId::random(),
         method: method.parse().unwrap(),
         query: query.to_owned(),
         headers: map,
@@ -86,7 +88,7 @@ fn vectors() -> Vec<Vector> {
             signed(
                 (
                     "GET",
-                    "Action=GetWebCastTask&Version=2020-12-01&AppId=app0123456789&RoomId=room+1&TaskId=t%40a-b.c_d",
+                    r"Action=GetWebCastTask&Version=2020-12-01&AppId=app0123456789&RoomId=room+1&TaskId=t%40a-b.c_d",
                     "",
                 ),
                 &[("host", "127.0.0.1:18092"), ("x-content-sha256", EMPTY_HASH)],
@@ -125,7 +127,8 @@ fn vectors() -> Vec<Vector> {
 
 /// What SDKs sent.
 fn captured() -> Vec<Vector> {
-    let go = "HMAC-SHA256 Credential=AKLTEXAMPLE/20261121/cn-north-1/rtc/request, SignedHeaders=content-type;host;x-content-sha256;x-date, Signature=";
+    let go = "HMAC-SHA256 Credential=AKLTEXAMPLE/20261121/cn-north-1/rtc/request, \
+              SignedHeaders=content-type;host;x-content-sha256;x-date, Signature=";
     let go_start = format!("{go}604f7911bebe0d15147460496e64d12c2048f88b17f88d75210c056ec859f723");
     let go_get = format!("{go}f18cde08dd7ca8992d9d7167be4d3d6906ae063e1066f312f8338ff543e9af22");
     vec![
@@ -265,8 +268,8 @@ fn what_is_wrong_is_refused_with_the_vendors_code() {
     ];
     for (of, name) in [(&vector_a(), "header"), (&vector_e(), "query")] {
         assert!(check(of, NOW_MS).is_ok());
-        for (what, change, code) in &both {
-            assert_eq!(check(&call_with(of, change), NOW_MS), Err(*code), "{what} in the {name}");
+        for (case, change, code) in &both {
+            assert_eq!(check(&call_with(of, change), NOW_MS), Err(*code), "{case} in the {name}");
         }
     }
 }
@@ -312,8 +315,8 @@ fn what_is_wrong_in_the_headers_is_refused() {
         ("no signature", &|c| replace_in_credential(c, ", Signature=", ", S="), C::MissingSignature),
         ("no credential", &|c| replace_in_credential(c, "Credential=", "C="), C::MissingRequestInfo),
     ];
-    for (what, change, code) in headers {
-        assert_eq!(check(&call_with(&vector_a(), change), NOW_MS), Err(code), "{what}");
+    for (case, change, code) in headers {
+        assert_eq!(check(&call_with(&vector_a(), change), NOW_MS), Err(code), "{case}");
     }
 }
 
@@ -328,8 +331,8 @@ fn what_is_wrong_in_the_query_is_refused() {
         ("another algorithm", &|c| c.query = c.query.replace("HMAC-", "H-"), C::MissingAuthenticationToken),
         ("a token", &|c| c.query.push_str("&X-Security-Token=STS2"), C::SignatureDoesNotMatch),
     ];
-    for (what, change, code) in queries {
-        assert_eq!(check(&call_with(&vector_e(), change), NOW_MS), Err(code), "{what}");
+    for (case, change, code) in queries {
+        assert_eq!(check(&call_with(&vector_e(), change), NOW_MS), Err(code), "{case}");
     }
 }
 
@@ -337,7 +340,7 @@ fn what_is_wrong_in_the_query_is_refused() {
 fn what_is_no_signed_request_or_too_much_is_refused() {
     use ErrorCode as C;
     let header = vector_a();
-    for (what, call, code) in [
+    for (case, call, code) in [
         ("nothing", request("POST", "Action=StopWebcast", &[], ""), C::MissingAuthenticationToken),
         (
             "another scheme",
@@ -361,7 +364,7 @@ fn what_is_no_signed_request_or_too_much_is_refused() {
             C::SignatureDoesNotMatch,
         ),
     ] {
-        assert_eq!(check(&call, NOW_MS), Err(code), "{what}");
+        assert_eq!(check(&call, NOW_MS), Err(code), "{case}");
     }
 }
 
@@ -439,7 +442,8 @@ fn our_own_client_signs_what_we_accept() {
 proptest::proptest! {
     #[test]
     fn nothing_from_outside_panics(
-        query in "(X-(Date|Credential|Algorithm|Signature|SignedQueries|SignedHeaders)=[ -~]{0,30}&){0,8}[ -~]{0,40}",
+        query in "(X-(Date|Credential|Algorithm|Signature|SignedQueries|SignedHeaders)=[ -~]{0,30}&){0,8}[ \
+                  -~]{0,40}",
         authorization in "(HMAC-SHA256 )?[ -~]{0,80}",
         date in "[ -~]{0,20}|[0-9]{8}T[0-9]{6}Z",
     ) {
@@ -447,7 +451,8 @@ proptest::proptest! {
         assert!(check(&call, NOW_MS).is_err());
         assert!(check(&request("GET", &query, &[], ""), NOW_MS).is_err());
         let credential = format!("HMAC-SHA256 Credential={SCOPE}, {authorization}");
-        assert!(check(&request("GET", &query, &[("authorization", &credential), ("x-date", &date)], ""), NOW_MS).is_err());
+        assert!(check(&request("GET", &query, &[("authorization", &credential), ("x-date", &date)], ""),
+        NOW_MS).is_err());
     }
 }
 
@@ -485,8 +490,8 @@ fn a_signature_is_good_for_as_long_as_it_says() {
         ("", signed, 0, false),
     ] {
         let call = signed_with_expires("20231114T221320Z", expires, names);
-        let said = check(&call, NOW_MS + 1000 * behind_s);
+        let reply = check(&call, NOW_MS + 1000 * behind_s);
         let expected = if good { Ok(()) } else { Err(ErrorCode::InvalidTimestamp) };
-        assert_eq!(said.map(drop), expected, "{expires} in {names}, {behind_s} s later");
+        assert_eq!(reply.map(drop), expected, "{expires} in {names}, {behind_s} s later");
     }
 }

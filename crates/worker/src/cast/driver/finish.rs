@@ -1,4 +1,4 @@
-//! The end of a cast: everything is put away, and what it came to is counted.
+//! The end of a cast: closes page and outputs, waits for the upload, and builds the report.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,23 +8,24 @@ use pagecast_core::cast::EndReason;
 
 use super::super::pipeline::FinishedOutputs;
 use super::super::report::{self, CpuMs, PeakRss, Report};
-use super::super::{CastEvent, DeliveryState, Error, Failure, PendingUpload, StopToken};
+use super::super::{CastEvent, Error, Failure, PendingUpload, StopToken, UploadState};
 use super::{Driver, Pipeline, millis};
 use crate::usage;
 
-/// How often it is looked whether a recording is stored.
+/// How often the upload is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// How long storage is waited for that will not work before somebody mends it.
+/// How long to wait for a storage that refuses the recording until its configuration is fixed: longer would
+/// not help.
 const FAILED_UPLOAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is told that it is not.
+/// How often the status of the upload is reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Driver<'_> {
-    /// What a cast that ended for this reason failed by, though its outputs did not; `begun`: there was
-    /// something to show.
+    /// Returns the error of a cast that ended for this reason while its outputs did not fail; `begun`: the
+    /// outputs had started.
     fn end_error(&mut self, reason: EndReason, begun: bool) -> Option<Error> {
         match reason {
-            EndReason::GaveUp(trouble) => Some(Error::GaveUp(trouble, self.machine.attempts())),
+            EndReason::GaveUp(fault) => Some(Error::GaveUp(fault, self.machine.attempts())),
             EndReason::OutputFailed | EndReason::StartFailed => {
                 Some(self.error.take().unwrap_or(Error::Panic("encode")))
             }
@@ -32,37 +33,34 @@ impl Driver<'_> {
         }
     }
 
-    fn report_final_events(&mut self, news: impl Iterator<Item = CastEvent>) {
-        news.for_each(|news| (self.reporter.get_mut().on_event)(news));
-    }
-
+    /// Closes page and outputs, and waits for the upload.
     pub(super) fn finish(mut self, reason: EndReason) -> Result<Report, Failure> {
-        self.measure_usage();
+        self.usage.measure(self.page.as_ref());
         let display = self.page.as_ref().map(|page| page.display.stats()).unwrap_or_default();
-        let display_cpu = ["display", "sound", "guard"].map(usage::thread_cpu_seconds).iter().sum::<f64>();
-        // The page goes first: without it, no tick and no sample comes, and the encoders end wherever they
-        // are.
+        let display_cpu = ["display", "sound", "egress"].map(usage::thread_cpu_seconds).iter().sum::<f64>();
+        // The page is closed first: without its ticks and samples, the encoders end.
         self.page = None;
-        (self.ticks, self.samples) = ((None, None), (None, None));
-        let video = self.pipeline.as_ref().map(|line| Arc::clone(&line.video_stats));
-        let begins_at = self.pipeline.as_ref().map_or(MediaTime::ZERO, Pipeline::begins_at);
-        let FinishedOutputs { upload: recording, error: mut failed, pushes, push_events: news, room } =
-            self.pipeline.take().map(Pipeline::finish).unwrap_or_default();
-        let (room, of_room) = room.map_or((None, Vec::new()), |(status, news)| (Some(status), news));
-        self.report_final_events(
-            news.into_iter().map(CastEvent::Push).chain(of_room.into_iter().map(CastEvent::Room)),
-        );
-        let (end, trouble) = report::end_reason_code(reason);
-        let browser_cpu = self.usage.past_cpu_s + self.usage.current.cpu_seconds;
-        let total = browser_cpu + usage::own_cpu().as_secs_f64();
+        (self.outputs.ticks, self.outputs.samples) = ((None, None), (None, None));
+        let video = self.outputs.pipeline.as_ref().map(|pipeline| Arc::clone(&pipeline.video_stats));
+        let begins_at = self.outputs.pipeline.as_ref().map_or(MediaTime::ZERO, Pipeline::begins_at);
+        let FinishedOutputs { upload, error: mut failed, pushes, push_events, room } =
+            self.outputs.pipeline.take().map(Pipeline::finish).unwrap_or_default();
+        let (room, room_changes) =
+            room.map_or((None, Vec::new()), |(status, changes)| (Some(status), changes));
+        let events = push_events.into_iter().map(CastEvent::Push);
+        for event in events.chain(room_changes.into_iter().map(CastEvent::Room)) {
+            self.reporter.get_mut().report(event);
+        }
+        let (end, fault) = report::end_reason_code(reason);
+        let browser_cpu = self.usage.cpu_s();
         let mut report = Report {
             end: end.to_owned(),
-            fault: trouble,
-            timeline: std::mem::take(&mut self.timeline),
-            reloads: self.reloads,
-            moves: self.moves,
-            hangs: self.hangs.take_hangs(Instant::now()),
-            warnings: std::mem::take(&mut self.warnings),
+            fault,
+            timeline: std::mem::take(&mut self.history.timeline),
+            reloads: self.history.reloads,
+            moves: self.history.moves,
+            hangs: self.observer.hangs.take_hangs(Instant::now()),
+            warnings: std::mem::take(&mut self.history.warnings),
             frames_captured: display.frames,
             frames_encoded: 0,
             frames_unchanged: 0,
@@ -70,14 +68,9 @@ impl Driver<'_> {
             first_frame_ms: 0,
             duration_ms: 0,
             bytes: 0,
-            cpu_ms: CpuMs {
-                browser: whole_ms(browser_cpu),
-                display: whole_ms(display_cpu),
-                encode: whole_ms(total - browser_cpu - display_cpu),
-                total: whole_ms(total),
-            },
+            cpu_ms: cpu_ms(browser_cpu, display_cpu),
             peak_rss_bytes: PeakRss {
-                browser: self.usage.peak_rss_bytes,
+                browser: self.usage.peak_rss_bytes(),
                 pagecast: usage::own_peak_rss_bytes(),
             },
             restarts: 0,
@@ -95,12 +88,12 @@ impl Driver<'_> {
                 video.first_frame_at().map_or(0, |at| millis(at.saturating_duration_since(self.started)));
             report.duration_ms = u64::try_from(duration.as_millis()).unwrap_or(0);
         }
-        let patience = self.spec.recording.as_ref().map_or(Duration::ZERO, |r| r.upload_timeout);
-        // The one that ended the cast.
+        let timeout = self.spec.recording.as_ref().map_or(Duration::ZERO, |r| r.upload_timeout);
+        // Clears the request that ended the cast: a second one ends the upload.
         let _first = self.stop.take_request();
-        if let Some(finishing) = recording.or(self.leftover_upload.take())
+        if let Some(upload) = upload.or(self.outputs.leftover_upload.take())
             && let Err(error) =
-                wait_for_upload(finishing, patience, self.stop, self.reporter.get_mut().on_event, &mut report)
+                wait_for_upload(upload, timeout, self.stop, self.reporter.get_mut().on_event(), &mut report)
         {
             failed.get_or_insert(error);
         }
@@ -112,45 +105,55 @@ impl Driver<'_> {
     }
 }
 
-/// Waits until the recording is stored, but not longer than the cast's patience, or when somebody asks for
-/// the end.
+/// Waits until the recording is uploaded, up to `timeout` or until a stop is requested.
 pub(in super::super) fn wait_for_upload(
-    finishing: PendingUpload,
-    patience: Duration,
+    upload: PendingUpload,
+    timeout: Duration,
     stop: &StopToken,
-    tell: &mut dyn FnMut(CastEvent),
+    on_event: &mut dyn FnMut(CastEvent),
     report: &mut Report,
 ) -> Result<(), Error> {
     let begin = Instant::now();
-    let mut told = Duration::ZERO;
-    while !finishing.is_finished() {
-        // What somebody must mend first takes longer than anybody waits.
-        let mended_by_others =
-            finishing.status().state == DeliveryState::Failed && begin.elapsed() >= FAILED_UPLOAD_TIMEOUT;
-        if begin.elapsed() >= patience || mended_by_others || stop.is_requested() {
-            finishing.give_up();
+    let mut reported = Duration::ZERO;
+    while !upload.is_finished() {
+        let refused =
+            upload.status().state == UploadState::Failed && begin.elapsed() >= FAILED_UPLOAD_TIMEOUT;
+        if begin.elapsed() >= timeout || refused || stop.is_requested() {
+            upload.give_up();
         }
-        if begin.elapsed() >= told + REPORT_INTERVAL {
-            told = begin.elapsed();
-            tell(CastEvent::Upload(finishing.status()));
+        if begin.elapsed() >= reported + REPORT_INTERVAL {
+            reported = begin.elapsed();
+            on_event(CastEvent::Upload(upload.status()));
         }
         std::thread::sleep(POLL_INTERVAL);
     }
-    let delivered = finishing.join()?;
-    report.duration_ms = u64::try_from(delivered.duration.as_millis()).unwrap_or(0);
-    report.bytes = delivered.files.iter().map(|file| file.bytes).sum();
-    let (spool, problem) = (delivered.spool.clone(), delivered.status.problem.clone());
-    report.recording = Some(delivered);
+    let uploaded = upload.join()?;
+    report.duration_ms = u64::try_from(uploaded.duration.as_millis()).unwrap_or(0);
+    report.bytes = uploaded.files.iter().map(|file| file.bytes).sum();
+    let (spool, problem) = (uploaded.spool.clone(), uploaded.status.problem.clone());
+    report.recording = Some(uploaded);
     match spool {
         Some(spool) => {
-            let problem = problem.unwrap_or_else(|| "there was no time for it".into());
-            Err(Error::NotStored { spool, error: problem })
+            let error = problem.unwrap_or_else(|| "the time for it was over".into());
+            Err(Error::NotStored { spool, error })
         }
         None => Ok(()),
     }
 }
 
-/// Seconds as whole milliseconds.
+/// Converts seconds to whole milliseconds.
 fn whole_ms(seconds: f64) -> u64 {
     (seconds * 1000.0).round() as u64
+}
+
+/// CPU time of the cast, from the seconds of the browser and of the threads of display and sound card. All
+/// other time of this process counts as encoding.
+fn cpu_ms(browser_s: f64, display_s: f64) -> CpuMs {
+    let total_s = browser_s + usage::own_cpu().as_secs_f64();
+    CpuMs {
+        browser: whole_ms(browser_s),
+        display: whole_ms(display_s),
+        encode: whole_ms(total_s - browser_s - display_s),
+        total: whole_ms(total_s),
+    }
 }

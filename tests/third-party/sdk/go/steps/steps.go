@@ -42,8 +42,8 @@ func (step *Step) JSON() []byte {
 	return text
 }
 
-// Told is what came of it.
-type Told struct {
+// Result is the result of a step.
+type Result struct {
 	Returned interface{} `json:"returned,omitempty"`
 	Raised   *Raised     `json:"raised,omitempty"`
 }
@@ -58,7 +58,7 @@ type Raised struct {
 }
 
 // Run goes on until there are no more.
-func Run(call func(*Step) Told) {
+func Run(call func(*Step) Result) {
 	lines := bufio.NewScanner(os.Stdin)
 	lines.Buffer(nil, 1<<24)
 	answers := json.NewEncoder(os.Stdout)
@@ -67,7 +67,7 @@ func Run(call func(*Step) Told) {
 		if err := json.Unmarshal(lines.Bytes(), step); err != nil {
 			panic(err)
 		}
-		all := make([]Told, max(step.Times, 1))
+		all := make([]Result, max(step.Times, 1))
 		var group sync.WaitGroup
 		for i := range all {
 			i := i

@@ -62,7 +62,7 @@ func main() {
 	steps.Run(call)
 }
 
-func call(step *steps.Step) steps.Told {
+func call(step *steps.Step) steps.Result {
 	keys := common.NewTokenCredential(step.Key, step.Secret, step.Token)
 	settings := profile.NewClientProfile()
 	settings.HttpProfile.Scheme = "HTTP"
@@ -85,13 +85,13 @@ func call(step *steps.Step) steps.Told {
 				RequestID: known.GetRequestId(),
 			}
 		}
-		return steps.Told{Raised: raised}
+		return steps.Result{Raised: raised}
 	}
 	var decoded struct{ Response map[string]interface{} }
 	if err := json.Unmarshal(response.GetBody(), &decoded); err != nil {
 		panic(err)
 	}
-	return steps.Told{Returned: decoded.Response}
+	return steps.Result{Returned: decoded.Response}
 }
 
 func shape(step *steps.Step) tchttp.Request {

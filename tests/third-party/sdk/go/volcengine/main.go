@@ -1,4 +1,4 @@
-// The module volc-sdk-golang: its typed clients of both versions, and its generic one for what they cannot say.
+// The module volc-sdk-golang: its typed clients of both versions, and its generic one for the rest.
 package main
 
 import (
@@ -19,7 +19,7 @@ func main() {
 	steps.Run(call)
 }
 
-func call(step *steps.Step) steps.Told {
+func call(step *steps.Step) steps.Result {
 	if step.Typed && step.Version == "2023-11-01" {
 		client := v2023.NewInstance()
 		point(client.Client, step)
@@ -46,29 +46,29 @@ func point(client *base.Client, step *steps.Step) {
 	})
 }
 
-func typed2020(client *v2020.Rtc, step *steps.Step) steps.Told {
+func typed2020(client *v2020.Rtc, step *steps.Step) steps.Result {
 	switch step.Action {
 	case "StartWebcast":
-		return told(client.StartWebcast(context.Background(), read(step, new(v2020.StartWebcastBody))))
+		return result(client.StartWebcast(context.Background(), read(step, new(v2020.StartWebcastBody))))
 	case "StopWebcast":
-		return told(client.StopWebcast(context.Background(), read(step, new(v2020.StopWebcastBody))))
+		return result(client.StopWebcast(context.Background(), read(step, new(v2020.StopWebcastBody))))
 	default:
-		return told(client.GetWebCastTask(context.Background(), read(step, new(v2020.GetWebCastTaskQuery))))
+		return result(client.GetWebCastTask(context.Background(), read(step, new(v2020.GetWebCastTaskQuery))))
 	}
 }
 
-func typed2023(client *v2023.Rtc, step *steps.Step) steps.Told {
+func typed2023(client *v2023.Rtc, step *steps.Step) steps.Result {
 	switch step.Action {
 	case "StartWebcast":
-		return told(client.StartWebcast(context.Background(), read(step, new(v2023.StartWebcastBody))))
+		return result(client.StartWebcast(context.Background(), read(step, new(v2023.StartWebcastBody))))
 	case "StopWebcast":
-		return told(client.StopWebcast(context.Background(), read(step, new(v2023.StopWebcastBody))))
+		return result(client.StopWebcast(context.Background(), read(step, new(v2023.StopWebcastBody))))
 	default:
-		return told(client.GetWebCastTask(context.Background(), read(step, new(v2023.GetWebCastTaskQuery))))
+		return result(client.GetWebCastTask(context.Background(), read(step, new(v2023.GetWebCastTaskQuery))))
 	}
 }
 
-func generic(client *base.Client, step *steps.Step) steps.Told {
+func generic(client *base.Client, step *steps.Step) steps.Result {
 	values := url.Values{}
 	for name, value := range step.Params {
 		if text, ok := value.(string); ok {
@@ -84,7 +84,7 @@ func generic(client *base.Client, step *steps.Step) steps.Told {
 		client.ApiInfoList = map[string]*base.ApiInfo{"call": info}
 		signed, err := client.GetSignUrl("call", values)
 		if err != nil {
-			return steps.Told{Raised: &steps.Raised{Type: "error", Message: err.Error()}}
+			return steps.Result{Raised: &steps.Raised{Type: "error", Message: err.Error()}}
 		}
 		return fetch("http://" + step.Host + "/?" + signed)
 	}
@@ -99,11 +99,11 @@ func generic(client *base.Client, step *steps.Step) steps.Told {
 	var decoded *map[string]interface{}
 	if len(data) > 0 {
 		decoded = new(map[string]interface{})
-		if wrong := json.Unmarshal(data, decoded); wrong != nil {
-			return told[map[string]interface{}](nil, status, wrong)
+		if decodeErr := json.Unmarshal(data, decoded); decodeErr != nil {
+			return result[map[string]interface{}](nil, status, decodeErr)
 		}
 	}
-	return told(decoded, status, err)
+	return result(decoded, status, err)
 }
 
 // read turns parameters into the type of a client.
@@ -114,8 +114,8 @@ func read[T any](step *steps.Step, into *T) *T {
 	return into
 }
 
-func told[T any](decoded *T, status int, err error) steps.Told {
-	var answer steps.Told
+func result[T any](decoded *T, status int, err error) steps.Result {
+	var answer steps.Result
 	if decoded != nil {
 		answer.Returned = decoded
 	}
@@ -126,10 +126,10 @@ func told[T any](decoded *T, status int, err error) steps.Told {
 }
 
 // fetch gets what an address that is signed leads to.
-func fetch(address string) steps.Told {
+func fetch(address string) steps.Result {
 	response, err := http.Get(address)
 	if err != nil {
-		return steps.Told{Raised: &steps.Raised{Type: "error", Message: err.Error()}}
+		return steps.Result{Raised: &steps.Raised{Type: "error", Message: err.Error()}}
 	}
 	defer response.Body.Close()
 	var body interface{}
@@ -138,7 +138,7 @@ func fetch(address string) steps.Told {
 		err = json.Unmarshal(text, &body)
 	}
 	if err != nil {
-		return steps.Told{Raised: &steps.Raised{Type: "error", Message: err.Error(), Status: response.StatusCode}}
+		return steps.Result{Raised: &steps.Raised{Type: "error", Message: err.Error(), Status: response.StatusCode}}
 	}
-	return steps.Told{Returned: map[string]interface{}{"status": response.StatusCode, "body": body}}
+	return steps.Result{Returned: map[string]interface{}{"status": response.StatusCode, "body": body}}
 }

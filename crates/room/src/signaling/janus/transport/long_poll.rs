@@ -1,5 +1,4 @@
-//! Janus over HTTP: requests are posted, and what the server says by itself is the answer to a request that
-//! waits for it.
+//! Janus over HTTP: requests are posted, events are received with long polls.
 
 use std::time::Duration;
 
@@ -13,12 +12,12 @@ use url::Url;
 use super::super::messages::Message;
 use super::{MAX_MESSAGE_BYTES, REQUEST_TIMEOUT, ReceivedMessage, forward, parse_messages};
 
-/// How long a request may wait for something to be said: Janus lets it wait half a minute.
+/// Longest duration of a long poll; Janus answers after half a minute.
 const POLL_TIMEOUT: Duration = Duration::from_secs(45);
-/// Most messages at once.
+/// Most events in one response.
 const MAX_EVENTS: &str = "10";
 
-/// Where requests go.
+/// HTTP API of a server.
 #[derive(Debug, Clone)]
 pub(super) struct HttpApi {
     client: Client,
@@ -28,17 +27,17 @@ pub(super) struct HttpApi {
 
 impl HttpApi {
     pub(super) fn new(url: &Url, secret: Option<&Secret>) -> Result<Self, String> {
-        // What is behind a redirect would get the secrets, too.
+        // A redirect must not send the secrets to another server.
         let builder = Client::builder().redirect(redirect::Policy::none()).connect_timeout(REQUEST_TIMEOUT);
         let client = builder.user_agent(concat!("pagecast/", env!("CARGO_PKG_VERSION"))).build();
         let client = client.map_err(|e| error_reason(&e))?;
         Ok(Self { client, url: url.clone(), secret: secret.cloned() })
     }
 
-    /// The address of a session, or of a handle of it.
+    /// The URL of the API, of a session, or of a handle.
     fn url_for(&self, path: [Option<u64>; 2]) -> Url {
         let mut url = self.url.clone();
-        // An http address always has a path.
+        // An http URL always has a path.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path.iter().flatten().map(u64::to_string));
         }
@@ -62,7 +61,7 @@ impl HttpApi {
     }
 }
 
-/// Posts requests, one after the other, and tells the session that was made.
+/// Posts requests, one after the other, and sends the identifier of the created session.
 pub(super) async fn post_loop(
     server: HttpApi,
     mut outbox: mpsc::Receiver<Value>,
@@ -71,21 +70,21 @@ pub(super) async fn post_loop(
 ) {
     let mut session = Some(session);
     while let Some(request) = outbox.recv().await {
-        let answer = server.post(&request).await;
-        let made = answer.as_ref().ok().and_then(|answer| answer.first()?.created_id());
+        let response = server.post(&request).await;
+        let created = response.as_ref().ok().and_then(|messages| messages.first()?.created_id());
         if request["janus"] == "create"
-            && let (Some(id), Some(session)) = (made, session.take())
+            && let (Some(id), Some(session)) = (created, session.take())
         {
-            // If it has ended, it has said why.
-            let _told = session.send(id);
+            // The poll loop may have ended; then it has sent its error.
+            let _sent = session.send(id);
         }
-        if !forward(answer, &inbox).await {
+        if !forward(response, &inbox).await {
             return;
         }
     }
 }
 
-/// Waits for what the server says of a session, again and again.
+/// Polls the events of a session until it ends.
 pub(super) async fn poll_loop(
     server: HttpApi,
     session: oneshot::Receiver<u64>,
@@ -98,24 +97,24 @@ pub(super) async fn poll_loop(
 async fn send_request(request: RequestBuilder) -> Result<Vec<Message>, String> {
     let mut response = request.send().await.map_err(|e| error_reason(&e))?;
     if response.status() != StatusCode::OK {
-        return Err(format!("it answered {} where Janus's API was asked for", response.status()));
+        return Err(format!("a request to Janus's API was answered with {}", response.status()));
     }
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| error_reason(&e))? {
         body.extend_from_slice(&chunk);
         if body.len() > MAX_MESSAGE_BYTES {
-            return Err("it said more at once than it may".into());
+            return Err(format!("the response is longer than {MAX_MESSAGE_BYTES} bytes"));
         }
     }
-    let text = String::from_utf8(body).map_err(|_| "it says something that is no text")?;
+    let text = String::from_utf8(body).map_err(|_| "the response is not UTF-8")?;
     parse_messages(&text)
 }
 
-/// Why a request failed: the innermost reason says it best, and no address.
+/// Why a request failed: the root cause, which contains no URL.
 fn error_reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "it did not answer in time".into();
+        return "the request timed out".into();
     }
-    // Of the outermost, the address is part.
+    // The text of the outermost error contains the URL.
     if std::error::Error::source(error).is_none() { "the request failed".into() } else { root_cause(error) }
 }

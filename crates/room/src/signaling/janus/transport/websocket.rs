@@ -18,9 +18,9 @@ use super::{MAX_MESSAGE_BYTES, REQUEST_TIMEOUT, ReceivedMessage, forward, parse_
 
 type Stream = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// What Janus speaks over WebSockets.
+/// WebSocket subprotocol of Janus.
 const SUBPROTOCOL: HeaderValue = HeaderValue::from_static("janus-protocol");
-/// What a connection reads at once.
+/// Size of the read buffer, in bytes.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 pub(super) async fn connect(url: &Url) -> Result<Stream, String> {
@@ -32,53 +32,53 @@ pub(super) async fn connect(url: &Url) -> Result<Stream, String> {
         .max_write_buffer_size(MAX_MESSAGE_BYTES)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    // A future of many kilobytes; boxed, it is not part of all that wait for it.
+    // Boxed, because the future has many kilobytes, which would be part of every future that awaits it.
     let connecting = Box::pin(connect_async_with_config(request, Some(config), true));
     match timeout(REQUEST_TIMEOUT, connecting).await {
         Ok(Ok((stream, _))) => Ok(stream),
         Ok(Err(error)) => Err(error_reason(&error)),
-        Err(_) => Err("it did not answer in time".into()),
+        Err(_) => Err("the connection timed out".into()),
     }
 }
 
-/// Carries messages both ways until either side has enough.
+/// Sends and receives messages until either side closes.
 pub(super) async fn run(
     mut stream: Stream,
     mut outbox: mpsc::Receiver<Value>,
     inbox: mpsc::Sender<ReceivedMessage>,
 ) {
     loop {
-        let heard = tokio::select! {
+        let result = tokio::select! {
             request = outbox.recv() => {
                 let Some(request) = request else { return };
                 match timeout(REQUEST_TIMEOUT, stream.send(Frame::text(request.to_string()))).await {
                     Ok(Ok(())) => Ok(Vec::new()),
                     Ok(Err(error)) => Err(error_reason(&error)),
-                    Err(_) => Err("it does not read what it is sent".into()),
+                    Err(_) => Err("the server does not read requests".into()),
                 }
             }
             frame = stream.next() => match frame {
                 Some(Ok(Frame::Text(text))) => parse_messages(&text),
-                Some(Ok(Frame::Close(_))) | None => Err("it closed the connection".into()),
-                // Pings are answered on their own.
+                Some(Ok(Frame::Close(_))) | None => Err("the server closed the connection".into()),
+                // The library answers pings.
                 Some(Ok(_)) => Ok(Vec::new()),
                 Some(Err(error)) => Err(error_reason(&error)),
             },
         };
-        if !forward(heard, &inbox).await {
+        if !forward(result, &inbox).await {
             return;
         }
     }
 }
 
-/// What went wrong, without the address.
+/// The text of an error, without the URL.
 fn error_reason(error: &Error) -> String {
     match error {
-        Error::Http(response) => format!("it answered {} where a WebSocket was asked for", response.status()),
+        Error::Http(response) => format!("a WebSocket request was answered with {}", response.status()),
         Error::Io(error) => root_cause(error),
-        Error::Capacity(_) => "it said more at once than it may".into(),
-        Error::ConnectionClosed | Error::AlreadyClosed => "it closed the connection".into(),
-        Error::Url(_) => "its address cannot be used for a WebSocket".into(),
+        Error::Capacity(_) => format!("the message is longer than {MAX_MESSAGE_BYTES} bytes"),
+        Error::ConnectionClosed | Error::AlreadyClosed => "the server closed the connection".into(),
+        Error::Url(_) => "the URL is not valid for a WebSocket".into(),
         other => root_cause(other),
     }
 }

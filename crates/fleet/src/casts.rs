@@ -1,0 +1,54 @@
+//! Casts as servers use them: creation, queries, commands, and upkeep of the storage.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::{
+    Cast, CastId, CastKey, CastPage, CastState, Command, CreateOutcome, Error, Event, Filter, NewCast,
+};
+
+/// Creation and queries of casts, for servers.
+#[async_trait]
+pub trait Casts: Debug + Send + Sync {
+    /// Creates a queued cast, together with its event [`crate::EventKind::Queued`].
+    async fn create(&self, new: NewCast) -> Result<CreateOutcome, Error>;
+
+    /// Returns the cast with this id.
+    async fn get(&self, id: &CastId) -> Result<Option<Cast>, Error>;
+
+    /// Returns the cast that holds this key, or else the last one that held it.
+    async fn find_by_key(&self, key: &CastKey) -> Result<Option<Cast>, Error>;
+
+    /// Lists casts without their reports, newest first. A cast that cannot be read is left out.
+    async fn list(&self, filter: &Filter) -> Result<CastPage, Error>;
+
+    /// Counts the casts in each state, including stored casts that have ended; `app` restricts it to one
+    /// application.
+    async fn count(&self, app: Option<&str>) -> Result<Vec<(CastState, u64)>, Error>;
+
+    /// Queues a command for the current or next owner of the cast. [`Command::Stop`] ends a queued cast at
+    /// once with [`pagecast_core::cast::EndReason::Stopped`].
+    ///
+    /// # Errors
+    /// [`Error::CastNotFound`], [`Error::CastEnded`], [`Error::TooManyCommands`].
+    async fn send_command(&self, id: &CastId, command: Command) -> Result<(), Error>;
+
+    /// Returns at most `limit` events of a cast in order, starting behind number `after`; 0 means from the
+    /// beginning.
+    ///
+    /// # Errors
+    /// [`Error::CastNotFound`].
+    async fn events(&self, id: &CastId, after: u64, limit: usize) -> Result<Vec<Event>, Error>;
+
+    /// Fails queued casts whose queue timeout has passed, and deletes casts that are older than the retention
+    /// or exceed the size limit of the storage. Call it about once a second.
+    async fn sweep(&self) -> Result<(), Error>;
+
+    /// Notifies of new casts, commands and events. The values have no meaning.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Checks that the storage is writable, for `/readyz`.
+    async fn check_writable(&self) -> Result<(), Error>;
+}

@@ -1,0 +1,103 @@
+//! Statistics of casts and workers, and snapshots: the newest values only, not kept over a restart.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pagecast_core::connection;
+use serde::{Deserialize, Serialize};
+
+use crate::{CastId, Ticket, UnixMs, WorkerId};
+
+/// Largest snapshot that is kept, in bytes: well above a JPEG of 3840x2160 pixels.
+pub const MAX_SNAPSHOT_BYTES: usize = 8 << 20;
+
+/// Statistics of a running cast. They are not kept: a new owner starts anew.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CastStats {
+    /// Time of the measurement.
+    pub at_ms: UnixMs,
+    /// Duration of the output so far, in milliseconds.
+    pub elapsed_ms: u64,
+    /// Recent rate of changed pictures, per second.
+    pub fps: f64,
+    /// Ticks with a changed picture.
+    pub frames_captured: u64,
+    /// Frames encoded.
+    pub frames_encoded: u64,
+    /// Ticks without a change.
+    pub frames_unchanged: u64,
+    /// Changes that were merged into a later tick.
+    pub frames_dropped: u64,
+    /// Bytes encoded.
+    pub bytes: u64,
+    /// Recent peak level of left and right, 0 to 1, or above if the signal clips.
+    pub peak: [f32; 2],
+    /// Recent CPU use of the browser and all other processes of the cast, in cores.
+    pub cpu_cores: f64,
+    /// Memory of the browser and all other processes of the cast, in bytes.
+    pub memory_bytes: u64,
+    /// Files that are waiting to be uploaded or being uploaded.
+    pub upload_pending: usize,
+    /// Recent upload error, if uploads are failing.
+    pub upload_error: Option<String>,
+    /// Pushes of the cast: number within the cast, and state.
+    pub pushes: Vec<(u32, connection::State)>,
+    /// Statistics of the room, if the cast has one.
+    pub room: Option<RoomStats>,
+}
+
+/// Statistics of a cast's room.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoomStats {
+    /// State of the connection.
+    pub state: connection::State,
+    /// Bitrate sent, video and audio, in kbit/s.
+    pub bitrate_kbps: u32,
+    /// Round-trip time, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Largest recent packet loss of a layer, 0 to 1.
+    pub loss: f32,
+}
+
+/// Capacity and load of a worker.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Time of the measurement.
+    pub at_ms: UnixMs,
+    /// CPU cores available to the worker.
+    pub cores: f64,
+    /// CPU cores in use, by any process.
+    pub cores_used: f64,
+    /// Memory available to the worker, in bytes.
+    pub memory_bytes: u64,
+    /// Free memory, in bytes.
+    pub memory_free_bytes: u64,
+    /// Number of casts that the worker runs.
+    pub casts: usize,
+    /// Whether the worker is shutting down and claims no more casts.
+    pub draining: bool,
+}
+
+/// Statistics and snapshots: written by workers, read by servers.
+#[async_trait]
+pub trait Telemetry: Debug + Send + Sync {
+    /// Returns the statistics of a cast that has an owner.
+    async fn stats(&self, id: &CastId) -> Option<CastStats>;
+
+    /// Returns the newest snapshot of a cast (JPEG) and its time.
+    async fn snapshot(&self, id: &CastId) -> Option<(UnixMs, Bytes)>;
+
+    /// Returns the workers that sent a heartbeat recently, with their status.
+    async fn workers(&self) -> Vec<(WorkerId, WorkerStatus)>;
+
+    /// Stores the statistics of a cast. Ignored if the ticket is no longer valid.
+    async fn put_stats(&self, ticket: &Ticket, stats: CastStats);
+
+    /// Stores a snapshot of a cast (JPEG). Ignored if the ticket is no longer valid, or if the snapshot
+    /// exceeds [`MAX_SNAPSHOT_BYTES`].
+    async fn put_snapshot(&self, ticket: &Ticket, jpeg: Bytes);
+
+    /// Stores the status of a worker.
+    async fn heartbeat(&self, worker: &WorkerId, status: WorkerStatus);
+}

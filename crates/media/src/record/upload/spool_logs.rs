@@ -1,0 +1,120 @@
+//! The logs of a spool as the uploader uses them: follows the recorded log and appends to the upload log.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::super::append_log::{LogReader, LogWriter};
+use super::super::assemble;
+use super::super::spool::{RecordedEntry, Spool, UploadEntry};
+use super::ledger::Ledger;
+use crate::store::{UnfinishedUpload, UploadJournal};
+
+/// Reads the recorded log of a spool as it grows.
+#[derive(Debug)]
+pub(super) struct RecordedLog {
+    reader: LogReader<RecordedEntry>,
+    /// The log contained an invalid entry: nothing of the spool can be trusted.
+    invalid: bool,
+    /// The last run and its decoder configuration, to see whether the next one can share its files.
+    last_run: Option<u32>,
+    extradata: Option<Vec<u8>>,
+}
+
+impl RecordedLog {
+    pub(super) fn open(spool: &Spool) -> io::Result<Self> {
+        Ok(Self { reader: spool.recorded_log_reader()?, invalid: false, last_run: None, extradata: None })
+    }
+
+    /// Reads new entries, each with whether a segment has the decoder configuration of the previous one.
+    pub(super) fn read_new(
+        &mut self,
+        spool: &Spool,
+        ledger: &Ledger,
+    ) -> io::Result<Vec<(RecordedEntry, bool)>> {
+        if self.invalid {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let (mut segments, mut thumbnails) = ledger.counts();
+        let mut entries = Vec::new();
+        for entry in self.reader.read_new()? {
+            // Valid entries before an invalid one are not used either.
+            entry.validate(segments, thumbnails).inspect_err(|_| self.invalid = true)?;
+            let fits = match &entry {
+                // The initialization segment is written with the first segment of a run.
+                RecordedEntry::Segment(segment) if self.last_run != Some(segment.run) => {
+                    self.last_run = Some(segment.run);
+                    let init = spool.path(&spool.names().init(segment.run));
+                    let before = std::mem::replace(&mut self.extradata, assemble::extradata(&init));
+                    before.is_none() || before == self.extradata
+                }
+                _ => true,
+            };
+            segments += usize::from(matches!(entry, RecordedEntry::Segment(_)));
+            thumbnails += usize::from(matches!(entry, RecordedEntry::Thumbnail(_)));
+            entries.push((entry, fits));
+        }
+        Ok(entries)
+    }
+}
+
+/// The upload log, shared by the uploader and the storages' multipart uploads.
+#[derive(Debug, Default)]
+pub(super) struct UploadLog {
+    writer: Mutex<Option<LogWriter<UploadEntry>>>,
+}
+
+impl UploadLog {
+    /// Opens the log for writing.
+    pub(super) fn open(&self, spool: &Spool) -> io::Result<()> {
+        let writer = spool.upload_log_writer()?;
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        Ok(())
+    }
+
+    pub(super) fn append(&self, entry: &UploadEntry) -> io::Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.as_mut().map_or(Ok(()), |writer| writer.append(entry))
+    }
+}
+
+/// Logs the multipart uploads of one storage.
+pub(super) struct LoggedUploads {
+    pub(super) log: Arc<UploadLog>,
+    pub(super) backup: bool,
+}
+
+impl UploadJournal for LoggedUploads {
+    fn started(&self, upload: &UnfinishedUpload) -> io::Result<()> {
+        self.log.append(&UploadEntry::MultipartStarted { upload: upload.clone(), backup: self.backup })
+    }
+
+    fn ended(&self, upload: &UnfinishedUpload) {
+        let entry = UploadEntry::MultipartEnded { upload: upload.clone() };
+        if let Err(error) = self.log.append(&entry) {
+            // The next process aborts the upload once more, which does no harm.
+            tracing::debug!(%error, "end of multipart upload not logged");
+        }
+    }
+}
+
+/// Multipart uploads that an earlier process started and did not end, in the first storage and in the backup.
+#[derive(Debug, Default)]
+pub(super) struct UnfinishedUploads {
+    pub(super) first: Vec<UnfinishedUpload>,
+    pub(super) backup: Vec<UnfinishedUpload>,
+}
+
+impl UnfinishedUploads {
+    /// Follows the entries of the upload log.
+    pub(super) fn apply(&mut self, entry: &UploadEntry) {
+        match entry {
+            UploadEntry::MultipartStarted { upload, backup: false } => self.first.push(upload.clone()),
+            UploadEntry::MultipartStarted { upload, backup: true } => self.backup.push(upload.clone()),
+            UploadEntry::MultipartEnded { upload } => {
+                self.first.retain(|unfinished| unfinished != upload);
+                self.backup.retain(|unfinished| unfinished != upload);
+            }
+            UploadEntry::Assembled(_) | UploadEntry::Stored(_) | UploadEntry::SwitchedToBackup => {}
+        }
+    }
+}
