@@ -86,16 +86,11 @@ pub(super) fn are_available(run_folder: &Path) -> bool {
     *AVAILABLE.get_or_init(|| {
         let (program, args) = unshare_command(Path::new("/bin/true"), Vec::new(), run_folder);
         let args: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
-        match super::run_tool(&program, args.into_iter(), run_folder) {
-            Ok(Ok(())) => true,
-            Ok(Err(reason)) => {
-                tracing::warn!(reason, "namespaces unavailable, browsers are not isolated from each other");
-                false
-            }
-            Err(reason) => {
-                tracing::warn!(%reason, "namespaces unavailable, browsers are not isolated from each other");
-                false
-            }
+        let outcome = super::run_tool(&program, args.into_iter(), run_folder);
+        let failure = outcome.unwrap_or_else(|error| Err(error.to_string())).err();
+        if let Some(reason) = &failure {
+            tracing::warn!(reason, "namespaces unavailable, browsers are not isolated from each other");
         }
+        failure.is_none()
     })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use axum::body::Bytes;
 use base16ct::lower::encode_string as hex;
+use pagecast_core::backoff::exponential;
 use pagecast_core::spec::Secret;
 use pagecast_fleet::{Cast, CastState, Event, EventKind};
 use serde::Serialize;
@@ -15,6 +16,8 @@ use super::events::EventView;
 use crate::app::CallbackReceiver;
 use crate::callback::{self, CallbackFormat, DeliveryPolicy, WebhookMessage};
 
+/// Delay after the first attempt, which doubles.
+const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Longest delay between two attempts.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
 /// Time after which an event is given up: a receiver may be down for a day.
@@ -33,8 +36,7 @@ pub(crate) const FORMAT: CallbackFormat = CallbackFormat {
 const RETRY_POLICY: DeliveryPolicy = DeliveryPolicy { timeout: Duration::from_secs(10), retry_delay };
 
 fn retry_delay(attempts: u32, age: Duration) -> Option<Duration> {
-    let doubled = 1_u64.checked_shl(attempts.saturating_sub(1)).unwrap_or(u64::MAX);
-    let delay = Duration::from_secs(doubled).min(MAX_RETRY_DELAY);
+    let delay = exponential(FIRST_RETRY_DELAY, MAX_RETRY_DELAY, attempts.saturating_sub(1));
     (age + delay <= RETRY_WINDOW).then_some(delay)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pagecast_core::HostTime;
+use pagecast_core::backoff::exponential;
 use serde::{Deserialize, Serialize};
 
 use crate::store::ErrorClass;
@@ -108,7 +109,7 @@ impl Backoff {
             return;
         }
         self.failures += 1;
-        let pause = self.initial_backoff.saturating_mul(1 << (self.failures - 1).min(16)).min(MAX_BACKOFF);
+        let pause = exponential(self.initial_backoff, MAX_BACKOFF, self.failures - 1);
         self.retry_at = Some(now + pause.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0));
         self.last_error_class = Some(class);
         self.checks_misleading |= std::mem::take(&mut self.retried_after_check);

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use pagecast_core::HostTime;
+use pagecast_core::backoff::exponential;
 
 use super::State;
 use super::backoff::Backoff;
@@ -21,7 +22,7 @@ use crate::store::ErrorClass;
 const MAX_CONCURRENT_JOBS: usize = 4;
 /// Rate limit of storing the playlist of the whole recording, in bytes per second, as it only grows.
 const PLAYLIST_BYTES_PER_S: usize = 10_000;
-/// Pauses of a task that fails because of its own file: the first one, and the longest.
+/// Pauses of a task that fails because of its own file: half of the first one, and the longest.
 const TASK_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_TASK_BACKOFF: Duration = Duration::from_secs(60);
 /// Pause after an error of the spool, which usually needs an operator.
@@ -346,7 +347,7 @@ impl Machine {
             // The file itself is the problem, so others can still be stored.
             Err(error) if matches!(error.class, ErrorClass::Local | ErrorClass::Permanent) => {
                 let attempts = attempts + 1;
-                let pause = TASK_BACKOFF.saturating_mul(1 << attempts.min(10)).min(MAX_TASK_BACKOFF);
+                let pause = exponential(TASK_BACKOFF, MAX_TASK_BACKOFF, attempts);
                 self.retries.push(TaskRetry { task, attempts, retry_at: Some(now + pause) });
                 tracing::warn!(error = error.message, "upload of one file failed, retrying later");
                 self.problem = Some(error.message);
