@@ -97,6 +97,7 @@ macro_rules! contract {
                 expired_casts_are_deleted
                 undelivered_events_keep_their_cast
                 casts_that_hold_a_key_are_kept
+                a_key_that_was_freed_stays_free
                 a_clock_that_is_set_back_stops_no_callbacks
                 retry_delays_are_capped
                 leases_and_deadlines_ignore_clock_changes

@@ -86,6 +86,8 @@ struct CastModel {
     queued_at: Duration,
     started: bool,
     closed: bool,
+    /// Whether the key is taken. Once free, it stays free, even if the clock is set back before its end.
+    holds_key: bool,
     stop_asked: bool,
     owner: Option<String>,
     epoch: u64,
@@ -108,6 +110,7 @@ impl CastModel {
     fn end(&mut self, reason: EndReason, now: UnixMs) {
         (self.state, self.reason, self.ended_ms, self.commands) =
             (CastState::Ended, Some(reason), Some(now), 0);
+        self.release_expired_key(now);
         self.append_event();
     }
 
@@ -115,9 +118,13 @@ impl CastModel {
         (self.closed, self.owner) = (true, None);
     }
 
-    fn holds_key(&self, now: UnixMs) -> bool {
-        self.state != CastState::Ended
-            || matches!(self.new.key_retention, KeyRetention::Until(until) if until > now)
+    fn key_expired(&self, now: UnixMs) -> bool {
+        self.state == CastState::Ended
+            && !matches!(self.new.key_retention, KeyRetention::Until(until) if until > now)
+    }
+
+    fn release_expired_key(&mut self, now: UnixMs) {
+        self.holds_key &= !self.key_expired(now);
     }
 
     fn is_free(&self, passed: Duration) -> bool {
@@ -277,7 +284,10 @@ impl<B: Backend> Fixture<B> {
             ..new_cast(now)
         };
         let created = self.backend.fleet().create(new.clone()).await.unwrap();
-        let holder = self.casts.iter().find(|cast| cast.new.key == new.key && cast.holds_key(now));
+        for cast in self.casts.iter_mut().filter(|cast| cast.new.key == new.key) {
+            cast.release_expired_key(now);
+        }
+        let holder = self.casts.iter().find(|cast| cast.new.key == new.key && cast.holds_key);
         let own = || self.casts.iter().filter(|cast| cast.new.app == new.app);
         let running = own().filter(|cast| cast.state != CastState::Ended).count();
         let lately = own().filter(|cast| cast.counts_towards_quota(self.elapsed)).count();
@@ -290,6 +300,7 @@ impl<B: Backend> Fixture<B> {
             (CreateOutcome::New(cast), None) => {
                 assert!(cast.id == new.id && !too_many && queued < QUEUE_LIMIT);
                 let mut cast = CastModel {
+                    holds_key: new.key.is_some(),
                     new,
                     state: CastState::Queued,
                     reason: None,
@@ -469,7 +480,7 @@ impl<B: Backend> Fixture<B> {
         let oldest = now - millis(B::RETENTION);
         self.casts.retain(|cast| {
             let pending = cast.outbox.iter().any(|entry| !entry.3);
-            let held = cast.new.key.is_some() && cast.holds_key(now);
+            let held = cast.holds_key && !cast.key_expired(now);
             !cast.closed || pending || held || cast.ended_ms >= Some(oldest)
         });
     }

@@ -128,6 +128,18 @@ pub(crate) async fn casts_that_hold_a_key_are_kept<B: Backend>() {
     assert!(fleet.get(&id).await.unwrap().is_none());
 }
 
+pub(crate) async fn a_key_that_was_freed_stays_free<B: Backend>() {
+    let backend = B::new();
+    let until = backend.now() + HOUR_MS;
+    let new = |now| new_cast_with_key(now, "key", KeyRetention::Until(until));
+    let id = create_cast(&*backend.fleet(), new(backend.now())).await;
+    backend.advance(2 * HOUR);
+    backend.fleet().send_command(&id, Command::Stop).await.unwrap();
+    backend.set_clock(-2 * HOUR_MS);
+    let again = backend.fleet().create(new(backend.now())).await.unwrap();
+    assert!(matches!(again, CreateOutcome::New(_)), "the cast ended after its key's retention");
+}
+
 const HOUR: Duration = Duration::from_secs(3600);
 const HOUR_MS: i64 = 3_600_000;
 /// Longer than any delay, lease or deadline.
