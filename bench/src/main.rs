@@ -22,6 +22,7 @@ mod outputs;
 mod page;
 mod pagecast;
 mod plan;
+mod playback;
 mod quality;
 mod reference;
 mod report;

@@ -16,6 +16,7 @@ use crate::machine;
 use crate::measure::{WARM_UP, measure_cast};
 use crate::outputs::OutputResults;
 use crate::page::BenchPage;
+use crate::playback::PlaybackResults;
 use crate::reference::ReferenceFrames;
 use crate::report;
 use crate::results::{PageResult, PerRecorder, Results};
@@ -26,6 +27,7 @@ use crate::usage::{become_subreaper, kill_descendants};
 
 const DEFAULT_WINDOW_S: u32 = 10;
 const DEFAULT_REPEAT: u32 = 3;
+const DEFAULT_JOINS: u32 = 20;
 
 /// A part of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,6 +42,8 @@ pub(crate) enum Section {
     Outputs,
     /// Rooms: cost, delay, and time to the first picture
     Rooms,
+    /// Longest gap between pictures at viewers that join rooms
+    Playback,
     /// Latency of the service, also with a long history
     Service,
 }
@@ -60,6 +64,12 @@ pub(crate) struct Args {
     /// Seconds over which a cast is measured, after its start [default: 10, quick 5]
     #[arg(long, value_parser = value_parser!(u32).range(3..=300))]
     seconds: Option<u32>,
+    /// Viewers that join one after the other, in each scenario of playback [default: 20, quick 2]
+    #[arg(long, value_parser = value_parser!(u32).range(1..=99))]
+    joins: Option<u32>,
+    /// Measure only scenarios of playback whose row contains this text
+    #[arg(long, default_value = "", hide_default_value = true)]
+    scenario: String,
     /// One short cast each, no simultaneous casts
     #[arg(long)]
     quick: bool,
@@ -83,6 +93,10 @@ impl Args {
         Duration::from_secs(
             self.seconds.unwrap_or(if self.quick { DEFAULT_WINDOW_S / 2 } else { DEFAULT_WINDOW_S }).into(),
         )
+    }
+
+    fn joins(&self) -> u32 {
+        self.joins.unwrap_or(if self.quick { 2 } else { DEFAULT_JOINS })
     }
 
     fn has(&self, part: Section) -> bool {
@@ -150,6 +164,9 @@ fn run_sections(args: &Args, site: &BenchSite, program: &Path) -> Result<Results
     }
     if args.has(Section::Rooms) {
         results.rooms = Some(RoomResults::measure(site, program, args.window(), args.repeat())?);
+    }
+    if args.has(Section::Playback) {
+        results.playback = Some(PlaybackResults::measure(site, program, args.joins(), &args.scenario)?);
     }
     if args.has(Section::Service) {
         results.service = Some(ServiceResults::measure(program, args.quick)?);

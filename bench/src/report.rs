@@ -1,6 +1,7 @@
 //! Writes the results as Markdown.
 
 mod outputs;
+mod playback;
 mod rooms;
 mod service;
 
@@ -49,6 +50,9 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     if let Some(rooms) = &results.rooms {
         rooms::markdown(&mut text, rooms)?;
     }
+    if let Some(playback) = &results.playback {
+        playback::markdown(&mut text, playback)?;
+    }
     if let Some(service) = &results.service {
         service::markdown(&mut text, service)?;
     }
@@ -58,6 +62,9 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     }
     if results.rooms.is_some() {
         text.push_str(rooms::METHOD_TEXT);
+    }
+    if results.playback.is_some() {
+        text.push_str(playback::METHOD_TEXT);
     }
     if results.service.is_some() {
         text.push_str(service::METHOD_TEXT);

@@ -7,6 +7,7 @@ use crate::density::DensityStep;
 use crate::measure::Measurement;
 use crate::outputs::OutputResults;
 use crate::page::BenchPage;
+use crate::playback::PlaybackResults;
 use crate::rooms::RoomResults;
 use crate::service::ServiceResults;
 use crate::usage::Component;
@@ -59,6 +60,7 @@ pub(crate) struct Results {
     pub(crate) density: Option<(BenchPage, PerRecorder<Vec<DensityStep>>)>,
     pub(crate) outputs: Option<OutputResults>,
     pub(crate) rooms: Option<RoomResults>,
+    pub(crate) playback: Option<PlaybackResults>,
     pub(crate) service: Option<ServiceResults>,
 }
 

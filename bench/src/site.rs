@@ -37,8 +37,11 @@ impl BenchSite {
             make_video(&source, video_s)?;
         }
         fs::copy(&source, media.join("source.mp4"))?;
+        let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
         let server = PageServer::start()?
-            .with_folder("/bench/", &Path::new(env!("CARGO_MANIFEST_DIR")).join("pages"))
+            .with_folder("/bench/", &bench.join("pages"))
+            .with_folder("/demo/", &bench.join("../demo"))
+            .with_folder("/packages/", &bench.join("../target/third-party/node_modules"))
             .with_folder("/media/", &media);
         Ok(Self { server, folder: folder.to_owned() })
     }
@@ -76,6 +79,16 @@ impl BenchSite {
     /// URL of the testkit's viewer page with `count` connections to a room.
     pub(crate) fn viewer_url(&self, whep: &str, id: u32, count: usize) -> String {
         self.server.url(&format!("/whep-viewer.html?absolute&id={id}&count={count}&whep={whep}"))
+    }
+
+    /// URL of the page that watches a room and measures gaps between pictures.
+    pub(crate) fn watch_url(&self, query: &str) -> String {
+        self.server.url(&format!("/bench/watch.html?{query}"))
+    }
+
+    /// URL of the page of `make demo`.
+    pub(crate) fn demo_url(&self) -> String {
+        self.server.url("/demo/index.html")
     }
 
     /// Waits for a report of a page.

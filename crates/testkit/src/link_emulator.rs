@@ -33,8 +33,8 @@ pub struct LinkConditions {
 /// Longest time in the queue of a link with limited bandwidth: that of a home router with some buffer bloat.
 const MAX_QUEUE_DELAY: Duration = Duration::from_millis(200);
 
-/// A link to one server; stopped when dropped. Conditions apply to the first client; others have a perfect
-/// link.
+/// A link to one server; stopped when dropped. Conditions apply to the first client, or to all but the first;
+/// others have a perfect link.
 #[derive(Debug)]
 pub struct LinkEmulator {
     address: SocketAddr,
@@ -49,6 +49,19 @@ impl LinkEmulator {
     /// # Errors
     /// There is no free port, or no thread can be started.
     pub fn start(server: SocketAddr) -> Result<Self> {
+        Self::start_for(server, |client| client == 0)
+    }
+
+    /// Starts a perfect link to `server`. Conditions apply to all clients but the first: to the viewers of a room
+    /// to which one cast publishes.
+    ///
+    /// # Errors
+    /// There is no free port, or no thread can be started.
+    pub fn start_for_viewers(server: SocketAddr) -> Result<Self> {
+        Self::start_for(server, |client| client > 0)
+    }
+
+    fn start_for(server: SocketAddr, is_impaired: fn(u64) -> bool) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = runtime.block_on(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let address = socket.local_addr()?;
@@ -60,7 +73,7 @@ impl LinkEmulator {
             .spawn(move || {
                 runtime.block_on(async {
                     tokio::select! {
-                        () = relay_datagrams(Arc::new(socket), server, shared) => {}
+                        () = relay_datagrams(Arc::new(socket), server, shared, is_impaired) => {}
                         _ = stopped => {}
                     }
                 });
@@ -162,7 +175,12 @@ impl Direction {
     }
 }
 
-async fn relay_datagrams(front: Arc<UdpSocket>, server: SocketAddr, conditions: Arc<Mutex<LinkConditions>>) {
+async fn relay_datagrams(
+    front: Arc<UdpSocket>,
+    server: SocketAddr,
+    conditions: Arc<Mutex<LinkConditions>>,
+    is_impaired: fn(u64) -> bool,
+) {
     let mut directions = BTreeMap::<SocketAddr, Direction>::new();
     let mut buffer = vec![0; MAX_DATAGRAM_LEN];
     loop {
@@ -170,7 +188,7 @@ async fn relay_datagrams(front: Arc<UdpSocket>, server: SocketAddr, conditions: 
         if !directions.contains_key(&client) {
             let Ok(back) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { continue };
             let (back, number) = (Arc::new(back), directions.len() as u64);
-            let impaired = number == 0;
+            let impaired = is_impaired(number);
             let direction = |seed, socket: &Arc<UdpSocket>, to| {
                 Direction::new(&conditions, impaired, seed, Arc::clone(socket), to)
             };
