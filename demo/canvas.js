@@ -13,7 +13,7 @@ export function fit(canvas) {
   if (canvas.height !== height) canvas.height = height;
 }
 
-/// A cleared 2D context whose shorter design side is scaled to fit `width` by `height` units, centred.
+/// Clears a canvas and returns its 2D context, scaled so that `width` by `height` units fit and are centred.
 export function stage(canvas, width, height) {
   const context = canvas.getContext("2d");
   context.setTransform(1, 0, 0, 1, 0, 0);
@@ -23,12 +23,13 @@ export function stage(canvas, width, height) {
   return context;
 }
 
+/// Begins the path of a box with rounded corners.
 export function roundedBox(context, x, y, width, height, radius) {
   context.beginPath();
   context.roundRect(x, y, width, height, radius);
 }
 
-/// A repeatable pseudo-random number of 0 to 1 for whole numbers.
+/// Returns a pseudo-random number from 0 to 1 that depends on whole numbers only.
 export function noise(...keys) {
   let hash = 2166136261;
   for (const key of keys) hash = Math.imul(hash ^ key, 16777619) ^ (hash >>> 13);

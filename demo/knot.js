@@ -1,4 +1,4 @@
-// A striped torus knot, in WebGL or, where there is none, in 2D.
+// Draws a striped torus knot with WebGL, or with a 2D canvas if WebGL is missing.
 
 const ALONG = 250;
 const AROUND = 24;
@@ -11,7 +11,7 @@ const minus = (p, q) => p.map((v, i) => v - q[i]);
 const cross = (p, q) => [p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]];
 const unit = (p) => p.map((v) => v / Math.hypot(...p));
 
-/// Vertices as x, y, z, normal x, y, z, position along the tube (0 to 1).
+/// Returns 7 numbers for each vertex: x, y, z, the normal's x, y, z, and the position along the tube (0 to 1).
 function mesh(along, around) {
   const vertices = [];
   for (let i = 0; i <= along; i += 1) {
@@ -29,6 +29,7 @@ function mesh(along, around) {
   return vertices;
 }
 
+/// Returns the 4 vertex indices of each face.
 function quads(along, around) {
   const indices = [];
   for (let i = 0; i < along; i += 1) {
@@ -40,7 +41,7 @@ function quads(along, around) {
   return indices;
 }
 
-/// Rotation about y by `yaw`, then about x by `pitch`, as rows.
+/// Returns the rows of the rotation at `t` seconds: about y by `yaw`, then about x by `pitch`.
 function rotation(t) {
   const [yaw, pitch] = [t * 0.9, -0.55 + 0.25 * Math.sin(t * 0.7)];
   const [cy, sy, cp, sp] = [Math.cos(yaw), Math.sin(yaw), Math.cos(pitch), Math.sin(pitch)];
@@ -110,7 +111,7 @@ function openGl(gl) {
   };
 }
 
-function openFlat(canvas) {
+function open2d(canvas) {
   const context = canvas.getContext("2d");
   const vertices = mesh(120, 10);
   const faces = quads(120, 10);
@@ -135,8 +136,8 @@ function openFlat(canvas) {
   };
 }
 
-/// Opens the knot on a canvas; gives its name and what draws it at a time.
+/// Prepares a canvas. Returns the name of the renderer, and a function that draws the knot at a time in seconds.
 export function openKnot(canvas) {
   const gl = canvas.getContext("webgl", { antialias: true, alpha: true });
-  return gl ? { name: "WebGL", draw: openGl(gl) } : { name: "2D canvas", draw: openFlat(canvas) };
+  return gl ? { name: "WebGL", draw: openGl(gl) } : { name: "2D canvas", draw: open2d(canvas) };
 }

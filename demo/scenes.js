@@ -1,4 +1,4 @@
-// The five scenes. Each draws itself for a time; none keeps state between frames.
+// The five scenes. Each one draws the picture of a given time and keeps no state between frames.
 
 import { noise, palette, roundedBox, stage } from "./canvas.js";
 import { openKnot } from "./knot.js";
@@ -7,7 +7,7 @@ import { BAR_S, playsOn, ROWS, STEPS } from "./music.js";
 const grow = (x) => 1 - (1 - Math.min(Math.max(x, 0), 1)) ** 4;
 const grouped = (value) => Math.round(value).toLocaleString("en-US");
 
-// A procession of pages, seen at an angle, leaving at equal intervals.
+// First scene: a row of pages in perspective that leave at equal intervals.
 const CARDS = 7;
 const cardColours = [palette.coral, palette.cobalt, palette.sun, palette.forest, palette.ink];
 
@@ -53,6 +53,7 @@ function drawPages({ t, section }) {
   context.globalAlpha = 1;
 }
 
+// Second scene: the knot.
 let knot = null;
 const webgl = {
   id: "webgl",
@@ -63,6 +64,7 @@ const webgl = {
   draw: ({ t }) => knot.draw(t),
 };
 
+// Third scene: rows of text that move.
 const type = {
   id: "type",
   open(section) {
@@ -77,6 +79,7 @@ const type = {
   },
 };
 
+// Fourth scene: a chart and counters that grow.
 const CITIES = [["paris", 18240], ["shanghai", 21970], ["saopaulo", 8003]];
 
 function drawChart({ t, local, section }) {
@@ -123,7 +126,7 @@ function drawCurve(context, grown) {
   context.fill();
 }
 
-// Every note of the bar as a dot; it flares while it sounds.
+// Fifth scene: each note of the bar is a dot that is larger while it sounds.
 const LABEL_WIDTH = 96;
 const labels = ["bell", "pluck", "", "", "hat", "bass", "kick"];
 

@@ -124,7 +124,7 @@ pub(crate) struct ServeArgs {
 /// Format of a service's log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// Lines for people
+    /// Human-readable lines
     #[default]
     Pretty,
     /// One JSON object per line

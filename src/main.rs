@@ -1,4 +1,5 @@
-//! `pagecast`: the command line. The crates under `crates/` do the work.
+//! The program `pagecast`: its command line, signals, logging and exit codes. The crates under `crates/` do
+//! the work.
 
 mod call;
 mod cast;

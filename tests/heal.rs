@@ -331,8 +331,8 @@ fn attempts_are_limited() -> Result<()> {
     let outcome = run.finish(TIMEOUT)?;
     outcome.expect_failure(EXIT_BROWSER, &["crashed repeatedly", "2 browsers"])?;
     let report = outcome.parse_report()?;
-    expect_events(&report, &["live", "moved crash", "ended gave-up crash"])?;
-    ensure!((report.end.as_str(), report.fault.as_deref()) == ("gave-up", Some("crash")));
+    expect_events(&report, &["live", "moved crash", "ended page-failed crash"])?;
+    ensure!((report.end.as_str(), report.fault.as_deref()) == ("page-failed", Some("crash")));
     verify_plays(&outcome, report.duration_ms / 1000.0)
 }
 
@@ -348,7 +348,7 @@ fn a_page_that_never_calls_is_reloaded_then_moved_then_given_up() -> Result<()> 
     outcome.expect_failure(EXIT_PAGE, &["never reported that it was ready", "2 browsers"])?;
     let report = outcome.parse_report()?;
     let again = "reloaded start-timeout";
-    expect_events(&report, &[again, "moved start-timeout", again, "ended gave-up start-timeout"])?;
+    expect_events(&report, &[again, "moved start-timeout", again, "ended page-failed start-timeout"])?;
     expect_event_after(&report, 1, 2000..=6000)?;
     ensure!(!outcome.output.exists(), "a file was left although nothing was recorded");
     ensure!(evidence_kinds(&report)? == ["start-timeout"; 4]);
@@ -364,7 +364,7 @@ fn notify_ready_is_missed_twice_only() -> Result<()> {
         .option("ready-timeout", "2s")
         .finish(TIMEOUT)?;
     outcome.expect_failure(EXIT_PAGE, &["never reported that it was ready"])?;
-    expect_events(&outcome.parse_report()?, &["reloaded start-timeout", "ended gave-up start-timeout"])
+    expect_events(&outcome.parse_report()?, &["reloaded start-timeout", "ended page-failed start-timeout"])
 }
 
 #[test]
@@ -504,7 +504,7 @@ fn readiness_conditions_are_awaited() -> Result<()> {
         record_command(&server, "counter.html").option("wait-for-selector", "p#never").option("attempts", 1);
     let outcome = never.option("ready-timeout", "2s").finish(TIMEOUT)?;
     outcome.expect_failure(EXIT_PAGE, &["ready"])?;
-    expect_events(&outcome.parse_report()?, &["reloaded start-timeout", "ended gave-up start-timeout"])?;
+    expect_events(&outcome.parse_report()?, &["reloaded start-timeout", "ended page-failed start-timeout"])?;
 
     let outcome =
         record_command(&server, "counter.html").option("wait-for-selector", "p[").finish(TIMEOUT)?;

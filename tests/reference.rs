@@ -17,7 +17,7 @@ fn help_text(args: &[&str]) -> String {
 
 #[test]
 fn the_command_line() {
-    let mut page = String::from("# Command line\n\nMade from the program's own help.\n");
+    let mut page = String::from("# Command line\n\nGenerated from the program's own help.\n");
     for command in ["serve", "call", "record", "cast", "recover", "demo", "doctor"] {
         page += &format!("\n## pagecast {command}\n\n```text\n{}```\n", help_text(&[command, "--help"]));
     }

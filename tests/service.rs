@@ -144,7 +144,7 @@ fn a_failure_is_reported_with_its_reason() -> Result<()> {
     let webcast =
         json!({ "AppId": APP_ID, "RoomId": "r", "TaskId": "chosen-by-us", "UserId": "u", "SourceURL": page });
     ensure!(good && service.call("StartWebcast", &webcast)?.0, "a task was refused");
-    let casts = service.rest("GET", "/v1/casts?origin=volcengine", None)?.json()?;
+    let casts = service.rest("GET", "/v1/casts?api=volcengine", None)?.json()?;
     let webcast = casts["casts"][0]["id"].as_str().context("no cast")?.to_owned();
     for (id, task) in [(&record, record.as_str()), (&webcast, "chosen-by-us")] {
         let cast = service.wait_until_cast(id, "it has failed", TIMEOUT, |cast| cast["state"] == "ended")?;

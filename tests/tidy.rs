@@ -158,6 +158,9 @@ fn files_are_short() {
 fn files_are_named_by_role() {
     for path in files_with_suffix(".rs") {
         assert_ne!(path.file_name().unwrap(), "mod.rs", "{}: write name.rs beside name/", path.display());
+        let name = path.file_stem().unwrap().to_string_lossy();
+        let banned: Vec<_> = source::banned_words(&name).collect();
+        assert!(banned.is_empty(), "{}: {banned:?}", path.display());
     }
 }
 

@@ -15,12 +15,12 @@ use crate::usage::kill_descendants;
 
 /// Records the testkit's page with beeps and measures their offsets, corrected by the clock in the picture.
 pub(crate) fn measure_offsets(
-    side: Recorder,
+    recorder: Recorder,
     site: &BenchSite,
     program: &Path,
     length: Duration,
 ) -> Result<AvOffsets> {
-    let cast = Cast::start_flash_beep(side, site, program)?;
+    let cast = Cast::start_flash_beep(recorder, site, program)?;
     std::thread::sleep(length);
     cast.interrupt()?;
     let finished = cast.finish()?;

@@ -53,15 +53,20 @@ enum RunningRecorder {
 
 impl Cast {
     /// Starts a cast of `page`; `program` is the `pagecast` to run.
-    pub(crate) fn start(side: Recorder, site: &BenchSite, page: BenchPage, program: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        recorder: Recorder,
+        site: &BenchSite,
+        page: BenchPage,
+        program: &Path,
+    ) -> Result<Self> {
         let number = next_cast_number();
-        Self::start_url(side, site, &site.page_url(page, number), number, program)
+        Self::start_url(recorder, site, &site.page_url(page, number), number, program)
     }
 
     /// Starts a cast of the page with flashes and beeps, which does not report when it has drawn.
-    pub(crate) fn start_flash_beep(side: Recorder, site: &BenchSite, program: &Path) -> Result<Self> {
+    pub(crate) fn start_flash_beep(recorder: Recorder, site: &BenchSite, program: &Path) -> Result<Self> {
         let number = next_cast_number();
-        let mut cast = Self::start_url(side, site, &site.flash_beep_url(number), number, program)?;
+        let mut cast = Self::start_url(recorder, site, &site.flash_beep_url(number), number, program)?;
         site.wait_until_requested(number, START_TIMEOUT)?;
         // The baseline's sound is best if the browser plays before the recording starts.
         std::thread::sleep(WARM_UP);
@@ -77,9 +82,15 @@ impl Cast {
         Ok(Self { number, file, recorder: RunningRecorder::Pagecast(pagecast) })
     }
 
-    fn start_url(side: Recorder, site: &BenchSite, url: &str, number: u32, program: &Path) -> Result<Self> {
-        let file = site.output_path(&format!("{}-{number}.mp4", side.name()));
-        let recorder = match side {
+    fn start_url(
+        recorder: Recorder,
+        site: &BenchSite,
+        url: &str,
+        number: u32,
+        program: &Path,
+    ) -> Result<Self> {
+        let file = site.output_path(&format!("{}-{number}.mp4", recorder.name()));
+        let recorder = match recorder {
             Recorder::Pagecast => RunningRecorder::Pagecast(PagecastRecorder::start(program, url, &file)?),
             Recorder::Baseline => RunningRecorder::Baseline(BaselineRecorder::start(url)?),
         };

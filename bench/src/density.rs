@@ -40,7 +40,7 @@ impl DensityStep {
 
 /// Adds casts one by one until one of them is too slow.
 pub(crate) fn measure_density(
-    side: Recorder,
+    recorder: Recorder,
     site: &BenchSite,
     page: BenchPage,
     program: &Path,
@@ -48,8 +48,8 @@ pub(crate) fn measure_density(
 ) -> Result<Vec<DensityStep>> {
     let mut steps = Vec::new();
     for casts in 1..=MAX_CASTS {
-        let step = measure_step(casts, side, site, page, program, window)?;
-        eprintln!("{casts} x {}: {}, {:.2} cores", side.name(), step.describe_worst(), step.cores);
+        let step = measure_step(casts, recorder, site, page, program, window)?;
+        eprintln!("{casts} x {}: {}, {:.2} cores", recorder.name(), step.describe_worst(), step.cores);
         let is_last = !step.is_full_rate();
         steps.push(step);
         if is_last {
@@ -61,7 +61,7 @@ pub(crate) fn measure_density(
 
 fn measure_step(
     count: usize,
-    side: Recorder,
+    recorder: Recorder,
     site: &BenchSite,
     page: BenchPage,
     program: &Path,
@@ -70,7 +70,7 @@ fn measure_step(
     let mut casts = Vec::new();
     for _ in 0..count {
         // One after the other, as starts are not measured here.
-        let mut cast = Cast::start(side, site, page, program)?;
+        let mut cast = Cast::start(recorder, site, page, program)?;
         cast.wait_until_shown(site)?;
         casts.push(cast);
     }
@@ -80,7 +80,7 @@ fn measure_step(
     let worst = finish_all(casts, window);
     kill_descendants()?;
     if let Err(error) = &worst {
-        eprintln!("{count} x {}: {error:#}", side.name());
+        eprintln!("{count} x {}: {error:#}", recorder.name());
     }
     Ok(DensityStep { casts: count, worst_fps: worst.ok(), cores: cores.total() })
 }

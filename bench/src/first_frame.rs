@@ -18,9 +18,9 @@ use crate::site::{BenchSite, TIMECODE_SIZE};
 use crate::usage::kill_descendants;
 
 /// Seconds until the recorder has captured the page.
-pub(crate) fn first_frame_s(side: Recorder, site: &BenchSite, program: &Path) -> Result<f64> {
-    let seconds = match side {
-        Recorder::Pagecast => Cast::start(side, site, BenchPage::Animation, program)
+pub(crate) fn first_frame_s(recorder: Recorder, site: &BenchSite, program: &Path) -> Result<f64> {
+    let seconds = match recorder {
+        Recorder::Pagecast => Cast::start(recorder, site, BenchPage::Animation, program)
             .and_then(|cast| captured_after_s(cast, site)),
         Recorder::Baseline => baseline_first_frame_s(site),
     };

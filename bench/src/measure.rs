@@ -34,14 +34,14 @@ pub(crate) struct Measurement {
 
 /// Measures a cast of `page`. Compares its pictures if there are `references`.
 pub(crate) fn measure_cast(
-    side: Recorder,
+    recorder: Recorder,
     site: &BenchSite,
     page: BenchPage,
     program: &Path,
     window: Duration,
     references: Option<&mut ReferenceFrames<'_>>,
 ) -> Result<Measurement> {
-    let mut cast = Cast::start(side, site, page, program)?;
+    let mut cast = Cast::start(recorder, site, page, program)?;
     cast.wait_until_shown(site)?;
     std::thread::sleep(WARM_UP);
     let (cores, pss_bytes) = sample_usage(window)?;
@@ -57,7 +57,7 @@ pub(crate) fn measure_cast(
         distinct_fps: file.distinct_fps(),
         coded_fps: file.coded_fps(),
         kbps: file.kbps()?,
-        ssim: references.map(|references| file.ssim(page, side, references)).transpose()?,
+        ssim: references.map(|references| file.ssim(page, recorder, references)).transpose()?,
         self_reported_cpu_ratio: finished.self_report.map(|report| report.cpu_s / used),
     })
 }

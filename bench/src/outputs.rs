@@ -44,10 +44,10 @@ impl OutputResults {
             pushes.measure_once(site, program, &nginx, window)?;
         }
         for _ in 0..repeat {
-            for side in Recorder::ALL {
-                let delay = delay::measure_delay(side, site, program, &nginx, window)?;
-                eprintln!("delay at the server, {}: {:.0} ms", side.name(), delay.median_ms());
-                delays.get_mut(side).push(delay);
+            for recorder in Recorder::ALL {
+                let delay = delay::measure_delay(recorder, site, program, &nginx, window)?;
+                eprintln!("delay at the server, {}: {:.0} ms", recorder.name(), delay.median_ms());
+                delays.get_mut(recorder).push(delay);
             }
         }
         let uploads = UploadResults::measure(site, program, window, repeat)?;

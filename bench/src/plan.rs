@@ -153,9 +153,9 @@ fn run_sections(args: &Args, site: &BenchSite, program: &Path) -> Result<Results
     }
     if args.has(Section::Density) {
         let mut steps = PerRecorder::default();
-        for side in Recorder::ALL {
-            *steps.get_mut(side) =
-                density::measure_density(side, site, args.density, program, args.window())?;
+        for recorder in Recorder::ALL {
+            *steps.get_mut(recorder) =
+                density::measure_density(recorder, site, args.density, program, args.window())?;
         }
         results.density = Some((args.density, steps));
     }
@@ -179,17 +179,17 @@ fn measure_pages(args: &Args, site: &BenchSite, program: &Path, results: &mut Re
     for page in args.pages() {
         let mut casts = PerRecorder::<Vec<_>>::default();
         for round in 1..=args.repeat() {
-            for side in Recorder::ALL {
-                eprint!("{}, {} {round}/{}: ", page.title(), side.name(), args.repeat());
+            for recorder in Recorder::ALL {
+                eprint!("{}, {} {round}/{}: ", page.title(), recorder.name(), args.repeat());
                 let measured =
-                    measure_cast(side, site, *page, program, args.window(), Some(&mut references))?;
+                    measure_cast(recorder, site, *page, program, args.window(), Some(&mut references))?;
                 let ssim = measured.ssim.map_or(f64::NAN, |ssim| ssim.luma);
                 eprintln!(
                     "{:.2} cores, {:.1} new fps, SSIM {ssim:.4}",
                     measured.cores.total(),
                     measured.distinct_fps
                 );
-                casts.get_mut(side).push(measured);
+                casts.get_mut(recorder).push(measured);
             }
         }
         results.pages.push(PageResult { page: *page, casts });
@@ -199,13 +199,13 @@ fn measure_pages(args: &Args, site: &BenchSite, program: &Path, results: &mut Re
 
 fn measure_times(args: &Args, site: &BenchSite, program: &Path, results: &mut Results) -> Result<()> {
     for _ in 0..args.repeat() {
-        for side in Recorder::ALL {
-            let seconds = first_frame_s(side, site, program)?;
-            eprintln!("first frame, {}: {seconds:.2} s", side.name());
-            results.first_frames_s.get_mut(side).push(seconds);
-            let offsets = measure_offsets(side, site, program, args.window())?;
-            eprintln!("sound against picture, {}: {offsets}", side.name());
-            results.offsets.get_mut(side).push(offsets);
+        for recorder in Recorder::ALL {
+            let seconds = first_frame_s(recorder, site, program)?;
+            eprintln!("first frame, {}: {seconds:.2} s", recorder.name());
+            results.first_frames_s.get_mut(recorder).push(seconds);
+            let offsets = measure_offsets(recorder, site, program, args.window())?;
+            eprintln!("sound against picture, {}: {offsets}", recorder.name());
+            results.offsets.get_mut(recorder).push(offsets);
         }
     }
     for _ in 0..args.repeat() {

@@ -69,7 +69,7 @@ impl MeasuredFile {
     pub(crate) fn ssim(
         &self,
         page: BenchPage,
-        side: Recorder,
+        recorder: Recorder,
         source: &mut ReferenceFrames<'_>,
     ) -> Result<Ssim> {
         let chosen = if page.is_animated() { self.sample_by_counter(page)? } else { self.sample_by_time() };
@@ -79,7 +79,7 @@ impl MeasuredFile {
         let select: Vec<_> = chosen.iter().map(|(index, _)| format!("eq(n\\,{index})")).collect();
         // x11grab converts with ffmpeg's default, BT.601; Pagecast uses BT.709. References are converted
         // alike.
-        let matrix = match side {
+        let matrix = match recorder {
             Recorder::Pagecast => "bt709",
             Recorder::Baseline => "bt601",
         };

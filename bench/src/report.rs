@@ -76,12 +76,10 @@ fn intro_section(text: &mut String, args: &Args, pagecast: &Path) -> Result<()> 
     writeln!(
         text,
         "Written by `make bench`. Both recorders recorded the same pages at {WIDTH}x{HEIGHT} and {FPS} \
-         frames per \
-         second, in turn, each alone on the machine.\nThe baseline is Xvfb + PulseAudio + Chromium in \
-         kiosk mode + \
-         ffmpeg (x11grab, libx264 veryfast, 4500 kbit/s), as LiveKit Egress configures it.\nValues are \
-         medians of \
-         {} casts, measured over {} s after a warm-up.\n",
+         frames per second, in turn, each alone on the machine.\n\
+         The baseline is the usual recipe: Xvfb + PulseAudio + Chromium in kiosk mode + ffmpeg (x11grab, \
+         libx264 veryfast, 4500 kbit/s), as LiveKit Egress configures it.\n\
+         Values are medians of {} casts, measured over {} s after a warm-up.\n",
         args.repeat(),
         args.window().as_secs()
     )?;
@@ -133,15 +131,15 @@ fn cpu_section(text: &mut String, results: &Results) -> Result<()> {
     let names: Vec<_> = COMPONENTS.iter().map(|(_, name)| *name).collect();
     writeln!(text, "| page | recorder | {} | total | memory |", names.join(" | "))?;
     writeln!(text, "|---|---|{}---:|---:|", "---:|".repeat(COMPONENTS.len()))?;
-    for_each_recorder(results, |result, side| {
+    for_each_recorder(results, |result, recorder| {
         let cores: Vec<_> =
-            COMPONENTS.iter().map(|(part, _)| format!("{:.3}", result.cores(side, *part))).collect();
-        let memory = result.median(side, |m| m.pss_bytes as f64) / 1024.0 / 1024.0;
-        let total = result.total_cores(side);
+            COMPONENTS.iter().map(|(part, _)| format!("{:.3}", result.cores(recorder, *part))).collect();
+        let memory = result.median(recorder, |m| m.pss_bytes as f64) / 1024.0 / 1024.0;
+        let total = result.total_cores(recorder);
         Ok(writeln!(
             text,
             "{} | {} | {total:.3} | {memory:.0} MiB |",
-            row_head(result, side),
+            row_head(result, recorder),
             cores.join(" | ")
         )?)
     })?;
@@ -162,18 +160,18 @@ fn quality_section(text: &mut String, results: &Results) -> Result<()> {
         "| page | recorder | new pictures/s | coded pictures/s | kbit/s | luma SSIM | SSIM all |\n",
     );
     text.push_str("|---|---|---:|---:|---:|---:|---:|\n");
-    for_each_recorder(results, |result, side| {
+    for_each_recorder(results, |result, recorder| {
         let distinct = match result.page.is_animated() {
-            true => format!("{:.1}", result.median(side, |m| m.distinct_fps)),
+            true => format!("{:.1}", result.median(recorder, |m| m.distinct_fps)),
             false => "–".to_owned(),
         };
-        let (luma, all) = result.ssim(side);
-        let coded = result.median(side, |m| m.coded_fps);
-        let kbps = result.median(side, |m| m.kbps);
+        let (luma, all) = result.ssim(recorder);
+        let coded = result.median(recorder, |m| m.coded_fps);
+        let kbps = result.median(recorder, |m| m.kbps);
         Ok(writeln!(
             text,
             "{} | {distinct} | {coded:.1} | {kbps:.0} | {luma:.4} | {all:.4} |",
-            row_head(result, side)
+            row_head(result, recorder)
         )?)
     })?;
     Ok(())
@@ -185,14 +183,14 @@ fn timing_section(text: &mut String, results: &Results) -> Result<()> {
         "| recorder | first frame with the page | lag of sound, median | spread within a recording |\n",
     );
     text.push_str("|---|---:|---:|---:|\n");
-    for side in Recorder::ALL {
+    for recorder in Recorder::ALL {
         let over =
-            |value: fn(&AvOffsets) -> f64| median(results.offsets.get(side).iter().map(value).collect());
+            |value: fn(&AvOffsets) -> f64| median(results.offsets.get(recorder).iter().map(value).collect());
         writeln!(
             text,
             "| {} | {:.2} s | {:+.1} ms | {:.1} ms |",
-            side.name(),
-            results.first_frame_s(side),
+            recorder.name(),
+            results.first_frame_s(recorder),
             over(AvOffsets::median_ms),
             over(AvOffsets::spread_ms)
         )?;
@@ -214,19 +212,18 @@ fn density_section(text: &mut String, page: &str, steps: &PerRecorder<Vec<Densit
     writeln!(
         text,
         "Most simultaneous casts of the page \"{page}\" of which the slowest records at least {:.0} % of \
-         {FPS} new \
-         pictures per second.\n",
+         {FPS} new pictures per second.\n",
         FULL_RATE_SHARE * 100.0
     )?;
     text.push_str("| recorder | casts at full rate | CPU cores used | slowest cast with one more |\n");
     text.push_str("|---|---:|---:|---:|\n");
-    for side in Recorder::ALL {
-        let measured = steps.get(side);
+    for recorder in Recorder::ALL {
+        let measured = steps.get(recorder);
         let count = max_full_rate_casts(measured);
         let cores = measured.iter().find(|c| c.casts == count).map_or(0.0, |c| c.cores);
         let next = measured.iter().find(|c| c.casts == count + 1);
         let next = next.map_or_else(|| "not tried".to_owned(), DensityStep::describe_worst);
-        writeln!(text, "| {} | **{count}** | {cores:.2} | {next} |", side.name())?;
+        writeln!(text, "| {} | **{count}** | {cores:.2} | {next} |", recorder.name())?;
     }
     Ok(())
 }
@@ -236,23 +233,19 @@ fn method_section(text: &mut String, args: &Args) -> Result<()> {
         text,
         "\n## Method\n\n\
          - CPU: user and system time of all processes that the bench started, from /proc, over the window. \
-         Thread names split \
-         Pagecast's own time.\n\
+         Thread names split Pagecast's own time.\n\
          - Both browsers are the same binary, sandboxed, run by an unprivileged user, and draw WebGL with \
          SwiftShader.\n\
          - The moving pages draw picture *k* at *k*/60 s of their own clock, with *k* in a timecode of \
-         black and white \
-         blocks. New pictures are distinct timecodes in the file.\n\
+         black and white blocks. New pictures are distinct timecodes in the file.\n\
          - SSIM: up to 12 pictures of each file against the same pictures drawn by headless Chromium \
-         without loss \
-         (video page: the decoded source), converted to YUV like by the recorder, without the timecode.\n\
+         without loss (video page: the decoded source), converted to YUV as the recorder does it, without \
+         the timecode.\n\
          - First frame: for Pagecast `first_frame_ms` plus the time until its file shows a timecode; for the \
          baseline, from the start of Xvfb until a grabbed frame shows one. Users of the baseline add a \
-         fixed wait, \
-         which is not counted.\n\
+         fixed wait, which is not counted.\n\
          - Sound against picture: beeps in the file against the clock in the picture; positive if the \
-         sound is \
-         late.\n\
+         sound is late.\n\
          - Window {} s, {} casts of each page and recorder, alternating.",
         args.window().as_secs(),
         args.repeat()
@@ -267,11 +260,11 @@ fn for_each_recorder(
     results
         .pages
         .iter()
-        .try_for_each(|result| Recorder::ALL.into_iter().try_for_each(|side| row(result, side)))
+        .try_for_each(|result| Recorder::ALL.into_iter().try_for_each(|recorder| row(result, recorder)))
 }
 
-fn row_head(result: &PageResult, side: Recorder) -> String {
-    format!("| {} | {}", result.page.title(), side.name())
+fn row_head(result: &PageResult, recorder: Recorder) -> String {
+    format!("| {} | {}", result.page.title(), recorder.name())
 }
 
 fn format_met(met: bool) -> &'static str {

@@ -27,15 +27,15 @@ pub(crate) struct PerRecorder<T> {
 }
 
 impl<T> PerRecorder<T> {
-    pub(crate) fn get(&self, side: Recorder) -> &T {
-        match side {
+    pub(crate) fn get(&self, recorder: Recorder) -> &T {
+        match recorder {
             Recorder::Pagecast => &self.pagecast,
             Recorder::Baseline => &self.baseline,
         }
     }
 
-    pub(crate) fn get_mut(&mut self, side: Recorder) -> &mut T {
-        match side {
+    pub(crate) fn get_mut(&mut self, recorder: Recorder) -> &mut T {
+        match recorder {
             Recorder::Pagecast => &mut self.pagecast,
             Recorder::Baseline => &mut self.baseline,
         }
@@ -66,16 +66,16 @@ pub(crate) struct Results {
 
 impl PageResult {
     /// Median of a value over all casts of a recorder.
-    pub(crate) fn median(&self, side: Recorder, value: impl Fn(&Measurement) -> f64) -> f64 {
-        median(self.casts.get(side).iter().map(value).collect())
+    pub(crate) fn median(&self, recorder: Recorder, value: impl Fn(&Measurement) -> f64) -> f64 {
+        median(self.casts.get(recorder).iter().map(value).collect())
     }
 
-    pub(crate) fn cores(&self, side: Recorder, part: Component) -> f64 {
-        self.median(side, |m| m.cores.of_component(part))
+    pub(crate) fn cores(&self, recorder: Recorder, part: Component) -> f64 {
+        self.median(recorder, |m| m.cores.of_component(part))
     }
 
-    pub(crate) fn total_cores(&self, side: Recorder) -> f64 {
-        self.median(side, |m| m.cores.total())
+    pub(crate) fn total_cores(&self, recorder: Recorder) -> f64 {
+        self.median(recorder, |m| m.cores.total())
     }
 
     /// Ratio of Pagecast's CPU to the baseline's.
@@ -84,9 +84,9 @@ impl PageResult {
     }
 
     /// Medians of the SSIM of luma and of all planes; NaN if not measured.
-    pub(crate) fn ssim(&self, side: Recorder) -> (f64, f64) {
+    pub(crate) fn ssim(&self, recorder: Recorder) -> (f64, f64) {
         let median_of = |value: fn(&Measurement) -> Option<f64>| {
-            median(self.casts.get(side).iter().filter_map(value).collect())
+            median(self.casts.get(recorder).iter().filter_map(value).collect())
         };
         (median_of(|m| m.ssim.map(|s| s.luma)), median_of(|m| m.ssim.map(|s| s.all)))
     }
@@ -99,8 +99,8 @@ impl PageResult {
 }
 
 impl Results {
-    pub(crate) fn first_frame_s(&self, side: Recorder) -> f64 {
-        median(self.first_frames_s.get(side).clone())
+    pub(crate) fn first_frame_s(&self, recorder: Recorder) -> f64 {
+        median(self.first_frames_s.get(recorder).clone())
     }
 
     pub(crate) fn warm_first_frame_s(&self) -> f64 {

@@ -44,7 +44,7 @@ pub(crate) struct CastOptions {
     #[arg(long, short)]
     pub(crate) quiet: bool,
     /// Also send the stream to this server: rtmp://host/application/key, rtmps://… or
-    /// srt://host:port?streamid=…; may be repeated, up to ten times. A lost connection is made again
+    /// srt://host:port?streamid=…; may be repeated, up to ten times. A lost connection is restored
     #[arg(long, value_name = "URL", value_parser = PushUrl::parse)]
     pub(crate) push: Vec<PushUrl>,
     #[command(flatten)]

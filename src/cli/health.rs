@@ -40,8 +40,8 @@ pub(crate) struct HealthOptions {
     /// Check every 2 to 30 s whether the page is all white; reload and replace as for --freeze-check
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     blank_check: Option<Duration>,
-    /// Replace the browser when the page's scripts have not run for this time, 1 to 30 s; 0 is never
-    /// [default: 15s]. A browser that crashed is replaced in any case
+    /// Replace the browser when the page's scripts have not run for this time, 1 to 30 s; 0
+    /// disables the check [default: 15s]. A browser that crashed is replaced in any case
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     crash_check: Option<Duration>,
     /// Number of browsers to try before the cast fails, 1 to 10 [default: 3]

@@ -1,4 +1,4 @@
-//! Runs the examples of the vendors' documents unchanged, except for the addresses.
+//! Runs the examples of the vendors' documents. Only the address of the page is replaced.
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::{MachineLock, PageServer, ServiceConfig, ServiceProcess, WebhookReceiver};
@@ -67,7 +67,7 @@ const RECORD_BODY: &str = r#"{
 }"#;
 
 #[test]
-fn the_example_of_a_webcast() -> Result<()> {
+fn volcengines_example_of_a_webcast_works() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let pages = PageServer::start()?;
     let service = ServiceProcess::start(
@@ -97,7 +97,7 @@ fn the_example_of_a_webcast() -> Result<()> {
 }
 
 #[test]
-fn the_example_of_a_recording() -> Result<()> {
+fn tencents_example_of_a_recording_works() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (pages, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
     let config = ServiceConfig { callback_url: Some(receiver.url("")), ..ServiceConfig::default() };

@@ -12,24 +12,37 @@ pub(crate) const MAX_COLUMNS: usize = 110;
 /// Names with more words than this are sentences (names of tests) and may use any word.
 const MAX_NAME_WORDS: usize = 3;
 
-/// Words that no identifier may have, and what to use instead. See `words.md` and the glossary in
+/// Words that no identifier and no file name may have, and what to use instead. See the glossary in
 /// CONTRIBUTING.md.
 pub(crate) const BANNED_WORDS: &[(&str, &str)] = &[
+    ("asked", "requested"),
     ("asker", "Caller"),
+    ("beat", "heartbeat"),
+    ("beats", "heartbeats"),
+    ("breath", "TIMEOUT or what it bounds"),
+    ("care", "health"),
     ("courier", "WebhookDispatcher or Uploader"),
     ("deaf", "what it does not receive"),
     ("desk", "AppState or RequestGate"),
     ("ear", "LogForwarder"),
     ("ears", "LogForwarder"),
+    ("endure", "what it retries"),
     ("farewell", "SHUTDOWN_TIMEOUT or what it bounds"),
     ("footage", "Recording or what it holds"),
     ("glance", "what it measures"),
     ("happening", "Event"),
+    ("happenings", "events"),
     ("heard", "received"),
     ("hears", "receives"),
+    ("ill", "RetryLater or Error"),
     ("keying", "GopPolicy"),
+    ("look", "POLL_INTERVAL or what is checked"),
     ("looked", "checked or CheckResult"),
+    ("looks", "checks"),
     ("manner", "Mode or what it selects"),
+    ("news", "Event"),
+    ("notice", "OutboxEntry or Event"),
+    ("notices", "entries or events"),
     ("obeyed", "ack_commands"),
     ("patience", "TIMEOUT or what it bounds"),
     ("purse", "BitBudget"),
@@ -37,9 +50,15 @@ pub(crate) const BANNED_WORDS: &[(&str, &str)] = &[
     ("said", "reported, logged or the name of the value"),
     ("sayings", "messages"),
     ("shelf", "what it stores"),
+    ("shot", "EncodeParams"),
+    ("shots", "EncodeParams"),
+    ("tell", "report or put_stats"),
     ("teller", "EventReporter"),
+    ("tells", "reports"),
     ("told", "reported, EventMapper or the name of the value"),
     ("tongue", "ApiFrontend"),
+    ("trouble", "HealthFault or Problem"),
+    ("troubles", "faults or problems"),
     ("vitals", "CastStats or RoomStats"),
     ("wish", "CreateCastRequest or request"),
     ("wishes", "requests"),
@@ -216,17 +235,18 @@ pub(crate) fn name_violations(text: &str) -> Vec<String> {
     }
     let mut found = Vec::new();
     for (name, line) in names {
-        let words = words_of(&name);
-        if words.len() > MAX_NAME_WORDS {
-            continue;
-        }
-        for (banned, instead) in BANNED_WORDS {
-            if words.iter().any(|word| word == banned) {
-                found.push(format!("{line}: {name} has the word {banned:?}, use {instead}"));
-            }
-        }
+        found.extend(banned_words(&name).map(|message| format!("{line}: {message}")));
     }
     found
+}
+
+/// One message for each banned word in a name, which is an identifier or the name of a file.
+pub(crate) fn banned_words(name: &str) -> impl Iterator<Item = String> {
+    let words = words_of(name);
+    let is_sentence = words.len() > MAX_NAME_WORDS;
+    let found =
+        BANNED_WORDS.iter().filter(move |(banned, _)| !is_sentence && words.iter().any(|w| w == banned));
+    found.map(move |(banned, instead)| format!("{name} has the word {banned:?}, use {instead}"))
 }
 
 /// The words of an identifier in snake case, camel case or capitals, in lower case.
@@ -294,4 +314,5 @@ fn banned_names_are_found_in_identifiers_only() {
                 'x'; }\n\
                 fn a_page_is_told_of_it() {}";
     assert!(name_violations(good).is_empty(), "{:?}", name_violations(good));
+    assert_eq!((banned_words("care").count(), banned_words("careful_tests").count()), (1, 0));
 }

@@ -33,7 +33,7 @@ const RECORDING_NAME: &str = "soak";
 /// Longest part of a cast that may be missing in a stream or a playlist, in seconds. A stream starts when the
 /// server has accepted it.
 const MAX_MISSING_S: f64 = 2.0;
-/// Faults of the page (`misbehave.js`); the empty one is none.
+/// Faults of the page (`misbehave.js`); an empty name means no fault.
 const PAGE_FAULTS: [&str; 6] = ["", "freeze", "blank", "loop", "memory", "reload"];
 
 /// Runs casts for a long time with random faults.

@@ -60,13 +60,13 @@ impl DelayStats {
 
 /// Measures the delays of one cast over `window`.
 pub(super) fn measure_delay(
-    side: Recorder,
+    recorder: Recorder,
     site: &BenchSite,
     pagecast: &Path,
     nginx: &NginxRtmp,
     window: Duration,
 ) -> Result<DelayStats> {
-    let stream = PushedCast::start(side, site, pagecast, TimecodeClock::Machine, nginx, 1)?;
+    let stream = PushedCast::start(recorder, site, pagecast, TimecodeClock::Machine, nginx, 1)?;
     std::thread::sleep(WARM_UP);
     let log = site.output_path("viewer.log");
     let viewer = FfmpegViewer::start(&stream.url()?, &log)?;

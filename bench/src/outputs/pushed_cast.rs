@@ -43,7 +43,7 @@ impl<'a> PushedCast<'a> {
     /// Starts a cast and waits until the small animation is shown. `servers` is the number of stream names at
     /// one nginx.
     pub(super) fn start(
-        side: Recorder,
+        recorder: Recorder,
         site: &BenchSite,
         program: &Path,
         clock: TimecodeClock,
@@ -57,7 +57,7 @@ impl<'a> PushedCast<'a> {
         };
         let keys: Vec<_> = (0..servers).map(|n| format!("{number}x{n}")).collect();
         let urls: Vec<_> = keys.iter().map(|key| nginx.url(key)).collect();
-        let recorder = match side {
+        let recorder = match recorder {
             Recorder::Pagecast => {
                 let file = site.output_path(&format!("pushed-{number}.mp4"));
                 let arguments = urls.into_iter().flat_map(|url| ["--push".to_owned(), url]).collect();

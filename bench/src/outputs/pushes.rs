@@ -33,14 +33,14 @@ impl PushCosts {
         window: Duration,
     ) -> Result<()> {
         for servers in PAGECAST_SERVER_COUNTS {
-            for side in Recorder::ALL {
-                if side == Recorder::Baseline && !BASELINE_SERVER_COUNTS.contains(&servers) {
+            for recorder in Recorder::ALL {
+                if recorder == Recorder::Baseline && !BASELINE_SERVER_COUNTS.contains(&servers) {
                     continue;
                 }
-                let stream = PushedCast::start(side, site, program, TimecodeClock::Page, nginx, servers)?;
+                let stream = PushedCast::start(recorder, site, program, TimecodeClock::Page, nginx, servers)?;
                 std::thread::sleep(WARM_UP);
-                let what = format!("to {servers} servers, {}", side.name());
-                self.0.get_mut(side).entry(servers).or_default().measure(&what, window)?;
+                let what = format!("to {servers} servers, {}", recorder.name());
+                self.0.get_mut(recorder).entry(servers).or_default().measure(&what, window)?;
                 stream.finish(window)?;
             }
         }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_server_is_what_it_adds() {
+    fn the_cost_per_server_is_what_each_server_adds() {
         let pagecast = [(0, 0.20, 400), (1, 0.23, 410), (10, 0.30, 450)];
         let pagecast =
             pagecast.map(|(servers, cores, mib)| (servers, CastCosts::for_test(cores, mib))).into();

@@ -12,20 +12,19 @@ use crate::outputs::upload::{Destination, Format, MP4_DURATION};
 use crate::outputs::{MAX_CORES_PER_PUSH, OutputResults};
 
 /// Method of the measurements.
-pub(super) const METHOD_TEXT: &str = "\
-- Pushes: a recording of the small animation, sent to several stream names at one nginx on the same machine, \
-which is not counted. The cost of each is the difference to the recording without pushes, which varies \
-                                      from cast to \
-cast; the CPU of the push threads is in its own column. A cast counts only if it lost nothing. The \
-                                      baseline is one \
-ffmpeg with LiveKit Egress' settings for streams (a keyframe every 4 s, constant bitrate), `-f flv` to one \
-                                      server, \
-`-f tee` to several. Pagecast also records a file, the baseline does not.
-- Delay: the page draws the machine's clock in its timecode. ffmpeg, without buffering, plays the stream \
-from nginx, and each decoded timecode is compared with the clock.
-- Buckets: the full-screen video, recorded to a folder and to an S3 storage on the same machine, which is \
-not counted. The time after the end is from the signal until pagecast and its browser have ended.
-";
+pub(super) const METHOD_TEXT: &str = concat!(
+    "- Pushes: a recording of the small animation, sent to several stream names at one nginx on the same ",
+    "machine, which is not counted. The cost of each is the difference to the recording without pushes, ",
+    "which varies from cast to cast; the CPU of the push threads is in its own column. A cast counts only ",
+    "if it lost nothing. The baseline is one ffmpeg with LiveKit Egress' settings for streams (a keyframe ",
+    "every 4 s, constant bitrate), `-f flv` to one server, `-f tee` to several. Pagecast also records a ",
+    "file, the baseline does not.\n",
+    "- Delay: the page draws the machine's clock in its timecode. ffmpeg, without buffering, plays the ",
+    "stream from nginx, and each decoded timecode is compared with the clock.\n",
+    "- Buckets: the full-screen video, recorded to a folder and to an S3 storage on the same machine, ",
+    "which is not counted. The time after the end is from the signal until pagecast and its browser have ",
+    "ended.\n",
+);
 
 pub(super) fn markdown(text: &mut String, outputs: &OutputResults) -> Result<()> {
     text.push_str("\n## Outputs\n\n");
@@ -69,13 +68,13 @@ fn push_comparison_table(text: &mut String, outputs: &OutputResults) -> Result<(
 fn delay_table(text: &mut String, outputs: &OutputResults) -> Result<()> {
     text.push_str("\nDelay from drawing a picture on the page to a viewer of the RTMP server:\n\n");
     text.push_str("| recorder | median | 95 % within |\n|---|---:|---:|\n");
-    for side in Recorder::ALL {
+    for recorder in Recorder::ALL {
         let over =
-            |value: fn(&DelayStats) -> f64| median(outputs.delays.get(side).iter().map(value).collect());
+            |value: fn(&DelayStats) -> f64| median(outputs.delays.get(recorder).iter().map(value).collect());
         writeln!(
             text,
             "| {} | {:.0} ms | {:.0} ms |",
-            side.name(),
+            recorder.name(),
             over(DelayStats::median_ms),
             over(DelayStats::p95_ms)
         )?;

@@ -9,15 +9,13 @@ use super::format_met;
 use crate::rooms::{MAX_CORES_PER_VIEWER, MAX_DELAY_MS, MAX_FIRST_FRAME_S, RoomResults, VIEWER_COUNT};
 
 /// Method of the measurements.
-pub(super) const METHOD_TEXT: &str = "\
-- Rooms: `pagecast cast` of the small animation to an embedded room, which is in its process and counted. \
-                                      The viewers \
-are connections of one headless Chromium, which is not counted. Delay: a page draws the machine's clock in \
-                                      its \
-timecode, which the viewer reads from each picture at its expected display time \
-                                      (`requestVideoFrameCallback`). First \
-picture: from Enter with `--standby`, for a connected viewer.
-";
+pub(super) const METHOD_TEXT: &str = concat!(
+    "- Rooms: `pagecast cast` of the small animation to an embedded room, which is in its process and ",
+    "counted. The viewers are connections of one headless Chromium, which is not counted. Delay: a page ",
+    "draws the machine's clock in its timecode, which the viewer reads from each picture at its expected ",
+    "display time (`requestVideoFrameCallback`). First picture: from Enter with `--standby`, for a ",
+    "connected viewer.\n",
+);
 
 pub(super) fn markdown(text: &mut String, rooms: &RoomResults) -> Result<()> {
     text.push_str("\n## Rooms\n\n| | cores | memory |\n|---|---:|---:|\n");

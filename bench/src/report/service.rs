@@ -10,31 +10,24 @@ use crate::service::{
 };
 
 /// Method of the measurements.
-pub(super) const METHOD_TEXT: &str = "\
-- Service: requests are signed in advance, with 32 keys in turn, and sent when they are due, each on its own \
-connection, whether earlier ones were answered or not. The latency is from the time at which a request is \
-                                      due until \
-its response is read. The bench runs on the same cores. CPU cores: those of the service and of the stub. \
-                                      For queued \
-casts, `casts.reserved_memory_mib` is larger than the memory, so no cast starts and each ends after \
-                                      `queue_timeout_s` \
-                                      (5 s); so \
-histories are filled. For casts that run, a shell script replaces the program's file after the service \
-                                      started: each \
-cast is claimed, gets a process, is live, ends and is closed, and the service needs no setting for it. \
-                                      Tasks and \
-lists are requested one by one from an idle service.
-";
+pub(super) const METHOD_TEXT: &str = concat!(
+    "- Service: requests are signed in advance, with 32 keys in turn, and sent when they are due, each on ",
+    "its own connection, whether earlier ones were answered or not. The latency is from the time at which ",
+    "a request is due until its response is read. The bench runs on the same cores. CPU cores: those of ",
+    "the service and of the stub. For queued casts, `casts.reserved_memory_mib` is larger than the ",
+    "memory, so no cast starts and each ends after `queue_timeout_s` (5 s); this fills the histories. For ",
+    "casts that run, a shell script replaces the program's file after the service started: each cast is ",
+    "claimed, gets a process, is live, ends and is closed, and the service needs no setting for it. Tasks ",
+    "and lists are requested one by one from an idle service.\n",
+);
 
 pub(super) fn markdown(text: &mut String, service: &ServiceResults) -> Result<()> {
     let ServiceResults { duration_s: length_s, histories } = service;
     writeln!(
         text,
         "\n## Service\n\n{REQUESTS_PER_S} signed `StartWebcast` per second for {length_s} s, sent to \
-         `pagecast serve` \
-         on the same machine. Its SQLite syncs to the disk (fsync) before a response. There is no \
-         baseline; the \
-         service is compared with itself, with a history of casts that have ended.\n"
+         `pagecast serve` on the same machine. Its SQLite syncs to the disk (fsync) before a response. There \
+         is no baseline; the service is compared with itself, with a history of casts that have ended.\n"
     )?;
     text.push_str("| history | casts are | 50 % within | 95 % | 99 % | all | errors | cores ");
     text.push_str("| goal for 99 % | goal met |\n");

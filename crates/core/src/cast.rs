@@ -59,7 +59,7 @@ pub enum State {
     Ended(EndReason),
 }
 
-/// Reason why a cast ended.
+/// Reason why a cast ended. The aliases are names that earlier versions stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndReason {
@@ -69,14 +69,17 @@ pub enum EndReason {
     PageEnded,
     /// Its maximum running time has passed.
     MaxTime,
-    /// The recording has reached the requested duration.
+    /// All that was requested is recorded: the recording has reached its duration, or was stored already when
+    /// the cast was resumed.
     Complete,
     /// The page plays a video larger than its limit.
-    LargeVideo,
+    #[serde(alias = "large-video")]
+    VideoTooLarge,
     /// The first load failed, or no browser could be started.
     StartFailed,
-    /// The page failed its health checks too often.
-    GaveUp(HealthFault),
+    /// The page had this fault, and no attempt to heal it was left.
+    #[serde(alias = "gave-up")]
+    PageFailed(HealthFault),
     /// An output failed for good.
     OutputFailed,
 }
@@ -335,7 +338,7 @@ impl StateMachine {
             }
             (State::Queued, _) => {}
             (_, Input::PageEnded) => self.stop(EndReason::PageEnded),
-            (_, Input::LargeVideo) => self.stop(EndReason::LargeVideo),
+            (_, Input::LargeVideo) => self.stop(EndReason::VideoTooLarge),
             (State::Starting, Input::Opened) if self.retry_at.is_none() => {
                 self.state = State::Waiting;
                 let timeout = self.readiness.timeout;
@@ -446,7 +449,7 @@ impl StateMachine {
         if !std::mem::replace(&mut self.timed_out, true) {
             self.reload(now, fault);
         } else if self.readiness.signal == ReadySignal::NotifyReady {
-            self.stop(EndReason::GaveUp(fault));
+            self.stop(EndReason::PageFailed(fault));
         } else {
             self.move_page(now, fault);
         }
@@ -485,7 +488,7 @@ impl StateMachine {
             (self.state, self.ready_deadline) = (State::Starting, None);
             self.retry_at = Some(now + REOPEN_DELAY * self.attempts);
         } else {
-            self.stop(EndReason::GaveUp(HealthFault::Unreachable));
+            self.stop(EndReason::PageFailed(HealthFault::Unreachable));
         }
     }
 
@@ -500,7 +503,7 @@ impl StateMachine {
             self.outputs.push_back(Output::Event(Event::Moved(fault)));
             self.start_browser(now);
         } else {
-            self.stop(EndReason::GaveUp(fault));
+            self.stop(EndReason::PageFailed(fault));
         }
     }
 

@@ -1,8 +1,9 @@
-//! Shared types and decisions of Pagecast: the description of a cast, its media units, and its state
-//! machines.
+//! Types and decisions that all crates of Pagecast share: the description of a cast, its frames, samples and
+//! packets, and its state machines.
 //!
-//! The media path is `page → Tick(Frame) / Samples → encode → Packet → sink`; every crate uses these types.
-//! [`spec`] describes a cast and is the only place where its values are validated.
+//! Begin with [`CastSpec`], which describes a cast; [`spec`] is the only place where its values are
+//! validated. [`cast::StateMachine`] decides what happens to it. The media path is
+//! `page → Tick(Frame) / Samples → encode → Packet → sink`.
 //!
 //! Deliberately absent: IO, clocks, threads, libav, and the vocabulary of the vendors' APIs.
 

@@ -26,7 +26,7 @@ pub use health::{
     ATTEMPTS_RANGE, CHECK_INTERVAL_RANGE, CPU_WEIGHT_RANGE, CRASH_CHECK_INTERVAL_RANGE, DISK_RANGE,
     HealthChecks, Limits, MAX_TIME_RANGE, MEMORY_RANGE, READY_TIMEOUT_RANGE, Readiness, ReadySignal,
 };
-pub use network::{NetworkPolicy, NetworkRefusal, NetworkRule, local_addresses};
+pub use network::{NetworkPolicy, NetworkRefusal, NetworkRule};
 pub use push::{MAX_PUSH_URL_LEN, MAX_PUSHES, MAX_STREAM_KEY_LEN, Push, PushProtocol, PushUrl};
 pub use recording::{
     Format, KEYFRAME_INTERVAL, MAX_FILE_BYTES, MAX_RECORDING_NAME_LEN, Recording, SEGMENT_DURATION_RANGE,
@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
+    fn sizes_are_even_and_bounded() {
         for (w, h, good) in [
             (1280, 720, true),
             (50, 50, true),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses() {
+    fn only_web_addresses_are_pages() {
         assert!(SourceUrl::parse("https://a.example/b?c=d").is_ok());
         for bad in [
             "file:///etc/passwd",

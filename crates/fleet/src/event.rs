@@ -147,6 +147,7 @@ mod tests {
 
     #[test]
     fn events_of_earlier_versions_are_read() {
+        let ended = |reason| EventKind::Ended { reason, message: None, cause: None };
         for (old, new) in [
             (r#"{"event":"taken-up"}"#, EventKind::Resumed),
             (r#"{"event":"unrecorded"}"#, EventKind::RecordingStopped),
@@ -154,6 +155,11 @@ mod tests {
             (
                 r#"{"event":"storing","stuck":true,"pending":2,"problem":"full"}"#,
                 EventKind::Upload { failing: true, pending: 2, error: Some("full".to_owned()) },
+            ),
+            (r#"{"event":"ended","reason":"large-video"}"#, ended(EndReason::VideoTooLarge)),
+            (
+                r#"{"event":"ended","reason":{"gave-up":"crash"}}"#,
+                ended(EndReason::PageFailed(HealthFault::Crash)),
             ),
         ] {
             assert_eq!(serde_json::from_str::<EventKind>(old).unwrap(), new, "{old}");

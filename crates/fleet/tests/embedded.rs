@@ -83,7 +83,7 @@ fn worker() -> WorkerId {
 }
 
 #[test]
-fn a_lease_is_over_in_real_time() {
+fn a_lease_expires_in_real_time() {
     let scratch = ScratchDir::new().unwrap();
     let fleet = open(scratch.join("fleet.db"));
     block_on(async {
@@ -331,11 +331,11 @@ fn confirmed_writes_survive_a_kill() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // Killed somewhere after this many confirmed writes.
-        let lines = read_answers(&mut child, 3 + round * 17 % 41);
+        // Each round kills the child after another number of confirmed writes.
+        let lines = read_confirmations(&mut child, 3 + round * 17 % 41);
         for line in lines {
-            let mut words = line.split(' ').map(str::to_owned);
-            let (write, id, n) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+            let mut fields = line.split(' ').map(str::to_owned);
+            let (write, id, n) = (fields.next().unwrap(), fields.next().unwrap(), fields.next().unwrap());
             confirmed.insert((write, id), n.parse().unwrap());
         }
         let fleet = open(path.clone());
@@ -344,8 +344,8 @@ fn confirmed_writes_survive_a_kill() {
     assert!(confirmed.len() > 100, "{}", confirmed.len());
 }
 
-/// Lines that the child prints until it is killed after this many.
-fn read_answers(child: &mut Child, answers: usize) -> Vec<String> {
+/// Reads confirmed writes from the child, and kills it after this many.
+fn read_confirmations(child: &mut Child, count: usize) -> Vec<String> {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut complete = Vec::new();
     for line in lines.map_while(Result::ok) {
@@ -355,12 +355,12 @@ fn read_answers(child: &mut Child, answers: usize) -> Vec<String> {
         {
             complete.push(line.to_owned());
         }
-        if complete.len() == answers {
+        if complete.len() == count {
             child.kill().unwrap();
         }
     }
     child.wait().unwrap();
-    assert!(complete.len() >= answers, "the child exited after {complete:?}");
+    assert!(complete.len() >= count, "the child exited after {complete:?}");
     complete
 }
 
@@ -424,7 +424,7 @@ fn create_version_1(path: &Path) -> [CastId; 3] {
         let event = seal("event/1", "{\"event\":\"queued\"}".to_owned());
         let row = db.last_insert_rowid();
         db.execute("INSERT INTO events VALUES (?, 1, ?, ?)", (row, now(), event)).unwrap();
-        // Its retry is due by a clock that was set back since.
+        // Its retry was scheduled by a clock that has been set back since.
         let sql = "INSERT INTO outbox (whose, seq, at_ms, next_ms, tries, first_try_ms) VALUES (?1, 1, ?2, \
             ?2, 1, ?2)";
         db.execute(sql, (row, now() + 7_200_000)).unwrap();
@@ -436,11 +436,11 @@ fn create_version_1(path: &Path) -> [CastId; 3] {
 fn a_database_of_version_1_is_migrated() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.join("fleet.db");
-    let [queued, running, over] = create_version_1(&path);
+    let [queued, running, ended] = create_version_1(&path);
     drop(open_with(path.clone(), "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap_err());
     let fleet = open(path.clone());
     block_on(async {
-        for id in [&queued, &running, &over] {
+        for id in [&queued, &running, &ended] {
             let cast = fleet.get(id).await.unwrap().unwrap();
             assert!(
                 cast.spec.source.context.css.is_none()
@@ -492,7 +492,7 @@ fn the_oldest_casts_are_deleted_when_the_database_is_full() {
     .unwrap();
     block_on(async {
         let large = |n| NewCast { request: json!("x".repeat(20_000)), ..new_cast(n) };
-        let waits = create_cast(&*fleet, large(0)).await;
+        let queued = create_cast(&*fleet, large(0)).await;
         let mut closed = Vec::new();
         for n in 1..=80 {
             let id = create_cast(&*fleet, large(n)).await;
@@ -513,7 +513,7 @@ fn the_oldest_casts_are_deleted_when_the_database_is_full() {
         assert!(left[0] && left[1], "casts with undelivered events are kept");
         assert!(!left[2] && left.ends_with(&[true; 10]), "{left:?}");
         assert!(left[2..].is_sorted(), "the oldest are deleted first: {left:?}");
-        assert!(fleet.get(&waits).await.unwrap().is_some());
+        assert!(fleet.get(&queued).await.unwrap().is_some());
         // A second sweep deletes nothing more.
         let count = fleet.count(None).await.unwrap();
         fleet.sweep().await.unwrap();

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn local_requests_are_told_by_both_ends_of_the_connection() {
+    fn a_local_request_has_local_addresses_at_both_ends() {
         let mut headers = HeaderMap::new();
         for (peer, local, want) in [
             ("127.0.0.1", "127.0.0.1", true),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_for_localhost_are_told_by_host_and_origin() {
+    fn host_and_origin_decide_whether_a_request_is_for_localhost() {
         let check = |all: &[(HeaderName, &[u8])]| {
             let mut headers = HeaderMap::new();
             for (name, value) in all {

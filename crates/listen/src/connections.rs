@@ -2,7 +2,7 @@
 //! callers pass the time.
 //!
 //! A new connection never waits: if there is no room, the least useful connection without a response under
-//! way is evicted. So silent connections, however many, delay nobody.
+//! way is evicted. So silent connections do not delay others, however many there are.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,9 +1,10 @@
 //! Accept loop of the HTTP/1.1 servers, with or without TLS: limits and timeouts of connections, and the
 //! choice of requests to answer under overload.
 //!
-//! A connection enters through [`serve`] and is counted in `connections`. Its requests go to the router, with
-//! the client's address as extensions [`ConnectInfo`] and [`RequestSource`]. Deliberately absent: content,
-//! certificates, and timeouts of request bodies.
+//! Begin with [`serve`]: each connection is counted in `connections`, and its requests go to the router, with
+//! the client's address as extensions [`ConnectInfo`] and [`RequestSource`].
+//!
+//! Deliberately absent: content, certificates, and timeouts of request bodies.
 
 mod address;
 mod connections;

@@ -47,9 +47,9 @@ impl TestServer {
 
 /// Reads everything until the peer closes the connection.
 async fn read_to_end(mut stream: TcpStream) -> String {
-    let mut answer = Vec::new();
-    let _reset_counts_as_end = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    let _reset_counts_as_end = stream.read_to_end(&mut response).await;
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 fn health_router() -> Router {
@@ -57,7 +57,7 @@ fn health_router() -> Router {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_connections_delay_nobody() {
+async fn silent_connections_do_not_delay_others() {
     let never = Duration::from_secs(3600);
     let limits = Limits {
         max_connections: 64,
@@ -69,12 +69,12 @@ async fn silent_connections_delay_nobody() {
     let server = TestServer::start(limits, health_router()).await;
     let mut held = Vec::new();
     for n in 0..300 {
-        // Half of them start a head.
+        // Every other connection sends a part of a head.
         held.push(server.connect_and_send(if n % 2 == 0 { "" } else { "GET / HTTP/1.1\r\nX: " }).await);
     }
     for path in ["/healthz", "/other"] {
-        let answer = server.request(&format!("GET {path} HTTP/1.1")).await;
-        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{path}: {answer:?}");
+        let response = server.request(&format!("GET {path} HTTP/1.1")).await;
+        assert!(response.starts_with("HTTP/1.1 200 OK"), "{path}: {response:?}");
     }
     server.stop().await;
 }
@@ -84,7 +84,7 @@ async fn silent_clients_time_out() {
     let (short, never) = (Duration::from_millis(50), Duration::from_secs(3600));
     let all_long =
         Limits { first_byte_timeout: never, header_timeout: never, idle_timeout: never, ..Limits::default() };
-    for (what, limits, text) in [
+    for (case, limits, text) in [
         ("nothing", Limits { first_byte_timeout: short, ..all_long.clone() }, ""),
         ("half a head", Limits { header_timeout: short, ..all_long.clone() }, "GET /healthz HTTP/1.1\r\n"),
         (
@@ -100,12 +100,12 @@ async fn silent_clients_time_out() {
     ] {
         let server = TestServer::start(limits, health_router()).await;
         let stream = server.connect_and_send(text).await;
-        if what == "half a second request" {
-            // If it arrives together with the first request, the server sees it only with its next bytes.
+        if case == "half a second request" {
+            // A part that arrives together with the first request is noticed only when more bytes follow.
             let mut stream = stream;
-            let mut answer = [0; 512];
-            let n = stream.read(&mut answer).await.unwrap();
-            assert!(answer[..n].starts_with(b"HTTP/1.1 200"), "{what}");
+            let mut response = [0; 512];
+            let n = stream.read(&mut response).await.unwrap();
+            assert!(response[..n].starts_with(b"HTTP/1.1 200"), "{case}");
             stream.write_all(b"ea").await.unwrap();
             read_to_end(stream).await;
         } else {
@@ -116,7 +116,7 @@ async fn silent_clients_time_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_is_answered_when_all_request_slots_are_taken() {
+async fn health_checks_have_reserved_request_slots() {
     let (entered, leave) = (Arc::new(Notify::new()), Arc::new(tokio::sync::Semaphore::new(0)));
     let hang = {
         let (entered, leave) = (Arc::clone(&entered), Arc::clone(&leave));
@@ -140,8 +140,8 @@ async fn health_is_answered_when_all_request_slots_are_taken() {
     }
     let refused = server.request("GET /other HTTP/1.1").await;
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: 1"), "{refused}");
-    let answer = server.request("GET /healthz HTTP/1.1").await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    let response = server.request("GET /healthz HTTP/1.1").await;
+    assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
     let forwarded = server.request("GET /healthz HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9").await;
     assert!(forwarded.starts_with("HTTP/1.1 503"), "it is not a local request: {forwarded}");
     leave.add_permits(100);
@@ -166,8 +166,8 @@ async fn bodies_that_do_not_arrive_are_evicted() {
         );
     }
     let text = "POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nwhole";
-    let answer = read_to_end(server.connect_and_send(text).await).await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("whole"), "{answer}");
+    let response = read_to_end(server.connect_and_send(text).await).await;
+    assert!(response.starts_with("HTTP/1.1 200 OK") && response.ends_with("whole"), "{response}");
     server.stop().await;
 }
 
@@ -182,8 +182,8 @@ async fn the_router_gets_the_client_address() {
     let limits = Limits { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..Limits::default() };
     for (limits, want) in [(Limits::default(), "127.0.0.1"), (limits, "203.0.113.9")] {
         let server = TestServer::start(limits, Router::new().route("/peer", peer.clone())).await;
-        let answer = server.request("GET /peer HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9").await;
-        assert!(answer.ends_with(want), "{answer}");
+        let response = server.request("GET /peer HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9").await;
+        assert!(response.ends_with(want), "{response}");
         server.stop().await;
     }
 }

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_subscription_keeps_nobody_waiting() {
+    fn an_abandoned_subscription_does_not_block_others() {
         let (packets, fan_out) = FanOut::spawn(Track::Video).unwrap();
         let dead = fan_out.subscribe("dead", QueueLimit { bytes: 10_000, duration: Duration::from_secs(1) });
         let alive = fan_out.subscribe("alive", UNLIMITED);

@@ -292,8 +292,8 @@ fn a_still_page_is_sharp_and_then_nearly_silent() -> Result<()> {
         let packets = layer.finish()?;
         let quiet = kbps(&packets, 150, next);
         ensure!(quiet < 30, "{codec:?}: {quiet} kbit/s");
-        let beats = ticks(&packets).into_iter().filter(|tick| *tick >= 210).count();
-        ensure!((3..=5).contains(&beats), "{codec:?}: {:?}", ticks(&packets));
+        let heartbeats = ticks(&packets).into_iter().filter(|tick| *tick >= 210).count();
+        ensure!((3..=5).contains(&heartbeats), "{codec:?}: {:?}", ticks(&packets));
         ensure!(keyframes(&packets) == [0]);
         let shown = decode(codec, &packets)?;
         let error = shown.last().context("a picture")?.mean_square_error(&busy_picture(0));

@@ -125,7 +125,7 @@ fn a_server_that_stops_reading_is_left_and_found_again() -> Result<()> {
     fixture.wait_for_state(id, Running)?;
     fixture.wait_for_packets(id, 20)?;
     let results = fixture.finish()?;
-    let reasons: Vec<_> = results.events.iter().filter_map(|news| news.event.error.as_deref()).collect();
+    let reasons: Vec<_> = results.events.iter().filter_map(|entry| entry.event.error.as_deref()).collect();
     ensure!(reasons.iter().any(|why| why.contains("stopped taking")), "{reasons:?}");
     let files = nginx.recordings("slow")?;
     results.compare_recording(&files[files.len() - 1])?;
@@ -153,7 +153,7 @@ fn each_failure_is_described_without_the_key() -> Result<()> {
         kept.lock().map(|mut kept| kept.push(connection)).map_err(|_| std::io::ErrorKind::Other.into())
     })?;
     let garbage = start_tcp_server(|mut connection| {
-        let _asked = connection.read(&mut [0; 4096])?;
+        let _request = connection.read(&mut [0; 4096])?;
         connection.write_all(&[0x55; 64 * 1024])
     })?;
     let hangs_up = start_tcp_server(|connection| connection.shutdown(std::net::Shutdown::Both))?;
@@ -267,7 +267,10 @@ fn a_name_that_leads_to_this_machine_is_refused_unless_a_rule_allows_it() -> Res
     let other = fixture.add_push("rtmp://other.example/live/hunter2")?;
     let why = fixture.wait_for(other, "error", |status| status.error.is_some())?.error.unwrap_or_default();
     ensure!(why.contains("unknown"), "{why}");
-    ensure!(fixture.finish()?.events.iter().all(|news| news.event.state != Running), "one was connected to");
+    ensure!(
+        fixture.finish()?.events.iter().all(|entry| entry.event.state != Running),
+        "one was connected to"
+    );
     ensure!(nginx.recordings("hunter2")?.is_empty());
 
     // The system cannot resolve the name, so it is resolved once; nothing listens at its first address.

@@ -1,8 +1,9 @@
-//! Renders a URL into [`Tick`](pagecast_core::Tick)s and [`Samples`](pagecast_core::Samples): Pagecast itself
-//! is the display and the sound card of the browser.
+//! Opens a web page in Chromium and captures it as [`Tick`](pagecast_core::Tick)s with frames and as
+//! [`Samples`](pagecast_core::Samples) of sound. Pagecast itself is the display and the sound card of the
+//! browser.
 //!
-//! [`Page::start`] is the entry point; ticks and samples leave through the channels given to it. [`display`]
-//! and [`sound`] have one thread and one socket each. [`browser`] starts Chromium and drives it over a pipe.
+//! Begin with [`Page::start`]; ticks and samples leave through the channels given to it. [`display`] and
+//! [`sound`] have one thread and one socket each. [`browser`] starts Chromium and drives it over a pipe.
 //! [`egress`] is the browser's only way to the network. [`clock`] is the clock they share, [`av_sync`] aligns
 //! picture and sound.
 //!

@@ -199,7 +199,7 @@ fn local_addresses(local: bool) -> io::Result<Vec<IpAddr>> {
         IpAddr::V4(v4) => !v4.is_link_local() && (local || !v4.is_loopback()),
         IpAddr::V6(v6) => !v6.is_unicast_link_local() && (local || !v6.is_loopback()),
     };
-    let mut found: Vec<IpAddr> = if_addrs::get_if_addrs()?.iter().map(if_addrs::Interface::ip).collect();
+    let mut found = pagecast_egress::interface_addresses()?;
     // Loopback addresses come first: they are included only if the peer is on this machine.
     found.sort_by_key(|ip| (!ip.is_loopback(), ip.is_ipv6()));
     Ok(found.into_iter().filter(fits).take(MAX_LOCAL_ADDRESSES).collect())

@@ -118,7 +118,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Collects what is logged.
+    /// A log writer that keeps what was logged.
     #[derive(Clone, Default)]
     pub(crate) struct CapturedLogs(Arc<Mutex<Vec<u8>>>);
 
@@ -148,7 +148,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_flood_is_counted_and_not_logged() {
+    fn excess_failures_are_counted_instead_of_logged() {
         let lines = CapturedLogs::default();
         let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
         let log = FailureLog::default();

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_parsed_as_serde_json_does() {
+    fn bounded_values_are_parsed_as_by_serde_json() {
         for text in ["{\"a\":[1,-2,0.5,\"x\",null,true]}", "\"x\"", " 1 ", "", "{", "[1,]", "{} {}", "1e999"]
         {
             let (found, expected) =

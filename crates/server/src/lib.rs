@@ -1,8 +1,10 @@
-//! The HTTP service: the Volcengine, Tencent and REST APIs on one listener, callbacks, and metrics.
+//! The HTTP service, in which clients create casts: the Volcengine, Tencent and REST APIs on one listener,
+//! callbacks, and metrics.
 //!
-//! A request enters through [`listen`], is dispatched by [`route`], and becomes a [`pagecast_fleet::NewCast`]
-//! in one of the dialects [`volcengine`], [`tencent`] and [`rest`], each a thin translation. Events of casts
-//! leave through [`callback`], in the format of the dialect that created the cast.
+//! Begin with [`Service`], the state that all APIs share. A request enters through [`listen`], is dispatched
+//! by [`route`], and becomes a [`pagecast_fleet::NewCast`] in one of the dialects [`volcengine`], [`tencent`]
+//! and [`rest`], each a thin translation. Events of casts leave through [`callback`], in the format of the
+//! dialect that created the cast.
 //!
 //! Deliberately absent: pages, media, and the running of casts.
 

@@ -13,7 +13,7 @@ use crate::service::Service;
 pub(crate) struct CastDraft {
     pub(crate) id: CastId,
     /// Name of the API.
-    pub(crate) origin: &'static str,
+    pub(crate) api: &'static str,
     /// Key that no other cast may have at the same time, and how long it is kept.
     pub(crate) key: Option<(CastKey, KeyRetention)>,
     /// What the dialect needs of the request later, for answers and callbacks.
@@ -33,7 +33,7 @@ impl CastDraft {
         NewCast {
             id: self.id,
             app: app.name.clone(),
-            api: self.origin.to_owned(),
+            api: self.api.to_owned(),
             key,
             key_retention: key_retention.unwrap_or(KeyRetention::UntilEnded),
             request: self.request,

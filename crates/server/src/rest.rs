@@ -41,8 +41,8 @@ use json::{Json, OptionalJson};
 /// Largest body of a request, in bytes: a style sheet and a script of 1 MiB each, and the most headers and
 /// cookies, escaped as JSON.
 const MAX_BODY_LEN: usize = 8 << 20;
-/// Name of this API: the origin of its casts, and its label in metrics and logs.
-pub(crate) const ORIGIN: &str = "v1";
+/// Name of this API in casts, metrics and logs.
+pub(crate) const API: &str = "v1";
 
 /// State shared by all handlers.
 #[derive(Clone)]

@@ -274,10 +274,10 @@ async fn observe_rest(State(state): State<AppState>, request: Request, next: Nex
         _ => "other",
     };
     let (action, started) = (format!("{method} {path}"), Instant::now());
-    let span = request_span(rest::ORIGIN, &action, &id);
+    let span = request_span(rest::API, &action, &id);
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
-    let outcome = Outcome { api: rest::ORIGIN, action: &action, code: status.as_str(), status };
+    let outcome = Outcome { api: rest::API, action: &action, code: status.as_str(), status };
     outcome.report(&state.metrics, &span, &id, started.elapsed());
     response
 }

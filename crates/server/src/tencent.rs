@@ -34,11 +34,11 @@ pub use signature::sign_v3;
 
 /// Version of the API.
 const VERSION: &str = "2019-07-22";
-/// Name of this API: the origin of its casts, and its label in metrics and logs.
-pub(crate) const ORIGIN: &str = "tencent";
+/// Name of this API in casts, metrics and logs.
+pub(crate) const API: &str = "tencent";
 /// This API at `/`.
 pub(crate) const FRONTEND: ApiFrontend = ApiFrontend {
-    api: ORIGIN,
+    api: API,
     actions: &["StartWebRecord", "StopWebRecord", "DescribeWebRecord"],
     matches,
     max_body_len: MAX_BODY_LEN,
@@ -61,12 +61,12 @@ pub(crate) async fn handle(service: &Service, call: ApiRequest) -> Response {
         |_| Err(ApiError::new(ErrorCode::InternalError, "the request took longer than 5 s: try again later"));
     let result = result.unwrap_or_else(timed_out);
     if let Some(internal) = result.as_ref().err().and_then(|error| error.internal.as_ref()) {
-        internal.log(ORIGIN, &call.id);
+        internal.log(API, &call.id);
     }
     let auth_failure = result.as_ref().err().map(|error| error.code).filter(|code| code.is_auth_failure());
     let mut response = response::respond(&call, result);
     if let Some(code) = auth_failure {
-        let failure = AuthFailure::new(ORIGIN, request::claimed_key_id(&call), code.as_str());
+        let failure = AuthFailure::new(API, request::claimed_key_id(&call), code.as_str());
         response.extensions_mut().insert(failure);
     }
     response

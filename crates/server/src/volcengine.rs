@@ -35,11 +35,11 @@ use replay::SeenSignatures;
 use response::{ApiError, ErrorCode, RequestMetadata, quote_truncated};
 use signature::{VerifiedRequest, query_param};
 
-/// Name of this API: the origin of its casts, and its label in metrics and logs.
-pub(crate) const ORIGIN: &str = "volcengine";
+/// Name of this API in casts, metrics and logs.
+pub(crate) const API: &str = "volcengine";
 /// This API at `/`.
 pub(crate) const FRONTEND: ApiFrontend = ApiFrontend {
-    api: ORIGIN,
+    api: API,
     actions: &["StartWebcast", "StopWebcast", "GetWebCastTask"],
     matches,
     max_body_len: signature::MAX_BODY_LEN,
@@ -180,11 +180,11 @@ impl RequestGate {
         let mut response = response::respond(&metadata, &result);
         if let Err(error) = &result {
             if let Some(internal) = &error.internal {
-                internal.log(ORIGIN, &call.id);
+                internal.log(API, &call.id);
             }
             if error.code.is_auth_failure() {
                 let key_id = signature::claimed_key_id(call);
-                response.extensions_mut().insert(AuthFailure::new(ORIGIN, key_id, error.code.as_str()));
+                response.extensions_mut().insert(AuthFailure::new(API, key_id, error.code.as_str()));
             }
         }
         response
@@ -340,7 +340,7 @@ fn find_application(
     })
 }
 
-/// An answer that tells the caller no details; the error goes to the log.
+/// A response without details; the error goes to the log.
 fn internal_error(operation: &'static str, error: &(dyn std::error::Error + 'static)) -> ApiError {
     ApiError::internal(InternalError::new(operation, error))
 }

@@ -1,8 +1,9 @@
 //! Signature of Tencent Cloud's API, version 3 (`TC3-HMAC-SHA256`).
 //!
 //! Clients sign a [`SigningInput`]; servers rebuild what a request signs with [`canonical_request`] and
-//! [`string_to_sign`], and sign it with [`SigningKey`]. Deliberately absent: HTTP, clocks, and the checks of
-//! a server.
+//! [`string_to_sign`], and sign it with [`SigningKey`].
+//!
+//! Deliberately absent: HTTP, clocks, and the checks of a server.
 
 use aws_lc_rs::{digest, hmac};
 use base16ct::lower::encode_string as hex;
@@ -138,7 +139,7 @@ mod tests {
     /// Vectors made by Tencent's own SDKs.
     #[test]
     #[expect(clippy::too_many_lines, reason = "a table")]
-    fn it_signs_as_the_sdks_do() {
+    fn signatures_match_those_of_the_sdks() {
         let post = sha256_hex(b"{\"TaskId\": \"abc+/=def\"}");
         let node = sha256_hex(b"{\"TaskId\":\"abc+/=def\"}");
         let (unsigned, empty) = (sha256_hex(b"UNSIGNED-PAYLOAD"), sha256_hex(b""));

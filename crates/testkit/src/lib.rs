@@ -1,11 +1,12 @@
-//! Shared by end-to-end tests and the bench: pages that can be measured, a server for them, a runner for
-//! `pagecast`, and audio and video analysis of its recordings.
+//! Tools that end-to-end tests and the bench share: pages that can be measured, a server for them, a runner
+//! for `pagecast`, test servers, and audio and video analysis of recordings.
 //!
-//! A page draws a [`timecode`]: black and white blocks with the number of the frame and the time at which the
-//! page drew it. [`media`] decodes recordings with the `ffmpeg` program, so it shares no code with Pagecast.
+//! Begin with [`pagecast`], which runs the program, and [`page_server`], which serves the pages. A page draws
+//! a [`timecode`]: black and white blocks with the number of the frame and the time at which the page drew
+//! it. [`media`] decodes recordings with the `ffmpeg` program, so it shares no code with Pagecast.
 //!
-//! Deliberately absent: the crates of Pagecast, whose command line and APIs are used instead; and limits.
-//! This crate measures, tests compare.
+//! Deliberately absent: the crates of Pagecast, whose command line and APIs are used instead; and limits,
+//! because this crate measures and tests compare.
 
 pub mod av_sync;
 pub mod browser;

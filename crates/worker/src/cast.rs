@@ -158,7 +158,7 @@ fn nothing_recorded_message(reason: EndReason) -> &'static str {
     match reason {
         EndReason::PageEnded => "the page ended the cast before it was shown",
         EndReason::MaxTime => "the maximum time was over before the page was ready",
-        EndReason::LargeVideo => "the page played a video above the size limit before it was shown",
+        EndReason::VideoTooLarge => "the page played a video above the size limit before it was shown",
         _ => "the cast ended before the page was shown",
     }
 }

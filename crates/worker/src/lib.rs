@@ -1,8 +1,8 @@
 //! Runs casts, each in a process of its own: a page on one side, encoders and outputs on the other.
 //!
-//! [`node::Node`] claims casts of a fleet and runs them; [`process::Process`] runs one cast. Inside that
-//! process, [`cast::run`] returns when everything it started has ended. [`doctor`] checks whether this
-//! machine can run casts.
+//! Begin with [`node::Node`], which claims casts of a fleet and runs them, or with [`process::Process`],
+//! which runs one cast. Inside that process, [`cast::run`] returns when everything it started has ended.
+//! [`doctor`] checks whether this machine can run casts.
 //!
 //! Deliberately absent: command lines, and HTTP of its own.
 

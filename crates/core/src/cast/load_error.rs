@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transient_errors_are_told_from_lasting_ones() {
+    fn transient_and_lasting_errors_are_distinguished() {
         let code = || "net::ERR_X".to_owned();
         let address = IpAddr::from([10, 0, 0, 1]);
         for (error, transient) in [

@@ -1,4 +1,4 @@
-//! Scripted lives of casts, and invariants over arbitrary inputs.
+//! Scripted casts, and invariants that hold for any sequence of inputs.
 
 use proptest::prelude::*;
 
@@ -178,7 +178,7 @@ fn a_page_that_freezes_nine_seconds_after_each_load_is_not_reloaded_for_ever() {
     }
     let both = [Event::Reloaded(Freeze), Event::Moved(Freeze)];
     assert_eq!(events, [&both[..], &both[..], &both[..1]].concat(), "three browsers, one reload in each");
-    cast.assert_ended(EndReason::GaveUp(Freeze));
+    cast.assert_ended(EndReason::PageFailed(Freeze));
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_crash_moves_at_once_until_there_are_no_attempts_left() {
         cast.handle(Input::CheckResult { check: HealthCheck::Crash, failed: true }),
         [Output::SaveEvidence(Crash), Output::StopOutputs]
     );
-    cast.assert_ended(EndReason::GaveUp(Crash));
+    cast.assert_ended(EndReason::PageFailed(Crash));
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_page_without_a_ready_call_is_reloaded_then_moved() {
             assert_eq!(outputs, [Output::SaveEvidence(StartTimeout), Output::StopOutputs]);
         }
     }
-    cast.assert_ended(EndReason::GaveUp(StartTimeout));
+    cast.assert_ended(EndReason::PageFailed(StartTimeout));
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn notify_ready_fails_at_the_second_timeout() {
     assert_eq!(cast.advance(10), fault_outputs(StartTimeout, Event::Reloaded, &[Output::Reload]));
     cast.handle(Input::Opened);
     assert_eq!(cast.advance(10), [Output::SaveEvidence(StartTimeout), Output::StopOutputs]);
-    cast.assert_ended(EndReason::GaveUp(StartTimeout));
+    cast.assert_ended(EndReason::PageFailed(StartTimeout));
 }
 
 #[test]
@@ -310,11 +310,11 @@ fn without_a_timeout_the_cast_waits_for_the_page() {
 }
 
 #[test]
-fn ends() {
+fn each_input_that_ends_a_cast_has_its_reason() {
     for (input, reason) in [
         (Input::Stop, EndReason::Stopped),
         (Input::PageEnded, EndReason::PageEnded),
-        (Input::LargeVideo, EndReason::LargeVideo),
+        (Input::LargeVideo, EndReason::VideoTooLarge),
         (Input::Complete, EndReason::Complete),
         (Input::OutputFailed, EndReason::OutputFailed),
     ] {
@@ -396,7 +396,7 @@ fn a_failed_first_load_ends_the_cast_and_a_later_one_is_retried() {
     assert_eq!(cast.advance(1), [Output::StartBrowser]);
     assert_eq!(cast.machine.attempts(), 3);
     assert_eq!(cast.handle(Input::OpenFailed), [Output::StopOutputs]);
-    cast.assert_ended(EndReason::GaveUp(Unreachable));
+    cast.assert_ended(EndReason::PageFailed(Unreachable));
 }
 
 #[test]

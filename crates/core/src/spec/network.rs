@@ -53,26 +53,6 @@ pub struct NetworkPolicy {
     pub udp: bool,
 }
 
-/// The machine's own addresses, parsed from kernel files below `/proc/net` that `read` returns the text of;
-/// empty text yields no addresses.
-#[must_use]
-pub fn local_addresses(read: impl Fn(&str) -> String) -> HashSet<IpAddr> {
-    let (fib_trie, if_inet6) = (read("/proc/net/fib_trie"), read("/proc/net/if_inet6"));
-    let mut found = HashSet::new();
-    // An address is on one line, and its kind on the lines below.
-    let mut address: Option<Ipv4Addr> = None;
-    for line in fib_trie.lines().map(str::trim) {
-        if let Some(text) = line.strip_prefix("|-- ") {
-            address = text.parse().ok();
-        } else if line == "/32 host LOCAL" {
-            found.extend(address.map(IpAddr::V4));
-        }
-    }
-    let first = |line: &str| u128::from_str_radix(line.split(' ').next()?, 16).ok();
-    found.extend(if_inet6.lines().filter_map(first).map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))));
-    found
-}
-
 /// A pattern of hosts and, optionally, a port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -302,17 +282,6 @@ mod tests {
         ] {
             assert!(!is_public(ip(closed)), "{closed}");
         }
-    }
-
-    #[test]
-    fn local_addresses_are_read_from_proc() {
-        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- \
-                    8.8.4.0/24 2 0 2\n        |-- 8.8.4.0\n           /24 link UNICAST\n        |-- \
-                    8.8.4.2\n           /32 host LOCAL\n        |-- 8.8.4.255\n           /32 link \
-                    BROADCAST\n";
-        let v6 = "20010db8000000000000000000000002 04 40 00 82     eth0\nnonsense\n";
-        let read = |path: &str| if path.ends_with("fib_trie") { trie.to_owned() } else { v6.to_owned() };
-        assert_eq!(local_addresses(read), HashSet::from([ip("8.8.4.2"), ip("2001:db8::2")]));
     }
 
     #[test]

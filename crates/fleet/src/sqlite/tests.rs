@@ -60,17 +60,17 @@ fn run_in_one_transaction(
     + 'static,
     n: u8,
 ) -> Vec<Result<(), FleetError>> {
-    let (go, wait) = sync_channel::<()>(0);
-    let wait = Mutex::new(wait);
+    let (resume, resumed) = sync_channel::<()>(0);
+    let resumed = Mutex::new(resumed);
     block_on(async {
         let mut tasks = JoinSet::new();
         let first = Arc::clone(fleet);
         tasks.spawn(async move {
-            let held = move |_: &mut Tx<'_>| {
-                wait.lock().unwrap().recv().unwrap();
+            let block = move |_: &mut Tx<'_>| {
+                resumed.lock().unwrap().recv().unwrap();
                 Ok(())
             };
-            first.writer.write("waiting", held).await
+            first.writer.write("waiting", block).await
         });
         tokio::task::yield_now().await;
         for n in 0..n {
@@ -79,7 +79,7 @@ fn run_in_one_transaction(
         }
         // Each task runs until it waits for its reply.
         tokio::task::yield_now().await;
-        go.send(()).unwrap();
+        resume.send(()).unwrap();
         tasks.join_all().await
     })
 }
@@ -91,7 +91,7 @@ fn a_failed_or_panicked_write_is_rolled_back_alone() {
     let put = |tx: &Tx<'_>, n: u8| {
         execute(tx.db, "INSERT INTO documents VALUES ('kind', ?, x'00')", [n.to_string()]).map(drop)
     };
-    let answers = run_in_one_transaction(
+    let results = run_in_one_transaction(
         &fleet,
         move |fleet, n| {
             Box::new(fleet.writer.write("testing", move |tx| {
@@ -107,10 +107,10 @@ fn a_failed_or_panicked_write_is_rolled_back_alone() {
         },
         10,
     );
-    let failed = answers.iter().filter(|answer| answer.is_err()).count();
-    assert_eq!((answers.len(), failed), (11, 3));
-    let storage = |answer: &Result<(), _>| matches!(answer, Ok(()) | Err(FleetError::Storage { .. }));
-    assert!(answers.iter().all(storage), "{answers:?}");
+    let failed = results.iter().filter(|result| result.is_err()).count();
+    assert_eq!((results.len(), failed), (11, 3));
+    let is_expected = |result: &Result<(), _>| matches!(result, Ok(()) | Err(FleetError::Storage { .. }));
+    assert!(results.iter().all(is_expected), "{results:?}");
     let names = block_on(fleet.reader.read("testing", |db, _| {
         row::query_all(db, "SELECT name FROM documents ORDER BY name", [], |row| Ok(row.get::<_, String>(0)?))
     }));
@@ -121,7 +121,7 @@ fn a_failed_or_panicked_write_is_rolled_back_alone() {
 fn a_lost_transaction_fails_all_its_writes_and_the_next_one_works() {
     let scratch = ScratchDir::new().unwrap();
     let fleet = open(&scratch);
-    let answers = run_in_one_transaction(
+    let results = run_in_one_transaction(
         &fleet,
         |fleet, n| {
             Box::new(fleet.writer.write("testing", move |tx| {
@@ -133,10 +133,10 @@ fn a_lost_transaction_fails_all_its_writes_and_the_next_one_works() {
         },
         4,
     );
-    let lost = answers.iter().filter(|answer| matches!(answer, Err(FleetError::Storage { .. }))).count();
-    let own = answers.iter().filter(|answer| matches!(answer, Err(FleetError::Unavailable))).count();
+    let lost = results.iter().filter(|result| matches!(result, Err(FleetError::Storage { .. }))).count();
+    let own = results.iter().filter(|result| matches!(result, Err(FleetError::Unavailable))).count();
     // The first write may have been committed before the others were queued.
-    assert!(lost >= 3 && own == 1, "{answers:?}");
+    assert!(lost >= 3 && own == 1, "{results:?}");
     block_on(fleet.check_writable()).unwrap();
     let rows = block_on(fleet.reader.read("testing", |db, _| {
         row::query_one(db, "SELECT count(*) FROM meta", [], |row| Ok(row.get::<_, i64>(0)?))
@@ -210,7 +210,7 @@ fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
         cost("read queued", count_steps(db, || claims::read_queued(db, shared, &[first])).1);
         let (claim, steps) = count_steps(db, || claims::claim_queued(tx, &worker, LEASE, first));
         cost("claim", steps);
-        let Some(Claim { ticket, cast }) = claim else { panic!("it fits") };
+        let Some(Claim { ticket, cast }) = claim else { panic!("the cast is claimed") };
         cost("renew", count_steps(db, || claims::renew(tx, &ticket, LEASE)).1);
         cost("send command", count_steps(db, || casts::send_command(tx, &cast.id, &Command::Snapshot)).1);
         cost("commands", count_steps(db, || claims::commands(db, shared, &ticket)).1);
@@ -218,8 +218,8 @@ fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
         cost("get", count_steps(db, || casts::get(db, shared, &cast.id)).1);
         cost("find", count_steps(db, || casts::find_by_key(db, shared, &CastKey("key 0".to_owned()))).1);
         cost(
-            "find none",
-            count_steps(db, || casts::find_by_key(db, shared, &CastKey("nobody's".to_owned()))).1,
+            "find unknown key",
+            count_steps(db, || casts::find_by_key(db, shared, &CastKey("unknown".to_owned()))).1,
         );
         cost("events", count_steps(db, || history::events(db, shared, &cast.id, 0, 100)).1);
         cost("count", count_steps(db, || casts::count(db, None)).1);

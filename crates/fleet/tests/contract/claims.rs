@@ -50,7 +50,11 @@ pub(crate) async fn a_cast_that_does_not_fit_blocks_no_other<B: Backend>() {
         cast.app != "large"
     };
     assert_eq!(fleet.claim(&worker, B::LEASE, &fits).await.unwrap().unwrap().cast.id, small);
-    assert_eq!(offered.lock().unwrap()[..], [large.clone(), also_large.clone(), small], "in their order");
+    assert_eq!(
+        offered.lock().unwrap()[..],
+        [large.clone(), also_large.clone(), small],
+        "in the order of creation"
+    );
     assert!(fleet.claim(&worker, B::LEASE, &fits).await.unwrap().is_none());
     assert_eq!(get_cast(&*fleet, &large).await.state, CastState::Queued);
     fleet.release(&begun.ticket).await.unwrap();
@@ -79,7 +83,11 @@ pub(crate) async fn applications_take_turns<B: Backend>() {
         tickets.push(claim.ticket);
     }
     let expected = [&many[0], &few[0], &many[1], &few[1]].map(Clone::clone);
-    assert_eq!((&order[..4], &order[4..]), (&expected[..], &many[2..]), "they alternate, the older first");
+    assert_eq!(
+        (&order[..4], &order[4..]),
+        (&expected[..], &many[2..]),
+        "applications alternate, the oldest cast first"
+    );
     // Ended casts do not count, and larger ones count more.
     for ticket in tickets {
         fleet.report_event(&ticket, ended_event()).await.unwrap();
@@ -137,9 +145,13 @@ pub(crate) async fn a_cast_that_no_worker_can_run_fails_at_once<B: Backend>() {
     assert_eq!(cast.end, Some(CastEnd { reason: EndReason::StartFailed, message, cause: None }));
     assert_eq!(event_names(&*fleet, &id).await, ["queued", "ended"]);
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
-    fleet.fail_queued(&claim.cast.id, "it runs").await.unwrap();
-    fleet.fail_queued(&id, "it is over").await.unwrap();
-    assert_eq!(get_cast(&*fleet, &claim.cast.id).await.state, CastState::Starting, "one that runs, runs on");
+    fleet.fail_queued(&claim.cast.id, "a running cast").await.unwrap();
+    fleet.fail_queued(&id, "an ended cast").await.unwrap();
+    assert_eq!(
+        get_cast(&*fleet, &claim.cast.id).await.state,
+        CastState::Starting,
+        "a running cast is not changed"
+    );
     assert_eq!(event_names(&*fleet, &id).await.len(), 2);
 }
 

@@ -23,7 +23,7 @@ pub(crate) async fn they_are_there_in_order_until_they_are_acked<B: Backend>() {
         fleet.send_command(&claim.cast.id, command.clone()).await.unwrap();
     }
     assert_eq!(pending_commands(&*fleet, &claim.ticket).await, all);
-    assert_eq!(pending_commands(&*fleet, &claim.ticket).await, all, "they stay");
+    assert_eq!(pending_commands(&*fleet, &claim.ticket).await, all, "they stay until they are acknowledged");
     assert!(pending_commands(&*fleet, &other.ticket).await.is_empty());
     let first = fleet.commands(&claim.ticket).await.unwrap()[1].0;
     fleet.ack_commands(&claim.ticket, first).await.unwrap();

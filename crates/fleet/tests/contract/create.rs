@@ -243,7 +243,7 @@ pub(crate) async fn everything_is_there_after_a_restart<B: Backend>() {
         )
         .await;
         fleet.report_event(&ended.ticket, ended_event()).await.unwrap();
-        fleet.close(&ended.ticket, None, Some(json!({ "how": "well" }))).await.unwrap();
+        fleet.close(&ended.ticket, None, Some(json!({ "note": "kept" }))).await.unwrap();
         ended.cast = get_cast(&*fleet, &ended.cast.id).await;
         ended
     };

@@ -12,13 +12,13 @@ pub(crate) async fn they_are_kept_by_kind_and_name<B: Backend>() {
         ("app", "b", json!({ "secret": "s" })),
         ("app", "a", json!(1)),
         ("app", "c", json!(null)),
-        ("app/a", "", json!("a kind of its own, not of `app`")),
+        ("app/a", "", json!("another kind than `app`")),
         ("app", "b", json!({ "secret": "t" })),
     ] {
         fleet.put_document(kind, name, Some(document)).await.unwrap();
     }
     fleet.put_document("app", "c", None).await.unwrap();
-    fleet.put_document("app", "never there", None).await.unwrap();
+    fleet.put_document("app", "unknown", None).await.unwrap();
     drop(fleet);
     backend.restart();
     let fleet = backend.fleet();

@@ -178,7 +178,7 @@ pub(crate) async fn get_cast(fleet: &dyn Fleet, id: &CastId) -> Cast {
 pub(crate) fn ended_event() -> EventKind {
     EventKind::Ended {
         reason: EndReason::PageEnded,
-        message: Some("the page said so".to_owned()),
+        message: Some("the page ended the cast".to_owned()),
         cause: None,
     }
 }

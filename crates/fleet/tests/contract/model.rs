@@ -88,7 +88,7 @@ struct CastModel {
     closed: bool,
     /// Whether the key is taken. Once free, it stays free, even if the clock is set back before its end.
     holds_key: bool,
-    stop_asked: bool,
+    stop_requested: bool,
     owner: Option<String>,
     epoch: u64,
     /// End of the lease, in elapsed time like all deadlines, which changes of the clock do not affect.
@@ -308,7 +308,7 @@ impl<B: Backend> Fixture<B> {
                     queued_at: self.elapsed,
                     started: false,
                     closed: false,
-                    stop_asked: false,
+                    stop_requested: false,
                     owner: None,
                     epoch: 0,
                     lease_until: Duration::ZERO,
@@ -409,8 +409,8 @@ impl<B: Backend> Fixture<B> {
             assert!(matches!(result, Err(Error::TooManyCommands(_))));
         } else {
             result.unwrap();
-            cast.commands += usize::from(!stop || !cast.stop_asked);
-            cast.stop_asked |= stop;
+            cast.commands += usize::from(!stop || !cast.stop_requested);
+            cast.stop_requested |= stop;
             if stop && cast.state == CastState::Queued {
                 cast.end(EndReason::Stopped, now);
                 cast.mark_closed();
@@ -493,7 +493,7 @@ impl<B: Backend> Fixture<B> {
             assert_eq!((found.state, found.epoch, found.closed), (cast.state, cast.epoch, cast.closed));
             assert_eq!(found.worker.map(|worker| worker.0), cast.owner);
             assert_eq!((found.end.map(|end| end.reason), found.ended_ms), (cast.reason, cast.ended_ms));
-            assert_eq!(found.stop_requested, cast.stop_asked);
+            assert_eq!(found.stop_requested, cast.stop_requested);
             assert_eq!(events(&*fleet, &cast.new.id).await.len() as u64, cast.events);
             let id = cast.new.id.clone();
             expected.extend(cast.head().filter(|head| head.2 <= passed).map(|head| (id, head.0, head.1)));

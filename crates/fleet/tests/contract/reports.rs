@@ -17,7 +17,7 @@ pub(crate) async fn the_state_follows_the_events<B: Backend>() {
         id: 1,
         url: "rtmp://a/b".to_owned(),
         state: Connection::Recovering,
-        error: Some("gone".to_owned()),
+        error: Some("connection lost".to_owned()),
     };
     fleet.report_event(ticket, pushed.clone()).await.unwrap();
     assert_eq!(get_cast(&*fleet, id).await.state, CastState::Starting);
@@ -34,7 +34,7 @@ pub(crate) async fn the_state_follows_the_events<B: Backend>() {
     backend.advance(TIME_STEP);
     fleet.report_event(ticket, ended_event()).await.unwrap();
     let ended = get_cast(&*fleet, id).await;
-    let message = Some("the page said so".to_owned());
+    let message = Some("the page ended the cast".to_owned());
     assert_eq!((ended.state, ended.closed), (CastState::Ended, false));
     assert_eq!(ended.end, Some(CastEnd { reason: EndReason::PageEnded, message, cause: None }));
     assert!(ended.ended_ms.unwrap() > ended.live_ms.unwrap());
@@ -55,7 +55,7 @@ pub(crate) async fn the_end_comes_once<B: Backend>() {
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     let (id, ticket) = (&claim.cast.id, &claim.ticket);
     let end = |reason| EventKind::Ended { reason, message: None, cause: None };
-    fleet.report_event(ticket, end(EndReason::GaveUp(HealthFault::Crash))).await.unwrap();
+    fleet.report_event(ticket, end(EndReason::PageFailed(HealthFault::Crash))).await.unwrap();
     let ended = get_cast(&*fleet, id).await;
     backend.advance(TIME_STEP);
     fleet.report_event(ticket, end(EndReason::Stopped)).await.unwrap();
@@ -63,7 +63,7 @@ pub(crate) async fn the_end_comes_once<B: Backend>() {
     fleet.report_event(ticket, EventKind::Upload { failing: true, pending: 1, error: None }).await.unwrap();
     let still = get_cast(&*fleet, id).await;
     assert_eq!((still.state, still.ended_ms, still.live_ms), (CastState::Ended, ended.ended_ms, None));
-    assert_eq!(still.end.unwrap().reason, EndReason::GaveUp(HealthFault::Crash));
+    assert_eq!(still.end.unwrap().reason, EndReason::PageFailed(HealthFault::Crash));
     let file = StoredFile {
         name: "a.mp4".to_owned(),
         bytes: 1 << 40,

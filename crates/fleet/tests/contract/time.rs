@@ -231,7 +231,7 @@ pub(crate) async fn nothing_is_deleted_right_after_a_clock_change<B: Backend>() 
     backend.advance(HOUR - TIME_STEP);
     assert!(is_there(&backend).await);
     backend.restart();
-    assert!(is_there(&backend).await, "the distrust outlives a restart");
+    assert!(is_there(&backend).await, "the waiting time continues after a restart");
     backend.advance(TIME_STEP);
-    assert!(!is_there(&backend).await, "a clock that stays as set is trusted");
+    assert!(!is_there(&backend).await, "an hour after its change the clock is trusted");
 }

@@ -45,7 +45,7 @@ fn a_new_connection_evicts_the_oldest_silent_one() {
 }
 
 #[test]
-fn a_response_under_way_is_never_cut_off() {
+fn a_connection_with_a_response_in_progress_is_never_evicted() {
     let all = connections(|limits| limits.reserved_requests = 0);
     let now = Instant::now();
     let busy: Vec<_> = (0..8).map(|_| all.admit(now, LOOPBACK, Phase::AwaitingFirstByte).unwrap()).collect();
@@ -79,14 +79,14 @@ fn an_address_is_limited_and_evicts_its_own_connections() {
     for (peer, most) in
         [(LOOPBACK, 8), (IpAddr::from([10, 1, 2, 3]), 8), (host(1), 4), ("2001:db8::1".parse().unwrap(), 4)]
     {
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for _ in 0..20 {
             let Ok(slot) = all.admit(now, peer, Phase::AwaitingFirstByte) else { break };
             assert!(slot.try_begin_request(now, true));
             slot.body_complete(now);
-            places.push(slot);
+            slots.push(slot);
         }
-        assert_eq!(places.len(), most, "{peer}");
+        assert_eq!(slots.len(), most, "{peer}");
     }
 }
 
@@ -108,26 +108,26 @@ fn handshakes_are_limited() {
 fn the_last_request_slots_are_reserved() {
     let all = connections(|_| {});
     let begin = Instant::now();
-    let places: Vec<_> =
+    let slots: Vec<_> =
         (0..8).map(|_| all.admit(begin, LOOPBACK, Phase::AwaitingFirstByte).unwrap()).collect();
-    for slot in &places[..6] {
+    for slot in &slots[..6] {
         assert!(slot.try_begin_request(begin, false));
     }
-    for slot in &places[1..6] {
+    for slot in &slots[1..6] {
         slot.body_complete(begin);
     }
-    assert!(places[6].try_begin_request(begin, true), "a reserved request finds a slot");
-    assert!(!is_evicted(&places[0]), "no other request was evicted");
-    places[6].body_complete(begin);
+    assert!(slots[6].try_begin_request(begin, true), "a reserved request finds a slot");
+    assert!(!is_evicted(&slots[0]), "no other request was evicted");
+    slots[6].body_complete(begin);
     assert!(
-        places[7].try_begin_request(begin, false) && is_evicted(&places[0]),
+        slots[7].try_begin_request(begin, false) && is_evicted(&slots[0]),
         "a body that does not arrive is evicted"
     );
-    places[7].body_complete(begin);
+    slots[7].body_complete(begin);
     let new = all.admit(begin, LOOPBACK, Phase::AwaitingFirstByte).unwrap();
     assert!(!new.try_begin_request(begin, false), "all requests are being answered");
     assert!(new.try_begin_request(begin, true));
-    drop(places);
+    drop(slots);
     assert_eq!(all.lock().requests, 1);
     drop(new);
     assert_eq!(all.lock().requests, 0);

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_loss_it_goes_on_with_a_keyframe() {
+    fn a_loss_is_followed_by_a_keyframe() {
         let (mut sender, mut packets) = channel(2);
         let mut filter = KeyframeFilter::default();
         let mut send = |at, keyframe| filter.send(packet(at, keyframe), &mut sender);

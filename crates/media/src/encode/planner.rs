@@ -414,8 +414,8 @@ mod tests {
                 Some((i, refined(planner.decide(i, i == 0))?))
             })
             .collect();
-        let beats = [(54, 3), (84, 3), (100, 0), (104, 1), (111, 2), (124, 3), (154, 3), (184, 3)];
-        assert_eq!(all[4..], beats);
+        let heartbeats = [(54, 3), (84, 3), (100, 0), (104, 1), (111, 2), (124, 3), (154, 3), (184, 3)];
+        assert_eq!(all[4..], heartbeats);
     }
 
     #[test]
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_frames_are_spread_evenly_and_forget_no_change() {
+    fn a_reduced_frame_rate_is_even_and_loses_no_change() {
         let mut planner = FramePlanner::new(Fps::new(30).unwrap(), ROOM_GOP);
         let mut count = |cap, range: std::ops::Range<i64>, changed: bool| {
             planner.limit_fps(cap);
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keyframe_does_not_wait_for_its_turn() {
+    fn a_requested_keyframe_does_not_wait_for_a_reduced_frame_rate() {
         let mut planner = FramePlanner::new(Fps::new(30).unwrap(), ROOM_GOP);
         planner.limit_fps(1);
         planner.decide(0, true);

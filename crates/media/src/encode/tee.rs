@@ -127,17 +127,17 @@ mod tests {
     }
 
     #[test]
-    fn one_encoder_reads_what_came() {
+    fn one_encoder_reads_the_input_without_a_thread() {
         let (sender, input) = sync_channel(1);
         let (mut queues, thread) = ticks(input, &[1]).unwrap();
         assert!(thread.is_none() && queues.len() == 1);
         sender.try_send(tick(0)).unwrap();
-        assert!(sender.try_send(tick(1)).is_err(), "there is no queue behind the queue");
+        assert!(sender.try_send(tick(1)).is_err(), "there is no second queue");
         assert_eq!(queues.remove(0).recv().unwrap().index, 0);
     }
 
     #[test]
-    fn a_slow_encoder_loses_ticks_but_no_change_and_holds_up_nobody() {
+    fn a_slow_encoder_loses_ticks_but_no_change_and_delays_no_other() {
         let (sender, input) = sync_channel(0);
         // In this order, a tick that the fast encoder received was offered to the slow one before.
         let (mut queues, thread) = ticks(input, &[2, 1]).unwrap();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_that_find_no_room_are_lost() {
+    fn samples_for_a_full_queue_are_dropped() {
         let (sender, input) = sync_channel(0);
         let (mut queues, thread) = samples(input, &[2, 100]).unwrap();
         let (all, some) = (queues.pop().unwrap(), queues.pop().unwrap());

@@ -213,7 +213,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn from_the_start_everything_is_taken() {
+    fn a_queue_from_the_start_takes_every_packet() {
         let mut queue = queue(usize::MAX, 1000, false);
         [audio(-21), audio(0), video(0, true), audio(21)].into_iter().for_each(|p| queue.push(p));
         assert_eq!(drain(&mut queue), "a-21 a0 V0 a21");
@@ -229,7 +229,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_dropped_up_to_a_keyframe() {
+    fn excess_packets_are_dropped_up_to_a_keyframe() {
         for mut queue in [queue(4 * 228, 1000, false), queue(usize::MAX, 3, false)] {
             for at in 0..8 {
                 queue.push(video(at, at == 0 || at == 5));

@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_have_classes() {
+    fn responses_are_classified() {
         let attempt =
             || Attempt { verb: "store", name: "a.mp4".into(), location: "bucket rec at b.example".into() };
         for (status, code, class) in [

@@ -63,9 +63,8 @@ pub(super) fn advertised_addresses(
     if !bound.ip().is_unspecified() {
         return Ok(vec![bound]);
     }
-    let interfaces = if_addrs::get_if_addrs()?;
     let (v6, mut found) = (bound.is_ipv6(), Vec::new());
-    for ip in interfaces.iter().filter(|interface| interface.is_oper_up()).map(if_addrs::Interface::ip) {
+    for ip in pagecast_egress::interface_addresses()? {
         let usable = match ip {
             IpAddr::V4(_) => true,
             IpAddr::V6(ip) => v6 && !is_link_local(ip),

@@ -67,7 +67,7 @@ fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
 }
 
 fn new_cast(n: u8) -> NewCast {
-    let origin = if n.is_multiple_of(2) { "volcengine" } else { "tencent" };
+    let api = if n.is_multiple_of(2) { "volcengine" } else { "tencent" };
     let id = CastId::new(unix_ms(), [n; 10]);
     let task = || format!("task{n}");
     let mut spec = CastSpec::new(Source::new(SourceUrl::parse("http://example.com/").unwrap()));
@@ -85,7 +85,7 @@ fn new_cast(n: u8) -> NewCast {
     NewCast {
         id,
         app: "demo".into(),
-        api: origin.into(),
+        api: api.into(),
         key: None,
         key_retention: KeyRetention::UntilEnded,
         request: json!({"SdkAppId": 1_400_000_001, "TaskId": task()}),

@@ -1,4 +1,4 @@
-//! Fakes for tests of callbacks: a fleet with nothing but an outbox, and a receiver.
+//! Fakes for tests of callbacks: a fleet that has only an outbox, and a receiver.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -25,12 +25,12 @@ pub(crate) fn unix_ms() -> UnixMs {
 }
 
 /// A live cast.
-pub(crate) fn cast(id: CastId, app: &str, origin: &str) -> Cast {
+pub(crate) fn cast(id: CastId, app: &str, api: &str) -> Cast {
     let source = Source::new(SourceUrl::parse("http://example.com/").unwrap());
     Cast {
         id,
         app: app.into(),
-        api: origin.into(),
+        api: api.into(),
         key: None,
         request: Value::Null,
         spec: CastSpec::new(source),
@@ -68,14 +68,14 @@ struct FakeState {
     fail_settles: u32,
 }
 
-/// A fleet of which only the outbox works.
+/// A fleet that has only an outbox.
 #[derive(Debug)]
 pub(crate) struct FakeFleet {
     state: Mutex<FakeState>,
     changed: watch::Sender<u64>,
     /// Makes `check_writable` fail.
     pub(crate) is_unavailable: Mutex<bool>,
-    /// The workers.
+    /// Status of each worker.
     pub(crate) worker_statuses: Mutex<Vec<(WorkerId, WorkerStatus)>>,
 }
 
@@ -314,19 +314,19 @@ impl Telemetry for FakeFleet {
     async fn heartbeat(&self, _: &WorkerId, _: WorkerStatus) {}
 }
 
-/// How a fake receiver answers.
+/// Response of a fake receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FakeResponse {
     Status(u16),
     /// Redirects to another path.
     Redirect,
-    /// Never answers.
+    /// Sends no response.
     Hang,
     /// Closes the connection in the middle of the status line.
     TruncatedHead,
     /// Closes the connection in the middle of the body, after status 200.
     TruncatedBody,
-    /// Answers 200 with a body that never ends.
+    /// Sends status 200 with a body that never ends.
     EndlessBody,
 }
 
@@ -340,7 +340,7 @@ pub(crate) struct ReceivedRequest {
     pub(crate) response: FakeResponse,
 }
 
-/// A receiver on loopback that answers by a script. It stops when dropped.
+/// A receiver on loopback that sends scripted responses. It stops when dropped.
 #[derive(Debug)]
 pub(crate) struct FakeReceiver {
     pub(crate) addr: SocketAddr,

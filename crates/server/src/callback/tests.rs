@@ -39,7 +39,7 @@ fn render_one(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<We
     vec![WebhookMessage { body, headers: vec![("X-Signed-By", secret.to_owned())] }]
 }
 
-/// Renders three messages for the first event, none for the second, one for others.
+/// Renders three messages for the first event, none for the second, and one for each other event.
 fn render_parts(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<WebhookMessage> {
     let part = |part| {
         let body = Bytes::from(json!({"seq": event.seq, "part": part}).to_string());
@@ -141,13 +141,13 @@ impl Fixture {
         RunningDispatcher { stop, task }
     }
 
-    fn put(&self, n: u16, origin: &str, events: u64) -> CastId {
-        self.put_for(n, "demo", origin, events)
+    fn put(&self, n: u16, api: &str, events: u64) -> CastId {
+        self.put_for(n, "demo", api, events)
     }
 
-    fn put_for(&self, n: u16, app: &str, origin: &str, events: u64) -> CastId {
+    fn put_for(&self, n: u16, app: &str, api: &str, events: u64) -> CastId {
         let id = CastId::new(i64::from(n), [7; 10]);
-        self.fleet.put(cast(id.clone(), app, origin), events);
+        self.fleet.put(cast(id.clone(), app, api), events);
         id
     }
 }
@@ -210,12 +210,11 @@ async fn events_of_a_cast_arrive_in_order_despite_failures() {
     let cast = fixture.put(1, "volcengine", 3);
     let dispatcher = fixture.start_dispatcher();
     fixture.fleet.wait_until_settled().await;
-    // The second event is given up after three attempts, as the policy says; 204 is no success for the
-    // vendors.
+    // The policy gives up the second event after three attempts. The vendors do not accept 204 as success.
     assert_eq!(received_seqs(&receiver, &cast), [1, 1, 1, 2, 2, 2, 3]);
     assert_eq!(fixture.fleet.outcomes(&cast), [DONE, Some(DeliveryOutcome::GivenUp), DONE]);
     let received = receiver.received();
-    assert!(received[..3].iter().all(|again| again.body == received[0].body), "a retry has another body");
+    assert!(received[..3].iter().all(|again| again.body == received[0].body), "a retry has the same body");
     let head = &received[0].head;
     assert!(head.starts_with("post /hook?key=hidden http/1.1"), "{head}");
     for line in ["content-type: application/json", "x-signed-by: old-secret", "user-agent: pagecast/"] {
@@ -255,7 +254,7 @@ async fn a_receiver_that_is_down_gets_its_events_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_receiver_delays_no_other() {
+async fn a_slow_receiver_does_not_delay_others() {
     let (slow, fast) = (
         FakeReceiver::start(&[], FakeResponse::Hang).await,
         FakeReceiver::start(&[], FakeResponse::Status(200)).await,
@@ -273,7 +272,7 @@ async fn a_slow_receiver_delays_no_other() {
     while slow.received().len() < 8 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(slow.received().len(), 8, "the slow receiver gets more than its share");
+    assert_eq!(slow.received().len(), 8, "concurrent deliveries to one receiver are limited");
     drop(dispatcher);
 }
 
@@ -322,7 +321,7 @@ async fn nothing_is_lost_when_the_dispatcher_dies() {
     let dispatcher = fixture.start_dispatcher();
     fixture.fleet.wait_until_settled().await;
     for cast in &casts {
-        // Some arrive twice, but none before its predecessor.
+        // Some events arrive twice, but none before its predecessor.
         let mut seen = Vec::new();
         received_seqs(&receiver, cast).into_iter().for_each(|seq| {
             if !seen.contains(&seq) {
@@ -344,7 +343,7 @@ async fn running_deliveries_are_awaited_at_shutdown() {
         tokio::task::yield_now().await;
     }
     dispatcher.stop_and_wait().await;
-    assert_eq!(fixture.fleet.attempt_log().len(), 1, "the outcome was stored before the end");
+    assert_eq!(fixture.fleet.attempt_log().len(), 1, "the outcome is stored before the dispatcher ends");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -417,11 +416,11 @@ async fn private_addresses_are_unreachable_unless_allowed() {
         fixture.put(1, "volcengine", 1);
         let (before, dispatcher) = (receiver.received().len(), fixture.start_dispatcher());
         fixture.fleet.wait_until_settled().await;
-        let (log, came) = (fixture.fleet.attempt_log(), receiver.received().len() - before);
+        let (log, received) = (fixture.fleet.attempt_log(), receiver.received().len() - before);
         let error = log[0].1.error.as_deref();
         match want {
-            Some(want) => assert!(came == 0 && error.unwrap().starts_with(want), "{url}: {error:?}"),
-            None => assert!(came == 1 && error.is_none(), "{url}: {error:?}"),
+            Some(want) => assert!(received == 0 && error.unwrap().starts_with(want), "{url}: {error:?}"),
+            None => assert!(received == 1 && error.is_none(), "{url}: {error:?}"),
         }
         dispatcher.stop_and_wait().await;
     }
@@ -454,9 +453,9 @@ async fn a_cast_can_have_its_own_receiver() {
         FakeReceiver::start(&[], FakeResponse::Status(200)).await,
     );
     let fixture = Fixture::new(vec![app(&apps.url())]);
-    let mut with = cast(CastId::new(1, [1; 10]), "demo", "v1");
-    with.request = json!({"callback": {"url": own.url(), "secret": "its-own"}});
-    fixture.fleet.put(with, 1);
+    let mut cast_with_receiver = cast(CastId::new(1, [1; 10]), "demo", "v1");
+    cast_with_receiver.request = json!({"callback": {"url": own.url(), "secret": "its-own"}});
+    fixture.fleet.put(cast_with_receiver, 1);
     fixture.put(2, "v1", 1);
     let dispatcher = fixture.start_dispatcher();
     fixture.fleet.wait_until_settled().await;
@@ -467,9 +466,9 @@ async fn a_cast_can_have_its_own_receiver() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_without_a_receiver_are_settled() {
-    let mut silent = app("http://127.0.0.1:1/");
-    silent.callbacks = Default::default();
-    let fixture = Fixture::new(vec![silent]);
+    let mut without_receivers = app("http://127.0.0.1:1/");
+    without_receivers.callbacks = Default::default();
+    let fixture = Fixture::new(vec![without_receivers]);
     let casts =
         [fixture.put(1, "volcengine", 2), fixture.put(2, "unknown", 1), fixture.put_for(3, "gone", "v1", 1)];
     let dispatcher = fixture.start_dispatcher();
@@ -495,9 +494,9 @@ async fn a_panic_affects_one_cast_only() {
 async fn extra_retry_s_extends_the_vendors_retries() {
     let script = [FakeResponse::Status(500); 3];
     let receiver = FakeReceiver::start(&script, FakeResponse::Status(200)).await;
-    let mut persistent = app(&receiver.url());
-    persistent.callbacks.volcengine.as_mut().unwrap().extra_retry_s = 5;
-    let fixture = Fixture::new(vec![persistent]);
+    let mut app = app(&receiver.url());
+    app.callbacks.volcengine.as_mut().unwrap().extra_retry_s = 5;
+    let fixture = Fixture::new(vec![app]);
     let cast = fixture.put(1, "volcengine", 1);
     let dispatcher = fixture.start_dispatcher();
     fixture.fleet.wait_until_settled().await;

@@ -195,7 +195,7 @@ fn to_kebab_case(word: &str) -> String {
 
 /// Removes links to types and escapes bars, which would end a table column.
 fn strip_links(text: &str) -> String {
-    text.replace("`None`", "Without")
+    text.replace("`None`", "A missing value")
         .replace("[`", "`")
         .replace("`]", "`")
         .replace("Self::", "")

@@ -5,7 +5,7 @@ use pagecast_testkit::ScratchDir;
 
 use super::*;
 
-/// Loads a configuration from this file and this environment. In errors, the file is called `FILE`.
+/// Loads a configuration from the text of a file and an environment. Errors call the file `FILE`.
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
     let scratch = ScratchDir::new().unwrap();
     let file = scratch.path().join("pagecast.toml");
@@ -21,7 +21,7 @@ fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<Str
 }
 
 #[test]
-fn file_then_environment_then_flags() {
+fn flags_override_the_environment_which_overrides_the_file() {
     let scratch = ScratchDir::new().unwrap();
     let file = scratch.path().join("a.toml");
     std::fs::write(
@@ -43,7 +43,7 @@ fn file_then_environment_then_flags() {
 }
 
 #[test]
-fn variables_are_text_where_the_key_is_text() {
+fn variables_of_text_keys_are_read_literally() {
     let environment = [
         ("PAGECAST_ADMIN_TOKEN", "1234567890123456"),
         ("PAGECAST_SECRET_KEY", "true"),
@@ -68,7 +68,7 @@ fn variables_are_text_where_the_key_is_text() {
 }
 
 #[test]
-fn all_errors_are_reported_at_once_with_their_places() {
+fn all_errors_are_reported_with_their_lines() {
     let cases: &[(&str, &[&str])] = &[
         ("liste = 1", &["FILE, line 1: liste: unknown key; did you mean listen?"]),
         (
@@ -193,7 +193,7 @@ fn secrets_are_never_repeated() {
 }
 
 #[test]
-fn secrets_may_be_in_files_of_their_own() {
+fn secrets_are_read_from_files() {
     let scratch = ScratchDir::new().unwrap();
     let path = scratch.path().join("secret");
     std::fs::write(&path, "with blanks inside \r\n\n").unwrap();
@@ -204,12 +204,12 @@ fn secrets_may_be_in_files_of_their_own() {
     let config = load_text(&text, &[]).unwrap();
     assert_eq!(config.admin_token.unwrap().reveal(), "with blanks inside ");
     assert_eq!(config.applications[0].keys[0].secret.reveal(), "with blanks inside ");
-    // Only secrets may be references: `file` is an ordinary key elsewhere.
+    // In other values, `file` is an ordinary key.
     let text = "[[applications]]\nname = \"a\"\n[applications.storage]\ndefault = { folder = \
                 \"/recordings\" }\n[applications.limits]\nmax_time = 3600";
     let config = load_text(text, &[]).unwrap();
     assert_eq!(config.applications[0].limits.max_time, std::time::Duration::from_secs(3600));
-    // Certificates may be references, too.
+    // Certificates can be read from files, too.
     let certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
     std::fs::write(&path, certificate).unwrap();
     let text = format!("[[applications]]\nname = \"a\"\nca = {{ file = {path:?} }}");

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::ConnectInfo;
 use axum::routing::{any, get};
-use pagecast_testkit::{ScratchDir, tls as made};
+use pagecast_testkit::{ScratchDir, tls as testkit_tls};
 use reqwest::{Certificate, Client, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -37,7 +37,7 @@ async fn send_raw(addr: SocketAddr, text: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_in_all_forms() {
+async fn requests_are_accepted_chunked_pipelined_and_within_limits() {
     let server = start(echo()).await;
     let chunked =
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n\
@@ -46,7 +46,7 @@ async fn requests_in_all_forms() {
     assert_eq!(responses.matches("HTTP/1.1 200 OK").count(), 2, "the connection is kept alive: {responses}");
     assert!(responses.contains("abcde") && responses.ends_with("fgh"), "{responses}");
     assert!(send_raw(server.addr, b"nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400"));
-    // Not longer than the server reads, or the connection could be reset before the response is read.
+    // The server reads all of it, so it does not reset the connection before the response is received.
     let mut long = b"GET / HTTP/1.1\r\nHost: x\r\nX: ".to_vec();
     long.resize(MAX_HEAD_BYTES, b'x');
     assert!(send_raw(server.addr, &long).await.starts_with("HTTP/1.1 431"));
@@ -58,7 +58,7 @@ async fn requests_in_all_forms() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_finishes_running_requests_and_accepts_no_more() {
+async fn a_stop_refuses_new_connections_and_finishes_running_requests() {
     let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (has_entered, may_leave) = (Arc::clone(&entered), Arc::clone(&leave));
     let wait = move || {
@@ -71,7 +71,6 @@ async fn a_stop_finishes_running_requests_and_accepts_no_more() {
     };
     let server = start(Router::new().route("/", get(wait))).await;
     let addr = server.addr;
-    // An idle connection.
     let mut idle = TcpStream::connect(addr).await.unwrap();
     let mut requests = JoinSet::new();
     requests.spawn(async move { client().get(format!("http://{addr}/")).send().await?.text().await });
@@ -113,7 +112,7 @@ async fn an_address_in_use_is_reported() {
 }
 
 fn certificate_files(folder: &std::path::Path) -> config::Tls {
-    let (certificate, key) = made::end_entity_certificate(folder).unwrap();
+    let (certificate, key) = testkit_tls::end_entity_certificate(folder).unwrap();
     config::Tls { certificate, key }
 }
 
@@ -145,7 +144,7 @@ fn a_changed_certificate_is_reloaded() {
     let first = current(&certificates);
     certificates.reload();
     assert_eq!(current(&certificates), first, "nothing changed");
-    std::fs::write(&files.certificate, "half of it").unwrap();
+    std::fs::write(&files.certificate, "half a certificate").unwrap();
     certificates.reload();
     assert_eq!(current(&certificates), first, "an invalid certificate is not used");
     std::fs::remove_file(&files.certificate).unwrap();

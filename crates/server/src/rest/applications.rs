@@ -44,7 +44,7 @@ pub(super) struct CreateApplicationRequest {
 pub(super) struct ApplicationView {
     /// Name of the application.
     name: String,
-    /// Where the application is defined. Only those in the fleet can be changed here.
+    /// Where the application is defined. Only those that were created by this API can be changed.
     defined_in: DefinedIn,
     /// Settings. Secrets are shown as `…`.
     settings: ApplicationSettings,
@@ -60,7 +60,7 @@ pub(super) struct ApplicationView {
 #[schema(as = DefinedIn)]
 enum DefinedIn {
     Configuration,
-    Fleet,
+    Api,
 }
 
 /// All applications.
@@ -73,7 +73,7 @@ pub(super) struct ApplicationList {
 impl ApplicationView {
     fn new(app: &Application, configured: &HashSet<String>) -> Self {
         let defined_in =
-            if configured.contains(&app.name) { DefinedIn::Configuration } else { DefinedIn::Fleet };
+            if configured.contains(&app.name) { DefinedIn::Configuration } else { DefinedIn::Api };
         Self {
             name: app.name.clone(),
             defined_in,

@@ -11,7 +11,7 @@ use pagecast_fleet::{Cast, CastState, Event, EventKind};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ORIGIN;
+use super::API;
 use super::events::EventView;
 use crate::app::CallbackReceiver;
 use crate::callback::{self, CallbackFormat, DeliveryPolicy, WebhookMessage};
@@ -25,7 +25,7 @@ const RETRY_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
 /// Format of callbacks about casts of this API.
 pub(crate) const FORMAT: CallbackFormat = CallbackFormat {
-    api: ORIGIN,
+    api: API,
     policy: RETRY_POLICY,
     render,
     receiver: callback::native_receiver,

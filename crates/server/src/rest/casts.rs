@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use super::create_cast::{CreateCastRequest, CreateContext};
 use super::error::ErrorResponse;
 use super::view::{CastView, OutputStates};
-use super::{ApiError, Caller, ErrorCode, Json, ORIGIN, RestState, json_response};
+use super::{API, ApiError, Caller, ErrorCode, Json, RestState, json_response};
 use crate::app::{Application, CallbackReceiver};
 use crate::new_cast::CastDraft;
 use crate::service::Service;
@@ -94,7 +94,7 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let service = &rest.service;
     let app = caller.resolve_application(service, body.app.as_deref())?;
-    let key = idempotency_key(&headers)?.map(|key| CastKey(format!("{ORIGIN}/{}/{key}", app.name)));
+    let key = idempotency_key(&headers)?.map(|key| CastKey(format!("{API}/{}/{key}", app.name)));
     let stored = StoredRequest {
         hash: body_hash(&bytes),
         callback: body.callback.take().map(|callback| callback.into_receiver(&app)).transpose()?,
@@ -155,7 +155,7 @@ fn new_cast(
     let retention = KeyRetention::Until(service.now().saturating_add(IDEMPOTENCY_KEY_TTL_MS));
     let draft = CastDraft {
         id,
-        origin: ORIGIN,
+        api: API,
         key: key.map(|key| (key, retention)),
         request: serde_json::to_value(stored).unwrap_or_default(),
         spec,
@@ -250,7 +250,7 @@ pub(super) async fn get(
             pattern = "^(queued|starting|live|ended)(,(queued|starting|live|ended))*$",
             description = "Only casts in these states: `queued`, `starting`, `live`, `ended`; several \
                            with commas."),
-        ("origin" = Option<String>, Query, pattern = "^(v1|volcengine|tencent)$", description = "Only \
+        ("api" = Option<String>, Query, pattern = "^(v1|volcengine|tencent)$", description = "Only \
             casts created through this API: `v1`, `volcengine`, `tencent`."),
         ("since" = Option<String>, Query, format = DateTime, description = "Only casts created at this \
             time (RFC 3339) or later."),
@@ -306,7 +306,7 @@ impl ListQuery {
                         }
                     }
                 }
-                "origin" => filter.api = Some(parse_origin(&value)?),
+                "api" => filter.api = Some(parse_api(&value)?),
                 "app" => filter.app = Some(value.chars().take(65).collect()),
                 "since" => filter.since_ms = Some(parse_time("since", &value)?),
                 "before" => filter.before_ms = Some(parse_time("before", &value)?),
@@ -328,11 +328,11 @@ impl ListQuery {
     }
 }
 
-fn parse_origin(text: &str) -> Result<String, ApiError> {
+fn parse_api(text: &str) -> Result<String, ApiError> {
     if crate::route::DIALECTS.iter().any(|dialect| dialect.api == text) {
         return Ok(text.to_owned());
     }
-    Err(ApiError::invalid_parameter("origin", "it must be v1, volcengine or tencent"))
+    Err(ApiError::invalid_parameter("api", "it must be v1, volcengine or tencent"))
 }
 
 fn parse_time(field: &str, text: &str) -> Result<UnixMs, ApiError> {

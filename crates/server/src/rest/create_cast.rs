@@ -146,6 +146,7 @@ enum ColorSchemeBody {
 /// User and password for HTTP authentication.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = BasicAuth)]
 struct BasicAuthBody {
     /// User name.
     user: String,
@@ -170,6 +171,7 @@ struct TlsBody {
 /// Conditions for showing the page. No output gets anything before they hold.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = Readiness)]
 struct ReadinessBody {
     /// Function that the page must call.
     signal: SignalBody,

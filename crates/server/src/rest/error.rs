@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ORIGIN;
+use super::API;
 use super::applications::tokens;
 pub(super) use super::error_code::ErrorCode;
 use crate::auth_log::AuthFailure;
@@ -35,7 +35,7 @@ pub(super) struct ApiError {
     internal: Option<InternalError>,
 }
 
-/// Body of every error answer.
+/// Body of every error response.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Error)]
 pub(super) struct ErrorResponse {
@@ -51,7 +51,7 @@ struct ErrorDetail {
     /// Stable code for programs, like `invalid-parameter`.
     #[schema(example = "invalid-parameter")]
     code: &'static str,
-    /// Sentence for people.
+    /// Explanation in English.
     message: String,
     /// Field, parameter or header that the error is about, like `room.layers[0].width`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,7 +105,7 @@ impl ApiError {
         self
     }
 
-    /// Replaces an error answer of the framework.
+    /// Replaces an error response of the framework.
     fn from_status(status: StatusCode) -> Self {
         let (code, message) = match status {
             StatusCode::PAYLOAD_TOO_LARGE => (ErrorCode::TooLarge, "the body is larger than 8 MiB"),
@@ -184,13 +184,13 @@ pub(super) async fn render_errors(request: Request, next: Next) -> Response {
     }
     let error = error.unwrap_or_else(|| ApiError::from_status(response.status()));
     if let Some(internal) = &error.internal {
-        internal.log(ORIGIN, &id);
+        internal.log(API, &id);
     }
     let allow = response.headers_mut().remove(ALLOW);
     let code = error.code;
     response = error.render(&id);
     if code.status() == StatusCode::UNAUTHORIZED {
-        response.extensions_mut().insert(AuthFailure::new(ORIGIN, token, code.as_str()));
+        response.extensions_mut().insert(AuthFailure::new(API, token, code.as_str()));
     }
     if let Some(allow) = allow {
         response.headers_mut().insert(ALLOW, allow);

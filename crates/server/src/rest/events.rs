@@ -161,8 +161,8 @@ impl EventView {
 
 /// List the events of a cast, or stream them.
 ///
-/// With `Accept: text/event-stream` the answer is a stream of server-sent events that ends after the last
-/// event.
+/// With `Accept: text/event-stream` the response is a stream of server-sent events that ends after the
+/// last event.
 #[utoipa::path(get, path = "/v1/casts/{id}/events", tag = "casts", operation_id = "listEvents",
     params(
         ("id" = String, Path, description = "Id of the cast."),

@@ -23,7 +23,7 @@ use super::{applications, callback, casts, deliveries, error, events, evidence, 
                        has the header \
                        `Authorization: Bearer TOKEN`, with a token of an application for its own casts, or \
                        the administrator's token \
-                       for all casts and for the applications. Each answer has the header `X-Request-Id`: \
+                       for all casts and for the applications. Each response has the header `X-Request-Id`: \
                        the id that the request \
                        had in this header (1 to 64 letters, digits, `-`, `_` and `.`), or else a new one. \
                        Times are RFC 3339, in \

@@ -220,6 +220,7 @@ struct StorageLocationBody {
 /// Keys for video on demand.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = VodKeys)]
 struct VodKeysBody {
     /// SecretId: 1 to 128 letters, digits and `_ - .`
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,128}$")]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 use utoipa::ToSchema;
 
-/// Keys of a storage. Answers show `…` instead of each key.
+/// Keys of a storage. Responses show `…` instead of each key.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = StorageKeys)]

@@ -1,4 +1,4 @@
-//! The whole API through its router, over a real fleet.
+//! Tests of the REST API through its router, with a real fleet.
 
 mod applications;
 mod auth;
@@ -31,7 +31,7 @@ use tower::ServiceExt as _;
 use crate::config::Config;
 use crate::{EmbeddedRooms, Service};
 
-/// Time of the tests: 2026-11-21T17:00:00Z.
+/// Time at which each test starts: 2026-11-21T17:00:00Z.
 const START_MS: UnixMs = 1_795_280_400_000;
 const ADMIN_TOKEN: &str = "administrator-0123456789";
 const TOKEN_ONE: &str = "token-of-one-0123456789";
@@ -57,7 +57,7 @@ impl EmbeddedRooms for FakeRooms {
     }
 }
 
-/// A service with the applications `one` and `two`, and its time.
+/// A service with the applications `one` and `two`, and with a clock that tests advance.
 struct TestServer {
     service: Service,
     router: Router,
@@ -65,7 +65,7 @@ struct TestServer {
     scratch: ScratchDir,
 }
 
-/// What was answered.
+/// A response that was received.
 struct TestResponse {
     status: StatusCode,
     headers: HeaderMap,
@@ -83,25 +83,25 @@ impl TestResponse {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The answer, which must have this status.
+    /// Returns the JSON of the body, or null for an empty body. Panics if the status is another.
     #[track_caller]
     fn expect_status(&self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", String::from_utf8_lossy(&self.body));
         if self.body.is_empty() { Value::Null } else { self.json() }
     }
 
-    /// Checks that this is an error of the one shape; field `-` is none.
+    /// Checks that the body is an error with these values; `-` means that it names no field.
     #[track_caller]
     fn expect_error(&self, status: u16, code: &str, field: &str) {
-        let answer = self.expect_status(status);
-        assert_eq!(answer["error"]["code"], code, "{answer}");
-        assert_eq!(answer["error"]["field"].as_str().unwrap_or("-"), field, "{answer}");
-        assert!(answer["error"]["message"].as_str().is_some_and(|message| message.len() > 8), "{answer}");
-        assert_eq!(answer["request_id"], self.header("x-request-id"), "{answer}");
+        let json = self.expect_status(status);
+        assert_eq!(json["error"]["code"], code, "{json}");
+        assert_eq!(json["error"]["field"].as_str().unwrap_or("-"), field, "{json}");
+        assert!(json["error"]["message"].as_str().is_some_and(|message| message.len() > 8), "{json}");
+        assert_eq!(json["request_id"], self.header("x-request-id"), "{json}");
     }
 }
 
-/// The router of the API below the layer that gives requests their ids.
+/// Wraps the router of the API in the layer that assigns request ids.
 fn router_of(api: Router) -> Router {
     api.layer(from_fn(crate::request_id::assign))
 }
@@ -111,7 +111,7 @@ impl TestServer {
         Self::with_casts_config(json!({})).await
     }
 
-    /// With these values in the configuration of its casts.
+    /// Starts a service with these values in the section `casts` of its configuration.
     async fn with_casts_config(casts: Value) -> Self {
         let scratch = ScratchDir::new().unwrap();
         let config: Config = serde_json::from_value(json!({
@@ -160,12 +160,11 @@ impl TestServer {
     }
 
     async fn send(&self, request: Request<Body>) -> TestResponse {
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (head, body) = response.into_parts();
+        let (head, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
-        let reply = TestResponse { status: head.status, headers: head.headers, body };
-        assert_eq!(reply.header("x-request-id").len(), 36, "each answer names its request");
-        reply
+        let response = TestResponse { status: head.status, headers: head.headers, body };
+        assert_eq!(response.header("x-request-id").len(), 36, "each response has a request id");
+        response
     }
 
     async fn get(&self, token: &str, path: &str) -> TestResponse {
@@ -181,20 +180,20 @@ impl TestServer {
         self.send_json("POST", token, path, body).await
     }
 
-    /// A cast of `one` that is recorded.
+    /// Creates a recorded cast of the application `one`.
     async fn create_cast(&self) -> CastId {
         self.create_cast_as(TOKEN_ONE, &json!({"url": "http://a.example/?planted=1", "recording": {}})).await
     }
 
     async fn create_cast_as(&self, token: &str, body: &Value) -> CastId {
-        let made = self.post(token, "/v1/casts", body).await.expect_status(201);
-        CastId::parse(made["id"].as_str().unwrap()).unwrap()
+        let cast = self.post(token, "/v1/casts", body).await.expect_status(201);
+        CastId::parse(cast["id"].as_str().unwrap()).unwrap()
     }
 
-    /// A worker takes the next cast.
+    /// Claims the next cast as a worker.
     async fn claim(&self) -> Claim {
         let worker = WorkerId("w".to_owned());
-        self.service.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().expect("one waits")
+        self.service.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().expect("a cast is queued")
     }
 
     async fn report(&self, claim: &Claim, kind: EventKind) {
@@ -207,7 +206,7 @@ fn request(method: &str, path: &str, token: &str) -> axum::http::request::Builde
     if token.is_empty() { request } else { request.header("authorization", format!("Bearer {token}")) }
 }
 
-/// Nothing that was planted is shown.
+/// Panics if a value contains a secret; all secrets of these tests contain `planted`.
 #[track_caller]
 fn assert_no_secrets(shown: &Value) {
     let text = shown.to_string();

@@ -22,7 +22,7 @@ pub(super) struct CastView {
     /// Application that owns the cast.
     app: String,
     /// API that the cast was created through: `v1`, `volcengine` or `tencent`.
-    origin: String,
+    api: String,
     /// State: `queued`, `starting`, `live` or `ended`.
     #[schema(value_type = String, example = "live")]
     state: CastState,
@@ -77,11 +77,13 @@ pub(super) struct CastView {
 #[derive(Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = CastEnd)]
 pub(super) struct EndView {
-    /// Reason: `stopped`, `page-ended`, `max-time`, `complete`, `large-video`, `start-failed`, `gave-up` or
+    /// Reason: `stopped` (on request), `page-ended` (the page ended it), `max-time`, `complete` (all that was
+    /// requested is recorded), `video-too-large`, `start-failed`, `page-failed` (it could not be healed) or
     /// `output-failed`.
     #[schema(example = "stopped")]
     reason: &'static str,
-    /// Fault of the page, if the reason is `gave-up`.
+    /// Fault of the page, if the reason is `page-failed`: `start-timeout`, `freeze`, `blank`, `crash` or
+    /// `unreachable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<&'static str>,
     /// Why the page could not be loaded, if that was the reason: `name-not-found`, `connection-refused`,
@@ -89,7 +91,7 @@ pub(super) struct EndView {
     /// or `other`.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
-    /// Details for people, if there are any.
+    /// Details in English, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
@@ -101,7 +103,7 @@ pub(super) struct WarningView {
     /// Kind: `webrtc-without-udp` or `insecure-tls`.
     #[schema(example = "webrtc-without-udp")]
     kind: &'static str,
-    /// Meaning and remedy, for people.
+    /// Meaning and remedy, in English.
     message: &'static str,
 }
 
@@ -353,7 +355,7 @@ impl CastView {
         Self {
             id: cast.id.to_string(),
             app: cast.app.clone(),
-            origin: cast.api.clone(),
+            api: cast.api.clone(),
             state: cast.state,
             end: cast
                 .end
@@ -411,9 +413,9 @@ impl EndView {
             EndReason::PageEnded => ("page-ended", None),
             EndReason::MaxTime => ("max-time", None),
             EndReason::Complete => ("complete", None),
-            EndReason::LargeVideo => ("large-video", None),
+            EndReason::VideoTooLarge => ("video-too-large", None),
             EndReason::StartFailed => ("start-failed", None),
-            EndReason::GaveUp(fault) => ("gave-up", Some(fault_name(fault))),
+            EndReason::PageFailed(fault) => ("page-failed", Some(fault_name(fault))),
             EndReason::OutputFailed => ("output-failed", None),
         };
         Self { reason, fault, cause: cause.map(LoadError::kind), message: message.cloned() }

@@ -12,9 +12,9 @@ use crate::config::Config;
 
 fn echo_response(name: &'static str, call: &ApiRequest) -> Response {
     let len = call.body.len();
-    let logged = &call.id;
+    let id = &call.id;
     let error = if len == 3 { r#"{"Response":{"Error":{"Code":"Auth.Bad","Message":"x"}}}"# } else { "" };
-    format!("{name} {} ?{} {len} {logged}{error}", call.method, call.query).into_response()
+    format!("{name} {} ?{} {len} {id}{error}", call.method, call.query).into_response()
 }
 
 static ECHO_FRONTENDS: &[ApiFrontend] = &[
@@ -24,7 +24,7 @@ static ECHO_FRONTENDS: &[ApiFrontend] = &[
         matches: |call| call.header("x-tc-action").is_some(),
         max_body_len: MAX_BODY_LEN,
         handle: |_, call| Box::pin(async move { echo_response("tencent", &call) }),
-        body_error_response: |_, lost| format!("tencent: {lost}").into_response(),
+        body_error_response: |_, error| format!("tencent: {error}").into_response(),
     },
     ApiFrontend {
         api: "volcengine",
@@ -32,7 +32,7 @@ static ECHO_FRONTENDS: &[ApiFrontend] = &[
         matches: |call| call.query.contains("Version="),
         max_body_len: volcengine::signature::MAX_BODY_LEN,
         handle: |_, call| Box::pin(async move { echo_response("volcengine", &call) }),
-        body_error_response: |_, lost| format!("volcengine: {lost}").into_response(),
+        body_error_response: |_, error| format!("volcengine: {error}").into_response(),
     },
 ];
 
@@ -82,8 +82,8 @@ impl TestServer {
         request: axum::http::request::Builder,
         body: impl Into<Body>,
     ) -> (StatusCode, String, HeaderMap) {
-        let answer = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
-        let (parts, body) = answer.into_parts();
+        let response = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
         let body = to_bytes(body, 1 << 20).await.unwrap();
         (parts.status, String::from_utf8(body.to_vec()).unwrap(), parts.headers)
     }
@@ -137,15 +137,15 @@ async fn each_response_has_a_request_id() {
 #[tokio::test]
 async fn a_broken_body_is_answered_by_its_front_end() {
     let server = test_server(Config::default());
-    for (name, logged) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
+    for (name, api) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
         let broken = futures_util::stream::iter([Ok("{"), Err(std::io::Error::other("gone"))]);
         let (_, body, _) = server.send(Request::post("/").header(name, "x"), Body::from_stream(broken)).await;
-        assert_eq!(body, format!("{logged}: the body cannot be read"));
+        assert_eq!(body, format!("{api}: the body cannot be read"));
     }
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_long_ends_behind_the_limit() {
+async fn a_body_is_read_only_to_its_limit() {
     let server = test_server(Config::default());
     for (len, expected) in [
         (MAX_BODY_LEN, MAX_BODY_LEN),
@@ -169,13 +169,13 @@ fn with_known_key(request: axum::http::request::Builder) -> axum::http::request:
 }
 
 #[tokio::test]
-async fn an_anonymous_body_is_small() {
+async fn an_anonymous_body_is_limited() {
     let server = test_server(Config::default());
-    for (name, logged) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
+    for (name, api) in [("x-tc-action", "tencent"), ("x-other", "volcengine")] {
         for credential in ["", "HMAC-SHA256 Credential=AKOTHER/1/2", "TC3-HMAC-SHA256 Credential=, x"] {
             let request = Request::post("/").header(name, "x").header("Authorization", credential);
             let (_, body, _) = server.send(request, vec![b'x'; 100_000]).await;
-            assert!(body.starts_with(&format!("{logged}: the body has more than 65536 bytes")), "{body}");
+            assert!(body.starts_with(&format!("{api}: the body has more than 65536 bytes")), "{body}");
         }
     }
 }
@@ -190,7 +190,7 @@ async fn anonymous_senders_do_not_block_customers() {
         Body::from_stream(begin.chain(pending()))
     };
     let form = || Request::post("/").header("Content-Type", "application/x-www-form-urlencoded");
-    // More large bodies than anonymous senders may have, none of which ends.
+    // More large bodies than anonymous senders may have; none of them ends.
     let anonymous = (0..64).map(|_| server.send(form(), endless()));
     let mut anonymous = std::pin::pin!(futures_util::future::join_all(anonymous));
     assert!(anonymous.as_mut().now_or_never().is_none());
@@ -209,8 +209,8 @@ async fn anonymous_senders_do_not_block_customers() {
 async fn health_and_readiness() {
     let server = test_server(Config::default());
     assert_eq!(server.get("/healthz").await, (StatusCode::OK, "ok\n".into()));
-    let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"));
-    assert_eq!(server.get("/readyz").await, not("no worker heartbeat in the last 10 s"));
+    let not_ready = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"));
+    assert_eq!(server.get("/readyz").await, not_ready("no worker heartbeat in the last 10 s"));
     let load =
         |age: i64, draining| WorkerStatus { at_ms: unix_ms() - age, draining, ..WorkerStatus::default() };
     let put = |loads: Vec<WorkerStatus>| {
@@ -218,16 +218,16 @@ async fn health_and_readiness() {
         *server.outbox.worker_statuses.lock().unwrap() = named;
     };
     put(vec![load(60_000, false)]);
-    assert_eq!(server.get("/readyz").await, not("no worker heartbeat in the last 10 s"));
+    assert_eq!(server.get("/readyz").await, not_ready("no worker heartbeat in the last 10 s"));
     put(vec![load(0, true), load(60_000, false)]);
-    assert_eq!(server.get("/readyz").await, not("all workers are draining"));
+    assert_eq!(server.get("/readyz").await, not_ready("all workers are draining"));
     put(vec![load(0, true), load(0, false)]);
     assert_eq!(server.get("/readyz").await, (StatusCode::OK, "ready\n".into()));
     *server.outbox.is_unavailable.lock().unwrap() = true;
-    assert_eq!(server.get("/readyz").await, not("the fleet is not available"));
+    assert_eq!(server.get("/readyz").await, not_ready("the fleet is not available"));
     *server.outbox.is_unavailable.lock().unwrap() = false;
     server.draining.send_replace(true);
-    assert_eq!(server.get("/readyz").await, not("shutting down"));
+    assert_eq!(server.get("/readyz").await, not_ready("shutting down"));
     assert_eq!(server.get("/healthz").await.0, StatusCode::OK);
 }
 
@@ -243,12 +243,12 @@ async fn metrics_are_for_this_machine_and_the_administrator() {
     let local = Config { admin_token: None, ..Config::default() };
     let bearer = |token: &str| Some(("Authorization", format!("Bearer {token}")));
     for (case, config, header, expected) in [
-        ("here", &local, None, 200),
-        ("here through a proxy", &local, Some(("X-Forwarded-For", "1.2.3.4".into())), 401),
-        ("anywhere", &open, None, 401),
+        ("from this machine", &local, None, 200),
+        ("from this machine through a proxy", &local, Some(("X-Forwarded-For", "1.2.3.4".into())), 401),
+        ("from elsewhere", &open, None, 401),
         ("a wrong token", &open, bearer("an-administrators-tokem"), 401),
         ("no token", &open, bearer(""), 401),
-        ("the token in other clothes", &open, Some(("Authorization", format!("Basic {token}"))), 401),
+        ("the token in another scheme", &open, Some(("Authorization", format!("Basic {token}"))), 401),
         ("the token", &open, bearer(token), 200),
         ("no administrator", &nobody, bearer(""), 401),
     ] {
@@ -312,7 +312,7 @@ async fn requests_are_measured_by_action_and_code() {
 
 #[test]
 fn codes_are_found_in_envelopes_only() {
-    for (answer, expected) in [
+    for (body, expected) in [
         (r#"{"Response":{"Error":{"Code":"InternalError","Message":"m"}}}"#, Some("InternalError")),
         (
             r#"{"ResponseMetadata":{"Error":{"CodeN":1,"Code":"InvalidParameter.X"}}}"#,
@@ -323,7 +323,7 @@ fn codes_are_found_in_envelopes_only() {
         (r#"{"Error":{"Code":"unfinished"#, None),
         ("", None),
     ] {
-        assert_eq!(vendor_code(answer.as_bytes()).as_deref(), expected, "{answer}");
+        assert_eq!(vendor_code(body.as_bytes()).as_deref(), expected, "{body}");
     }
 }
 

@@ -15,13 +15,13 @@ use pagecast_core::spec::{PushUrl, Storage};
 use pagecast_fleet::{Cast, Event, EventKind, StoredFile};
 use serde::Serialize;
 
-use super::ORIGIN;
+use super::API;
 use crate::app::CallbackReceiver;
 use crate::callback::{self, CallbackFormat, DeliveryPolicy, WebhookMessage};
 
 /// Format of callbacks about casts of this API.
 pub(crate) const FORMAT: CallbackFormat = CallbackFormat {
-    api: ORIGIN,
+    api: API,
     policy: RETRY_POLICY,
     render,
     receiver: |app, _| app.callbacks.tencent.clone(),
@@ -236,17 +236,17 @@ impl MessageBuilder<'_> {
         match reason {
             EndReason::Stopped | EndReason::PageEnded | EndReason::Complete => vec![stopped()],
             EndReason::MaxTime => vec![self.page_message(EVENT_LIMITED, 1, "Over time limit"), stopped()],
-            EndReason::LargeVideo => {
+            EndReason::VideoTooLarge => {
                 vec![self.page_message(EVENT_LIMITED, 2, "Exceeding resolution limitation")]
             }
             EndReason::StartFailed => vec![self.page_message(EVENT_STARTED, 2, self.start_failure(message))],
-            EndReason::GaveUp(HealthFault::StartTimeout) => {
+            EndReason::PageFailed(HealthFault::StartTimeout) => {
                 vec![self.page_message(EVENT_STARTED, 2, LOAD_TIMEOUT_MESSAGE)]
             }
-            EndReason::GaveUp(_) | EndReason::OutputFailed if self.cast.live_ms.is_none() => {
+            EndReason::PageFailed(_) | EndReason::OutputFailed if self.cast.live_ms.is_none() => {
                 vec![self.page_message(EVENT_STARTED, 2, self.start_failure(message))]
             }
-            EndReason::GaveUp(
+            EndReason::PageFailed(
                 HealthFault::Freeze | HealthFault::Blank | HealthFault::Crash | HealthFault::Unreachable,
             )
             | EndReason::OutputFailed => {

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn both_encodings_are_one_shape() {
+    fn both_encodings_give_the_same_parameters() {
         let json = Params::from_json(
             br#"{"A":{"B":["x","y"],"C":7},"L":[{"N":1},{"N":2}],"T":"t","Nothing":null,"Unknown":[[]]}"#,
         );
@@ -302,15 +302,15 @@ mod tests {
     fn wrong_types_are_named() {
         let params = Params::from_json(br#"{"T":1,"O":"x","L":{"0":"x"},"M":["x",1],"P":[1]}"#).unwrap();
         let root = params.root();
-        let code_and_message = |fault: ApiError| (fault.code, fault.message);
-        for (fault, text) in [
+        let code_and_message = |error: ApiError| (error.code, error.message);
+        for (error, text) in [
             (root.text("T").unwrap_err(), "`T` must be a string"),
             (root.object("O").unwrap_err(), "`O` must be an object"),
             (root.texts("L").unwrap_err(), "`L` must be an array"),
             (root.texts("M").unwrap_err(), "`M` must be an array of strings"),
             (root.objects("P").unwrap_err(), "`P.0` must be an object"),
         ] {
-            let (code, message) = code_and_message(fault);
+            let (code, message) = code_and_message(error);
             assert!(code == "InvalidParameter" && message.contains(text), "{message}");
         }
     }
@@ -320,9 +320,9 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let many = format!("{{\"a\":[{}]}}", vec!["[]"; 20_000].join(","));
         for bad in ["[]", "1", "{", "{\"a\":1e999}", "\u{feff}{}", "{\"secret", &deep, &many] {
-            let fault = Params::from_json(bad.as_bytes()).unwrap_err();
-            assert_eq!(fault.code, "InvalidParameter.BodyParamsError", "{}", &bad[..bad.len().min(20)]);
-            assert!(!fault.message.contains("secret"));
+            let error = Params::from_json(bad.as_bytes()).unwrap_err();
+            assert_eq!(error.code, "InvalidParameter.BodyParamsError", "{}", &bad[..bad.len().min(20)]);
+            assert!(!error.message.contains("secret"));
         }
         assert_eq!(Params::from_json(b"").unwrap(), Params::default());
         for bad in [
@@ -336,7 +336,7 @@ mod tests {
             assert_eq!(form(bad).unwrap_err().code, "InvalidParameter", "{bad:?}");
         }
         let far = form(&[("L.4294967296", "x")]).unwrap();
-        assert!(far.root().texts("L").is_err(), "an index that is none makes an object");
+        assert!(far.root().texts("L").is_err(), "an invalid index makes an object");
     }
 
     proptest::proptest! {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::error_code::ErrorCode;
 use super::params::{Object, Params};
 use super::response::ApiError;
-use super::{ORIGIN, internal_error, storage};
+use super::{API, internal_error, storage};
 use crate::Service;
 use crate::app::Application;
 use crate::config;
@@ -116,7 +116,7 @@ fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> 
     }
     let key = record_id.map(|record_id| (record_key(sdk_app_id, record_id), KeyRetention::UntilEnded));
     // Whether the application has a receiver is decided when a callback is due.
-    let draft = CastDraft { id, origin: ORIGIN, key, request, spec, queue_timeout: None, notify: true };
+    let draft = CastDraft { id, api: API, key, request, spec, queue_timeout: None, notify: true };
     Ok(draft.into_new_cast(service, &app))
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::error_code::ErrorCode;
 use super::params::Params;
 use super::response::ApiError;
-use super::{ORIGIN, internal_error, start};
+use super::{API, internal_error, start};
 use crate::Service;
 use crate::app::Application;
 
@@ -82,6 +82,6 @@ async fn find_running_by_id(
 
 /// Requires a task that has not ended, of an application of the caller's key.
 fn require_running(found: Option<Cast>, apps: &[Arc<Application>]) -> Result<Cast, ApiError> {
-    let is_own = |cast: &Cast| cast.api == ORIGIN && apps.iter().any(|app| app.name == cast.app);
+    let is_own = |cast: &Cast| cast.api == API && apps.iter().any(|app| app.name == cast.app);
     found.filter(|cast| is_own(cast) && cast.state != CastState::Ended).ok_or_else(ApiError::task_not_found)
 }

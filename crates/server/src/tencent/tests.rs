@@ -1,4 +1,4 @@
-//! The whole dialect, from requests as they come to answers as they go.
+//! Tests of the dialect from signed requests to responses.
 
 mod fields;
 mod responses;
@@ -26,7 +26,7 @@ const SECRET: &str = "a secret for tests";
 const NOW_MS: i64 = 1_700_000_000_000;
 const SDK_APP_ID: u64 = 1_400_000_001;
 
-/// A request as it comes.
+/// Builds a request from its parts.
 pub(super) fn build_request(method: &str, query: &str, headers: &[(&str, &str)], body: &str) -> ApiRequest {
     let header = |(name, value): &(&str, &str)| {
         (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
@@ -40,12 +40,12 @@ pub(super) fn build_request(method: &str, query: &str, headers: &[(&str, &str)],
     }
 }
 
-/// The names and values of a form.
+/// Decodes the names and values of a form.
 pub(super) fn form_pairs(form: &str) -> Vec<(String, String)> {
     form_urlencoded::parse(form.as_bytes()).into_owned().collect()
 }
 
-/// An application of this number with the key of the tests, and with all else as usual.
+/// An application with this `SdkAppId`, the tests' key and defaults.
 fn application(name: &str, sdk_app_id: u64) -> Application {
     let mut app: Application = serde_json::from_value(json!({ "name": name })).unwrap();
     app.sdk_app_id = Some(sdk_app_id);
@@ -54,16 +54,16 @@ fn application(name: &str, sdk_app_id: u64) -> Application {
     app
 }
 
-/// A service over a real fleet, whose clock stands still.
+/// A service with a real fleet and a clock that stands still.
 struct Fixture {
     service: Service,
     limits: KeyedRateLimiter,
-    // Dropped last: the database is in it.
+    // Dropped last, because it contains the database.
     _folder: ScratchDir,
 }
 
 impl Fixture {
-    /// With one application.
+    /// Starts a service with one application.
     fn new() -> Self {
         Self::with(vec![application("demo", SDK_APP_ID)], |_| {})
     }
@@ -100,7 +100,7 @@ impl Fixture {
         execute(&self.service, call, &self.limits).await
     }
 
-    /// Asks as the key of the tests.
+    /// Sends a request that is signed with the tests' key.
     async fn send(
         &self,
         encoding: Encoding,
@@ -111,21 +111,21 @@ impl Fixture {
             .await
     }
 
-    /// The code of the error that comes of this, or nothing.
+    /// Sends a request and returns the code of its error, or an empty string for success.
     async fn error_code(&self, encoding: Encoding, action: &str, params: &Value) -> &'static str {
         self.send(encoding, action, params).await.map_or_else(|error| error.code.as_str(), |_| "")
     }
 
-    /// Starts a task.
+    /// Starts a task and returns its cast.
     async fn start(&self, encoding: Encoding, params: &Value) -> Result<Cast, ApiError> {
-        let answer = self.send(encoding, "StartWebRecord", params).await?;
-        assert_eq!(answer.len(), 1, "{answer:?}");
-        let id = CastId::parse(answer["TaskId"].as_str().unwrap()).unwrap();
+        let response = self.send(encoding, "StartWebRecord", params).await?;
+        assert_eq!(response.len(), 1, "{response:?}");
+        let id = CastId::parse(response["TaskId"].as_str().unwrap()).unwrap();
         Ok(self.service.fleet.get(&id).await.unwrap().unwrap())
     }
 }
 
-/// The least that starts a task.
+/// The fewest parameters that start a task.
 fn minimal_params() -> Value {
     json!({
         "RecordUrl": "https://example.com/room?id=1",
@@ -136,10 +136,10 @@ fn minimal_params() -> Value {
     })
 }
 
-/// `params` with this value at a place like `A.B.0`, or without the member if there is no value.
-fn with_value(mut params: Value, place: &str, value: Option<Value>) -> Value {
+/// Sets the parameter at a path like `A.B.0`, or removes it if there is no value.
+fn with_value(mut params: Value, path: &str, value: Option<Value>) -> Value {
     let mut at = &mut params;
-    let (parent, member) = place.rsplit_once('.').unwrap_or(("", place));
+    let (parent, member) = path.rsplit_once('.').unwrap_or(("", path));
     for part in parent.split('.').filter(|part| !part.is_empty()) {
         at = match part.parse::<usize>() {
             Ok(index) => &mut at[index],

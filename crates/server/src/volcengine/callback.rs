@@ -9,7 +9,7 @@ use pagecast_core::spec::RoomIds;
 use pagecast_fleet::{Cast, Event, EventKind};
 use serde::Serialize;
 
-use super::ORIGIN;
+use super::API;
 use super::signature::sha256_hex;
 use super::task::end_status;
 use crate::app::CallbackReceiver;
@@ -20,7 +20,7 @@ const VERSION: &str = "2020-12-01";
 
 /// Format of callbacks about casts of this API.
 pub(crate) const FORMAT: CallbackFormat = CallbackFormat {
-    api: ORIGIN,
+    api: API,
     policy: RETRY_POLICY,
     render,
     receiver: |app, _| app.callbacks.volcengine.clone(),
@@ -80,7 +80,7 @@ fn status_and_reason(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
         EventKind::Ended { reason, .. } => {
             let end = end_status(*reason, cast.live_ms.is_some());
             let reason = match reason {
-                EndReason::GaveUp(fault) => fault_reason(*fault),
+                EndReason::PageFailed(fault) => fault_reason(*fault),
                 _ => end.reason,
             };
             Some((if end.failed { 3 } else { 2 }, reason))

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_bytes_are_answered_for_a_minute() {
+    fn a_repeated_signature_is_admitted_for_a_minute() {
         let mut seen = SeenSignatures::default();
         for (signature, now, good) in [
             (1, 0, true),
@@ -103,27 +103,30 @@ mod tests {
         ] {
             assert_eq!(seen.admit([signature; 32], now), good, "{signature} at {now}");
         }
-        assert!(seen.admit([1; 32], MAX_SIGNATURE_AGE_MS + 1), "its date alone refuses it now");
+        assert!(seen.admit([1; 32], MAX_SIGNATURE_AGE_MS + 1), "an expired date is refused elsewhere");
     }
 
     #[test]
-    fn a_restart_forgets_nothing() {
+    fn signatures_are_remembered_over_a_restart() {
         let folder = ScratchDir::new().unwrap();
         let mut seen = SeenSignatures::open(folder.path(), 0).unwrap();
         assert!(seen.admit([1; 32], 0) && seen.admit([2; 32], 1000) && seen.admit([1; 32], 2000));
         drop(seen);
         let mut seen = SeenSignatures::open(folder.path(), 5000).unwrap();
-        assert!(seen.admit([1; 32], REPEAT_WINDOW_MS), "for a minute from when it was first seen");
+        assert!(seen.admit([1; 32], REPEAT_WINDOW_MS), "a minute from its first use");
         assert!(!seen.admit([1; 32], REPEAT_WINDOW_MS + 1) && seen.admit([2; 32], REPEAT_WINDOW_MS + 1));
-        assert!(seen.admit([3; 32], REPEAT_WINDOW_MS + 2), "one that is new");
+        assert!(seen.admit([3; 32], REPEAT_WINDOW_MS + 2), "a new signature");
         drop(seen);
         let mut seen = SeenSignatures::open(folder.path(), 0).unwrap();
-        assert!(!seen.admit([3; 32], REPEAT_WINDOW_MS + 1), "though the clock was set back meanwhile");
+        assert!(
+            !seen.admit([3; 32], REPEAT_WINDOW_MS + 1),
+            "the clock was set back, but the signature is known"
+        );
         drop(seen);
         let mut seen = SeenSignatures::open(folder.path(), MAX_SIGNATURE_AGE_MS + REPEAT_WINDOW_MS).unwrap();
         assert!(
             seen.admit([1; 32], MAX_SIGNATURE_AGE_MS + REPEAT_WINDOW_MS),
-            "its date alone refuses it now"
+            "an expired date is refused elsewhere"
         );
         assert!(!seen.admit([3; 32], MAX_SIGNATURE_AGE_MS + REPEAT_WINDOW_MS));
     }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::request::{EventNotifyConfig, StartRequest, VideoSolution, invalid_parameter};
 use super::response::{ApiError, ErrorCode};
-use super::{ORIGIN, internal_error, task};
+use super::{API, internal_error, task};
 use crate::app::Application;
 use crate::new_cast::CastDraft;
 use crate::service::Service;
@@ -133,7 +133,7 @@ fn new_cast(service: &Service, app: &Application, start: &StartRequest) -> Resul
     })?;
     let draft = CastDraft {
         id,
-        origin: ORIGIN,
+        api: API,
         key: Some((task::task_key(&start.task), KeyRetention::UntilEnded)),
         request: serde_json::to_value(start).map_err(|error| internal_error("build cast", &error))?,
         spec,

@@ -25,15 +25,15 @@ pub(super) struct EndStatus {
     pub(super) reason: &'static str,
 }
 
-/// Maps an end to one of the vendor's four words; an end without a word of its own is unknown.
+/// Maps the reason of an end to the vendor's `StopReason`, which is `UnknownStopReason` where none fits.
 pub(super) fn end_status(reason: EndReason, was_live: bool) -> EndStatus {
     let (failed, reason) = match reason {
         EndReason::Stopped => (false, "StopByAPI"),
         EndReason::MaxTime => (false, "ExceedMaxRunningTime"),
-        EndReason::PageEnded | EndReason::Complete | EndReason::LargeVideo => (false, "UnknownStopReason"),
+        EndReason::PageEnded | EndReason::Complete | EndReason::VideoTooLarge => (false, "UnknownStopReason"),
         EndReason::StartFailed => (true, "StartTaskFailed"),
-        EndReason::GaveUp(_) | EndReason::OutputFailed if !was_live => (true, "StartTaskFailed"),
-        EndReason::GaveUp(_) | EndReason::OutputFailed => (true, "UnknownStopReason"),
+        EndReason::PageFailed(_) | EndReason::OutputFailed if !was_live => (true, "StartTaskFailed"),
+        EndReason::PageFailed(_) | EndReason::OutputFailed => (true, "UnknownStopReason"),
     };
     EndStatus { failed, reason }
 }
@@ -113,14 +113,14 @@ mod tests {
 
     #[test]
     fn every_end_has_a_stop_reason() {
-        let gave_up = EndReason::GaveUp(HealthFault::Freeze);
+        let gave_up = EndReason::PageFailed(HealthFault::Freeze);
         for (end, was_live, failed, reason) in [
             (EndReason::Stopped, true, false, "StopByAPI"),
             (EndReason::Stopped, false, false, "StopByAPI"),
             (EndReason::PageEnded, true, false, "UnknownStopReason"),
             (EndReason::MaxTime, true, false, "ExceedMaxRunningTime"),
             (EndReason::Complete, true, false, "UnknownStopReason"),
-            (EndReason::LargeVideo, true, false, "UnknownStopReason"),
+            (EndReason::VideoTooLarge, true, false, "UnknownStopReason"),
             (EndReason::StartFailed, false, true, "StartTaskFailed"),
             (gave_up, true, true, "UnknownStopReason"),
             (gave_up, false, true, "StartTaskFailed"),

@@ -1,4 +1,4 @@
-//! Whole calls, from what an SDK sends to what it gets, over the embedded fleet.
+//! Tests of the dialect from signed requests to responses, with the embedded fleet.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -44,7 +44,7 @@ struct Fixture {
     _scratch: ScratchDir,
 }
 
-/// What came back.
+/// Status and body of a response.
 type StatusAndBody = (u16, Value);
 
 impl Fixture {
@@ -141,14 +141,14 @@ impl Fixture {
         self.fleet.find_by_key(&task::task_key(&task)).await.unwrap().unwrap()
     }
 
-    /// A worker takes what was started.
+    /// Claims the queued task as a worker.
     async fn claim(&self) -> Ticket {
         let worker = WorkerId("worker".to_owned());
         self.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().unwrap().ticket
     }
 
-    async fn report(&self, ticket: &Ticket, case: EventKind) {
-        self.fleet.report_event(ticket, case).await.unwrap();
+    async fn report(&self, ticket: &Ticket, kind: EventKind) {
+        self.fleet.report_event(ticket, kind).await.unwrap();
     }
 }
 
@@ -156,7 +156,7 @@ fn task_body() -> Value {
     json!({ "AppId": "app0123456789", "RoomId": "room1", "TaskId": "task1" })
 }
 
-/// A good body, with these fields besides or instead.
+/// A minimal body of `StartWebcast` with these fields added or replaced.
 fn start_body(change: Value) -> Value {
     let mut body = task_body();
     body["UserId"] = json!("webcast_1");
@@ -179,7 +179,7 @@ fn expected(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
-/// The answer without what is different each time.
+/// A response without its request id, which is checked.
 fn without_request_id((status, mut body): StatusAndBody) -> StatusAndBody {
     let id = body["ResponseMetadata"].as_object_mut().unwrap().remove("RequestId").unwrap();
     assert_eq!(id.as_str().unwrap().len(), 36, "{id}");
@@ -192,7 +192,7 @@ fn success_response(action: &str, version: &str, result: Value) -> StatusAndBody
 }
 
 #[tokio::test]
-async fn the_life_of_a_task() {
+async fn a_task_is_started_described_and_stopped() {
     let fixture = Fixture::new();
     let found = |status: i64, start: i64, end: i64, reason: &str| {
         let task = json!({
@@ -204,7 +204,7 @@ async fn the_life_of_a_task() {
         });
         success_response("GetWebCastTask", "2023-11-01", json!({ "WebCastTask": task }))
     };
-    let done = |action: &str| success_response(action, "2020-12-01", json!("ok"));
+    let succeeded = |action: &str| success_response(action, "2020-12-01", json!("ok"));
     assert_eq!(
         status_and_code(&fixture.get().await),
         expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
@@ -213,7 +213,7 @@ async fn the_life_of_a_task() {
         status_and_code(&fixture.stop().await),
         expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
     );
-    assert_eq!(without_request_id(fixture.start(json!({})).await), done("StartWebcast"));
+    assert_eq!(without_request_id(fixture.start(json!({})).await), succeeded("StartWebcast"));
     assert_eq!(without_request_id(fixture.get().await), found(1, NOW_MS, 0, ""));
     fixture.advance_clock(1000);
     let ticket = fixture.claim().await;
@@ -221,7 +221,11 @@ async fn the_life_of_a_task() {
     fixture.report(&ticket, EventKind::Live).await;
     assert_eq!(without_request_id(fixture.get().await), found(2, NOW_MS + 1000, 0, ""));
     for _ in 0..2 {
-        assert_eq!(without_request_id(fixture.stop().await), done("StopWebcast"), "as often as one likes");
+        assert_eq!(
+            without_request_id(fixture.stop().await),
+            succeeded("StopWebcast"),
+            "a stop can be repeated"
+        );
     }
     assert_eq!(fixture.fleet.commands(&ticket).await.unwrap().len(), 1);
     fixture.advance_clock(1000);
@@ -233,31 +237,31 @@ async fn the_life_of_a_task() {
     );
     assert_eq!(
         without_request_id(fixture.start(json!({})).await),
-        done("StartWebcast"),
-        "the name is free again"
+        succeeded("StartWebcast"),
+        "the TaskId is free again"
     );
     assert_eq!(without_request_id(fixture.get().await), found(1, NOW_MS + 2000, 0, ""));
 }
 
 #[tokio::test]
-async fn ends_have_the_vendors_reasons() {
+async fn ended_tasks_have_the_vendors_stop_reasons() {
     let fixture = Fixture::new();
-    for (case, live, status, reason) in [
+    for (end, live, status, reason) in [
         (EndReason::MaxTime, true, 3, "ExceedMaxRunningTime"),
         (EndReason::PageEnded, true, 3, "UnknownStopReason"),
         (EndReason::StartFailed, false, 4, "StartTaskFailed"),
-        (EndReason::GaveUp(HealthFault::Freeze), true, 4, "UnknownStopReason"),
+        (EndReason::PageFailed(HealthFault::Freeze), true, 4, "UnknownStopReason"),
     ] {
         fixture.start(json!({})).await;
         let ticket = fixture.claim().await;
         if live {
             fixture.report(&ticket, EventKind::Live).await;
         }
-        fixture.report(&ticket, ended(case)).await;
+        fixture.report(&ticket, ended(end)).await;
         fixture.fleet.close(&ticket, None, None).await.unwrap();
-        let (_, reply) = fixture.get().await;
-        let task = &reply["Result"]["WebCastTask"];
-        assert_eq!((&task["Status"], &task["StopReason"]), (&json!(status), &json!(reason)), "{case:?}");
+        let (_, response) = fixture.get().await;
+        let task = &response["Result"]["WebCastTask"];
+        assert_eq!((&task["Status"], &task["StopReason"]), (&json!(status), &json!(reason)), "{end:?}");
     }
 }
 
@@ -272,27 +276,6 @@ async fn a_task_is_found_for_72_hours() {
     assert_eq!(
         status_and_code(&fixture.get().await),
         expected(400, "InvalidParameter.ErrorActiveTaskNotFound")
-    );
-}
-
-#[tokio::test]
-async fn the_vendors_example_runs() {
-    let fixture = Fixture::with(|app| app.app_id = Some("Your_AppId".to_owned()), |_| {});
-    let body = r#"{
-    "AppId": "Your_AppId",
-    "RoomId": "Your_RoomId",
-    "TaskId": "Your_TaskId",
-    "UserId": "Your_UserId",
-    "SourceURL": "https://xxx.xxx.xxx",
-    "VideoSolutions": [{ "Width": 1280, "Height": 720, "FrameRate": 30 }],
-    "MonitorConfig": { "FreezeCheckInterval": 3, "BlankCheckInterval": 5, "CrashCheckInterval": 5 },
-    "EventNotifyConfig": { "EnableEventNotify": false, "StartTimeout": 0 },
-    "MaxRunningTime": 60
-}"#;
-    let call = fixture.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", body);
-    assert_eq!(
-        without_request_id(fixture.send(&call).await),
-        success_response("StartWebcast", "2020-12-01", json!("ok"))
     );
 }
 
@@ -343,30 +326,27 @@ async fn a_task_becomes_a_cast() {
     );
     assert_eq!((spec.readiness.signal, spec.readiness.timeout), (ReadySignal::Webcast, s(60)));
     assert!(spec.recording.is_none() && spec.pushes.is_empty() && spec.evidence.is_some());
-    let notices = fixture.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap();
-    assert_eq!(notices.len(), 1, "somebody wants to know");
+    let due = fixture.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap();
+    assert_eq!(due.len(), 1, "its callbacks have a receiver");
 }
 
 #[tokio::test]
-async fn values_that_are_off_stay_off() {
+async fn checks_and_callbacks_are_off_by_default() {
     let fixture = Fixture::with(|app| app.limits.max_time = Duration::from_secs(7200), |_| {});
     fixture.start(json!({ "EventNotifyConfig": { "StartTimeout": 60 } })).await;
     let spec = fixture.cast().await.spec;
-    assert_eq!(spec.limits.max_time, Duration::from_secs(7200), "what the operator allows");
+    assert_eq!(spec.limits.max_time, Duration::from_secs(7200), "the limit of the application");
     assert_eq!((spec.checks.freeze, spec.checks.blank, spec.checks.crash), (None, None, None));
     assert_eq!((spec.readiness.signal, spec.readiness.timeout), (ReadySignal::None, Duration::ZERO));
     assert!(
         fixture.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap().is_empty(),
-        "nobody wants to know"
+        "callbacks are off"
     );
 }
 
 #[tokio::test]
-async fn sizes_become_layers() {
-    let solution = |(width, height, rate, kbps): (u32, u32, u32, u32)| {
-        json!({ "Width": width,
-    "Height": height, "FrameRate": rate, "Bitrate": kbps })
-    };
+async fn video_solutions_become_layers() {
+    let solution = |(width, height, rate, kbps): (u32, u32, u32, u32)| json!({ "Width": width, "Height": height, "FrameRate": rate, "Bitrate": kbps });
     for (given, expected) in [
         (vec![(50, 50, 1, 29)], vec![("50x50", 1, Some(30))]),
         (vec![(1920, 1080, 60, 10_000)], vec![("1920x1080", 60, Some(10_000))]),
@@ -384,8 +364,8 @@ async fn sizes_become_layers() {
     ] {
         let fixture = Fixture::new();
         let solutions: Vec<Value> = given.iter().copied().map(solution).collect();
-        let reply = fixture.start(json!({ "VideoSolutions": solutions })).await;
-        assert_eq!(reply.0, 200, "{reply:?}");
+        let response = fixture.start(json!({ "VideoSolutions": solutions })).await;
+        assert_eq!(response.0, 200, "{response:?}");
         let room = fixture.cast().await.spec.room.unwrap();
         let layers: Vec<_> =
             room.layers.iter().map(|l| (l.size.to_string(), l.fps.get(), l.bitrate_kbps)).collect();
@@ -396,17 +376,17 @@ async fn sizes_become_layers() {
 }
 
 #[tokio::test]
-async fn a_guarded_room_gets_a_token_of_its_own() {
+async fn a_room_with_access_control_gets_a_token() {
     let url = RoomUrl::parse("https://a.example/whip/{room}/{user}").unwrap();
     let app_key = Secret::new("appkey0123456789");
     let rooms = RoomProvider::Volcengine(VolcengineRooms { url, app_key });
     let app_id = "0123456789abcdef01234567";
-    let guarded = |app: &mut Application| {
+    let with_tokens = |app: &mut Application| {
         (app.room, app.app_id) = (rooms.clone(), Some(app_id.to_owned()));
     };
-    let fixture = Fixture::with(guarded, |_| {});
-    let reply = fixture.start(json!({ "AppId": app_id })).await;
-    assert_eq!(reply.0, 200, "{reply:?}");
+    let fixture = Fixture::with(with_tokens, |_| {});
+    let response = fixture.start(json!({ "AppId": app_id })).await;
+    assert_eq!(response.0, 200, "{response:?}");
     let key = pagecast_fleet::CastKey(format!("webcast/{app_id}/room1/task1"));
     let room = fixture.fleet.find_by_key(&key).await.unwrap().unwrap().spec.room.unwrap();
     let RoomService::Whip { token: Some(token), .. } = &room.service else { panic!("{:?}", room.service) };
@@ -417,19 +397,19 @@ async fn a_guarded_room_gets_a_token_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_identifier_that_leads_elsewhere_in_an_address_is_refused() {
+async fn an_identifier_that_changes_the_path_of_the_room_is_refused() {
     let url = RoomUrl::parse("https://a.example/whip/{room}/{user}").unwrap();
     let whip = RoomProvider::Service(RoomService::Whip { url, token: None });
-    for (room, code_of) in [("..", 400), (".", 400), ("...", 200), ("a..b", 200)] {
+    for (room, status) in [("..", 400), (".", 400), ("...", 200), ("a..b", 200)] {
         let fixture = Fixture::with(|app| app.room = whip.clone(), |_| {});
-        let reply = fixture.start(json!({ "RoomId": room })).await;
-        assert_eq!(reply.0, code_of, "{room}: {reply:?}");
+        let response = fixture.start(json!({ "RoomId": room })).await;
+        assert_eq!(response.0, status, "{room}: {response:?}");
     }
 }
 
 #[tokio::test]
-async fn to_start_again_is_no_error_unless_the_operator_says_so() {
-    let repeated = "The task has been started. Please do not call the startup task interface repeatedly";
+async fn a_repeated_start_succeeds_unless_it_is_configured_to_fail() {
+    let message = "The task has been started. Please do not call the startup task interface repeatedly";
     for (strict, version, is_ok) in [
         (false, "2020-12-01", true),
         (false, "2023-11-01", true),
@@ -443,7 +423,7 @@ async fn to_start_again_is_no_error_unless_the_operator_says_so() {
             .send(&fixture.signed_request("AKLTMINE", "POST", &query, &start_body(json!({})).to_string()))
             .await;
         if is_ok {
-            assert_eq!(without_request_id(again), success_response("startwebcast", version, json!(repeated)));
+            assert_eq!(without_request_id(again), success_response("startwebcast", version, json!(message)));
         } else {
             assert_eq!(status_and_code(&again), expected(400, "InvalidParameter.TaskAlreadyExists"));
         }
@@ -457,7 +437,7 @@ async fn to_start_again_is_no_error_unless_the_operator_says_so() {
 }
 
 #[tokio::test]
-async fn what_is_started_while_the_last_one_stops_is_not_lost() {
+async fn a_start_waits_for_the_stop_of_the_previous_task() {
     let fixture = Fixture::new();
     fixture.start(json!({})).await;
     let ticket = fixture.claim().await;
@@ -465,7 +445,7 @@ async fn what_is_started_while_the_last_one_stops_is_not_lost() {
     fixture.stop().await;
     let first = fixture.cast().await.id;
     let end = async {
-        // It wakes a waiting request in vain.
+        // This change wakes the waiting request, which must keep waiting.
         fixture.fleet.put_document("kind", "name", Some(json!(1))).await.unwrap();
         fixture.report(&ticket, ended(EndReason::Stopped)).await;
     };
@@ -479,17 +459,17 @@ async fn what_is_started_while_the_last_one_stops_is_not_lost() {
     assert_eq!(
         status_and_code(&late),
         expected(400, "InvalidParameter.TaskAlreadyExists"),
-        "it does not stop"
+        "the previous task has not ended"
     );
 }
 
 #[tokio::test]
-async fn as_many_as_there_may_be() {
+async fn quota_and_queue_limit_are_enforced() {
     let fixture = Fixture::with(|app| app.max_casts = 1, |_| {});
     fixture.start(json!({})).await;
     let more = fixture.start(json!({ "TaskId": "task2" })).await;
     assert_eq!(status_and_code(&more), expected(429, "FlowLimitExceeded.TaskNumberOverLimit"));
-    assert_eq!(fixture.start(json!({})).await.0, 200, "the same one is not another");
+    assert_eq!(fixture.start(json!({})).await.0, 200, "a repeated start is no further task");
     let fixture = Fixture::with(|_| {}, |config| config.casts.max_queued_casts = 1);
     fixture.start(json!({})).await;
     let more = fixture.start(json!({ "TaskId": "task2" })).await;
@@ -511,7 +491,7 @@ async fn each_refusal_has_its_code() {
     let mut stale = post(json!({}));
     stale.headers.insert("x-date", HeaderValue::from_static("20231114T215819Z"));
     let get = "Action=GetWebCastTask&Version=2020-12-01&AppId=app0123456789&RoomId=room1";
-    for (call, status, reply, number) in [
+    for (call, status, code, number) in [
         (sent("AKLTMINE", "POST", "Version=2020-12-01", &body), 400, "MissingParameter", Some(100_002)),
         (sent("AKLTMINE", "POST", "Action=StartWebcast", &body), 400, "MissingParameter", Some(100_002)),
         (unsigned, 401, "MissingAuthenticationToken", Some(100_003)),
@@ -544,7 +524,7 @@ async fn each_refusal_has_its_code() {
     ] {
         let (found, body) = without_request_id(fixture.send(&call).await);
         let error = &body["ResponseMetadata"]["Error"];
-        assert_eq!((found, error["Code"].as_str()), (status, Some(reply)), "{body}");
+        assert_eq!((found, error["Code"].as_str()), (status, Some(code)), "{body}");
         assert_eq!(error.get("CodeN").and_then(Value::as_u64), number, "{body}");
         assert!(!error["Message"].as_str().unwrap().is_empty() && body.get("Result").is_none(), "{body}");
     }
@@ -562,29 +542,29 @@ async fn each_refusal_has_its_code() {
 #[tokio::test]
 async fn errors_have_the_vendors_envelope() {
     let fixture = Fixture::new();
-    let reply = without_request_id(fixture.start(json!({ "MaxRunningTime": 9 })).await);
+    let response = without_request_id(fixture.start(json!({ "MaxRunningTime": 9 })).await);
     let metadata = json!({
         "Action": "StartWebcast", "Version": "2020-12-01", "Service": "rtc", "Region": "cn-north-1",
         "Error": { "Code": "InvalidParameter", "Message": "MaxRunningTime is 9: it must be 10 to 86400" },
     });
-    assert_eq!(reply, (400, json!({ "ResponseMetadata": metadata })));
+    assert_eq!(response, (400, json!({ "ResponseMetadata": metadata })));
     let long = format!("Action={}&Version=1", "x".repeat(5000));
-    let (_, reply) = fixture.send(&fixture.signed_request("AKLTMINE", "POST", &long, "{}")).await;
-    assert!(reply.to_string().len() < 1000, "{reply}");
-    assert_eq!(reply["ResponseMetadata"]["Error"]["CodeN"], 100_008);
+    let (_, response) = fixture.send(&fixture.signed_request("AKLTMINE", "POST", &long, "{}")).await;
+    assert!(response.to_string().len() < 1000, "{response}");
+    assert_eq!(response["ResponseMetadata"]["Error"]["CodeN"], 100_008);
 }
 
 #[tokio::test]
-async fn what_is_our_fault_is_not_explained() {
+async fn internal_errors_are_not_explained() {
     let fixture = Fixture::with(|app| app.room = RoomProvider::Embedded, |_| {});
-    let reply = fixture.start(json!({})).await;
-    assert_eq!(status_and_code(&reply), expected(500, "InternalError"));
-    assert!(!reply.1.to_string().contains("embedded"), "{reply:?}");
+    let response = fixture.start(json!({})).await;
+    assert_eq!(status_and_code(&response), expected(500, "InternalError"));
+    assert!(!response.1.to_string().contains("embedded"), "{response:?}");
 }
 
 #[tokio::test]
-async fn keys_can_be_changed() {
-    let two = |disabled: bool| {
+async fn keys_can_be_rotated() {
+    let with_second_key = |disabled: bool| {
         move |app: &mut Application| {
             let mut old = app.keys[0].clone();
             (old.id, old.disabled) = ("AKLTOLD".to_owned(), disabled);
@@ -592,7 +572,7 @@ async fn keys_can_be_changed() {
         }
     };
     for (disabled, expected) in [(false, expected(200, "none")), (true, expected(401, "InvalidAccessKey"))] {
-        let fixture = Fixture::with(two(disabled), |_| {});
+        let fixture = Fixture::with(with_second_key(disabled), |_| {});
         let call = fixture.signed_request(
             "AKLTOLD",
             "POST",
@@ -605,21 +585,21 @@ async fn keys_can_be_changed() {
 }
 
 #[tokio::test]
-async fn a_key_may_ask_so_often() {
+async fn requests_are_limited_per_key_and_action() {
     let mut fixture = Fixture::new();
     fixture.gate.rate_limits = Action::ALL.map(|_| KeyedRateLimiter::once_an_hour());
     for expected in [expected(200, "none"), expected(429, "FlowLimitExceeded.QPSOverLimit")] {
         assert_eq!(status_and_code(&fixture.start(json!({})).await), expected);
-        assert_eq!(status_and_code(&fixture.get().await), expected, "each action for itself");
+        assert_eq!(status_and_code(&fixture.get().await), expected, "each action has its own limit");
     }
     let theirs = start_body(json!({ "AppId": "theirs" })).to_string();
     let call =
         fixture.signed_request("AKLTTHEIRS", "POST", "Action=StartWebcast&Version=2020-12-01", &theirs);
-    assert_eq!(fixture.send(&call).await.0, 200, "each key for itself");
+    assert_eq!(fixture.send(&call).await.0, 200, "each key has its own limit");
 }
 
 #[tokio::test]
-async fn the_same_bytes_are_good_for_a_minute() {
+async fn a_repeated_signature_is_valid_for_a_minute() {
     let fixture = Fixture::new();
     let body = start_body(json!({})).to_string();
     let call = fixture.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
@@ -628,7 +608,7 @@ async fn the_same_bytes_are_good_for_a_minute() {
     assert_eq!(
         (fixture.send(&call).await.0, fixture.send(&call).await.0),
         (200, 200),
-        "as HTTP clients repeat it"
+        "HTTP clients repeat requests"
     );
     fixture.stop().await;
     assert_eq!(fixture.send(&get).await.0, 200);
@@ -636,13 +616,13 @@ async fn the_same_bytes_are_good_for_a_minute() {
     assert_eq!(
         status_and_code(&fixture.send(&call).await),
         expected(403, "InvalidTimestamp"),
-        "it would start what was stopped"
+        "the repetition would restart a stopped task"
     );
-    assert_eq!(fixture.send(&get).await.0, 200, "to ask changes nothing");
+    assert_eq!(fixture.send(&get).await.0, 200, "a GET changes nothing");
 }
 
 #[tokio::test]
-async fn a_restart_makes_no_old_request_good_again() {
+async fn used_signatures_are_remembered_over_a_restart() {
     let mut fixture = Fixture::new();
     let data = fixture.service.config.data.clone();
     fixture.gate.seen_signatures = Mutex::new(SeenSignatures::open(&data, NOW_MS).unwrap());
@@ -657,15 +637,15 @@ async fn a_restart_makes_no_old_request_good_again() {
     assert_eq!(
         status_and_code(&fixture.start(json!({})).await),
         expected(200, "none"),
-        "one that is signed anew"
+        "a new signature is accepted"
     );
 }
 
 #[tokio::test]
-async fn there_are_no_temporary_keys() {
+async fn temporary_keys_are_refused() {
     let fixture = Fixture::new();
     let signed = |token: &str| {
-        // As SDKs do: the token is a signed header.
+        // SDKs send the token as a signed header.
         let body = start_body(json!({})).to_string();
         let mut call =
             fixture.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
@@ -676,24 +656,23 @@ async fn there_are_no_temporary_keys() {
     assert_eq!(
         status_and_code(&fixture.send(&signed("")).await),
         expected(200, "none"),
-        "an empty one is none"
+        "an empty token is ignored"
     );
     let mut forged = signed("STS2abc");
     forged.headers.insert("x-security-token", HeaderValue::from_static("STS2abd"));
     assert_eq!(status_and_code(&fixture.send(&forged).await), expected(401, "SignatureDoesNotMatch"));
 }
 
-/// An `AppId` that moved to another application: that one can neither see nor stop nor start again the older
-/// tasks.
+/// An application that takes over an `AppId` can neither see, stop nor replace the earlier tasks.
 #[tokio::test]
-async fn an_identifier_in_other_hands_shows_nothing_of_before() {
+async fn a_moved_app_id_does_not_show_earlier_tasks() {
     let fixture = Fixture::new();
     fixture.start(json!({})).await;
     let apps: Vec<Application> = fixture.service.apps.all().iter().map(|app| (**app).clone()).collect();
     let (mut before, mut after) = (apps[0].clone(), apps[1].clone());
     (before.app_id, after.app_id) = (None, before.app_id);
     fixture.service.apps.replace(vec![before.clone(), after.clone()]);
-    let ask = async |action: &str| {
+    let send = async |action: &str| {
         let query = format!("Action={action}&Version=2020-12-01");
         let body = if action == "StartWebcast" { start_body(json!({})) } else { task_body() };
         status_and_code(
@@ -704,17 +683,17 @@ async fn an_identifier_in_other_hands_shows_nothing_of_before() {
     let get = fixture.send(&fixture.signed_request("AKLTTHEIRS", "GET", query, "")).await;
     let unknown = expected(400, "InvalidParameter.ErrorActiveTaskNotFound");
     assert_eq!(status_and_code(&get), unknown);
-    assert_eq!(ask("StopWebcast").await, unknown);
-    assert!(!fixture.cast().await.stop_requested, "it goes on");
-    assert_eq!(ask("StartWebcast").await, expected(400, "InvalidParameter.TaskAlreadyExists"));
-    // It is found again where it belongs.
+    assert_eq!(send("StopWebcast").await, unknown);
+    assert!(!fixture.cast().await.stop_requested, "the task continues");
+    assert_eq!(send("StartWebcast").await, expected(400, "InvalidParameter.TaskAlreadyExists"));
+    // The task is found again when the `AppId` moves back.
     (before.app_id, after.app_id) = (after.app_id, None);
     fixture.service.apps.replace(vec![before, after]);
     assert_eq!(fixture.get().await.0, 200);
 }
 
 #[tokio::test]
-async fn a_signature_may_stand_in_the_query() {
+async fn a_signature_in_the_query_is_accepted() {
     let fixture = Fixture::new();
     fixture.start(json!({})).await;
     let signed = r"Action;AppId;RoomId;TaskId;Version;X-Algorithm;X-Credential;X-Date;X-NotSignBody;X-SignedHeaders;X-SignedQueries";
@@ -749,7 +728,7 @@ fn requests_are_recognized() {
             body: crate::route::HashedBody::empty(),
         }
     };
-    for (query, headers, ours) in [
+    for (query, headers, expected) in [
         ("Action=StartWebcast&Version=2020-12-01", &[][..], true),
         ("Action=GetWebCastTask", &[], true),
         ("Version=2023-11-01", &[], true),
@@ -766,6 +745,6 @@ fn requests_are_recognized() {
         ("", &[("authorization", "TC3-HMAC-SHA256 Credential=a")], false),
         ("", &[("authorization", "Bearer a")], false),
     ] {
-        assert_eq!(matches(&call(query, headers)), ours, "{query} {headers:?}");
+        assert_eq!(matches(&call(query, headers)), expected, "{query} {headers:?}");
     }
 }

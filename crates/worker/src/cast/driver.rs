@@ -366,7 +366,7 @@ impl<'a> Driver<'a> {
             && let Some(message) = self.end_message(reason)
         {
             let cause = self.error.as_ref().and_then(Error::load_error);
-            let cause = cause.filter(|_| matches!(reason, EndReason::StartFailed | EndReason::GaveUp(_)));
+            let cause = cause.filter(|_| matches!(reason, EndReason::StartFailed | EndReason::PageFailed(_)));
             self.report(CastEvent::FailureReason(message, cause));
         }
         self.report(CastEvent::Lifecycle(event));
@@ -375,9 +375,9 @@ impl<'a> Driver<'a> {
     /// Returns why the cast fails, as far as that is known before the outputs are closed.
     fn end_message(&self, reason: EndReason) -> Option<String> {
         match reason {
-            EndReason::GaveUp(fault) => Some(Error::GaveUp(fault, self.machine.attempts()).to_string()),
+            EndReason::PageFailed(fault) => Some(Error::GaveUp(fault, self.machine.attempts()).to_string()),
             EndReason::StartFailed | EndReason::OutputFailed => self.error.as_ref().map(|error| chain(error)),
-            EndReason::LargeVideo => {
+            EndReason::VideoTooLarge => {
                 let ((width, height), max) = (self.large_video?, self.spec.limits.max_video?);
                 Some(format!("the page plays a video of {width}x{height}, the limit is {max}"))
             }

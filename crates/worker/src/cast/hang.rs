@@ -117,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn long_silences_are_recorded_with_their_length() {
+    fn long_hangs_are_recorded_with_their_length() {
         assert_eq!(detect(&[], 60_000), []);
-        assert_eq!(detect(&[(10_000, 1900)], 60_000), [], "a page at work");
+        assert_eq!(detect(&[(10_000, 1900)], 60_000), [], "hangs below 2 s are not recorded");
         let hangs = detect(&[(10_000, 5000), (30_000, 12_000)], 60_000);
         assert_eq!(hangs.len(), 2);
         for (hang, (at_ms, ms)) in hangs.iter().zip([(10_000, 5000), (30_000, 12_000)]) {
@@ -127,17 +127,17 @@ mod tests {
             assert!((ms - 1050..=ms + 50).contains(&hang.duration_ms), "{hang:?}");
         }
         let last = detect(&[(10_000, 90_000)], 20_000);
-        assert!(last.len() == 1 && last[0].duration_ms >= 8900, "one that never ends: {last:?}");
+        assert!(last.len() == 1 && last[0].duration_ms >= 8900, "a hang that lasts to the end: {last:?}");
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn the_number_of_recorded_hangs_is_bounded() {
         let hangs: Vec<_> = (0..300).map(|n| (n * 10_000, 5000)).collect();
         assert_eq!(detect(&hangs, 3_000_000).len(), MAX_HANGS);
     }
 
     #[test]
-    fn a_new_page_does_not_owe_the_answer_of_the_last() {
+    fn a_new_page_need_not_answer_for_the_previous_one() {
         let began = Instant::now();
         let at = |ms: u64| began + Duration::from_millis(ms);
         let mut detector = HangDetector::new(began);

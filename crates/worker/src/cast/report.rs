@@ -61,10 +61,10 @@ pub struct PeakRss {
 /// The result of a cast, as `--json` prints it. All times are in milliseconds, in fields that end in `_ms`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Why the cast ended: `stopped`, `page-ended`, `max-time`, `complete`, `large-video`, `start-failed`,
-    /// `gave-up`, `output-failed`.
+    /// Why the cast ended: `stopped`, `page-ended`, `max-time`, `complete`, `video-too-large`, `start-failed`,
+    /// `page-failed`, `output-failed`.
     pub end: String,
-    /// The fault of the page, if `end` is `gave-up`.
+    /// The fault of the page, if `end` is `page-failed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<HealthFault>,
     /// The steps in the life of the cast, in order.
@@ -130,9 +130,9 @@ pub(crate) fn end_reason_code(reason: EndReason) -> (&'static str, Option<Health
         EndReason::PageEnded => ("page-ended", None),
         EndReason::MaxTime => ("max-time", None),
         EndReason::Complete => ("complete", None),
-        EndReason::LargeVideo => ("large-video", None),
+        EndReason::VideoTooLarge => ("video-too-large", None),
         EndReason::StartFailed => ("start-failed", None),
-        EndReason::GaveUp(fault) => ("gave-up", Some(fault)),
+        EndReason::PageFailed(fault) => ("page-failed", Some(fault)),
         EndReason::OutputFailed => ("output-failed", None),
     }
 }

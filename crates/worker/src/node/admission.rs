@@ -287,15 +287,15 @@ mod tests {
     fn measured_usage_counts() {
         let hd = spec(1280, 720, 30);
         let cheap = vec![running(60, Some((0.05, 300_000_000))); 20];
-        assert!(admission(2.0, 1.0, 8).fits(&cheap, &hd), "twenty pages at rest are no load");
-        let dear = vec![running(60, Some((0.7, 300_000_000))); 2];
-        assert!(!admission(2.0, 1.4, 8).fits(&dear, &hd));
-        assert!(admission(4.0, 1.4, 8).fits(&dear, &hd));
+        assert!(admission(2.0, 1.0, 8).fits(&cheap, &hd), "twenty pages at rest use little");
+        let expensive = vec![running(60, Some((0.7, 300_000_000))); 2];
+        assert!(!admission(2.0, 1.4, 8).fits(&expensive, &hd));
+        assert!(admission(4.0, 1.4, 8).fits(&expensive, &hd));
         assert!(
             admission(2.0, 1.9, 8).fits(&[], &hd),
             "the first cast is admitted whatever other programs use"
         );
-        assert!(!admission(2.0, 1.9, 8).fits(&cheap, &hd), "but a second one");
+        assert!(!admission(2.0, 1.9, 8).fits(&cheap, &hd), "a second cast is not");
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
         let starting = |n| vec![running(1, None); n];
         let fits = |n| admission(2.0, 0.1, 8).fits(&starting(n), &hd);
         assert_eq!((0..5).map(fits).collect::<Vec<_>>(), [true, true, true, false, false]);
-        assert!(!admission(2.0, 0.1, 8).fits(&starting(1), &spec(1920, 1080, 60)), "a large one needs more");
+        assert!(!admission(2.0, 0.1, 8).fits(&starting(1), &spec(1920, 1080, 60)), "a large cast needs more");
     }
 
     #[test]
@@ -318,14 +318,20 @@ mod tests {
             admission.fits(&[], &hd)
         };
         assert!(!fits(1_999_999_999, 100_000_000_000) && fits(2_000_000_000, 100_000_000_000));
-        assert!(fits(250_000_000, 1_000_000_000) && !fits(249_999_999, 1_000_000_000), "it is small");
+        assert!(
+            fits(250_000_000, 1_000_000_000) && !fits(249_999_999, 1_000_000_000),
+            "a small disk must keep a quarter free"
+        );
     }
 
     #[test]
     fn memory_is_kept_free_for_other_programs() {
         let hd = spec(1280, 720, 30);
         assert!(admission(2.0, 0.0, 1).fits(&[], &hd));
-        assert!(!admission(2.0, 0.0, 1).fits(&[running(1, None)], &hd), "both will need theirs");
+        assert!(
+            !admission(2.0, 0.0, 1).fits(&[running(1, None)], &hd),
+            "the starting cast will need memory, too"
+        );
         let settled = running(60, Some((0.1, 400_000_000)));
         assert!(admission(2.0, 0.1, 1).fits(&[settled], &hd), "its memory is already allocated");
         assert!(!admission(2.0, 0.0, 0).fits(&[], &hd));
@@ -337,7 +343,7 @@ mod tests {
         assert_eq!(admission.never_fits_reason(), None, "the memory of the machine is not known");
         let load = |bytes| WorkerStatus { cores: 2.0, memory_bytes: bytes, ..WorkerStatus::default() };
         admission.set_worker_status(&load(700_000_000));
-        assert_eq!(admission.never_fits_reason(), None, "it is in use at the moment, and will not always be");
+        assert_eq!(admission.never_fits_reason(), None, "only the total memory counts");
         admission.set_worker_status(&load(200_000_000));
         let why = admission.never_fits_reason().unwrap();
         assert!(why.contains("381 MiB") && why.contains("191 MiB"), "{why}");
@@ -352,11 +358,10 @@ mod tests {
     }
 
     #[test]
-    fn room_is_reserved_for_a_waiting_cast_but_not_for_ever() {
+    fn room_is_reserved_for_a_waiting_cast_for_a_limited_time() {
         let (begin, s) = (Instant::now(), Duration::from_secs);
         let (mut reservations, large, small) = (Reservations::default(), id(1), id(2));
-        // A large cast that never fits, and a small one that always would: whether one is admitted, for each
-        // second.
+        // The large cast never fits, the small one always does. Returns whether one of them is admitted.
         let mut scan = |at: u64, may_reserve| {
             let now = begin + s(at);
             let taken = if reservations.admits(now, &large, || false, || may_reserve) {
@@ -375,7 +380,10 @@ mod tests {
         for at in 0..100 {
             let now = begin + s(at);
             assert!(!reservations.admits(now, &large, || false, || false));
-            assert!(reservations.admits(now, &small, || true, || false), "another node has more room");
+            assert!(
+                reservations.admits(now, &small, || true, || false),
+                "nothing is reserved if another node has more room"
+            );
             reservations.end_scan(Some(&small));
         }
     }
@@ -403,7 +411,7 @@ mod tests {
         }
         assert!(!reservations.admits(begin + s(32), &small, || true, || true));
         reservations.end_scan(None);
-        assert!(reservations.admits(begin + s(32), &small, || true, || true), "the large one was stopped");
+        assert!(reservations.admits(begin + s(32), &small, || true, || true), "the large cast was stopped");
         assert!(reservations.passed_over_since.is_empty() && reservations.last_reserved_at.is_empty());
     }
 

@@ -153,7 +153,7 @@ impl EventMapper {
         let failure = outcome.failure.as_ref();
         let reason = match (failure, self.was_live) {
             (None, _) => EndReason::Stopped,
-            (Some(_), true) => EndReason::GaveUp(HealthFault::Crash),
+            (Some(_), true) => EndReason::PageFailed(HealthFault::Crash),
             (Some(_), false) => EndReason::StartFailed,
         };
         let cause = failure.and_then(|failure| failure.cause.clone());
@@ -231,13 +231,9 @@ mod tests {
         let mut mapper = EventMapper::new(&cast(false, false));
         assert_eq!(mapper.map(CastEvent::Lifecycle(Event::Live)), Some(EventKind::Live));
         assert_eq!(mapper.map(CastEvent::Restarted), Some(EventKind::Restarted));
-        assert_eq!(
-            mapper.map(CastEvent::Lifecycle(Event::Live)),
-            None,
-            "another process is live, the cast was"
-        );
+        assert_eq!(mapper.map(CastEvent::Lifecycle(Event::Live)), None, "the cast was live already");
         assert_eq!(mapper.map(CastEvent::FailureReason("why".into(), None)), None);
-        let reason = EndReason::GaveUp(HealthFault::Crash);
+        let reason = EndReason::PageFailed(HealthFault::Crash);
         let ended = EventKind::Ended { reason, message: Some("why".into()), cause: None };
         assert_eq!(mapper.map(CastEvent::Lifecycle(Event::Ended(reason))), Some(ended));
         assert!(mapper.has_ended());
@@ -283,8 +279,9 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_reported_nothing_ends_its_cast() {
-        for (live, reason) in [(false, EndReason::StartFailed), (true, EndReason::GaveUp(HealthFault::Crash))]
+    fn a_process_without_a_report_ends_its_cast() {
+        for (live, reason) in
+            [(false, EndReason::StartFailed), (true, EndReason::PageFailed(HealthFault::Crash))]
         {
             let mut mapper = EventMapper::new(&cast(live, false));
             let failure = Some(FailureInfo::new(FailureKind::Unexpected, "gone"));
@@ -297,10 +294,10 @@ mod tests {
     fn an_incomplete_upload_is_reported_once_and_then_its_completion() {
         let mut mapper = EventMapper::new(&cast(true, true));
         let first = mapper.map_outcome(&outcome(Some("/spool"), Some("no key")));
-        let EventKind::Stored { complete: false, error: Some(problem), .. } = &first[0] else {
+        let EventKind::Stored { complete: false, error: Some(error), .. } = &first[0] else {
             panic!("{first:?}")
         };
-        assert_eq!(problem, "no key");
+        assert_eq!(error, "no key");
         assert_eq!(mapper.map_outcome(&outcome(Some("/spool"), Some("no key"))), []);
         assert!(matches!(
             mapper.map_outcome(&outcome(None, None))[..],
@@ -317,8 +314,8 @@ mod tests {
         assert_eq!(map(UploadState::Uploading, 3), None);
         let stuck = Some(EventKind::Upload { failing: true, pending: 4, error: None });
         assert_eq!((map(UploadState::Stuck, 4), map(UploadState::Stuck, 5)), (stuck, None));
-        let well = Some(EventKind::Upload { failing: false, pending: 1, error: None });
-        assert_eq!(map(UploadState::Uploading, 1), well);
+        let working = Some(EventKind::Upload { failing: false, pending: 1, error: None });
+        assert_eq!(map(UploadState::Uploading, 1), working);
         assert_eq!(mapper.stats(9).upload_pending, 1);
     }
 }

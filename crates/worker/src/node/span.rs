@@ -119,7 +119,7 @@ fn is_failure(reason: EndReason) -> bool {
         | EndReason::PageEnded
         | EndReason::MaxTime
         | EndReason::Complete
-        | EndReason::LargeVideo => false,
-        EndReason::StartFailed | EndReason::GaveUp(_) | EndReason::OutputFailed => true,
+        | EndReason::VideoTooLarge => false,
+        EndReason::StartFailed | EndReason::PageFailed(_) | EndReason::OutputFailed => true,
     }
 }

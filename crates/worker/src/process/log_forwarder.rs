@@ -123,7 +123,7 @@ mod tests {
         let path = log_path(&folder.join("deeper"));
         for _ in 0..2 {
             let forwarder = LogForwarder::default();
-            forwarder.forward("before there is a cast");
+            forwarder.forward("a line before the file is open");
             forwarder.open_file("x", &path);
             for number in 0..200 {
                 forwarder.forward(&format!("{number} {}", "x".repeat(4000)));
@@ -135,7 +135,7 @@ mod tests {
             "{}",
             text.len()
         );
-        assert!(text.starts_with("0 xxx") && text.contains("\n199 xxx"), "the second appends to the first");
+        assert!(text.starts_with("0 xxx") && text.contains("\n199 xxx"), "the second forwarder appends");
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_hangs_must_not_go_on() {
+    fn a_process_that_hangs_is_killed() {
         let spec = CastSpec::new(Source::new(SourceUrl::parse("http://a/").unwrap()));
         let stop = StopToken::default();
         let mut supervisor = Supervisor::new(&spec, HostTime(0), &stop, |_| {});
@@ -372,7 +372,7 @@ mod tests {
         supervisor.stopping = Some((Instant::now(), EndReason::Stopped));
         assert!(!kills(&supervisor, 4, 0) && kills(&supervisor, 5, 0));
         supervisor.stopping = Instant::now().checked_sub(END_TIMEOUT).map(|at| (at, EndReason::Stopped));
-        assert!(kills(&supervisor, 0, 0), "it has not ended its page");
+        assert!(kills(&supervisor, 0, 0), "it has not ended in time");
         supervisor.ended = true;
         assert!(!kills(&supervisor, 5, 200) && kills(&supervisor, 10, 0), "an upload may take long");
     }

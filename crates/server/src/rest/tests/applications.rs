@@ -2,7 +2,7 @@ use super::*;
 
 const BASE: &str = "/v1/applications";
 
-/// All that can be set, with planted secrets.
+/// A value for each setting; all secrets contain `planted`.
 fn full_settings() -> Value {
     json!({
         "app_id": "1400", "sdk_app_id": 1400, "max_casts": 7,
@@ -35,13 +35,14 @@ fn full_settings() -> Value {
 }
 
 #[tokio::test]
-async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
+async fn settings_are_shown_without_secrets_and_keep_them_when_put_back() {
     let server = TestServer::new().await;
-    let reply = server.post(ADMIN_TOKEN, BASE, &json!({"name": "three", "settings": full_settings()})).await;
-    let made = reply.expect_status(201);
-    assert_no_secrets(&made);
-    assert_eq!(reply.header("location"), "/v1/applications/three");
-    assert_eq!((&made["name"], &made["defined_in"]), (&json!("three"), &json!("fleet")));
+    let response =
+        server.post(ADMIN_TOKEN, BASE, &json!({"name": "three", "settings": full_settings()})).await;
+    let created = response.expect_status(201);
+    assert_no_secrets(&created);
+    assert_eq!(response.header("location"), "/v1/applications/three");
+    assert_eq!((&created["name"], &created["defined_in"]), (&json!("three"), &json!("api")));
     let before = server.service.apps.by_name("three").unwrap();
     assert_eq!(
         before.callbacks.tencent.as_ref().unwrap().secret.as_ref().unwrap().reveal(),
@@ -51,13 +52,17 @@ async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
     assert!(format!("{before:?}").contains("disk_bytes: 536870912"));
     let path = format!("{BASE}/three");
     let shown = server.get(ADMIN_TOKEN, &path).await.expect_status(200);
-    assert_eq!(shown, made);
+    assert_eq!(shown, created);
     let settings = &shown["settings"];
     assert_eq!(settings["callbacks"]["volcengine"]["url"], "https://hooks.example/v?…");
     assert_eq!(settings["room"]["secret"], "…");
-    assert_eq!(settings["ca"], full_settings()["ca"], "certificates are no secret");
+    assert_eq!(settings["ca"], full_settings()["ca"], "certificates are shown");
     server.send_json("PUT", ADMIN_TOKEN, &path, settings).await.expect_status(200);
-    assert_eq!(*server.service.apps.by_name("three").unwrap(), *before, "what was shown as … is as it was");
+    assert_eq!(
+        *server.service.apps.by_name("three").unwrap(),
+        *before,
+        "secrets sent back as … are unchanged"
+    );
     let mut changed = settings.clone();
     changed["callbacks"]["native"] = Value::Null;
     changed["room"] = json!({"type": "janus", "url": "https://janus.example/janus", "pin": "planted-pin"});
@@ -65,7 +70,7 @@ async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
     assert_no_secrets(&server.send_json("PUT", ADMIN_TOKEN, &path, &changed).await.expect_status(200));
     let now = server.service.apps.by_name("three").unwrap();
     assert_eq!((now.max_casts, now.callbacks.native.is_none()), (8, true));
-    // Another place does not get the keys of the one before.
+    // The stored keys are not sent to a new location.
     let mut moved = server.get(ADMIN_TOKEN, &path).await.expect_status(200)["settings"].clone();
     moved["storage"]["default"]["to"] = json!("s3://somebody-elses?region=eu-west-1");
     server.send_json("PUT", ADMIN_TOKEN, &path, &moved).await.expect_error(
@@ -74,20 +79,20 @@ async fn settings_come_back_without_their_secrets_and_go_in_again_with_them() {
         "storage.default.keys",
     );
     server.send_json("PUT", ADMIN_TOKEN, &path, &json!({})).await.expect_status(200);
-    let usual = server.service.apps.by_name("three").unwrap();
-    assert_eq!((usual.max_casts, usual.app_id.as_ref()), (200, None), "what is left out is as usual");
+    let defaults = server.service.apps.by_name("three").unwrap();
+    assert_eq!((defaults.max_casts, defaults.app_id.as_ref()), (200, None), "omitted settings have defaults");
     server.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_status(204);
     server.get(ADMIN_TOKEN, &path).await.expect_error(404, "no-such-application", "-");
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one story, step by step")]
-async fn tokens_and_keys_change_without_a_pause() {
+#[expect(clippy::too_many_lines, reason = "each step needs the one before")]
+async fn tokens_and_keys_are_rotated_without_interruption() {
     let server = TestServer::new().await;
     server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
     let (tokens, keys) = (format!("{BASE}/three/tokens"), format!("{BASE}/three/keys"));
-    let made = server.post(ADMIN_TOKEN, &tokens, &json!({})).await.expect_status(201);
-    let first = made["token"].as_str().unwrap().to_owned();
+    let created = server.post(ADMIN_TOKEN, &tokens, &json!({})).await.expect_status(201);
+    let first = created["token"].as_str().unwrap().to_owned();
     assert!(first.len() >= 40);
     server.get(&first, "/v1/casts").await.expect_status(200);
     let empty = request("POST", &tokens, ADMIN_TOKEN).body(Body::empty()).unwrap();
@@ -97,11 +102,15 @@ async fn tokens_and_keys_change_without_a_pause() {
         server.post(ADMIN_TOKEN, &tokens, &json!({"token": "planted-0123456789"})).await.expect_status(201);
     assert_no_secrets(&own);
     assert_no_secrets(&server.get(ADMIN_TOKEN, &tokens).await.expect_status(200));
-    let gone = format!("{tokens}/{}", made["id"].as_str().unwrap());
-    server.send_json("DELETE", ADMIN_TOKEN, &gone, &json!({})).await.expect_status(204);
+    let removed = format!("{tokens}/{}", created["id"].as_str().unwrap());
+    server.send_json("DELETE", ADMIN_TOKEN, &removed, &json!({})).await.expect_status(204);
     server.get(&first, "/v1/casts").await.expect_error(401, "unauthorized", "-");
     server.get(&second, "/v1/casts").await.expect_status(200);
-    server.send_json("DELETE", ADMIN_TOKEN, &gone, &json!({})).await.expect_error(404, "no-such-token", "-");
+    server.send_json("DELETE", ADMIN_TOKEN, &removed, &json!({})).await.expect_error(
+        404,
+        "no-such-token",
+        "-",
+    );
     server.post(ADMIN_TOKEN, &tokens, &json!({"token": "short"})).await.expect_error(
         400,
         "invalid-parameter",
@@ -118,10 +127,10 @@ async fn tokens_and_keys_change_without_a_pause() {
         "tokens",
     );
 
-    let made = server.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_status(201);
-    let id = made["id"].as_str().unwrap();
+    let created = server.post(ADMIN_TOKEN, &keys, &json!({})).await.expect_status(201);
+    let id = created["id"].as_str().unwrap();
     let found = server.service.apps.by_key(id);
-    assert_eq!(found[0].keys[0].secret.reveal(), made["secret"].as_str().unwrap());
+    assert_eq!(found[0].keys[0].secret.reveal(), created["secret"].as_str().unwrap());
     assert_no_secrets(
         &server
             .post(ADMIN_TOKEN, &keys, &json!({"id": "mine", "secret": "planted"}))
@@ -159,7 +168,7 @@ async fn tokens_and_keys_change_without_a_pause() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_are_named() {
+async fn errors_name_the_invalid_setting() {
     let server = TestServer::new().await;
     server
         .post(ADMIN_TOKEN, BASE, &json!({"name": "three", "settings": {"app_id": "a3", "sdk_app_id": 3}}))
@@ -204,9 +213,9 @@ async fn settings_that_cannot_be_are_named() {
             "invalid-parameter",
             field,
         );
-        let below = format!("settings.{field}");
+        let full_name = format!("settings.{field}");
         let body = json!({"name": "four", "settings": settings});
-        server.post(ADMIN_TOKEN, BASE, &body).await.expect_error(400, "invalid-parameter", &below);
+        server.post(ADMIN_TOKEN, BASE, &body).await.expect_error(400, "invalid-parameter", &full_name);
     }
     for name in ["", "A", "a/b", "..", &"a".repeat(65)] {
         server.post(ADMIN_TOKEN, BASE, &json!({"name": name})).await.expect_error(
@@ -232,7 +241,7 @@ async fn settings_that_cannot_be_are_named() {
 }
 
 #[tokio::test]
-async fn those_of_the_configuration_are_only_shown() {
+async fn applications_of_the_configuration_cannot_be_changed() {
     let server = TestServer::new().await;
     let shown = server.get(ADMIN_TOKEN, "/v1/applications/one").await.expect_status(200);
     assert_no_secrets(&shown);
@@ -284,23 +293,19 @@ async fn applications_outlive_the_service() {
         "-",
     );
     server.post(token, &format!("/v1/casts/{id}/stop"), &json!({})).await.expect_status(200);
-    // One whose name is in the file by now is left out, and the service starts all the same.
+    // If the file defines an application of the same name, the service starts and uses the file's.
     let mut service = server.service.clone();
     let mut config = (*service.config).clone();
     config.applications[0].name = "three".to_owned();
     service.config = Arc::new(config);
     crate::app::load(&service).await.unwrap();
     assert_eq!(service.apps.all().iter().filter(|app| app.name == "three").count(), 1);
-    assert_eq!(service.apps.by_name("three").unwrap().tokens.len(), 2, "the file's it is");
+    assert_eq!(service.apps.by_name("three").unwrap().tokens.len(), 2, "the file's has priority");
     crate::app::load(&server.service).await.unwrap();
     server.send_json("DELETE", ADMIN_TOKEN, &format!("{BASE}/three"), &json!({})).await.expect_status(204);
     server.get(token, "/v1/casts").await.expect_error(401, "unauthorized", "-");
-    assert_eq!(
-        server.service.fleet.get(&id).await.unwrap().unwrap().app,
-        "three",
-        "its casts are remembered"
-    );
-    // Whoever got the name now would see them.
+    assert_eq!(server.service.fleet.get(&id).await.unwrap().unwrap().app, "three", "its casts are kept");
+    // A new application of this name would see them.
     server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_error(
         409,
         "already-exists",
@@ -314,7 +319,7 @@ async fn applications_outlive_the_service() {
 }
 
 #[tokio::test]
-async fn changes_at_the_same_time_lose_nothing() {
+async fn concurrent_changes_are_all_kept() {
     let server = TestServer::new().await;
     server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
     let add = async || {
@@ -325,13 +330,13 @@ async fn changes_at_the_same_time_lose_nothing() {
 }
 
 #[tokio::test]
-async fn a_body_may_be_left_out_but_not_be_anything() {
+async fn an_optional_body_may_be_empty_but_not_invalid() {
     let server = TestServer::new().await;
     server.post(ADMIN_TOKEN, BASE, &json!({"name": "three"})).await.expect_status(201);
     let path = format!("{BASE}/three/tokens");
     for (body, status) in [("", 201), ("{}", 201), ("\r", 400), ("null", 201), ("[]", 400)] {
         let request = request("POST", &path, ADMIN_TOKEN).header("content-type", "application/json");
-        let reply = server.send(request.body(Body::from(body)).unwrap()).await;
-        assert_eq!(reply.status.as_u16(), status, "{body:?}");
+        let response = server.send(request.body(Body::from(body)).unwrap()).await;
+        assert_eq!(response.status.as_u16(), status, "{body:?}");
     }
 }

@@ -24,25 +24,26 @@ async fn requests_without_a_token_are_refused() {
             if let Some(header) = header {
                 request = request.header("authorization", header);
             }
-            let reply = server.send(request.body(Body::empty()).unwrap()).await;
-            reply.expect_error(401, "unauthorized", "-");
-            assert_eq!(reply.header("www-authenticate"), r#"Bearer realm="pagecast""#, "{header:?}");
+            let response = server.send(request.body(Body::empty()).unwrap()).await;
+            response.expect_error(401, "unauthorized", "-");
+            assert_eq!(response.header("www-authenticate"), r#"Bearer realm="pagecast""#, "{header:?}");
         }
     }
     let twice = request("GET", "/v1/casts", TOKEN_ONE).header("authorization", format!("Bearer {TOKEN_TWO}"));
     server.send(twice.body(Body::empty()).unwrap()).await.expect_error(401, "unauthorized", "-");
-    let ugly = Request::builder().uri("/v1/casts").header("authorization", &b"Bearer \xff\xfe"[..]);
-    server.send(ugly.body(Body::empty()).unwrap()).await.expect_error(401, "unauthorized", "-");
+    let not_utf8 = Request::builder().uri("/v1/casts").header("authorization", &b"Bearer \xff\xfe"[..]);
+    server.send(not_utf8.body(Body::empty()).unwrap()).await.expect_error(401, "unauthorized", "-");
 }
 
 #[tokio::test]
-async fn several_tokens_are_good_at_once() {
+async fn several_tokens_are_valid_at_once() {
     let server = TestServer::new().await;
     for token in [TOKEN_ONE, TOKEN_ONE_OTHER, TOKEN_TWO, ADMIN_TOKEN] {
         server.get(token, "/v1/casts").await.expect_status(200);
     }
-    let small = Request::builder().uri("/v1/casts").header("authorization", format!("bearer  {TOKEN_ONE}"));
-    server.send(small.body(Body::empty()).unwrap()).await.expect_status(200);
+    let lower_case =
+        Request::builder().uri("/v1/casts").header("authorization", format!("bearer  {TOKEN_ONE}"));
+    server.send(lower_case.body(Body::empty()).unwrap()).await.expect_status(200);
 }
 
 #[tokio::test]
@@ -75,7 +76,7 @@ async fn applications_see_their_own_casts_only() {
 }
 
 #[tokio::test]
-async fn applications_are_the_administrators() {
+async fn only_the_administrator_manages_applications() {
     let server = TestServer::new().await;
     let body = json!({"name": "three"});
     server.get(TOKEN_ONE, "/v1/applications").await.expect_error(403, "forbidden", "-");
@@ -98,7 +99,7 @@ async fn applications_are_the_administrators() {
 }
 
 #[tokio::test]
-async fn without_an_administrators_token_nobody_is_one() {
+async fn without_an_admin_token_nobody_is_administrator() {
     let mut server = TestServer::new().await;
     let mut config = (*server.service.config).clone();
     config.admin_token = None;
@@ -110,14 +111,14 @@ async fn without_an_administrators_token_nobody_is_one() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_has_the_same_shape() {
+async fn unknown_paths_and_methods_are_json_errors() {
     let server = TestServer::new().await;
     server.get(TOKEN_ONE, "/v1/nothing").await.expect_error(404, "not-found", "-");
     server.get(TOKEN_ONE, "/v1/casts/%ff").await.expect_error(400, "bad-request", "-");
     server.get(TOKEN_ONE, "/v1/casts/..%2f..%2fetc").await.expect_error(404, "no-such-cast", "-");
-    let reply = server.send_json("PATCH", TOKEN_ONE, "/v1/casts", &json!({})).await;
-    reply.expect_error(405, "method-not-allowed", "-");
-    assert!(reply.header("allow").contains("POST"), "{:?}", reply.headers);
-    let reply = server.send(request("HEAD", "/v1/casts", TOKEN_ONE).body(Body::empty()).unwrap()).await;
-    assert_eq!((reply.status.as_u16(), reply.body.len()), (200, 0));
+    let response = server.send_json("PATCH", TOKEN_ONE, "/v1/casts", &json!({})).await;
+    response.expect_error(405, "method-not-allowed", "-");
+    assert!(response.header("allow").contains("POST"), "{:?}", response.headers);
+    let response = server.send(request("HEAD", "/v1/casts", TOKEN_ONE).body(Body::empty()).unwrap()).await;
+    assert_eq!((response.status.as_u16(), response.body.len()), (200, 0));
 }

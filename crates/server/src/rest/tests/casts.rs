@@ -16,7 +16,7 @@ async fn post_with_key(server: &TestServer, token: &str, key: &str, body: &str) 
 }
 
 #[tokio::test]
-async fn the_same_key_is_the_same_cast() {
+async fn a_repeated_idempotency_key_returns_the_same_cast() {
     let server = TestServer::new().await;
     let text = r#"{"url": "http://a.example/", "recording": {"segment_s": 6}}"#;
     let same = r#"{ "recording": {"segment_s":6}, "url":"http://a.example/" }"#;
@@ -24,10 +24,10 @@ async fn the_same_key_is_the_same_cast() {
     let id = first.expect_status(201)["id"].clone();
     assert_eq!(first.header("idempotent-replayed"), "");
     for again in [text, same] {
-        let reply = post_with_key(&server, TOKEN_ONE_OTHER, "a key", again).await;
-        assert_eq!(reply.expect_status(200)["id"], id);
-        assert_eq!(reply.header("idempotent-replayed"), "true");
-        assert_eq!(reply.header("location"), first.header("location"));
+        let response = post_with_key(&server, TOKEN_ONE_OTHER, "a key", again).await;
+        assert_eq!(response.expect_status(200)["id"], id);
+        assert_eq!(response.header("idempotent-replayed"), "true");
+        assert_eq!(response.header("location"), first.header("location"));
     }
     let other = r#"{"url": "http://b.example/", "recording": {}}"#;
     post_with_key(&server, TOKEN_ONE, "a key", other).await.expect_error(
@@ -38,9 +38,9 @@ async fn the_same_key_is_the_same_cast() {
     assert_ne!(
         post_with_key(&server, TOKEN_TWO, "a key", text).await.expect_status(201)["id"],
         id,
-        "keys are each application's own"
+        "keys of different applications are independent"
     );
-    // It is the same cast still when it is over, until the day is.
+    // The key keeps naming the cast after its end, until 24 hours have passed.
     server
         .post(TOKEN_ONE, &format!("/v1/casts/{}/stop", id.as_str().unwrap()), &json!({}))
         .await
@@ -52,7 +52,7 @@ async fn the_same_key_is_the_same_cast() {
 }
 
 #[tokio::test]
-async fn keys_that_are_none() {
+async fn invalid_idempotency_keys_are_refused() {
     let server = TestServer::new().await;
     let text = body().to_string();
     let long = "k".repeat(129);
@@ -72,10 +72,10 @@ async fn keys_that_are_none() {
         "invalid-parameter",
         "Idempotency-Key",
     );
-    let ugly = request("POST", "/v1/casts", TOKEN_ONE)
+    let not_ascii = request("POST", "/v1/casts", TOKEN_ONE)
         .header("content-type", "application/json")
         .header("idempotency-key", &b"\xc3\xa4"[..]);
-    server.send(ugly.body(Body::from(text.clone())).unwrap()).await.expect_error(
+    server.send(not_ascii.body(Body::from(text.clone())).unwrap()).await.expect_error(
         400,
         "invalid-parameter",
         "Idempotency-Key",
@@ -84,25 +84,25 @@ async fn keys_that_are_none() {
 }
 
 #[tokio::test]
-async fn no_more_casts_than_there_may_be() {
+async fn quota_and_queue_limit_are_enforced() {
     let server = TestServer::with_casts_config(json!({"max_queued_casts": 4})).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(server.create_cast().await);
     }
-    let reply = server.post(TOKEN_ONE, "/v1/casts", &body()).await;
-    reply.expect_error(429, "too-many-casts", "-");
-    assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
+    let response = server.post(TOKEN_ONE, "/v1/casts", &body()).await;
+    response.expect_error(429, "too-many-casts", "-");
+    assert!(response.header("retry-after").parse::<u64>().unwrap() >= 1);
     server.post(TOKEN_TWO, "/v1/casts", &body()).await.expect_status(201);
-    let reply = server.post(TOKEN_TWO, "/v1/casts", &body()).await;
-    reply.expect_error(429, "queue-full", "-");
-    assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
+    let response = server.post(TOKEN_TWO, "/v1/casts", &body()).await;
+    response.expect_error(429, "queue-full", "-");
+    assert!(response.header("retry-after").parse::<u64>().unwrap() >= 1);
     server.post(TOKEN_ONE, &format!("/v1/casts/{}/stop", ids[0]), &json!({})).await.expect_status(200);
     server.post(TOKEN_ONE, "/v1/casts", &body()).await.expect_status(201);
 }
 
 #[tokio::test]
-async fn a_cast_is_stopped_once_however_often_it_is_asked() {
+async fn a_repeated_stop_is_one_command() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let claim = server.claim().await;
@@ -119,7 +119,11 @@ async fn a_cast_is_stopped_once_however_often_it_is_asked() {
     let waiting = server.create_cast().await;
     let shown =
         server.post(TOKEN_ONE, &format!("/v1/casts/{waiting}/stop"), &json!({})).await.expect_status(200);
-    assert_eq!((&shown["state"], &shown["closed"]), (&json!("ended"), &json!(true)), "nobody had begun it");
+    assert_eq!(
+        (&shown["state"], &shown["closed"]),
+        (&json!("ended"), &json!(true)),
+        "no worker had claimed it"
+    );
     let nobody = CastId::new(0, [0; 10]);
     server.post(TOKEN_ONE, &format!("/v1/casts/{nobody}/stop"), &json!({})).await.expect_error(
         404,
@@ -129,7 +133,7 @@ async fn a_cast_is_stopped_once_however_often_it_is_asked() {
 }
 
 #[tokio::test]
-async fn a_cast_is_shown_with_its_outputs() {
+async fn a_cast_is_shown_with_the_state_of_its_outputs() {
     let server = TestServer::new().await;
     let body = json!({
         "url": "http://a.example/", "recording": {}, "room": {"room": "r", "user": "u"},
@@ -140,10 +144,10 @@ async fn a_cast_is_shown_with_its_outputs() {
     let path = format!("/v1/casts/{id}");
     server.advance_clock(1000);
     let url = "rtmp://a.example/b/…".to_owned();
-    let running =
+    let push_event =
         |id, state| EventKind::Push { id, url: url.clone(), state, error: Some("refused".to_owned()) };
-    let ok = EventKind::Room { state: connection::State::Running, error: None };
-    for kind in [EventKind::Live, running(1, connection::State::Recovering), ok] {
+    let room_event = EventKind::Room { state: connection::State::Running, error: None };
+    for kind in [EventKind::Live, push_event(1, connection::State::Recovering), room_event] {
         server.report(&claim, kind).await;
     }
     let room =
@@ -165,10 +169,13 @@ async fn a_cast_is_shown_with_its_outputs() {
     assert_eq!(shown["recording"]["upload_error"], "no space");
     assert_eq!((&shown["stats"]["fps"], &shown["stats"]["room_loss"]), (&json!(29.5), &json!(0.25)));
     assert_eq!(shown["live_at"], "2026-11-21T17:00:01.000Z");
-    let end = EndReason::GaveUp(pagecast_core::cast::HealthFault::Freeze);
+    let end = EndReason::PageFailed(pagecast_core::cast::HealthFault::Freeze);
     server.report(&claim, EventKind::RecordingStopped).await;
     server
-        .report(&claim, EventKind::Ended { reason: end, message: Some("it froze".to_owned()), cause: None })
+        .report(
+            &claim,
+            EventKind::Ended { reason: end, message: Some("the page froze".to_owned()), cause: None },
+        )
         .await;
     let file = StoredFile {
         name: "a_0.mp4".to_owned(),
@@ -182,7 +189,10 @@ async fn a_cast_is_shown_with_its_outputs() {
     server.report(&claim, stored).await;
     server.service.fleet.close(&claim.ticket, None, None).await.unwrap();
     let shown = server.get(TOKEN_ONE, &path).await.expect_status(200);
-    assert_eq!(shown["end"], json!({"reason": "gave-up", "fault": "freeze", "message": "it froze"}));
+    assert_eq!(
+        shown["end"],
+        json!({"reason": "page-failed", "fault": "freeze", "message": "the page froze"})
+    );
     assert_eq!(shown["recording"]["stopped"], true);
     assert_eq!(
         shown["recording"]["stored"],
@@ -208,8 +218,8 @@ async fn lists_are_filtered_and_paged() {
     server.post(TOKEN_TWO, &format!("/v1/casts/{}/stop", ids[2]), &json!({})).await.expect_status(200);
     let found = async |token: &str, query: &str| -> Vec<usize> {
         let page = server.get(token, &format!("/v1/casts?{query}")).await.expect_status(200);
-        let place = |cast: &Value| ids.iter().position(|id| cast["id"] == **id).unwrap();
-        page["casts"].as_array().unwrap().iter().map(place).collect()
+        let index = |cast: &Value| ids.iter().position(|id| cast["id"] == **id).unwrap();
+        page["casts"].as_array().unwrap().iter().map(index).collect()
     };
     for (token, query, expected) in [
         (ADMIN_TOKEN, "", vec![4, 3, 2, 1, 0]),
@@ -222,8 +232,8 @@ async fn lists_are_filtered_and_paged() {
         (TOKEN_TWO, "state=queued,ended", vec![3, 2, 1]),
         (TOKEN_TWO, "state=queued&state=ended", vec![3, 2, 1]),
         (TOKEN_TWO, "state=live", vec![]),
-        (TOKEN_TWO, "origin=v1", vec![3, 2, 1]),
-        (TOKEN_TWO, "origin=tencent", vec![]),
+        (TOKEN_TWO, "api=v1", vec![3, 2, 1]),
+        (TOKEN_TWO, "api=tencent", vec![]),
         (ADMIN_TOKEN, "since=2026-11-21T17:00:02Z", vec![4, 3, 2]),
         (ADMIN_TOKEN, "before=2026-11-21T17:00:02Z", vec![1, 0]),
         (ADMIN_TOKEN, "since=2026-11-21T18:00:01%2B01:00&before=2026-11-21T17:00:03.5Z", vec![3, 2, 1]),
@@ -240,11 +250,11 @@ async fn lists_are_filtered_and_paged() {
         query = format!("limit=2&after={next}");
     }
     ids.reverse();
-    assert_eq!(json!(all), json!(ids), "each once, the newest first");
+    assert_eq!(json!(all), json!(ids), "each cast once, the newest first");
     for (query, field) in [
         ("state=dead", "state"),
         ("state=", "state"),
-        ("origin=nobody", "origin"),
+        ("api=nobody", "api"),
         ("since=yesterday", "since"),
         ("before=1700000000", "before"),
         ("limit=0", "limit"),
@@ -264,7 +274,7 @@ async fn lists_are_filtered_and_paged() {
 }
 
 #[tokio::test]
-async fn an_application_keeps_as_much_as_it_may() {
+async fn the_history_quota_is_enforced() {
     let server = TestServer::new().await;
     let all = server
         .service
@@ -288,10 +298,10 @@ async fn an_application_keeps_as_much_as_it_may() {
 }
 
 #[tokio::test]
-async fn casts_that_do_not_wait_take_places() {
+async fn recent_unstarted_casts_count_towards_the_quota() {
     let server = TestServer::new().await;
     let cast_body = json!({"url": "http://a.example/", "recording": {}, "queue_timeout_s": 0});
-    // `one` may have 3.
+    // The quota of `one` is 3.
     for _ in 0..6 {
         server.create_cast_as(TOKEN_ONE, &cast_body).await;
         server.service.fleet.sweep().await.unwrap();

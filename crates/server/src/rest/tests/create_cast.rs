@@ -2,7 +2,7 @@ use pagecast_core::spec::{Bucket, Source, SourceUrl, Storage};
 
 use super::*;
 
-/// The usual cast with other values: `null` takes one out.
+/// A minimal body with these fields added or replaced.
 fn body_with(changes: &Value) -> Value {
     let mut body = json!({"url": "http://a.example/", "recording": {}});
     for (name, value) in changes.as_object().unwrap() {
@@ -13,7 +13,7 @@ fn body_with(changes: &Value) -> Value {
 
 type InvalidCases = Vec<(Value, &'static str)>;
 
-/// What cannot be of a page, and the field it is.
+/// Invalid values of the page, each with the field that the error names.
 fn invalid_pages() -> InvalidCases {
     let long = "a".repeat(pagecast_core::spec::MAX_URL_LEN);
     vec![
@@ -48,7 +48,7 @@ fn invalid_pages() -> InvalidCases {
     ]
 }
 
-/// The same of its care and its room.
+/// Invalid values of checks, limits and rooms, each with the field that the error names.
 fn invalid_checks_and_rooms() -> InvalidCases {
     let layer = |width: u32| json!({"width": width, "height": 720});
     let room = |layers: Value| json!({"room": {"room": "r", "user": "u", "layers": layers}});
@@ -83,7 +83,7 @@ fn invalid_checks_and_rooms() -> InvalidCases {
     ]
 }
 
-/// The same of where it goes.
+/// Invalid values of outputs and callbacks, each with the field that the error names.
 fn invalid_outputs() -> InvalidCases {
     let pushes: Vec<_> = (0..11).map(|i| json!({"url": format!("rtmp://a.example/b/{i}")})).collect();
     let bucket = |more: Value| {
@@ -126,15 +126,14 @@ fn invalid_outputs() -> InvalidCases {
 }
 
 #[tokio::test]
-async fn values_that_cannot_be_are_named() {
+async fn errors_name_the_invalid_field() {
     let server = TestServer::new().await;
     for (changes, field) in
         invalid_pages().into_iter().chain(invalid_checks_and_rooms()).chain(invalid_outputs())
     {
-        let reply = server.post(TOKEN_ONE, "/v1/casts", &body_with(&changes)).await;
-        let answer = format!("{changes:.200}: {:.400}", reply.json().to_string());
-        assert_eq!(reply.status, 400, "{answer}");
-        reply.expect_error(400, "invalid-parameter", field);
+        let response = server.post(TOKEN_ONE, "/v1/casts", &body_with(&changes)).await;
+        assert_eq!(response.status, 400, "{changes:.200}: {:.400}", response.json().to_string());
+        response.expect_error(400, "invalid-parameter", field);
     }
     let without = |name: &str| {
         let mut body = body_with(&json!({}));
@@ -155,11 +154,11 @@ async fn values_that_cannot_be_are_named() {
     assert_eq!(
         server.get(ADMIN_TOKEN, "/v1/casts").await.expect_status(200)["casts"],
         json!([]),
-        "none of them is a cast"
+        "no cast was created"
     );
 }
 
-/// All fields, with planted secrets.
+/// A value for each field; all secrets contain `planted`.
 fn full_request() -> Value {
     json!({
         "url": "https://a.example/p?planted=1", "width": 1920, "height": 1080, "fps": 25,
@@ -187,20 +186,20 @@ fn full_request() -> Value {
 }
 
 #[tokio::test]
-async fn everything_arrives_in_the_description() {
+async fn all_fields_are_in_the_spec() {
     let server = TestServer::new().await;
     let mut body = full_request();
-    // So that a worker can take it: only workers see what is put into the page.
+    // Only a worker that claims the cast reads the injected data, so the cast must wait for it.
     body["queue_timeout_s"] = json!(60);
-    let reply = server.post(TOKEN_ONE, "/v1/casts", &body).await;
-    let shown = reply.expect_status(201);
+    let response = server.post(TOKEN_ONE, "/v1/casts", &body).await;
+    let shown = response.expect_status(201);
     assert_no_secrets(&shown);
     let id = CastId::parse(shown["id"].as_str().unwrap()).unwrap();
-    assert_eq!(reply.header("location"), format!("/v1/casts/{id}"));
+    assert_eq!(response.header("location"), format!("/v1/casts/{id}"));
     let cast = server.claim().await.cast;
     let (spec, recording) = (&cast.spec, cast.spec.recording.as_ref().unwrap());
     let spec_text = format!("{spec:?}");
-    for message in [
+    for part in [
         "width: 1920",
         "height: 1080",
         "Fps(25)",
@@ -233,12 +232,13 @@ async fn everything_arrives_in_the_description() {
         "manifest: true",
         "reconnect_timeout: Some(30s)",
     ] {
-        assert!(spec_text.contains(message), "{message}: {spec_text}");
+        assert!(spec_text.contains(part), "{part}: {spec_text}");
     }
     assert_eq!(spec.room.as_ref().unwrap().layers.len(), 2);
-    let held = |bucket: &Bucket| bucket.network.as_ref() == Some(&spec.network);
-    assert!(matches!(&recording.to, Storage::Bucket(bucket) if held(bucket)), "its endpoint is judged");
-    assert!(!spec.pushes_anywhere, "so are its pushes");
+    let has_policy = |bucket: &Bucket| bucket.network.as_ref() == Some(&spec.network);
+    let is_checked = matches!(&recording.to, Storage::Bucket(bucket) if has_policy(bucket));
+    assert!(is_checked, "the storage endpoint is checked");
+    assert!(!spec.pushes_anywhere, "push targets are checked");
     let mut to = recording.to.clone();
     assert_eq!(to.keys_mut().unwrap().as_ref().unwrap().secret_key.reveal(), "planted-s");
     assert_eq!(cast.request["callback"]["url"], "https://hooks.example/a?planted=2");
@@ -253,7 +253,7 @@ async fn everything_arrives_in_the_description() {
 }
 
 #[tokio::test]
-async fn what_is_left_out_is_as_usual() {
+async fn omitted_fields_have_defaults() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let cast = server.service.fleet.get(&id).await.unwrap().unwrap();
@@ -264,13 +264,16 @@ async fn what_is_left_out_is_as_usual() {
     let named =
         server.service.fleet.get(&server.create_cast_as(TOKEN_TWO, &named).await).await.unwrap().unwrap();
     let folder = format!("{:?}", named.spec.recording.unwrap().to);
-    assert!(folder.contains("recordings/two"), "a name of its own is in a folder of its own: {folder}");
+    assert!(
+        folder.contains("recordings/two"),
+        "a named recording is in the folder of its application: {folder}"
+    );
     let mine = json!({"app": "two", "url": "http://a.example/", "recording": {"to": "/srv/films"}});
     let mine =
         server.service.fleet.get(&server.create_cast_as(ADMIN_TOKEN, &mine).await).await.unwrap().unwrap();
     assert!(format!("{:?}", mine.spec.recording.unwrap().to).contains("/srv/films"));
     let shown = server.get(TOKEN_TWO, &format!("/v1/casts/{}", mine.id)).await.expect_status(200);
-    assert!(!shown.to_string().contains("/srv"), "folders of the server are nobody's business: {shown}");
+    assert!(!shown.to_string().contains("/srv"), "folders of the server are hidden: {shown}");
     let body = json!({"url": "http://a.example/", "recording": {}});
     server.post(ADMIN_TOKEN, "/v1/casts", &body).await.expect_error(400, "invalid-parameter", "app");
     let body = json!({"app": "nobody", "url": "http://a.example/", "recording": {}});
@@ -288,19 +291,19 @@ async fn certificates_of_the_application_are_trusted_by_the_casts_of_every_api()
         let id = server.create_cast_as(TOKEN_ONE, &body_with(&changes)).await;
         server.service.fleet.get(&id).await.unwrap().unwrap().spec.source.context.tls
     };
-    let usual = tls(json!({})).await;
-    assert_eq!((&usual.ca, usual.insecure), (&one.ca, false));
+    let default = tls(json!({})).await;
+    assert_eq!((&default.ca, default.insecure), (&one.ca, false));
     let both = tls(json!({"tls": {"ca": pem("MIITwo"), "insecure": true}})).await;
     let all = both.ca.unwrap();
     assert_eq!((all.as_str(), both.insecure), (&*(pem("MIIOne") + &pem("MIITwo")), true));
-    // What vendors' requests become is made here, too.
+    // The vendors' APIs create their casts with the same function.
     let source = Source::new(SourceUrl::parse("https://a.example/").unwrap());
     let spec = server.service.new_cast_spec(&one, &server.service.new_cast_id(), source);
     assert_eq!(spec.source.context.tls.ca, one.ca);
 }
 
 #[tokio::test]
-async fn without_rooms_there_are_none() {
+async fn a_room_is_refused_if_rooms_are_disabled() {
     let mut server = TestServer::new().await;
     server.service.rooms = None;
     server.router = router_of(crate::rest::router(server.service.clone()));
@@ -309,7 +312,7 @@ async fn without_rooms_there_are_none() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_none() {
+async fn invalid_bodies_are_refused() {
     let server = TestServer::new().await;
     let send = async |kind: &str, body: Vec<u8>| {
         let request = request("POST", "/v1/casts", TOKEN_ONE).header("content-type", kind);
@@ -328,13 +331,13 @@ async fn bodies_that_are_none() {
         (br#"{"url": "http://a.example/", "url": "http://b.example/"}"#, "invalid-parameter"),
         (deep.as_bytes(), "invalid-parameter"),
     ] {
-        let reply = send(json, body.to_vec()).await;
-        let answer = reply.expect_status(400);
-        assert_eq!(answer["error"]["code"], code, "{answer}");
-        assert!(answer["error"]["message"].as_str().unwrap().len() <= 400);
+        let response = send(json, body.to_vec()).await;
+        let error = response.expect_status(400);
+        assert_eq!(error["error"]["code"], code, "{error}");
+        assert!(error["error"]["message"].as_str().unwrap().len() <= 400);
     }
-    let reply = send(json, b"{\"url\": \"\xff\"}".to_vec()).await;
-    assert_eq!(reply.status, 400);
+    let response = send(json, b"{\"url\": \"\xff\"}".to_vec()).await;
+    assert_eq!(response.status, 400);
     send("text/plain", b"{}".to_vec()).await.expect_error(415, "unsupported-media-type", "-");
     send("application/x-www-form-urlencoded", b"url=a".to_vec()).await.expect_error(
         415,
@@ -344,8 +347,8 @@ async fn bodies_that_are_none() {
     send(json, vec![b' '; (8 << 20) + 1]).await.expect_error(413, "too-large", "-");
     let mut unknown = serde_json::Map::new();
     unknown.insert("x".repeat(1 << 20), Value::Null);
-    let reply = send(json, Value::Object(unknown).to_string().into_bytes()).await;
-    assert!(reply.body.len() < 2000, "what was sent is not repeated at length");
+    let response = send(json, Value::Object(unknown).to_string().into_bytes()).await;
+    assert!(response.body.len() < 2000, "the error does not repeat the long name");
 }
 
 #[tokio::test]

@@ -14,22 +14,22 @@ async fn open_stream(server: &TestServer, path: &str, last: Option<&str>) -> Res
     server.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
 }
 
-/// Reads a stream until it contains a text, or to its end.
-async fn read_until(body: &mut Body, message: &str) -> String {
-    let mut answer = String::new();
-    while message.is_empty() || !answer.contains(message) {
+/// Reads a stream until it contains `wanted`, or to its end if that is empty.
+async fn read_until(body: &mut Body, wanted: &str) -> String {
+    let mut text = String::new();
+    while wanted.is_empty() || !text.contains(wanted) {
         let Some(frame) =
-            tokio::time::timeout(STREAM_TIMEOUT, body.frame()).await.expect("it says more, or ends")
+            tokio::time::timeout(STREAM_TIMEOUT, body.frame()).await.expect("the stream continues or ends")
         else {
             break;
         };
-        answer.push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
+        text.push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
     }
-    answer
+    text
 }
 
-fn event_ids(answer: &str) -> Vec<u64> {
-    answer.lines().filter_map(|line| line.strip_prefix("id: ")).map(|id| id.parse().unwrap()).collect()
+fn event_ids(text: &str) -> Vec<u64> {
+    text.lines().filter_map(|line| line.strip_prefix("id: ")).map(|id| id.parse().unwrap()).collect()
 }
 
 async fn report_all_events(server: &TestServer, claim: &Claim) {
@@ -69,9 +69,9 @@ async fn the_history_is_listed_in_pages() {
     let path = format!("/v1/casts/{id}/events");
     let all = server.get(TOKEN_ONE, &path).await.expect_status(200);
     let events = all["events"].as_array().unwrap();
-    let message: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let names: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(
-        message,
+        names,
         [
             "queued",
             "started",
@@ -103,7 +103,7 @@ async fn the_history_is_listed_in_pages() {
         (12, json!({"stored": {"complete": false, "backup": false, "error": "full", "files": []}})),
     ] {
         let mut expected =
-            json!({"id": format!("{id}-{seq}"), "seq": seq, "at": at, "event": message[seq - 1]});
+            json!({"id": format!("{id}-{seq}"), "seq": seq, "at": at, "event": names[seq - 1]});
         for (name, value) in more.as_object().unwrap() {
             expected[name] = value.clone();
         }
@@ -132,7 +132,7 @@ async fn the_history_is_listed_in_pages() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_until_nothing_more_can_happen() {
+async fn a_stream_ends_when_the_cast_is_closed() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let path = format!("/v1/casts/{id}/events");
@@ -140,20 +140,20 @@ async fn a_stream_goes_on_until_nothing_more_can_happen() {
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert!(response.headers().contains_key("x-request-id"));
     let mut body = response.into_body();
-    let answer = read_until(&mut body, "queued").await;
-    assert!(answer.contains("event: queued\n") && answer.contains(&format!("\"id\":\"{id}-1\"")), "{answer}");
+    let text = read_until(&mut body, "queued").await;
+    assert!(text.contains("event: queued\n") && text.contains(&format!("\"id\":\"{id}-1\"")), "{text}");
     let claim = server.claim().await;
     read_until(&mut body, "started").await;
     server.report(&claim, EventKind::Live).await;
     read_until(&mut body, "event: live").await;
     server.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
     read_until(&mut body, "event: ended").await;
-    let nothing = EventKind::Stored { files: Vec::new(), complete: true, backup: false, error: None };
-    server.report(&claim, nothing).await;
+    let stored = EventKind::Stored { files: Vec::new(), complete: true, backup: false, error: None };
+    server.report(&claim, stored).await;
     server.service.fleet.close(&claim.ticket, None, None).await.unwrap();
     let rest = read_until(&mut body, "").await;
-    assert!(event_ids(&rest).ends_with(&[5]), "the last one is delivered before it ends: {rest}");
-    // Whoever lost it goes on where he was, by number or by id.
+    assert!(event_ids(&rest).ends_with(&[5]), "the last event is sent before the end: {rest}");
+    // A client that lost the connection continues after its last event, given by number or by id.
     for (last, expected) in [("3", vec![4, 5]), (&format!("{id}-4"), vec![5]), ("5", vec![])] {
         let mut body = open_stream(&server, &path, Some(last)).await.into_body();
         assert_eq!(event_ids(&read_until(&mut body, "").await), expected, "{last}");
@@ -172,21 +172,21 @@ async fn a_warning_names_the_setting_and_is_shown_once() {
         server.report(&claim, EventKind::Warning { warning }).await;
     }
     let events = server.get(TOKEN_ONE, &format!("/v1/casts/{id}/events")).await.expect_status(200);
-    let answer = &events["events"][2];
+    let event = &events["events"][2];
     assert_eq!(
-        (&answer["event"], &answer["warning"]["kind"]),
+        (&event["event"], &event["warning"]["kind"]),
         (&json!("warning"), &json!("webrtc-without-udp"))
     );
     let shown = server.get(TOKEN_ONE, &format!("/v1/casts/{id}")).await.expect_status(200);
     let warnings = shown["warnings"].as_array().unwrap();
     assert_eq!(warnings.len(), 2, "{shown}");
-    for (warning, word) in warnings.iter().zip(["network.udp", "tls.insecure"]) {
-        assert!(warning["message"].as_str().unwrap().contains(word), "{warning}");
+    for (warning, setting) in warnings.iter().zip(["network.udp", "tls.insecure"]) {
+        assert!(warning["message"].as_str().unwrap().contains(setting), "{warning}");
     }
 }
 
 #[tokio::test]
-async fn why_a_page_was_not_loaded_is_shown_in_a_word() {
+async fn the_end_has_the_cause_of_a_failed_load() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let claim = server.claim().await;
@@ -201,7 +201,7 @@ async fn why_a_page_was_not_loaded_is_shown_in_a_word() {
 }
 
 #[tokio::test]
-async fn streams_that_are_refused() {
+async fn invalid_event_ids_and_too_many_streams_are_refused() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let path = format!("/v1/casts/{id}/events");
@@ -209,8 +209,8 @@ async fn streams_that_are_refused() {
         let request = request("GET", &path, TOKEN_ONE)
             .header("accept", "text/event-stream")
             .header("last-event-id", last);
-        let reply = server.send(request.body(Body::empty()).unwrap()).await;
-        reply.expect_error(400, "invalid-parameter", "Last-Event-ID");
+        let response = server.send(request.body(Body::empty()).unwrap()).await;
+        response.expect_error(400, "invalid-parameter", "Last-Event-ID");
     }
     let mut open = Vec::new();
     for _ in 0..64 {
@@ -219,16 +219,16 @@ async fn streams_that_are_refused() {
     let sixty_fifth = || {
         request("GET", &path, TOKEN_ONE).header("accept", "text/event-stream").body(Body::empty()).unwrap()
     };
-    let reply = server.send(sixty_fifth()).await;
-    reply.expect_error(429, "too-many-streams", "-");
-    assert_eq!(reply.header("retry-after"), "10");
+    let response = server.send(sixty_fifth()).await;
+    response.expect_error(429, "too-many-streams", "-");
+    assert_eq!(response.header("retry-after"), "10");
     server.get(TOKEN_ONE, &path).await.expect_status(200);
     open.clear();
-    assert_eq!(open_stream(&server, &path, None).await.status(), 200, "a stream that is closed makes room");
+    assert_eq!(open_stream(&server, &path, None).await.status(), 200, "a closed stream frees its permit");
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_the_token_is_gone() {
+async fn a_stream_ends_when_its_token_is_removed() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let mut body = open_stream(&server, &format!("/v1/casts/{id}/events"), None).await.into_body();
@@ -237,7 +237,7 @@ async fn a_stream_ends_when_the_token_is_gone() {
     one.tokens.retain(|token| token.reveal() != TOKEN_ONE);
     server.service.apps.replace(vec![one]);
     let ends = async { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
-    tokio::time::timeout(Duration::from_secs(20), ends).await.expect("nobody listens any more");
+    tokio::time::timeout(Duration::from_secs(20), ends).await.expect("the stream ends");
 }
 
 #[tokio::test]
@@ -250,7 +250,7 @@ async fn a_quiet_stream_sends_keep_alives() {
 }
 
 #[tokio::test]
-async fn a_callback_is_the_same_each_time() {
+async fn a_callback_is_rendered_the_same_each_time() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let claim = server.claim().await;
@@ -273,12 +273,12 @@ async fn a_callback_is_the_same_each_time() {
     ] {
         server.advance_clock(1500);
         server.report(&claim, kind).await;
-        let now = rendered().await;
-        assert_eq!(now[..before.len()], before[..], "earlier events stay the same");
-        before = now;
+        let after = rendered().await;
+        assert_eq!(after[..before.len()], before[..], "callbacks of earlier events are unchanged");
+        before = after;
     }
     let states = before.iter().map(|messages| {
-        let [message] = messages.as_slice() else { panic!("one each: {messages:?}") };
+        let [message] = messages.as_slice() else { panic!("expected one message: {messages:?}") };
         let body: Value = serde_json::from_slice(&message.body).unwrap();
         assert_no_secrets(&body);
         assert_eq!((&body["cast"], &body["app"]), (&json!(id.as_str()), &json!("one")));

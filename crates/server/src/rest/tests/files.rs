@@ -4,19 +4,19 @@ use std::os::unix::fs::symlink;
 use super::*;
 
 #[tokio::test]
-async fn evidence_is_shown_and_nothing_else_is() {
+async fn only_evidence_files_are_served() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let path = format!("/v1/casts/{id}/evidence");
     assert_eq!(
         server.get(TOKEN_ONE, &path).await.expect_status(200),
         json!({"files": []}),
-        "there is none yet"
+        "no evidence yet"
     );
     let folder = server.service.cast_folder("evidence", &id);
     fs::create_dir_all(folder.join("folder")).unwrap();
     fs::write(folder.join("01-freeze.jpg"), b"picture").unwrap();
-    fs::write(folder.join("01-freeze.txt"), b"<script>last words").unwrap();
+    fs::write(folder.join("01-freeze.txt"), b"<script>console log").unwrap();
     fs::write(folder.join(".hidden"), b"no").unwrap();
     fs::write(folder.join("a b"), b"no").unwrap();
     fs::write(server.scratch.join("secret.txt"), b"no").unwrap();
@@ -35,11 +35,11 @@ async fn evidence_is_shown_and_nothing_else_is() {
     let names: Vec<_> = listed["files"].as_array().unwrap().iter().map(|file| file["name"].clone()).collect();
     assert_eq!(names, ["01-freeze.jpg", "01-freeze.txt", "large.bin"]);
     assert_eq!(listed["files"][0]["bytes"], 7);
-    let reply = server.get(TOKEN_ONE, listed["files"][1]["href"].as_str().unwrap()).await;
-    assert_eq!((reply.status.as_u16(), reply.body.as_slice()), (200, &b"<script>last words"[..]));
-    assert_eq!(reply.header("content-type"), "text/plain; charset=utf-8");
-    assert_eq!(reply.header("x-content-type-options"), "nosniff");
-    assert!(reply.header("content-security-policy").contains("sandbox"));
+    let response = server.get(TOKEN_ONE, listed["files"][1]["href"].as_str().unwrap()).await;
+    assert_eq!((response.status.as_u16(), response.body.as_slice()), (200, &b"<script>console log"[..]));
+    assert_eq!(response.header("content-type"), "text/plain; charset=utf-8");
+    assert_eq!(response.header("x-content-type-options"), "nosniff");
+    assert!(response.header("content-security-policy").contains("sandbox"));
     let picture = server.get(TOKEN_ONE, &format!("{path}/01-freeze.jpg")).await;
     assert_eq!((picture.header("content-type"), picture.body.as_slice()), ("image/jpeg", &b"picture"[..]));
     for name in [
@@ -59,7 +59,7 @@ async fn evidence_is_shown_and_nothing_else_is() {
         server.get(TOKEN_ONE, &format!("{path}/{name}")).await.expect_error(404, "no-such-file", "-");
     }
     server.get(TOKEN_ONE, &format!("{path}/large.bin")).await.expect_error(413, "too-large", "-");
-    // The folder itself may have become a link.
+    // The folder itself may have been replaced by a link.
     fs::rename(&folder, server.scratch.join("elsewhere")).unwrap();
     symlink(server.scratch.join("elsewhere"), &folder).unwrap();
     assert_eq!(server.get(TOKEN_ONE, &path).await.expect_status(200), json!({"files": []}));

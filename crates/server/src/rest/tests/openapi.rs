@@ -14,7 +14,7 @@ fn the_description_is_current() {
     assert!(kept == text, "{} is not current: run this test with UPDATE=1", path.display());
 }
 
-/// All schemas that something refers to.
+/// Collects the names of all schemas that are referred to.
 fn collect_refs(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
@@ -29,24 +29,24 @@ fn collect_refs(value: &Value, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_description_is_whole() {
+fn the_description_is_complete() {
     let api: Value = serde_json::from_str(&crate::rest::openapi::openapi_json()).unwrap();
     let schemas = api["components"]["schemas"].as_object().unwrap();
     let mut found = BTreeSet::new();
     collect_refs(&api, &mut found);
     for name in &found {
-        assert!(schemas.contains_key(name), "{name} is referred to, and not there");
+        assert!(schemas.contains_key(name), "{name} is referred to, but missing");
     }
     let mut ids = BTreeSet::new();
     for (path, item) in api["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             assert!(
-                operation["summary"].as_str().is_some_and(|message| !message.is_empty()),
+                operation["summary"].as_str().is_some_and(|summary| !summary.is_empty()),
                 "{method} {path}"
             );
             assert!(
                 ids.insert(operation["operationId"].as_str().unwrap()),
-                "{method} {path} has another's name"
+                "{method} {path}: the operationId is used twice"
             );
             assert!(operation["responses"]["default"].is_object(), "{method} {path}");
         }
@@ -57,29 +57,28 @@ fn the_description_is_whole() {
             let one = of["oneOf"]
                 .as_array()
                 .is_some_and(|all| all.iter().any(|one| one["description"].is_string()));
-            let answer = of["description"].is_string() || one;
-            assert!(answer, "{name}.{field} says nothing about itself");
+            assert!(of["description"].is_string() || one, "{name}.{field} has no description");
         }
     }
 }
 
 #[tokio::test]
-async fn everybody_may_read_the_reference() {
+async fn the_reference_needs_no_token() {
     let server = TestServer::new().await;
-    for (path, kind, message) in [
+    for (path, kind, text) in [
         ("/v1", "text/html; charset=utf-8", "/v1/reference.js"),
         ("/v1/reference.js", "text/javascript; charset=utf-8", "/v1/openapi.json"),
         ("/v1/openapi.json", "application/json", "\"openapi\""),
     ] {
-        let reply = server.get("", path).await;
-        assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, kind), "{path}");
-        assert!(String::from_utf8_lossy(&reply.body).contains(message), "{path}");
-        assert!(reply.header("content-security-policy").starts_with("default-src 'none'"), "{path}");
+        let response = server.get("", path).await;
+        assert_eq!((response.status.as_u16(), response.header("content-type")), (200, kind), "{path}");
+        assert!(String::from_utf8_lossy(&response.body).contains(text), "{path}");
+        assert!(response.header("content-security-policy").starts_with("default-src 'none'"), "{path}");
     }
 }
 
 #[tokio::test]
-async fn the_page_is_there_with_a_slash_and_without() {
+async fn the_reference_page_is_served_with_and_without_a_slash() {
     let server = TestServer::new().await;
     for path in ["/v1", "/v1/"] {
         let page = server.get("", path).await;

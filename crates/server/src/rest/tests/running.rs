@@ -5,13 +5,13 @@ use pagecast_fleet::{Command, DeliveryAttempt, DeliveryOutcome};
 use super::*;
 
 #[tokio::test]
-async fn pushes_come_and_go() {
+async fn pushes_are_added_and_removed() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let path = format!("/v1/casts/{id}/pushes");
     let push = json!({"url": "rtmp://a.example/b/planted", "reconnect_timeout_s": 5});
     let url = json!({"url": "rtmp://a.example/b/planted"});
-    // The worker that resumes it gets the command.
+    // The command is kept for the worker that claims the cast.
     assert_no_secrets(&server.post(TOKEN_ONE, &path, &push).await.expect_status(202));
     let claim = server.claim().await;
     assert_no_secrets(&server.send_json("DELETE", TOKEN_ONE, &path, &url).await.expect_status(202));
@@ -55,9 +55,9 @@ async fn pushes_come_and_go() {
     for _ in 0..pagecast_fleet::MAX_COMMANDS {
         server.send_json("DELETE", TOKEN_ONE, &path, &url).await.expect_status(202);
     }
-    let reply = server.send_json("DELETE", TOKEN_ONE, &path, &url).await;
-    reply.expect_error(503, "too-many-commands", "-");
-    assert_eq!(reply.header("retry-after"), "1");
+    let response = server.send_json("DELETE", TOKEN_ONE, &path, &url).await;
+    response.expect_error(503, "too-many-commands", "-");
+    assert_eq!(response.header("retry-after"), "1");
     server.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
     server.post(TOKEN_ONE, &path, &push).await.expect_error(409, "cast-ended", "-");
     server.send_json("DELETE", TOKEN_ONE, &path, &url).await.expect_error(409, "cast-ended", "-");
@@ -81,19 +81,22 @@ async fn a_snapshot_is_requested_and_awaited() {
                 server.service.fleet.ack_commands(&claim.ticket, *seq).await.unwrap();
                 break;
             }
-            assert!(commands.is_empty(), "one picture for all who wait: {commands:?}");
+            assert!(commands.is_empty(), "concurrent requests share one snapshot: {commands:?}");
             changes.changed().await.unwrap();
         }
         server.service.fleet.put_snapshot(&claim.ticket, Bytes::from_static(b"new")).await;
     };
     let (first, second, ()) =
         tokio::join!(server.get(TOKEN_ONE, &path), server.get(ADMIN_TOKEN, &path), worker);
-    for reply in [first, second] {
-        assert_eq!((reply.status.as_u16(), reply.body.as_slice()), (200, &b"new"[..]));
-        assert_eq!((reply.header("content-type"), reply.header("cache-control")), ("image/jpeg", "no-store"));
-        assert_eq!(reply.header("pagecast-taken-at"), "2026-11-21T17:00:01.000Z");
+    for response in [first, second] {
+        assert_eq!((response.status.as_u16(), response.body.as_slice()), (200, &b"new"[..]));
+        assert_eq!(
+            (response.header("content-type"), response.header("cache-control")),
+            ("image/jpeg", "no-store")
+        );
+        assert_eq!(response.header("pagecast-taken-at"), "2026-11-21T17:00:01.000Z");
     }
-    // Nobody takes the next one.
+    // No worker takes the next snapshot.
     server.advance_clock(1000);
     server.get(TOKEN_ONE, &path).await.expect_error(504, "snapshot-timeout", "-");
     server.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
@@ -101,11 +104,11 @@ async fn a_snapshot_is_requested_and_awaited() {
 }
 
 #[tokio::test]
-async fn deliveries_are_shown_and_made_again() {
+async fn deliveries_are_shown_and_repeated() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let path = format!("/v1/casts/{id}/deliveries");
-    let again = format!("{path}/redeliver");
+    let redeliver = format!("{path}/redeliver");
     let shown = server.get(ADMIN_TOKEN, &path).await.expect_status(200);
     let backlog = json!({"pending": 1, "oldest_at": "2026-11-21T17:00:00.000Z", "given_up": 0});
     assert_eq!(shown, json!({"attempts": [], "backlog": backlog}));
@@ -126,31 +129,31 @@ async fn deliveries_are_shown_and_made_again() {
         "duration_ms": 7,
         "url": "http://127.0.0.1/hook", "status": 500,
     });
-    assert_eq!(shown, json!({"attempts": [expected]}), "the backlog of all is the administrator's");
+    assert_eq!(shown, json!({"attempts": [expected]}), "only the administrator sees the backlog");
     assert!(
         server.service.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap().is_empty()
     );
-    let empty = request("POST", &again, TOKEN_ONE).body(Body::empty()).unwrap();
-    let at_once = json!({"requeued": 1, "pending": 1, "next_at": "2026-11-21T17:00:00.000Z"});
-    assert_eq!(server.send(empty).await.expect_status(202), at_once);
+    let empty = request("POST", &redeliver, TOKEN_ONE).body(Body::empty()).unwrap();
+    let requeued = json!({"requeued": 1, "pending": 1, "next_at": "2026-11-21T17:00:00.000Z"});
+    assert_eq!(server.send(empty).await.expect_status(202), requeued);
     assert_eq!(
         server.service.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap().len(),
         1
     );
     server.service.fleet.settle(&id, 1, DeliveryOutcome::Delivered, None).await.unwrap();
     assert_eq!(
-        server.post(TOKEN_ONE, &again, &json!({})).await.expect_status(202),
+        server.post(TOKEN_ONE, &redeliver, &json!({})).await.expect_status(202),
         json!({"requeued": 0, "pending": 0})
     );
-    assert_eq!(server.post(TOKEN_ONE, &again, &json!({"seq": 1})).await.expect_status(202), at_once);
+    assert_eq!(server.post(TOKEN_ONE, &redeliver, &json!({"seq": 1})).await.expect_status(202), requeued);
     for (body, status, code) in [
         (json!({"seq": 2}), 404, "no-such-event"),
         (json!({"seq": u64::MAX}), 400, "invalid-parameter"),
         (json!({"seq": 0}), 400, "invalid-parameter"),
     ] {
-        server.post(TOKEN_ONE, &again, &body).await.expect_error(status, code, "seq");
+        server.post(TOKEN_ONE, &redeliver, &body).await.expect_error(status, code, "seq");
     }
-    server.post(TOKEN_ONE, &again, &json!({"sequence": 1})).await.expect_error(
+    server.post(TOKEN_ONE, &redeliver, &json!({"sequence": 1})).await.expect_error(
         400,
         "invalid-parameter",
         "sequence",
@@ -158,13 +161,13 @@ async fn deliveries_are_shown_and_made_again() {
 }
 
 #[tokio::test]
-async fn casts_with_a_receiver_are_delivered() {
+async fn only_casts_with_a_receiver_have_deliveries() {
     let server = TestServer::new().await;
     let quiet = json!({"url": "http://a.example/", "recording": {}});
     let own =
         json!({"url": "http://a.example/", "recording": {}, "callback": {"url": "http://hooks.example/"}});
     server.create_cast_as(TOKEN_TWO, &quiet).await;
-    assert_eq!(server.service.fleet.backlog().await.unwrap().pending, 0, "nobody wants to know");
+    assert_eq!(server.service.fleet.backlog().await.unwrap().pending, 0, "there is no receiver");
     server.create_cast_as(TOKEN_TWO, &own).await;
     assert_eq!(server.service.fleet.backlog().await.unwrap().pending, 1);
     server.create_cast_as(TOKEN_ONE, &quiet).await;
@@ -175,27 +178,27 @@ async fn casts_with_a_receiver_are_delivered() {
 async fn redelivery_reports_what_is_pending() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
-    let again = format!("/v1/casts/{id}/deliveries/redeliver");
+    let redeliver = format!("/v1/casts/{id}/deliveries/redeliver");
     server
         .service
         .fleet
         .settle(&id, 1, DeliveryOutcome::RetryAfter(Duration::from_secs(60)), None)
         .await
         .unwrap();
-    // Two hours back: what waits, waits no longer for that.
+    // A clock that is set back by two hours does not lengthen the delay.
     server.clock_ms.fetch_sub(7_200_000, Ordering::SeqCst);
-    let answer = server.post(TOKEN_ONE, &again, &json!({"seq": 1})).await.expect_status(202);
-    assert_eq!((&answer["requeued"], &answer["pending"]), (&json!(1), &json!(1)), "{answer}");
+    let outcome = server.post(TOKEN_ONE, &redeliver, &json!({"seq": 1})).await.expect_status(202);
+    assert_eq!((&outcome["requeued"], &outcome["pending"]), (&json!(1), &json!(1)), "{outcome}");
     server
         .service
         .fleet
         .settle(&id, 1, DeliveryOutcome::RetryAfter(Duration::from_secs(60)), None)
         .await
         .unwrap();
-    let answer = server.post(TOKEN_ONE, &again, &json!({})).await.expect_status(202);
+    let outcome = server.post(TOKEN_ONE, &redeliver, &json!({})).await.expect_status(202);
     assert_eq!(
-        answer,
+        outcome,
         json!({"requeued": 0, "pending": 1, "next_at": "2026-11-21T15:00:00.000Z"}),
-        "at once"
+        "it is due at once"
     );
 }

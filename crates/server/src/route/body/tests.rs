@@ -20,10 +20,10 @@ async fn read_len(body: Body, sender: &ClaimedPrincipal, max_len: usize) -> Resu
 
 #[tokio::test]
 async fn bodies_that_do_not_arrive_time_out() {
-    let patient = key("late");
+    let known = key("late");
     let late = tokio::join!(
         async { (read_len(endless(1), &ClaimedPrincipal::Anonymous, MAX_BODY_LEN).await, Instant::now()) },
-        async { (read_len(endless(1), &patient, MAX_BODY_LEN).await, Instant::now()) },
+        async { (read_len(endless(1), &known, MAX_BODY_LEN).await, Instant::now()) },
     );
     assert_eq!((late.0.0, late.1.0), (Err(BodyError::TimedOut), Err(BodyError::TimedOut)));
     assert!(late.0.1 < late.1.1, "anonymous senders have less time");
@@ -46,7 +46,7 @@ async fn anonymous_bodies_are_small() {
             read(Body::from(vec![b'x'; len]), &ClaimedPrincipal::Anonymous, &headers, MAX_BODY_LEN).await;
         assert_eq!(found.map(|bytes| bytes.len()), want, "{len}");
     }
-    // The error comes without waiting for the rest.
+    // The error is returned without waiting for the rest of the body.
     assert_eq!(
         read_len(endless(SMALL_BODY_LEN + 1), &ClaimedPrincipal::Anonymous, MAX_BODY_LEN).await,
         Err(BodyError::TooLarge(SMALL_BODY_LEN))

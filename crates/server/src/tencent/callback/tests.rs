@@ -54,17 +54,17 @@ fn vod_cast() -> Cast {
     cast(Storage::TencentVod(Vod::default()), Format::Mp4)
 }
 
-fn rendered(cast: &Cast, case: EventKind) -> Vec<Value> {
-    let event = Event { seq: 4, at_ms: AT_MS, kind: case };
+fn rendered(cast: &Cast, kind: EventKind) -> Vec<Value> {
+    let event = Event { seq: 4, at_ms: AT_MS, kind };
     let messages = render(&receiver(None), cast, &event);
-    assert_eq!(messages, render(&receiver(None), cast, &event), "the same each time");
+    assert_eq!(messages, render(&receiver(None), cast, &event), "a repeated callback is the same");
     messages.iter().map(|message| serde_json::from_slice(&message.body).unwrap()).collect()
 }
 
-/// Group, type, status and words of each message.
-fn page_messages(case: EventKind) -> Vec<(i64, i64, i64, String)> {
+/// Group, type, status and message of each callback about the page.
+fn page_messages(kind: EventKind) -> Vec<(i64, i64, i64, String)> {
     let number = |value: &Value| value.as_i64().unwrap();
-    rendered(&cos_cast(Format::Mp4), case)
+    rendered(&cos_cast(Format::Mp4), kind)
         .iter()
         .map(|body| {
             let (info, id) = (&body["EventInfo"], "0123456789abcdef0123456789abcdef");
@@ -72,8 +72,8 @@ fn page_messages(case: EventKind) -> Vec<(i64, i64, i64, String)> {
             assert_eq!(info["TaskId"], id);
             assert!(info.get("RoomId").is_none() && info.get("EventTs").is_none());
             let payload = &info["Payload"];
-            let words = payload["EventMessage"].as_str().unwrap().to_owned();
-            (number(&body["EventGroupId"]), number(&body["EventType"]), number(&payload["Status"]), words)
+            let text = payload["EventMessage"].as_str().unwrap().to_owned();
+            (number(&body["EventGroupId"]), number(&body["EventType"]), number(&payload["Status"]), text)
         })
         .collect()
 }
@@ -90,8 +90,8 @@ fn file(media_id: Option<&str>) -> StoredFile {
 }
 
 fn stored(files: Vec<StoredFile>, complete: bool, backup: bool) -> EventKind {
-    let problem = (!complete).then(|| "the bucket is gone".to_owned());
-    EventKind::Stored { files, complete, backup, error: problem }
+    let error = (!complete).then(|| "the bucket is gone".to_owned());
+    EventKind::Stored { files, complete, backup, error }
 }
 
 #[test]
@@ -115,14 +115,14 @@ fn a_body_is_signed_as_in_the_documents() {
 }
 
 #[test]
-fn each_event_of_a_page_has_the_words_of_the_vendor() {
+fn page_events_have_the_vendors_codes_and_messages() {
     let end =
         |reason, message: &str| EventKind::Ended { reason, message: Some(message.to_owned()), cause: None };
-    let over = |reason| EventKind::Ended { reason, message: None, cause: None };
-    let one = |kind, status, words: &str| vec![(8, kind, status, words.to_owned())];
+    let end_without_message = |reason| EventKind::Ended { reason, message: None, cause: None };
+    let one = |kind, status, text: &str| vec![(8, kind, status, text.to_owned())];
     let stopped = || one(802, 1, "Success");
-    let trouble = HealthFault::Freeze;
-    for (case, expected) in [
+    let fault = HealthFault::Freeze;
+    for (kind, expected) in [
         (EventKind::Live, one(801, 1, "Success")),
         (
             end(
@@ -147,28 +147,31 @@ fn each_event_of_a_page_has_the_words_of_the_vendor() {
             end(EndReason::StartFailed, "the browser gave no answer within 20 s"),
             one(801, 2, "StartRecording error"),
         ),
-        (over(EndReason::StartFailed), one(801, 2, "StartRecording error")),
-        (over(EndReason::GaveUp(HealthFault::StartTimeout)), one(801, 2, "Page load timeout")),
+        (end_without_message(EndReason::StartFailed), one(801, 2, "StartRecording error")),
+        (
+            end_without_message(EndReason::PageFailed(HealthFault::StartTimeout)),
+            one(801, 2, "Page load timeout"),
+        ),
         (EventKind::Restarted, one(801, 3, "Chrome exception, exit task")),
         (EventKind::Moved { fault: HealthFault::Crash }, one(801, 3, "Chrome exception, exit task")),
-        (EventKind::Moved { fault: trouble }, one(801, 4, "Recording tasks have been migrated")),
+        (EventKind::Moved { fault }, one(801, 4, "Recording tasks have been migrated")),
         (EventKind::Resumed, one(801, 4, "Recording tasks have been migrated")),
-        (over(EndReason::GaveUp(trouble)), one(801, 5, "Exception error, exit task")),
-        (over(EndReason::OutputFailed), one(801, 5, "Exception error, exit task")),
+        (end_without_message(EndReason::PageFailed(fault)), one(801, 5, "Exception error, exit task")),
+        (end_without_message(EndReason::OutputFailed), one(801, 5, "Exception error, exit task")),
         (EventKind::Reloaded { fault: HealthFault::StartTimeout }, one(803, 1, "Page load timeout")),
-        (EventKind::Reloaded { fault: trouble }, one(803, 1, "PageRefresh")),
-        (over(EndReason::MaxTime), [one(804, 1, "Over time limit"), stopped()].concat()),
-        (over(EndReason::LargeVideo), one(804, 2, "Exceeding resolution limitation")),
-        (over(EndReason::Stopped), stopped()),
-        (over(EndReason::PageEnded), stopped()),
-        (over(EndReason::Complete), stopped()),
+        (EventKind::Reloaded { fault }, one(803, 1, "PageRefresh")),
+        (end_without_message(EndReason::MaxTime), [one(804, 1, "Over time limit"), stopped()].concat()),
+        (end_without_message(EndReason::VideoTooLarge), one(804, 2, "Exceeding resolution limitation")),
+        (end_without_message(EndReason::Stopped), stopped()),
+        (end_without_message(EndReason::PageEnded), stopped()),
+        (end_without_message(EndReason::Complete), stopped()),
         (EventKind::Queued, Vec::new()),
         (EventKind::Started, Vec::new()),
         (EventKind::RecordingStopped, Vec::new()),
         (EventKind::Upload { failing: true, pending: 1, error: None }, Vec::new()),
         (EventKind::Room { state: connection::State::Running, error: None }, Vec::new()),
     ] {
-        assert_eq!(page_messages(case.clone()), expected, "{case:?}");
+        assert_eq!(page_messages(kind.clone()), expected, "{kind:?}");
     }
 }
 
@@ -193,10 +196,10 @@ fn files_are_reported_when_they_are_stored() {
             },
         })
     );
-    let status = |case| rendered(&cos_cast(Format::Mp4), case)[0]["EventInfo"]["Payload"]["Status"].clone();
-    assert_eq!(status(stored(vec![file(None)], false, false)), 1, "some are stuck");
-    assert_eq!(status(stored(vec![file(None)], true, true)), 1, "they are in the backup");
-    assert_eq!(status(stored(Vec::new(), false, false)), 2, "nothing is there");
+    let status = |kind| rendered(&cos_cast(Format::Mp4), kind)[0]["EventInfo"]["Payload"]["Status"].clone();
+    assert_eq!(status(stored(vec![file(None)], false, false)), 1, "some files were not stored");
+    assert_eq!(status(stored(vec![file(None)], true, true)), 1, "they were stored in the backup");
+    assert_eq!(status(stored(Vec::new(), false, false)), 2, "nothing was stored");
     assert!(rendered(&cos_cast(Format::Mp4), stored(Vec::new(), true, false)).is_empty());
     let never_live = Cast { live_ms: None, ..cos_cast(Format::Mp4) };
     assert!(rendered(&never_live, stored(Vec::new(), false, false)).is_empty());
@@ -208,7 +211,7 @@ fn files_are_reported_when_they_are_stored() {
 }
 
 #[test]
-fn media_are_reported_each_and_then_all() {
+fn vod_files_are_reported_each_and_then_all() {
     let [first, second, done] =
         rendered(&vod_cast(), stored(vec![file(Some("m1")), file(None)], false, false)).try_into().unwrap();
     assert_eq!(
@@ -267,26 +270,26 @@ fn pushes_are_reported_with_the_requested_address() {
         assert_eq!(
             payload_of(id, &shown, connection::State::Running, None)["Url"],
             PUSH_URL,
-            "only one can be meant"
+            "the cast has only one push of this address"
         );
     }
-    let twins = Cast {
+    let similar = Cast {
         request: json!({ PUSH_URLS_FIELD: [PUSH_URL, format!("{PUSH_URL}2")] }),
         ..cos_cast(Format::Mp4)
     };
-    let url_of_twin = |id| {
+    let url_of_push = |id| {
         let kind = EventKind::Push { id, url: shown.clone(), state: connection::State::Running, error: None };
-        rendered(&twins, kind)[0]["EventInfo"]["Payload"]["Url"].as_str().unwrap().to_owned()
+        rendered(&similar, kind)[0]["EventInfo"]["Payload"]["Url"].as_str().unwrap().to_owned()
     };
-    assert_eq!((url_of_twin(1), url_of_twin(2)), (PUSH_URL.to_owned(), format!("{PUSH_URL}2")));
-    assert_eq!(url_of_twin(3), shown, "one that was added since");
+    assert_eq!((url_of_push(1), url_of_push(2)), (PUSH_URL.to_owned(), format!("{PUSH_URL}2")));
+    assert_eq!(url_of_push(3), shown, "a push that was added later");
     assert_eq!(payload_of(1, "rtmp://b/c/…", connection::State::Running, None)["Url"], "rtmp://b/c/…");
 }
 
 #[test]
-fn a_message_is_tried_for_a_minute() {
+fn a_message_is_retried_for_a_minute() {
     let secs = Duration::from_secs;
-    for (tries, age, expected) in [
+    for (attempts, age, expected) in [
         (1, 0, Some(0)),
         (1, 5, Some(0)),
         (2, 5, Some(10)),
@@ -296,6 +299,10 @@ fn a_message_is_tried_for_a_minute() {
         (1, 61, None),
         (u32::MAX, u64::MAX, None),
     ] {
-        assert_eq!((RETRY_POLICY.retry_delay)(tries, secs(age)), expected.map(secs), "{tries} after {age} s");
+        assert_eq!(
+            (RETRY_POLICY.retry_delay)(attempts, secs(age)),
+            expected.map(secs),
+            "{attempts} after {age} s"
+        );
     }
 }

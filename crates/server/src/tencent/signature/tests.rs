@@ -1,4 +1,4 @@
-//! Vectors that Tencent's own SDKs made, and what happens to signatures that are tampered with.
+//! Signatures of Tencent's own SDKs, and refusals of signatures that were tampered with.
 
 use super::*;
 use crate::tencent::tests::{build_request, form_pairs};
@@ -11,7 +11,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 const PYTHON_HOST: &str = "127.0.0.1:18090";
 const NODE_HOST: &str = "127.0.0.1:18081";
 
-/// The captured calls of the Python SDK.
+/// Body of `StartWebRecord` that the Python SDK sent as JSON, and its signature.
 const START_JSON: &str = r#"{"RecordUrl": "https://example.com/room?id=1&name=\u6d4b\u8bd5", "StorageParams": {"CloudStorage": {"Vendor": 0, "Region": "ap-guangzhou", "Bucket": "b-125", "AccessKey": "ak", "SecretKey": "sk", "FileNamePrefix": ["record", "video"]}}, "SdkAppId": 1400000001, "MaxDurationLimit": 3600, "WebRecordVideoParams": {"Width": 1280, "Height": 720, "Format": "mp4", "MaxMediaFileDuration": 60}, "RecordId": "rec_1", "PublishCdnParams": [{"PublishCdnUrl": "rtmp://127.0.0.1/live/a", "IsTencentCdn": 0}], "ReadyTimeout": 30, "EmulateMobileParams": {"MobileDeviceType": 0, "ScreenOrientation": 1}}"#;
 const START_SIGNATURE: &str = "a981eec94e45e67e07b314df31ad6c7f7ea36800142de67397a7aee399328c9c";
 const START_FORM: &str = r"RecordUrl=https%3A%2F%2Fexample.com%2Froom%3Fid%3D1%26name%3D%E6%B5%8B%E8%AF%95&StorageParams.CloudStorage.Vendor=0&StorageParams.CloudStorage.Region=ap-guangzhou&StorageParams.CloudStorage.Bucket=b-125&StorageParams.CloudStorage.AccessKey=ak&StorageParams.CloudStorage.SecretKey=sk&StorageParams.CloudStorage.FileNamePrefix.0=record&StorageParams.CloudStorage.FileNamePrefix.1=video&SdkAppId=1400000001&MaxDurationLimit=3600&WebRecordVideoParams.Width=1280&WebRecordVideoParams.Height=720&WebRecordVideoParams.Format=mp4&WebRecordVideoParams.MaxMediaFileDuration=60&RecordId=rec_1&PublishCdnParams.0.PublishCdnUrl=rtmp%3A%2F%2F127.0.0.1%2Flive%2Fa&PublishCdnParams.0.IsTencentCdn=0&ReadyTimeout=30&EmulateMobileParams.MobileDeviceType=0&EmulateMobileParams.ScreenOrientation=1&Action=StartWebRecord&RequestClient=SDK_PYTHON_3.1.177&Nonce=11886&Timestamp=1700000000&Version=2019-07-22&Region=ap-guangzhou&SecretId=AKIDEXAMPLE0000000000000000000000000&SignatureMethod=HmacSHA1&Language=zh-CN&Signature=QIxx9P1tbFAXKiXDdIlIb5f8xxg%3D";
@@ -27,7 +27,7 @@ fn authorization(service: &str, signature: &str) -> String {
     )
 }
 
-/// A request of version 3 as an SDK makes it.
+/// A request with a signature of version 3, as SDKs send it.
 fn v3_request(
     method: &str,
     kind: &str,
@@ -58,7 +58,7 @@ fn sample_request() -> ApiRequest {
     )
 }
 
-/// What an SDK sent and what it signed.
+/// A request that an SDK sent, with the hash and the signature that it computed.
 struct Vector {
     name: &'static str,
     method: &'static str,
@@ -136,7 +136,7 @@ const VECTORS: [Vector; 6] = [
 ];
 
 #[test]
-fn version_3_is_understood_as_the_sdks_write_it() {
+fn signatures_of_version_3_are_verified() {
     for vector in VECTORS {
         let Vector { name, method, host, query, body, service, .. } = vector;
         let kind = if method == "GET" { FORM } else { JSON };
@@ -177,7 +177,7 @@ fn the_key_is_derived_step_by_step() {
 }
 
 #[test]
-fn the_example_of_the_documents_signs_its_action_in_lower_case() {
+fn a_signed_action_is_accepted_in_both_cases() {
     let mut call = sample_request();
     call.headers.insert("x-tc-action", "StopWebRecord".parse().unwrap());
     let canonical = |action: &str| {
@@ -203,7 +203,7 @@ fn the_example_of_the_documents_signs_its_action_in_lower_case() {
 }
 
 #[test]
-fn whatever_is_changed_in_version_3_is_refused() {
+fn changed_requests_of_version_3_are_refused() {
     let set = |header: &'static str, value: &str| {
         let mut call = sample_request();
         call.headers.insert(header, value.parse().unwrap());
@@ -276,16 +276,17 @@ fn whatever_is_changed_in_version_3_is_refused() {
 #[test]
 fn clocks_may_differ_by_five_minutes() {
     let claim = ClaimedSignature::parse_v3(&sample_request()).unwrap();
-    for (away, good) in [(0, true), (300, true), (-300, true), (301, false), (-301, false), (i64::MIN, false)]
+    for (offset_s, is_valid) in
+        [(0, true), (300, true), (-300, true), (301, false), (-301, false), (i64::MIN, false)]
     {
-        let result = claim.check_timestamp(TIMESTAMP_S.saturating_add(away));
-        assert_eq!(result.is_ok(), good, "{away}");
-        assert!(good || result.unwrap_err().code == "AuthFailure.SignatureExpire");
+        let result = claim.check_timestamp(TIMESTAMP_S.saturating_add(offset_s));
+        assert_eq!(result.is_ok(), is_valid, "{offset_s}");
+        assert!(is_valid || result.unwrap_err().code == "AuthFailure.SignatureExpire");
     }
 }
 
 #[test]
-fn version_1_is_understood_as_the_sdks_write_it() {
+fn signatures_of_version_1_are_verified() {
     let py = r"Action=StopWebRecord&Language=zh-CN&Nonce=11886&Region=ap-guangzhou&RequestClient=SDK_PYTHON_3.1.177&SecretId=AKIDEXAMPLE0000000000000000000000000&TaskId=abc%2B%2F%3Ddef&Timestamp=1700000000&Version=2019-07-22";
     let node = r"Action=StopWebRecord&Nonce=39419&Region=ap-guangzhou&RequestClient=SDK_NODEJS_4.1.313&SecretId=AKIDEXAMPLE0000000000000000000000000&TaskId=abc%2B%2F%3Ddef&Timestamp=1700000000&Version=2019-07-22";
     for (name, method, host, form) in [
@@ -343,7 +344,7 @@ fn version_1_is_understood_as_the_sdks_write_it() {
 }
 
 #[test]
-fn what_is_missing_or_wrong_in_version_1_is_named() {
+fn invalid_requests_of_version_1_are_refused() {
     let call = build_request("POST", "", &[("host", PYTHON_HOST)], "");
     let good = "SecretId=a&Signature=eA%3D%3D&Timestamp=1&Nonce=1";
     let code = |form: &str| {
@@ -366,7 +367,7 @@ fn what_is_missing_or_wrong_in_version_1_is_named() {
 }
 
 #[test]
-fn our_own_requests_are_understood() {
+fn signatures_of_our_own_client_are_verified() {
     let body = b"{\"TaskId\":\"a\"}";
     for host in ["127.0.0.1:8080", "records.example.com"] {
         let signed = sign_v3(KEY_ID, &secret(), host, "StopWebRecord", body, TIMESTAMP_S);
@@ -381,7 +382,7 @@ fn our_own_requests_are_understood() {
     let authorization = signed.last().unwrap();
     assert!(
         authorization.1.ends_with("=05eb1a85f0780d290a26e771704b348ebb2a1046630dfeba4f761f95bfabc30c"),
-        "like the SDK's"
+        "the signature is the SDK's"
     );
 }
 
@@ -399,11 +400,11 @@ proptest::proptest! {
 
 const HOST: &str = "localhost:8080";
 
-/// `StartWebRecord` of the Python SDK as it came over the wire: version 3, and version 1. The clock stood at
-/// [`TIMESTAMP_S`].
+/// `StartWebRecord` as the Python SDK sent it at [`TIMESTAMP_S`], with signatures of version 3 and version 1.
 pub(in crate::tencent) fn captured_requests() -> [ApiRequest; 2] {
     const HOST: &str = "127.0.0.1:18080";
-    let mut third = v3_request("POST", JSON, HOST, "", START_JSON, &authorization("trtc", START_SIGNATURE));
+    let mut version_3 =
+        v3_request("POST", JSON, HOST, "", START_JSON, &authorization("trtc", START_SIGNATURE));
     for (name, value) in [
         ("x-tc-traceid", "00000000-0000-4000-8000-000000000000"),
         ("x-tc-action", "StartWebRecord"),
@@ -412,10 +413,10 @@ pub(in crate::tencent) fn captured_requests() -> [ApiRequest; 2] {
         ("x-tc-region", "ap-guangzhou"),
         ("x-tc-language", "zh-CN"),
     ] {
-        third.headers.insert(name, value.parse().unwrap());
+        version_3.headers.insert(name, value.parse().unwrap());
     }
     let trace = ("x-tc-traceid", "00000000-0000-4000-8000-000000000000");
-    [third, build_request("POST", "", &[trace, ("content-type", FORM), ("host", HOST)], START_FORM)]
+    [version_3, build_request("POST", "", &[trace, ("content-type", FORM), ("host", HOST)], START_FORM)]
 }
 
 /// How a request is encoded and signed.
@@ -429,11 +430,11 @@ pub(in crate::tencent) enum Encoding {
     FormV1,
     /// Query of a GET, version 1 with SHA-256.
     GetV1,
-    /// JSON by POST, version 3, that says it is something else.
+    /// JSON by POST, version 3, with another content type.
     OtherType(&'static str),
 }
 
-/// A request to `localhost:8080`, signed.
+/// Builds a signed request to `localhost:8080`.
 pub(in crate::tencent) fn signed_request(
     encoding: Encoding,
     id: &str,
@@ -486,7 +487,7 @@ pub(in crate::tencent) fn signed_request(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "all of them are signed")]
+#[expect(clippy::too_many_arguments, reason = "a signature covers all of them")]
 fn signed_v3_request(
     method: &str,
     kind: &str,
@@ -519,7 +520,7 @@ fn signed_v3_request(
     build_request(method, query, &headers, body)
 }
 
-/// As the SDKs do it: names with dots, `null` left out.
+/// Flattens parameters as the SDKs do: names with dots, without nulls.
 fn flatten(name: &str, value: &serde_json::Value, pairs: &mut Vec<(String, String)>) {
     use serde_json::Value;
     let below = |part: &str| if name.is_empty() { part.to_owned() } else { format!("{name}.{part}") };

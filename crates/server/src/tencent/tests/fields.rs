@@ -1,4 +1,4 @@
-//! Each field: absent, null, default, lowest, highest, beyond, of the wrong type.
+//! Values of each field: absent, null, default, smallest, largest, out of range, of a wrong type.
 
 use pagecast_core::spec::{
     Bucket, Device, Format, MAX_URL_LEN, Orientation, ReadySignal, Storage, StorageService,
@@ -11,30 +11,30 @@ const ALL: [Encoding; 4] = [Encoding::Json, Encoding::Get, Encoding::FormV1, Enc
 const OUT_OF_RANGE: &str = "InvalidParameter.OutOfRange";
 const INVALID: &str = "InvalidParameter";
 const BAD_PUSH_URL: &str = "InvalidParameter.PublishCdnUrls";
-/// Start of the recording.
+/// No error: the recording starts.
 const SUCCESS: &str = "";
 
-/// Asks for each value in each encoding; texts for numbers and the like make sense in JSON only.
+/// Sends each value in each encoding that can express it, and checks the code of the response.
 async fn check_codes(base: &Value, rows: &[(&str, Value, &str)]) {
     let fixture = Fixture::with(vec![application("demo", SDK_APP_ID), application("other", 7)], |_| {});
-    for (place, value, expected) in rows {
-        let params = with_value(base.clone(), place, Some(value.clone()));
-        // A form has no empty objects and lists, and everything in it is text.
+    for (path, value, expected) in rows {
+        let params = with_value(base.clone(), path, Some(value.clone()));
+        // Forms have no empty objects and lists, and all their values are text.
         let json_only = value.as_object().is_some_and(Map::is_empty)
             || value.as_array().is_some_and(Vec::is_empty)
             || *expected == INVALID;
         for encoding in ALL.into_iter().take(if json_only { 1 } else { 4 }) {
             let code = fixture.error_code(encoding, "StartWebRecord", &params).await;
             let value = value.to_string().chars().take(80).collect::<String>();
-            assert_eq!(code, *expected, "{encoding:?} {place} = {value}");
+            assert_eq!(code, *expected, "{encoding:?} {path} = {value}");
         }
     }
 }
 
 #[tokio::test]
-async fn what_must_be_there_is_missed() {
+async fn missing_parameters_are_named() {
     let fixture = Fixture::with(vec![application("demo", SDK_APP_ID), application("other", 7)], |_| {});
-    for (place, code) in [
+    for (path, code) in [
         ("RecordUrl", "MissingParameter"),
         ("SdkAppId", "MissingParameter.SdkAppId"),
         ("StorageParams", "MissingParameter.StorageParams"),
@@ -45,11 +45,11 @@ async fn what_must_be_there_is_missed() {
         ("StorageParams.CloudStorage.SecretKey", "MissingParameter.SecretKey"),
     ] {
         for value in [None, Some(Value::Null)] {
-            let params = with_value(minimal_params(), place, value);
+            let params = with_value(minimal_params(), path, value);
             for encoding in ALL {
                 let error = fixture.send(encoding, "StartWebRecord", &params).await.unwrap_err();
                 assert_eq!(error.code, code, "{encoding:?}");
-                assert!(error.message.contains(&format!("`{place}`")), "{}", error.message);
+                assert!(error.message.contains(&format!("`{path}`")), "{}", error.message);
             }
         }
     }
@@ -123,9 +123,9 @@ async fn the_fields_of_the_request() {
     .await;
 }
 
-/// What the Chinese document says by default; what the international one says if the operator wants it.
+/// The limit is that of the Chinese document; the operator can set that of the international one.
 #[tokio::test]
-async fn the_longest_duration_is_the_operators() {
+async fn the_operator_sets_the_longest_duration() {
     let day =
         Fixture::with(vec![application("demo", SDK_APP_ID)], |config| config.tencent.max_duration_s = 86_400);
     for (fixture, most) in [(Fixture::new(), 36_000), (day, 86_400)] {
@@ -141,16 +141,16 @@ async fn the_longest_duration_is_the_operators() {
             assert_eq!(cast.spec.limits.max_time, Duration::from_secs(longest));
         }
         let error = fixture.start(Encoding::Json, &limited(Some(json!(most + 1)))).await.unwrap_err();
-        let words = format!("the parameter `MaxDurationLimit` is {}: it must be 1800 to {most}", most + 1);
-        assert_eq!((error.code.as_str(), error.message), (OUT_OF_RANGE, words));
+        let message = format!("the parameter `MaxDurationLimit` is {}: it must be 1800 to {most}", most + 1);
+        assert_eq!((error.code.as_str(), error.message), (OUT_OF_RANGE, message));
     }
 }
 
 #[tokio::test]
 async fn the_fields_of_the_video() {
-    let place = |member: &str| format!("WebRecordVideoParams.{member}");
+    let path = |member: &str| format!("WebRecordVideoParams.{member}");
     let (width, height, format, split) =
-        (place("Width"), place("Height"), place("Format"), place("MaxMediaFileDuration"));
+        (path("Width"), path("Height"), path("Format"), path("MaxMediaFileDuration"));
     let mut rows = vec![
         ("WebRecordVideoParams", Value::Null, SUCCESS),
         ("WebRecordVideoParams", json!({}), SUCCESS),
@@ -200,9 +200,9 @@ async fn the_fields_of_the_video() {
 
 #[tokio::test]
 async fn the_fields_of_a_bucket() {
-    let place = |member: &str| format!("StorageParams.CloudStorage.{member}");
+    let path = |member: &str| format!("StorageParams.CloudStorage.{member}");
     let (vendor, region, bucket, secret, prefix) =
-        (place("Vendor"), place("Region"), place("Bucket"), place("SecretKey"), place("FileNamePrefix"));
+        (path("Vendor"), path("Region"), path("Bucket"), path("SecretKey"), path("FileNamePrefix"));
     check_codes(
         &minimal_params(),
         &[
@@ -244,41 +244,41 @@ async fn the_fields_of_a_push() {
             |i| json!({ "PublishCdnUrl": format!("rtmp://cdn.example.com/live/{i}"), "IsTencentCdn": 0 });
         Value::Array((0..n).map(target).collect())
     };
-    let place = "PublishCdnParams";
+    let path = "PublishCdnParams";
     check_codes(
         &minimal_params(),
         &[
-            (place, Value::Null, SUCCESS),
-            (place, json!([]), SUCCESS),
-            (place, many(1), SUCCESS),
-            (place, many(10), SUCCESS),
-            (place, many(11), BAD_PUSH_URL),
-            (place, one("rtmps://cdn.example.com/live/a"), SUCCESS),
-            (place, one("rtmp://8.8.8.8/live/a"), SUCCESS),
-            (place, one("https://cdn.example.com/live/a"), BAD_PUSH_URL),
-            (place, one("srt://cdn.example.com:9000"), BAD_PUSH_URL),
-            (place, one("cdn"), BAD_PUSH_URL),
-            (place, one(""), BAD_PUSH_URL),
-            (place, json!([{ "IsTencentCdn": 1 }]), BAD_PUSH_URL),
-            (place, json!([{ "PublishCdnUrl": "rtmp://a.example/b/c", "IsTencentCdn": 2 }]), OUT_OF_RANGE),
+            (path, Value::Null, SUCCESS),
+            (path, json!([]), SUCCESS),
+            (path, many(1), SUCCESS),
+            (path, many(10), SUCCESS),
+            (path, many(11), BAD_PUSH_URL),
+            (path, one("rtmps://cdn.example.com/live/a"), SUCCESS),
+            (path, one("rtmp://8.8.8.8/live/a"), SUCCESS),
+            (path, one("https://cdn.example.com/live/a"), BAD_PUSH_URL),
+            (path, one("srt://cdn.example.com:9000"), BAD_PUSH_URL),
+            (path, one("cdn"), BAD_PUSH_URL),
+            (path, one(""), BAD_PUSH_URL),
+            (path, json!([{ "IsTencentCdn": 1 }]), BAD_PUSH_URL),
+            (path, json!([{ "PublishCdnUrl": "rtmp://a.example/b/c", "IsTencentCdn": 2 }]), OUT_OF_RANGE),
             (
-                place,
+                path,
                 json!([{ "PublishCdnUrl": "rtmp://a.example/b/c" },
             { "PublishCdnUrl": "rtmp://a.example/b/c" }]),
                 BAD_PUSH_URL,
             ),
-            (place, json!([{ "PublishCdnUrl": 1 }]), INVALID),
-            (place, json!({ "PublishCdnUrl": "rtmp://a.example/b/c" }), INVALID),
-            (place, json!(["rtmp://a.example/b/c"]), INVALID),
-            // This machine and its neighbours, however they are written.
-            (place, one("rtmp://127.0.0.1/live/a"), BAD_PUSH_URL),
-            (place, one("rtmp://10.0.0.1:1935/live/a"), BAD_PUSH_URL),
-            (place, one("rtmp://169.254.169.254/live/a"), BAD_PUSH_URL),
-            (place, one("rtmp://[::1]/live/a"), BAD_PUSH_URL),
-            (place, one("rtmp://[::ffff:10.0.0.1]/live/a"), BAD_PUSH_URL),
-            (place, one("rtmp://2130706433/live/a"), BAD_PUSH_URL),
-            (place, one("rtmp://0x7f.1/live/a"), BAD_PUSH_URL),
-            (place, one("rtmp://127.1/live/a"), BAD_PUSH_URL),
+            (path, json!([{ "PublishCdnUrl": 1 }]), INVALID),
+            (path, json!({ "PublishCdnUrl": "rtmp://a.example/b/c" }), INVALID),
+            (path, json!(["rtmp://a.example/b/c"]), INVALID),
+            // This machine and private networks, in every spelling.
+            (path, one("rtmp://127.0.0.1/live/a"), BAD_PUSH_URL),
+            (path, one("rtmp://10.0.0.1:1935/live/a"), BAD_PUSH_URL),
+            (path, one("rtmp://169.254.169.254/live/a"), BAD_PUSH_URL),
+            (path, one("rtmp://[::1]/live/a"), BAD_PUSH_URL),
+            (path, one("rtmp://[::ffff:10.0.0.1]/live/a"), BAD_PUSH_URL),
+            (path, one("rtmp://2130706433/live/a"), BAD_PUSH_URL),
+            (path, one("rtmp://0x7f.1/live/a"), BAD_PUSH_URL),
+            (path, one("rtmp://127.1/live/a"), BAD_PUSH_URL),
         ],
     )
     .await;
@@ -290,7 +290,7 @@ async fn the_fields_of_a_push() {
         ("rtmp://127.0.0.1:1936/live/a", BAD_PUSH_URL),
         ("rtmp://127.0.0.2/live/a", BAD_PUSH_URL),
     ] {
-        let params = with_value(minimal_params(), place, Some(one(url)));
+        let params = with_value(minimal_params(), path, Some(one(url)));
         assert_eq!(fixture.error_code(Encoding::Json, "StartWebRecord", &params).await, code, "{url}");
     }
 }
@@ -356,7 +356,7 @@ async fn the_fields_of_video_on_demand() {
         "SubAppId": 4,
         "SessionContext": "s", "SourceContext": "o", "MediaType": 1, "UserDefineRecordId": "talk",
     });
-    // What the kind of medium decides is not looked at.
+    // `Format` is ignored, because `MediaType` decides.
     let base = with_value(base, "WebRecordVideoParams.Format", Some(json!("flv")));
     let cast = fixture
         .start(Encoding::Get, &with_value(base, "StorageParams.CloudVod.TencentVod", Some(full)))
@@ -373,7 +373,7 @@ async fn the_fields_of_video_on_demand() {
 }
 
 #[tokio::test]
-async fn a_whole_request_becomes_a_cast() {
+async fn all_parameters_are_in_the_spec() {
     let params = json!({
         "RecordUrl": "https://example.com/room?id=1&name=测试",
         "SdkAppId": SDK_APP_ID,
@@ -400,7 +400,7 @@ async fn a_whole_request_becomes_a_cast() {
         assert_eq!(cast.key.unwrap().0, "record/1400000001/rec_1");
         let urls = ["rtmp://cdn.example.com/live/a", "rtmp://cdn.example.com/live/b"];
         let request = json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1", "PublishCdnUrls": urls });
-        assert_eq!(cast.request, request, "and no keys of storages");
+        assert_eq!(cast.request, request, "without the keys of the storage");
         let spec = cast.spec;
         assert_eq!(spec.source.url.reveal(), "https://example.com/room?id=1&name=%E6%B5%8B%E8%AF%95");
         assert_eq!((spec.source.size.to_string().as_str(), spec.source.fps.get()), ("1280x720", 30));
@@ -417,7 +417,7 @@ async fn a_whole_request_becomes_a_cast() {
         assert_eq!((recording.name.as_str(), recording.format), (cast.id.as_str(), Format::HlsTs));
         assert_eq!(recording.split, Duration::from_secs(3600));
         let Storage::Bucket(bucket) = recording.to else { panic!("{:?}", recording.to) };
-        assert_eq!(bucket.prefix, ["record", "video"], "the folder of the task is below");
+        assert_eq!(bucket.prefix, ["record", "video"], "without the folder of the task");
         assert_eq!((bucket.service, bucket.region.as_deref()), (StorageService::S3, Some("us-east-1")));
         assert_eq!(bucket.path_style, Some(true));
         assert_eq!(bucket.endpoint.unwrap().as_str(), "http://127.0.0.1:9000/");

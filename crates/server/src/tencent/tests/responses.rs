@@ -1,17 +1,17 @@
-//! Answers to the letter, and every way to be refused.
+//! Exact responses, and all reasons for refusals.
 
 use axum::body::to_bytes;
 
 use super::super::signature::tests as captured;
 use super::*;
 
-/// Head and body of an answer, its request id apart.
+/// Sends a request and returns the body without its request id, which is checked, and the headers.
 async fn respond(fixture: &Fixture, call: ApiRequest) -> (Value, HeaderMap) {
     let expected_id = call.id.clone();
     let response = response::respond(&call, fixture.execute(&call).await);
-    assert_eq!(response.status(), 200, "always");
+    assert_eq!(response.status(), 200, "errors have status 200, too");
     let headers = response.headers().clone();
-    assert_eq!(headers["content-type"], "application/json", "to the letter");
+    assert_eq!(headers["content-type"], "application/json", "without parameters");
     let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     let mut body: Value = serde_json::from_slice(&body).unwrap();
     let id = body["Response"].as_object_mut().unwrap().remove("RequestId").unwrap();
@@ -39,11 +39,14 @@ fn without_header(header: &str) -> ApiRequest {
 }
 
 #[tokio::test]
-async fn success_is_an_id_and_nothing_else() {
+async fn responses_have_only_the_documented_fields() {
     let fixture = Fixture::new();
     let (body, headers) = respond(&fixture, valid_request("StartWebRecord", &minimal_params())).await;
     let id = body["Response"]["TaskId"].as_str().unwrap().to_owned();
-    assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "fit for a folder: {id}");
+    assert!(
+        id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()),
+        "safe as the name of a folder: {id}"
+    );
     assert_eq!(body, json!({ "Response": { "TaskId": id } }));
     assert!(!headers.contains_key("x-tc-traceid"));
     let mut traced = valid_request("StopWebRecord", &json!({ "TaskId": id }));
@@ -54,18 +57,18 @@ async fn success_is_an_id_and_nothing_else() {
     let (body, headers) = respond(&fixture, traced).await;
     let error = json!({ "Code": "FailedOperation.TaskNotExist", "Message": "task not exist" });
     assert_eq!(body, json!({ "Response": { "Error": error } }));
-    assert_eq!(headers["x-tc-traceid"], "00000000-0000-4000-8000-000000000000", "with errors, too");
+    assert_eq!(headers["x-tc-traceid"], "00000000-0000-4000-8000-000000000000", "errors have it, too");
     let (_, headers) = respond(&fixture, with_header("x-tc-traceid", &"a".repeat(129))).await;
-    assert!(!headers.contains_key("x-tc-traceid"), "too long to be one");
+    assert!(!headers.contains_key("x-tc-traceid"), "too long");
 }
 
 const EXPIRED: &str = "AuthFailure.SignatureExpire";
 const MISMATCH: &str = "AuthFailure.SignatureFailure";
 const MALFORMED: &str = "AuthFailure.InvalidAuthorization";
-/// Nothing is wrong with the request itself.
+/// The request is valid, but its task does not exist.
 const TASK_NOT_FOUND: &str = "FailedOperation.TaskNotExist";
 
-/// A form as an SDK makes it, and what is done to it on its way.
+/// A form that is signed as SDKs do it, and then changed.
 fn signed_form(change: impl FnOnce(&mut String)) -> ApiRequest {
     let mut call = signed_request(
         Encoding::FormV1,
@@ -95,7 +98,7 @@ async fn check_codes(rows: Vec<(ApiRequest, &str)>) {
 }
 
 #[tokio::test]
-async fn requests_that_prove_nothing_are_refused() {
+async fn unauthenticated_requests_are_refused() {
     let stop = json!({ "TaskId": "abc" });
     let by = |encoding, id, secret: &str| {
         signed_request(encoding, id, &Secret::new(secret), "StopWebRecord", &stop, NOW_MS / 1000)
@@ -143,9 +146,9 @@ async fn requests_that_prove_nothing_are_refused() {
 }
 
 #[tokio::test]
-async fn requests_that_make_no_sense_are_refused() {
+async fn malformed_requests_are_refused() {
     let stop = json!({ "TaskId": "abc" });
-    let called = |kind| {
+    let with_content_type = |kind| {
         signed_request(
             Encoding::OtherType(kind),
             KEY_ID,
@@ -160,9 +163,9 @@ async fn requests_that_make_no_sense_are_refused() {
     check_codes(vec![
         (modified_request(|call| call.method = Method::PUT), "UnsupportedProtocol"),
         (modified_request(|call| call.method = Method::HEAD), "UnsupportedProtocol"),
-        (called("multipart/form-data; boundary=x"), "InvalidRequest"),
-        (called("text/plain"), "InvalidParameter.BodyParamsError"),
-        (called("Application/JSON; charset=UTF-8"), TASK_NOT_FOUND),
+        (with_content_type("multipart/form-data; boundary=x"), "InvalidRequest"),
+        (with_content_type("text/plain"), "InvalidParameter.BodyParamsError"),
+        (with_content_type("Application/JSON; charset=UTF-8"), TASK_NOT_FOUND),
         (without_header("x-tc-action"), "MissingParameter"),
         (without_header("x-tc-version"), "MissingParameter"),
         (with_header("x-tc-version", "2020-12-01"), "NoSuchVersion"),
@@ -181,7 +184,7 @@ async fn requests_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_none_are_refused_after_their_signature() {
+async fn invalid_signed_bodies_are_refused() {
     let fixture = Fixture::new();
     for (body, code) in [
         ("[]", "InvalidParameter.BodyParamsError"),
@@ -208,7 +211,7 @@ async fn bodies_that_are_none_are_refused_after_their_signature() {
 }
 
 #[tokio::test]
-async fn keys_are_changed_without_a_pause_and_refused_when_disabled() {
+async fn keys_are_rotated_and_disabled_keys_are_refused() {
     let key = |id: &str, secret: &str, disabled| AccessKey {
         id: id.to_owned(),
         secret: Secret::new(secret),
@@ -236,16 +239,16 @@ async fn keys_are_changed_without_a_pause_and_refused_when_disabled() {
         );
         fixture.execute(&call).await.map_or_else(|error| error.code.as_str(), |_| "")
     };
-    const OTHERS: &str = "FailedOperation.SdkAppIdNotUnderAppId";
+    const FOREIGN_APP: &str = "FailedOperation.SdkAppIdNotUnderAppId";
     for (id, secret, app, code) in [
         ("old", "1", SDK_APP_ID, ""),
         ("new", "2", SDK_APP_ID, ""),
         ("off", "3", SDK_APP_ID, "AuthFailure.SignatureFailure"),
         ("off", "5", 7, ""),
-        ("off", "5", SDK_APP_ID, OTHERS),
+        ("off", "5", SDK_APP_ID, FOREIGN_APP),
         ("shared", "4", SDK_APP_ID, ""),
         ("shared", "4", 7, ""),
-        ("old", "1", 7, OTHERS),
+        ("old", "1", 7, FOREIGN_APP),
         ("old", "another", 7, ""),
         ("new", "1", SDK_APP_ID, "AuthFailure.SignatureFailure"),
     ] {
@@ -254,7 +257,7 @@ async fn keys_are_changed_without_a_pause_and_refused_when_disabled() {
 }
 
 #[tokio::test]
-async fn the_operator_may_refuse_the_first_version_of_signatures() {
+async fn signatures_of_version_1_can_be_refused() {
     let fixture =
         Fixture::with(vec![application("demo", SDK_APP_ID)], |config| config.tencent.v1_signatures = false);
     let stop = json!({ "TaskId": "abc" });
@@ -275,7 +278,7 @@ async fn the_operator_may_refuse_the_first_version_of_signatures() {
 }
 
 #[tokio::test]
-async fn regions_are_served_as_configured() {
+async fn regions_can_be_restricted() {
     let fixture = Fixture::with(vec![application("demo", SDK_APP_ID)], |config| {
         config.tencent.regions = vec!["ap-beijing".into(), "ap-guangzhou".into()];
     });
@@ -300,21 +303,20 @@ async fn regions_are_served_as_configured() {
 }
 
 #[tokio::test]
-async fn each_key_may_ask_so_often_for_each_action() {
+async fn requests_are_limited_per_key_and_action() {
     let mut fixture = Fixture::new();
-    // One a second cannot come back while this test runs two calls, unless it takes a second: then nothing is
-    // shown.
+    // With one request per second, two requests within a second exceed the limit.
     fixture.limits = KeyedRateLimiter::new(1);
     let stop = json!({ "TaskId": "abc" });
     let forged =
         signed_request(Encoding::Json, KEY_ID, &Secret::new("wrong"), "StopWebRecord", &stop, NOW_MS / 1000);
     assert_eq!(fixture.execute(&forged).await.unwrap_err().code, "AuthFailure.SignatureFailure");
     let mut codes = Vec::new();
-    // However slow the machine is, some two of many calls come within a second.
+    // Even on a slow machine, two of many calls are within a second.
     while !codes.contains(&"RequestLimitExceeded") {
         codes.push(fixture.error_code(Encoding::Json, "StopWebRecord", &stop).await);
     }
-    assert_eq!(codes[0], "FailedOperation.TaskNotExist", "forgeries do not count");
+    assert_eq!(codes[0], "FailedOperation.TaskNotExist", "forged requests do not count");
     assert_eq!(
         fixture.error_code(Encoding::Json, "DescribeWebRecord", &stop).await,
         "FailedOperation.TaskNotExist"
@@ -322,15 +324,15 @@ async fn each_key_may_ask_so_often_for_each_action() {
 }
 
 #[tokio::test]
-async fn fleet_errors_are_answered_without_details() {
+async fn fleet_errors_are_hidden_from_clients() {
     let error = internal_error(&pagecast_fleet::Error::Unavailable);
     assert_eq!((error.code.as_str(), error.message.contains("fleet")), ("InternalError", false));
 }
 
 #[test]
-fn requests_are_claimed_by_what_they_carry() {
+fn requests_of_this_api_are_recognized() {
     const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded; charset=utf-8");
-    for (call, ours) in [
+    for (call, expected) in [
         (build_request("POST", "", &[("x-tc-action", "StartWebRecord")], "{}"), true),
         (build_request("POST", "", &[("x-tc-anything", "")], ""), true),
         (build_request("POST", "", &[("authorization", "TC3-HMAC-SHA256 x")], ""), true),
@@ -343,45 +345,12 @@ fn requests_are_claimed_by_what_they_carry() {
         (build_request("POST", "", &[("content-type", "application/json")], "SecretId=a"), false),
         (build_request("GET", "", &[], ""), false),
     ] {
-        assert_eq!(matches(&call), ours, "{call:?}");
+        assert_eq!(matches(&call), expected, "{call:?}");
     }
 }
 
-/// The example in the documents of the vendor, to the letter.
 #[tokio::test]
-async fn the_example_of_the_documents_works() {
-    let body = r#"{
-"RecordUrl": "https://web-record-xxxxx.cos.ap-xxx.myqcloud.com/xxxx/xxx.mp4",
-"StorageParams": {
-"CloudStorage": {
-"Vendor": 0,
-"Bucket": "webrecord-1234589",
-"Region": "ap-chengdu",
-"AccessKey": "AKxxxxxx",
-"SecretKey": "Idxxxxxx",
-"FileNamePrefix": [
-"record",
-"video"
-]
-}
-},
-"MaxDurationLimit": 3600,
-"WebRecordVideoParams": {
-"Width": 1280,
-"Height": 720,
-"Format": "mp4"
-}
-}"#;
-    let host = "trtc.tencentcloudapi.com";
-    let headers =
-        sign_v3(KEY_ID, &Secret::new(SECRET), host, "StartWebRecord", body.as_bytes(), NOW_MS / 1000);
-    let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).chain([("host", host)]).collect();
-    let answer = Fixture::new().execute(&build_request("POST", "", &headers, body)).await.unwrap();
-    assert!(answer.contains_key("TaskId"));
-}
-
-#[tokio::test]
-async fn requests_of_the_sdk_work_as_they_came_and_come_again() {
+async fn captured_requests_of_the_sdk_work_and_repetitions_are_refused() {
     let mut app = application("demo", SDK_APP_ID);
     app.keys =
         vec![AccessKey { id: captured::KEY_ID.to_owned(), secret: captured::secret(), disabled: false }];
@@ -390,8 +359,8 @@ async fn requests_of_the_sdk_work_as_they_came_and_come_again() {
     for call in captured::captured_requests() {
         assert!(matches(&call));
         let fixture = Fixture::with(vec![app.clone()], |_| {});
-        let answer = fixture.execute(&call).await.unwrap();
-        let id = CastId::parse(answer["TaskId"].as_str().unwrap()).unwrap();
+        let response = fixture.execute(&call).await.unwrap();
+        let id = CastId::parse(response["TaskId"].as_str().unwrap()).unwrap();
         let cast = fixture.service.fleet.get(&id).await.unwrap().unwrap();
         let urls: Vec<_> = cast.spec.pushes.iter().map(|push| push.url.reveal()).collect();
         let request = json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1", "PublishCdnUrls": urls });
@@ -404,5 +373,5 @@ async fn requests_of_the_sdk_work_as_they_came_and_come_again() {
         }
         specs.push(spec);
     }
-    assert_eq!(specs[0], specs[1], "both are the same wish");
+    assert_eq!(specs[0], specs[1], "both versions request the same cast");
 }

@@ -1,4 +1,4 @@
-//! The life of tasks, as callers see it.
+//! States and identity of tasks, as clients see them.
 
 use pagecast_core::cast::EndReason;
 use pagecast_fleet::{CastState, Claim, EventKind, WorkerId};
@@ -11,7 +11,7 @@ fn with_record_id(record_id: &str) -> Value {
     with_value(minimal_params(), "RecordId", Some(json!(record_id)))
 }
 
-/// A worker takes the task that waits.
+/// Claims the queued task as a worker.
 async fn claim_task(fixture: &Fixture) -> Claim {
     let worker = WorkerId("w".into());
     let lease = Duration::from_secs(3600);
@@ -19,7 +19,7 @@ async fn claim_task(fixture: &Fixture) -> Claim {
 }
 
 #[tokio::test]
-async fn a_record_id_is_one_task_while_it_lives() {
+async fn a_record_id_names_one_running_task() {
     let fixture = Fixture::new();
     for record_id in ["rec_1", "a", &"a".repeat(31)] {
         let first = fixture.start(Encoding::Json, &with_record_id(record_id)).await.unwrap();
@@ -30,13 +30,13 @@ async fn a_record_id_is_one_task_while_it_lives() {
         let stop = json!({ "TaskId": first.id.as_str() });
         assert_eq!(fixture.error_code(Encoding::FormV1, "StopWebRecord", &stop).await, "");
         let second = fixture.start(Encoding::Json, &with_record_id(record_id)).await.unwrap();
-        assert_ne!(first.id, second.id, "it is free again");
+        assert_ne!(first.id, second.id, "the RecordId is free after the end");
     }
     let two = (
         fixture.start(Encoding::Json, &minimal_params()).await,
         fixture.start(Encoding::Json, &minimal_params()).await,
     );
-    assert!(two.0.unwrap().id != two.1.unwrap().id, "without one, each start is a task");
+    assert!(two.0.unwrap().id != two.1.unwrap().id, "without a RecordId, each request starts a task");
 }
 
 #[tokio::test]
@@ -45,23 +45,23 @@ async fn a_task_is_described_until_it_has_ended() {
     let cast = fixture.start(Encoding::Json, &with_record_id("rec_1")).await.unwrap();
     let by_id = json!({ "TaskId": cast.id.as_str() });
     let by_record = json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1" });
-    let success = |answer: Result<Map<String, Value>, ApiError>| Value::Object(answer.unwrap());
+    let success = |result: Result<Map<String, Value>, ApiError>| Value::Object(result.unwrap());
     let claim = claim_task(&fixture).await;
     for encoding in [Encoding::Json, Encoding::Get, Encoding::FormV1, Encoding::GetV1] {
-        let answer = success(fixture.send(encoding, "DescribeWebRecord", &by_id).await);
-        assert_eq!(answer, json!({ "Status": 1, "RecordId": "rec_1" }), "{encoding:?}");
-        let answer = success(fixture.send(encoding, "DescribeWebRecord", &by_record).await);
-        assert_eq!(answer, json!({ "Status": 1, "TaskId": cast.id.as_str() }), "{encoding:?}");
+        let response = success(fixture.send(encoding, "DescribeWebRecord", &by_id).await);
+        assert_eq!(response, json!({ "Status": 1, "RecordId": "rec_1" }), "{encoding:?}");
+        let response = success(fixture.send(encoding, "DescribeWebRecord", &by_record).await);
+        assert_eq!(response, json!({ "Status": 1, "TaskId": cast.id.as_str() }), "{encoding:?}");
     }
     for _ in 0..2 {
         assert_eq!(success(fixture.send(Encoding::Json, "StopWebRecord", &by_id).await), json!({}));
     }
     let commands = fixture.service.fleet.commands(&claim.ticket).await.unwrap();
-    assert_eq!(commands.len(), 1, "it is sent once: {commands:?}");
+    assert_eq!(commands.len(), 1, "the command is sent once: {commands:?}");
     assert_eq!(
         fixture.error_code(Encoding::Json, "DescribeWebRecord", &by_id).await,
         "",
-        "it is not over yet"
+        "the task has not ended yet"
     );
     let ended = EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None };
     fixture.service.fleet.report_event(&claim.ticket, ended).await.unwrap();
@@ -77,8 +77,8 @@ async fn a_task_is_described_until_it_has_ended() {
     }
     let plain = fixture.start(Encoding::Json, &minimal_params()).await.unwrap();
     let by_id = json!({ "TaskId": plain.id.as_str() });
-    let answer = success(fixture.send(Encoding::Json, "DescribeWebRecord", &by_id).await);
-    assert_eq!(answer, json!({ "Status": 1 }), "it has no RecordId");
+    let response = success(fixture.send(Encoding::Json, "DescribeWebRecord", &by_id).await);
+    assert_eq!(response, json!({ "Status": 1 }), "the task has no RecordId");
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn invalid_ids_are_refused() {
 }
 
 #[tokio::test]
-async fn others_tasks_are_nobodys() {
+async fn tasks_of_other_applications_are_not_found() {
     let mut other = application("other", 7);
     other.keys = vec![AccessKey { id: "AKIDother".into(), secret: Secret::new("other"), disabled: false }];
     let fixture = Fixture::with(vec![application("demo", SDK_APP_ID), other], |_| {});
@@ -133,21 +133,21 @@ async fn others_tasks_are_nobodys() {
 }
 
 #[tokio::test]
-async fn an_application_that_is_not_named_is_the_only_one() {
-    let literal = with_value(minimal_params(), "SdkAppId", None);
-    let cast = Fixture::new().start(Encoding::Json, &literal).await.unwrap();
+async fn without_an_sdk_app_id_the_only_application_is_used() {
+    let params = with_value(minimal_params(), "SdkAppId", None);
+    let cast = Fixture::new().start(Encoding::Json, &params).await.unwrap();
     assert_eq!((cast.app.as_str(), &cast.request), ("demo", &json!({ "SdkAppId": SDK_APP_ID })));
-    let mut silent = application("silent", 0);
-    silent.sdk_app_id = None;
-    let fixture = Fixture::with(vec![silent], |_| {});
+    let mut without_id = application("without-id", 0);
+    without_id.sdk_app_id = None;
+    let fixture = Fixture::with(vec![without_id], |_| {});
     assert_eq!(
-        fixture.error_code(Encoding::Json, "StartWebRecord", &literal).await,
+        fixture.error_code(Encoding::Json, "StartWebRecord", &params).await,
         "MissingParameter.SdkAppId"
     );
 }
 
 #[tokio::test]
-async fn there_are_as_many_tasks_as_there_may_be() {
+async fn quota_and_queue_limit_are_enforced() {
     let mut small = application("demo", SDK_APP_ID);
     small.max_casts = 2;
     let full = Fixture::with(vec![small], |_| {});
@@ -162,19 +162,19 @@ async fn there_are_as_many_tasks_as_there_may_be() {
             );
         }
         let again = fixture.error_code(Encoding::Json, "StartWebRecord", &with_record_id("rec_1")).await;
-        assert_eq!(again, "FailedOperation.TaskExist", "that is said first");
+        assert_eq!(again, "FailedOperation.TaskExist", "this error comes first");
     }
 }
 
 #[tokio::test]
-async fn the_operator_sets_the_shortest_and_the_longest_time() {
+async fn the_operator_limits_the_duration() {
     let mut app = application("demo", SDK_APP_ID);
     app.limits.max_time = Duration::from_secs(600);
     let fixture = Fixture::with(vec![app], |config| config.tencent.min_duration_s = 10);
-    for (asked, lasts) in [(10, 10), (600, 600), (3600, 600)] {
-        let params = with_value(minimal_params(), "MaxDurationLimit", Some(json!(asked)));
+    for (requested, max_time) in [(10, 10), (600, 600), (3600, 600)] {
+        let params = with_value(minimal_params(), "MaxDurationLimit", Some(json!(requested)));
         let cast = fixture.start(Encoding::Json, &params).await.unwrap();
-        assert_eq!(cast.spec.limits.max_time, Duration::from_secs(lasts));
+        assert_eq!(cast.spec.limits.max_time, Duration::from_secs(max_time));
     }
     let params = with_value(minimal_params(), "MaxDurationLimit", Some(json!(9)));
     let error = fixture.start(Encoding::Json, &params).await.unwrap_err();

@@ -42,8 +42,8 @@ fn receiver() -> CallbackReceiver {
     CallbackReceiver { url, secret: Some(Secret::new("cb-secret")), extra_retry_s: 0, noce: false }
 }
 
-fn event(case: EventKind) -> Event {
-    Event { seq: 7, at_ms: LIVE_MS + 1, kind: case }
+fn event(kind: EventKind) -> Event {
+    Event { seq: 7, at_ms: LIVE_MS + 1, kind }
 }
 
 fn body(messages: &[WebhookMessage]) -> Value {
@@ -52,7 +52,7 @@ fn body(messages: &[WebhookMessage]) -> Value {
 }
 
 #[test]
-fn the_signature_is_that_of_the_specification() {
+fn the_signature_matches_the_specification() {
     let unsigned = UnsignedPayload {
         event_type: "Webcast",
         event_data: r#"{"AppId":"app0123456789","RoomId":"room1","TaskId":"task1","UserId":"webcast_1","Status":1,"Reason":""}"#,
@@ -66,7 +66,7 @@ fn the_signature_is_that_of_the_specification() {
     assert_eq!(compute_signature(&unsigned, "cb-secret"), expected);
 }
 
-/// As a receiver does it.
+/// Verifies a signature as a receiver does.
 fn verify_signature(body: &Value, secret: &str) -> bool {
     let names = ["EventType", "EventData", "EventTime", "EventId", "Version", "AppId", "Nonce"];
     let mut values: Vec<&str> = names.iter().map(|name| body[*name].as_str().unwrap()).collect();
@@ -76,14 +76,14 @@ fn verify_signature(body: &Value, secret: &str) -> bool {
 }
 
 #[test]
-fn a_message_is_whole_and_always_the_same() {
+fn a_message_is_complete_and_always_the_same() {
     let cast = cast(Some(LIVE_MS));
     let live = Event { at_ms: LIVE_MS, ..event(EventKind::Live) };
     let messages = render(&receiver(), &cast, &live);
     assert_eq!(messages, render(&receiver(), &cast, &live));
-    let reply = body(&messages);
+    let payload = body(&messages);
     assert_eq!(
-        reply,
+        payload,
         json!({
             "EventType": "Webcast",
             "EventData": r#"{"AppId":"app0123456789","RoomId":"room1","TaskId":"task1","UserId":"webcast_1","Status":1,"Reason":""}"#,
@@ -91,71 +91,71 @@ fn a_message_is_whole_and_always_the_same() {
             "EventId": "00000000000000000000000000000001-7",
             "AppId": "app0123456789",
             "Version": "2020-12-01",
-            "Nonce": reply["Nonce"],
-            "Signature": reply["Signature"],
+            "Nonce": payload["Nonce"],
+            "Signature": payload["Signature"],
         })
     );
-    let nonce = reply["Nonce"].as_str().unwrap();
+    let nonce = payload["Nonce"].as_str().unwrap();
     assert!(nonce.len() == 4 && nonce.bytes().all(|byte| byte.is_ascii_digit()), "{nonce}");
-    assert!(verify_signature(&reply, "cb-secret") && !verify_signature(&reply, "another"));
+    assert!(verify_signature(&payload, "cb-secret") && !verify_signature(&payload, "another"));
 }
 
 #[test]
-fn options() {
-    let mut labelled = cast(Some(LIVE_MS));
-    labelled.request = json!({ "BusinessId": "biz" });
-    let old = CallbackReceiver { noce: true, secret: None, ..receiver() };
-    let reply = body(&render(&old, &labelled, &event(EventKind::Live)));
-    assert_eq!((&reply["Noce"], &reply["BusinessId"]), (&reply["Nonce"], &json!("biz")));
-    assert!(verify_signature(&reply, ""));
-    let data: Value = serde_json::from_str(reply["EventData"].as_str().unwrap()).unwrap();
+fn the_noce_and_the_business_id_are_optional() {
+    let mut cast = cast(Some(LIVE_MS));
+    cast.request = json!({ "BusinessId": "biz" });
+    let receiver = CallbackReceiver { noce: true, secret: None, ..receiver() };
+    let payload = body(&render(&receiver, &cast, &event(EventKind::Live)));
+    assert_eq!((&payload["Noce"], &payload["BusinessId"]), (&payload["Nonce"], &json!("biz")));
+    assert!(verify_signature(&payload, ""));
+    let data: Value = serde_json::from_str(payload["EventData"].as_str().unwrap()).unwrap();
     assert_eq!(data["BusinessId"], "biz");
 }
 
 #[test]
-fn every_event_has_its_status_or_none() {
-    use EventKind as H;
-    use HealthFault as T;
-    let ended = |reason| H::Ended { reason, message: Some("in words".to_owned()), cause: None };
-    let push = H::Push { id: 1, url: String::new(), state: connection::State::Connecting, error: None };
-    for (case, live_ms, expected) in [
-        (H::Queued, None, None),
-        (H::Started, None, None),
-        (H::Live, Some(LIVE_MS), Some((1, ""))),
-        (H::Reloaded { fault: T::StartTimeout }, None, Some((4, "StartEventTimeout"))),
-        (H::Reloaded { fault: T::Freeze }, Some(LIVE_MS), Some((4, "PageFreeze"))),
-        (H::Reloaded { fault: T::Blank }, Some(LIVE_MS), Some((4, "PageBlank"))),
-        (H::Moved { fault: T::StartTimeout }, None, Some((5, "StartEventTimeout"))),
-        (H::Moved { fault: T::Freeze }, Some(LIVE_MS), Some((5, "PageFreeze"))),
-        (H::Moved { fault: T::Blank }, Some(LIVE_MS), Some((5, "PageBlank"))),
-        (H::Moved { fault: T::Crash }, Some(LIVE_MS), Some((5, "PageCrash"))),
-        (H::Moved { fault: T::Unreachable }, Some(LIVE_MS), Some((5, "PageCrash"))),
-        (H::Restarted, Some(LIVE_MS), Some((5, "PageCrash"))),
-        (H::Restarted, None, None),
-        (H::Restarted, Some(LIVE_MS + 9), None),
-        (H::Resumed, Some(LIVE_MS), Some((5, "PageCrash"))),
-        (H::Resumed, None, None),
-        (H::RecordingStopped, Some(LIVE_MS), None),
+fn events_have_the_vendors_status_and_reason() {
+    use EventKind as K;
+    use HealthFault as F;
+    let ended = |reason| K::Ended { reason, message: Some("details".to_owned()), cause: None };
+    let push = K::Push { id: 1, url: String::new(), state: connection::State::Connecting, error: None };
+    for (kind, live_ms, expected) in [
+        (K::Queued, None, None),
+        (K::Started, None, None),
+        (K::Live, Some(LIVE_MS), Some((1, ""))),
+        (K::Reloaded { fault: F::StartTimeout }, None, Some((4, "StartEventTimeout"))),
+        (K::Reloaded { fault: F::Freeze }, Some(LIVE_MS), Some((4, "PageFreeze"))),
+        (K::Reloaded { fault: F::Blank }, Some(LIVE_MS), Some((4, "PageBlank"))),
+        (K::Moved { fault: F::StartTimeout }, None, Some((5, "StartEventTimeout"))),
+        (K::Moved { fault: F::Freeze }, Some(LIVE_MS), Some((5, "PageFreeze"))),
+        (K::Moved { fault: F::Blank }, Some(LIVE_MS), Some((5, "PageBlank"))),
+        (K::Moved { fault: F::Crash }, Some(LIVE_MS), Some((5, "PageCrash"))),
+        (K::Moved { fault: F::Unreachable }, Some(LIVE_MS), Some((5, "PageCrash"))),
+        (K::Restarted, Some(LIVE_MS), Some((5, "PageCrash"))),
+        (K::Restarted, None, None),
+        (K::Restarted, Some(LIVE_MS + 9), None),
+        (K::Resumed, Some(LIVE_MS), Some((5, "PageCrash"))),
+        (K::Resumed, None, None),
+        (K::RecordingStopped, Some(LIVE_MS), None),
         (push, Some(LIVE_MS), None),
         (ended(EndReason::Stopped), Some(LIVE_MS), Some((2, "StopByAPI"))),
         (ended(EndReason::MaxTime), Some(LIVE_MS), Some((2, "ExceedMaxRunningTime"))),
         (ended(EndReason::PageEnded), Some(LIVE_MS), Some((2, "UnknownStopReason"))),
         (ended(EndReason::StartFailed), None, Some((3, "StartTaskFailed"))),
         (ended(EndReason::OutputFailed), Some(LIVE_MS), Some((3, "UnknownStopReason"))),
-        (ended(EndReason::GaveUp(T::Freeze)), Some(LIVE_MS), Some((3, "PageFreeze"))),
-        (ended(EndReason::GaveUp(T::Blank)), Some(LIVE_MS), Some((3, "PageBlank"))),
-        (ended(EndReason::GaveUp(T::Crash)), Some(LIVE_MS), Some((3, "PageCrash"))),
-        (ended(EndReason::GaveUp(T::StartTimeout)), None, Some((3, "StartEventTimeout"))),
+        (ended(EndReason::PageFailed(F::Freeze)), Some(LIVE_MS), Some((3, "PageFreeze"))),
+        (ended(EndReason::PageFailed(F::Blank)), Some(LIVE_MS), Some((3, "PageBlank"))),
+        (ended(EndReason::PageFailed(F::Crash)), Some(LIVE_MS), Some((3, "PageCrash"))),
+        (ended(EndReason::PageFailed(F::StartTimeout)), None, Some((3, "StartEventTimeout"))),
     ] {
-        let (cast, event) = (cast(live_ms), event(case));
+        let (cast, event) = (cast(live_ms), event(kind));
         assert_eq!(status_and_reason(&cast, &event), expected, "{event:?}");
         assert_eq!(render(&receiver(), &cast, &event).len(), usize::from(expected.is_some()), "{event:?}");
     }
 }
 
 #[test]
-fn three_tries() {
-    let pauses: Vec<_> = (0..5).map(|tries| (RETRY_POLICY.retry_delay)(tries, Duration::ZERO)).collect();
+fn a_callback_is_attempted_three_times() {
+    let delays: Vec<_> = (0..5).map(|n| (RETRY_POLICY.retry_delay)(n, Duration::ZERO)).collect();
     let s = |count| Some(Duration::from_secs(count));
-    assert_eq!(pauses, [s(0), s(1), s(5), None, None]);
+    assert_eq!(delays, [s(0), s(1), s(5), None, None]);
 }

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-/// A body with everything that must be there, and this besides: a field by its path, with slashes.
+/// A minimal body with one more field, given by its path with slashes.
 fn body_with(path: &str, value: Value) -> Map<String, Value> {
     let mut body = json!({
         "AppId": "app0123456789", "RoomId": "room1", "TaskId": "task1", "UserId": "webcast_1",
@@ -24,7 +24,7 @@ fn expect_error(path: &str, value: &Value) -> ApiError {
 }
 
 #[test]
-fn numbers() {
+fn numbers_are_checked_and_have_defaults() {
     let (large, huge) = (json!(4_294_967_296_u64), json!(1e300));
     for (path, default, low, high) in [
         ("VideoSolutions/0/Width", 1280, 50, 1920),
@@ -39,7 +39,7 @@ fn numbers() {
     ] {
         let value_of =
             |given: Value| read(path, given).map(|echo| echo.pointer(&format!("/{path}")).cloned());
-        let absent = StartRequest::parse(&body_with("X", json!("unknown fields do not matter"))).unwrap();
+        let absent = StartRequest::parse(&body_with("X", json!("unknown fields are ignored"))).unwrap();
         let absent = serde_json::to_value(absent).unwrap();
         assert_eq!(absent.pointer(&format!("/{path}")), Some(&json!(default)), "{path}, absent");
         for (given, expected) in
@@ -57,14 +57,14 @@ fn numbers() {
         let doubles = [json!(f64::from(high) + 1.0), json!(-5.0)];
         for given in numbers.into_iter().chain(doubles).filter(|given| *given != json!(0)) {
             let ApiError { code, message, .. } = expect_error(path, &given);
-            let ends = if default == 0 && low > 0 {
+            let expected = if default == 0 && low > 0 {
                 format!("{name} is {given}: it must be 0, or {low} to {high}")
             } else {
                 format!("{name} is {given}: it must be {low} to {high}")
             };
-            assert_eq!((code, message), (ErrorCode::InvalidParameter, ends));
+            assert_eq!((code, message), (ErrorCode::InvalidParameter, expected));
         }
-        for (given, reply) in [
+        for (given, kind) in [
             (json!("30"), "a string"),
             (json!(true), "a boolean"),
             (json!([30]), "an array"),
@@ -74,7 +74,7 @@ fn numbers() {
             let ApiError { code, message, .. } = expect_error(path, &given);
             assert_eq!(
                 (code, message),
-                (ErrorCode::InvalidParameter, format!("{name} must be an integer, it is {reply}"))
+                (ErrorCode::InvalidParameter, format!("{name} must be an integer, it is {kind}"))
             );
         }
     }
@@ -93,8 +93,8 @@ fn odd_sizes_are_rounded_down() {
 }
 
 #[test]
-fn identifiers() {
-    for (name, malformed, needed) in [
+fn identifiers_are_checked() {
+    for (name, malformed, required) in [
         ("AppId", ErrorCode::IllegalAppId, true),
         ("RoomId", ErrorCode::IllegalRoomId, true),
         ("TaskId", ErrorCode::InvalidParameter, true),
@@ -111,16 +111,15 @@ fn identifiers() {
             assert!(message.starts_with(&format!("{name} is \"")) && message.contains(&count), "{message}");
             assert!(message.len() < 500, "{message}");
         }
-        for (given, reply) in
-            [(json!(1), "a number"), (json!(["a"]), "an array"), (json!(false), "a boolean")]
+        for (given, kind) in [(json!(1), "a number"), (json!(["a"]), "an array"), (json!(false), "a boolean")]
         {
             let ApiError { code, message, .. } = expect_error(name, &given);
             assert_eq!(
                 (code, message),
-                (ErrorCode::InvalidParameter, format!("{name} must be a string, it is {reply}"))
+                (ErrorCode::InvalidParameter, format!("{name} must be a string, it is {kind}"))
             );
         }
-        if needed {
+        if required {
             let missing = ApiError::new(ErrorCode::InvalidParameter, format!("{name} is missing"));
             assert_eq!(expect_error(name, &Value::Null), missing);
             let mut without = body_with("X", Value::Null);
@@ -136,18 +135,18 @@ fn identifiers() {
 }
 
 #[test]
-fn addresses() {
+fn source_urls_are_checked() {
     let long = |chars: usize, of: &str| format!("https://a.example/{}", of.repeat(chars - 18));
     for good in
         ["http://a.example", "https://u:p@a.example:8443/b?c=d#e", &long(1024, "a"), &long(1024, "𠀀")]
     {
-        assert_eq!(read("SourceURL", json!(good)).unwrap()["SourceURL"], good, "as it was written");
+        assert_eq!(read("SourceURL", json!(good)).unwrap()["SourceURL"], good, "the URL is unchanged");
         let start = StartRequest::parse(&body_with("SourceURL", json!(good))).unwrap();
         let page = start.page_url().unwrap();
-        assert_eq!(SourceUrl::parse(page.reveal()), Ok(page), "it can be read again");
+        assert_eq!(SourceUrl::parse(page.reveal()), Ok(page), "the URL can be parsed again");
         assert!(!format!("{start:?}").contains("a.example"));
     }
-    for (bad, words) in [
+    for (bad, text) in [
         (json!(long(1025, "a")), "SourceURL has 1025 characters: it must have 1 to 1024"),
         (json!(long(1025, "页")), "SourceURL has 1025 characters"),
         (json!(""), "SourceURL has 0 characters"),
@@ -155,9 +154,9 @@ fn addresses() {
         (json!(7), "SourceURL must be a string, it is a number"),
     ] {
         let ApiError { code, message, .. } = expect_error("SourceURL", &bad);
-        assert!(code == ErrorCode::InvalidParameter && message.starts_with(words), "{message}");
+        assert!(code == ErrorCode::InvalidParameter && message.starts_with(text), "{message}");
     }
-    for (bad, words) in [
+    for (bad, text) in [
         ("a.example/b?secret=1", "must be a URL like https://a.example/page: relative"),
         ("file:///etc/passwd", "cannot open a file: address"),
         ("javascript:alert(1)", "cannot open a javascript: address"),
@@ -165,20 +164,20 @@ fn addresses() {
     ] {
         let ApiError { code, message, .. } =
             StartRequest::parse(&body_with("SourceURL", json!(bad))).unwrap().page_url().unwrap_err();
-        assert!(code == ErrorCode::InvalidParameter && message.contains(words), "{message}");
+        assert!(code == ErrorCode::InvalidParameter && message.contains(text), "{message}");
         assert!(!message.contains("secret"), "{message}");
     }
 }
 
 #[test]
-fn solutions_and_objects() {
-    let usual = json!([{ "Width": 1280, "Height": 720, "FrameRate": 15, "Bitrate": 0 }]);
+fn video_solutions_and_objects_are_checked() {
+    let default = json!([{ "Width": 1280, "Height": 720, "FrameRate": 15, "Bitrate": 0 }]);
     for nothing in [Value::Null, json!([]), json!([{}]), json!([{ "Width": null }])] {
-        assert_eq!(read("VideoSolutions", nothing).unwrap()["VideoSolutions"], usual);
+        assert_eq!(read("VideoSolutions", nothing).unwrap()["VideoSolutions"], default);
     }
     let two = read("VideoSolutions", json!([{ "Width": 640, "Height": 360 }, {}])).unwrap();
-    assert_eq!(two["VideoSolutions"][0]["Width"], 640, "as they were written");
-    assert_eq!(two["VideoSolutions"][1], usual[0]);
+    assert_eq!(two["VideoSolutions"][0]["Width"], 640, "the order is kept");
+    assert_eq!(two["VideoSolutions"][1], default[0]);
     let off = json!({ "FreezeCheckInterval": 0, "BlankCheckInterval": 0, "CrashCheckInterval": 0 });
     assert_eq!(read("MonitorConfig", Value::Null).unwrap()["MonitorConfig"], off);
     let off = json!({ "EnableEventNotify": false, "StartTimeout": 0 });
@@ -187,7 +186,7 @@ fn solutions_and_objects() {
         let echo = read("EventNotifyConfig/EnableEventNotify", json!(flag)).unwrap();
         assert_eq!(echo["EventNotifyConfig"]["EnableEventNotify"], flag);
     }
-    for (path, bad, words) in [
+    for (path, bad, text) in [
         ("VideoSolutions", json!([{}, {}, {}]), "VideoSolutions has 3 items: it must have 1 to 2"),
         ("VideoSolutions", json!({}), "VideoSolutions must be an array, it is an object"),
         ("VideoSolutions", json!([null]), "VideoSolutions[0] must be an object, it is null"),
@@ -210,12 +209,12 @@ fn solutions_and_objects() {
             "EventNotifyConfig.EnableEventNotify must be true or false, it is a number",
         ),
     ] {
-        assert_eq!(expect_error(path, &bad), ApiError::new(ErrorCode::InvalidParameter, words));
+        assert_eq!(expect_error(path, &bad), ApiError::new(ErrorCode::InvalidParameter, text));
     }
 }
 
 #[test]
-fn bodies() {
+fn bodies_are_parsed_as_json_objects() {
     let deep = format!("{{\"AppId\":{}", "[".repeat(60_000));
     for (bytes, code) in [
         (&b""[..], ErrorCode::BodyIsEmpty),
@@ -240,11 +239,11 @@ fn bodies() {
         (&escaped["AppId"], &escaped["SourceURL"]),
         (&json!("b"), &json!("https://a.example/?a=1&b=页"))
     );
-    assert!(StartRequest::parse(&escaped).is_err(), "names are as they are written");
+    assert!(StartRequest::parse(&escaped).is_err(), "names are case-sensitive");
 }
 
 #[test]
-fn the_first_of_several_items_counts() {
+fn the_first_of_equal_query_parameters_counts() {
     let item = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let items = [item("AppId", "a"), item("RoomId", "r"), item("TaskId", "t"), item("AppId", "b")];
     let task = TaskRef::parse(&query_fields(&items)).unwrap();

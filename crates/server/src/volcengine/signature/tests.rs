@@ -5,7 +5,7 @@ use super::*;
 use crate::request_id::RequestId;
 
 const NOW_MS: UnixMs = 1_700_000_000_000;
-/// 2026-11-21, 00:08:54.
+/// Time at which the SDKs' requests were captured: 2026-11-21T00:08:54Z.
 const CAPTURED_MS: UnixMs = 1_795_219_734_000;
 const SECRET: &str = "U0VDUkVUX0VYQU1QTEU=";
 const SCOPE: &str = "AKLTEXAMPLE/20231114/cn-north-1/rtc/request";
@@ -30,7 +30,7 @@ fn request(method: &str, query: &str, headers: &[(&str, &str)], body: &str) -> A
     }
 }
 
-/// Signed in its headers.
+/// A request that is signed in its headers.
 fn signed(
     (method, query, body): (&str, &str, &str),
     headers: &[(&str, &str)],
@@ -59,12 +59,12 @@ fn vector_e() -> ApiRequest {
 
 fn check(call: &ApiRequest, now: UnixMs) -> Result<VerifiedRequest, ErrorCode> {
     let known = |id: &str| if id == "AKLTEXAMPLE" { vec![Secret::new(SECRET)] } else { Vec::new() };
-    verify(call, now, &[], known).map_err(|fault| fault.code)
+    verify(call, now, &[], known).map_err(|error| error.code)
 }
 
 type Vector = (&'static str, ApiRequest, UnixMs);
 
-/// Those of the specification.
+/// The vectors of the specification.
 fn vectors() -> Vec<Vector> {
     vec![
         ("A", vector_a(), NOW_MS),
@@ -125,7 +125,7 @@ fn vectors() -> Vec<Vector> {
     ]
 }
 
-/// What SDKs sent.
+/// Requests that SDKs sent.
 fn captured() -> Vec<Vector> {
     let go = "HMAC-SHA256 Credential=AKLTEXAMPLE/20261121/cn-north-1/rtc/request, \
               SignedHeaders=content-type;host;x-content-sha256;x-date, Signature=";
@@ -188,7 +188,7 @@ fn captured() -> Vec<Vector> {
 }
 
 #[test]
-fn what_sdks_send_is_accepted() {
+fn requests_of_sdks_are_accepted() {
     for (name, call, now) in vectors().into_iter().chain(captured()) {
         let verified = check(&call, now).unwrap_or_else(|code| panic!("{name}: {code:?}"));
         assert_eq!(
@@ -197,7 +197,7 @@ fn what_sdks_send_is_accepted() {
             "{name}"
         );
         let other = verify(&call, now, &[], |_| vec![Secret::new("another"), Secret::new("")]);
-        assert_eq!(other.map_err(|fault| fault.code), Err(ErrorCode::SignatureDoesNotMatch), "{name}");
+        assert_eq!(other.map_err(|error| error.code), Err(ErrorCode::SignatureDoesNotMatch), "{name}");
     }
 }
 
@@ -217,7 +217,7 @@ fn the_canonical_request_is_as_specified() {
     }
 }
 
-/// A good call, changed.
+/// A changed copy of a valid call.
 fn call_with(of: &ApiRequest, change: impl Fn(&mut ApiRequest)) -> ApiRequest {
     let mut call = of.clone();
     change(&mut call);
@@ -228,7 +228,7 @@ fn set_header(call: &mut ApiRequest, name: &'static str, value: &str) {
     call.headers.insert(name, HeaderValue::from_str(value).unwrap());
 }
 
-/// Replaces a part of the credentials, wherever they are.
+/// Replaces a part of the credentials, in the header or in the query.
 fn replace_in_credential(call: &mut ApiRequest, from: &str, to: &str) {
     if let Some(text) = call.header("authorization").map(|text| text.replace(from, to)) {
         set_header(call, "authorization", &text);
@@ -241,7 +241,7 @@ fn replace_in_credential(call: &mut ApiRequest, from: &str, to: &str) {
 type Change<'a> = (&'a str, &'a dyn Fn(&mut ApiRequest), ErrorCode);
 
 #[test]
-fn what_is_wrong_is_refused_with_the_vendors_code() {
+fn invalid_signatures_have_the_vendors_codes() {
     use ErrorCode as C;
     let both: [Change<'_>; 9] = [
         ("another key", &|c| replace_in_credential(c, "AKLTEXAMPLE", "AKLTOTHER"), C::InvalidAccessKey),
@@ -275,7 +275,7 @@ fn what_is_wrong_is_refused_with_the_vendors_code() {
 }
 
 #[test]
-fn what_is_wrong_in_the_headers_is_refused() {
+fn invalid_headers_are_refused() {
     use ErrorCode as C;
     let headers: [Change<'_>; 17] = [
         ("another body", &|c| c.body = Bytes::from_static(b"{}").into(), C::SignatureDoesNotMatch),
@@ -287,7 +287,7 @@ fn what_is_wrong_in_the_headers_is_refused() {
             },
             C::SignatureDoesNotMatch,
         ),
-        ("another item", &|c| c.query.push_str("&X=1"), C::SignatureDoesNotMatch),
+        ("another parameter", &|c| c.query.push_str("&X=1"), C::SignatureDoesNotMatch),
         ("no host", &|c| drop(c.headers.remove("host")), C::SignatureDoesNotMatch),
         ("no content type", &|c| drop(c.headers.remove("content-type")), C::SignatureDoesNotMatch),
         ("another host", &|c| set_header(c, "host", "127.0.0.1:18093"), C::SignatureDoesNotMatch),
@@ -298,7 +298,7 @@ fn what_is_wrong_in_the_headers_is_refused() {
         ),
         ("no date", &|c| drop(c.headers.remove("x-date")), C::InvalidTimestamp),
         ("a bad date", &|c| set_header(c, "x-date", "2023-11-14T22:13:20Z"), C::InvalidTimestamp),
-        ("no such date", &|c| set_header(c, "x-date", "20231344T221320Z"), C::InvalidTimestamp),
+        ("an impossible date", &|c| set_header(c, "x-date", "20231344T221320Z"), C::InvalidTimestamp),
         ("a later date", &|c| set_header(c, "x-date", "20231114T221321Z"), C::SignatureDoesNotMatch),
         ("an unsigned date", &|c| replace_in_credential(c, ";x-date", ""), C::SignatureDoesNotMatch),
         ("an unsigned token", &|c| set_header(c, "x-security-token", "STS2"), C::SignatureDoesNotMatch),
@@ -321,11 +321,11 @@ fn what_is_wrong_in_the_headers_is_refused() {
 }
 
 #[test]
-fn what_is_wrong_in_the_query_is_refused() {
+fn invalid_queries_are_refused() {
     use ErrorCode as C;
     let queries: [Change<'_>; 6] = [
         ("another value", &|c| c.query = c.query.replace("TaskId=t", "TaskId=u"), C::SignatureDoesNotMatch),
-        ("a missing item", &|c| c.query = c.query.replace("TaskId=t&", ""), C::SignatureDoesNotMatch),
+        ("a missing parameter", &|c| c.query = c.query.replace("TaskId=t&", ""), C::SignatureDoesNotMatch),
         ("no signature", &|c| c.query = c.query.replace("X-Signature=", "X-S="), C::MissingSignature),
         ("no credential", &|c| c.query = c.query.replace("X-Credential=", "X-C="), C::MissingRequestInfo),
         ("another algorithm", &|c| c.query = c.query.replace("HMAC-", "H-"), C::MissingAuthenticationToken),
@@ -337,7 +337,7 @@ fn what_is_wrong_in_the_query_is_refused() {
 }
 
 #[test]
-fn what_is_no_signed_request_or_too_much_is_refused() {
+fn unsigned_and_oversized_requests_are_refused() {
     use ErrorCode as C;
     let header = vector_a();
     for (case, call, code) in [
@@ -348,7 +348,7 @@ fn what_is_no_signed_request_or_too_much_is_refused() {
             C::MissingAuthenticationToken,
         ),
         (
-            "much",
+            "a large body",
             call_with(&header, |c| c.body = Bytes::from(vec![b' '; MAX_BODY_LEN + 1]).into()),
             C::InvalidParameter,
         ),
@@ -357,7 +357,11 @@ fn what_is_no_signed_request_or_too_much_is_refused() {
             call_with(&header, |c| c.query = "a".repeat(MAX_QUERY_LEN + 1)),
             C::InvalidParameter,
         ),
-        ("a full query", call_with(&header, |c| c.query = "a&".repeat(MAX_ITEMS + 1)), C::InvalidParameter),
+        (
+            "a query with many parameters",
+            call_with(&header, |c| c.query = "a&".repeat(MAX_ITEMS + 1)),
+            C::InvalidParameter,
+        ),
         (
             "many headers",
             call_with(&header, |c| replace_in_credential(c, ";x-date", &";x-date".repeat(65))),
@@ -369,29 +373,31 @@ fn what_is_no_signed_request_or_too_much_is_refused() {
 }
 
 #[test]
-fn the_date_may_be_a_quarter_of_an_hour_off() {
+fn the_date_may_be_off_by_15_minutes() {
     for call in [vector_a(), vector_e()] {
-        for (off, good) in [(-900_001, false), (-900_000, true), (900_000, true), (900_001, false)] {
-            let found = check(&call, NOW_MS + off).map(|_| ());
-            assert_eq!(found, if good { Ok(()) } else { Err(ErrorCode::InvalidTimestamp) }, "{off} ms");
+        for (offset_ms, is_valid) in [(-900_001, false), (-900_000, true), (900_000, true), (900_001, false)]
+        {
+            let found = check(&call, NOW_MS + offset_ms).map(|_| ());
+            let expected = if is_valid { Ok(()) } else { Err(ErrorCode::InvalidTimestamp) };
+            assert_eq!(found, expected, "{offset_ms} ms");
         }
     }
 }
 
 #[test]
-fn regions_can_be_chosen() {
+fn regions_can_be_restricted() {
     let known = |_: &str| vec![Secret::new("another"), Secret::new(SECRET)];
     let at = |regions: &[&str]| {
         let regions: Vec<String> = regions.iter().map(|&region| region.to_owned()).collect();
-        verify(&vector_a(), NOW_MS, &regions, known).map_err(|fault| fault.code)
+        verify(&vector_a(), NOW_MS, &regions, known).map_err(|error| error.code)
     };
-    assert!(at(&["ap-singapore-1", "cn-north-1"]).is_ok(), "by the second secret of the key");
+    assert!(at(&["ap-singapore-1", "cn-north-1"]).is_ok(), "the second secret of the key matches");
     assert_eq!(at(&["ap-singapore-1"]), Err(ErrorCode::ServiceNotFound));
 }
 
-/// What is not signed is as good as not there.
+/// Parameters outside the signature are ignored.
 #[test]
-fn an_unsigned_item_is_not_used() {
+fn an_unsigned_parameter_is_ignored() {
     let call = call_with(&vector_e(), |call| call.query = format!("Extra=1&{}", call.query));
     let verified = check(&call, NOW_MS).unwrap();
     assert_eq!(
@@ -401,7 +407,7 @@ fn an_unsigned_item_is_not_used() {
 }
 
 #[test]
-fn a_usual_port_goes_without_saying() {
+fn default_ports_are_not_signed() {
     for (given, signed) in [
         ("a.example", "a.example"),
         ("a.example:80", "a.example"),
@@ -414,7 +420,7 @@ fn a_usual_port_goes_without_saying() {
 }
 
 #[test]
-fn our_own_client_signs_what_we_accept() {
+fn signatures_of_our_own_client_are_verified() {
     let secret = Secret::new(SECRET);
     for (method, query, body) in [
         ("POST", "Action=StopWebcast&Version=2020-12-01", BODY_A),
@@ -433,8 +439,8 @@ fn our_own_client_signs_what_we_accept() {
         all.push(("host", unsigned.host));
         assert!(check(&request(method, query, &all, body), NOW_MS + 1).is_ok(), "{method}");
         if method == "POST" {
-            let theirs = vector_a();
-            assert_eq!(headers.last().map(|(_, value)| value.as_str()), theirs.header("authorization"));
+            let vector = vector_a();
+            assert_eq!(headers.last().map(|(_, value)| value.as_str()), vector.header("authorization"));
         }
     }
 }
@@ -456,7 +462,7 @@ proptest::proptest! {
     }
 }
 
-/// Signed in its headers, with a date and `X-Expires`.
+/// A request that is signed in its headers, with a date and `X-Expires`.
 fn signed_with_expires(date: &str, expires: &str, names: &str) -> ApiRequest {
     let mut call = request("GET", "Action=GetWebCastTask", &[("x-date", date), ("x-expires", expires)], "");
     let query = parse_query(&call.query).unwrap();
@@ -473,9 +479,9 @@ fn signed_with_expires(date: &str, expires: &str, names: &str) -> ApiRequest {
 }
 
 #[test]
-fn a_signature_is_good_for_as_long_as_it_says() {
+fn a_signature_is_valid_until_it_expires() {
     let (signed, unsigned) = ("x-date;x-expires", "x-date");
-    for (expires, names, behind_s, good) in [
+    for (expires, names, age_s, is_valid) in [
         ("60", signed, 60, true),
         ("60", signed, 61, false),
         ("1800", signed, 1800, true),
@@ -490,8 +496,8 @@ fn a_signature_is_good_for_as_long_as_it_says() {
         ("", signed, 0, false),
     ] {
         let call = signed_with_expires("20231114T221320Z", expires, names);
-        let reply = check(&call, NOW_MS + 1000 * behind_s);
-        let expected = if good { Ok(()) } else { Err(ErrorCode::InvalidTimestamp) };
-        assert_eq!(reply.map(drop), expected, "{expires} in {names}, {behind_s} s later");
+        let result = check(&call, NOW_MS + 1000 * age_s);
+        let expected = if is_valid { Ok(()) } else { Err(ErrorCode::InvalidTimestamp) };
+        assert_eq!(result.map(drop), expected, "{expires} in {names}, {age_s} s later");
     }
 }

@@ -25,7 +25,7 @@ impl Driver<'_> {
     /// outputs had started.
     fn end_error(&mut self, reason: EndReason, begun: bool) -> Option<Error> {
         match reason {
-            EndReason::GaveUp(fault) => Some(Error::GaveUp(fault, self.machine.attempts())),
+            EndReason::PageFailed(fault) => Some(Error::GaveUp(fault, self.machine.attempts())),
             EndReason::OutputFailed | EndReason::StartFailed => {
                 Some(self.error.take().unwrap_or(Error::Panic("encode")))
             }
