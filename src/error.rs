@@ -114,10 +114,9 @@ mod tests {
     #[test]
     fn each_kind_of_failure_has_its_code() {
         let navigation = || browser::Error::HttpStatus { url: "http://a".into(), status: 404 };
-        let cases: [(cast::Error, u8); 6] = [
+        let cases: [(cast::Error, u8); 5] = [
             (pagecast_core::SpecError::Bitrate(1).into(), 2),
             (navigation().into(), 3),
-            (browser::Error::Cancelled.into(), 3),
             (record::Error::Exists(PathBuf::from("a.mp4")).into(), 4),
             (browser::Error::ChromiumNotFound(vec![]).into(), 5),
             (cast::Error::Panic("x"), 1),

@@ -8,6 +8,8 @@ use pagecast_core::SpecError;
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_worker::cast::{self, CastEvent, StopToken};
 use pagecast_worker::process::{self, Outcome, Process};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::cli;
 use crate::console::{self, StatusLine};
@@ -123,13 +125,16 @@ pub(crate) fn run_cast(
     Ok(outcome)
 }
 
-/// Returns a stop token that Ctrl-C (SIGINT) and SIGTERM set.
+/// Returns a stop token that Ctrl-C (SIGINT) and SIGTERM set, on the thread `signals`.
 pub(crate) fn stop_on_signals() -> StopToken {
     let stop = StopToken::default();
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        if let Err(error) = signal_hook::flag::register(signal, stop.flag()) {
-            tracing::warn!(%error, signal, "signal handler registration failed");
-        }
+    let requested = stop.clone();
+    let listening = Signals::new([SIGINT, SIGTERM]).and_then(|mut signals| {
+        let run = move || signals.forever().for_each(|_signal| requested.request());
+        std::thread::Builder::new().name("signals".into()).spawn(run)
+    });
+    if let Err(error) = listening {
+        tracing::warn!(%error, "signal handler registration failed");
     }
     stop
 }

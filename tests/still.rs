@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::media::RgbImage;
 use pagecast_testkit::media::image::Rect;
-use pagecast_testkit::{MachineLock, Outcome, PageServer, PagecastCommand, ScratchDir, screenshot};
+use pagecast_testkit::{MachineLock, Outcome, PageServer, PagecastCommand, ScratchDir, Signal, screenshot};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const FPS: u32 = 30;
@@ -58,6 +58,37 @@ fn only_heartbeats_are_encoded() -> Result<()> {
     );
     ensure!(report.frames_unchanged > u64::from(FPS * (DURATION_S - 2)), "{report:?}");
     ensure!(file.end_s() > f64::from(DURATION_S) - 0.1, "the last picture ends at {} s", file.end_s());
+    Ok(())
+}
+
+/// How often the main thread of a process has gone to sleep so far.
+fn sleeps(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    Ok(count.context("no count of sleeps")?.trim().parse()?)
+}
+
+#[test]
+fn the_main_thread_of_a_cast_at_rest_wakes_only_for_what_is_due() -> Result<()> {
+    /// Progress and a ping every second, a measurement every two; and as much again for what Chromium does.
+    const MAX_WAKES_PER_S: f64 = 5.0;
+    const WINDOW: Duration = Duration::from_secs(6);
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut run = PagecastCommand::record(PAGECAST, &server.url("static.html")).start()?;
+    run.wait_until("the page was live", Duration::from_secs(30), |run| {
+        run.stderr_so_far().contains("page live")
+    })?;
+    std::thread::sleep(Duration::from_secs_f64(SETTLED_S));
+    let pid = run.cast_pid().context("no process of the cast")?;
+    let before = sleeps(pid)?;
+    std::thread::sleep(WINDOW);
+    let wakes_per_s = (sleeps(pid)? - before) as f64 / WINDOW.as_secs_f64();
+    run.signal(Signal::INT)?;
+    run.finish(Duration::from_secs(20))?.report()?;
+    println!("{wakes_per_s:.1} wakes per second");
+    ensure!(wakes_per_s <= MAX_WAKES_PER_S, "{wakes_per_s:.1} wakes per second");
+    ensure!(wakes_per_s >= 1.0, "{wakes_per_s:.1} wakes per second: progress alone is one");
     Ok(())
 }
 

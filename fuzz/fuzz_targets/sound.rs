@@ -12,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use libfuzzer_sys::fuzz_target;
 use pagecast_core::HostTime;
 use pagecast_page::av_sync::MediaElementDelay;
-use pagecast_page::sound::server::{PulseServer, Timestamp};
+use pagecast_page::sound::server::{Input, Output, PulseServer};
 
 /// `Auth` with protocol version 35 and an empty cookie, in wire format.
 const AUTH_MESSAGE: [u8; 40] = [
@@ -22,16 +22,14 @@ const AUTH_MESSAGE: [u8; 40] = [
 
 fuzz_target!(|data: &[u8]| {
     let mut now = HostTime(1_000_000_000);
-    let timestamp = |now: HostTime| Timestamp {
-        monotonic: now,
-        wall: UNIX_EPOCH + Duration::from_nanos(now.0.unsigned_abs()),
-    };
+    let wall = |now: HostTime| UNIX_EPOCH + Duration::from_nanos(now.0.unsigned_abs());
     let mut server = PulseServer::new(now, MediaElementDelay::default());
-    let Some(client) = server.connect() else { return };
-    server.start_capture(now + Duration::from_millis(5), now);
+    let Some(client) = server.free_client_id() else { return };
+    server.handle(now, Input::Connected(client));
+    server.handle(now, Input::StartCapture { origin: now + Duration::from_millis(5) });
     let Some((flags, mut rest)) = data.split_first() else { return };
     if flags & 1 == 0 {
-        let _ignored = server.receive(client, &AUTH_MESSAGE, timestamp(now));
+        server.handle(now, Input::Received { client, bytes: &AUTH_MESSAGE, wall: wall(now) });
     }
     let mut next = 0;
     while let [pace, high, low, more @ ..] = rest {
@@ -39,19 +37,19 @@ fuzz_target!(|data: &[u8]| {
         let (bytes, later) = more.split_at(len);
         rest = later;
         now = now + Duration::from_micros(u64::from(pace >> 1) * 500);
-        if server.receive(client, bytes, timestamp(now)).is_err() {
-            server.disconnect(client, now);
-        }
+        server.handle(now, Input::Received { client, bytes, wall: wall(now) });
         if pace & 1 == 0 {
-            server.consume_output(client, server.pending_output(client).len());
+            let bytes = server.pending_output(client).len();
+            server.handle(now, Input::Sent { client, bytes, wall: wall(now) });
         }
-        server.advance(now);
-        for samples in server.drain_samples() {
+        while let Some(output) = server.poll(now) {
+            // A client that is cut off is ignored from then on.
+            let Output::Samples(samples) = output else { continue };
             assert_eq!(samples.start, next);
             assert!(samples.pcm.iter().all(|v| v.is_finite()));
             next = samples.start + samples.len() as u64;
         }
         assert!(server.pending_output(client).len() < 8 << 20);
-        assert!(server.deadline() > now);
+        assert!(server.deadline().is_some_and(|at| at > now));
     }
 });

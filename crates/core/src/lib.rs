@@ -14,6 +14,7 @@ pub mod error_text;
 pub mod picture;
 pub mod spec;
 pub mod time;
+pub mod wake;
 
 pub use picture::{Frame, Picture, TILE_HEIGHT, TILE_WIDTH, Tick, Tiles};
 pub use spec::{CastSpec, SpecError};

@@ -16,12 +16,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pagecast_core::MediaTime;
 use pagecast_core::connection::{Event, State, StateMachine};
 use pagecast_core::spec::{MAX_PUSHES, NetworkPolicy, Push, PushUrl};
+use pagecast_core::wake::SharedWaker;
 
 use crate::encode::{KeyframeRequest, Tracks};
 use crate::fanout::{FanOutHandle, QueueLimit};
@@ -145,6 +147,8 @@ pub struct Pushes {
     next_id: AtomicU32,
     messages: SyncSender<Message>,
     statuses: Mutex<Vec<Arc<TargetStatus>>>,
+    /// Woken by the events.
+    waker: SharedWaker,
     /// `None` once it has ended.
     thread: Option<JoinHandle<()>>,
 }
@@ -165,7 +169,9 @@ impl Pushes {
         let close = config.close_timeout;
         let ca_file = config.ca_file.or_else(session::find_ca_file);
         let config = Config { ca_file, ..config };
-        let run = move || Runner::new(event_sender, close).run(&message_receiver);
+        let waker = SharedWaker::default();
+        let runner = Runner::new(event_sender, waker.clone(), close);
+        let run = move || runner.run(&message_receiver);
         let thread = std::thread::Builder::new().name("pushes".into()).spawn(run).map_err(Error::Thread)?;
         let (next_id, statuses) = (AtomicU32::new(1), Mutex::default());
         Ok((
@@ -177,10 +183,16 @@ impl Pushes {
                 next_id,
                 messages,
                 statuses,
+                waker,
                 thread: Some(thread),
             },
             events,
         ))
+    }
+
+    /// Sets who is woken by each event.
+    pub fn set_waker(&self, waker: Waker) {
+        self.waker.set(waker);
     }
 
     /// Adds a target, which receives the stream from the next keyframe on.

@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ffmpeg_the_third as ff;
+use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use pagecast_core::{MediaTime, Packet, Track};
 use tokio::sync::Notify;
 
@@ -131,6 +132,7 @@ pub struct Recorder {
     spool: Arc<Spool>,
     /// Notified when there is something to upload.
     wakeup: Arc<Notify>,
+    thread_end: ThreadEnd,
     log: LogWriter<RecordedEntry>,
     muxer: Muxer,
     interleaver: Interleaver,
@@ -176,6 +178,7 @@ impl Recorder {
         Ok(Self {
             log: spool.recorded_log_writer().map_err(fail)?,
             wakeup: Arc::default(),
+            thread_end: ThreadEnd::default(),
             muxer,
             interleaver: Interleaver::new(reference_track == Track::Video),
             run,
@@ -210,6 +213,13 @@ impl Recorder {
         Arc::clone(&self.wakeup)
     }
 
+    /// Wakes `waker` when the thread of [`Recorder::spawn`] ends; the returned value tells that it has.
+    #[must_use]
+    pub fn watch_thread(&mut self, waker: &SharedWaker) -> ThreadEnd {
+        self.thread_end = ThreadEnd::new(waker);
+        self.thread_end.clone()
+    }
+
     /// Records packets until the subscription ends, and the thumbnails that arrive meanwhile.
     ///
     /// # Errors
@@ -221,6 +231,7 @@ impl Recorder {
         pictures: Option<Receiver<Jpeg>>,
     ) -> Result<JoinHandle<Result<RunSummary, Error>>, Error> {
         let run = move || {
+            let _guard = self.thread_end.guard();
             let result = self.run(&packets, pictures.as_ref());
             self.discard_prepared();
             self.wakeup.notify_one();

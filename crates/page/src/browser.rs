@@ -7,7 +7,9 @@ mod error;
 mod intercept;
 mod launch;
 mod load_failure;
+mod page_load;
 mod page_signal;
+mod pipe;
 mod readiness;
 mod trace;
 mod trust_store;
@@ -23,7 +25,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pagecast_core::HostTime;
 use pagecast_core::spec::{ReadySignal, Size, Source, SourceUrl};
+use pagecast_core::wake::SharedWaker;
 use serde_json::{Value, json};
 
 pub use cdp::Error as CallError;
@@ -31,6 +35,7 @@ pub use console::ConsoleMessage;
 pub use error::Error;
 pub(crate) use launch::profile_files;
 pub use launch::{CHROMIUM_VARIABLE, find_chromium};
+pub use page_load::PageLoad;
 pub(crate) use trace::FrameTracer;
 pub use trust_store::Error as TrustError;
 pub(crate) use trust_store::{DATABASE_FOLDERS as TRUST_FOLDERS, create_database as trust_database};
@@ -41,11 +46,10 @@ use crate::egress::{ConnectionFailures, EgressProxy};
 use cdp::{CdpClient, PendingResponse};
 use intercept::RequestInterceptor;
 use page_signal::PageSignal;
+use pipe::BrowserPipe;
 
 /// How long the browser may take to start, and to answer any single call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the server of the page may take to send the first response.
-const NAVIGATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a browser that closed its pipes may take to exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes that are kept of the browser's standard error, for the error of a failed start.
@@ -90,6 +94,8 @@ impl PageState {
 struct Shared {
     state: Mutex<(PageState, console::ConsoleLog)>,
     changed: Condvar,
+    /// Woken when the state has changed.
+    waker: SharedWaker,
     trace: trace::TraceBuffer,
     /// DevTools session of the page itself; frames of other sites have their own.
     page_session: OnceLock<String>,
@@ -103,8 +109,14 @@ impl Shared {
     }
 
     fn update(&self, change: impl FnOnce(&mut PageState)) {
-        change(&mut self.lock().0);
-        self.changed.notify_all();
+        let mut guard = self.lock();
+        let previous = guard.0.clone();
+        change(&mut guard.0);
+        if guard.0 != previous {
+            drop(guard);
+            self.changed.notify_all();
+            self.waker.wake();
+        }
     }
 }
 
@@ -146,6 +158,8 @@ pub(crate) struct LaunchConfig<'a> {
     pub(crate) max_disk_bytes: u64,
     /// Muted when the page crashes.
     pub(crate) output_mute: &'a OutputMute,
+    /// Woken when the state of the page has changed.
+    pub(crate) waker: &'a SharedWaker,
 }
 
 impl Browser {
@@ -180,7 +194,7 @@ impl Browser {
             stderr: Stdio::from(stderr_w),
         };
         let child = child::spawn(spec).map_err(fail)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { waker: config.waker.clone(), ..Shared::default() });
         let stderr = StderrCapture::start(stderr_r).map_err(fail)?;
         let intercept = RequestInterceptor::new(source);
         let intercept_commands = intercept.as_ref().map(|i| (i.page_command(), i.frame_command()));
@@ -192,7 +206,8 @@ impl Browser {
             interceptor: intercept,
             insecure_origin: insecure,
         };
-        let (cdp, reader) = CdpClient::connect(commands_w, answers_r, events).map_err(fail)?;
+        let answers = BrowserPipe::new(answers_r, &child);
+        let (cdp, reader) = CdpClient::connect(commands_w, answers, events).map_err(fail)?;
         let mut browser = Self {
             child,
             cdp,
@@ -210,62 +225,10 @@ impl Browser {
         }
     }
 
-    /// Opens a page and waits until its server has answered, or until `is_cancelled` returns true.
-    ///
-    /// # Errors
-    /// [`Error::Navigation`], [`Error::AddressDenied`], [`Error::HttpStatus`], [`Error::NavigationTimeout`],
-    /// [`Error::Cancelled`], or a browser or page that is gone.
-    pub fn open(&self, url: &SourceUrl, is_cancelled: &dyn Fn() -> bool) -> Result<(), Error> {
-        self.shared.update(|s| {
-            (s.signalled_end, s.oversized_video) = (false, None);
-            s.expect_document(None);
-        });
-        let begin = self.egress_failures.attempt_count();
-        // A crashed page would never answer.
-        let has_crashed = || self.shared.lock().0.crashed;
-        let is_cancelled = || is_cancelled() || self.has_exited() || has_crashed();
-        let call = |method, params, timeout| {
-            self.cdp.call_cancellable(&self.session, method, params, timeout, &is_cancelled).map_err(
-                |error| match error {
-                    CallError::Cancelled { .. } if self.has_exited() => Error::BrowserExited,
-                    CallError::Cancelled { .. } if has_crashed() => Error::PageCrashed,
-                    CallError::Timeout { after, .. } => {
-                        Error::NavigationTimeout { url: url.to_string(), after }
-                    }
-                    CallError::Cancelled { .. } => Error::Cancelled,
-                    other => other.into(),
-                },
-            )
-        };
-        let answer = call("Page.navigate", json!({"url": url.reveal()}), NAVIGATION_TIMEOUT)?;
-        match answer["loaderId"].as_str() {
-            // The page may already have navigated to yet another document.
-            Some(document) => self.shared.update(|s| {
-                if s.loader_id.is_none() {
-                    s.expect_document(Some(document));
-                }
-            }),
-            // Without a new loader only the fragment of the URL differs, and the document stayed.
-            None if answer["errorText"].is_null() => {
-                call("Page.reload", json!({"ignoreCache": true}), CALL_TIMEOUT)?;
-                self.wait_until(CALL_TIMEOUT, |s| s.loader_id.is_some())?;
-            }
-            None => {}
-        }
-        // Otherwise the focus stays in the browser's hidden address field, and a list that the page opens
-        // closes at once.
-        self.cdp.send(&self.session, "Page.bringToFront", json!({}));
-        match answer["errorText"].as_str() {
-            // This code stands for an error status with an empty body: the status is the better error.
-            Some("net::ERR_HTTP_RESPONSE_CODE_FAILURE") | None => {
-                check_http_status(url, &call("Runtime.evaluate", http_status_query(), CALL_TIMEOUT)?)
-            }
-            Some(reason) => Err(load_failure::navigation_error(
-                url,
-                reason,
-                self.egress_failures.failure_since(begin, url.host()),
-            )),
-        }
+    /// Starts to open a page.
+    #[must_use]
+    pub fn open(&self, url: &SourceUrl) -> PageLoad {
+        PageLoad::start(self, url)
     }
 
     /// Waits until `done` is true for the state of the page, or for `timeout`. Returns the state at that
@@ -310,10 +273,11 @@ impl Browser {
         self.shared.lock().1.messages()
     }
 
-    /// Sends a call that is answered once the page's main thread is free.
+    /// Sends a call that is answered once the page's main thread is free. The answer wakes nobody.
     #[must_use]
     pub fn ping(&self) -> PendingPing {
-        PendingPing(self.cdp.start_call(&self.session, "Runtime.evaluate", json!({"expression": "0"})))
+        let params = json!({"expression": "0"});
+        PendingPing(self.cdp.start_call(&self.session, "Runtime.evaluate", params, None))
     }
 
     /// Calls a method of the DevTools protocol on the page.
@@ -345,11 +309,7 @@ impl Browser {
     }
 
     fn call_session(&self, session: &str, method: &'static str, params: Value) -> Result<Value, CallError> {
-        let gone = || self.has_exited();
-        self.cdp.call_cancellable(session, method, params, CALL_TIMEOUT, &gone).map_err(|error| match error {
-            CallError::Cancelled { .. } => CallError::Closed,
-            other => other,
-        })
+        self.cdp.call(session, method, params, CALL_TIMEOUT)
     }
 
     /// Whether the main process of the browser has exited. Its pipes may close much later, as helpers hold
@@ -459,10 +419,11 @@ impl PageEventHandler {
 pub struct PendingPing(Option<PendingResponse>);
 
 impl PendingPing {
-    /// Whether the response has arrived. Stays false if the browser is gone.
+    /// When the response arrived; `None` before, and for ever if the browser is gone. Later calls return
+    /// `None` again.
     #[must_use]
-    pub fn is_answered(&self) -> bool {
-        self.0.as_ref().is_some_and(|answer| answer.try_recv().is_ok())
+    pub fn answered_at(&self) -> Option<HostTime> {
+        Some(self.0.as_ref()?.try_recv().ok()?.received_at)
     }
 }
 
@@ -544,19 +505,5 @@ impl StderrCapture {
             .filter(|l| l.contains("FATAL") || l.contains("ERROR"));
         let errors: Vec<String> = errors.take(3).collect();
         if errors.is_empty() { "it gave no reason".into() } else { errors.join("; ") }
-    }
-}
-
-/// Parameters of a call that returns the HTTP status of the main document; 0 if it did not come from a
-/// server.
-fn http_status_query() -> Value {
-    let expression = "performance.getEntriesByType('navigation')[0]?.responseStatus ?? 0";
-    json!({"expression": expression, "returnByValue": true})
-}
-
-fn check_http_status(url: &SourceUrl, answer: &Value) -> Result<(), Error> {
-    match answer["result"]["value"].as_u64().and_then(|s| u16::try_from(s).ok()) {
-        Some(status) if status >= 400 => Err(Error::HttpStatus { url: url.to_string(), status }),
-        _ => Ok(()),
     }
 }

@@ -5,8 +5,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use pagecast_core::wake::SharedWaker;
 
 /// Time between two measurements. A page can write some 400 MB/s, so it may exceed its limit by twice that.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
@@ -40,6 +43,8 @@ struct Shared {
     run_folder: PathBuf,
     /// Number of the running browser, 0 before the first, and its last measurement.
     current: Mutex<(u32, DiskUsage)>,
+    /// Woken when the usage has changed.
+    waker: SharedWaker,
 }
 
 impl Shared {
@@ -62,7 +67,12 @@ impl Shared {
         let mut current = self.lock();
         // If the browser was replaced meanwhile, the result is that of the earlier one.
         if current.0 == browser {
-            current.1 = DiskUsage { used_bytes, free_bytes, measured_at };
+            let previous =
+                std::mem::replace(&mut current.1, DiskUsage { used_bytes, free_bytes, measured_at });
+            drop(current);
+            if previous.used_bytes != used_bytes {
+                self.waker.wake();
+            }
         }
     }
 }
@@ -80,6 +90,7 @@ impl DiskMeter {
         let shared = Arc::new(Shared {
             run_folder: run_folder.to_owned(),
             current: Mutex::new((0, DiskUsage::UNKNOWN)),
+            waker: SharedWaker::default(),
         });
         let (stop, stopped) = sync_channel::<()>(0);
         let measured = Arc::clone(&shared);
@@ -95,6 +106,11 @@ impl DiskMeter {
     /// Measures `browser` from now on, and removes the folders of earlier ones.
     pub(crate) fn set_browser(&self, browser: u32) {
         *self.shared.lock() = (browser, DiskUsage::UNKNOWN);
+    }
+
+    /// Sets who is woken when a measurement differs from the one before.
+    pub(crate) fn set_waker(&self, waker: Waker) {
+        self.shared.waker.set(waker);
     }
 
     /// The last measurement.

@@ -20,10 +20,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pagecast_core::spec::Size;
+use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use pagecast_core::{Fps, HostTime, Picture, Tick};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smithay::reexports::wayland_server::Display as Wayland;
@@ -31,7 +33,7 @@ use smithay::reexports::wayland_server::Display as Wayland;
 use crate::av_sync::RenderLatency;
 use crate::child::is_browser_peer;
 use crate::clock::{self, Origin, OutputMute};
-use pacer::Pacer;
+use pacer::{Input, Pacer};
 use protocol::{ClientState, State};
 
 /// Most connections at a time: Chromium uses two. When full, further connections are closed.
@@ -106,6 +108,8 @@ impl Stats {
 #[derive(Debug)]
 pub struct Display {
     shared: Arc<Shared>,
+    waker: SharedWaker,
+    end: ThreadEnd,
     thread: Option<JoinHandle<()>>,
     socket: PathBuf,
 }
@@ -164,11 +168,22 @@ impl Display {
         let (socket, client_uid) = (config.socket.clone(), config.client_uid);
         let emitter = TickEmitter::new(&config, out, Arc::clone(&shared));
         let state = State::new(&wayland.handle(), &config, emitter);
+        let waker = SharedWaker::default();
+        let end = ThreadEnd::new(&waker);
+        let guard = end.guard();
         let thread = std::thread::Builder::new()
             .name("display".into())
-            .spawn(move || run(wayland, state, &listener, client_uid))
+            .spawn(move || {
+                let _guard = guard;
+                run(wayland, state, &listener, client_uid);
+            })
             .map_err(Error::Thread)?;
-        Ok(Self { shared, thread: Some(thread), socket })
+        Ok(Self { shared, waker, end, thread: Some(thread), socket })
+    }
+
+    /// Sets who is woken when the thread has failed.
+    pub fn set_waker(&self, waker: Waker) {
+        self.waker.set(waker);
     }
 
     /// Starts the capture: the next tick is the first frame. Further calls change nothing.
@@ -208,7 +223,7 @@ impl Display {
     /// Whether the thread has ended unexpectedly, which is a bug.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+        self.end.has_ended()
     }
 
     fn wake(&self) {
@@ -274,24 +289,7 @@ impl TickEmitter {
         }
     }
 
-    /// Closes the oldest slot that is over at `now`, and sends the ticks that it still owes. False if none is
-    /// over.
-    pub(crate) fn close_slot(&mut self, now: HostTime, scene: &mut scene::Scene) -> bool {
-        let due = self.pacer.close_slot(now, self.render_latency.ticks());
-        due.is_some_and(|due| {
-            self.emit_all(due, scene);
-            true
-        })
-    }
-
-    /// Sends the tick of a slot whose frame was committed.
-    pub(crate) fn emit_committed(&mut self, scene: &mut scene::Scene) {
-        let due = self.pacer.due_ticks(self.render_latency.ticks());
-        self.emit_all(due, scene);
-    }
-
-    /// Sends ticks, the last one with the current screen. There are several after the render latency has
-    /// decreased.
+    /// Sends ticks, the last one with the current screen.
     fn emit_all(&self, due: Range<i64>, scene: &mut scene::Scene) {
         for index in due.clone() {
             if index == 0 {
@@ -330,10 +328,14 @@ impl TickEmitter {
         }
     }
 
-    fn start_capture_if_requested(&mut self) {
-        if self.shared.capture_requested.load(Ordering::Acquire) && !self.pacer.is_capturing() {
-            self.origin.set(self.pacer.start_capture());
-        }
+    /// Hands in the render latency that was measured last.
+    fn update_latency(&mut self, now: HostTime) {
+        self.pacer.handle(now, Input::RenderLatency(self.render_latency.ticks()));
+    }
+
+    /// Returns whether the capture was requested and has not started.
+    fn must_start_capture(&self) -> bool {
+        self.shared.capture_requested.load(Ordering::Acquire) && !self.pacer.is_capturing()
     }
 }
 
@@ -344,7 +346,7 @@ fn run(mut wayland: Wayland<State>, mut state: State, listener: &UnixListener, c
     let (mut committed, mut was_drawing) = (0, false);
     while !shared.stop_requested.load(Ordering::Acquire) {
         state.advance(clock::now());
-        state.emitter.start_capture_if_requested();
+        state.start_capture_if_requested();
         // The Wayland library panics at malformed requests, for example invalid strings. It holds no lock
         // then.
         match catch_unwind(AssertUnwindSafe(|| wayland.dispatch_clients(&mut state))) {

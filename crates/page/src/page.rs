@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::task::Waker;
 
 use pagecast_core::spec::{Mobile, NetworkPolicy, Source};
+use pagecast_core::wake::SharedWaker;
 use pagecast_core::{Samples, Tick};
 use serde_json::Value;
 
@@ -86,6 +88,8 @@ pub struct Page {
     session_leader_pid: Arc<AtomicU32>,
     render_latency: RenderLatency,
     output_mute: OutputMute,
+    /// Woken when the state of the browser has changed.
+    waker: SharedWaker,
     /// Certificate database of the browsers: names below the home folder, and contents.
     trust_files: Vec<(String, Vec<u8>)>,
     /// Number of browsers started so far.
@@ -168,6 +172,7 @@ impl Page {
             session_leader_pid: leader,
             render_latency: latency,
             output_mute,
+            waker: SharedWaker::default(),
             trust_files: trust,
             browser_count: 0,
             disk_meter: disk,
@@ -202,6 +207,7 @@ impl Page {
             isolated_run_folder: (self.isolation == Isolation::Namespaces).then_some(&*run_folder),
             max_disk_bytes: self.config.max_disk_bytes,
             output_mute: &self.output_mute,
+            waker: &self.waker,
         };
         let Config { source, policy, .. } = &self.config;
         self.render_latency.reset();
@@ -220,6 +226,15 @@ impl Page {
         .map_err(Error::StartProbe)?;
         self.running_browser = Some(RunningBrowser { browser, _latency_probe: probe });
         Ok(())
+    }
+
+    /// Sets who is woken when the state of this browser or of a later one has changed, a
+    /// [`browser::PageLoad`] may go on, the disk usage has changed, or display or sound card have failed.
+    pub fn set_waker(&self, waker: &Waker) {
+        self.waker.set(waker.clone());
+        self.display.set_waker(waker.clone());
+        self.sound.set_waker(waker.clone());
+        self.disk_meter.set_waker(waker.clone());
     }
 
     /// Disk usage of the running browser, measured within the last seconds.

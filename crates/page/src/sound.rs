@@ -33,9 +33,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::task::Waker;
 use std::thread::JoinHandle;
 
 use pagecast_core::Samples;
+use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use thiserror::Error;
 
 use crate::av_sync::MediaElementDelay;
@@ -96,6 +98,8 @@ pub enum Error {
 pub struct SoundCard {
     shared: Arc<SharedStats>,
     stop: Arc<rustix::fd::OwnedFd>,
+    waker: SharedWaker,
+    end: ThreadEnd,
     thread: Option<JoinHandle<()>>,
     socket: PathBuf,
 }
@@ -119,9 +123,15 @@ pub fn start(config: Config, out: SyncSender<Samples>) -> Result<SoundCard, Erro
         Arc::clone(&shared),
         PulseServer::new(clock::now(), media_element_delay),
     );
-    let thread =
-        std::thread::Builder::new().name("sound".into()).spawn(|| server.run()).map_err(Error::Start)?;
-    Ok(SoundCard { shared, stop, thread: Some(thread), socket })
+    let waker = SharedWaker::default();
+    let end = ThreadEnd::new(&waker);
+    let guard = end.guard();
+    let run = move || {
+        let _guard = guard;
+        server.run();
+    };
+    let thread = std::thread::Builder::new().name("sound".into()).spawn(run).map_err(Error::Start)?;
+    Ok(SoundCard { shared, stop, waker, end, thread: Some(thread), socket })
 }
 
 impl SoundCard {
@@ -141,7 +151,12 @@ impl SoundCard {
     /// Whether the thread has ended unexpectedly, which is a bug.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+        self.end.has_ended()
+    }
+
+    /// Sets who is woken when the thread has failed.
+    pub fn set_waker(&self, waker: Waker) {
+        self.waker.set(waker);
     }
 
     /// Path of the socket.

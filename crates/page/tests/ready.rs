@@ -4,10 +4,14 @@
 mod browser_fixture;
 
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::task::Wake;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use pagecast_page::browser::CallError;
+use rustix::process::{Pid, Signal, kill_process};
 
 use browser_fixture::BrowserFixture;
 
@@ -72,5 +76,30 @@ fn the_network_is_idle_once_nothing_is_loaded() -> Result<()> {
     ensure!(!state.network_idle, "a page that reloads counts as idle");
     let state = live.page.browser()?.wait_until(TIMEOUT, |s| s.network_idle)?;
     ensure!(state.network_idle, "after the reload, the network is never idle");
+    Ok(())
+}
+
+/// Reports each wake-up.
+struct Woken(SyncSender<()>);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        let _pending = self.0.try_send(());
+    }
+}
+
+#[test]
+fn a_signal_of_the_page_and_the_end_of_the_browser_wake() -> Result<()> {
+    let live = BrowserFixture::open(SIZE, 1.0, "<p>x")?;
+    let browser = live.page.browser()?;
+    let (sender, woken) = sync_channel(1);
+    live.page.set_waker(&Arc::new(Woken(sender)).into());
+    live.evaluate("location.reload()")?;
+    woken.recv_timeout(TIMEOUT)?;
+    let pid = i32::try_from(browser.pid()).ok().and_then(Pid::from_raw).context("a process id")?;
+    kill_process(pid, Signal::KILL)?;
+    while !browser.state().closed {
+        woken.recv_timeout(TIMEOUT)?;
+    }
     Ok(())
 }

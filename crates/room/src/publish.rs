@@ -7,13 +7,15 @@ mod session;
 mod status;
 
 use std::io;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 use std::thread::JoinHandle;
 
 use pagecast_core::Packet;
 use pagecast_core::connection::{Event, State};
 use pagecast_core::spec::Room;
+use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use tokio::sync::mpsc;
 
 use media::lock_status;
@@ -58,6 +60,22 @@ pub struct PublisherEvent {
     pub event: Event,
 }
 
+/// Queue of the events, and who is woken by each.
+struct EventSender {
+    queue: SyncSender<PublisherEvent>,
+    waker: SharedWaker,
+}
+
+impl EventSender {
+    /// Queues an event; the status contains the latest state even if the queue is full.
+    fn send(&self, event: PublisherEvent) {
+        if let Err(error) = self.queue.try_send(event) {
+            tracing::trace!(%error, "room event dropped, queue full");
+        }
+        self.waker.wake();
+    }
+}
+
 enum Command {
     Feed(Feed, Box<dyn EncoderControl>),
     Stop,
@@ -70,6 +88,9 @@ pub struct Publisher {
     commands: mpsc::Sender<Command>,
     events: Receiver<PublisherEvent>,
     status: Arc<Mutex<Status>>,
+    /// Woken by the events and at the end of the thread.
+    waker: SharedWaker,
+    end: ThreadEnd,
     thread: JoinHandle<()>,
 }
 
@@ -92,13 +113,23 @@ impl Publisher {
             audio_kbps: 0,
             layers: Vec::new(),
         }));
+        let waker = SharedWaker::default();
+        let sender = EventSender { queue: sender, waker: waker.clone() };
         let runner = Runner::new(room, receiver, sender, Arc::clone(&status));
+        let end = ThreadEnd::new(&waker);
+        let guard = end.guard();
         let thread = std::thread::Builder::new().name("room".into()).spawn(move || {
+            let _guard = guard;
             runtime.block_on(runner.run());
             // A blocking DNS lookup must not delay the end of the thread.
             runtime.shutdown_background();
         })?;
-        Ok(Self { commands, events, status, thread })
+        Ok(Self { commands, events, status, waker, end, thread })
+    }
+
+    /// Sets who is woken by each event, and at the end of the publisher.
+    pub fn set_waker(&self, waker: Waker) {
+        self.waker.set(waker);
     }
 
     /// Sets the packets to send, and the control of their encoders.
@@ -122,13 +153,13 @@ impl Publisher {
     /// Whether the publisher has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.end.has_ended()
     }
 
     /// Closes the session and returns the final status and events. `None` if the thread panicked.
     #[must_use]
     pub fn finish(self) -> Option<(Status, Vec<PublisherEvent>)> {
-        let Self { commands, events, status, thread } = self;
+        let Self { commands, events, status, thread, .. } = self;
         if commands.try_send(Command::Stop).is_err() {
             tracing::trace!("room had already ended");
         }

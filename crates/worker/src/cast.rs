@@ -1,6 +1,7 @@
 //! One cast: carries out what [`pagecast_core::cast::StateMachine`] decides, with a page, encoders and
 //! outputs.
 
+mod changes;
 mod driver;
 mod evidence;
 mod hang;
@@ -9,32 +10,36 @@ mod pushes;
 mod recording;
 mod report;
 mod room;
+mod wakeup;
 mod warm_browser;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::task::Waker;
+use std::time::Duration;
 
 use pagecast_core::cast::{EndReason, Event, HealthFault, LoadError, Warning};
 use pagecast_core::spec::StorageKeys;
+use pagecast_core::wake::SharedWaker;
 use pagecast_core::{CastSpec, HostTime, SpecError};
 use pagecast_media::{encode, push, record};
 use pagecast_page::browser::{self, CallError, TrustError};
 use pagecast_page::clock;
 use serde::{Deserialize, Serialize};
 
+pub use changes::{Change, ChangeReceiver, ChangeSender, change_queue};
 pub use hang::Hang;
 pub use pagecast_media::record::upload::{
     RecordedFile, State as UploadState, Status as UploadStatus, UploadReport,
 };
 pub use pagecast_room::publish::{LayerStatus as RoomLayer, Status as RoomStatus};
 pub(crate) use pushes::apply_change as change_pushes;
-pub use pushes::{Change, PushEvent, PushReport};
+pub use pushes::{PushEvent, PushReport};
 use recording::PendingUpload;
 pub(crate) use report::end_reason_code;
 pub use report::{CpuMs, PeakRss, Progress, Report, TimelineEntry};
+use wakeup::Wakeup;
 pub use warm_browser::WarmBrowser;
 
 /// Why a cast could not start, or ended before it was stopped.
@@ -121,8 +126,7 @@ impl Error {
                 browser::Error::Navigation { .. }
                 | browser::Error::AddressDenied { .. }
                 | browser::Error::HttpStatus { .. }
-                | browser::Error::NavigationTimeout { .. }
-                | browser::Error::Cancelled => FailureKind::Page,
+                | browser::Error::NavigationTimeout { .. } => FailureKind::Page,
                 browser::Error::InvalidSetting { .. }
                 | browser::Error::CdpCall(CallError::InvalidSelector(_)) => FailureKind::Value,
                 _ => FailureKind::Browser,
@@ -180,25 +184,28 @@ fn gave_up_message(fault: HealthFault, attempts: u32) -> String {
 pub struct StopToken {
     requested: Arc<AtomicBool>,
     abandoned: Arc<AtomicBool>,
+    /// Woken by both requests.
+    waker: SharedWaker,
     /// Time of the last [`StopToken::is_requested`], on the clock of the page; 0 before the first.
     last_checked_at: Arc<AtomicI64>,
 }
 
 impl StopToken {
-    /// Returns the flag of the request, for a signal handler to set.
-    #[must_use]
-    pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.requested)
-    }
-
-    /// Requests that the cast stop.
+    /// Requests that the cast stop. Takes a lock, so that a signal handler must not call it.
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
+        self.waker.wake();
     }
 
     /// Requests that the cast's process be killed and its spool left as it is, for another worker to resume.
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Sets who is woken by a request.
+    pub(crate) fn set_waker(&self, waker: Waker) {
+        self.waker.set(waker);
     }
 
     /// Returns whether the cast was abandoned to another worker.
@@ -212,8 +219,8 @@ impl StopToken {
         self.requested.swap(false, Ordering::AcqRel)
     }
 
-    /// Returns whether a stop was requested. The main loop of a cast calls this all the time, wherever it is,
-    /// which shows that it runs: see [`StopToken::time_since_check`].
+    /// Returns whether a stop was requested. The main loop of a cast calls this once a second at least, which
+    /// shows that it runs: see [`StopToken::time_since_check`].
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.last_checked_at.store(clock::now().0, Ordering::Relaxed);
@@ -273,22 +280,24 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
-/// Runs a cast until it ends or `stop` requests it. `started` is when the user requested the cast. A warm
-/// browser is used if it is compatible with the cast. `changes` are applied as they arrive.
+/// Runs a cast until it ends or `stop` requests it. `started` is when the user requested the cast, on the
+/// clock of the page. A warm browser is used if it is compatible with the cast. `changes` are applied as they
+/// arrive.
 ///
 /// # Errors
 /// [`Failure`]; whatever was recorded until then is kept and plays.
 pub fn run(
     spec: &CastSpec,
-    started: Instant,
+    started: HostTime,
     stop: &StopToken,
     warm: Option<WarmBrowser>,
-    changes: &Receiver<Change>,
+    changes: &ChangeReceiver,
     mut on_event: impl FnMut(CastEvent),
 ) -> Result<Report, Failure> {
     spec.validate()?;
-    let outputs = pipeline::Prepared::open(spec)?;
-    driver::Driver::new(spec, started, (stop, changes), warm, outputs, &mut on_event).run()
+    let wakeup = Wakeup::new();
+    let outputs = pipeline::Prepared::open(spec, wakeup.waker())?;
+    driver::Driver::new(spec, started, wakeup, (stop, changes), warm, outputs, &mut on_event).run()
 }
 
 /// Finishes and uploads what an earlier process recorded for this cast.
@@ -308,7 +317,8 @@ pub fn finish(
         return Ok(report);
     }
     let upload = PendingUpload::recover(recording)?;
-    match driver::wait_for_upload(upload, recording.upload_timeout, stop, &mut on_event, &mut report) {
+    let control = (stop, &Wakeup::new());
+    match driver::wait_for_upload(upload, recording.upload_timeout, control, &mut on_event, &mut report) {
         Ok(()) => Ok(report),
         Err(error) => Err(Failure { error, report: Some(Box::new(report)) }),
     }
@@ -327,6 +337,7 @@ pub fn recover(
     mut on_event: impl FnMut(CastEvent),
 ) -> Result<UploadReport, Error> {
     let mut report = Report::default();
-    driver::wait_for_upload(PendingUpload::open(spool, keys)?, timeout, stop, &mut on_event, &mut report)?;
+    let (upload, control) = (PendingUpload::open(spool, keys)?, (stop, &Wakeup::new()));
+    driver::wait_for_upload(upload, timeout, control, &mut on_event, &mut report)?;
     Ok(report.recording.unwrap_or_default())
 }

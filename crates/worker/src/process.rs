@@ -27,7 +27,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
-use crate::cast::{CastEvent, Change, FailureKind, Report, StopToken};
+pub use crate::cast::ChangeSender;
+use crate::cast::{CastEvent, Change, ChangeReceiver, FailureKind, Report, StopToken, change_queue};
 use cgroup::Cgroup;
 pub use child_main::run as run_inside;
 use log_forwarder::LogForwarder;
@@ -39,8 +40,6 @@ use supervisor::Supervisor;
 const MAX_LINE_BYTES: u64 = 16 * 1024 * 1024;
 /// Messages queued for the supervisor: half a minute of progress and room status. When full, the cast waits.
 const MAX_QUEUED_MESSAGES: usize = 64;
-/// Changes queued for the cast: more than a cast may have pushes. When full, changes are refused.
-const MAX_QUEUED_CHANGES: usize = 16;
 /// Longest time for a process to start its browser, on a machine that starts many at once.
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the supervisor checks for stop requests and silence.
@@ -129,19 +128,6 @@ pub enum Error {
     Ended(String),
 }
 
-/// Sends changes to a cast that runs or is about to.
-#[derive(Debug, Clone)]
-pub struct ChangeSender(SyncSender<Change>);
-
-impl ChangeSender {
-    /// Queues a change, whose result comes as an event. Returns false if the cast is over or the queue is
-    /// full.
-    #[must_use]
-    pub fn send(&self, change: Change) -> bool {
-        self.0.try_send(change).is_ok()
-    }
-}
-
 /// When a process last sent something, shared with the thread that reads its messages.
 #[derive(Debug)]
 struct Liveness {
@@ -186,7 +172,7 @@ pub struct Process {
     commands: Option<ChildStdin>,
     messages: Receiver<Message>,
     liveness: Arc<Liveness>,
-    changes: (SyncSender<Change>, Receiver<Change>),
+    changes: (ChangeSender, ChangeReceiver),
     reader: Option<JoinHandle<()>>,
     cgroup: Option<Cgroup>,
     exit_on_disconnect: bool,
@@ -236,7 +222,7 @@ impl Process {
                 move || read_messages(lines, &message_sender, &liveness)
             })
             .map_err(Error::Start)?;
-        let changes = sync_channel(MAX_QUEUED_CHANGES);
+        let changes = change_queue();
         Ok(Self {
             program: program.to_owned(),
             child,
@@ -292,7 +278,7 @@ impl Process {
     /// Returns a sender of changes, for another thread to use while the cast runs.
     #[must_use]
     pub fn change_sender(&self) -> ChangeSender {
-        ChangeSender(self.changes.0.clone())
+        self.changes.0.clone()
     }
 
     /// Runs the cast until it ends or `stop` requests it. `started` is when the user requested the cast.

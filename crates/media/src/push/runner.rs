@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use pagecast_core::HostTime;
 use pagecast_core::connection::{Input, Output, State, StateMachine};
+use pagecast_core::wake::SharedWaker;
 
 use super::deadline::IoDeadline;
 use super::target::{Command, TargetStatus};
@@ -40,6 +41,8 @@ pub(super) struct TargetHandle {
 #[derive(Debug)]
 pub(super) struct Runner {
     events: SyncSender<TargetEvent>,
+    /// Woken by each event.
+    waker: SharedWaker,
     /// Longest time for a target to close.
     close_timeout: Duration,
     targets: BTreeMap<Id, TargetHandle>,
@@ -48,8 +51,8 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(events: SyncSender<TargetEvent>, close_timeout: Duration) -> Self {
-        Self { events, close_timeout, targets: BTreeMap::new(), drain_deadline: None }
+    pub(super) fn new(events: SyncSender<TargetEvent>, waker: SharedWaker, close_timeout: Duration) -> Self {
+        Self { events, waker, close_timeout, targets: BTreeMap::new(), drain_deadline: None }
     }
 
     /// Runs until the stream and all targets have ended.
@@ -114,6 +117,7 @@ impl Runner {
                         if self.events.try_send(event).is_err() {
                             tracing::debug!(push = id.0, "push event queue full, event dropped");
                         }
+                        self.waker.wake();
                     }
                 }
             }

@@ -14,10 +14,12 @@ mod uploader;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pagecast_core::MediaTime;
+use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -63,6 +65,14 @@ pub struct Status {
     /// Since when nothing could be stored, in ms since 1970, if the outage has lasted some seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since_unix_ms: Option<i64>,
+}
+
+impl Status {
+    /// What rarely changes: the state, whether the backup is in use, and whether there is an outage.
+    #[must_use]
+    pub fn summary(&self) -> (State, bool, bool) {
+        (self.state, self.backup, self.failing_since_unix_ms.is_some())
+    }
 }
 
 /// Result of an upload.
@@ -111,6 +121,7 @@ impl UploadReport {
 #[derive(Debug)]
 pub struct UploadTask {
     thread: JoinHandle<UploadReport>,
+    end: ThreadEnd,
     shared: Arc<Shared>,
 }
 
@@ -123,6 +134,8 @@ struct Shared {
     /// One of [`PHASE_RECORDING`], [`PHASE_ENDED`], [`PHASE_CANCELLED`].
     phase: AtomicU8,
     status: Mutex<Status>,
+    /// Woken when [`Status::summary`] has changed.
+    waker: SharedWaker,
 }
 
 /// The recording is running.
@@ -153,6 +166,7 @@ impl UploadTask {
             cancelled: Notify::new(),
             phase: AtomicU8::new(PHASE_RECORDING),
             status: Mutex::default(),
+            waker: SharedWaker::default(),
         });
         let thread_error = |e| Error::Thread("upload", e);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -167,20 +181,28 @@ impl UploadTask {
             (open(&recording.to)?, recording.backup.as_ref().map(open).transpose()?)
         };
         let uploader = Uploader::new(spool, stores, config, Arc::clone(&shared));
+        let end = ThreadEnd::new(&shared.waker);
+        let guard = end.guard();
         let run = move || {
+            let _guard = guard;
             let report = runtime.block_on(uploader.run());
             // A blocking task may still be assembling a file; it is not waited for.
             runtime.shutdown_background();
             report
         };
         let thread = std::thread::Builder::new().name("upload".into()).spawn(run).map_err(thread_error)?;
-        Ok(Self { thread, shared })
+        Ok(Self { thread, end, shared })
     }
 
     /// Current status.
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared.status().clone()
+    }
+
+    /// Sets who is woken when [`Status::summary`] has changed, and when the thread has ended.
+    pub fn set_waker(&self, waker: Waker) {
+        self.shared.waker.set(waker);
     }
 
     /// Ends the recording: the upload ends when everything is stored.
@@ -202,7 +224,7 @@ impl UploadTask {
     /// Whether the thread has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.end.has_ended()
     }
 
     /// Waits for the end of the thread. `None` if it panicked.
@@ -229,4 +251,51 @@ pub fn recover(spool: Arc<Spool>, config: Config) -> Result<UploadTask, Error> {
 /// [`Error::Io`], [`Error::DiskFull`].
 pub fn salvage_open_segment(spool: &Spool) -> Result<(), Error> {
     salvage::load(spool).map(drop).map_err(|e| super::io_error(spool, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{SyncSender, sync_channel};
+    use std::task::Wake;
+
+    use pagecast_core::spec::{Bucket, Recording, Storage, StorageKeys, StorageService};
+    use pagecast_testkit::{S3Server, ScratchDir};
+
+    use super::*;
+
+    /// Longest wait for a wake-up, for busy machines.
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    struct Woken(SyncSender<()>);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            let _pending = self.0.try_send(());
+        }
+    }
+
+    #[test]
+    fn a_refusal_and_the_end_of_the_thread_wake() {
+        let scratch = ScratchDir::new().unwrap();
+        let server = S3Server::start(&scratch.join("s3"), "key", "secret").unwrap();
+        server.make_bucket("rec").unwrap();
+        let bucket = Bucket {
+            endpoint: server.url().parse().ok(),
+            keys: Some(StorageKeys::new("key", "another one")),
+            ..Bucket::new(StorageService::S3, "rec")
+        };
+        let recording = Recording::new("rec", Storage::Bucket(bucket), scratch.join("rec.spool"));
+        let config = Config { probe: true, ..Config::default() };
+        let upload = UploadTask::spawn(Spool::create(&recording).unwrap(), Arc::default(), config).unwrap();
+        let (sender, woken) = sync_channel(1);
+        upload.set_waker(Arc::new(Woken(sender)).into());
+        while upload.status().state != State::Failed {
+            woken.recv_timeout(TIMEOUT).expect("a refusal wakes");
+        }
+        upload.cancel();
+        while !upload.is_finished() {
+            woken.recv_timeout(TIMEOUT).expect("the end of the thread wakes");
+        }
+        assert!(upload.join().is_some());
+    }
 }

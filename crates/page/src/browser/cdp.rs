@@ -7,15 +7,17 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use pagecast_core::HostTime;
+use pagecast_core::wake::SharedWaker;
 use serde_json::{Value, json};
+
+use crate::clock;
 
 /// Longest accepted message, in bytes: room for a screenshot of the largest display. A longer one ends the
 /// connection.
 const MAX_MESSAGE_BYTES: usize = 128 * 1024 * 1024;
-/// How often a cancellable call checks whether it was cancelled.
-const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why a DevTools call failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +34,6 @@ pub enum Error {
         /// How long the call waited.
         after: Duration,
     },
-    /// The caller cancelled the call.
-    #[error("{method} was cancelled")]
-    Cancelled {
-        /// The DevTools method.
-        method: &'static str,
-    },
     /// The CSS selector is malformed.
     #[error("{0:?} is not a valid CSS selector")]
     InvalidSelector(String),
@@ -51,8 +47,24 @@ pub enum Error {
     },
 }
 
-/// Receives the response of a call: its result, or the error message of the browser.
-pub(crate) type PendingResponse = Receiver<Result<Value, String>>;
+/// Response of the browser to a call.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) received_at: HostTime,
+    /// The result, or the error message of the browser.
+    pub(crate) result: Result<Value, String>,
+}
+
+/// Receives the response of a call; disconnected when the browser is gone.
+pub(crate) type PendingResponse = Receiver<Response>;
+
+/// A call that waits for its response.
+#[derive(Debug)]
+struct PendingCall {
+    response: SyncSender<Response>,
+    /// Woken by the response, if the caller does not wait for it.
+    waker: Option<SharedWaker>,
+}
 
 /// Handles events on the thread of the reader. It may send commands, but must not wait for a response.
 pub(crate) trait EventHandler: Send + 'static {
@@ -71,23 +83,21 @@ struct Inner {
     /// `None` once the browser is gone.
     pipe: Option<File>,
     next_id: u64,
-    pending: HashMap<u64, SyncSender<Result<Value, String>>>,
+    pending: HashMap<u64, PendingCall>,
 }
 
 impl CdpClient {
-    /// Sends commands through `write`, and reads from `read` on the thread `cdp`, which ends with the
-    /// browser.
+    /// Sends commands through `write`, and reads from `read` on the thread `cdp`, which ends with it.
     pub(crate) fn connect(
         write: OwnedFd,
-        read: OwnedFd,
+        read: impl Read + Send + 'static,
         events: impl EventHandler,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let inner = Inner { pipe: Some(File::from(write)), next_id: 1, pending: HashMap::new() };
         let cdp = Self(Arc::new(Mutex::new(inner)));
         let reader = cdp.clone();
-        let thread = std::thread::Builder::new()
-            .name("cdp".into())
-            .spawn(move || reader.read_loop(File::from(read), events))?;
+        let thread =
+            std::thread::Builder::new().name("cdp".into()).spawn(move || reader.read_loop(read, events))?;
         Ok((cdp, thread))
     }
 
@@ -102,42 +112,19 @@ impl CdpClient {
         params: Value,
         timeout: Duration,
     ) -> Result<Value, Error> {
-        self.call_cancellable(session, method, params, timeout, &|| false)
-    }
-
-    /// Calls a method and waits for its response, until `is_cancelled` returns true.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub(crate) fn call_cancellable(
-        &self,
-        session: &str,
-        method: &'static str,
-        params: Value,
-        timeout: Duration,
-        is_cancelled: &dyn Fn() -> bool,
-    ) -> Result<Value, Error> {
-        let (id, answer) = self.send_call(session, method, params)?;
-        let begin = Instant::now();
-        let reason = loop {
-            let left = timeout.saturating_sub(begin.elapsed());
-            match answer.recv_timeout(left.min(CANCEL_POLL_INTERVAL)) {
-                Ok(Ok(result)) => return Ok(result),
-                Ok(Err(message)) => {
-                    tracing::debug!(method, message, "DevTools call failed");
-                    return Err(Error::ErrorResponse { method, message });
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
-                Err(RecvTimeoutError::Timeout) if is_cancelled() => break Error::Cancelled { method },
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
-                    tracing::debug!(method, ?timeout, "DevTools call timed out");
-                    break Error::Timeout { method, after: timeout };
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+        let (id, response) = self.send_call(session, method, params, None)?;
+        match response.recv_timeout(timeout) {
+            Ok(response) => response.result.map_err(|message| {
+                tracing::debug!(method, message, "DevTools call failed");
+                Error::ErrorResponse { method, message }
+            }),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::debug!(method, ?timeout, "DevTools call timed out");
+                self.lock().pending.remove(&id);
+                Err(Error::Timeout { method, after: timeout })
             }
-        };
-        self.lock().pending.remove(&id);
-        Err(reason)
+        }
     }
 
     /// Calls a method without waiting for its response.
@@ -146,17 +133,30 @@ impl CdpClient {
         let _gone = Self::write(&mut self.lock(), session, method, params);
     }
 
-    /// Calls a method, and returns where its response will arrive; `None` if the browser is gone.
-    pub(crate) fn start_call(&self, session: &str, method: &str, params: Value) -> Option<PendingResponse> {
-        self.send_call(session, method, params).ok().map(|(_, answer)| answer)
+    /// Calls a method, and returns where its response will arrive; `None` if the browser is gone. The
+    /// response wakes `waker`.
+    pub(crate) fn start_call(
+        &self,
+        session: &str,
+        method: &str,
+        params: Value,
+        waker: Option<&SharedWaker>,
+    ) -> Option<PendingResponse> {
+        self.send_call(session, method, params, waker).ok().map(|(_, response)| response)
     }
 
-    fn send_call(&self, session: &str, method: &str, params: Value) -> Result<(u64, PendingResponse), Error> {
-        let (tx, rx) = sync_channel(1);
+    fn send_call(
+        &self,
+        session: &str,
+        method: &str,
+        params: Value,
+        waker: Option<&SharedWaker>,
+    ) -> Result<(u64, PendingResponse), Error> {
+        let (sender, response) = sync_channel(1);
         let mut inner = self.lock();
         let id = Self::write(&mut inner, session, method, params)?;
-        inner.pending.insert(id, tx);
-        Ok((id, rx))
+        inner.pending.insert(id, PendingCall { response: sender, waker: waker.cloned() });
+        Ok((id, response))
     }
 
     fn write(inner: &mut Inner, session: &str, method: &str, params: Value) -> Result<u64, Error> {
@@ -172,7 +172,7 @@ impl CdpClient {
         Ok(id)
     }
 
-    fn read_loop(&self, pipe: File, mut events: impl EventHandler) {
+    fn read_loop(&self, pipe: impl Read, mut events: impl EventHandler) {
         let mut reader = BufReader::with_capacity(64 * 1024, pipe);
         while let Some(message) = read_message(&mut reader) {
             match serde_json::from_slice::<Value>(&message) {
@@ -189,13 +189,16 @@ impl CdpClient {
 
     fn dispatch(&self, message: &Value, events: &mut impl EventHandler) {
         if let Some(id) = message["id"].as_u64() {
-            let Some(waiting) = self.lock().pending.remove(&id) else { return };
-            let answer = match message.get("error") {
+            let Some(call) = self.lock().pending.remove(&id) else { return };
+            let result = match message.get("error") {
                 Some(error) => Err(error["message"].as_str().unwrap_or("no reason given").to_owned()),
                 None => Ok(message["result"].clone()),
             };
-            // Fails if the caller was cancelled.
-            let _cancelled = waiting.try_send(answer);
+            // Fails if the caller no longer waits.
+            let _given_up = call.response.try_send(Response { received_at: clock::now(), result });
+            if let Some(waker) = call.waker {
+                waker.wake();
+            }
         } else if let Some(method) = message["method"].as_str() {
             events.handle_event(
                 self,
@@ -212,7 +215,7 @@ impl CdpClient {
 }
 
 /// Reads up to the next NUL byte; `None` at the end, or when the message is too long.
-fn read_message(reader: &mut BufReader<File>) -> Option<Vec<u8>> {
+fn read_message(reader: &mut BufReader<impl Read>) -> Option<Vec<u8>> {
     use std::io::BufRead;
     let mut message = Vec::new();
     let read = reader.take(MAX_MESSAGE_BYTES as u64).read_until(0, &mut message).ok()?;
@@ -227,6 +230,7 @@ mod tests {
     use super::*;
     use crate::child::pipe;
     use std::io::BufRead;
+    use std::task::Wake;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -256,7 +260,7 @@ mod tests {
             }
         });
         let (tx, rx) = sync_channel(10);
-        (CdpClient::connect(to_browser_w, from_browser_r, RecordingHandler(tx)).unwrap().0, rx)
+        (CdpClient::connect(to_browser_w, File::from(from_browser_r), RecordingHandler(tx)).unwrap().0, rx)
     }
 
     #[test]
@@ -306,13 +310,27 @@ mod tests {
     }
 
     #[test]
-    fn a_call_can_be_cancelled() {
-        let (cdp, _events) = fake_browser(|_| b"{}\0".to_vec());
-        let begin = Instant::now();
-        let error = cdp
-            .call_cancellable("", "X.y", json!({}), TIMEOUT, &|| begin.elapsed().as_millis() > 80)
-            .unwrap_err();
-        assert!(matches!(error, Error::Cancelled { .. }), "{error}");
-        assert!(begin.elapsed() < TIMEOUT && cdp.lock().pending.is_empty());
+    fn a_response_that_nobody_waits_for_wakes() {
+        struct Woken(SyncSender<()>);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.send(()).unwrap();
+            }
+        }
+        let (cdp, _events) = fake_browser(|request| {
+            let mut bytes = json!({"id": request["id"], "result": 7}).to_string();
+            bytes.push('\0');
+            bytes.into_bytes()
+        });
+        let (waker, (sender, woken)) = (SharedWaker::default(), sync_channel(1));
+        waker.set(Arc::new(Woken(sender)).into());
+        let before = clock::now();
+        let response = cdp.start_call("", "X.y", json!({}), Some(&waker)).unwrap();
+        woken.recv_timeout(TIMEOUT).unwrap();
+        let response = response.try_recv().unwrap();
+        assert_eq!(response.result, Ok(json!(7)));
+        assert!(response.received_at >= before);
+        cdp.start_call("", "X.y", json!({}), None).unwrap().recv_timeout(TIMEOUT).unwrap();
+        assert!(woken.try_recv().is_err(), "a quiet call");
     }
 }

@@ -92,9 +92,6 @@ pub enum Error {
         /// How long the browser waited.
         after: Duration,
     },
-    /// The caller cancelled before the page was loaded.
-    #[error("stopped before the page was loaded, nothing was recorded")]
-    Cancelled,
     /// The renderer of the page crashed.
     #[error("the page crashed")]
     PageCrashed,
@@ -145,7 +142,6 @@ impl From<CallError> for Error {
 fn describe_call_error(error: &CallError) -> String {
     match error {
         CallError::Timeout { after, .. } => format!("it did not answer within {} s", after.as_secs_f64()),
-        CallError::Cancelled { .. } => "the call was cancelled".to_owned(),
         CallError::ErrorResponse { .. } => {
             format!("it refused a command; another version of Chromium may help (set {CHROMIUM_VARIABLE})")
         }
@@ -185,7 +181,6 @@ mod tests {
         let method = "Page.navigate";
         for (error, expected) in [
             (CallError::Timeout { method, after: Duration::from_secs(30) }, "did not answer within 30 s"),
-            (CallError::Cancelled { method }, "the call was cancelled"),
             (CallError::ErrorResponse { method, message: "Invalid parameters".into() }, "refused a command"),
             (CallError::Closed, "the browser is gone"),
             (CallError::InvalidSelector("a[".into()), "not a valid CSS selector"),

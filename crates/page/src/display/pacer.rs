@@ -15,32 +15,65 @@ use pagecast_core::{Fps, HostTime, MediaTime};
 /// the host.
 const MAX_CATCH_UP_SLOTS: i64 = 600;
 
+/// Input of the [`Pacer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// The render latency, in ticks, that holds from now on.
+    RenderLatency(u8),
+    /// The capture starts: the next tick is the first frame. Further ones change nothing.
+    StartCapture,
+    /// The frame of the current slot was committed.
+    FrameCommitted,
+}
+
+/// Output of the [`Pacer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// The capture has started: the first frame is due at this time.
+    CaptureStarted(HostTime),
+    /// These ticks, at least one, are due; the last one shows the current screen. There are several after the
+    /// render latency has decreased.
+    TicksDue(Range<i64>),
+    /// A slot is over, and the next one has begun.
+    SlotStarted,
+}
+
 /// The tick grid, and which ticks were emitted.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     fps: Fps,
     grid_start: HostTime,
     slot: i64,
+    render_latency: u8,
     /// The slot whose tick is the first frame.
     first_slot: Option<i64>,
     /// Index of the next tick to emit.
     next_index: i64,
+    /// What [`Pacer::poll`] returns next.
+    capture_started: bool,
+    due: Range<i64>,
+    slot_started: bool,
 }
 
 impl Pacer {
     /// A grid that starts at `now`.
     pub(crate) fn new(fps: Fps, now: HostTime) -> Self {
-        Self { fps, grid_start: now, slot: 0, first_slot: None, next_index: 0 }
+        Self {
+            fps,
+            grid_start: now,
+            slot: 0,
+            render_latency: 0,
+            first_slot: None,
+            next_index: 0,
+            capture_started: false,
+            due: 0..0,
+            slot_started: false,
+        }
     }
 
     /// Begin of the current slot.
     pub(crate) fn slot_start(&self) -> HostTime {
         self.tick_time(self.slot)
-    }
-
-    /// End of the current slot.
-    pub(crate) fn slot_end(&self) -> HostTime {
-        self.tick_time(self.slot + 1)
     }
 
     /// Number of the current slot.
@@ -53,35 +86,68 @@ impl Pacer {
         self.first_slot.is_some()
     }
 
-    /// Starts the capture: the next tick is the first frame. Returns its time; further calls return the same.
-    pub(crate) fn start_capture(&mut self) -> HostTime {
-        let first = *self.first_slot.get_or_insert(self.slot + 1);
-        self.tick_time(first)
+    /// Processes an input at time `now`. Before a capture or a frame, the slots that are over must be closed:
+    /// see [`Pacer::poll`].
+    pub(crate) fn handle(&mut self, now: HostTime, input: Input) {
+        match input {
+            Input::RenderLatency(ticks) => self.render_latency = ticks,
+            Input::StartCapture => {
+                debug_assert!(now < self.slot_end(), "a slot is not closed");
+                self.capture_started |= self.first_slot.is_none();
+                self.first_slot.get_or_insert(self.slot + 1);
+            }
+            Input::FrameCommitted => {
+                debug_assert!(now < self.slot_end(), "a slot is not closed");
+                self.add_due_ticks();
+            }
+        }
     }
 
-    /// Closes the oldest slot that is over at `now`, and returns the ticks that it still owes; `None` if no
-    /// slot is over. Call until `None`.
-    pub(crate) fn close_slot(&mut self, now: HostTime, latency: u8) -> Option<Range<i64>> {
-        if now < self.slot_end() {
-            return None;
+    /// Returns the next output. Closes the slots that are over at `now`, one after the other.
+    pub(crate) fn poll(&mut self, now: HostTime) -> Option<Output> {
+        if std::mem::take(&mut self.capture_started)
+            && let Some(first) = self.first_slot
+        {
+            return Some(Output::CaptureStarted(self.tick_time(first)));
         }
-        let due = self.due_ticks(latency);
+        if self.due.is_empty() && !self.slot_started && self.slot_end() <= now {
+            self.close_slot(now);
+        }
+        if !self.due.is_empty() {
+            let due = self.due.clone();
+            self.due.start = due.end;
+            return Some(Output::TicksDue(due));
+        }
+        std::mem::take(&mut self.slot_started).then_some(Output::SlotStarted)
+    }
+
+    /// When the current slot is over.
+    pub(crate) fn deadline(&self) -> Option<HostTime> {
+        Some(self.slot_end())
+    }
+
+    fn slot_end(&self) -> HostTime {
+        self.tick_time(self.slot + 1)
+    }
+
+    /// Closes the current slot, which still owes its tick if no frame was committed.
+    fn close_slot(&mut self, now: HostTime) {
+        self.add_due_ticks();
         let following = self.slot + 1;
         self.slot = following.max(self.slot_at(now) - MAX_CATCH_UP_SLOTS);
         if self.is_capturing() {
             self.next_index += self.slot - following;
         }
-        Some(due)
+        self.slot_started = true;
     }
 
-    /// Returns the ticks to emit once the frame of this slot is committed; the last one is that of the frame.
-    /// Empty if that tick was emitted, or the capture has not started.
-    pub(crate) fn due_ticks(&mut self, latency: u8) -> Range<i64> {
-        let Some(first) = self.first_slot else { return 0..0 };
-        let end = self.slot - i64::from(latency) - first + 1;
-        let due = self.next_index..end.max(self.next_index);
-        self.next_index = due.end;
-        due
+    /// Makes the ticks up to that of the current slot's frame due, unless they were before.
+    fn add_due_ticks(&mut self) {
+        let Some(first) = self.first_slot else { return };
+        let end = (self.slot - i64::from(self.render_latency) - first + 1).max(self.next_index);
+        let start = if self.due.is_empty() { self.next_index } else { self.due.start };
+        self.due = start..end;
+        self.next_index = end;
     }
 
     fn tick_time(&self, slot: i64) -> HostTime {
@@ -102,51 +168,99 @@ mod tests {
         HostTime(ms * 1_000_000)
     }
 
-    /// Closes all slots up to `now`, and returns the ticks that they owed.
-    fn close_slots(pacer: &mut Pacer, now: HostTime, latency: u8) -> Vec<i64> {
-        std::iter::from_fn(|| pacer.close_slot(now, latency)).flatten().collect()
+    fn handle(pacer: &mut Pacer, input: Input) {
+        pacer.handle(pacer.slot_start(), input);
     }
 
-    fn due_ticks(pacer: &mut Pacer, latency: u8) -> Vec<i64> {
-        pacer.due_ticks(latency).collect()
+    /// Ticks that are due at `now`.
+    fn poll_ticks(pacer: &mut Pacer, now: HostTime) -> Vec<i64> {
+        let mut ticks = Vec::new();
+        while let Some(output) = pacer.poll(now) {
+            if let Output::TicksDue(due) = output {
+                assert!(!due.is_empty());
+                ticks.extend(due);
+            }
+        }
+        ticks
+    }
+
+    /// Closes all slots up to `now`, and returns the ticks that they owed.
+    fn close_slots(pacer: &mut Pacer, now: HostTime, latency: u8) -> Vec<i64> {
+        handle(pacer, Input::RenderLatency(latency));
+        poll_ticks(pacer, now)
+    }
+
+    /// Commits a frame, and returns the ticks that are due by it.
+    fn commit(pacer: &mut Pacer, latency: u8) -> Vec<i64> {
+        handle(pacer, Input::RenderLatency(latency));
+        handle(pacer, Input::FrameCommitted);
+        let now = pacer.slot_start();
+        poll_ticks(pacer, now)
+    }
+
+    fn start_capture(pacer: &mut Pacer) -> HostTime {
+        handle(pacer, Input::StartCapture);
+        match pacer.poll(pacer.slot_start()) {
+            Some(Output::CaptureStarted(origin)) => origin,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn a_commit_belongs_to_the_tick_before_its_slot() {
         let mut pacer = Pacer::new(Fps::new(10).unwrap(), ms(0));
         assert_eq!(close_slots(&mut pacer, ms(250), 1), [0; 0]);
-        assert_eq!(pacer.start_capture(), ms(300));
-        assert_eq!(due_ticks(&mut pacer, 1), [0; 0], "slot 2 is before the first frame");
+        assert_eq!(start_capture(&mut pacer), ms(300));
+        assert_eq!(commit(&mut pacer, 1), [0; 0], "slot 2 is before the first frame");
         assert_eq!(close_slots(&mut pacer, ms(310), 1), [0; 0]);
-        assert_eq!(due_ticks(&mut pacer, 1), [0; 0], "what commits in slot 3 was drawn for tick 2");
+        assert_eq!(commit(&mut pacer, 1), [0; 0], "what commits in slot 3 was drawn for tick 2");
         assert_eq!(close_slots(&mut pacer, ms(405), 1), [0; 0]);
         assert_eq!(
-            due_ticks(&mut pacer, 1),
+            commit(&mut pacer, 1),
             [0],
             "what commits in slot 4 was drawn for tick 3, the first frame"
         );
-        assert_eq!(due_ticks(&mut pacer, 1), [0; 0]);
+        assert_eq!(commit(&mut pacer, 1), [0; 0]);
         assert_eq!(close_slots(&mut pacer, ms(705), 1), [1, 2], "slots without a commit still owe a tick");
     }
 
     #[test]
     fn another_latency_is_another_tick() {
         let mut pacer = Pacer::new(Fps::new(10).unwrap(), ms(0));
-        assert_eq!(pacer.start_capture(), ms(100));
+        assert_eq!(start_capture(&mut pacer), ms(100));
         assert_eq!(close_slots(&mut pacer, ms(301), 1), [0]);
-        assert_eq!(due_ticks(&mut pacer, 1), [1], "slot 3");
+        assert_eq!(commit(&mut pacer, 1), [1], "slot 3");
         assert_eq!(close_slots(&mut pacer, ms(401), 2), [0; 0]);
-        assert_eq!(due_ticks(&mut pacer, 2), [0; 0], "tick 2 was emitted before");
+        assert_eq!(commit(&mut pacer, 2), [0; 0], "tick 2 was emitted before");
         assert_eq!(close_slots(&mut pacer, ms(501), 2), [0; 0]);
-        assert_eq!(due_ticks(&mut pacer, 2), [2], "slot 5");
+        assert_eq!(commit(&mut pacer, 2), [2], "slot 5");
         assert_eq!(close_slots(&mut pacer, ms(601), 0), [3, 4], "slot 5 closes with a smaller latency");
-        assert_eq!(due_ticks(&mut pacer, 0), [5], "slot 6");
+        assert_eq!(commit(&mut pacer, 0), [5], "slot 6");
+    }
+
+    #[test]
+    fn each_slot_is_started_after_its_ticks_and_the_capture_once() {
+        let mut pacer = Pacer::new(Fps::new(10).unwrap(), ms(0));
+        handle(&mut pacer, Input::StartCapture);
+        handle(&mut pacer, Input::StartCapture);
+        assert_eq!(pacer.deadline(), Some(ms(100)));
+        let outputs: Vec<_> = std::iter::from_fn(|| pacer.poll(ms(310))).collect();
+        let expected = [
+            Output::CaptureStarted(ms(100)),
+            Output::SlotStarted,
+            Output::TicksDue(0..1),
+            Output::SlotStarted,
+            Output::TicksDue(1..2),
+            Output::SlotStarted,
+        ];
+        assert_eq!(outputs, expected);
+        assert_eq!((pacer.slot(), pacer.deadline()), (3, Some(ms(400))));
     }
 
     #[test]
     fn a_suspended_host_does_not_replay_hours() {
         let mut pacer = Pacer::new(Fps::new(30).unwrap(), ms(0));
-        pacer.start_capture();
+        start_capture(&mut pacer);
         let ticks = close_slots(&mut pacer, ms(3_600_000), 1);
         assert!(ticks.len() <= 601, "{}", ticks.len());
         assert_eq!(pacer.slot(), 30 * 3600);
@@ -159,14 +273,14 @@ mod tests {
             steps in proptest::collection::vec((0_i64..90_000_000, any::<bool>(), 0_u8..=3), 1..200),
         ) {
             let mut pacer = Pacer::new(Fps::new(fps).unwrap(), HostTime(1234));
-            let origin = pacer.start_capture();
+            let origin = start_capture(&mut pacer);
             let (mut now, mut emitted) = (HostTime(1234), Vec::new());
-            for (step, commit, latency) in steps {
+            for (step, commits, latency) in steps {
                 now = HostTime(now.0 + step);
                 emitted.extend(close_slots(&mut pacer, now, latency));
-                prop_assert!(pacer.slot_start() <= now && now < pacer.slot_end());
-                if commit {
-                    emitted.extend(pacer.due_ticks(latency));
+                prop_assert!(pacer.slot_start() <= now && pacer.deadline().is_some_and(|end| now < end));
+                if commits {
+                    emitted.extend(commit(&mut pacer, latency));
                 }
                 let due = pacer.slot() - 1 - emitted.len() as i64;
                 prop_assert!((-1..=4).contains(&due), "ticks are emitted within the latency: {due}");

@@ -40,7 +40,7 @@ use smithay::wayland::viewporter::ViewporterState;
 use super::geometry::OutputGeometry;
 use super::scene::Scene;
 use super::screen::Screen;
-use super::{Config, TickEmitter, limits};
+use super::{Config, TickEmitter, limits, pacer};
 use crate::clock;
 
 /// Clock of presentation time stamps: CLOCK_MONOTONIC, which [`crate::clock::now`] reads.
@@ -51,6 +51,8 @@ const CLOCK_MONOTONIC: u32 = 1;
 pub(crate) struct State {
     pub(crate) screen: Screen,
     pub(crate) emitter: TickEmitter,
+    /// Time of the last [`State::advance`]: the slots that were over then are closed.
+    now: HostTime,
     /// Frames that were committed to the window so far.
     pub(crate) commits: u64,
     compositor: CompositorState,
@@ -92,6 +94,7 @@ impl State {
         Self {
             screen: Screen::new(Scene::new(config.size, geometry.area), output, geometry),
             emitter,
+            now: clock::now(),
             commits: 0,
             compositor: CompositorState::new::<Self>(display),
             shm: ShmState::new::<Self>(display, []),
@@ -104,17 +107,15 @@ impl State {
     /// Closes the slots that are over at `now`: sends the ticks they owe, and applies commits that waited for
     /// a tick.
     pub(crate) fn advance(&mut self, now: HostTime) {
-        while self.emitter.close_slot(now, &mut self.screen.scene) {
-            if self.screen.has_pending() {
-                self.screen.handle_tick(self.emitter.timing(now));
-            }
-        }
+        self.now = now;
+        self.emitter.update_latency(now);
+        self.carry_out_pacing();
     }
 
     /// Calls [`State::advance`] if a slot is over, so that many requests at once cannot delay ticks.
     pub(crate) fn advance_if_due(&mut self) {
         let now = clock::now();
-        if now >= self.emitter.pacer.slot_end() {
+        if self.emitter.pacer.deadline().is_some_and(|end| end <= now) {
             self.advance(now);
         }
     }
@@ -122,7 +123,15 @@ impl State {
     /// When [`State::advance`] is due; `None` if nothing waits for a tick.
     pub(crate) fn deadline(&self) -> Option<HostTime> {
         let needed = self.emitter.pacer.is_capturing() || self.screen.has_pending();
-        needed.then(|| self.emitter.pacer.slot_end())
+        self.emitter.pacer.deadline().filter(|_| needed)
+    }
+
+    /// Starts the capture if that was requested.
+    pub(crate) fn start_capture_if_requested(&mut self) {
+        if self.emitter.must_start_capture() {
+            self.emitter.pacer.handle(self.now, pacer::Input::StartCapture);
+            self.carry_out_pacing();
+        }
     }
 
     /// Sends the tick of this slot immediately if the window has committed its frame.
@@ -131,7 +140,23 @@ impl State {
             return;
         }
         self.commits += 1;
-        self.emitter.emit_committed(&mut self.screen.scene);
+        self.emitter.update_latency(self.now);
+        self.emitter.pacer.handle(self.now, pacer::Input::FrameCommitted);
+        self.carry_out_pacing();
+    }
+
+    /// Carries out what the pacer decides.
+    fn carry_out_pacing(&mut self) {
+        while let Some(output) = self.emitter.pacer.poll(self.now) {
+            match output {
+                pacer::Output::CaptureStarted(origin) => self.emitter.origin.set(origin),
+                pacer::Output::TicksDue(due) => self.emitter.emit_all(due, &mut self.screen.scene),
+                pacer::Output::SlotStarted if self.screen.has_pending() => {
+                    self.screen.handle_tick(self.emitter.timing(self.now));
+                }
+                pacer::Output::SlotStarted => {}
+            }
+        }
     }
 
     fn configure_window(&self, window: &ToplevelSurface) {

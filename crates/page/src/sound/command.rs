@@ -1,6 +1,6 @@
 //! Handles the commands of clients.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pulseaudio::protocol::props::PropsUpdateMode;
 use pulseaudio::protocol::{
@@ -13,14 +13,14 @@ use pulseaudio::protocol::{SetDeviceMuteParams, SetDeviceVolumeParams};
 
 use super::client::{Client, is_proplist_in_limit};
 use super::introspect::{SINK_INDEX, SINK_NAME};
-use super::server::{PulseServer, Timestamp};
+use super::server::PulseServer;
 use super::stream::{Stream, StreamConfig, StreamEvent, is_playable};
 use super::stream_config::{is_sink, is_volume_valid};
 
 type CommandResult = Result<(), PulseError>;
 
 impl PulseServer {
-    /// Executes a command and sends the reply.
+    /// Executes a command and sends the reply. `wall` is the time of the wall clock.
     ///
     /// # Errors
     /// The error to send instead.
@@ -29,7 +29,7 @@ impl PulseServer {
         id: u32,
         seq: u32,
         command: Command,
-        now: Timestamp,
+        wall: SystemTime,
     ) -> CommandResult {
         match command {
             Command::Auth(p) => return self.authorise(id, seq, &p),
@@ -38,7 +38,7 @@ impl PulseServer {
             }
             Command::SetClientName(props) => return self.set_client_name(id, seq, props),
             Command::CreatePlaybackStream(p) => return self.create_stream(id, seq, p),
-            Command::GetPlaybackLatency(p) => return self.reply_latency(id, seq, &p, now),
+            Command::GetPlaybackLatency(p) => return self.reply_latency(id, seq, &p, wall),
             Command::SetPlaybackStreamBufferAttr(p) => return self.set_buffer_attr(id, seq, &p),
             Command::DrainPlaybackStream(i) => return self.drain_stream(id, seq, i),
 
@@ -175,7 +175,13 @@ impl PulseServer {
         if is_accepted { Ok(()) } else { Err(PulseError::Busy) }
     }
 
-    fn reply_latency(&mut self, id: u32, seq: u32, params: &LatencyParams, now: Timestamp) -> CommandResult {
+    fn reply_latency(
+        &mut self,
+        id: u32,
+        seq: u32,
+        params: &LatencyParams,
+        wall: SystemTime,
+    ) -> CommandResult {
         let media_element_delay = self.media_element_delay.get();
         let reported = self.with_stream(id, params.channel, |stream, events| {
             let delay = if stream.config().is_media_element() { media_element_delay } else { Duration::ZERO };
@@ -188,7 +194,7 @@ impl PulseServer {
             source_usec: 0,
             playing: latency.playing,
             local_time: params.now,
-            remote_time: now.wall.max(std::time::UNIX_EPOCH),
+            remote_time: wall.max(std::time::UNIX_EPOCH),
             write_offset: latency.write_index,
             read_offset: latency.read_index,
             underrun_for: latency.underrun_for,

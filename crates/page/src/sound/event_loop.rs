@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 
 use super::SharedStats;
-use super::server::{PulseServer, Timestamp};
+use super::server::{Input, Output, PulseServer};
 use crate::child::is_browser_peer;
 use crate::clock::{self, Origin, OutputMute};
 
@@ -95,8 +95,11 @@ impl EventLoop {
                     }
                 }
             }
-            self.advance();
+            self.start_capture_if_requested();
+            self.carry_out_outputs();
             self.send_all();
+            // Commands that waited until something was sent may have outputs.
+            self.carry_out_outputs();
             self.publish_stats();
         }
     }
@@ -113,12 +116,14 @@ impl EventLoop {
             interest.set(PollFlags::OUT, !self.pulse_server.pending_output(*id).is_empty());
             fds.push(PollFd::new(socket, interest));
         }
-        let sleep = self.pulse_server.deadline().since(now);
-        let timeout = Timespec {
-            tv_sec: i64::try_from(sleep.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(sleep.subsec_nanos()),
-        };
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
+        let timeout = self.pulse_server.deadline().map(|at| {
+            let left = at.since(now);
+            Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error),
         }
@@ -165,10 +170,12 @@ impl EventLoop {
             tracing::warn!(%error, "setting up a sound client failed");
             return;
         }
-        match self.pulse_server.connect() {
-            Some(id) => drop(self.sockets.insert(id, socket)),
-            None => tracing::debug!(reason = "too many clients", "sound client refused"),
-        }
+        let Some(id) = self.pulse_server.free_client_id() else {
+            tracing::debug!(reason = "too many clients", "sound client refused");
+            return;
+        };
+        self.pulse_server.handle(clock::now(), Input::Connected(id));
+        self.sockets.insert(id, socket);
     }
 
     fn handle_client(&mut self, id: u32, readable: bool, writable: bool) {
@@ -181,7 +188,11 @@ impl EventLoop {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         match socket.read(&mut self.buffer) {
             Ok(0) => self.disconnect(id),
-            Ok(len) => self.receive(id, len),
+            Ok(len) => {
+                let input =
+                    Input::Received { client: id, bytes: &self.buffer[..len], wall: SystemTime::now() };
+                self.pulse_server.handle(clock::now(), input);
+            }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
                 tracing::debug!(client = id, %error, "sound client disconnected");
@@ -190,41 +201,45 @@ impl EventLoop {
         }
     }
 
-    fn receive(&mut self, id: u32, len: usize) {
-        let now = Timestamp { monotonic: clock::now(), wall: SystemTime::now() };
-        if let Err(violation) = self.pulse_server.receive(id, &self.buffer[..len], now) {
-            tracing::warn!(client = id, reason = %violation, "sound client cut off");
-            self.disconnect(id);
-        }
-    }
-
     fn disconnect(&mut self, id: u32) {
         self.sockets.remove(&id);
-        self.pulse_server.disconnect(id, clock::now());
+        self.pulse_server.handle(clock::now(), Input::Disconnected(id));
     }
 
-    /// Advances the server to now, and sends its samples.
-    fn advance(&mut self) {
-        let now = clock::now();
+    fn start_capture_if_requested(&mut self) {
         if !self.pulse_server.is_capturing()
             && let Some(origin) = self.origin.get()
         {
-            self.pulse_server.start_capture(origin, now);
+            self.pulse_server.handle(clock::now(), Input::StartCapture { origin });
         }
-        self.pulse_server.advance(now);
-        for mut samples in self.pulse_server.drain_samples() {
-            if self.output_mute.is_muted() {
-                samples.pcm = vec![0.0; samples.pcm.len()].into();
+    }
+
+    /// Carries out what the server decides up to now.
+    fn carry_out_outputs(&mut self) {
+        let now = clock::now();
+        while let Some(output) = self.pulse_server.poll(now) {
+            match output {
+                Output::Samples(samples) => self.send_samples(samples),
+                Output::Disconnect { client, reason } => {
+                    tracing::warn!(client, %reason, "sound client cut off");
+                    self.sockets.remove(&client);
+                }
             }
-            self.shared.update_peak(&samples);
-            let len = samples.len() as u64;
-            match self.out.try_send(samples) {
-                Ok(()) => {}
-                // Blocking would stall every stream of the page, which is worse than one gap.
-                Err(TrySendError::Full(_)) => self.dropped_samples += len,
-                // The receiver is gone; the page still needs its clock.
-                Err(TrySendError::Disconnected(_)) => {}
-            }
+        }
+    }
+
+    fn send_samples(&mut self, mut samples: Samples) {
+        if self.output_mute.is_muted() {
+            samples.pcm = vec![0.0; samples.pcm.len()].into();
+        }
+        self.shared.update_peak(&samples);
+        let len = samples.len() as u64;
+        match self.out.try_send(samples) {
+            Ok(()) => {}
+            // Blocking would stall every stream of the page, which is worse than one gap.
+            Err(TrySendError::Full(_)) => self.dropped_samples += len,
+            // The receiver is gone; the page still needs its clock.
+            Err(TrySendError::Disconnected(_)) => {}
         }
     }
 
@@ -239,17 +254,11 @@ impl EventLoop {
     }
 
     fn send(&mut self, id: u32) {
-        if self.pulse_server.has_overflowed(id) {
-            tracing::warn!(client = id, reason = "it does not read", "sound client cut off");
-            self.disconnect(id);
-            return;
-        }
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         match socket.write(self.pulse_server.pending_output(id)) {
             Ok(len) => {
-                self.pulse_server.consume_output(id, len);
-                // Handles commands that waited because too much output was pending.
-                self.receive(id, 0);
+                let input = Input::Sent { client: id, bytes: len, wall: SystemTime::now() };
+                self.pulse_server.handle(clock::now(), input);
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {

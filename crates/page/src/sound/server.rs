@@ -1,22 +1,23 @@
-//! The sound card without its sockets. Input: bytes of clients, and the time. Output: bytes for clients, and
-//! samples.
+//! The sound card without its sockets. Sans-IO: [`PulseServer::handle`] takes bytes of clients,
+//! [`PulseServer::poll`] returns samples, and [`PulseServer::pending_output`] has the bytes for a client.
 //!
-//! Every call first advances to `now`, so that replies describe that moment, and changes take effect at that
-//! sample.
+//! Both first mix everything up to `now`, so that replies describe that moment, and changes take effect at
+//! that sample.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::SystemTime;
 
-use pagecast_core::{HostTime, SAMPLE_RATE, Samples};
+use pagecast_core::{HostTime, Samples};
 use pulseaudio::protocol::{
     ChannelVolume, Command, ProtocolError, PulseError, SubscriptionEventFacility as Facility,
     SubscriptionEventType as Change,
 };
 
 use super::client::{Client, Message};
-use super::mix::Mixer;
+use super::mix::{self, Mixer};
 use super::stream::{Stream, StreamEvent};
-use super::wire::{self, ProtocolViolation, Seek};
+pub use super::wire::ProtocolViolation;
+use super::wire::{self, Seek};
 use crate::av_sync::MediaElementDelay;
 
 /// Most connections at a time: Chromium opens one, its audio tests a second. When full, further connections
@@ -24,20 +25,53 @@ use crate::av_sync::MediaElementDelay;
 pub const MAX_CLIENTS: usize = 16;
 /// Most streams of all clients at a time: Chromium opens at most 50. When full, further streams are refused.
 pub const MAX_STREAMS: usize = 64;
-/// Longest time that is mixed late. If the process was stalled for longer, the rest is skipped and counted.
-const MAX_CATCH_UP_SAMPLES: usize = 5 * SAMPLE_RATE as usize;
-/// Most samples that are mixed at once, to bound the memory.
-const MIX_BLOCK_SAMPLES: usize = 4800;
 /// Tag of the last command that the protocol defines.
 const MAX_COMMAND_TAG: u32 = 104;
 
-/// A moment on both clocks that a client sees.
+/// Input of the [`PulseServer`].
 #[derive(Debug, Clone, Copy)]
-pub struct Timestamp {
-    /// Monotonic clock, on which samples are counted.
-    pub monotonic: HostTime,
-    /// Wall clock, for latency reports.
-    pub wall: SystemTime,
+pub enum Input<'a> {
+    /// A client has connected. Its id is that of [`PulseServer::free_client_id`].
+    Connected(u32),
+    /// A client has disconnected.
+    Disconnected(u32),
+    /// A client has sent these bytes.
+    Received {
+        /// Id of the client.
+        client: u32,
+        /// The bytes, in pieces of any size.
+        bytes: &'a [u8],
+        /// Wall clock, for latency reports.
+        wall: SystemTime,
+    },
+    /// A client was sent so many bytes of its pending output.
+    Sent {
+        /// Id of the client.
+        client: u32,
+        /// Number of bytes.
+        bytes: usize,
+        /// Wall clock, for commands that waited for this.
+        wall: SystemTime,
+    },
+    /// The capture starts: sample 0 is heard at this time.
+    StartCapture {
+        /// Time of sample 0.
+        origin: HostTime,
+    },
+}
+
+/// Output of the [`PulseServer`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Samples that are complete, in order.
+    Samples(Samples),
+    /// Close the connection of a client, which is removed already.
+    Disconnect {
+        /// Id of the client.
+        client: u32,
+        /// What the client did.
+        reason: ProtocolViolation,
+    },
 }
 
 /// Counters of the server.
@@ -64,7 +98,7 @@ pub struct PulseServer {
     pub(super) events: Vec<StreamEvent>,
     pub(super) media_element_delay: MediaElementDelay,
     mixer: Mixer,
-    ready_samples: Vec<Samples>,
+    outputs: VecDeque<Output>,
     next_client: u32,
     next_stream: u32,
     underruns: u64,
@@ -83,7 +117,7 @@ impl PulseServer {
             muted: false,
             events: Vec::new(),
             mixer: Mixer::new(now),
-            ready_samples: Vec::new(),
+            outputs: VecDeque::new(),
             next_client: 0,
             next_stream: 0,
             underruns: 0,
@@ -91,41 +125,152 @@ impl PulseServer {
         }
     }
 
-    /// Adds a connection, and returns its id; `None` if there are [`MAX_CLIENTS`].
-    pub fn connect(&mut self) -> Option<u32> {
-        if self.clients.len() >= MAX_CLIENTS {
-            return None;
-        }
-        let id = next_free_index(&self.clients, &mut self.next_client);
-        self.clients.insert(id, Client::new());
-        self.notify_subscribers(Facility::Client, Change::New, id);
-        Some(id)
+    /// Id for the next client; `None` if there are [`MAX_CLIENTS`].
+    #[must_use]
+    pub fn free_client_id(&self) -> Option<u32> {
+        let mut next = self.next_client;
+        (self.clients.len() < MAX_CLIENTS).then(|| next_free_index(&self.clients, &mut next))
     }
 
-    /// Removes a connection and its streams.
-    pub fn disconnect(&mut self, id: u32, now: HostTime) {
+    /// Processes an input at time `now`.
+    pub fn handle(&mut self, now: HostTime, input: Input<'_>) {
         self.advance(now);
-        let streams: Vec<u32> = self.streams.iter().filter(|(_, s)| s.owner == id).map(|(i, _)| *i).collect();
-        streams.into_iter().for_each(|stream| self.remove_stream(stream));
-        if self.clients.remove(&id).is_some() {
-            self.notify_subscribers(Facility::Client, Change::Removed, id);
+        match input {
+            Input::Connected(id) => {
+                self.next_client = index_after(id);
+                self.clients.insert(id, Client::new());
+                self.notify_subscribers(Facility::Client, Change::New, id);
+            }
+            Input::Disconnected(id) => self.remove_client(id),
+            Input::Received { client, bytes, wall } => self.receive(client, bytes, wall),
+            Input::Sent { client, bytes, wall } => {
+                if let Some(client) = self.clients.get_mut(&client) {
+                    client.consume_output(bytes);
+                }
+                // Handles commands that waited because too much output was pending.
+                self.receive(client, &[], wall);
+            }
+            Input::StartCapture { origin } => self.mixer.handle(now, mix::Input::StartCapture { origin }),
+        }
+        self.update_mixer(now);
+    }
+
+    /// Returns the next output. After the last one, everything up to `now` is mixed.
+    pub fn poll(&mut self, now: HostTime) -> Option<Output> {
+        self.advance(now);
+        let overflowed = self.clients.iter().find(|(_, client)| client.has_overflowed());
+        if let Some((&client, _)) = overflowed {
+            self.remove_client(client);
+            let reason = ProtocolViolation::TooManyUnreadReplies;
+            self.outputs.push_back(Output::Disconnect { client, reason });
+        }
+        self.outputs.pop_front()
+    }
+
+    /// Latest time for the next [`PulseServer::poll`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<HostTime> {
+        self.mixer.deadline()
+    }
+
+    /// Whether more should be read from the client; false while too much of its output is pending.
+    #[must_use]
+    pub fn wants_input(&self, id: u32) -> bool {
+        self.clients.get(&id).is_some_and(Client::is_below_high_water)
+    }
+
+    /// Bytes to send to the client.
+    #[must_use]
+    pub fn pending_output(&self, id: u32) -> &[u8] {
+        self.clients.get(&id).map_or(&[], Client::pending_output)
+    }
+
+    /// Whether the capture has started.
+    #[must_use]
+    pub fn is_capturing(&self) -> bool {
+        self.mixer.is_capturing()
+    }
+
+    /// Current counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Stats {
+            streams_open: count(self.streams.len()),
+            streams_playing: count(self.streams.values().filter(|s| s.latency().playing).count()),
+            underruns: self.underruns,
+            skipped_samples: self.skipped_samples,
         }
     }
 
-    /// Handles bytes from a client. Call it with no bytes after output was sent, to handle commands that had
-    /// to wait.
-    ///
-    /// # Errors
-    /// The client violated the protocol, and must be disconnected.
-    pub fn receive(&mut self, id: u32, bytes: &[u8], now: Timestamp) -> Result<(), ProtocolViolation> {
-        self.advance(now.monotonic);
+    /// Mixes everything up to `now`.
+    fn advance(&mut self, now: HostTime) {
+        while let Some(output) = self.mixer.poll(now) {
+            match output {
+                mix::Output::MixBlock(n) => {
+                    self.mix(n);
+                    self.update_mixer(now);
+                }
+                mix::Output::Samples(samples) => self.outputs.push_back(Output::Samples(samples)),
+                mix::Output::Skipped(n) => {
+                    self.streams.values_mut().for_each(Stream::clear_late_frames);
+                    self.skipped_samples += n as u64;
+                    self.update_mixer(now);
+                }
+                mix::Output::PeriodPassed => self.request_data(),
+            }
+        }
+    }
+
+    /// Mixes all streams into the last `n` samples.
+    fn mix(&mut self, n: usize) {
+        let gain = self.gain();
+        let out = self.mixer.last_mixed(n);
+        for (index, stream) in &mut self.streams {
+            stream.render(out, gain, &mut self.events);
+            self.underruns +=
+                self.events.iter().filter(|e| matches!(e, StreamEvent::Underflow(_))).count() as u64;
+            if let Some(client) = self.clients.get_mut(&stream.owner) {
+                client.send_events(*index, self.events.drain(..));
+            }
+            self.events.clear();
+        }
+    }
+
+    /// Tells the mixer whether streams play, and how late they are.
+    fn update_mixer(&mut self, now: HostTime) {
+        let active = self.streams.values().any(Stream::is_active);
+        let held = self.streams.values().map(Stream::late_frames).max().unwrap_or(0);
+        self.mixer.handle(now, mix::Input::Streams { active, held });
+    }
+
+    /// Requests data for all streams.
+    fn request_data(&mut self) {
+        for (index, stream) in &mut self.streams {
+            stream.request_data(&mut self.events);
+            if let Some(client) = self.clients.get_mut(&stream.owner) {
+                client.send_events(*index, self.events.drain(..));
+            }
+            self.events.clear();
+        }
+    }
+
+    /// Handles bytes from a client; disconnects it if it violates the protocol.
+    fn receive(&mut self, id: u32, bytes: &[u8], wall: SystemTime) {
+        if let Err(reason) = self.try_receive(id, bytes, wall) {
+            self.remove_client(id);
+            self.outputs.push_back(Output::Disconnect { client: id, reason });
+        }
+    }
+
+    fn try_receive(&mut self, id: u32, bytes: &[u8], wall: SystemTime) -> Result<(), ProtocolViolation> {
         let Some(client) = self.clients.get_mut(&id) else { return Ok(()) };
         let mut reader = std::mem::take(&mut client.input);
         reader.push(bytes);
         while self.clients.get(&id).is_some_and(Client::is_below_high_water) {
             match reader.next()? {
                 None => break,
-                Some(Message::Command(payload)) => self.receive_command(id, payload, now)?,
+                Some(Message::Command(payload)) => self.receive_command(id, payload, wall)?,
                 Some(Message::Data { channel, seek, offset, data }) => {
                     self.write_block(id, channel, (seek, offset, data));
                 }
@@ -139,87 +284,12 @@ impl PulseServer {
         Ok(())
     }
 
-    /// Whether more should be read from the client; false while too much of its output is pending.
-    #[must_use]
-    pub fn wants_input(&self, id: u32) -> bool {
-        self.clients.get(&id).is_some_and(Client::is_below_high_water)
-    }
-
-    /// Whether so much output is pending that the client must be disconnected.
-    #[must_use]
-    pub fn has_overflowed(&self, id: u32) -> bool {
-        self.clients.get(&id).is_some_and(Client::has_overflowed)
-    }
-
-    /// Bytes to send to the client.
-    #[must_use]
-    pub fn pending_output(&self, id: u32) -> &[u8] {
-        self.clients.get(&id).map_or(&[], Client::pending_output)
-    }
-
-    /// Removes the first `n` bytes of the pending output.
-    pub fn consume_output(&mut self, id: u32, n: usize) {
-        if let Some(client) = self.clients.get_mut(&id) {
-            client.consume_output(n);
-        }
-    }
-
-    /// Whether the capture has started.
-    #[must_use]
-    pub fn is_capturing(&self) -> bool {
-        self.mixer.is_capturing()
-    }
-
-    /// Starts the capture: sample 0 is the one that is heard at `origin`.
-    pub fn start_capture(&mut self, origin: HostTime, now: HostTime) {
-        self.advance(now);
-        self.mixer.start_capture(origin, now, self.late_samples());
-        self.ready_samples.extend(self.mixer.take_samples(self.late_samples()));
-    }
-
-    /// Mixes everything up to `now`.
-    pub fn advance(&mut self, now: HostTime) {
-        let due = self.mixer.due_samples(now);
-        let mut left = due.min(MAX_CATCH_UP_SAMPLES);
-        while left > 0 {
-            let block = left.min(MIX_BLOCK_SAMPLES);
-            self.mix(block);
-            left -= block;
-        }
-        if due > MAX_CATCH_UP_SAMPLES {
-            self.streams.values_mut().for_each(Stream::clear_late_frames);
-            self.ready_samples.extend(self.mixer.take_samples(0));
-            self.mixer.skip(due - MAX_CATCH_UP_SAMPLES);
-            self.skipped_samples += (due - MAX_CATCH_UP_SAMPLES) as u64;
-        }
-        if self.mixer.enter_period() {
-            let streams: Vec<(u32, u32)> = self.streams.iter().map(|(i, s)| (s.owner, *i)).collect();
-            for (owner, stream) in streams {
-                self.with_stream(owner, stream, Stream::request_data);
-            }
-        }
-    }
-
-    /// Takes the samples that are complete, in order.
-    pub fn drain_samples(&mut self) -> std::vec::Drain<'_, Samples> {
-        self.ready_samples.drain(..)
-    }
-
-    /// Latest time for the next call of [`PulseServer::advance`].
-    #[must_use]
-    pub fn deadline(&self) -> HostTime {
-        self.mixer.deadline(self.streams.values().any(Stream::is_active))
-    }
-
-    /// Current counters.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Stats {
-            streams_open: count(self.streams.len()),
-            streams_playing: count(self.streams.values().filter(|s| s.latency().playing).count()),
-            underruns: self.underruns,
-            skipped_samples: self.skipped_samples,
+    /// Removes a client and its streams.
+    fn remove_client(&mut self, id: u32) {
+        let streams: Vec<u32> = self.streams.iter().filter(|(_, s)| s.owner == id).map(|(i, _)| *i).collect();
+        streams.into_iter().for_each(|stream| self.remove_stream(stream));
+        if self.clients.remove(&id).is_some() {
+            self.notify_subscribers(Facility::Client, Change::Removed, id);
         }
     }
 
@@ -275,26 +345,6 @@ impl PulseServer {
         self.with_client_events(id, |client, events| client.send_events(channel, events.drain(..)));
     }
 
-    fn mix(&mut self, n: usize) {
-        let gain = self.gain();
-        let out = self.mixer.extend(n);
-        for (index, stream) in &mut self.streams {
-            stream.render(out, gain, &mut self.events);
-            self.underruns +=
-                self.events.iter().filter(|e| matches!(e, StreamEvent::Underflow(_))).count() as u64;
-            if let Some(client) = self.clients.get_mut(&stream.owner) {
-                client.send_events(*index, self.events.drain(..));
-            }
-            self.events.clear();
-        }
-        self.ready_samples.extend(self.mixer.take_samples(self.late_samples()));
-    }
-
-    /// Number of mixed samples that may still change, because a stream is late.
-    fn late_samples(&self) -> usize {
-        self.streams.values().map(Stream::late_frames).max().unwrap_or(0)
-    }
-
     fn gain(&self) -> [f32; 2] {
         match self.volume.channels() {
             [l, r] if !self.muted => [l.to_linear(), r.to_linear()],
@@ -302,14 +352,19 @@ impl PulseServer {
         }
     }
 
-    fn receive_command(&mut self, id: u32, payload: &[u8], now: Timestamp) -> Result<(), ProtocolViolation> {
+    fn receive_command(
+        &mut self,
+        id: u32,
+        payload: &[u8],
+        wall: SystemTime,
+    ) -> Result<(), ProtocolViolation> {
         let (tag, seq) = wire::validate_tagstruct(payload)?;
         let version = self.clients.get(&id).map_or(0, |c| c.version);
         let mut rest = payload;
         let done = match Command::read_tag_prefixed(&mut rest, version) {
             // Unexpected replies are ignored: an error could cause an endless exchange.
             Ok((_, Command::Error(_) | Command::Reply)) => return Ok(()),
-            Ok((_, command)) => self.handle_command(id, seq, command, now),
+            Ok((_, command)) => self.handle_command(id, seq, command, wall),
             Err(_) if tag > MAX_COMMAND_TAG => Err(PulseError::Command),
             Err(ProtocolError::Unimplemented(..)) => Err(PulseError::NotSupported),
             Err(_) => Err(PulseError::Protocol),
@@ -324,15 +379,20 @@ impl PulseServer {
     }
 }
 
-/// The next unused index. `u32::MAX` means "none" in the protocol.
+/// The next unused index.
 fn next_free_index<T>(used: &BTreeMap<u32, T>, next: &mut u32) -> u32 {
     loop {
         let index = *next;
-        *next = if index == u32::MAX - 1 { 0 } else { index + 1 };
+        *next = index_after(index);
         if !used.contains_key(&index) {
             return index;
         }
     }
+}
+
+/// The index after another one. `u32::MAX` means "none" in the protocol.
+fn index_after(index: u32) -> u32 {
+    if index >= u32::MAX - 1 { 0 } else { index + 1 }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use pulseaudio::protocol::{
 };
 
 use super::super::client::MessageReader;
+use super::super::mix::MAX_CATCH_UP_SAMPLES;
 use super::super::stream::MAX_LATE_SAMPLES;
 use super::*;
 use crate::av_sync::{MediaElementDelay, RenderLatency};
@@ -35,9 +36,10 @@ impl Fixture {
     /// An authenticated client, on a server that has emitted some samples.
     fn new() -> Self {
         let mut server = PulseServer::new(START, MediaElementDelay::default());
-        let id = server.connect().unwrap();
+        let id = connect(&mut server, START).unwrap();
         let mut fixture = Self { server, id, now: START, seq: 0, output: Vec::new(), messages: Vec::new() };
-        fixture.server.start_capture(START + Duration::from_millis(1), START);
+        let origin = START + Duration::from_millis(1);
+        fixture.server.handle(START, Input::StartCapture { origin });
         let auth = AuthParams { version: 35, supports_shm: true, supports_memfd: true, cookie: vec![0; 256] };
         let reply: AuthReply = fixture.request(Command::Auth(auth));
         assert_eq!(reply, AuthReply { version: 35, use_memfd: false, use_shm: false });
@@ -45,17 +47,29 @@ impl Fixture {
         fixture
     }
 
-    fn receive(&mut self, bytes: &[u8]) {
-        let moment =
-            Timestamp { monotonic: self.now, wall: UNIX_EPOCH + Duration::from_nanos(self.now.0 as u64) };
-        self.server.receive(self.id, bytes, moment).unwrap();
-        self.collect();
+    fn wall(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(self.now.0 as u64)
     }
 
-    fn collect(&mut self) {
-        for samples in self.server.drain_samples() {
-            assert_eq!(samples.start, self.output.len() as u64, "samples are contiguous");
-            self.output.extend(samples.pcm.as_chunks::<2>().0);
+    fn receive(&mut self, bytes: &[u8]) {
+        let wall = self.wall();
+        self.server.handle(self.now, Input::Received { client: self.id, bytes, wall });
+        self.collect().unwrap();
+    }
+
+    /// Collects samples and messages, as the real loop does. The error is that of a client that was cut off.
+    fn collect(&mut self) -> Result<(), ProtocolViolation> {
+        while let Some(output) = self.server.poll(self.now) {
+            match output {
+                Output::Samples(samples) => {
+                    assert_eq!(samples.start, self.output.len() as u64, "samples are contiguous");
+                    self.output.extend(samples.pcm.as_chunks::<2>().0);
+                }
+                Output::Disconnect { client, reason } => {
+                    assert_eq!(client, self.id);
+                    return Err(reason);
+                }
+            }
         }
         let mut reader = MessageReader::default();
         reader.push(self.server.pending_output(self.id));
@@ -64,16 +78,22 @@ impl Fixture {
             self.messages.push(payload.to_vec());
             used += 20 + payload.len();
         }
-        self.server.consume_output(self.id, used);
+        let wall = self.wall();
+        self.server.handle(self.now, Input::Sent { client: self.id, bytes: used, wall });
+        Ok(())
+    }
+
+    /// The next time at which the server must be polled.
+    fn deadline(&self) -> HostTime {
+        self.server.deadline().unwrap()
     }
 
     /// Advances the time as the real loop does, from deadline to deadline.
     fn advance(&mut self, time: Duration) {
         let end = self.now + time;
-        while self.server.deadline() <= end {
-            self.now = self.server.deadline();
-            self.server.advance(self.now);
-            self.collect();
+        while self.deadline() <= end {
+            self.now = self.deadline();
+            self.collect().unwrap();
         }
         self.now = end;
     }
@@ -148,6 +168,13 @@ impl Fixture {
         let passed = self.now.0 - (START + Duration::from_millis(1)).0;
         (i128::from(passed) * 48_000 / 1_000_000_000) as usize
     }
+}
+
+/// Connects a client; `None` if there are too many.
+fn connect(server: &mut PulseServer, now: HostTime) -> Option<u32> {
+    let id = server.free_client_id()?;
+    server.handle(now, Input::Connected(id));
+    Some(id)
 }
 
 fn create_stream_command(spec: SampleSpec, attr: BufferAttr, corked: bool) -> Command {
@@ -354,10 +381,7 @@ fn a_44100_hz_sine_is_resampled_and_its_delay_is_reported() {
         assert!((f64::from(*left) - expected).abs() < 2e-4 && left == right, "sample {n}: {left} {expected}");
     }
     fixture.advance(Duration::from_secs(1));
-    assert!(
-        fixture.server.deadline().since(fixture.now) > Duration::from_millis(10),
-        "the resampler stops ringing"
-    );
+    assert!(fixture.deadline().since(fixture.now) > Duration::from_millis(10), "the resampler stops ringing");
 }
 
 /// Writes data when the server requests it, in whole buffers, as Chromium does. Returns the number of frames.
@@ -542,7 +566,7 @@ fn commands_are_refused_with_the_right_error() {
         fixture.receive(&[header, payload].concat());
         assert_eq!(fixture.take_reply(77), Some(Err(error as u32)));
     }
-    fixture.id = fixture.server.connect().unwrap();
+    fixture.id = connect(&mut fixture.server, fixture.now).unwrap();
     assert_eq!(fixture.expect_error(Command::GetServerInfo), PulseError::AccessDenied as u32);
 }
 
@@ -556,11 +580,11 @@ fn limits_hold() {
         fixture.expect_error(create_stream_command(STEREO, immediate_start(), true)),
         PulseError::TooLarge as u32
     );
-    let others: Vec<u32> = std::iter::from_fn(|| fixture.server.connect()).collect();
+    let others: Vec<u32> = std::iter::from_fn(|| connect(&mut fixture.server, fixture.now)).collect();
     assert_eq!(others.len(), MAX_CLIENTS - 1);
-    fixture.server.disconnect(fixture.id, fixture.now);
+    fixture.server.handle(fixture.now, Input::Disconnected(fixture.id));
     assert_eq!(fixture.server.stats().streams_open, 0);
-    assert!(fixture.server.connect().is_some());
+    assert!(connect(&mut fixture.server, fixture.now).is_some());
 }
 
 #[test]
@@ -569,8 +593,8 @@ fn a_client_that_does_not_read_must_wait() {
     let mut bytes = Vec::new();
     (0..10_000)
         .for_each(|seq| write_command_message(&mut bytes, seq, &Command::GetSinkInfoList, 35).unwrap());
-    let moment = Timestamp { monotonic: fixture.now, wall: UNIX_EPOCH };
-    fixture.server.receive(fixture.id, &bytes, moment).unwrap();
+    let (client, wall) = (fixture.id, UNIX_EPOCH);
+    fixture.server.handle(fixture.now, Input::Received { client, bytes: &bytes, wall });
     assert!(
         !fixture.server.wants_input(fixture.id)
             && fixture.server.pending_output(fixture.id).len() < 128 * 1024
@@ -584,21 +608,39 @@ fn a_client_that_does_not_read_must_wait() {
             assert_eq!(seq, answered);
             answered += 1;
         }
-        fixture.server.consume_output(fixture.id, sent.len());
-        fixture.server.receive(fixture.id, &[], moment).unwrap();
+        fixture.server.handle(fixture.now, Input::Sent { client, bytes: sent.len(), wall });
     }
+}
+
+#[test]
+fn a_client_that_violates_the_protocol_is_disconnected() {
+    let mut fixture = Fixture::new();
+    fixture.create_stream(STEREO, immediate_start(), true);
+    let (client, wall) = (fixture.id, UNIX_EPOCH);
+    fixture.server.handle(fixture.now, Input::Received { client, bytes: &[0xff; 20], wall });
+    assert_eq!(fixture.collect(), Err(ProtocolViolation::InvalidFlags(u32::MAX)));
+    let stats = fixture.server.stats();
+    assert!(stats.streams_open == 0 && !fixture.server.wants_input(client), "{stats:?}");
+}
+
+/// The samples up to now, contiguous or not.
+fn poll_samples(fixture: &mut Fixture) -> Vec<Samples> {
+    let outputs = std::iter::from_fn(|| fixture.server.poll(fixture.now));
+    let samples = outputs.map(|output| match output {
+        Output::Samples(samples) => samples,
+        Output::Disconnect { reason, .. } => panic!("{reason}"),
+    });
+    samples.collect()
 }
 
 #[test]
 fn a_stalled_process_skips_samples_and_keeps_the_index() {
     let mut fixture = Fixture::new();
     fixture.now = fixture.now + Duration::from_secs(3600);
-    fixture.server.advance(fixture.now);
-    let emitted: u64 = fixture.server.drain_samples().map(|s| s.len() as u64).sum();
-    assert!(emitted <= MAX_CATCH_UP_SAMPLES as u64);
+    let emitted: usize = poll_samples(&mut fixture).iter().map(Samples::len).sum();
+    assert!(emitted <= MAX_CATCH_UP_SAMPLES);
     fixture.now = fixture.now + Duration::from_millis(20);
-    fixture.server.advance(fixture.now);
-    let next = fixture.server.drain_samples().next().unwrap();
+    let next = poll_samples(&mut fixture).remove(0);
     assert_eq!(next.start + next.len() as u64, fixture.current_sample() as u64);
     assert!(fixture.server.stats().skipped_samples > 3590 * 48_000);
 }
@@ -669,12 +711,11 @@ proptest! {
                 }
                 Op::Raw(bytes) => bytes,
             };
-            let moment = Timestamp { monotonic: fixture.now, wall: UNIX_EPOCH };
-            if fixture.server.receive(fixture.id, &bytes, moment).is_err() {
-                fixture.server.disconnect(fixture.id, fixture.now);
+            let input = Input::Received { client: fixture.id, bytes: &bytes, wall: UNIX_EPOCH };
+            fixture.server.handle(fixture.now, input);
+            if fixture.collect().is_err() {
                 break;
             }
-            fixture.collect();
         }
         fixture.advance(Duration::from_millis(100));
         prop_assert!(fixture.output.as_flattened().iter().all(|v| v.is_finite()));

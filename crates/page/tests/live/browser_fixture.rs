@@ -2,14 +2,17 @@
 
 #![allow(dead_code, reason = "each test file needs a part of it")]
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::task::Wake;
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use pagecast_core::spec::{BrowserContext, NetworkPolicy, NetworkRule, Size, Source, SourceUrl};
 use pagecast_core::{Fps, Picture, Samples, Tick};
 use pagecast_page::browser::PagePolicy;
-use pagecast_page::{Config, Page};
+use pagecast_page::{Config, Page, clock};
 use pagecast_testkit::{MachineLock, PageResponse, PageServer};
 use serde_json::{Value, json};
 
@@ -21,7 +24,7 @@ pub(crate) struct BrowserFixture {
     pub(crate) page: Page,
     config: Config,
     ticks: Receiver<Tick>,
-    picture: Option<std::sync::Arc<Picture>>,
+    picture: Option<Arc<Picture>>,
     _samples: Receiver<Samples>,
     _server: PageServer,
     _turn: MachineLock,
@@ -98,7 +101,7 @@ impl BrowserFixture {
         let network = NetworkPolicy { allow, ..NetworkPolicy::default() };
         let config = Config { source: source.clone(), policy, network, max_disk_bytes: disk_bytes };
         let page = Page::start(config.clone(), ticks_in, samples_in)?;
-        page.browser()?.open(&source.url, &|| false)?;
+        open_page(&page, &source.url)?;
         page.browser()?.wait_until(TIMEOUT, |state| state.painted)?;
         page.start_capture();
         Ok(Self { page, config, ticks, picture: None, _samples: samples, _server: server, _turn: turn })
@@ -166,6 +169,28 @@ impl BrowserFixture {
         let picture = self.picture.as_deref()?;
         let (right, bottom) = (picture.width() - 1, picture.height() - 1);
         Some([(0, 0), (right, 0), (0, bottom), (right, bottom)].map(|(x, y)| rgb(picture, x, y)))
+    }
+}
+
+/// Unparks a thread when it is woken.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Opens a URL and waits until its server has answered.
+fn open_page(page: &Page, url: &SourceUrl) -> Result<()> {
+    page.set_waker(&Arc::new(Unpark(thread::current())).into());
+    let browser = page.browser()?;
+    let mut load = browser.open(url);
+    loop {
+        if let Some(opened) = load.poll(browser) {
+            return Ok(opened?);
+        }
+        thread::park_timeout(load.deadline().since(clock::now()));
     }
 }
 

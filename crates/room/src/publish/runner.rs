@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 use super::media::{MediaFeed, lock_status};
 use super::session::{Error, Session};
 use super::status::Status;
-use super::{Command, PublisherEvent};
+use super::{Command, EventSender, PublisherEvent};
 
 /// Longest delay between two attempts: a room is live, so it must be back soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(3);
@@ -22,7 +22,7 @@ pub(super) struct Runner {
     machine: StateMachine,
     started_at: Instant,
     commands: mpsc::Receiver<Command>,
-    events: std::sync::mpsc::SyncSender<PublisherEvent>,
+    events: EventSender,
     status: Arc<Mutex<Status>>,
     media: MediaFeed,
     connection_count: u64,
@@ -40,7 +40,7 @@ impl Runner {
     pub(super) fn new(
         room: Room,
         commands: mpsc::Receiver<Command>,
-        events: std::sync::mpsc::SyncSender<PublisherEvent>,
+        events: EventSender,
         status: Arc<Mutex<Status>>,
     ) -> Self {
         let started_at = Instant::now();
@@ -153,9 +153,6 @@ impl Runner {
             status.error.clone_from(&event.error);
             status.reconnects = self.connection_count.saturating_sub(1);
         }
-        // The status contains the latest state, too.
-        if let Err(error) = self.events.try_send(PublisherEvent { event }) {
-            tracing::trace!(%error, "room event dropped, queue full");
-        }
+        self.events.send(PublisherEvent { event });
     }
 }

@@ -8,42 +8,49 @@ mod reporter;
 
 pub(super) use finish::wait_for_upload;
 
-use std::cell::RefCell;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pagecast_core::cast::{EndReason, Event, HealthCheck, HealthFault, Input, Output, State, StateMachine};
 use pagecast_core::spec::Push;
-use pagecast_core::{CastSpec, Samples, Tick};
-use pagecast_page::browser::{self, CallError};
+use pagecast_core::{CastSpec, HostTime, Samples, Tick};
+use pagecast_page::browser::{self, CallError, PageLoad};
 use pagecast_page::{Page, clock};
 
 use super::evidence::{self, Evidence};
+use super::hang;
 use super::pipeline::{Pipeline, Prepared};
-use super::pushes::{self, Change};
+use super::pushes;
 use super::recording::PendingUpload;
 use super::report::{Progress, Report};
 use super::room::Room;
+use super::wakeup::{WaitResult, Wakeup};
 use super::warm_browser::{self, WarmBrowser};
-use super::{CastEvent, Error, Failure, StopToken};
+use super::{CastEvent, Change, ChangeReceiver, Error, Failure, StopToken};
 use crate::{chain, usage};
 use browser_usage::BrowserUsage;
 use history::History;
 use observe::{Observation, Observer, Source};
-use reporter::{EventReporter, Snapshot};
+use reporter::EventReporter;
 
 /// The sender until there is a page, and the receiver until there are outputs.
 type PendingChannel<T> = (Option<SyncSender<T>>, Option<Receiver<T>>);
 
-/// Drives one cast.
+/// Drives one cast. It sleeps until one of its [sources](Source) reports a change, or until the earliest
+/// deadline.
 pub(super) struct Driver<'a> {
     spec: &'a CastSpec,
-    started: Instant,
+    started: HostTime,
+    /// Everything that [`Source::ALL`] is about wakes the driver by this.
+    wakeup: Wakeup,
+    wakes: Wakes,
     stop: &'a StopToken,
-    changes: &'a Receiver<Change>,
-    reporter: RefCell<EventReporter<'a>>,
+    changes: &'a ChangeReceiver,
+    reporter: EventReporter<'a>,
     machine: StateMachine,
     page: Option<Page>,
+    /// The page that is being opened.
+    load: Option<PageLoad>,
     outputs: Outputs,
     observer: Observer,
     evidence: Evidence,
@@ -53,6 +60,13 @@ pub(super) struct Driver<'a> {
     large_video: Option<(u32, u32)>,
     /// The last failure.
     error: Option<Error>,
+}
+
+/// How often the driver was woken.
+#[derive(Debug, Default)]
+struct Wakes {
+    changes: u64,
+    deadlines: u64,
 }
 
 /// The outputs of a cast in all their stages.
@@ -68,7 +82,7 @@ struct Outputs {
     /// Where to push, until the outputs start.
     pushes: Vec<Push>,
     /// When the outputs started, until one of them has the page.
-    started_at: Option<Instant>,
+    started_at: Option<HostTime>,
 }
 
 impl Outputs {
@@ -82,8 +96,9 @@ impl Outputs {
 impl<'a> Driver<'a> {
     pub(super) fn new(
         spec: &'a CastSpec,
-        started: Instant,
-        (stop, changes): (&'a StopToken, &'a Receiver<Change>),
+        started: HostTime,
+        wakeup: Wakeup,
+        (stop, changes): (&'a StopToken, &'a ChangeReceiver),
         warm: Option<WarmBrowser>,
         prepared: Prepared,
         on_event: &'a mut dyn FnMut(CastEvent),
@@ -98,14 +113,22 @@ impl<'a> Driver<'a> {
                 (None, (Some(tick_sender), Some(ticks)), (Some(sample_sender), Some(samples)))
             }
         };
+        stop.set_waker(wakeup.waker().clone());
+        changes.set_waker(wakeup.waker().clone());
+        if let Some(page) = &page {
+            page.set_waker(wakeup.waker());
+        }
         Self {
             spec,
             started,
+            wakeup,
+            wakes: Wakes::default(),
             stop,
             changes,
-            reporter: RefCell::new(EventReporter::new(on_event)),
+            reporter: EventReporter::new(on_event),
             machine: StateMachine::new(spec),
             page,
+            load: None,
             outputs: Outputs {
                 ticks,
                 samples,
@@ -115,7 +138,7 @@ impl<'a> Driver<'a> {
                 pushes: spec.pushes.clone(),
                 started_at: None,
             },
-            observer: Observer::new(started),
+            observer: Observer::new(started, spec.checks.crash),
             evidence: Evidence::new(spec.evidence.clone()),
             usage: BrowserUsage::default(),
             history: History::default(),
@@ -127,21 +150,43 @@ impl<'a> Driver<'a> {
     /// Runs the cast to its end.
     pub(super) fn run(mut self) -> Result<Report, Failure> {
         self.handle_input(Input::Start);
-        let reason = loop {
+        loop {
+            let acted = self.turn();
+            if let State::Ended(reason) = self.machine.state() {
+                return self.finish(reason);
+            }
+            // What was observed in one state may matter in the next one, and wakes nobody again.
+            if !acted {
+                self.wait();
+            }
+        }
+    }
+
+    /// Handles what happened at all sources; returns whether the machine acted or changed its state.
+    fn turn(&mut self) -> bool {
+        let before = self.machine.state();
+        let mut acted = false;
+        for source in Source::ALL {
+            if let Some(observation) = self.observe(source) {
+                self.handle_observation(observation);
+            }
             while let Some(output) = self.machine.poll() {
                 self.execute(output);
+                acted = true;
             }
-            if let State::Ended(reason) = self.machine.state() {
-                break reason;
+            if matches!(self.machine.state(), State::Ended(_)) {
+                break;
             }
-            self.wait();
-            for source in Source::ALL {
-                if let Some(observation) = self.observe(source) {
-                    self.handle_observation(observation);
-                }
-            }
-        };
-        self.finish(reason)
+        }
+        acted || self.machine.state() != before
+    }
+
+    /// Sleeps until a source reports a change or something is due.
+    fn wait(&mut self) {
+        match self.wakeup.wait_until(self.deadline()) {
+            WaitResult::Changed => self.wakes.changes += 1,
+            WaitResult::DeadlinePassed => self.wakes.deadlines += 1,
+        }
     }
 
     fn handle_input(&mut self, input: Input) {
@@ -149,7 +194,7 @@ impl<'a> Driver<'a> {
     }
 
     fn report(&mut self, event: CastEvent) {
-        self.reporter.get_mut().report(event);
+        self.reporter.report(event);
     }
 
     /// Hands a failure to the machine, and keeps its error for the report.
@@ -192,7 +237,10 @@ impl<'a> Driver<'a> {
                     }
                 }
             }
-            Observation::PageCrashed(error) => self.fail(error, Input::Crashed),
+            Observation::PageCrashed(error) => {
+                self.load = None;
+                self.fail(error, Input::Crashed);
+            }
             Observation::PageEnded => self.handle_input(Input::PageEnded),
             Observation::OversizedVideo(size) => {
                 self.large_video = Some(size);
@@ -203,9 +251,12 @@ impl<'a> Driver<'a> {
                 self.fail(browser::Error::from(error), Input::OpenFailed);
             }
             Observation::PageReady => self.handle_input(Input::Ready),
+            Observation::LoadEnded(result) => self.handle_load_end(result),
             Observation::Deadline => self.handle_input(Input::Timeout),
             Observation::Changes(changes) => self.apply_changes(changes),
             Observation::OutputEvents(events) => events.into_iter().for_each(|event| self.report(event)),
+            Observation::RecordingStopped => self.report(CastEvent::RecordingStopped),
+            Observation::UploadChanged(status) => self.report(CastEvent::Upload(status)),
             Observation::ProgressDue => self.report_progress(),
         }
     }
@@ -223,7 +274,8 @@ impl<'a> Driver<'a> {
     fn execute(&mut self, output: Output) {
         if matches!(output, Output::StartBrowser | Output::Reload) {
             // A page that is replaced may never answer its ping.
-            self.observer.hangs.reset(Instant::now());
+            self.observer.hangs.handle(clock::now(), hang::Input::PageReplaced);
+            self.observer.ping = None;
         }
         match output {
             Output::StartBrowser => self.open(),
@@ -248,8 +300,9 @@ impl<'a> Driver<'a> {
 
     /// Opens the page in a new browser, or in a warm one that was never used.
     fn open(&mut self) {
+        self.load = None;
         self.usage.end_browser(self.page.as_ref());
-        let never_opened = self.observer.opened.is_none();
+        let never_opened = !self.observer.has_opened();
         let ready = match &mut self.page {
             Some(page) if never_opened && page.browser().is_ok_and(|b| b.state().is_alive()) => Ok(()),
             Some(page) => page.replace_browser(),
@@ -257,7 +310,10 @@ impl<'a> Driver<'a> {
             none => match (self.outputs.ticks.0.take(), self.outputs.samples.0.take()) {
                 (Some(ticks), Some(samples)) => {
                     let config = warm_browser::page_config(self.spec);
-                    Page::start(config, ticks, samples).map(|page| *none = Some(page))
+                    Page::start(config, ticks, samples).map(|page| {
+                        page.set_waker(self.wakeup.waker());
+                        *none = Some(page);
+                    })
                 }
                 _ => return self.fail(Error::Panic("display"), Input::OutputFailed),
             },
@@ -268,38 +324,23 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Opens the page in the current browser.
+    /// Starts to open the page in the current browser.
     fn load(&mut self) {
         let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return };
         let (url, size) = (&self.spec.source.url, self.spec.source.size);
         tracing::info!(%url, %size, fps = self.spec.source.fps.get(), "opening page");
-        // Until the page is open, only the end of the cast is due.
-        let deadline = self.machine.deadline();
-        let is_cancelled = || {
-            if self.reporter.borrow().is_progress_due() {
-                self.report_progress();
-            }
-            self.outputs_finished()
-                || self.stop.is_requested()
-                || deadline.is_some_and(|at| clock::now() >= at)
-        };
-        let opened = browser.open(url, &is_cancelled);
-        // If the outputs have ended meanwhile, the page does not matter any more.
-        if self.outputs_finished() {
-            self.handle_outputs_finished();
-        }
-        match opened {
+        self.load = Some(browser.open(url));
+    }
+
+    fn handle_load_end(&mut self, result: Result<(), browser::Error>) {
+        self.load = None;
+        match result {
             Ok(()) => {
                 self.observer.page_opened();
                 self.handle_input(Input::Opened);
             }
-            // The cause is observed in the next turn.
-            Err(
-                error @ (browser::Error::Cancelled
-                | browser::Error::PageCrashed
-                | browser::Error::BrowserExited
-                | browser::Error::CdpCall(CallError::Closed)),
-            ) => self.error = Some(error.into()),
+            // The end of the browser is observed by itself.
+            Err(error @ browser::Error::CdpCall(CallError::Closed)) => self.error = Some(error.into()),
             Err(error) => self.load_failed(error),
         }
     }
@@ -334,10 +375,7 @@ impl<'a> Driver<'a> {
             Ok(pipeline) => {
                 self.outputs.pipeline = Some(pipeline);
                 page.start_capture();
-                self.outputs.started_at = Some(Instant::now());
-                if let Some(observation) = self.observe_connection() {
-                    self.handle_observation(observation);
-                }
+                self.outputs.started_at = Some(clock::now());
             }
             Err(error) => self.fail(error, Input::OutputFailed),
         }
@@ -361,7 +399,7 @@ impl<'a> Driver<'a> {
     }
 
     fn report_event(&mut self, event: Event) {
-        self.history.record(millis(self.started.elapsed()), event);
+        self.history.record(millis(clock::now().since(self.started)), event);
         if let Event::Ended(reason) = event
             && let Some(message) = self.end_message(reason)
         {
@@ -396,7 +434,7 @@ impl<'a> Driver<'a> {
             HealthCheck::Blank => page.display.snapshot().is_some_and(|picture| picture.is_white()),
             HealthCheck::Crash => {
                 let limit = self.spec.checks.crash;
-                limit.is_some_and(|limit| self.observer.hangs.unresponsive_for(Instant::now()) >= limit)
+                limit.is_some_and(|limit| self.observer.hangs.unresponsive_for(clock::now()) >= limit)
             }
         }
     }
@@ -408,15 +446,10 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Reports progress. Also called while a page is being opened.
-    fn report_progress(&self) {
-        let pipeline = self.outputs.pipeline.as_ref();
-        self.reporter.borrow_mut().report_progress(Snapshot {
-            progress: self.progress(),
-            room: pipeline.and_then(Pipeline::room).map(Room::status),
-            has_stopped_recording: pipeline.is_some_and(Pipeline::has_stopped_recording),
-            upload: pipeline.and_then(Pipeline::upload_status),
-        });
+    fn report_progress(&mut self) {
+        let progress = self.progress();
+        let room = self.outputs.pipeline.as_ref().and_then(Pipeline::room).map(Room::status);
+        self.reporter.report_progress(progress, room);
     }
 
     fn progress(&self) -> Option<Progress> {

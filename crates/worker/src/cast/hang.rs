@@ -1,10 +1,11 @@
 //! Hang detection: the page's scripts are pinged again and again, and long silences are recorded.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use pagecast_core::HostTime;
 use serde::{Deserialize, Serialize};
 
-/// Time between an answer and the next ping. A ping costs a page at rest a fraction of a millisecond.
+/// Time between two pings. A ping costs a page at rest a fraction of a millisecond.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest silence that counts as a hang: shorter ones are the ordinary work of a heavy page.
 const MIN_HANG_DURATION: Duration = Duration::from_secs(2);
@@ -21,79 +22,108 @@ pub struct Hang {
     pub duration_ms: u64,
 }
 
-/// Pings a page and records its silences; `P` is a pending ping.
+/// Input of the [`HangDetector`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// The pending ping was answered at this time.
+    Answered(HostTime),
+    /// The page is replaced, and will not answer the pending ping.
+    PageReplaced,
+}
+
+/// Output of the [`HangDetector`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// Ping the page; [`Input::Answered`] is its answer.
+    SendPing,
+    /// The page has not answered for as long as it may.
+    Unresponsive,
+}
+
+/// A ping that is not answered.
+#[derive(Debug, Clone, Copy)]
+struct PendingPing {
+    sent_at: HostTime,
+    /// [`Output::Unresponsive`] was returned.
+    reported: bool,
+}
+
+/// Decides when a page is pinged, and records its silences. Sans-IO, like the cast's state machine.
 #[derive(Debug)]
-pub(super) struct HangDetector<P> {
+pub(super) struct HangDetector {
     /// Start of the cast.
-    began: Instant,
-    /// The ping that is not answered yet, and when it was sent.
-    pending_ping: Option<(Instant, P)>,
-    next_ping_at: Instant,
-    /// Whether the last of the hangs continues.
-    is_hanging: bool,
+    began: HostTime,
+    /// How long a page may be silent; `None` pings it never.
+    limit: Option<Duration>,
+    pending: Option<PendingPing>,
+    /// When the next ping is sent, or the pending one is checked.
+    next_check_at: HostTime,
     hangs: Vec<Hang>,
 }
 
-impl<P> HangDetector<P> {
-    pub(super) fn new(began: Instant) -> Self {
-        Self { began, pending_ping: None, next_ping_at: began, is_hanging: false, hangs: Vec::new() }
+impl HangDetector {
+    pub(super) fn new(began: HostTime, limit: Option<Duration>) -> Self {
+        Self { began, limit, pending: None, next_check_at: began, hangs: Vec::new() }
     }
 
-    /// Checks whether the ping was answered, and sends the next one when it is due.
-    pub(super) fn poll(
-        &mut self,
-        now: Instant,
-        is_answered: impl Fn(&P) -> bool,
-        send_ping: impl FnOnce() -> Option<P>,
-    ) {
-        if let Some((at, ping)) = &self.pending_ping {
-            let (at, answered) = (*at, is_answered(ping));
-            self.record_hang(at, now);
-            if !answered {
-                return;
+    /// Processes an input at time `now`.
+    pub(super) fn handle(&mut self, now: HostTime, input: Input) {
+        let until = match input {
+            Input::Answered(at) => at,
+            Input::PageReplaced => {
+                self.next_check_at = now;
+                now
             }
-            (self.pending_ping, self.is_hanging, self.next_ping_at) = (None, false, now + PING_INTERVAL);
+        };
+        if let Some(ping) = self.pending.take() {
+            self.record_silence(ping.sent_at, until);
         }
-        if now >= self.next_ping_at
-            && let Some(ping) = send_ping()
+    }
+
+    /// Returns what to do at `now`, if anything.
+    pub(super) fn poll(&mut self, now: HostTime) -> Option<Output> {
+        let limit = self.limit?;
+        if let Some(ping) = &mut self.pending
+            && !ping.reported
+            && ping.sent_at + limit <= now
         {
-            self.pending_ping = Some((now, ping));
+            ping.reported = true;
+            return Some(Output::Unresponsive);
         }
+        if now < self.next_check_at {
+            return None;
+        }
+        self.next_check_at = now + PING_INTERVAL;
+        if self.pending.is_some() {
+            return None;
+        }
+        self.pending = Some(PendingPing { sent_at: now, reported: false });
+        Some(Output::SendPing)
+    }
+
+    /// When to call [`HangDetector::poll`] next, after an answer was handed in if there is one.
+    pub(super) fn deadline(&self) -> Option<HostTime> {
+        let limit = self.limit?;
+        let unreported = self.pending.filter(|ping| !ping.reported);
+        Some(unreported.map_or(self.next_check_at, |ping| self.next_check_at.min(ping.sent_at + limit)))
     }
 
     /// Returns how long the scripts have been silent.
-    pub(super) fn unresponsive_for(&self, now: Instant) -> Duration {
-        self.pending_ping.as_ref().map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(*at))
-    }
-
-    /// Forgets the pending ping: the page was replaced and will not answer it.
-    pub(super) fn reset(&mut self, now: Instant) {
-        if let Some((at, _)) = self.pending_ping.take() {
-            self.record_hang(at, now);
-        }
-        (self.is_hanging, self.next_ping_at) = (false, now);
+    pub(super) fn unresponsive_for(&self, now: HostTime) -> Duration {
+        self.pending.map_or(Duration::ZERO, |ping| now.since(ping.sent_at))
     }
 
     /// Returns all hangs so far, in order.
-    pub(super) fn take_hangs(&mut self, now: Instant) -> Vec<Hang> {
-        self.reset(now);
+    pub(super) fn take_hangs(&mut self, now: HostTime) -> Vec<Hang> {
+        self.handle(now, Input::PageReplaced);
         std::mem::take(&mut self.hangs)
     }
 
-    fn record_hang(&mut self, since: Instant, now: Instant) {
-        let silence = now.saturating_duration_since(since);
-        if silence < MIN_HANG_DURATION {
-            return;
-        }
-        let ms = super::driver::millis(silence);
-        if self.is_hanging {
-            if let Some(last) = self.hangs.last_mut() {
-                last.duration_ms = ms;
-            }
-        } else if self.hangs.len() < MAX_HANGS {
-            let at_ms = super::driver::millis(since.saturating_duration_since(self.began));
-            self.hangs.push(Hang { at_ms, duration_ms: ms });
-            self.is_hanging = true;
+    fn record_silence(&mut self, since: HostTime, until: HostTime) {
+        let silence = until.since(since);
+        if silence >= MIN_HANG_DURATION && self.hangs.len() < MAX_HANGS {
+            let at_ms = super::driver::millis(since.since(self.began));
+            self.hangs.push(Hang { at_ms, duration_ms: super::driver::millis(silence) });
         }
     }
 }
@@ -102,18 +132,30 @@ impl<P> HangDetector<P> {
 mod tests {
     use super::*;
 
-    /// Polls every 50 ms; the page answers except during these hangs, given as start and length in
-    /// milliseconds.
+    fn at(ms: u64) -> HostTime {
+        HostTime(1234) + Duration::from_millis(ms)
+    }
+
+    /// Calls the detector at its deadlines; the page answers except during these hangs, given as start and
+    /// length in milliseconds.
     fn detect(hangs: &[(u64, u64)], until_ms: u64) -> Vec<Hang> {
-        let began = Instant::now();
-        let at = |ms: u64| began + Duration::from_millis(ms);
-        let mut detector = HangDetector::new(began);
-        for ms in (0..until_ms).step_by(50) {
-            let runs = !hangs.iter().any(|(from, length)| (*from..from + length).contains(&ms));
-            detector.poll(at(ms), |()| runs, || Some(()));
-            assert!(detector.unresponsive_for(at(ms)) <= Duration::from_millis(ms));
+        let mut detector = HangDetector::new(at(0), Some(Duration::from_secs(3600)));
+        let mut answered_at = None;
+        loop {
+            let now = detector.deadline().unwrap();
+            if now >= at(until_ms) {
+                return detector.take_hangs(at(until_ms));
+            }
+            if let Some(answer) = answered_at.take_if(|answer| *answer <= now) {
+                detector.handle(now, Input::Answered(answer));
+            }
+            while let Some(output) = detector.poll(now) {
+                assert_eq!(output, Output::SendPing);
+                let hang = hangs.iter().find(|(from, length)| (at(*from)..at(from + length)).contains(&now));
+                answered_at = Some(hang.map_or(now, |(from, length)| at(from + length)));
+            }
+            assert!(detector.deadline().is_some_and(|next| next > now), "it wakes nobody for nothing");
         }
-        detector.take_hangs(at(until_ms))
     }
 
     #[test]
@@ -123,8 +165,8 @@ mod tests {
         let hangs = detect(&[(10_000, 5000), (30_000, 12_000)], 60_000);
         assert_eq!(hangs.len(), 2);
         for (hang, (at_ms, ms)) in hangs.iter().zip([(10_000, 5000), (30_000, 12_000)]) {
-            assert!((at_ms..=at_ms + 1050).contains(&hang.at_ms), "{hang:?}");
-            assert!((ms - 1050..=ms + 50).contains(&hang.duration_ms), "{hang:?}");
+            assert!((at_ms..=at_ms + 1000).contains(&hang.at_ms), "{hang:?}");
+            assert_eq!(hang.at_ms + hang.duration_ms, at_ms + ms, "the answer's own time counts");
         }
         let last = detect(&[(10_000, 90_000)], 20_000);
         assert!(last.len() == 1 && last[0].duration_ms >= 8900, "a hang that lasts to the end: {last:?}");
@@ -137,16 +179,29 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_is_silent_too_long_is_reported_once_and_on_time() {
+        let mut detector = HangDetector::new(at(0), Some(Duration::from_millis(2500)));
+        assert_eq!(detector.poll(at(0)), Some(Output::SendPing));
+        let mut reports = Vec::new();
+        for _ in 0..10 {
+            let now = detector.deadline().unwrap();
+            while let Some(output) = detector.poll(now) {
+                reports.push((now, output));
+            }
+        }
+        assert_eq!(reports, [(at(2500), Output::Unresponsive)]);
+        let mut unlimited = HangDetector::new(at(0), None);
+        assert_eq!((unlimited.deadline(), unlimited.poll(at(5000))), (None, None));
+    }
+
+    #[test]
     fn a_new_page_need_not_answer_for_the_previous_one() {
-        let began = Instant::now();
-        let at = |ms: u64| began + Duration::from_millis(ms);
-        let mut detector = HangDetector::new(began);
-        detector.poll(at(0), |()| false, || Some(()));
-        detector.poll(at(3000), |()| false, || Some(()));
+        let mut detector = HangDetector::new(at(0), Some(Duration::from_secs(60)));
+        assert_eq!(detector.poll(at(0)), Some(Output::SendPing));
         assert_eq!(detector.unresponsive_for(at(3000)), Duration::from_secs(3));
-        detector.reset(at(4000));
+        detector.handle(at(4000), Input::PageReplaced);
         assert_eq!(detector.unresponsive_for(at(4000)), Duration::ZERO);
-        detector.poll(at(4050), |()| false, || Some(()));
+        assert_eq!(detector.poll(at(4050)), Some(Output::SendPing));
         assert_eq!(detector.unresponsive_for(at(4100)), Duration::from_millis(50));
         assert_eq!(detector.take_hangs(at(4100)), [Hang { at_ms: 0, duration_ms: 4000 }]);
     }

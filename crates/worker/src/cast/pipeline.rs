@@ -3,19 +3,24 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::task::Waker;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pagecast_core::connection::State;
 use pagecast_core::spec::{self, NetworkPolicy, Push};
-use pagecast_core::{CastSpec, Fps, MediaTime, Packet, Samples, Tick, Track};
-use pagecast_media::encode::{self, EndTime, RateTarget, Tracks, audio, tee, video};
+use pagecast_core::wake::{SharedWaker, ThreadEnd, ThreadEndGuard};
+use pagecast_core::{CastSpec, Fps, HostTime, MediaTime, Packet, Samples, Tick, Track};
+use pagecast_media::encode::{
+    self, EndTime, PacketSender, RateTarget, SendOutcome, Tracks, audio, tee, video,
+};
 use pagecast_media::fanout::FanOut;
+use pagecast_page::clock;
 
-use super::pushes::{ActivePushes, Change, PushEvent, PushReport};
+use super::pushes::{ActivePushes, PushEvent, PushReport};
 use super::recording::{PendingUpload, Recording};
 use super::room::{self, Room};
-use super::{Error, RoomStatus, UploadStatus};
+use super::{Change, Error, RoomStatus, UploadStatus};
 
 /// How long one encoder may run on after the other has ended. Both end at the same media time, so one that is
 /// seconds behind has lost its input: the other one failed.
@@ -36,11 +41,28 @@ pub(super) struct Prepared {
     room_only: bool,
     bitrate_bps: u32,
     end: EndTime,
+    /// Woken when an output has changed its state or has ended.
+    waker: Waker,
+}
+
+/// Sends the packets of an encoder, and is dropped when the encoder's thread ends.
+#[derive(Debug)]
+struct WatchedSender {
+    // Dropped first: the encoder has ended before whatever ends without its packets.
+    _guard: ThreadEndGuard,
+    packets: SyncSender<Packet>,
+}
+
+impl PacketSender for WatchedSender {
+    fn send_packet(&mut self, packet: Packet) -> SendOutcome {
+        self.packets.send_packet(packet)
+    }
 }
 
 impl Prepared {
-    /// Opens the encoders and creates the spool.
-    pub(super) fn open(spec: &CastSpec) -> Result<Self, Error> {
+    /// Opens the encoders and creates the spool. `waker` is woken when an output has changed its state or has
+    /// ended.
+    pub(super) fn open(spec: &CastSpec, waker: &Waker) -> Result<Self, Error> {
         let audio_only = spec.pushes.is_empty() && spec.recording.as_ref().is_some_and(|r| r.audio_only);
         let keyframe_interval = spec.recording.as_ref().map(spec::Recording::keyframe_interval);
         let keyframe_interval = keyframe_interval.unwrap_or(spec::KEYFRAME_INTERVAL);
@@ -57,12 +79,13 @@ impl Prepared {
             Some(spec) => {
                 let video_track = tracks.video.clone().filter(|_| !spec.audio_only);
                 let own = Tracks { video: video_track, audio: audio.parameters() };
-                Some(Recording::start(spec, own, &mut video, &fan_out)?)
+                Some(Recording::start(spec, own, &mut video, &fan_out, waker)?)
             }
         };
         let begins_at = recording.as_ref().map_or(MediaTime::ZERO, Recording::begins_at);
         let end = EndTime::new(spec.duration.map(|duration| MediaTime::from(duration) - begins_at));
-        let room = spec.room.as_ref().map(|room| room::Prepared::open(room, &spec.source)).transpose()?;
+        let open_room = |room| room::Prepared::open(room, &spec.source, waker.clone());
+        let room = spec.room.as_ref().map(open_room).transpose()?;
         let room_only = spec.recording.is_none() && spec.pushes.is_empty();
         let bitrate_bps = spec.bitrate_bps();
         let network = (!spec.pushes_anywhere).then(|| spec.network.clone());
@@ -78,6 +101,7 @@ impl Prepared {
             room_only,
             bitrate_bps,
             end,
+            waker: waker.clone(),
         })
     }
 
@@ -112,11 +136,13 @@ impl Prepared {
             room_only,
             bitrate_bps,
             end,
+            waker,
         } = self;
         // Pushes may have been added since the outputs were opened.
         let room_only = room_only && pushes.is_empty();
+        let keyframes = video.keyframe_request();
         let pushes =
-            ActivePushes::start(pushes, network, tracks, fan_out.handle(), video.keyframe_request())?;
+            ActivePushes::start(pushes, network, tracks, fan_out.handle(), keyframes, waker.clone())?;
         let (video_stats, audio_stats) = (video.stats(), audio.stats());
         let rate = video.rate_target();
         let paused = room_only.then_some(bitrate_bps);
@@ -134,8 +160,10 @@ impl Prepared {
         let (Some(ticks), Some(samples)) = (ticks.pop(), samples.pop()) else {
             return Err(Error::Panic("split"));
         };
-        let video = NamedThread("encode-video", video.spawn(ticks, end.clone(), packets.clone())?);
-        let audio = NamedThread("encode-audio", audio.spawn(samples, end.clone(), packets)?);
+        let spawn_video = |out: WatchedSender| video.spawn(ticks, end.clone(), out);
+        let video = EncoderThread::start("encode-video", packets.clone(), &waker, spawn_video)?;
+        let spawn_audio = |out: WatchedSender| audio.spawn(samples, end.clone(), out);
+        let audio = EncoderThread::start("encode-audio", packets, &waker, spawn_audio)?;
         let (room, room_encoders) = match room.zip(room_samples.into_iter().next()) {
             None => (None, Vec::new()),
             Some((room, samples)) => {
@@ -171,14 +199,35 @@ impl Prepared {
     }
 }
 
-/// A thread with the name that its panic is reported by.
+/// The thread of an encoder for recording and pushes.
 #[derive(Debug)]
-struct NamedThread<T>(&'static str, JoinHandle<T>);
+struct EncoderThread {
+    name: &'static str,
+    thread: JoinHandle<Result<(), encode::Error>>,
+    end: ThreadEnd,
+}
 
-impl<T> NamedThread<T> {
-    fn join(self) -> Result<T, Error> {
-        self.1.join().map_err(|_| Error::Panic(self.0))
+impl EncoderThread {
+    /// Starts the thread by `spawn`. Its end wakes `waker`.
+    fn start(
+        name: &'static str,
+        packets: SyncSender<Packet>,
+        waker: &Waker,
+        spawn: impl FnOnce(WatchedSender) -> Result<JoinHandle<Result<(), encode::Error>>, encode::Error>,
+    ) -> Result<Self, Error> {
+        let end = ThreadEnd::new(&SharedWaker::from(waker.clone()));
+        let thread = spawn(WatchedSender { _guard: end.guard(), packets })?;
+        Ok(Self { name, thread, end })
     }
+
+    fn join(self) -> Result<(), Error> {
+        join_encoder(self.name, self.thread)
+    }
+}
+
+/// Waits for an encoder; `name` is reported if it panicked.
+fn join_encoder(name: &'static str, thread: JoinHandle<Result<(), encode::Error>>) -> Result<(), Error> {
+    Ok(thread.join().map_err(|_| Error::Panic(name))??)
 }
 
 /// What the outputs left when they finished.
@@ -204,8 +253,8 @@ pub(super) struct Pipeline {
     rate: RateTarget,
     /// The bitrate held back while the room, which has encoders of its own, is the only output.
     paused_bitrate_bps: Option<u32>,
-    video: NamedThread<Result<(), encode::Error>>,
-    audio: NamedThread<Result<(), encode::Error>>,
+    video: EncoderThread,
+    audio: EncoderThread,
     splitters: Vec<JoinHandle<()>>,
     fan_out: FanOut,
     pushes: ActivePushes,
@@ -213,13 +262,13 @@ pub(super) struct Pipeline {
     room: Option<Room>,
     room_encoders: Vec<room::EncoderThread>,
     /// Since when only one encoder has been running.
-    one_encoder_since: Cell<Option<Instant>>,
+    one_encoder_since: Cell<Option<HostTime>>,
 }
 
 impl Pipeline {
     /// Returns whether no more output will come, because the end was reached or an output failed.
     pub(super) fn is_finished(&self) -> bool {
-        let ended = [self.video.1.is_finished(), self.audio.1.is_finished()];
+        let ended = [self.video.end.has_ended(), self.audio.end.has_ended()];
         // Of several outputs, each may continue alone.
         let all_finished = (self.recording.is_some() || self.room.is_some())
             && self.recording.as_ref().is_none_or(Recording::is_finished)
@@ -232,9 +281,14 @@ impl Pipeline {
             return false;
         }
         // At the end, both stop within a moment. Otherwise one has failed.
-        let since = self.one_encoder_since.get().unwrap_or_else(Instant::now);
+        let since = self.one_encoder_since.get().unwrap_or_else(clock::now);
         self.one_encoder_since.set(Some(since));
-        since.elapsed() > ENCODER_EXIT_TIMEOUT
+        clock::now() >= since + ENCODER_EXIT_TIMEOUT
+    }
+
+    /// When [`Pipeline::is_finished`] becomes true without another wake-up.
+    pub(super) fn deadline(&self) -> Option<HostTime> {
+        self.one_encoder_since.get().map(|since| since + ENCODER_EXIT_TIMEOUT)
     }
 
     /// Media time at which this process began: the length that earlier processes recorded.
@@ -255,7 +309,7 @@ impl Pipeline {
 
     /// Returns whether the recording stopped while the cast continues.
     pub(super) fn has_stopped_recording(&self) -> bool {
-        self.recording.as_ref().is_some_and(Recording::is_finished) && !self.video.1.is_finished()
+        self.recording.as_ref().is_some_and(Recording::is_finished) && !self.video.end.has_ended()
     }
 
     /// Adds or removes a push; returns an event if the change was refused.
@@ -295,16 +349,10 @@ impl Pipeline {
     /// Waits for all outputs to finish. The senders of ticks and samples must be gone, or the end time set.
     pub(super) fn finish(self) -> FinishedOutputs {
         let mut failed = None;
-        for encoder in [self.video, self.audio] {
-            if let Err(error) = encoder.join().and_then(|r| r.map_err(Into::into)) {
-                failed.get_or_insert(error);
-            }
-        }
-        for encoder in self.room_encoders {
-            if let Err(error) = NamedThread("encode-room", encoder).join().and_then(|r| r.map_err(Into::into))
-            {
-                failed.get_or_insert(error);
-            }
+        let encoders = [self.video, self.audio].map(EncoderThread::join);
+        let room_encoders = self.room_encoders.into_iter().map(|thread| join_encoder("encode-room", thread));
+        for error in encoders.into_iter().chain(room_encoders).filter_map(Result::err) {
+            failed.get_or_insert(error);
         }
         for splitter in self.splitters {
             if splitter.join().is_err() {

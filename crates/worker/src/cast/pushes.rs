@@ -1,7 +1,7 @@
 //! The pushes of a cast: those it starts with, those added and removed while it runs, and their events.
 
-use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
+use std::task::Waker;
 
 use pagecast_core::connection::{Event, State};
 use pagecast_core::spec::{MAX_PUSHES, NetworkPolicy, Push, PushUrl};
@@ -10,18 +10,7 @@ use pagecast_media::fanout::FanOutHandle;
 use pagecast_media::push::{self, Config, Id, Pushes, Status};
 use serde::{Deserialize, Serialize};
 
-/// A change to a running cast.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Change {
-    /// Adds a push.
-    AddPush(Push),
-    /// Removes the push to this URL.
-    RemovePush(PushUrl),
-    /// Writes a picture of the page (JPEG) to this file; the result is a
-    /// [`CastEvent::Snapshot`](super::CastEvent::Snapshot).
-    Snapshot(PathBuf),
-}
+use super::Change;
 
 /// A push changed its state. Neither `url` nor `error` contains the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,15 +73,18 @@ pub(super) struct ActivePushes {
 
 impl ActivePushes {
     /// Starts the pushes, before the first packet. `network` limits where they may connect; `None` does not.
+    /// `waker` is woken by their events.
     pub(super) fn start(
         initial: &[Push],
         network: Option<NetworkPolicy>,
         tracks: Tracks,
         fan_out: FanOutHandle,
         keyframes: KeyframeRequest,
+        waker: Waker,
     ) -> Result<Self, push::Error> {
         let config = Config { network, ..Config::default() };
         let (pushes, events) = Pushes::start(tracks, fan_out, keyframes, config)?;
+        pushes.set_waker(waker);
         let mut running = Self { pushes, events, ids: Vec::new() };
         initial.iter().try_for_each(|push| running.add(push.clone()))?;
         Ok(running)

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Waker;
 use std::thread::JoinHandle;
 
 use pagecast_core::MediaTime;
 use pagecast_core::spec::{self, Storage, StorageKeys};
+use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use pagecast_media::encode::{Tracks, video};
 use pagecast_media::fanout::{FanOut, QueueLimit};
 use pagecast_media::record::upload::{self, Config, State, Status, UploadReport, UploadTask};
@@ -25,21 +27,24 @@ pub(super) struct Recording {
     spool: Arc<Spool>,
     begins_at: MediaTime,
     recorder: JoinHandle<Result<RunSummary, record::Error>>,
+    recorder_end: ThreadEnd,
     thumbnails: Option<JoinHandle<()>>,
     upload: UploadTask,
 }
 
 impl Recording {
-    /// Starts the recording: nothing is written before the first packet.
+    /// Starts the recording: nothing is written before the first packet. `waker` is woken when the recorder
+    /// ends or the state of the upload changes.
     pub(super) fn start(
         spec: &spec::Recording,
         tracks: Tracks,
         video: &mut video::Encoder,
         fan_out: &FanOut,
+        waker: &Waker,
     ) -> Result<Self, Error> {
         let spool = Spool::create(spec)?;
         let resumed = spec.resume;
-        Self::begin(Arc::clone(&spool), tracks, video, fan_out).inspect_err(|_| {
+        Self::begin(Arc::clone(&spool), tracks, video, fan_out, waker).inspect_err(|_| {
             // The spool is still empty.
             if !resumed {
                 spool.remove();
@@ -52,9 +57,11 @@ impl Recording {
         tracks: Tracks,
         video: &mut video::Encoder,
         fan_out: &FanOut,
+        waker: &Waker,
     ) -> Result<Self, Error> {
         let spec = spool.recording();
-        let recorder = Recorder::create(Arc::clone(&spool), tracks)?;
+        let mut recorder = Recorder::create(Arc::clone(&spool), tracks)?;
+        let recorder_end = recorder.watch_thread(&SharedWaker::from(waker.clone()));
         let begins_at = recorder.begins_at();
         if spec.format.has_mp4() {
             video.force_keyframes_at_splits(spec.split, begins_at);
@@ -62,6 +69,7 @@ impl Recording {
         let probe = !spec.resume && !matches!(spec.to, Storage::File(_) | Storage::Folder(_));
         let config = Config { probe, ..Config::default() };
         let upload = UploadTask::spawn(Arc::clone(&spool), recorder.wakeup(), config)?;
+        upload.set_waker(waker.clone());
         let (pictures, thumbnails) = match spec.thumbnails {
             None => (None, None),
             Some(every) => {
@@ -72,7 +80,7 @@ impl Recording {
             }
         };
         let recorder = recorder.spawn(fan_out.subscribe("record", RECORD_QUEUE_LIMIT), pictures)?;
-        Ok(Self { spool, begins_at, recorder, thumbnails, upload })
+        Ok(Self { spool, begins_at, recorder, recorder_end, thumbnails, upload })
     }
 
     /// Media time at which this process began; above zero if it resumes an earlier process's recording.
@@ -82,7 +90,7 @@ impl Recording {
 
     /// Returns whether the recorder has ended, with its input or by an error.
     pub(super) fn is_finished(&self) -> bool {
-        self.recorder.is_finished()
+        self.recorder_end.has_ended()
     }
 
     /// Returns why the recording should not start: the storage refuses it until its configuration is fixed.
@@ -152,6 +160,11 @@ impl PendingUpload {
     /// Returns the status of the upload.
     pub(super) fn status(&self) -> Status {
         self.0.status()
+    }
+
+    /// Sets who is woken when the state of the upload has changed, or it has ended.
+    pub(super) fn set_waker(&self, waker: Waker) {
+        self.0.set_waker(waker);
     }
 
     /// Stops the upload; what is not uploaded stays in the spool.

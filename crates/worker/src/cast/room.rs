@@ -1,6 +1,7 @@
 //! The room of a cast: connected while the page is being opened, fed once it is live.
 
 use std::sync::mpsc::Receiver;
+use std::task::Waker;
 use std::thread::JoinHandle;
 
 use pagecast_core::connection::State;
@@ -53,18 +54,16 @@ impl EncoderControl for EncoderControls {
 }
 
 impl Prepared {
-    /// Opens the encoders and starts to connect.
-    pub(super) fn open(room: &spec::Room, source: &Source) -> Result<Self, Error> {
+    /// Opens the encoders and starts to connect. `waker` is woken when the connection changes its state.
+    pub(super) fn open(room: &spec::Room, source: &Source, waker: Waker) -> Result<Self, Error> {
         let encoder = |(number, layer)| {
             video::Encoder::open(video::Config::for_layer(number, layer, room.codec, source.size, source.fps))
         };
         let video = room.layers.iter().enumerate().map(encoder).collect::<Result<_, _>>()?;
         let audio = audio::Encoder::open(audio::Config::ROOM)?;
-        Ok(Self {
-            room: Room { publisher: Publisher::start(room.clone()).map_err(Error::StartRoom)? },
-            video,
-            audio,
-        })
+        let publisher = Publisher::start(room.clone()).map_err(Error::StartRoom)?;
+        publisher.set_waker(waker);
+        Ok(Self { room: Room { publisher }, video, audio })
     }
 
     /// Returns the number of video layers.

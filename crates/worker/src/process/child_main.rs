@@ -3,17 +3,12 @@
 use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Instant;
 
 use pagecast_core::{CastSpec, HostTime};
-use pagecast_page::clock;
 use rustix::process::{Signal, kill_current_process_group};
 
-use super::{
-    FailureInfo, HEARTBEAT_INTERVAL, MAX_QUEUED_CHANGES, Message, Outcome, ProcessCommand, STOP_TIMEOUT,
-    next_line,
-};
-use crate::cast::{self, CastEvent, Change, Failure, StopToken, WarmBrowser};
+use super::{FailureInfo, HEARTBEAT_INTERVAL, Message, Outcome, ProcessCommand, STOP_TIMEOUT, next_line};
+use crate::cast::{self, CastEvent, ChangeSender, Failure, StopToken, WarmBrowser};
 use crate::chain;
 
 /// Runs the cast that the supervisor sends on standard input, and reports on standard output. `stop` stops
@@ -21,7 +16,7 @@ use crate::chain;
 #[must_use]
 pub fn run(stop: &StopToken) -> ExitCode {
     let (assignment_sender, assignments) = sync_channel(1);
-    let (change_sender, changes) = sync_channel(MAX_QUEUED_CHANGES);
+    let (change_sender, changes) = cast::change_queue();
     let reader = std::thread::Builder::new().name("commands".into()).spawn({
         let stop = stop.clone();
         move || read_commands(assignment_sender, change_sender, &stop)
@@ -41,7 +36,7 @@ pub fn run(stop: &StopToken) -> ExitCode {
     let on_event = |event: CastEvent| send_message(&Message::Event(event));
     let result = match receive_assignment(&assignments) {
         Some(Assignment::Run(spec, started, warm)) => {
-            cast::run(&spec, to_instant(started), stop, warm.map(|warm| *warm), &changes, on_event)
+            cast::run(&spec, started, stop, warm.map(|warm| *warm), &changes, on_event)
         }
         Some(Assignment::Finish(spec)) => cast::finish(&spec, stop, on_event),
         None => return ExitCode::FAILURE,
@@ -91,7 +86,7 @@ fn receive_assignment(commands: &Receiver<ProcessCommand>) -> Option<Assignment>
 }
 
 /// Reads commands and passes them on; a stop takes effect at once. The cast stops when the commands end.
-fn read_commands(assignments: SyncSender<ProcessCommand>, changes: SyncSender<Change>, stop: &StopToken) {
+fn read_commands(assignments: SyncSender<ProcessCommand>, changes: ChangeSender, stop: &StopToken) {
     let mut lines = BufReader::new(io::stdin());
     let mut exit_on_disconnect = false;
     while let Some(line) = next_line(&mut lines) {
@@ -99,7 +94,7 @@ fn read_commands(assignments: SyncSender<ProcessCommand>, changes: SyncSender<Ch
             Ok(ProcessCommand::Stop) => stop.request(),
             Ok(ProcessCommand::ExitOnDisconnect) => exit_on_disconnect = true,
             Ok(ProcessCommand::Change(change)) => {
-                if changes.try_send(change).is_err() {
+                if !changes.send(change) {
                     tracing::warn!("change dropped: queue full or cast ended");
                 }
             }
@@ -136,9 +131,4 @@ fn send_message(message: &Message) {
     line.push(b'\n');
     // That the supervisor is gone also shows at the end of the commands.
     let _disconnected = io::stdout().lock().write_all(&line).and_then(|()| io::stdout().flush());
-}
-
-fn to_instant(at: HostTime) -> Instant {
-    let now = Instant::now();
-    now.checked_sub(clock::now().since(at)).unwrap_or(now)
 }

@@ -151,7 +151,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
                 Ok(Message::BrowserReady | Message::Heartbeat { .. }) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return ProcessExit::Lost(process.kill_and_wait()),
             }
-            while let Ok(change) = process.changes.1.try_recv() {
+            while let Some(change) = process.changes.1.try_recv() {
                 self.apply_change(change.clone());
                 process.send_command(&ProcessCommand::Change(change));
             }

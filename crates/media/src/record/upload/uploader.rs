@@ -367,12 +367,18 @@ impl Uploader {
     fn update_status(&self) {
         let now = self.now();
         let mut status = self.shared.status();
+        let previous = status.summary();
         status.state = self.machine.state(now);
         status.pending = self.machine.ledger().pending();
         status.problem = self.machine.problem().map(str::to_owned);
         status.backup = self.machine.on_backup();
         let outage = self.machine.outage_since(now).map(|since| now.since(since));
         status.failing_since_unix_ms = outage.map(unix_ms_ago);
+        let changed = status.summary() != previous;
+        drop(status);
+        if changed {
+            self.shared.waker.wake();
+        }
     }
 
     /// Waits for a job, new recorded data or a deadline. False if a job panicked.

@@ -1,8 +1,9 @@
 //! CPU time and memory of all browsers that a cast has had.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pagecast_page::Page;
+use pagecast_core::HostTime;
+use pagecast_page::{Page, clock};
 
 use crate::usage;
 
@@ -16,18 +17,24 @@ pub(super) struct BrowserUsage {
     past_cpu_s: f64,
     current: usage::BrowserUsage,
     peak_rss_bytes: u64,
-    measured_at: Option<Instant>,
+    /// When the next measurement is due; `None` for the first one.
+    due_at: Option<HostTime>,
 }
 
 impl BrowserUsage {
-    /// Returns whether the next measurement is due.
-    pub(super) fn is_due(&self) -> bool {
-        self.measured_at.is_none_or(|at| at.elapsed() >= USAGE_INTERVAL)
+    /// Returns whether the next measurement is due at `now`.
+    pub(super) fn is_due(&self, now: HostTime) -> bool {
+        self.due_at.is_none_or(|at| at <= now)
+    }
+
+    /// When the next measurement is due.
+    pub(super) fn deadline(&self) -> Option<HostTime> {
+        self.due_at
     }
 
     /// Measures the browser of this page, if it runs.
     pub(super) fn measure(&mut self, page: Option<&Page>) {
-        self.measured_at = Some(Instant::now());
+        self.due_at = Some(clock::now() + USAGE_INTERVAL);
         let Some(Ok(browser)) = page.map(Page::browser) else { return };
         let now = usage::browser_usage(browser.pid());
         self.peak_rss_bytes = self.peak_rss_bytes.max(now.rss_bytes);

@@ -1,19 +1,19 @@
 //! The end of a cast: closes page and outputs, waits for the upload, and builds the report.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pagecast_core::MediaTime;
 use pagecast_core::cast::EndReason;
+use pagecast_page::clock;
 
 use super::super::pipeline::FinishedOutputs;
 use super::super::report::{self, CpuMs, PeakRss, Report};
+use super::super::wakeup::Wakeup;
 use super::super::{CastEvent, Error, Failure, PendingUpload, StopToken, UploadState};
 use super::{Driver, Pipeline, millis};
 use crate::usage;
 
-/// How often the upload is polled.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How long to wait for a storage that refuses the recording until its configuration is fixed: longer would
 /// not help.
 const FAILED_UPLOAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,6 +35,7 @@ impl Driver<'_> {
 
     /// Closes page and outputs, and waits for the upload.
     pub(super) fn finish(mut self, reason: EndReason) -> Result<Report, Failure> {
+        tracing::debug!(changes = self.wakes.changes, deadlines = self.wakes.deadlines, "main loop ended");
         self.usage.measure(self.page.as_ref());
         let display = self.page.as_ref().map(|page| page.display.stats()).unwrap_or_default();
         let display_cpu = ["display", "sound", "egress"].map(usage::thread_cpu_seconds).iter().sum::<f64>();
@@ -49,7 +50,7 @@ impl Driver<'_> {
             room.map_or((None, Vec::new()), |(status, changes)| (Some(status), changes));
         let events = push_events.into_iter().map(CastEvent::Push);
         for event in events.chain(room_changes.into_iter().map(CastEvent::Room)) {
-            self.reporter.get_mut().report(event);
+            self.reporter.report(event);
         }
         let (end, fault) = report::end_reason_code(reason);
         let browser_cpu = self.usage.cpu_s();
@@ -59,7 +60,7 @@ impl Driver<'_> {
             timeline: std::mem::take(&mut self.history.timeline),
             reloads: self.history.reloads,
             moves: self.history.moves,
-            hangs: self.observer.hangs.take_hangs(Instant::now()),
+            hangs: self.observer.hangs.take_hangs(clock::now()),
             warnings: std::mem::take(&mut self.history.warnings),
             frames_captured: display.frames,
             frames_encoded: 0,
@@ -84,16 +85,18 @@ impl Driver<'_> {
                 begins_at + self.spec.source.fps.time_of(i64::try_from(video.ticks()).unwrap_or(0));
             report.frames_encoded = video.encoded();
             report.frames_unchanged = video.unchanged();
+            let age = clock::now().since(self.started);
             report.first_frame_ms =
-                video.first_frame_at().map_or(0, |at| millis(at.saturating_duration_since(self.started)));
+                video.first_frame_at().map_or(0, |at| millis(age.saturating_sub(at.elapsed())));
             report.duration_ms = u64::try_from(duration.as_millis()).unwrap_or(0);
         }
         let timeout = self.spec.recording.as_ref().map_or(Duration::ZERO, |r| r.upload_timeout);
         // Clears the request that ended the cast: a second one ends the upload.
         let _first = self.stop.take_request();
+        let control = (self.stop, &self.wakeup);
         if let Some(upload) = upload.or(self.outputs.leftover_upload.take())
             && let Err(error) =
-                wait_for_upload(upload, timeout, self.stop, self.reporter.get_mut().on_event(), &mut report)
+                wait_for_upload(upload, timeout, control, self.reporter.on_event(), &mut report)
         {
             failed.get_or_insert(error);
         }
@@ -109,23 +112,29 @@ impl Driver<'_> {
 pub(in super::super) fn wait_for_upload(
     upload: PendingUpload,
     timeout: Duration,
-    stop: &StopToken,
+    (stop, wakeup): (&StopToken, &Wakeup),
     on_event: &mut dyn FnMut(CastEvent),
     report: &mut Report,
 ) -> Result<(), Error> {
-    let begin = Instant::now();
-    let mut reported = Duration::ZERO;
+    stop.set_waker(wakeup.waker().clone());
+    upload.set_waker(wakeup.waker().clone());
+    let began = clock::now();
+    let (mut report_at, mut reported) = (began + REPORT_INTERVAL, upload.status().summary());
     while !upload.is_finished() {
-        let refused =
-            upload.status().state == UploadState::Failed && begin.elapsed() >= FAILED_UPLOAD_TIMEOUT;
-        if begin.elapsed() >= timeout || refused || stop.is_requested() {
+        let (now, status) = (clock::now(), upload.status());
+        let refused = status.state == UploadState::Failed;
+        let timeout = if refused { timeout.min(FAILED_UPLOAD_TIMEOUT) } else { timeout };
+        let give_up = now >= began + timeout || stop.is_requested();
+        if give_up {
             upload.give_up();
         }
-        if begin.elapsed() >= reported + REPORT_INTERVAL {
-            reported = begin.elapsed();
-            on_event(CastEvent::Upload(upload.status()));
+        if now >= report_at || status.summary() != reported {
+            (report_at, reported) = (now + REPORT_INTERVAL, status.summary());
+            on_event(CastEvent::Upload(status));
         }
-        std::thread::sleep(POLL_INTERVAL);
+        // After giving up, only the end of the upload is waited for.
+        let deadline = if give_up { report_at } else { report_at.min(began + timeout) };
+        let _woken = wakeup.wait_until(deadline);
     }
     let uploaded = upload.join()?;
     report.duration_ms = u64::try_from(uploaded.duration.as_millis()).unwrap_or(0);

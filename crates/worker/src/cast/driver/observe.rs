@@ -1,21 +1,20 @@
-//! Observes the page, the outputs and the clock: waits for what can happen to a cast, without acting on it.
+//! Observes the page, the outputs and the clock: what can happen to a cast, without acting on it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pagecast_core::cast::{State, Warning};
+use pagecast_core::HostTime;
+use pagecast_core::cast::{State, StateMachine, Warning};
 use pagecast_core::spec::ReadySignal;
-use pagecast_page::browser::{self, CallError, PageState, PendingPing};
+use pagecast_page::browser::{self, Browser, CallError, PageLoad, PageState, PendingPing};
 use pagecast_page::{Page, clock};
 
-use super::super::CastEvent;
-use super::super::hang::HangDetector;
-use super::super::pushes::Change;
+use super::super::hang::{self, HangDetector};
+use super::super::{CastEvent, Change, UploadState, UploadStatus};
 use super::{Driver, Pipeline};
 use crate::usage;
 
-/// Longest wait between two turns of the main loop. Only the browser wakes the loop; stop requests, which
-/// come from a signal handler, and the ends of output threads are polled.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Shortest wait, so that an overdue deadline does not become a busy loop.
+const MIN_WAIT: Duration = Duration::from_millis(1);
 /// How long a page may take to paint; after that it is shown as it is.
 const PAINT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a loaded page may take to paint: an empty one never does.
@@ -56,36 +55,60 @@ pub(super) enum Observation {
     InvalidSelector(CallError),
     /// The page is ready to be shown.
     PageReady,
+    /// The page is open, or cannot be opened.
+    LoadEnded(Result<(), browser::Error>),
     /// A deadline of the state machine may have passed.
     Deadline,
     /// Changes were requested.
     Changes(Vec<Change>),
     /// Pushes or the room changed their states.
     OutputEvents(Vec<CastEvent>),
+    /// The recording stopped while the cast continues.
+    RecordingStopped,
+    /// The state of the upload changed.
+    UploadChanged(UploadStatus),
     /// Progress is to be reported.
     ProgressDue,
 }
 
-/// Where observations come from, in the order of each turn.
-#[derive(Clone, Copy)]
+/// Where observations come from, in the order of each turn. Each source wakes the driver, or has a deadline.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Source {
+    /// Woken by the stop token.
     StopToken,
+    /// Woken by the ends of the threads of outputs; a deadline when only one encoder has ended.
     Outputs,
+    /// Woken by the ends of the threads of display and sound card.
     Capture,
+    /// A deadline every two seconds.
     UsageTimer,
+    /// Woken by the room; a deadline until it is connected.
     Connection,
+    /// A deadline for each ping; the answer is found with the next one.
     Scripts,
+    /// Woken by the browser.
     Warnings,
+    /// Woken by the browser, its end and its use of the disk; deadlines until the page is ready.
     Page,
+    /// Woken by the browser's answers; a deadline for each.
+    Load,
+    /// The deadline of the state machine.
     Clock,
+    /// Woken by the queue of changes.
     Changes,
+    /// Woken by pushes and room.
     OutputEvents,
+    /// Woken by the end of the recorder's thread.
+    Recorder,
+    /// Woken by the upload.
+    Upload,
+    /// A deadline every second.
     ProgressTimer,
 }
 
 impl Source {
     /// All sources: what ends the cast comes first, what reports it last.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::StopToken,
         Self::Outputs,
         Self::Capture,
@@ -94,55 +117,78 @@ impl Source {
         Self::Scripts,
         Self::Warnings,
         Self::Page,
+        Self::Load,
         Self::Clock,
         Self::Changes,
         Self::OutputEvents,
+        Self::Recorder,
+        Self::Upload,
         Self::ProgressTimer,
     ];
 }
 
-/// What observation remembers of the current document.
+/// What observation remembers of the current document and of the outputs.
 pub(super) struct Observer {
     /// When the page was opened, and when it was first seen loaded.
-    pub(super) opened: Option<(Instant, Option<Instant>)>,
+    opened: Option<(HostTime, Option<HostTime>)>,
+    /// When the page may be ready without a change of its state.
+    ready_check_at: Option<HostTime>,
     /// Changes of the display at the last freeze check.
     pub(super) display_changes: u64,
     /// When the selector was last evaluated.
-    pub(super) selector_checked_at: Option<Instant>,
-    pub(super) hangs: HangDetector<PendingPing>,
+    selector_checked_at: Option<HostTime>,
+    pub(super) hangs: HangDetector,
+    /// The ping that [`Observer::hangs`] waits for.
+    pub(super) ping: Option<PendingPing>,
+    /// The end of the recording was observed.
+    recording_stopped: bool,
+    /// What was last observed of the upload, see [`UploadStatus::summary`].
+    upload: (UploadState, bool, bool),
 }
 
 impl Observer {
-    pub(super) fn new(started: Instant) -> Self {
+    /// Observes a cast that began at `started`, and whose scripts may be silent for `hang_limit`.
+    pub(super) fn new(started: HostTime, hang_limit: Option<Duration>) -> Self {
         Self {
             opened: None,
+            ready_check_at: None,
             display_changes: 0,
             selector_checked_at: None,
-            hangs: HangDetector::new(started),
+            hangs: HangDetector::new(started, hang_limit),
+            ping: None,
+            recording_stopped: false,
+            upload: Default::default(),
         }
     }
 
     /// Starts to observe a document that was just opened.
     pub(super) fn page_opened(&mut self) {
-        self.opened = Some((Instant::now(), None));
+        self.opened = Some((clock::now(), None));
         (self.display_changes, self.selector_checked_at) = (0, None);
+    }
+
+    /// Returns whether a page was opened.
+    pub(super) fn has_opened(&self) -> bool {
+        self.opened.is_some()
     }
 }
 
 impl Driver<'_> {
-    /// Sleeps until the page's state changes or something is due.
-    pub(super) fn wait(&self) {
-        let due = self.machine.deadline().map_or(POLL_INTERVAL, |at| at.since(clock::now()));
-        let pause = due.min(POLL_INTERVAL).max(Duration::from_millis(1));
-        let stopping = matches!(self.machine.state(), State::Stopping);
-        let browser = self.page.as_ref().and_then(|page| page.browser().ok()).filter(|_| !stopping);
-        match browser.map(|browser| (browser, browser.state())) {
-            Some((browser, last)) if !last.crashed && !last.closed => {
-                // The end of the browser is observed with everything else.
-                let _changed = browser.wait_until(pause, |state| *state != last);
-            }
-            _ => std::thread::sleep(pause),
-        }
+    /// When something is due without a wake-up.
+    pub(super) fn deadline(&self) -> HostTime {
+        let connecting_since = self.outputs.started_at.filter(|_| self.machine.state() == State::Live);
+        let scripts = live_browser(&self.machine, self.page.as_ref());
+        let deadlines = [
+            self.machine.deadline(),
+            self.usage.deadline(),
+            self.load.as_ref().map(PageLoad::deadline),
+            self.outputs.pipeline.as_ref().and_then(Pipeline::deadline),
+            connecting_since.map(|at| at + ROOM_CONNECT_TIMEOUT),
+            scripts.and_then(|_| self.observer.hangs.deadline()),
+            self.observer.ready_check_at,
+        ];
+        let earliest = deadlines.into_iter().flatten().fold(self.reporter.deadline(), HostTime::min);
+        earliest.max(clock::now() + MIN_WAIT)
     }
 
     /// Returns what happened at this source, if anything did.
@@ -154,16 +200,21 @@ impl Driver<'_> {
                 let failed = |page: &Page| page.display.has_failed() || page.sound.has_failed();
                 self.page.as_ref().is_some_and(failed).then_some(Observation::CaptureFailed)
             }
-            Source::UsageTimer => self.usage.is_due().then_some(Observation::MeasurementDue),
+            Source::UsageTimer => self.usage.is_due(clock::now()).then_some(Observation::MeasurementDue),
             Source::Connection => self.observe_connection(),
             Source::Scripts => self.observe_scripts(),
             Source::Warnings => self.page_state().map(|state| Observation::Warnings(warnings(&state))),
             Source::Page => self.page_state().and_then(|state| self.observe_page(&state)),
+            Source::Load => self.poll_load().map(Observation::LoadEnded),
             Source::Clock => Some(Observation::Deadline),
-            Source::Changes => Some(Observation::Changes(self.changes.try_iter().collect())),
+            Source::Changes => {
+                Some(Observation::Changes(std::iter::from_fn(|| self.changes.try_recv()).collect()))
+            }
             Source::OutputEvents => Some(Observation::OutputEvents(self.output_events())),
+            Source::Recorder => self.observe_recorder(),
+            Source::Upload => self.observe_upload(),
             Source::ProgressTimer => {
-                self.reporter.get_mut().is_progress_due().then_some(Observation::ProgressDue)
+                (self.reporter.deadline() <= clock::now()).then_some(Observation::ProgressDue)
             }
         }
     }
@@ -179,7 +230,7 @@ impl Driver<'_> {
 
     /// Observes whether the outputs have taken the page: recording and pushes do at their start, a room when
     /// it has connected.
-    pub(super) fn observe_connection(&self) -> Option<Observation> {
+    fn observe_connection(&self) -> Option<Observation> {
         let (State::Live, Some(started_at), Some(pipeline)) =
             (self.machine.state(), self.outputs.started_at, &self.outputs.pipeline)
         else {
@@ -187,7 +238,7 @@ impl Driver<'_> {
         };
         match pipeline.unconnected_room() {
             None => Some(Observation::OutputsConnected),
-            Some(room) if started_at.elapsed() >= ROOM_CONNECT_TIMEOUT => {
+            Some(room) if started_at + ROOM_CONNECT_TIMEOUT <= clock::now() => {
                 let reason = room.status().error.unwrap_or_else(|| "the server does not answer".into());
                 Some(Observation::RoomTimedOut(reason))
             }
@@ -197,15 +248,43 @@ impl Driver<'_> {
 
     /// Pings the page's scripts, if the crash check is on.
     fn observe_scripts(&mut self) -> Option<Observation> {
-        let limit = self.spec.checks.crash.filter(|_| self.machine.state() == State::Live)?;
+        let now = clock::now();
+        if let Some(at) = self.observer.ping.as_ref().and_then(PendingPing::answered_at) {
+            self.observer.ping = None;
+            self.observer.hangs.handle(now, hang::Input::Answered(at));
+        }
+        let browser = live_browser(&self.machine, self.page.as_ref())?;
+        while let Some(output) = self.observer.hangs.poll(now) {
+            match output {
+                hang::Output::SendPing => self.observer.ping = Some(browser.ping()),
+                // Observed here, as the next check of the state machine may be almost as far away.
+                hang::Output::Unresponsive => return Some(Observation::ScriptsHang),
+            }
+        }
+        None
+    }
+
+    fn poll_load(&mut self) -> Option<Result<(), browser::Error>> {
         let browser = self.page.as_ref()?.browser().ok()?;
-        let now = Instant::now();
-        self.observer.hangs.poll(now, PendingPing::is_answered, || Some(browser.ping()));
-        // Observed here, as the next check of the state machine may be almost as far away.
-        (self.observer.hangs.unresponsive_for(now) >= limit).then_some(Observation::ScriptsHang)
+        self.load.as_mut()?.poll(browser)
+    }
+
+    fn observe_recorder(&mut self) -> Option<Observation> {
+        let stopped = self.outputs.pipeline.as_ref().is_some_and(Pipeline::has_stopped_recording);
+        (stopped && !std::mem::replace(&mut self.observer.recording_stopped, true))
+            .then_some(Observation::RecordingStopped)
+    }
+
+    /// Observes the state of the upload. The number of its files changes all the time, and is no observation.
+    fn observe_upload(&mut self) -> Option<Observation> {
+        let status = self.outputs.pipeline.as_ref()?.upload_status()?;
+        let summary = status.summary();
+        (std::mem::replace(&mut self.observer.upload, summary) != summary)
+            .then_some(Observation::UploadChanged(status))
     }
 
     fn observe_page(&mut self, state: &PageState) -> Option<Observation> {
+        self.observer.ready_check_at = None;
         let (rss_bytes, allowed) = (self.usage.rss_bytes(), self.spec.limits.memory_bytes);
         if state.closed {
             return Some(Observation::PageCrashed(browser::Error::BrowserExited));
@@ -213,10 +292,11 @@ impl Driver<'_> {
         if state.crashed {
             return Some(Observation::PageCrashed(browser::Error::PageCrashed));
         }
-        if state.signalled_end {
+        // Until the page is open, it may be the page of an error.
+        if state.signalled_end && self.load.is_none() {
             return Some(Observation::PageEnded);
         }
-        if let Some(size) = state.oversized_video {
+        if let Some(size) = state.oversized_video.filter(|_| self.load.is_none()) {
             return Some(Observation::OversizedVideo(size));
         }
         if rss_bytes > allowed {
@@ -230,33 +310,41 @@ impl Driver<'_> {
 
     /// Observes whether the page is ready to be shown.
     fn observe_readiness(&mut self, state: &PageState) -> Option<Observation> {
+        let now = clock::now();
         let (opened, loaded) = self.observer.opened.as_mut()?;
         if state.loaded && loaded.is_none() {
-            *loaded = Some(Instant::now());
+            *loaded = Some(now);
         }
-        let painted = state.painted
-            || loaded.is_some_and(|at| at.elapsed() >= EMPTY_PAGE_GRACE)
-            || opened.elapsed() >= PAINT_TIMEOUT;
+        let timeout = *opened + PAINT_TIMEOUT;
+        let shown_at = loaded.map_or(timeout, |at| timeout.min(at + EMPTY_PAGE_GRACE));
+        let painted = state.painted || shown_at <= now;
         let needs_signal = self.spec.readiness.signal != ReadySignal::None;
         if needs_signal && !state.signalled_ready || self.spec.readiness.network_idle && !state.network_idle {
             return None;
         }
-        match self.selector_matches() {
-            Ok(false) => None,
+        match self.selector_matches(now) {
+            Ok(false) => {
+                self.observer.ready_check_at =
+                    self.observer.selector_checked_at.map(|at| at + SELECTOR_INTERVAL);
+                None
+            }
             Ok(true) if painted => Some(Observation::PageReady),
             // A painted picture follows by itself.
-            Ok(true) => needs_signal.then_some(Observation::PaintPending),
+            Ok(true) => {
+                self.observer.ready_check_at = Some(shown_at);
+                needs_signal.then_some(Observation::PaintPending)
+            }
             Err(error) => Some(Observation::InvalidSelector(error)),
         }
     }
 
     /// Returns whether the selector to wait for matches something visible.
-    fn selector_matches(&mut self) -> Result<bool, CallError> {
+    fn selector_matches(&mut self, now: HostTime) -> Result<bool, CallError> {
         let Some(selector) = &self.spec.readiness.selector else { return Ok(true) };
-        if self.observer.selector_checked_at.is_some_and(|at| at.elapsed() < SELECTOR_INTERVAL) {
+        if self.observer.selector_checked_at.is_some_and(|at| now < at + SELECTOR_INTERVAL) {
             return Ok(false);
         }
-        self.observer.selector_checked_at = Some(Instant::now());
+        self.observer.selector_checked_at = Some(now);
         let Some(Ok(browser)) = self.page.as_ref().map(Page::browser) else { return Ok(false) };
         match browser.has_visible_match(selector) {
             Ok(found) => Ok(found),
@@ -284,6 +372,11 @@ impl Driver<'_> {
     pub(super) fn is_complete(&self) -> bool {
         self.outputs.pipeline.as_ref().is_some_and(|pipeline| pipeline.is_complete(self.spec))
     }
+}
+
+/// Returns the browser of a live page, whose scripts are pinged.
+fn live_browser<'a>(machine: &StateMachine, page: Option<&'a Page>) -> Option<&'a Browser> {
+    page.filter(|_| machine.state() == State::Live)?.browser().ok()
 }
 
 /// Returns the warnings that the page's state causes.

@@ -1,39 +1,25 @@
 //! Reports events of a cast, and its progress once a second.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use pagecast_core::HostTime;
+use pagecast_page::clock;
 
 use super::super::report::Progress;
-use super::super::{CastEvent, RoomStatus, UploadState, UploadStatus};
+use super::super::{CastEvent, RoomStatus};
 
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is reported with each progress.
-pub(super) struct Snapshot {
-    pub(super) progress: Option<Progress>,
-    pub(super) room: Option<RoomStatus>,
-    pub(super) has_stopped_recording: bool,
-    pub(super) upload: Option<UploadStatus>,
-}
-
-/// Passes events on, and remembers what was reported already.
+/// Passes events on, and knows when progress is due.
 pub(super) struct EventReporter<'a> {
     on_event: &'a mut dyn FnMut(CastEvent),
-    last_progress_at: Instant,
-    /// State of the upload that was reported last: state, backup, failing.
-    upload_state: (UploadState, bool, bool),
-    /// The end of the recording was reported.
-    recording_stopped: bool,
+    progress_due_at: HostTime,
 }
 
 impl<'a> EventReporter<'a> {
     pub(super) fn new(on_event: &'a mut dyn FnMut(CastEvent)) -> Self {
-        Self {
-            on_event,
-            last_progress_at: Instant::now(),
-            upload_state: Default::default(),
-            recording_stopped: false,
-        }
+        Self { on_event, progress_due_at: clock::now() + PROGRESS_INTERVAL }
     }
 
     pub(super) fn report(&mut self, event: CastEvent) {
@@ -45,29 +31,20 @@ impl<'a> EventReporter<'a> {
         self.on_event
     }
 
-    /// Returns whether progress is due.
-    pub(super) fn is_progress_due(&self) -> bool {
-        self.last_progress_at.elapsed() >= PROGRESS_INTERVAL
+    /// When progress is due.
+    pub(super) fn deadline(&self) -> HostTime {
+        self.progress_due_at
     }
 
-    /// Reports progress, and what has changed since the last time.
-    pub(super) fn report_progress(&mut self, snapshot: Snapshot) {
-        self.last_progress_at += PROGRESS_INTERVAL;
-        if let Some(progress) = snapshot.progress {
+    /// Reports progress and the status of the room, as far as there are any.
+    pub(super) fn report_progress(&mut self, progress: Option<Progress>, room: Option<RoomStatus>) {
+        // After a pause, for the start of a browser, nothing is made up for.
+        self.progress_due_at = (self.progress_due_at + PROGRESS_INTERVAL).max(clock::now());
+        if let Some(progress) = progress {
             self.report(CastEvent::Progress(progress));
         }
-        if let Some(room) = snapshot.room {
+        if let Some(room) = room {
             self.report(CastEvent::Room(room));
-        }
-        if snapshot.has_stopped_recording && !std::mem::replace(&mut self.recording_stopped, true) {
-            self.report(CastEvent::RecordingStopped);
-        }
-        // The number of pending files changes all the time; only a change of the state is an event.
-        if let Some(status) = snapshot.upload {
-            let state = (status.state, status.backup, status.failing_since_unix_ms.is_some());
-            if std::mem::replace(&mut self.upload_state, state) != state {
-                self.report(CastEvent::Upload(status));
-            }
         }
     }
 }
