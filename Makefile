@@ -29,7 +29,7 @@ demo: packages-run
 build: packages-run
 	$(CARGO) build --release --locked
 
-## Run all tests, with real Chromium; prints at the end which were skipped
+## Run all tests, with real Chromium; lists at the end which failed and which were skipped
 test: packages-test
 	tests/third-party/install
 	CARGO="$(CARGO)" scripts/test

@@ -220,6 +220,11 @@ impl TencentFixture {
         self.receiver.wait_until(what, TIMEOUT, has).map(drop)
     }
 
+    /// Waits until pages with `?report` were loaded this often, each for at least a second.
+    fn wait_for_loads(&self, loads: usize) -> Result<()> {
+        self.server.wait_for_requests("/report/second-1", loads, TIMEOUT)
+    }
+
     fn stop_recording(&self, task: &str) -> Result<()> {
         let (done, answer) = self.service.call("StopWebRecord", &json!({ "TaskId": task }))?;
         ensure!(done, "{answer}");
@@ -279,35 +284,36 @@ fn each_event_of_a_recording_is_reported() -> Result<()> {
 fn verify_replacements(tencent: &mut TencentFixture) -> Result<()> {
     let broke_off = (8, 801, 3, "Chrome exception, exit task");
     let migrated = (8, 801, 4, "Recording tasks have been migrated");
-    let moved = tencent.start_recording("counter.html", &json!({}))?;
+    let moved = tencent.start_recording("counter.html?report", &json!({}))?;
     tencent.wait_for_event("the page is there", &moved, STARTED)?;
+    tencent.wait_for_loads(1)?;
     tencent.service.signal_matching("--type=renderer", Signal::KILL)?;
     tencent.wait_for_event("it got a fresh browser", &moved, broke_off)?;
-    std::thread::sleep(Duration::from_secs(2));
+    tencent.wait_for_loads(2)?;
     tencent.service.signal_matching("run-cast", Signal::KILL)?;
     tencent.receiver.wait_until("it got a fresh process", TIMEOUT, |callbacks| {
         let count =
             |events: Vec<(u64, u64, u64, String)>| events.iter().filter(|e| e.2 == broke_off.2).count();
         record_events(callbacks, &moved).is_ok_and(|events| count(events) == 2)
     })?;
-    std::thread::sleep(Duration::from_secs(2));
+    tencent.wait_for_loads(3)?;
     tencent.service.kill();
     tencent.service.restart()?;
     tencent.wait_for_event("the cast is resumed by the service", &moved, migrated)?;
-    std::thread::sleep(Duration::from_secs(2));
+    tencent.wait_for_loads(4)?;
     tencent.stop_recording(&moved)?;
     tencent.wait_for_event("it is stored", &moved, STORED)?;
     tencent.verify_events(&moved, &[STARTED, broke_off, broke_off, migrated, STOPPED, STORED])?;
     // A cast that crashes repeatedly is given up, and its recording is stored.
-    let doomed = tencent.start_recording("counter.html?do=loop&after=600000", &json!({}))?;
+    let doomed = tencent.start_recording("counter.html?report", &json!({}))?;
     tencent.wait_for_event("the page is there", &doomed, STARTED)?;
-    for _ in 0..3 {
+    for load in 5..8 {
+        tencent.wait_for_loads(load)?;
         let before = tencent.receiver.received().len();
         tencent.service.signal_matching("--type=renderer", Signal::KILL)?;
         tencent
             .receiver
             .wait_until("the crash is reported", TIMEOUT, |callbacks| callbacks.len() > before)?;
-        std::thread::sleep(Duration::from_secs(3));
     }
     tencent.wait_for_event("it is stored", &doomed, STORED)?;
     let given_up = (8, 801, 5, "Exception error, exit task");
@@ -321,9 +327,9 @@ fn files_in_a_bucket_are_reported_by_name() -> Result<()> {
     let s3 = S3Server::start(root.path(), "AKIDTEST", "secret-of-the-bucket")?;
     s3.make_bucket("rec-1250000000")?;
     let tencent = TencentFixture::start(Some(format!("cos_endpoint = \"{}\"", s3.url())))?;
-    let mp4 = tencent.start_recording("counter.html", &json!({}))?;
+    let mp4 = tencent.start_recording("counter.html?report", &json!({}))?;
     let hls = tencent.start_recording(
-        "counter.html",
+        "counter.html?report",
         &json!({
             "WebRecordVideoParams": { "Width": 320, "Height": 180, "Format": "hls" },
         }),
@@ -338,7 +344,7 @@ fn files_in_a_bucket_are_reported_by_name() -> Result<()> {
     }
     tencent.wait_for_event("storage refuses", &refused, (8, 801, 2, "StartRecording error"))?;
     tencent.verify_events(&refused, &[(8, 801, 2, "StartRecording error")])?;
-    std::thread::sleep(Duration::from_secs(3));
+    tencent.server.wait_for_requests("/report/second-3", 2, TIMEOUT)?;
     for task in [&mp4, &hls] {
         tencent.stop_recording(task)?;
     }
@@ -375,10 +381,12 @@ fn video_on_demand_is_reported() -> Result<()> {
         vod.storage().url()
     );
     let tencent = TencentFixture::start(Some(storage))?;
-    let task = tencent
-        .start_recording("counter.html", &json!({ "StorageParams": { "CloudVod": { "TencentVod": {} } } }))?;
+    let task = tencent.start_recording(
+        "counter.html?report",
+        &json!({ "StorageParams": { "CloudVod": { "TencentVod": {} } } }),
+    )?;
     tencent.wait_for_event("it is live", &task, STARTED)?;
-    std::thread::sleep(Duration::from_secs(2));
+    tencent.server.wait_for_request("/report/second-2", TIMEOUT)?;
     tencent.stop_recording(&task)?;
     tencent.wait_for_event("it is processed", &task, (3, 312, 0, ""))?;
     tencent.verify_events(&task, &[STARTED, STOPPED, (3, 311, 0, ""), (3, 312, 0, "")])?;

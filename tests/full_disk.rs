@@ -2,20 +2,18 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{
-    MachineLock, PageServer, Recording, ScratchDir, ServiceConfig, ServiceProcess, Signal, Tmpfs,
+    MachineLock, PageServer, Recording, ScratchDir, ServiceConfig, ServiceProcess, Signal, Tmpfs, wait_until,
 };
 use serde_json::json;
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 /// Longest wait. Uploads are retried after up to a minute.
 const TIMEOUT: Duration = Duration::from_secs(150);
-
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Fills a disk to the last byte.
 fn fill_disk(disk: &Path) -> Result<()> {
@@ -54,15 +52,11 @@ fn a_cast_is_stopped_and_stored_though_the_disk_is_full() -> Result<()> {
     fill_disk(disk.path())?;
     // Evidence is written too, to reserved space.
     service.signal_matching("--type=renderer", Signal::KILL)?;
-    let begin = Instant::now();
-    let picture = loop {
+    let picture = wait_until("there is evidence on a full disk", TIMEOUT, || {
         let picture = service.rest("GET", &format!("/v1/casts/{id}/evidence/01-crash.png"), None)?;
-        if picture.status == 200 {
-            break picture;
-        }
-        ensure!(begin.elapsed() < TIMEOUT, "no evidence on a full disk: {}", picture.text());
-        std::thread::sleep(POLL_INTERVAL);
-    };
+        ensure!(picture.status == 200, "{}", picture.text());
+        Ok(picture)
+    })?;
     ensure!(picture.body.ends_with(b"IEND\xae\x42\x60\x82"), "{} bytes of a picture", picture.body.len());
     let stopped = service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?;
     ensure!(stopped.status < 300, "a stop command is refused on a full disk: {}", stopped.text());

@@ -7,10 +7,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_testkit::{MachineLock, Outcome, PageResponse, PageServer, PagecastCommand, Signal};
+use pagecast_testkit::{MachineLock, Outcome, PageResponse, PageServer, PagecastCommand, Signal, wait_until};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -180,14 +180,11 @@ fn try_all_methods(other_allowed: bool) -> Result<(String, usize, bool, Outcome)
     }
     let run = run.start()?;
     let prefix = format!("/report/{METHOD_COUNT}?");
-    let deadline = Instant::now() + TIMEOUT;
-    let through = loop {
-        if let Some(through) = server.requests().iter().find_map(|r| r.strip_prefix(&prefix)) {
-            break through.to_owned();
-        }
-        ensure!(Instant::now() < deadline, "the page does not report: {:?}", server.requests());
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    let through = wait_until("the page reports", TIMEOUT, || {
+        let requests = server.requests();
+        let through = requests.iter().find_map(|request| request.strip_prefix(&prefix));
+        through.map(str::to_owned).with_context(|| format!("{requests:?}"))
+    })?;
     run.signal(Signal::INT)?;
     let outcome = run.finish(TIMEOUT)?;
     Ok((through, other.connection_count(), udp.recv(&mut [0; 2048]).is_ok(), outcome))

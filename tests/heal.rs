@@ -234,21 +234,6 @@ fn start_beeping_page(server: &PageServer, seconds: u32) -> Result<PagecastProce
 }
 
 #[test]
-fn a_renderer_that_dies_is_replaced_and_stays_in_sync() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let server = PageServer::start()?;
-    let mut run = start_beeping_page(&server, 16)?;
-    run.kill_matching("--type=renderer")?;
-    let outcome = run.finish(TIMEOUT)?;
-    let report = outcome.report()?;
-    expect_events(&report, &["live", "moved crash", "ended complete"])?;
-    verify_plays(&outcome, 16.0)?;
-    // The browser may draw one picture of the crash before it reports the crash.
-    verify_shows_only_the_page(&outcome, 1)?;
-    verify_in_sync(&av_offsets(&outcome)?, 10)
-}
-
-#[test]
 fn a_page_that_dies_before_it_is_live_is_replaced_and_seen() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
@@ -268,18 +253,6 @@ fn a_page_that_dies_before_it_is_live_is_replaced_and_seen() -> Result<()> {
         .count();
     ensure!(seen > 60, "only {seen} pictures of the page");
     verify_plays(&outcome, 3.0)
-}
-
-#[test]
-fn a_page_that_reloads_itself_stays_in_sync() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let server = PageServer::start()?;
-    let outcome = record_command(&server, "sync.html?do=reload&after=4000&loads=1")
-        .option("duration", "16s")
-        .finish(TIMEOUT)?;
-    expect_events(&outcome.report()?, &["live", "ended complete"])?;
-    verify_plays(&outcome, 16.0)?;
-    verify_in_sync(&av_offsets(&outcome)?, 11)
 }
 
 #[test]
@@ -509,4 +482,36 @@ fn readiness_conditions_are_awaited() -> Result<()> {
     let outcome =
         record_command(&server, "counter.html").option("wait-for-selector", "p[").finish(TIMEOUT)?;
     outcome.expect_failure(EXIT_INVALID_VALUE, &["p["])
+}
+
+/// Tests that measure time, so they need the machine for themselves.
+mod exclusive {
+    use super::*;
+
+    #[test]
+    fn a_renderer_that_dies_is_replaced_and_stays_in_sync() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let server = PageServer::start()?;
+        let mut run = start_beeping_page(&server, 16)?;
+        run.kill_matching("--type=renderer")?;
+        let outcome = run.finish(TIMEOUT)?;
+        let report = outcome.report()?;
+        expect_events(&report, &["live", "moved crash", "ended complete"])?;
+        verify_plays(&outcome, 16.0)?;
+        // The browser may draw one picture of the crash before it reports the crash.
+        verify_shows_only_the_page(&outcome, 1)?;
+        verify_in_sync(&av_offsets(&outcome)?, 10)
+    }
+
+    #[test]
+    fn a_page_that_reloads_itself_stays_in_sync() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let server = PageServer::start()?;
+        let outcome = record_command(&server, "sync.html?do=reload&after=4000&loads=1")
+            .option("duration", "16s")
+            .finish(TIMEOUT)?;
+        expect_events(&outcome.report()?, &["live", "ended complete"])?;
+        verify_plays(&outcome, 16.0)?;
+        verify_in_sync(&av_offsets(&outcome)?, 11)
+    }
 }

@@ -254,22 +254,27 @@ fn check_playback_across_a_kill(format: &'static str) -> Result<()> {
     verify_played_from_start("two parts", &player, &played, &recorded)
 }
 
-#[test]
-fn fragmented_mp4_plays_live_and_on_demand() -> Result<()> {
-    check_live_and_on_demand("hls")
-}
+/// Tests that measure time, so they need the machine for themselves.
+mod exclusive {
+    use super::*;
 
-#[test]
-fn mpeg_ts_plays_live_and_on_demand() -> Result<()> {
-    check_live_and_on_demand("hls-ts")
-}
+    #[test]
+    fn fragmented_mp4_plays_live_and_on_demand() -> Result<()> {
+        check_live_and_on_demand("hls")
+    }
 
-#[test]
-fn fragmented_mp4_plays_on_where_a_cast_was_killed() -> Result<()> {
-    check_playback_across_a_kill("hls")
-}
+    #[test]
+    fn mpeg_ts_plays_live_and_on_demand() -> Result<()> {
+        check_live_and_on_demand("hls-ts")
+    }
 
-#[test]
-fn mpeg_ts_plays_on_where_a_cast_was_killed() -> Result<()> {
-    check_playback_across_a_kill("hls-ts")
+    #[test]
+    fn fragmented_mp4_plays_on_where_a_cast_was_killed() -> Result<()> {
+        check_playback_across_a_kill("hls")
+    }
+
+    #[test]
+    fn mpeg_ts_plays_on_where_a_cast_was_killed() -> Result<()> {
+        check_playback_across_a_kill("hls-ts")
+    }
 }

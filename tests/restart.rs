@@ -11,7 +11,7 @@ use pagecast_testkit::service::{APP_ID, SDK_APP_ID};
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{
     MachineLock, PageServer, ReceivedRequest, Recording, ServiceConfig, ServiceProcess, WebhookReceiver,
-    av_sync,
+    av_sync, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -26,7 +26,6 @@ const KILLS_PER_SEED: u32 = 10;
 const LIVE_KILL_INTERVAL: u32 = 5;
 /// Most casts that run at a time: what two cores carry.
 const MAX_RUNNING_CASTS: usize = 3;
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Parameters of a small recording to a folder by Tencent's API.
 fn record_request(server: &PageServer, page: &str) -> Value {
@@ -81,15 +80,16 @@ fn a_recording_resumes_after_the_service_was_killed() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (server, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
     let mut service = start_service(&receiver)?;
-    let (done, answer) = service.call("StartWebRecord", &record_request(&server, "sync.html"))?;
+    let (done, answer) = service.call("StartWebRecord", &record_request(&server, "sync.html?report"))?;
     ensure!(done, "{answer}");
     let task = answer["Response"]["TaskId"].as_str().context("no task")?.to_owned();
     let has_event = |event: (u64, u64)| {
         let task = task.clone();
         move |callbacks: &[ReceivedRequest]| task_events(callbacks, &task).contains(&event)
     };
+    let wait_for_loads = |loads| server.wait_for_requests("/report/second-4", loads, TIMEOUT);
     receiver.wait_until("it is live", TIMEOUT, has_event((801, 1)))?;
-    std::thread::sleep(Duration::from_secs(4));
+    wait_for_loads(1)?;
     service.kill();
     // A gap of a second: the recording before it must be kept.
     std::thread::sleep(Duration::from_secs(1));
@@ -97,7 +97,7 @@ fn a_recording_resumes_after_the_service_was_killed() -> Result<()> {
     receiver.wait_until("the cast is resumed", TIMEOUT, has_event((801, 4)))?;
     let (running, described) = service.call("DescribeWebRecord", &json!({ "TaskId": task }))?;
     ensure!(running && described["Response"]["Status"] == 1, "{described}");
-    std::thread::sleep(Duration::from_secs(5));
+    wait_for_loads(2)?;
     ensure!(service.cast_pids().len() == 1, "one process runs the cast: {:?}", service.cast_pids());
     // A restart by the operator.
     service.stop(STOP_TIMEOUT)?;
@@ -107,7 +107,7 @@ fn a_recording_resumes_after_the_service_was_killed() -> Result<()> {
         task_events(callbacks, &task).iter().filter(|event| **event == (801, 4)).count() == 2
     };
     receiver.wait_until("the cast is resumed again", TIMEOUT, twice)?;
-    std::thread::sleep(Duration::from_secs(4));
+    wait_for_loads(3)?;
     ensure!(service.call("StopWebRecord", &json!({ "TaskId": task }))?.0, "the task cannot be stopped");
     let callbacks = receiver.wait_until("it is stored", TIMEOUT, has_event((310, 0)))?;
     let expected = [(801, 1), (801, 4), (801, 4), (802, 1), (310, 0)];
@@ -173,13 +173,13 @@ impl RequestedCasts {
 
     /// Waits until all casts that must be running are live, and returns their number.
     fn wait_until_live(&mut self, service: &ServiceProcess) -> Result<usize> {
-        let begin = Instant::now();
         let running = self.running();
         for task in &running {
-            while status(service, task)? != STATUS_LIVE {
-                ensure!(begin.elapsed() < TIMEOUT, "{task} is not live within {TIMEOUT:?}");
-                std::thread::sleep(POLL_INTERVAL);
-            }
+            wait_until("it is live", TIMEOUT, || {
+                let status = status(service, task)?;
+                ensure!(status == STATUS_LIVE, "{task} has status {status}");
+                Ok(())
+            })?;
             self.seen_live.insert(task.clone());
         }
         Ok(running.len())
@@ -327,18 +327,14 @@ fn settle_and_stop_all(
     let running = requested.running();
     // Requests without a response may have been carried out.
     let uncertain: Vec<String> = requested.unanswered.union(&requested.stopped).cloned().collect();
-    let begin = Instant::now();
-    loop {
+    wait_until("each running cast has one process", TIMEOUT, || {
         let active = [STATUS_STARTING, STATUS_LIVE];
         let is_active = |task: &&String| status(service, task).is_ok_and(|status| active.contains(&status));
         let expected = running.len() + uncertain.iter().filter(is_active).count();
         let processes = service.cast_pids();
-        if processes.len() == expected {
-            break;
-        }
-        ensure!(begin.elapsed() < TIMEOUT, "{expected} casts run, in the processes {processes:?}");
-        std::thread::sleep(POLL_INTERVAL);
-    }
+        ensure!(processes.len() == expected, "{expected} casts run, in the processes {processes:?}");
+        Ok(())
+    })?;
     for task in running.iter().chain(&uncertain) {
         // A cast that has ended cannot be stopped.
         let _stopped = service.call("StopWebcast", &task_params(task))?;

@@ -13,7 +13,7 @@ use pagecast_testkit::page_server::http_get;
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{
     LinkConditions, LinkEmulator, MachineLock, Outcome, PageResponse, PageServer, PagecastCommand,
-    PagecastProcess, ScratchDir, Signal, av_sync,
+    PagecastProcess, ScratchDir, Signal, av_sync, wait_until,
 };
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -125,31 +125,6 @@ impl ViewerMeasurement {
     }
 }
 
-#[test]
-fn a_page_is_seen_and_heard_in_the_room() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let room_cast = RoomCast::start("sync.html?absolute", |cast| cast)?;
-    let watched = room_cast.record_viewer(12)?;
-    let (median, p95, sound) = (watched.delay_ms(0.5), watched.delay_ms(0.95), watched.av_offset_ms());
-    println!(
-        "delay median {median:.0} ms, p95 {p95:.0} ms; {:.2} pictures/s; sound {sound:+.0} ms, beeps {:?}",
-        watched.fps, watched.beep_delays_ms
-    );
-    let outcome = room_cast.stop()?;
-    outcome.expect_code(0)?;
-    // Loose limits, as two browsers and an encoder share the machine. The bench measures the real delays.
-    ensure!(watched.fps >= 25.0, "{} pictures per second", watched.fps);
-    ensure!(median <= 400.0 && p95 <= 900.0, "{median} ms, {p95} ms");
-    ensure!(
-        watched.beep_delays_ms.len() >= 6 && sound.abs() <= 100.0,
-        "{sound} ms, {:?}",
-        watched.beep_delays_ms
-    );
-    let room = outcome.report()?.room.context("no report of the room")?;
-    ensure!(room["reconnects"] == 0, "{room}");
-    Ok(())
-}
-
 /// An address with a free UDP port.
 fn free_address() -> Result<SocketAddr> {
     Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
@@ -167,47 +142,13 @@ fn received_kbps(room: &str) -> Result<(u64, u64)> {
 /// Waits until the received bitrates of video and audio match, and returns the time it took.
 fn wait_for_kbps(room: &str, what: &str, matches: impl Fn(u64, u64) -> bool) -> Result<Duration> {
     let begin = Instant::now();
-    loop {
+    let (video, audio) = wait_until(what, TIMEOUT, || {
         let (video, audio) = received_kbps(room)?;
-        if matches(video, audio) {
-            println!("{what}: {video} and {audio} kbit/s after {:?}", begin.elapsed());
-            return Ok(begin.elapsed());
-        }
-        ensure!(begin.elapsed() < TIMEOUT, "{what}: {video} and {audio} kbit/s");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-#[test]
-fn a_bad_link_gets_a_lower_bitrate_and_a_good_one_a_higher() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let media = free_address()?;
-    let link = LinkEmulator::start(media)?;
-    let room_cast = RoomCast::start("noise.html", |cast| {
-        cast.option("listen-media", media)
-            .option("public-address", link.address())
-            .option("room-bitrate", 2000)
+        ensure!(matches(video, audio), "{video} and {audio} kbit/s");
+        Ok((video, audio))
     })?;
-    wait_for_kbps(&room_cast.room_url, "at first", |video, audio| video > 1200 && audio > 5)?;
-    let loss = LinkConditions { loss: 0.05, jitter: Duration::from_millis(50), ..LinkConditions::default() };
-    link.set_conditions(loss);
-    std::thread::sleep(Duration::from_secs(3));
-    wait_for_kbps(&room_cast.room_url, "5 % lost, 50 ms of jitter", |video, audio| video > 100 && audio > 5)?;
-    link.set_conditions(LinkConditions { bits_per_second: Some(500_000), ..LinkConditions::default() });
-    let less = wait_for_kbps(&room_cast.room_url, "500 kbit/s", |video, audio| {
-        (30..500).contains(&video) && audio > 5
-    })?;
-    // It stays low when the queue of the link is empty again.
-    std::thread::sleep(Duration::from_secs(3));
-    wait_for_kbps(&room_cast.room_url, "500 kbit/s, 3 s later", |video, audio| {
-        (30..600).contains(&video) && audio > 5
-    })?;
-    link.set_conditions(LinkConditions { bits_per_second: Some(5_000_000), ..LinkConditions::default() });
-    let more = wait_for_kbps(&room_cast.room_url, "5 Mbit/s", |video, audio| video > 1000 && audio > 5)?;
-    println!("adapts within {less:?}, recovers within {more:?}");
-    let report = room_cast.stop()?.report()?;
-    ensure!(report.room.context("no report of the room")?["reconnects"] == 0, "the stream was reconnected");
-    Ok(())
+    println!("{what}: {video} and {audio} kbit/s after {:?}", begin.elapsed());
+    Ok(begin.elapsed())
 }
 
 /// Starts another cast whose process hosts a room.
@@ -234,46 +175,14 @@ fn guest_command(server: &PageServer, host: &str) -> PagecastCommand {
 fn wait_for_publishers(host: &str, count: usize, limit: Duration) -> Result<Duration> {
     let rooms = host.rsplit_once('/').map_or(host, |(rooms, _)| rooms);
     let begin = Instant::now();
-    loop {
-        let stats: serde_json::Value = http_get(&format!("{rooms}/guests/stats"))
-            .and_then(|text| Ok(serde_json::from_str(&text)?))
-            .unwrap_or_default();
+    wait_until("the publishers send", limit, || {
+        let stats: serde_json::Value = serde_json::from_str(&http_get(&format!("{rooms}/guests/stats"))?)?;
         let sends = |p: &serde_json::Value| p["audio_bps"].as_u64().unwrap_or(0) > 0;
         let there = stats["publishers"].as_array().map_or(0, |all| all.iter().filter(|p| sends(p)).count());
-        if there == count {
-            return Ok(begin.elapsed());
-        }
-        ensure!(begin.elapsed() < limit, "{there} publishers: {stats}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-#[test]
-fn a_room_that_restarts_is_rejoined() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let (_server, mut room, address) = start_host_room("127.0.0.1:0")?;
-    let pages = PageServer::start()?;
-    let mut cast = guest_command(&pages, &address).start()?;
-    wait_for_publishers(&address, 1, TIMEOUT)?;
-    room.kill_all();
-    drop(room);
-    cast.wait_until("the lost connection was reported", TIMEOUT, |run| {
-        run.stderr_so_far().contains("room connection")
+        ensure!(there == count, "{there} of {count} publishers: {stats}");
+        Ok(())
     })?;
-    let listen = address.trim_start_matches("http://").split('/').next().context("no address")?;
-    let (_server, room, address) = start_host_room(listen)?;
-    let back = wait_for_publishers(&address, 1, TIMEOUT)?;
-    println!("back after {back:?}");
-    // Pauses between attempts are at most three seconds; the rest is for a busy machine.
-    ensure!(back < Duration::from_secs(10), "{back:?}");
-    cast.signal(Signal::TERM)?;
-    let report = cast.finish(TIMEOUT)?.report()?;
-    ensure!(
-        report.room.context("no report of the room")?["reconnects"] == 1 && report.moves == 0,
-        "the room or the page was restarted"
-    );
-    room.signal(Signal::TERM)?;
-    room.finish(TIMEOUT)?.expect_code(0)
+    Ok(begin.elapsed())
 }
 
 #[test]
@@ -293,7 +202,7 @@ fn a_cast_that_no_room_accepts_is_never_live() -> Result<()> {
 
 #[test]
 fn a_second_publisher_of_a_user_replaces_the_first() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
+    let _turn = MachineLock::shared()?;
     let (_server, room, address) = start_host_room("127.0.0.1:0")?;
     let pages = PageServer::start()?;
     let first = guest_command(&pages, &address).start()?;
@@ -309,22 +218,119 @@ fn a_second_publisher_of_a_user_replaces_the_first() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_cast_to_a_room_is_recorded_too() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let folder = ScratchDir::new()?;
-    let file = folder.join("room.mp4");
-    let room_cast = RoomCast::start("sync.html?absolute", |cast| {
-        cast.option("layer", "320x180").output(file.clone()).option("duration", "8s")
-    })?;
-    let outcome = room_cast.run.finish(TIMEOUT)?;
-    let report = outcome.report()?;
-    ensure!(report.duration_ms >= 7900.0, "{report:?}");
-    ensure!(
-        outcome.recording()?.timecodes(TimecodePosition::PAGE)?.len() > 100,
-        "the recording lacks pictures"
-    );
-    let layers = report.room.context("no report of the room")?["layers"].clone();
-    ensure!(layers[0]["width"] == 640 && layers[1]["width"] == 320, "{layers}");
-    Ok(())
+/// Tests that measure time, so they need the machine for themselves.
+mod exclusive {
+    use super::*;
+
+    #[test]
+    fn a_page_is_seen_and_heard_in_the_room() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let room_cast = RoomCast::start("sync.html?absolute", |cast| cast)?;
+        let watched = room_cast.record_viewer(12)?;
+        let (median, p95, sound) = (watched.delay_ms(0.5), watched.delay_ms(0.95), watched.av_offset_ms());
+        println!(
+            "delay median {median:.0} ms, p95 {p95:.0} ms; {:.2} pictures/s; sound {sound:+.0} ms, beeps {:?}",
+            watched.fps, watched.beep_delays_ms
+        );
+        let outcome = room_cast.stop()?;
+        outcome.expect_code(0)?;
+        // Loose limits, as two browsers and an encoder share the machine. The bench measures the real delays.
+        ensure!(watched.fps >= 25.0, "{} pictures per second", watched.fps);
+        ensure!(median <= 400.0 && p95 <= 900.0, "{median} ms, {p95} ms");
+        ensure!(
+            watched.beep_delays_ms.len() >= 6 && sound.abs() <= 100.0,
+            "{sound} ms, {:?}",
+            watched.beep_delays_ms
+        );
+        let room = outcome.report()?.room.context("no report of the room")?;
+        ensure!(room["reconnects"] == 0, "{room}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_bad_link_gets_a_lower_bitrate_and_a_good_one_a_higher() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let media = free_address()?;
+        let link = LinkEmulator::start(media)?;
+        let room_cast = RoomCast::start("noise.html", |cast| {
+            cast.option("listen-media", media)
+                .option("public-address", link.address())
+                .option("room-bitrate", 2000)
+        })?;
+        wait_for_kbps(&room_cast.room_url, "at first", |video, audio| video > 1200 && audio > 5)?;
+        let loss =
+            LinkConditions { loss: 0.05, jitter: Duration::from_millis(50), ..LinkConditions::default() };
+        link.set_conditions(loss);
+        // The bitrate must hold under loss, so it is measured after a while.
+        std::thread::sleep(Duration::from_secs(3));
+        wait_for_kbps(&room_cast.room_url, "5 % lost, 50 ms of jitter", |video, audio| {
+            video > 100 && audio > 5
+        })?;
+        link.set_conditions(LinkConditions { bits_per_second: Some(500_000), ..LinkConditions::default() });
+        let less = wait_for_kbps(&room_cast.room_url, "500 kbit/s", |video, audio| {
+            (30..500).contains(&video) && audio > 5
+        })?;
+        // It stays low when the queue of the link is empty again.
+        std::thread::sleep(Duration::from_secs(3));
+        wait_for_kbps(&room_cast.room_url, "500 kbit/s, 3 s later", |video, audio| {
+            (30..600).contains(&video) && audio > 5
+        })?;
+        link.set_conditions(LinkConditions { bits_per_second: Some(5_000_000), ..LinkConditions::default() });
+        let more = wait_for_kbps(&room_cast.room_url, "5 Mbit/s", |video, audio| video > 1000 && audio > 5)?;
+        println!("adapts within {less:?}, recovers within {more:?}");
+        let report = room_cast.stop()?.report()?;
+        ensure!(
+            report.room.context("no report of the room")?["reconnects"] == 0,
+            "the stream was reconnected"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_room_that_restarts_is_rejoined() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let (_server, mut room, address) = start_host_room("127.0.0.1:0")?;
+        let pages = PageServer::start()?;
+        let mut cast = guest_command(&pages, &address).start()?;
+        wait_for_publishers(&address, 1, TIMEOUT)?;
+        room.kill_all();
+        drop(room);
+        cast.wait_until("the lost connection was reported", TIMEOUT, |run| {
+            run.stderr_so_far().contains("room connection")
+        })?;
+        let listen = address.trim_start_matches("http://").split('/').next().context("no address")?;
+        let (_server, room, address) = start_host_room(listen)?;
+        let back = wait_for_publishers(&address, 1, TIMEOUT)?;
+        println!("back after {back:?}");
+        // Pauses between attempts are at most three seconds; the rest is for a busy machine.
+        ensure!(back < Duration::from_secs(10), "{back:?}");
+        cast.signal(Signal::TERM)?;
+        let report = cast.finish(TIMEOUT)?.report()?;
+        ensure!(
+            report.room.context("no report of the room")?["reconnects"] == 1 && report.moves == 0,
+            "the room or the page was restarted"
+        );
+        room.signal(Signal::TERM)?;
+        room.finish(TIMEOUT)?.expect_code(0)
+    }
+
+    #[test]
+    fn a_cast_to_a_room_is_recorded_too() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let folder = ScratchDir::new()?;
+        let file = folder.join("room.mp4");
+        let room_cast = RoomCast::start("sync.html?absolute", |cast| {
+            cast.option("layer", "320x180").output(file.clone()).option("duration", "8s")
+        })?;
+        let outcome = room_cast.run.finish(TIMEOUT)?;
+        let report = outcome.report()?;
+        ensure!(report.duration_ms >= 7900.0, "{report:?}");
+        ensure!(
+            outcome.recording()?.timecodes(TimecodePosition::PAGE)?.len() > 100,
+            "the recording lacks pictures"
+        );
+        let layers = report.room.context("no report of the room")?["layers"].clone();
+        ensure!(layers[0]["width"] == 640 && layers[1]["width"] == 320, "{layers}");
+        Ok(())
+    }
 }

@@ -1,6 +1,6 @@
 //! `pagecast serve` for its operator and users: configuration, REST API, queue, metrics, shutdown.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::command::{program, run_for_output, signal_pid};
@@ -8,14 +8,13 @@ use pagecast_testkit::service::{ADMIN_TOKEN, APP_ID, CALLBACK_SECRET, SDK_APP_ID
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{
     MachineLock, PageServer, Recording, ScratchDir, ServiceConfig, ServiceProcess, Signal, WebhookReceiver,
-    http, verify,
+    http, verify, wait_until,
 };
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[test]
 fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
@@ -49,16 +48,11 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
         names.iter().any(|name| name.ends_with("freeze.png")) && names.contains(&"cast.log"),
         "{names:?}"
     );
-    let log = || {
-        Ok::<_, anyhow::Error>(
-            service.rest("GET", &format!("/v1/casts/{id}/evidence/cast.log"), None)?.text(),
-        )
-    };
-    let begin = Instant::now();
-    while !(log()?.contains("page live") && log()?.contains("page reloaded")) {
-        ensure!(begin.elapsed() < TIMEOUT, "{}", log()?);
-        std::thread::sleep(POLL_INTERVAL);
-    }
+    wait_until("the log tells of the reload", TIMEOUT, || {
+        let log = service.rest("GET", &format!("/v1/casts/{id}/evidence/cast.log"), None)?.text();
+        ensure!(log.contains("page live") && log.contains("page reloaded"), "{log}");
+        Ok(())
+    })?;
     ensure!(
         service.rest("POST", &format!("/v1/casts/{id}/stop"), None)?.status < 300,
         "the cast cannot be stopped"
@@ -88,30 +82,24 @@ fn wait_for_publisher(cast: &Value) -> Result<()> {
     let watch =
         cast["room"]["watch_url"].as_str().with_context(|| format!("no room in {cast:#}"))?.to_owned();
     let stats = format!("{watch}/stats");
-    let publishes = || -> Result<bool> {
+    wait_until("there is a publisher", TIMEOUT, || {
         let stats = http::request("GET", &stats, &[], b"")?.json()?;
-        Ok(stats["publishers"].as_array().is_some_and(|publishers| publishers.len() == 1))
-    };
-    let begin = Instant::now();
-    while !publishes()? {
-        ensure!(begin.elapsed() < TIMEOUT, "no publisher at {watch}");
-        std::thread::sleep(POLL_INTERVAL);
-    }
-    Ok(())
+        let publishers = stats["publishers"].as_array().map_or(0, Vec::len);
+        ensure!(publishers == 1, "{publishers} publishers at {watch}");
+        Ok(())
+    })
 }
 
 fn wait_for_metrics(service: &ServiceProcess) -> Result<()> {
-    let begin = Instant::now();
-    for line in ["pagecast_casts{state=\"live\"} 1.0", "pagecast_cast_fps{", "pagecast_cast_cpu_cores{"] {
-        let admin = format!("Bearer {ADMIN_TOKEN}");
-        let metrics =
-            || http::request("GET", &service.url("/metrics"), &[("Authorization", admin.as_str())], b"");
-        while !metrics()?.text().contains(line) {
-            ensure!(begin.elapsed() < TIMEOUT, "no {line} among the metrics");
-            std::thread::sleep(POLL_INTERVAL);
+    let admin = format!("Bearer {ADMIN_TOKEN}");
+    let headers = [("Authorization", admin.as_str())];
+    wait_until("the metrics have the cast", TIMEOUT, || {
+        let metrics = http::request("GET", &service.url("/metrics"), &headers, b"")?.text();
+        for line in ["pagecast_casts{state=\"live\"} 1.0", "pagecast_cast_fps{", "pagecast_cast_cpu_cores{"] {
+            ensure!(metrics.contains(line), "no {line} in {metrics}");
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Finds the file with this name below the recordings of the service.
@@ -211,50 +199,6 @@ fn another_application(service: &ServiceProcess) -> Result<String> {
 }
 
 #[test]
-fn a_cast_that_is_too_large_does_not_delay_other_tenants() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let server = PageServer::start()?;
-    // On every machine: capacity for some small casts, and none for the large one beside another.
-    let cores = std::thread::available_parallelism()?.get() as f64;
-    let share = (1.8 / cores).max(0.1).to_string();
-    let environment = vec![("PAGECAST__CASTS__CPU_SHARE", share)];
-    let casts = "queue_timeout_s = 60".to_owned();
-    let mut service = ServiceProcess::start(
-        PAGECAST,
-        &ServiceConfig { casts_toml: casts, environment, ..ServiceConfig::default() },
-    )?;
-    let cast = |width: u32, height: u32, fps: u32, room: &str| {
-        let room = json!({ "room": room, "user": "page" });
-        let url = server.url("static.html");
-        json!({ "url": url, "width": width, "height": height, "fps": fps, "room": room })
-    };
-    let id = |made: http::Response| -> Result<String> {
-        Ok(made.json()?["id"].as_str().with_context(|| made.text())?.to_owned())
-    };
-    let small = id(service.rest("POST", "/v1/casts", Some(&cast(160, 90, 5, "a")))?)?;
-    service.wait_until_cast(&small, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
-    let large = id(service.rest("POST", "/v1/casts", Some(&cast(3840, 2160, 60, "b")))?)?;
-    let token = format!("Bearer {}", another_application(&service)?);
-    let headers = [("Authorization", token.as_str()), ("Content-Type", "application/json")];
-    let body = cast(160, 90, 5, "c").to_string();
-    let others = id(http::request("POST", &service.url("/v1/casts"), &headers, body.as_bytes())?)?;
-    let begin = Instant::now();
-    loop {
-        let path = service.url(&format!("/v1/casts/{others}"));
-        let cast = http::request("GET", &path, &headers, b"")?.json()?;
-        if cast["state"] == "live" {
-            break;
-        }
-        ensure!(begin.elapsed() < TIMEOUT, "another tenant's small cast waits: {cast:#}");
-        std::thread::sleep(POLL_INTERVAL);
-    }
-    let waiting = service.rest("GET", &format!("/v1/casts/{large}"), None)?.json()?;
-    ensure!(waiting["state"] == "queued", "{waiting:#}");
-    service.stop(STOP_TIMEOUT)?;
-    service.wait_until_exited(STOP_TIMEOUT)
-}
-
-#[test]
 fn a_stop_reaches_a_cast_that_hangs() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
@@ -337,12 +281,11 @@ impl UnconfiguredService {
         command.stderr(std::process::Stdio::null());
         let service =
             Self { child: command.spawn()?, port, credentials: scratch.join("data/credentials.json") };
-        let begin = Instant::now();
-        let ready = || http::request("GET", &format!("http://127.0.0.1:{port}/readyz"), &[], b"");
-        while !ready().is_ok_and(|answer| answer.status == 200) {
-            ensure!(begin.elapsed() < TIMEOUT, "the service is not ready");
-            std::thread::sleep(POLL_INTERVAL);
-        }
+        wait_until("the service is ready", TIMEOUT, || {
+            let answer = http::request("GET", &format!("http://127.0.0.1:{port}/readyz"), &[], b"")?;
+            ensure!(answer.status == 200, "{}", answer.text());
+            Ok(())
+        })?;
         Ok(service)
     }
 
@@ -383,5 +326,50 @@ impl Drop for UnconfiguredService {
     fn drop(&mut self) {
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
+    }
+}
+
+/// Tests of the capacity of an idle machine, so they need it for themselves.
+mod exclusive {
+    use super::*;
+
+    #[test]
+    fn a_cast_that_is_too_large_does_not_delay_other_tenants() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let server = PageServer::start()?;
+        // On every machine: capacity for some small casts, and none for the large one beside another.
+        let cores = std::thread::available_parallelism()?.get() as f64;
+        let share = (1.8 / cores).max(0.1).to_string();
+        let environment = vec![("PAGECAST__CASTS__CPU_SHARE", share)];
+        let casts = "queue_timeout_s = 60".to_owned();
+        let mut service = ServiceProcess::start(
+            PAGECAST,
+            &ServiceConfig { casts_toml: casts, environment, ..ServiceConfig::default() },
+        )?;
+        let cast = |width: u32, height: u32, fps: u32, room: &str| {
+            let room = json!({ "room": room, "user": "page" });
+            let url = server.url("static.html");
+            json!({ "url": url, "width": width, "height": height, "fps": fps, "room": room })
+        };
+        let id = |made: http::Response| -> Result<String> {
+            Ok(made.json()?["id"].as_str().with_context(|| made.text())?.to_owned())
+        };
+        let small = id(service.rest("POST", "/v1/casts", Some(&cast(160, 90, 5, "a")))?)?;
+        service.wait_until_cast(&small, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
+        let large = id(service.rest("POST", "/v1/casts", Some(&cast(3840, 2160, 60, "b")))?)?;
+        let token = format!("Bearer {}", another_application(&service)?);
+        let headers = [("Authorization", token.as_str()), ("Content-Type", "application/json")];
+        let body = cast(160, 90, 5, "c").to_string();
+        let others = id(http::request("POST", &service.url("/v1/casts"), &headers, body.as_bytes())?)?;
+        wait_until("another tenant's small cast is live", TIMEOUT, || {
+            let path = service.url(&format!("/v1/casts/{others}"));
+            let cast = http::request("GET", &path, &headers, b"")?.json()?;
+            ensure!(cast["state"] == "live", "{cast:#}");
+            Ok(())
+        })?;
+        let waiting = service.rest("GET", &format!("/v1/casts/{large}"), None)?.json()?;
+        ensure!(waiting["state"] == "queued", "{waiting:#}");
+        service.stop(STOP_TIMEOUT)?;
+        service.wait_until_exited(STOP_TIMEOUT)
     }
 }

@@ -2,13 +2,14 @@
 //! wrong keys.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::command::{program, run_for_output};
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{
     InjectedFault, MachineLock, PageServer, PagecastCommand, Recording, S3Server, ScratchDir, Signal,
+    wait_until,
 };
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -36,12 +37,11 @@ fn record_command(server: &PageServer, storage: &S3Server, secret: &str, spool: 
 }
 
 fn wait_for_object(storage: &S3Server, name: &str) -> Result<()> {
-    let begin = Instant::now();
-    while !storage.objects("rec")?.contains_key(name) {
-        ensure!(begin.elapsed() < TIMEOUT, "no {name}: {:?}", storage.objects("rec")?);
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    wait_until("it is stored", TIMEOUT, || {
+        let objects = storage.objects("rec")?;
+        ensure!(objects.contains_key(name), "no {name}: {objects:?}");
+        Ok(())
+    })
 }
 
 /// Page times of the pictures in a stored file, in seconds.

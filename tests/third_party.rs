@@ -84,25 +84,6 @@ fn a_three_js_scene_is_drawn_and_moves() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_player_plays_video_and_sound() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let server = start_server()?;
-    let playlist = flash_beep::hls(30)?.join("index.m3u8");
-    let address = playlist.strip_prefix(flash_beep::media_folder())?.display().to_string();
-    let outcome = record(&server, &format!("pages/player.html?src=/media/{address}"), 12)?;
-    let file = outcome.recording()?;
-    let pictures = file.timecodes(TimecodePosition { x: 160, y: 60, cell_size: 24 })?;
-    let onsets = beeps::onsets(file.pcm()?, flash_beep::BEEP)?;
-    let offsets = av_sync::video_offsets(&av_sync::hold_to_ticks(&pictures, 30, file.end_s()), 30, &onsets);
-    println!("player: {offsets} {:?}", offsets.measurements);
-    ensure!(offsets.len() >= 5, "only {} beeps were measured", offsets.len());
-    ensure!(offsets.median_ms().abs() <= 15.0 && offsets.spread_ms() < 20.0, "{offsets}");
-    let controls = file.frame_at(11.0)?.crop(Rect { x: 160, y: 560, width: 960, height: 40 });
-    ensure!(controls.non_background_share() > 0.02, "the player shows no controls");
-    Ok(())
-}
-
 /// URLs of a registry in the lock file would break installations from another one.
 #[test]
 fn the_lock_file_names_no_registry() -> Result<()> {
@@ -113,4 +94,29 @@ fn the_lock_file_names_no_registry() -> Result<()> {
         "make the lock file with the command in tests/third-party/install"
     );
     Ok(())
+}
+
+/// Tests that measure time, so they need the machine for themselves.
+mod exclusive {
+    use super::*;
+
+    #[test]
+    fn a_player_plays_video_and_sound() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let server = start_server()?;
+        let playlist = flash_beep::hls(30)?.join("index.m3u8");
+        let address = playlist.strip_prefix(flash_beep::media_folder())?.display().to_string();
+        let outcome = record(&server, &format!("pages/player.html?src=/media/{address}"), 12)?;
+        let file = outcome.recording()?;
+        let pictures = file.timecodes(TimecodePosition { x: 160, y: 60, cell_size: 24 })?;
+        let onsets = beeps::onsets(file.pcm()?, flash_beep::BEEP)?;
+        let offsets =
+            av_sync::video_offsets(&av_sync::hold_to_ticks(&pictures, 30, file.end_s()), 30, &onsets);
+        println!("player: {offsets} {:?}", offsets.measurements);
+        ensure!(offsets.len() >= 5, "only {} beeps were measured", offsets.len());
+        ensure!(offsets.median_ms().abs() <= 15.0 && offsets.spread_ms() < 20.0, "{offsets}");
+        let controls = file.frame_at(11.0)?.crop(Rect { x: 160, y: 560, width: 960, height: 40 });
+        ensure!(controls.non_background_share() > 0.02, "the player shows no controls");
+        Ok(())
+    }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{NetworkPolicy, NetworkRule, Recording, Size, Source, SourceUrl};
 use pagecast_testkit::pagecast::processes::ProcessTree;
-use pagecast_testkit::{MachineLock, PageServer, ScratchDir};
+use pagecast_testkit::{MachineLock, PageServer, ScratchDir, wait_until};
 use pagecast_worker::cast::{Report, StopToken};
 use pagecast_worker::process::{self, Pool, Process};
 
@@ -45,46 +45,53 @@ fn running_browsers() -> usize {
     .len()
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) -> Result<()> {
-    let begin = std::time::Instant::now();
-    while !condition() {
-        ensure!(begin.elapsed() < POOL_TIMEOUT, "not within {POOL_TIMEOUT:?}: {what}");
-        std::thread::sleep(Duration::from_millis(50));
+fn wait_for_browsers(what: &str, condition: impl Fn() -> bool) -> Result<()> {
+    wait_until(what, POOL_TIMEOUT, || {
+        ensure!(condition(), "{} browsers run", running_browsers());
+        Ok(())
+    })
+}
+
+/// Tests that measure time, so they need the machine for themselves.
+mod exclusive {
+    use super::*;
+
+    #[test]
+    fn a_warm_browser_is_quicker_and_serves_one_cast() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
+        let cold =
+            run_cast(Process::start(&PathBuf::from(PAGECAST))?, &cast_spec(&server, &scratch, "cold")?)?;
+        let mut process = Process::start(&PathBuf::from(PAGECAST))?;
+        process.warm_up(&cast_spec(&server, &scratch, "warm")?)?;
+        ensure!(
+            server.requests().iter().all(|r| !r.ends_with("?warm")),
+            "the page was opened by the warm-up"
+        );
+        let warm = run_cast(process, &cast_spec(&server, &scratch, "warm")?)?;
+        println!("first frame: {} ms cold, {} ms warm", cold.first_frame_ms, warm.first_frame_ms);
+        ensure!(warm.first_frame_ms < cold.first_frame_ms, "a warm browser is not faster");
+        wait_for_browsers("no browser runs", || running_browsers() == 0)
     }
-    Ok(())
-}
 
-#[test]
-fn a_warm_browser_is_quicker_and_serves_one_cast() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
-    let cold = run_cast(Process::start(&PathBuf::from(PAGECAST))?, &cast_spec(&server, &scratch, "cold")?)?;
-    let mut process = Process::start(&PathBuf::from(PAGECAST))?;
-    process.warm_up(&cast_spec(&server, &scratch, "warm")?)?;
-    ensure!(server.requests().iter().all(|r| !r.ends_with("?warm")), "the page was opened by the warm-up");
-    let warm = run_cast(process, &cast_spec(&server, &scratch, "warm")?)?;
-    println!("first frame: {} ms cold, {} ms warm", cold.first_frame_ms, warm.first_frame_ms);
-    ensure!(warm.first_frame_ms < cold.first_frame_ms, "a warm browser is not faster");
-    wait_until("no browser runs", || running_browsers() == 0)
-}
-
-#[test]
-fn a_pool_keeps_its_number_and_leaves_nothing() -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
-    let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
-    let pool = Pool::start(PathBuf::from(PAGECAST), 1, cast_spec(&server, &scratch, "like")?)?;
-    wait_until("a browser is ready", || pool.ready_count() == 1)?;
-    let first = run_cast(
-        pool.take(&cast_spec(&server, &scratch, "first")?)?,
-        &cast_spec(&server, &scratch, "first")?,
-    )?;
-    ensure!(first.end == "complete", "{}", first.end);
-    wait_until("another browser is ready", || pool.ready_count() == 1 && running_browsers() == 1)?;
-    let mut other = cast_spec(&server, &scratch, "other")?;
-    other.source.size = Size::new(320, 180)?;
-    let process = pool.take(&other)?;
-    let second = run_cast(process, &other)?;
-    ensure!((second.end.as_str(), pool.ready_count()) == ("complete", 1), "{}", second.end);
-    drop(pool);
-    wait_until("no browser runs", || running_browsers() == 0)
+    #[test]
+    fn a_pool_keeps_its_number_and_leaves_nothing() -> Result<()> {
+        let _turn = MachineLock::exclusive()?;
+        let (server, scratch) = (PageServer::start()?, ScratchDir::new()?);
+        let pool = Pool::start(PathBuf::from(PAGECAST), 1, cast_spec(&server, &scratch, "like")?)?;
+        wait_for_browsers("a browser is ready", || pool.ready_count() == 1)?;
+        let first = run_cast(
+            pool.take(&cast_spec(&server, &scratch, "first")?)?,
+            &cast_spec(&server, &scratch, "first")?,
+        )?;
+        ensure!(first.end == "complete", "{}", first.end);
+        wait_for_browsers("another browser is ready", || pool.ready_count() == 1 && running_browsers() == 1)?;
+        let mut other = cast_spec(&server, &scratch, "other")?;
+        other.source.size = Size::new(320, 180)?;
+        let process = pool.take(&other)?;
+        let second = run_cast(process, &other)?;
+        ensure!((second.end.as_str(), pool.ready_count()) == ("complete", 1), "{}", second.end);
+        drop(pool);
+        wait_for_browsers("no browser runs", || running_browsers() == 0)
+    }
 }

@@ -1,4 +1,5 @@
-//! Longest gap between pictures at viewers that join a room, for each server, page, number of layers and link.
+//! Longest gap between pictures at viewers that join a room, for each server, page, number of layers and
+//! link.
 
 use std::net::UdpSocket;
 use std::path::Path;

@@ -9,19 +9,19 @@ use super::format_met;
 use crate::playback::{Join, MAX_GAP_MS, PlaybackResults};
 
 /// Method of the measurements.
-pub(super) const METHOD_TEXT: &str = "\
-- Playback: headless Chromium joins a room that is cast at 1280x720, measures its first 20 s and leaves, \
-again and again. A gap is the time between two pictures that the browser presented \
-(`requestVideoFrameCallback`); the room added what it was longer than by the RTP time stamps, the page did the \
-rest. Page, encoder and viewer share this machine. Links of limited bandwidth queue \
-for up to 200 ms, then drop.
-";
+pub(super) const METHOD_TEXT: &str = concat!(
+    "- Playback: headless Chromium joins a room with a cast of 1280x720, measures its first 20 s and ",
+    "leaves, several times. A gap is the time between two pictures that the browser presented ",
+    "(`requestVideoFrameCallback`). The part of a gap that the RTP time stamps do not explain was added ",
+    "by the room, the rest by the page. Page, encoder and viewer share this machine. Links of limited ",
+    "bandwidth queue for up to 200 ms, then drop.\n",
+);
 
 pub(super) fn markdown(text: &mut String, results: &PlaybackResults) -> Result<()> {
     text.push_str("\n## Viewers that join a room\n\n");
     text.push_str(
-        "| room | page | second layer | link | joins | first picture | longest gap, median | longest gap, worst \
-         | added by the room | pictures per second | goal | goal met |\n\
+        "| room | page | second layer | link | joins | first picture | longest gap, median \
+         | longest gap, worst | added by the room | pictures per second | goal | goal met |\n\
          |---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---|\n",
     );
     for (scenario, joins) in &results.0 {

@@ -8,6 +8,7 @@ mod bucket;
 mod error;
 mod http;
 mod local;
+mod multipart;
 mod resolver;
 mod vod;
 
@@ -65,13 +66,15 @@ pub struct StoredObject {
 pub(crate) struct UnfinishedUpload {
     /// Key of the object in its bucket.
     pub(crate) key: String,
-    /// The service's id of the upload.
-    pub(crate) upload_id: String,
+    /// The service's id of the upload. `None`: it was requested, and the service may have created it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) upload_id: Option<String>,
 }
 
 /// Records multipart uploads, so that the next process can abort those of a killed one.
 pub(crate) trait UploadJournal: Send + Sync {
-    /// Records an upload before its first part is sent. An error fails the upload.
+    /// Records an upload before it is requested, and again with its id before its first part is sent. An
+    /// error fails the upload.
     fn started(&self, upload: &UnfinishedUpload) -> std::io::Result<()>;
     /// Records that an upload was completed or aborted.
     fn ended(&self, upload: &UnfinishedUpload);

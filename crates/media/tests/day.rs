@@ -15,7 +15,7 @@ use pagecast_media::fanout::{FanOut, QueueLimit};
 use pagecast_media::record::upload::{Config, UploadTask};
 use pagecast_media::record::{Recorder, Spool};
 use pagecast_testkit::media::probe::packets;
-use pagecast_testkit::{Recording, ScratchDir};
+use pagecast_testkit::{Recording, ScratchDir, wait_until};
 
 use stream::{sorted_by_dts, test_packets, tracks};
 
@@ -64,9 +64,10 @@ fn a_day_ends_as_it_began() -> Result<()> {
             frame += 1;
         }
         if second % 3600 == 3599 {
-            while closed() < second / 60 - 2 {
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            wait_until("the segments of the hour are closed", Duration::from_secs(60), || {
+                ensure!(closed() >= second / 60 - 2, "{} segments", closed());
+                Ok(())
+            })?;
             at_hour.push(resident_bytes()?);
         }
     }

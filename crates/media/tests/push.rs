@@ -13,13 +13,13 @@ use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use pagecast_core::connection::State;
 use pagecast_core::spec::{MAX_PUSHES, NetworkPolicy, NetworkRule, Push, PushUrl};
 use pagecast_media::push::{Config, Error};
 use pagecast_testkit::rtmp::{NginxRtmp, free_port};
 use pagecast_testkit::timecode::TimecodePosition;
-use pagecast_testkit::{Recording, ScratchDir, Signal, command::program, tls};
+use pagecast_testkit::{Recording, ScratchDir, Signal, command::program, tls, wait_until};
 
 use State::{Connecting, Disconnecting, Failed, Idle, Recovering, Running};
 use push_fixture::PushFixture;
@@ -325,12 +325,10 @@ impl SrtServer {
 
     /// Waits until the stream has ended.
     fn finish(mut self) -> Result<()> {
-        let began = Instant::now();
-        while self.0.try_wait()?.is_none() {
-            ensure!(began.elapsed() < Duration::from_secs(60), "the stream does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        wait_until("the stream ends", Duration::from_secs(60), || {
+            self.0.try_wait()?.context("it is received")?;
+            Ok(())
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use pagecast_media::record::{Error, Recorder, RunSummary, Spool};
 use pagecast_testkit::media::probe::{packets, top_level_boxes};
 use pagecast_testkit::media::{RgbImage, image::Rect};
 use pagecast_testkit::timecode::TimecodePosition;
-use pagecast_testkit::{Recording, ScratchDir, Tmpfs};
+use pagecast_testkit::{Recording, ScratchDir, Tmpfs, wait_until};
 
 use stream::{
     encode_video, fast_retry_config, grey_tick, record, record_to_file, sorted_by_dts, subscribed,
@@ -29,6 +29,10 @@ use stream::{
 };
 
 const FPS: u32 = 30;
+/// Longest wait for the recorder, for busy machines.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time without a write after which the recorder waits for packets.
+const IDLE_TIME: Duration = Duration::from_millis(300);
 
 /// Bytes used on a small disk before the test, as a tmpfs cannot be smaller.
 const BALLAST_BYTES: u64 = 65_536;
@@ -396,14 +400,7 @@ fn record_and_crash(spec: &Spec, all: Vec<Packet>) -> Result<()> {
         sender.send(packet)?;
     }
     // Everything is written except packets in the interleaver and the last fragment.
-    let written = || -> Result<bool> {
-        let files = fs::read_dir(&spec.spool)?.flatten();
-        let bytes: u64 = files.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum();
-        std::thread::sleep(Duration::from_millis(200));
-        let files = fs::read_dir(&spec.spool)?.flatten();
-        Ok(bytes == files.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum::<u64>())
-    };
-    while !written()? {}
+    wait_until_written(&spec.spool)?;
     let left = spec.spool.with_extension("left");
     copy_folder(&spec.spool, &left)?;
     drop(sender);
@@ -574,13 +571,13 @@ fn wait_until_written(spool: &Path) -> Result<()> {
     let bytes = || -> Result<u64> {
         Ok(fs::read_dir(spool)?.flatten().filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum())
     };
-    loop {
+    wait_until("all packets are written", WAIT_TIMEOUT, || {
         let before = bytes()?;
-        std::thread::sleep(Duration::from_millis(300));
-        if before > 0 && before == bytes()? {
-            return Ok(());
-        }
-    }
+        // The recorder does not tell when it waits for packets, but then it writes nothing.
+        std::thread::sleep(IDLE_TIME);
+        ensure!(before > 0 && before == bytes()?, "{before} bytes, and growing");
+        Ok(())
+    })
 }
 
 /// Fills a disk completely.

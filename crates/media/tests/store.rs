@@ -294,6 +294,32 @@ fn a_multipart_upload_that_an_outage_interrupts_is_aborted_afterwards() -> Resul
     })
 }
 
+#[test]
+fn an_upload_whose_id_never_arrived_is_aborted() -> Result<()> {
+    block_on(async {
+        let (scratch, server, store) = start_s3_store()?;
+        let large = random_file(&scratch, 2 * PART_BYTES, 1)?;
+        server.set_fault(Some(InjectedFault::LostUploadId));
+        let error = store.put("a.mp4", &large, MP4).await.err().context("it was stored")?;
+        ensure!(error.class() == ErrorClass::Transient, "{error}");
+        ensure!(server.pending_uploads()? == 1, "{} uploads", server.pending_uploads()?);
+        server.set_fault(None);
+        // The upload of another file leaves it alone, as its own one could be in progress.
+        store.put("b.mp4", &large, MP4).await?;
+        ensure!(server.pending_uploads()? == 1 && server.request_count("list") == 0);
+        store.put("a.mp4", &large, MP4).await?;
+        ensure!(server.pending_uploads()? == 0 && server.request_count("list") == 1);
+        // If the service refuses to list its uploads, they stay, and files are stored.
+        server.set_fault(Some(InjectedFault::LostUploadId));
+        ensure!(store.put("a.mp4", &large, MP4).await.is_err() && server.pending_uploads()? == 1);
+        server.set_fault(Some(InjectedFault::DeniedListing));
+        store.put("a.mp4", &large, MP4).await?;
+        ensure!(store.abort_orphaned_uploads().await == 0 && server.request_count("list") == 2);
+        ensure!(server.pending_uploads()? == 1, "{} uploads", server.pending_uploads()?);
+        Ok(())
+    })
+}
+
 /// Starts a server that sends the same bytes in response to every request.
 fn start_fake_server(response: Vec<u8>) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;

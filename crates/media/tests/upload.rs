@@ -22,9 +22,9 @@ use pagecast_media::record::{Error, Recorder, RunSummary, Spool};
 use pagecast_media::thumbnail::Jpeg;
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::vod::BUCKET;
-use pagecast_testkit::{InjectedFault, Recording, S3Server, ScratchDir, VodServer};
+use pagecast_testkit::{InjectedFault, Recording, S3Server, ScratchDir, VodServer, wait_until};
 
-use storage_fixture::{ACCESS, PART_BYTES, SECRET, bucket, random_file, transfer_config};
+use storage_fixture::{ACCESS, PART_BYTES, SECRET, bucket, transfer_config};
 use stream::{sorted_by_dts, subscribed, test_packets, tracks, wait_for_upload};
 
 const FPS: u32 = 30;
@@ -74,25 +74,26 @@ impl RunningRecording {
     }
 
     fn wait_for(&self, state: &str, reached: impl Fn(&Status) -> bool) -> Result<()> {
-        let begin = Instant::now();
-        while !reached(&self.upload.status()) {
-            ensure!(begin.elapsed() < WAIT_TIMEOUT, "not {state}: {:?}", self.upload.status());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+        wait_until(state, WAIT_TIMEOUT, || {
+            let status = self.upload.status();
+            ensure!(reached(&status), "{status:?}");
+            Ok(())
+        })
     }
 
     /// Ends the recording.
-    fn end_input(&mut self) {
+    fn end_input(&mut self) -> Result<()> {
         self.packets = None;
-        while !self.recorder.is_finished() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the recorder ends", WAIT_TIMEOUT, || {
+            ensure!(self.recorder.is_finished(), "it runs");
+            Ok(())
+        })?;
         self.upload.end_input();
+        Ok(())
     }
 
     fn finish(mut self) -> Result<UploadReport> {
-        self.end_input();
+        self.end_input()?;
         self.recorder.join().ok().context("a panic")??;
         Ok(wait_for_upload(self.upload))
     }
@@ -138,16 +139,13 @@ fn segments_are_stored_as_they_close_and_the_rest_at_the_end() -> Result<()> {
     let all = sorted_by_dts(test_packets(FPS, 10)?);
     let half = all.len() * 6 / 10;
     running.send(&all[..half])?;
-    let begin = Instant::now();
-    let listed = |name: &str| -> Result<String> {
+    let listed = |name: &str| {
         let path = server.object_path("rec", &format!("room/rec/{name}"));
-        loop {
-            match fs::read_to_string(&path) {
-                Ok(text) if text.contains("rec_0.m4s") => return Ok(text),
-                _ => ensure!(begin.elapsed() < WAIT_TIMEOUT, "no {name}: {:?}", server.objects("rec")?),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the playlist has a segment", WAIT_TIMEOUT, || {
+            let text = fs::read_to_string(&path)?;
+            ensure!(text.contains("rec_0.m4s"), "{text}");
+            Ok(text)
+        })
     };
     ensure!(!listed("rec_live.m3u8")?.contains("PLAYLIST-TYPE"));
     let event = listed("rec.m3u8")?;
@@ -190,7 +188,7 @@ fn an_outage_is_reported_and_ends_as_soon_as_the_storage_responds() -> Result<()
     let config = Config { initial_backoff: Duration::from_secs(60), ..upload_config() };
     let mut running = RunningRecording::start(&recording_spec(&scratch, &server, Format::Both), config)?;
     running.send(&sorted_by_dts(test_packets(FPS, 10)?))?;
-    running.end_input();
+    running.end_input()?;
     running
         .wait_for("reported", |status| status.failing_since_unix_ms.is_some() && status.problem.is_some())?;
     server.set_fault(None);
@@ -241,7 +239,7 @@ fn wrong_keys_lose_nothing() -> Result<()> {
     let mut running = RunningRecording::start(&spec, Config { probe: true, ..upload_config() })?;
     running.wait_for("refused", |status| status.state == State::Failed)?;
     running.send(&sorted_by_dts(test_packets(FPS, 10)?))?;
-    running.end_input();
+    running.end_input()?;
     let done = wait_for_upload(running.upload);
     ensure!(done.spool.as_deref() == Some(spec.spool.as_path()), "{done:?}");
     let problem = done.status.problem.context("a problem")?;
@@ -267,11 +265,10 @@ fn a_backup_gets_the_whole_recording() -> Result<()> {
     let all = sorted_by_dts(test_packets(FPS, 10)?);
     let (first, rest) = all.split_at(all.len() * 6 / 10);
     running.send(first)?;
-    let begin = Instant::now();
-    while !server.objects("rec")?.contains_key("room/rec/rec_0.m4s") {
-        ensure!(begin.elapsed() < WAIT_TIMEOUT, "nothing is stored");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("a segment is stored", WAIT_TIMEOUT, || {
+        ensure!(server.objects("rec")?.contains_key("room/rec/rec_0.m4s"), "{:?}", server.objects("rec")?);
+        Ok(())
+    })?;
     server.set_fault(Some(InjectedFault::Down));
     running.send(rest)?;
     running.wait_for("on the backup", |status| status.backup && status.state == State::Uploading)?;
@@ -288,7 +285,7 @@ fn a_cancelled_upload_keeps_its_spool() -> Result<()> {
     let spec = recording_spec(&scratch, &server, Format::Both);
     let mut running = RunningRecording::start(&spec, upload_config())?;
     running.send(&sorted_by_dts(test_packets(FPS, 10)?))?;
-    running.end_input();
+    running.end_input()?;
     let begin = Instant::now();
     running.upload.cancel();
     let done = wait_for_upload(running.upload);
@@ -301,44 +298,71 @@ fn a_cancelled_upload_keeps_its_spool() -> Result<()> {
     ensure_complete(&server)
 }
 
-/// A recorder's process that is killed in the middle of a multipart upload leaves its parts in the bucket.
-/// Here the upload is cancelled, which drops the same state.
-#[test]
-fn parts_of_an_interrupted_upload_are_aborted_by_the_next_one() -> Result<()> {
-    let scratch = ScratchDir::new()?;
-    let server = start_s3(&scratch, "s3")?;
-    let spec = recording_spec(&scratch, &server, Format::Hls);
-    let spool = Spool::create(&spec)?;
+/// Records a thumbnail of more than one part while the storage has a fault, and cancels the upload when
+/// `is_interrupted` holds: this drops the same state as a kill.
+fn interrupt_upload(
+    server: &S3Server,
+    spec: &Spec,
+    fault: InjectedFault,
+    is_interrupted: impl Fn() -> Result<bool>,
+) -> Result<()> {
+    let spool = Spool::create(spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
     let upload = UploadTask::spawn(spool, recorder.wakeup(), upload_config())?;
     let (packets, subscription) = subscribed(Track::Video)?;
     let (thumbnails, thumbnail_receiver) = std::sync::mpsc::sync_channel(1);
     let recorder = recorder.spawn(subscription, Some(thumbnail_receiver))?;
-    // The first part takes ten seconds, much longer than this test waits.
-    server.set_fault(Some(InjectedFault::Throttled(PART_BYTES / 10)));
-    let data = fs::read(random_file(&scratch, PART_BYTES + 1, 1)?)?;
+    server.set_fault(Some(fault));
+    let data = vec![1; usize::try_from(PART_BYTES)? + 1];
     thumbnails.send(Jpeg { at: MediaTime::ZERO, data })?;
     for packet in sorted_by_dts(test_packets(FPS, 5)?) {
         packets.send(packet)?;
     }
-    let started_at = Instant::now();
-    while server.request_count("part") == 0 {
-        ensure!(started_at.elapsed() < WAIT_TIMEOUT, "no part is sent: {:?}", upload.status());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the upload is interrupted", WAIT_TIMEOUT, || {
+        ensure!(is_interrupted()?, "{:?}", upload.status());
+        Ok(())
+    })?;
     drop((packets, thumbnails));
     recorder.join().ok().context("a panic")??;
     upload.cancel();
     let done = wait_for_upload(upload);
     ensure!(done.spool.is_some() && server.pending_uploads()? > 0, "nothing was interrupted: {done:?}");
     server.set_fault(None);
+    Ok(())
+}
+
+/// Stores the rest, and checks that no multipart upload is left.
+fn recover_interrupted_upload(server: &S3Server, spec: &Spec) -> Result<()> {
     let mut spool = Spool::open(&spec.spool)?;
-    spool.recording_mut().to = Storage::Bucket(bucket(&server));
+    spool.recording_mut().to = Storage::Bucket(bucket(server));
     let done = wait_for_upload(upload::recover(Arc::new(spool), upload_config())?);
     ensure!(done.spool.is_none(), "{done:?}");
     ensure!(server.objects("rec")?.contains_key("room/rec/rec_0.jpg"), "{:?}", server.objects("rec")?);
     ensure!(server.pending_uploads()? == 0, "the interrupted upload is left");
     Ok(())
+}
+
+/// A recorder's process that is killed in the middle of a multipart upload leaves its parts in the bucket.
+#[test]
+fn parts_of_an_interrupted_upload_are_aborted_by_the_next_one() -> Result<()> {
+    let scratch = ScratchDir::new()?;
+    let server = start_s3(&scratch, "s3")?;
+    let spec = recording_spec(&scratch, &server, Format::Hls);
+    // The first part takes ten seconds, much longer than this test waits.
+    let fault = InjectedFault::Throttled(PART_BYTES / 10);
+    interrupt_upload(&server, &spec, fault, || Ok(server.request_count("part") > 0))?;
+    recover_interrupted_upload(&server, &spec)
+}
+
+/// A process that is killed between the service's response and its log leaves an upload without parts.
+#[test]
+fn an_upload_whose_id_was_never_logged_is_aborted_by_the_next_one() -> Result<()> {
+    let scratch = ScratchDir::new()?;
+    let server = start_s3(&scratch, "s3")?;
+    let spec = recording_spec(&scratch, &server, Format::Hls);
+    let is_created = || Ok(server.pending_uploads()? > 0);
+    interrupt_upload(&server, &spec, InjectedFault::LostUploadId, is_created)?;
+    recover_interrupted_upload(&server, &spec)
 }
 
 #[test]

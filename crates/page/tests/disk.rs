@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use browser_fixture::BrowserFixture;
 use pagecast_page::DiskUsage;
+use pagecast_testkit::wait_until;
 
 /// Disk limit of the page, in MiB: the smallest that a cast may have.
 const QUOTA_MIB: u64 = 256;
@@ -39,14 +40,11 @@ fn script(prepare: &str, store: &str) -> String {
 /// The first measurement that begins after the call.
 fn measured(live: &BrowserFixture) -> Result<DiskUsage> {
     let begin = Instant::now();
-    loop {
+    wait_until("the disk is measured", Duration::from_secs(30), || {
         let usage = live.page.disk_usage();
-        if usage.measured_at.is_some_and(|at| at > begin) {
-            return Ok(usage);
-        }
-        ensure!(begin.elapsed() < Duration::from_secs(30), "no measurement within 30 s");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        ensure!(usage.measured_at.is_some_and(|at| at > begin), "last measured at {:?}", usage.measured_at);
+        Ok(usage)
+    })
 }
 
 #[test]

@@ -11,6 +11,7 @@ use pagecast_core::{HostTime, Samples};
 use pagecast_page::av_sync::MediaElementDelay;
 use pagecast_page::clock::{self, Origin, OutputMute};
 use pagecast_page::sound::{self, Config, SoundCard};
+use pagecast_testkit::wait_until;
 use pulseaudio::protocol::stream::{BufferAttr, StreamFlags};
 use pulseaudio::protocol::{
     AuthParams, AuthReply, ChannelMap, Command, CorkStreamParams, CreatePlaybackStreamReply, LatencyParams,
@@ -142,6 +143,7 @@ fn a_beep_is_heard_where_the_reported_latency_says() {
     frames[24_000..24_048].fill([0.5, -0.25]);
     let channel = client.create_stream(&frames);
     let origin = card.start_capture();
+    // The stream starts some time after the origin.
     std::thread::sleep(Duration::from_millis(50));
     client.uncork(channel);
     // The first mixing period reports the start of the stream.
@@ -179,11 +181,12 @@ fn silence_is_emitted_in_real_time() {
 fn a_slow_receiver_gets_the_right_index_after_a_gap() {
     let card = Fixture::new("slow", 2);
     card.start_capture();
-    let deadline = Instant::now() + TIMEOUT;
-    while card.sound().stats().dropped_samples < 9600 {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("samples are dropped", TIMEOUT, || {
+        let dropped = card.sound().stats().dropped_samples;
+        anyhow::ensure!(dropped >= 9600, "{dropped} samples");
+        Ok(())
+    })
+    .unwrap();
     let starts: Vec<Samples> = (0..3).map(|_| card.out.recv_timeout(TIMEOUT).unwrap()).collect();
     let end = |s: &Samples| s.start + s.len() as u64;
     assert_eq!((starts[0].start, end(&starts[0])), (0, starts[1].start));

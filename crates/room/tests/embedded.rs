@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_room::embedded::{Config, Limits, RoomStats, Server};
+use pagecast_testkit::wait_until;
 use peer::{Layer, LinkConditions, Peer, PeerState, SessionRequest};
 
 const TIMEOUT: Duration = Duration::from_secs(40);
@@ -25,15 +26,11 @@ fn server() -> Result<Server> {
 
 /// Waits for statistics of the room that meet a condition.
 fn wait_for_stats(server: &Server, what: &str, condition: impl Fn(&RoomStats) -> bool) -> Result<RoomStats> {
-    let deadline = Instant::now() + TIMEOUT;
-    loop {
+    wait_until(what, TIMEOUT, || {
         let stats = server.stats("demo").unwrap_or_default();
-        if condition(&stats) {
-            return Ok(stats);
-        }
-        ensure!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}; {stats:#?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        ensure!(condition(&stats), "{stats:#?}");
+        Ok(stats)
+    })
 }
 
 fn request_layer(server: &Server, viewer: &Peer, layer: &str) -> Result<()> {

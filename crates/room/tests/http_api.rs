@@ -15,6 +15,7 @@ use http::{Response, post_offer, send_request};
 use pagecast_core::spec::Secret;
 use pagecast_room::embedded::token::{Claims, mint};
 use pagecast_room::embedded::{Access, Config, Error, Limits, Server};
+use pagecast_testkit::wait_until;
 use peer::{Peer, SessionRequest};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -225,13 +226,13 @@ fn tokens_allow_their_room_and_action() -> Result<()> {
         Peer::publish(at, &SessionRequest { token: Some(&publish), ..SessionRequest::room("demo") })?;
     let viewer = Peer::watch(at, &SessionRequest { token: Some(&view), ..SessionRequest::room("demo") })?;
     viewer.wait("frames", TIMEOUT, |state| state.video.len() > 30)?;
-    let deadline = Instant::now() + TIMEOUT;
-    let stats =
-        || send_request(at, "GET", "/rooms/demo/stats", &[("Authorization", &format!("bearer {view}"))], "");
-    while !stats()?.body.contains("\"user\":\"page\"") {
-        ensure!(Instant::now() < deadline, "no publisher in the statistics: {:?}", stats()?);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("the publisher is in the statistics", TIMEOUT, || {
+        let headers = [("Authorization", format!("bearer {view}"))];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let stats = send_request(at, "GET", "/rooms/demo/stats", &headers, "")?;
+        ensure!(stats.body.contains("\"user\":\"page\""), "{stats:?}");
+        Ok(())
+    })?;
     // With a token, any origin is accepted.
     let remote = send_request(
         at,
@@ -319,12 +320,11 @@ fn limits_are_enforced() -> Result<()> {
     check_response(&post_offer(at, "/rooms/a/whip?user=2", None, &publish_offer()?)?, 409, "1 publishers")?;
     check_response(&post_offer(at, "/rooms/a/whip", None, &"a=x\r\n".repeat(20_000))?, 413, "bytes")?;
     // None of the sessions connects, so they time out and free their places.
-    let deadline = Instant::now() + TIMEOUT;
-    while watch("c")?.status != 201 {
-        ensure!(Instant::now() < deadline, "sessions that do not connect do not time out");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    Ok(())
+    wait_until("a session times out", TIMEOUT, || {
+        let response = watch("c")?;
+        ensure!(response.status == 201, "{response:?}");
+        Ok(())
+    })
 }
 
 #[test]

@@ -7,15 +7,16 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pagecast_core::connection::State;
 use pagecast_core::spec::{Ice, IceServer, Layer, Room, RoomIds, RoomService, RoomUrl, Secret, Size};
 use pagecast_core::{Fps, MediaTime, Packet, Track};
 use pagecast_room::embedded::{Config, Server};
-use pagecast_room::publish::{EncoderControl, Feed, LayerTarget, Publisher};
+use pagecast_room::publish::{EncoderControl, Feed, LayerTarget, Publisher, Status};
 use pagecast_testkit::command::program;
 use pagecast_testkit::coturn::{Coturn, PASSWORD, USER};
+use pagecast_testkit::wait_until;
 use tokio::sync::mpsc;
 
 /// Longest duration of any step, on a busy machine.
@@ -91,17 +92,23 @@ fn relayed_by(url: String) -> Ice {
     Ice { servers: vec![server], relay_only: true }
 }
 
+/// Waits until a condition holds; the status is for the error, too.
+fn wait_for_status(publisher: &Publisher, what: &str, condition: impl Fn(&Status) -> bool) {
+    let waited = wait_until(what, TIMEOUT, || {
+        let status = publisher.status();
+        anyhow::ensure!(condition(&status), "{status:?}");
+        Ok(())
+    });
+    waited.unwrap();
+}
+
 /// Waits until video arrives in the room.
 fn wait_until_active(server: &Server, publisher: &Publisher) {
-    let began = Instant::now();
     let is_active = || {
         let stats = server.stats("demo")?;
         Some(stats.publishers.first()?.layers.iter().any(|layer| layer.bitrate_bps > 100_000))
     };
-    while is_active() != Some(true) {
-        assert!(began.elapsed() < TIMEOUT, "no video arrives: {:?}", publisher.status());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_status(publisher, "video arrives", |_| is_active() == Some(true));
 }
 
 /// Publishes with these ICE servers until video arrives, and closes the session.
@@ -152,14 +159,8 @@ fn the_error_names_a_turn_server_that_refuses() {
     let mut ice = relayed_by(coturn.url("udp"));
     ice.servers[0].credential = Secret::new("hunter2");
     let publisher = Publisher::start(room(server.http_addr(), ice)).unwrap();
-    let began = Instant::now();
-    let error = loop {
-        if let Some(error) = publisher.status().error {
-            break error;
-        }
-        assert!(began.elapsed() < TIMEOUT, "{:?}", publisher.status());
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    wait_for_status(&publisher, "an error", |status| status.error.is_some());
+    let error = publisher.status().error.unwrap();
     assert!(error.contains("rejects the user or the password") && !error.contains("hunter2"), "{error}");
 }
 
@@ -171,17 +172,9 @@ fn a_restarted_turn_server_is_used_again() {
     let _feeder = VideoFeeder::start(&publisher);
     wait_until_active(&server, &publisher);
     coturn.kill();
-    let began = Instant::now();
-    while publisher.status().state == State::Running {
-        assert!(began.elapsed() < TIMEOUT, "the loss is not noticed: {:?}", publisher.status());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_status(&publisher, "the loss is noticed", |status| status.state != State::Running);
     coturn.restart().unwrap();
-    let began = Instant::now();
-    while publisher.status().state != State::Running {
-        assert!(began.elapsed() < TIMEOUT, "it does not reconnect: {:?}", publisher.status());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_status(&publisher, "it reconnects", |status| status.state == State::Running);
     wait_until_active(&server, &publisher);
     publisher.finish().unwrap();
 }

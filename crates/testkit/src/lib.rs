@@ -37,6 +37,7 @@ pub mod tls;
 pub mod verify;
 pub mod viewer;
 pub mod vod;
+pub mod wait;
 pub mod whip;
 
 pub use browser::{Browser, Page};
@@ -57,4 +58,5 @@ pub use skip::{is_root_or_skip, skip};
 pub use tls::{CertificateAuthority, TlsServer, end_entity_certificate, self_signed_certificate};
 pub use viewer::Viewer;
 pub use vod::VodServer;
+pub use wait::wait_until;
 pub use whip::WhipServer;

@@ -52,8 +52,8 @@ impl LinkEmulator {
         Self::start_for(server, |client| client == 0)
     }
 
-    /// Starts a perfect link to `server`. Conditions apply to all clients but the first: to the viewers of a room
-    /// to which one cast publishes.
+    /// Starts a perfect link to `server`. Conditions apply to all clients but the first: to the viewers of a
+    /// room to which one cast publishes.
     ///
     /// # Errors
     /// There is no free port, or no thread can be started.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
 /// Held while a test runs a browser; released when dropped.
@@ -10,11 +10,16 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 pub struct MachineLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
 
 impl MachineLock {
-    /// Waits until no other test holds the lock: for tests that measure time.
+    /// Waits until no other test holds the lock: for tests that measure time. They belong in a module
+    /// `exclusive` at the root of their file: `scripts/run-tests` runs it when everything else has ended, as not
+    /// every test that needs the processor holds a lock.
     ///
     /// # Errors
-    /// The lock file cannot be opened.
+    /// The test is in another module, or the lock file cannot be opened.
     pub fn exclusive() -> Result<Self> {
+        if let Some(test) = std::thread::current().name().filter(|name| *name != "main") {
+            ensure!(test.starts_with("exclusive::"), "{test} belongs in a module `exclusive`");
+        }
         Self::acquire(FlockOperation::LockExclusive)
     }
 

@@ -1,8 +1,9 @@
 //! S3 server that checks signatures, with faults that can be switched on and off.
 //!
-//! The crate `s3s-fs` is the storage; a fault injector is in front of it.
+//! The crate `s3s-fs` is the storage, with a list of multipart uploads added; a fault injector is in front of it.
 
 mod fault_injector;
+mod listed_files;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,6 +38,11 @@ pub enum InjectedFault {
     DiscardBody,
     /// Neither reads nor responds.
     Stall,
+    /// Creates multipart uploads, and closes the connection instead of responding with their ids, also when
+    /// they are listed.
+    LostUploadId,
+    /// Responds with 403 to requests for a list of multipart uploads.
+    DeniedListing,
 }
 
 /// An access key of the storage.
@@ -56,6 +62,15 @@ struct ServerState {
     fault: Mutex<Option<InjectedFault>>,
     keys: Mutex<BTreeMap<String, Credential>>,
     request_counts: Mutex<BTreeMap<&'static str, u64>>,
+    uploads: Mutex<Vec<CreatedUpload>>,
+}
+
+/// A multipart upload that is neither completed nor aborted.
+#[derive(Debug)]
+struct CreatedUpload {
+    bucket: String,
+    key: String,
+    id: String,
 }
 
 /// An S3 server on a port of 127.0.0.1; stopped when dropped.
@@ -213,7 +228,8 @@ impl S3Server {
         texts.next().with_context(|| format!("no object has metadata with {name}"))
     }
 
-    /// Number of requests of a kind: `put`, `part`, `begin`, `complete`, `abort`, `delete`, `head`, `other`.
+    /// Number of requests of a kind: `put`, `part`, `begin`, `complete`, `abort`, `list` (of uploads), `delete`,
+    /// `head`, `other`.
     #[must_use]
     pub fn request_count(&self, kind: &str) -> u64 {
         lock(&self.state.request_counts).get(kind).copied().unwrap_or(0)

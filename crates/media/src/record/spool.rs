@@ -128,7 +128,8 @@ pub(super) enum UploadEntry {
     Stored(StoredFile),
     /// The first storage was given up; everything is uploaded to the backup, from the start.
     SwitchedToBackup,
-    /// A multipart upload was created. If its process is killed, the next one aborts it.
+    /// A multipart upload was requested, or created if it has an id. If its process is killed, the next one
+    /// aborts it.
     MultipartStarted {
         upload: UnfinishedUpload,
         /// Whether it is in the backup.

@@ -4,33 +4,30 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
-use object_store::multipart::{MultipartStore, PartId};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path as Key;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt as _,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RetryConfig, StaticCredentialProvider,
-    UploadPart,
+    Attribute, Attributes, BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt as _,
+    PutMultipartOptions, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
 };
 use pagecast_core::spec::{Bucket, Secret, StorageService};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::error::{Attempt, Error};
 use super::http::{HttpTransport, RequestError};
+use super::multipart::{OrphanedUpload, OrphanedUploads, TrackedUpload, UploadListing};
 use super::resolver::resolver_for_bucket;
 use super::{StoredObject, TransferConfig, UnfinishedUpload, UploadJournal, probe_name};
 
 /// Most parts of a multipart upload; services allow 10 000.
 const MAX_PARTS: u64 = 9_000;
-/// Failed multipart uploads that are kept until they can be aborted. Full: the bucket's lifecycle rules must
-/// delete further ones.
-const MAX_ORPHANED_UPLOADS: usize = 64;
 
 /// Address of an emulator of Google Cloud Storage, the variable of Google's own libraries.
 const GCS_EMULATOR_ENV: &str = "STORAGE_EMULATOR_HOST";
@@ -41,8 +38,6 @@ const GCS_KEY_ENVS: [&str; 4] = [
     "GOOGLE_SERVICE_ACCOUNT_KEY",
     "SERVICE_ACCOUNT",
 ];
-
-type OrphanedUploads = Arc<Mutex<Vec<OrphanedUpload>>>;
 
 /// A client of one bucket.
 pub(super) struct BucketStore {
@@ -62,12 +57,8 @@ struct Client {
     /// The same client, where multipart uploads have an id by which another process can abort them. Azure has
     /// none; it drops uncommitted blocks after a week.
     multipart: Option<Arc<dyn MultipartStore>>,
-}
-
-/// A multipart upload that failed and is not aborted yet.
-struct OrphanedUpload {
-    upload: Box<dyn MultipartUpload>,
-    reference: Option<UnfinishedUpload>,
+    /// Finds uploads whose id never arrived; S3-compatible services only.
+    listing: Option<UploadListing>,
 }
 
 impl std::fmt::Debug for BucketStore {
@@ -114,11 +105,9 @@ impl BucketStore {
     /// Takes over multipart uploads of an earlier process, to abort them.
     pub(super) fn adopt_uploads(&self, uploads: Vec<UnfinishedUpload>) {
         let Some(store) = &self.client.multipart else { return };
-        let mut orphans = lock(&self.orphaned_uploads);
-        orphans.extend(uploads.into_iter().map(|reference| OrphanedUpload {
-            upload: Box::new(IdentifiedUpload::new(Arc::clone(store), &reference)),
-            reference: Some(reference),
-        }));
+        for reference in uploads {
+            self.orphaned_uploads.push(OrphanedUpload::of_reference(store, reference));
+        }
     }
 
     pub(super) fn location(&self) -> &str {
@@ -131,7 +120,8 @@ impl BucketStore {
         file: &Path,
         content_type: &str,
     ) -> Result<StoredObject, Error> {
-        self.abort_orphaned_uploads().await;
+        let key = self.key(name);
+        self.abort_orphans(Some(&key)).await;
         let (source, bytes) = open_source(file).await.map_err(|e| Error::source_unreadable(file, e))?;
         let attributes = Attributes::from_iter([(Attribute::ContentType, content_type.to_owned())]);
         if bytes <= self.transfer.part_bytes {
@@ -139,30 +129,59 @@ impl BucketStore {
                 read_part(&source, 0, bytes).await.map_err(|e| Error::source_unreadable(file, e))?;
             return self.put_single(name, content, attributes).await;
         }
-        let sent = self.put_multipart(name, (file, &source, bytes), attributes).await;
-        if sent.is_err() {
-            self.abort_orphaned_uploads().await;
+        let mut upload = self.create_multipart(name, attributes).await?;
+        if let Err(error) = self.send_parts(&mut upload, name, (file, &source, bytes)).await {
+            drop(upload);
+            self.abort_orphans(Some(&key)).await;
+            return Err(error);
         }
-        sent?;
+        self.end_upload(&mut upload);
         self.verify(name, bytes).await
     }
 
-    async fn put_multipart(
+    /// Creates a multipart upload. It is logged before the request too: if the response is lost, or this
+    /// process is killed before it has logged the id, the upload is found by its key.
+    async fn create_multipart(&self, name: &str, attributes: Attributes) -> Result<TrackedUpload, Error> {
+        let failed = |e| self.to_error("store", name, &e);
+        let (key, options) = (self.key(name), PutMultipartOptions { attributes, ..Default::default() });
+        let Some(store) = &self.client.multipart else {
+            let upload = self.client.store.put_multipart_opts(&key, options).await.map_err(failed)?;
+            return Ok(self.orphaned_uploads.track(OrphanedUpload::of_upload(upload)));
+        };
+        let requested = UnfinishedUpload { key: key.to_string(), upload_id: None };
+        // An earlier request may have created an upload that could not be listed yet.
+        let has_orphan = self.orphaned_uploads.contains(&requested);
+        let mut upload = self.orphaned_uploads.track_none();
+        if self.client.listing.is_some() && !has_orphan {
+            self.log_started(name, &requested)?;
+            upload.replace(OrphanedUpload::of_reference(store, requested.clone()));
+        }
+        let upload_id = match store.create_multipart_opts(&key, options).await {
+            Ok(upload_id) => upload_id,
+            Err(error) => {
+                if was_not_created(&error) {
+                    self.end_upload(&mut upload);
+                }
+                return Err(failed(error));
+            }
+        };
+        let created = UnfinishedUpload { key: key.to_string(), upload_id: Some(upload_id) };
+        upload.replace(OrphanedUpload::of_reference(store, created.clone()));
+        self.log_started(name, &created)?;
+        if has_orphan {
+            self.log_started(name, &requested)?;
+        }
+        Ok(upload)
+    }
+
+    async fn send_parts(
         &self,
+        upload: &mut TrackedUpload,
         name: &str,
         (file, source, bytes): (&Path, &Arc<File>, u64),
-        attributes: Attributes,
     ) -> Result<(), Error> {
         let failed = |e| self.to_error("store", name, &e);
-        let options = PutMultipartOptions { attributes, ..Default::default() };
-        let upload = self.client.create_multipart(&self.key(name), options).await.map_err(failed)?;
-        let mut upload = self.track(upload);
-        if let (Some(journal), Some(reference)) = (&self.journal, upload.reference()) {
-            journal
-                .started(reference)
-                .map_err(|e| Error::Local(self.attempt("log the upload of", name), e))?;
-        }
-        // Declared after the upload and so dropped before it: no part may arrive after the abort.
+        // Dropped before the upload, which the caller holds: no part may arrive after the abort.
         let mut parts = JoinSet::new();
         let part_bytes = self.transfer.part_bytes.max(bytes.div_ceil(MAX_PARTS));
         let sent = async {
@@ -185,19 +204,18 @@ impl BucketStore {
         let sent: Result<(), Error> = sent.await;
         parts.shutdown().await;
         sent?;
-        upload.inner_mut()?.complete().await.map_err(failed)?;
-        self.end_upload(&mut upload);
-        Ok(())
+        upload.inner_mut()?.complete().await.map(drop).map_err(failed)
     }
 
-    fn track(&self, upload: OrphanedUpload) -> TrackedUpload {
-        TrackedUpload { upload: Some(upload), orphaned_uploads: self.orphaned_uploads.clone() }
+    /// Logs that a multipart upload is requested, or was created.
+    fn log_started(&self, name: &str, upload: &UnfinishedUpload) -> Result<(), Error> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        journal.started(upload).map_err(|e| Error::Local(self.attempt("log the upload of", name), e))
     }
 
     /// Marks a multipart upload as completed or aborted.
     fn end_upload(&self, upload: &mut TrackedUpload) {
-        let ended = upload.upload.take();
-        if let (Some(journal), Some(reference)) = (&self.journal, ended.and_then(|ended| ended.reference)) {
+        if let (Some(journal), Some(reference)) = (&self.journal, upload.end()) {
             journal.ended(&reference);
         }
     }
@@ -267,12 +285,16 @@ impl BucketStore {
 
     /// Aborts failed multipart uploads; returns how many are left.
     pub(super) async fn abort_orphaned_uploads(&self) -> usize {
-        loop {
-            let Some(upload) = lock(&self.orphaned_uploads).pop() else { return 0 };
-            // Becomes an orphan again if this future is dropped.
-            let mut orphan = self.track(upload);
-            let Ok(upload) = orphan.inner_mut() else { continue };
-            if let Err(e) = upload.abort().await
+        self.abort_orphans(None).await
+    }
+
+    /// Aborts failed multipart uploads; returns how many are left. With a key, uploads without an id stay if
+    /// they are of other keys: one that is in progress there has the same key.
+    async fn abort_orphans(&self, key: Option<&Key>) -> usize {
+        let is_due = |orphan: &OrphanedUpload| key.is_none_or(|key| orphan.can_be_aborted_beside(key));
+        // Becomes an orphan again if this future is dropped.
+        while let Some(mut orphan) = self.orphaned_uploads.take(is_due) {
+            if let Err(e) = orphan.abort(self.client.listing.as_ref()).await
                 && !is_not_found(&e)
             {
                 match self.to_error("abort", "an upload", &e) {
@@ -282,7 +304,7 @@ impl BucketStore {
             }
             self.end_upload(&mut orphan);
         }
-        lock(&self.orphaned_uploads).len()
+        self.orphaned_uploads.len()
     }
 
     fn key(&self, name: &str) -> Key {
@@ -303,109 +325,6 @@ impl BucketStore {
     }
 }
 
-fn lock(orphans: &OrphanedUploads) -> std::sync::MutexGuard<'_, Vec<OrphanedUpload>> {
-    orphans.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Client {
-    async fn create_multipart(
-        &self,
-        key: &Key,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<OrphanedUpload> {
-        let Some(store) = &self.multipart else {
-            let upload = self.store.put_multipart_opts(key, options).await?;
-            return Ok(OrphanedUpload { upload, reference: None });
-        };
-        let upload_id = store.create_multipart_opts(key, options).await?;
-        let reference = UnfinishedUpload { key: key.to_string(), upload_id };
-        let upload = Box::new(IdentifiedUpload::new(Arc::clone(store), &reference));
-        Ok(OrphanedUpload { upload, reference: Some(reference) })
-    }
-}
-
-/// A multipart upload that becomes an orphan if it is dropped before its end.
-struct TrackedUpload {
-    upload: Option<OrphanedUpload>,
-    orphaned_uploads: OrphanedUploads,
-}
-
-impl TrackedUpload {
-    fn inner_mut(&mut self) -> Result<&mut Box<dyn MultipartUpload>, Error> {
-        let ended = || Error::Open("this upload".into(), "it has ended".into());
-        self.upload.as_mut().map(|tracked| &mut tracked.upload).ok_or_else(ended)
-    }
-
-    fn reference(&self) -> Option<&UnfinishedUpload> {
-        self.upload.as_ref()?.reference.as_ref()
-    }
-}
-
-/// A multipart upload with a known id.
-struct IdentifiedUpload {
-    store: Arc<dyn MultipartStore>,
-    key: Key,
-    upload_id: String,
-    parts: Arc<Mutex<Vec<Option<PartId>>>>,
-}
-
-impl std::fmt::Debug for IdentifiedUpload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("IdentifiedUpload").field("key", &self.key).finish_non_exhaustive()
-    }
-}
-
-impl IdentifiedUpload {
-    fn new(store: Arc<dyn MultipartStore>, reference: &UnfinishedUpload) -> Self {
-        let key = Key::parse(&reference.key).unwrap_or_else(|_| Key::from(reference.key.as_str()));
-        Self { store, key, upload_id: reference.upload_id.clone(), parts: Arc::default() }
-    }
-
-    fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Option<PartId>>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[async_trait::async_trait]
-impl MultipartUpload for IdentifiedUpload {
-    fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let index = {
-            let mut parts = self.parts();
-            parts.push(None);
-            parts.len() - 1
-        };
-        let (store, key, id) = (Arc::clone(&self.store), self.key.clone(), self.upload_id.clone());
-        let parts = Arc::clone(&self.parts);
-        Box::pin(async move {
-            let part = store.put_part(&key, &id, index, data).await?;
-            parts.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(part);
-            Ok(())
-        })
-    }
-
-    async fn complete(&mut self) -> object_store::Result<PutResult> {
-        let parts: Option<Vec<_>> = self.parts().iter().cloned().collect();
-        let missing =
-            || object_store::Error::Generic { store: "multipart", source: "a part is missing".into() };
-        self.store.complete_multipart(&self.key, &self.upload_id, parts.ok_or_else(missing)?).await
-    }
-
-    async fn abort(&mut self) -> object_store::Result<()> {
-        self.store.abort_multipart(&self.key, &self.upload_id).await
-    }
-}
-
-impl Drop for TrackedUpload {
-    fn drop(&mut self) {
-        let mut orphans = lock(&self.orphaned_uploads);
-        if let Some(upload) = self.upload.take()
-            && orphans.len() < MAX_ORPHANED_UPLOADS
-        {
-            orphans.push(upload);
-        }
-    }
-}
-
 type PartJoinResult = Option<Result<object_store::Result<()>, tokio::task::JoinError>>;
 
 fn part_result(joined: PartJoinResult) -> object_store::Result<()> {
@@ -416,7 +335,22 @@ fn part_result(joined: PartJoinResult) -> object_store::Result<()> {
     }
 }
 
-fn is_not_found(error: &object_store::Error) -> bool {
+/// Whether an upload whose creation failed with this error certainly does not exist: it was refused, or the
+/// request was never sent.
+fn was_not_created(error: &object_store::Error) -> bool {
+    match RequestError::find_in(error) {
+        Some(RequestError::Status { status, .. }) => (400..500).contains(status),
+        Some(
+            RequestError::Connect(_)
+            | RequestError::Resolve(_)
+            | RequestError::NoCredentials
+            | RequestError::Insecure,
+        ) => true,
+        _ => false,
+    }
+}
+
+pub(super) fn is_not_found(error: &object_store::Error) -> bool {
     match RequestError::find_in(error) {
         Some(RequestError::Status { status: 404, code }) => {
             !matches!(code.as_deref(), Some("NoSuchBucket" | "ContainerNotFound"))
@@ -505,7 +439,7 @@ fn build_client(bucket: &Bucket, transfer: TransferConfig) -> Result<Client, Str
             builder = builder.with_bucket_name(&bucket.bucket).with_retry(retry);
             let store = builder.with_client_options(options).with_http_connector(http).build();
             let store = Arc::new(store.map_err(unusable)?);
-            Ok(Client { multipart: Some(store.clone()), store })
+            Ok(Client { multipart: Some(store.clone()), listing: None, store })
         }
         StorageService::Azure => {
             let mut builder = match &bucket.keys {
@@ -529,13 +463,14 @@ fn build_client(bucket: &Bucket, transfer: TransferConfig) -> Result<Client, Str
             }
             builder = builder.with_container_name(&bucket.bucket).with_retry(retry);
             let store = builder.with_client_options(options).with_http_connector(http).build();
-            Ok(Client { store: Arc::new(store.map_err(unusable)?), multipart: None })
+            Ok(Client { store: Arc::new(store.map_err(unusable)?), multipart: None, listing: None })
         }
         StorageService::S3 | StorageService::Cos | StorageService::Tos | StorageService::Oss => {
             let builder = s3_builder(bucket).with_retry(retry).with_client_options(options);
-            let store = builder.with_http_connector(http).build();
+            let store = builder.with_http_connector(http.clone()).build();
             let store = Arc::new(store.map_err(unusable)?);
-            Ok(Client { multipart: Some(store.clone()), store })
+            let listing = UploadListing { signer: store.clone(), http };
+            Ok(Client { multipart: Some(store.clone()), listing: Some(listing), store })
         }
     }
 }

@@ -104,7 +104,9 @@ impl Error {
                     Self::Transient(attempt, format!("{why}: {hint}"))
                 }
                 RequestError::NoCredentials | RequestError::Resolve(_) => Self::Denied(attempt, why),
-                RequestError::ResponseTooLong | RequestError::Insecure => Self::Permanent(attempt, why),
+                RequestError::ResponseTooLong | RequestError::Insecure | RequestError::NoListing => {
+                    Self::Permanent(attempt, why)
+                }
                 _ => Self::Transient(attempt, why),
             };
         };
@@ -142,6 +144,7 @@ impl Error {
             (300..400, _) | (400, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
                 Self::Permanent(attempt, with_hint("the bucket is in another region, correct the region"))
             }
+            (501, _) => Self::Permanent(attempt, error.to_string()),
             (408 | 409 | 425 | 429 | 500.., _) => Self::Transient(attempt, error.to_string()),
             _ => Self::Permanent(attempt, error.to_string()),
         }
@@ -188,6 +191,7 @@ mod tests {
             (404, Some("NoSuchBucket"), ErrorClass::NotFound),
             (404, None, ErrorClass::NotFound),
             (507, None, ErrorClass::Full),
+            (501, Some("NotImplemented"), ErrorClass::Permanent),
             (301, Some("PermanentRedirect"), ErrorClass::Permanent),
             (400, Some("AuthorizationHeaderMalformed"), ErrorClass::Permanent),
             (413, None, ErrorClass::Permanent),

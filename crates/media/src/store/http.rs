@@ -49,6 +49,8 @@ pub(super) enum RequestError {
     ResponseTooLong,
     #[error("the endpoint uses http:// and unencrypted requests are not allowed")]
     Insecure,
+    #[error("the response is no list of uploads")]
+    NoListing,
     #[error("{0}")]
     Resolve(ResolveError),
 }
@@ -89,6 +91,7 @@ impl From<RequestError> for HttpError {
             | RequestError::NoCredentials
             | RequestError::ResponseTooLong
             | RequestError::Insecure
+            | RequestError::NoListing
             | RequestError::Resolve(_) => HttpErrorKind::Unknown,
         };
         Self::new(kind, fault)

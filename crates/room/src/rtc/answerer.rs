@@ -26,9 +26,9 @@ pub(crate) use self::sdp::OfferError;
 use self::sdp::{count_media_sections, sanitize_text, with_ice_credentials};
 use crate::sdp::describe_parse_error;
 
-/// Bandwidth estimate of a viewer's link before the first measurement, in bit/s: what a slow mobile link carries.
-/// The first probes have three and six times as much, so a good link is known within a second, and a narrow
-/// one is not flooded.
+/// Bandwidth estimate of a viewer's link before the first measurement, in bit/s: what a slow mobile link
+/// carries. The first probes have three and six times as much, so a good link is known within a second, and a
+/// narrow one is not flooded.
 const INITIAL_ESTIMATE_BPS: u64 = 500_000;
 /// Lower than any bitrate that is ever desired, in bit/s.
 const MIN_DESIRED_BPS: u64 = 10_000;

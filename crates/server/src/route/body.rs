@@ -32,8 +32,8 @@ const BODY_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 2000 } else
 const ANONYMOUS_BODY_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 /// Most large bodies at once. One of 10 MiB takes up to 30 MB until it is answered: 240 MB together.
 const MAX_LARGE_BODIES: usize = 8;
-/// Most large bodies at once of one key, so that one key cannot take all permits. Anyone who knows the id of a
-/// key can use its permits.
+/// Most large bodies at once of one key, so that one key cannot take all permits. Anyone who knows the id of
+/// a key can use its permits.
 const MAX_LARGE_BODIES_PER_KEY: usize = 2;
 /// Most large bodies at once of all anonymous senders, 1 MiB each.
 const MAX_ANONYMOUS_LARGE_BODIES: usize = 4;

@@ -346,7 +346,12 @@ async fn checks_and_callbacks_are_off_by_default() {
 
 #[tokio::test]
 async fn video_solutions_become_layers() {
-    let solution = |(width, height, rate, kbps): (u32, u32, u32, u32)| json!({ "Width": width, "Height": height, "FrameRate": rate, "Bitrate": kbps });
+    let solution = |(width, height, fps, kbps): (u32, u32, u32, u32)| {
+        json!({
+            "Width": width, "Height": height,
+            "FrameRate": fps, "Bitrate": kbps,
+        })
+    };
     for (given, expected) in [
         (vec![(50, 50, 1, 29)], vec![("50x50", 1, Some(30))]),
         (vec![(1920, 1080, 60, 10_000)], vec![("1920x1080", 60, Some(10_000))]),

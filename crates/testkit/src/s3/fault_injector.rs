@@ -25,6 +25,7 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::listed_files::ListedFiles;
 use super::{InjectedFault, ServerState, lock};
 
 #[derive(Clone)]
@@ -37,6 +38,7 @@ impl FaultInjector {
     pub(super) fn new(root: &Path, state: Arc<ServerState>) -> Result<Self> {
         let files =
             FileSystem::new(root).map_err(|e| anyhow::anyhow!("cannot serve {}: {e:?}", root.display()))?;
+        let files = ListedFiles { files: Arc::new(files), state: state.clone() };
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(KeyStore(state.clone()));
         builder.set_access(AccessCheck { state: state.clone(), root: root.to_owned() });
@@ -51,12 +53,23 @@ impl FaultInjector {
     }
 
     async fn respond(self, request: Request<Incoming>) -> io::Result<Response<Body>> {
-        *lock(&self.state.request_counts).entry(request_kind(&request)).or_default() += 1;
+        let kind = request_kind(&request);
+        *lock(&self.state.request_counts).entry(kind).or_default() += 1;
         let fault = *lock(&self.state.fault);
         let length = request.body().size_hint().exact().unwrap_or(0);
         let broken = || Err(io::ErrorKind::ConnectionReset.into());
         let request = match fault {
-            None => request.map(Body::from),
+            Some(InjectedFault::LostUploadId) if kind == "begin" => {
+                let _lost = self.service.call(request.map(Body::from)).await;
+                return broken();
+            }
+            Some(InjectedFault::LostUploadId) if kind == "list" => return broken(),
+            Some(InjectedFault::DeniedListing) if kind == "list" => {
+                return error_response(request, 403, "AccessDenied").await;
+            }
+            None | Some(InjectedFault::LostUploadId | InjectedFault::DeniedListing) => {
+                request.map(Body::from)
+            }
             Some(InjectedFault::Down) => return broken(),
             Some(InjectedFault::Stall) => return std::future::pending().await,
             Some(InjectedFault::Error500) => return error_response(request, 500, "InternalError").await,
@@ -110,6 +123,7 @@ fn request_kind(request: &Request<Incoming>) -> &'static str {
         Method::DELETE if upload => "abort",
         Method::DELETE => "delete",
         Method::HEAD => "head",
+        Method::GET if query.starts_with("uploads") => "list",
         _ => "other",
     }
 }

@@ -61,8 +61,8 @@ pub struct PeakRss {
 /// The result of a cast, as `--json` prints it. All times are in milliseconds, in fields that end in `_ms`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Why the cast ended: `stopped`, `page-ended`, `max-time`, `complete`, `video-too-large`, `start-failed`,
-    /// `page-failed`, `output-failed`.
+    /// Why the cast ended: `stopped`, `page-ended`, `max-time`, `complete`, `video-too-large`,
+    /// `start-failed`, `page-failed`, `output-failed`.
     pub end: String,
     /// The fault of the page, if `end` is `page-failed`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -108,13 +108,48 @@ impl UnfinishedUploads {
     /// Follows the entries of the upload log.
     pub(super) fn apply(&mut self, entry: &UploadEntry) {
         match entry {
-            UploadEntry::MultipartStarted { upload, backup: false } => self.first.push(upload.clone()),
-            UploadEntry::MultipartStarted { upload, backup: true } => self.backup.push(upload.clone()),
+            UploadEntry::MultipartStarted { upload, backup } => {
+                let unfinished = if *backup { &mut self.backup } else { &mut self.first };
+                // Its request was logged before, without the id.
+                unfinished.retain(|earlier| earlier.upload_id.is_some() || earlier.key != upload.key);
+                unfinished.push(upload.clone());
+            }
             UploadEntry::MultipartEnded { upload } => {
                 self.first.retain(|unfinished| unfinished != upload);
                 self.backup.retain(|unfinished| unfinished != upload);
             }
             UploadEntry::Assembled(_) | UploadEntry::Stored(_) | UploadEntry::SwitchedToBackup => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keys and ids of the unfinished uploads after these entries.
+    fn unfinished(entries: &[UploadEntry]) -> Vec<(String, Option<String>)> {
+        let mut uploads = UnfinishedUploads::default();
+        entries.iter().for_each(|entry| uploads.apply(entry));
+        uploads.first.into_iter().map(|upload| (upload.key, upload.upload_id)).collect()
+    }
+
+    #[test]
+    fn an_upload_is_unfinished_from_its_request_to_its_end() {
+        let upload = |key: &str, id: Option<&str>| UnfinishedUpload {
+            key: key.to_owned(),
+            upload_id: id.map(str::to_owned),
+        };
+        let started = |key, id| UploadEntry::MultipartStarted { upload: upload(key, id), backup: false };
+        let ended = |key, id| UploadEntry::MultipartEnded { upload: upload(key, id) };
+        let named = |key: &str, id: Option<&str>| (key.to_owned(), id.map(str::to_owned));
+        let requested = [started("a", None), started("b", None)];
+        assert_eq!(unfinished(&requested), [named("a", None), named("b", None)]);
+        let created = [requested.as_slice(), &[started("a", Some("1"))]].concat();
+        assert_eq!(unfinished(&created), [named("b", None), named("a", Some("1"))]);
+        let all_ended = [created.as_slice(), &[ended("b", None), ended("a", Some("1"))]].concat();
+        assert!(unfinished(&all_ended).is_empty());
+        let elsewhere = UploadEntry::MultipartStarted { upload: upload("a", Some("2")), backup: true };
+        assert_eq!(unfinished(&[started("a", None), elsewhere]), [named("a", None)]);
     }
 }
