@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use pagecast_core::spec::Secret;
 use pagecast_room::net::stream::{Deframer, Framing};
 use pagecast_room::net::stun::{Builder, Class, Message, attribute, long_term_key, method};
-use pagecast_room::net::turn::{Client, TransportKind};
+use pagecast_room::net::turn::{Client, Input, Output, TransportKind};
 
 /// Peers that the client sends to.
 const PEERS: [&str; 3] = ["198.51.100.7:4000", "198.51.100.7:4001", "[2001:db8::7]:4000"];
@@ -54,20 +54,25 @@ fuzz_target!(|data: &[u8]| {
         let (bytes, after) = after.split_at(after.len().min(usize::from(*length)));
         rest = after;
         now += Duration::from_millis(u64::from(*wait) * 100);
-        client.handle_timeout(now);
-        let sent: Vec<_> = std::iter::from_fn(|| client.poll_transmit()).collect();
+        client.handle(now, Input::Timeout);
+        let packet = |output| match output {
+            Output::Transmit(packet) => Some(packet),
+            Output::Data { .. } => None,
+        };
+        let sent: Vec<_> = std::iter::from_fn(|| client.poll()).filter_map(packet).collect();
         let request = sent.iter().rev().find_map(|packet| Message::parse(packet));
         let packet = match (action % 8, request) {
             (0, _) => {
                 let peer = PEERS[usize::from(*action >> 3) % PEERS.len()];
-                client.send(peer.parse().expect("an address"), bytes, now);
+                let peer = peer.parse().expect("an address");
+                client.handle(now, Input::Data { peer, data: bytes });
                 continue;
             }
             (1, _) => {
                 deframer.push(bytes);
                 // A malformed packet ends the connection.
                 while let Ok(Some(packet)) = deframer.next_packet() {
-                    client.handle_packet(&packet, now);
+                    client.handle(now, Input::Packet(&packet));
                 }
                 continue;
             }
@@ -76,13 +81,13 @@ fuzz_target!(|data: &[u8]| {
                 .with_attribute(attribute::DATA, bytes)
                 .finish(),
             (3, _) if *action >> 3 == 31 => {
-                client.close(now);
+                client.handle(now, Input::Close);
                 continue;
             }
             (3..=6, Some(request)) => answer(&request, *action >> 3, bytes),
             _ => bytes.to_vec(),
         };
-        client.handle_packet(&packet, now);
+        client.handle(now, Input::Packet(&packet));
         assert!(
             client.deadline().is_none_or(|deadline| deadline + Duration::from_secs(60) > now),
             "the deadline is in the past"

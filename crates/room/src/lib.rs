@@ -16,3 +16,6 @@ pub mod publish;
 mod rtc;
 mod sdp;
 mod signaling;
+#[cfg(test)]
+mod simulated_link;
+mod timer;

@@ -4,6 +4,7 @@ pub(crate) mod answerer;
 
 pub(crate) mod offerer;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use str0m::media::MediaTime;
@@ -22,6 +23,43 @@ const PLAYOUT_DELAY_ID: u8 = 6;
 /// Longest time that a video packet waits in the pacer while the link is clear. The pacer spreads packets by
 /// the bandwidth estimate, which may be wrong, and a frame that is later than this is a visible stutter.
 const MAX_PACING_DELAY: Duration = Duration::from_millis(40);
+
+/// A received datagram with its addresses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Datagram<'a> {
+    /// UDP or TCP.
+    pub(crate) protocol: Protocol,
+    /// Address of the sender.
+    pub(crate) source: SocketAddr,
+    /// Local address that it was sent to, as the remote peer knows it.
+    pub(crate) destination: SocketAddr,
+    /// Payload of the packet.
+    pub(crate) data: &'a [u8],
+}
+
+/// A datagram to send.
+#[derive(Debug)]
+pub(crate) struct Transmit {
+    /// UDP or TCP.
+    pub(crate) protocol: Protocol,
+    /// Local address to send from, as the remote peer knows it.
+    pub(crate) source: SocketAddr,
+    /// Address of the receiver.
+    pub(crate) destination: SocketAddr,
+    /// Payload of the packet.
+    pub(crate) data: Vec<u8>,
+}
+
+impl From<str0m::net::Transmit> for Transmit {
+    fn from(transmit: str0m::net::Transmit) -> Self {
+        Self {
+            protocol: transmit.proto,
+            source: transmit.source,
+            destination: transmit.destination,
+            data: transmit.contents.into(),
+        }
+    }
+}
 
 /// The latest measurement of a network link.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

@@ -1,44 +1,29 @@
-//! Emulates a bad network link: a UDP relay with loss, delay and a bandwidth limit, in both directions.
+//! Emulates a bad network link in real time: a UDP relay around a [`Link`] for each direction.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
+
+use crate::link::{Input, Link, LinkConditions};
 
 /// Longest datagram, in bytes: more than an MTU of 1500.
 const MAX_DATAGRAM_LEN: usize = 2048;
-/// Most queued datagrams in one direction of one client; more are lost. The delay limit drops before that.
-const MAX_QUEUED_DATAGRAMS: usize = 10_000;
+/// Received datagrams of one client that wait for its links; more are lost.
+const MAX_QUEUED_DATAGRAMS: usize = 1000;
 
-/// Conditions of a link.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct LinkConditions {
-    /// Share of datagrams that are lost, 0 to 1.
-    pub loss: f64,
-    /// Delay of each datagram.
-    pub delay: Duration,
-    /// Largest random delay added to each datagram. The order stays.
-    pub jitter: Duration,
-    /// Bandwidth in bits per second; `None` for no limit. Datagrams above it are queued for up to 200 ms,
-    /// then lost.
-    pub bits_per_second: Option<u64>,
-}
-
-/// Longest time in the queue of a link with limited bandwidth: that of a home router with some buffer bloat.
-const MAX_QUEUE_DELAY: Duration = Duration::from_millis(200);
-
-/// A link to one server; stopped when dropped. Conditions apply to the first client, or to all but the first;
-/// others have a perfect link.
+/// A link to one server; stopped when dropped. Conditions apply to both directions of the first client, or of
+/// all but the first; others have a perfect link.
 #[derive(Debug)]
 pub struct LinkEmulator {
     address: SocketAddr,
-    conditions: Arc<Mutex<LinkConditions>>,
+    conditions: watch::Sender<LinkConditions>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,15 +50,14 @@ impl LinkEmulator {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = runtime.block_on(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let address = socket.local_addr()?;
-        let conditions = Arc::<Mutex<LinkConditions>>::default();
+        let (conditions, current) = watch::channel(LinkConditions::default());
         let (stop, stopped) = oneshot::channel();
-        let shared = Arc::clone(&conditions);
         let thread = std::thread::Builder::new()
             .name("link".into())
             .spawn(move || {
                 runtime.block_on(async {
                     tokio::select! {
-                        () = relay_datagrams(Arc::new(socket), server, shared, is_impaired) => {}
+                        () = relay_datagrams(Arc::new(socket), server, current, is_impaired) => {}
                         _ = stopped => {}
                     }
                 });
@@ -91,7 +75,7 @@ impl LinkEmulator {
 
     /// Sets the conditions from now on.
     pub fn set_conditions(&self, conditions: LinkConditions) {
-        *lock(&self.conditions) = conditions;
+        self.conditions.send_replace(conditions);
     }
 }
 
@@ -104,110 +88,85 @@ impl Drop for LinkEmulator {
     }
 }
 
-fn lock(conditions: &Mutex<LinkConditions>) -> MutexGuard<'_, LinkConditions> {
-    conditions.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One direction of one client.
-struct Direction {
-    conditions: Arc<Mutex<LinkConditions>>,
-    impaired: bool,
-    rng_state: u64,
-    /// When the last datagram has passed the bandwidth limit.
-    busy_until: Instant,
-    /// When the last datagram arrives.
-    last_arrival: Instant,
-    queue: mpsc::Sender<(Instant, Vec<u8>)>,
-}
-
-impl Direction {
-    fn new(
-        conditions: &Arc<Mutex<LinkConditions>>,
-        impaired: bool,
-        seed: u64,
-        socket: Arc<UdpSocket>,
-        to: SocketAddr,
-    ) -> Self {
-        let (sender, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(MAX_QUEUED_DATAGRAMS);
-        tokio::task::spawn(async move {
-            while let Some((at, data)) = queue.recv().await {
-                sleep_until(at.into()).await;
-                let _lost = socket.send_to(&data, to).await;
-            }
-        });
-        let now = Instant::now();
-        Self {
-            conditions: Arc::clone(conditions),
-            impaired,
-            rng_state: seed,
-            busy_until: now,
-            last_arrival: now,
-            queue: sender,
-        }
-    }
-
-    fn forward(&mut self, data: &[u8]) {
-        let conditions = if self.impaired { *lock(&self.conditions) } else { LinkConditions::default() };
-        let now = Instant::now();
-        if self.next_random() < conditions.loss {
-            return;
-        }
-        self.busy_until = self.busy_until.max(now);
-        if let Some(bits) = conditions.bits_per_second {
-            let takes = Duration::from_secs_f64(data.len() as f64 * 8.0 / bits as f64);
-            if self.busy_until + takes > now + MAX_QUEUE_DELAY {
-                return;
-            }
-            self.busy_until += takes;
-        }
-        let jitter = conditions.jitter.mul_f64(self.next_random());
-        self.last_arrival = self.last_arrival.max(self.busy_until + conditions.delay + jitter);
-        // Lost if the queue is full.
-        let _sent = self.queue.try_send((self.last_arrival, data.to_owned()));
-    }
-
-    /// Next pseudo-random number from 0 to 1, the same sequence in each run (xorshift).
-    fn next_random(&mut self) -> f64 {
-        self.rng_state ^= self.rng_state << 13;
-        self.rng_state ^= self.rng_state >> 7;
-        self.rng_state ^= self.rng_state << 17;
-        (self.rng_state >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
 async fn relay_datagrams(
     front: Arc<UdpSocket>,
     server: SocketAddr,
-    conditions: Arc<Mutex<LinkConditions>>,
+    conditions: watch::Receiver<LinkConditions>,
     is_impaired: fn(u64) -> bool,
 ) {
-    let mut directions = BTreeMap::<SocketAddr, Direction>::new();
+    let mut clients = BTreeMap::<SocketAddr, mpsc::Sender<Vec<u8>>>::new();
     let mut buffer = vec![0; MAX_DATAGRAM_LEN];
     loop {
         let Ok((length, client)) = front.recv_from(&mut buffer).await else { continue };
-        if !directions.contains_key(&client) {
+        if !clients.contains_key(&client) {
             let Ok(back) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { continue };
-            let (back, number) = (Arc::new(back), directions.len() as u64);
-            let impaired = is_impaired(number);
-            let direction = |seed, socket: &Arc<UdpSocket>, to| {
-                Direction::new(&conditions, impaired, seed, Arc::clone(socket), to)
+            let (sender, received) = mpsc::channel(MAX_QUEUED_DATAGRAMS);
+            let number = clients.len() as u64;
+            let links = ClientLinks {
+                conditions: is_impaired(number).then(|| conditions.clone()),
+                uplink: Link::new(LinkConditions::default(), 0x9e37_79b9 + number),
+                downlink: Link::new(LinkConditions::default(), 0x7f4a_7c15 + number),
             };
-            directions.insert(client, direction(0x9e37_79b9 + number, &back, server));
-            let home = direction(0x7f4a_7c15 + number, &front, client);
-            tokio::task::spawn(relay_replies(back, home));
+            tokio::task::spawn(links.run(received, (Arc::clone(&front), client), (back, server)));
+            clients.insert(client, sender);
         }
-        if let Some(direction) = directions.get_mut(&client) {
-            direction.forward(&buffer[..length]);
+        if let Some(sender) = clients.get(&client) {
+            let _full = sender.try_send(buffer[..length].to_vec());
         }
     }
 }
 
-/// Relays datagrams of the server to one client.
-async fn relay_replies(back: Arc<UdpSocket>, mut direction: Direction) {
-    let mut buffer = vec![0; MAX_DATAGRAM_LEN];
-    loop {
-        if let Ok((length, _)) = back.recv_from(&mut buffer).await {
-            direction.forward(&buffer[..length]);
+/// Both directions of one client.
+struct ClientLinks {
+    /// `None` for a perfect link.
+    conditions: Option<watch::Receiver<LinkConditions>>,
+    uplink: Link<Vec<u8>>,
+    downlink: Link<Vec<u8>>,
+}
+
+impl ClientLinks {
+    /// Relays datagrams until the client is dropped. `front` reaches the client, and `back` the server.
+    async fn run(
+        mut self,
+        mut received: mpsc::Receiver<Vec<u8>>,
+        front: (Arc<UdpSocket>, SocketAddr),
+        back: (UdpSocket, SocketAddr),
+    ) {
+        let mut buffer = vec![0; MAX_DATAGRAM_LEN];
+        loop {
+            let deadline = [self.uplink.deadline(), self.downlink.deadline()].into_iter().flatten().min();
+            let timer = async {
+                match deadline {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let datagram = tokio::select! {
+                received = received.recv() => match received {
+                    Some(datagram) => Some((&mut self.uplink, datagram)),
+                    None => return,
+                },
+                // An error is that of an earlier datagram: the server is not there.
+                received = back.0.recv_from(&mut buffer) => {
+                    received.ok().map(|(length, _)| (&mut self.downlink, buffer[..length].to_vec()))
+                }
+                () = timer => None,
+            };
+            let now = Instant::now();
+            if let Some((link, datagram)) = datagram {
+                if let Some(conditions) = &self.conditions {
+                    link.handle(now, Input::Conditions(*conditions.borrow()));
+                }
+                let length = datagram.len();
+                link.handle(now, Input::Datagram { datagram, length });
+            }
+            // What a socket does not take is lost.
+            while let Some(datagram) = self.uplink.poll(now) {
+                let _lost = back.0.send_to(&datagram, back.1).await;
+            }
+            while let Some(datagram) = self.downlink.poll(now) {
+                let _lost = front.0.send_to(&datagram, front.1).await;
+            }
         }
     }
 }
@@ -216,61 +175,46 @@ async fn relay_replies(back: Arc<UdpSocket>, mut direction: Direction) {
 mod tests {
     use super::*;
     use std::net::UdpSocket as Socket;
+    use std::time::Duration;
 
-    /// Sends 200 datagrams of 1000 bytes within two seconds. Returns how many arrive, and the longest delay.
-    fn transfer(conditions: LinkConditions) -> Result<(usize, Duration)> {
+    /// Sends datagrams to an echo server and back, over a link with these conditions, and returns the time
+    /// until the last one arrived.
+    fn time_round_trips(conditions: LinkConditions, count: u8) -> Result<Duration> {
         let server = Socket::bind("127.0.0.1:0")?;
-        server.set_read_timeout(Some(Duration::from_millis(800)))?;
         let link = LinkEmulator::start(server.local_addr()?)?;
         link.set_conditions(conditions);
         let client = Socket::bind("127.0.0.1:0")?;
+        client.set_read_timeout(Some(Duration::from_secs(10)))?;
         client.connect(link.address())?;
-        let receiver = std::thread::spawn(move || {
-            let (mut count, mut slowest, mut buffer) = (0, Duration::ZERO, [0; 2000]);
-            let mut last = 0;
-            while let Ok(length) = server.recv(&mut buffer) {
-                assert_eq!(length, 1000);
-                let sent = u128::from_be_bytes(buffer[..16].try_into().unwrap());
-                assert!(sent >= last, "datagrams are out of order");
-                last = sent;
-                slowest = slowest.max(Duration::from_nanos((unix_ns() - sent) as u64));
-                count += 1;
+        let echo = std::thread::spawn(move || -> Result<()> {
+            let mut buffer = [0; 2000];
+            for _ in 0..count {
+                let (length, from) = server.recv_from(&mut buffer)?;
+                server.send_to(&buffer[..length], from)?;
             }
-            (count, slowest)
+            Ok(())
         });
-        for _ in 0..200 {
-            let mut data = [0; 1000];
-            data[..16].copy_from_slice(&unix_ns().to_be_bytes());
-            client.send(&data)?;
-            std::thread::sleep(Duration::from_millis(10));
+        let began = Instant::now();
+        for number in 0..count {
+            client.send(&[number; 1000])?;
         }
-        Ok(receiver.join().unwrap())
-    }
-
-    fn unix_ns() -> u128 {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()
-    }
-
-    #[test]
-    fn a_perfect_link_loses_nothing() -> Result<()> {
-        assert_eq!(transfer(LinkConditions::default())?.0, 200);
-        Ok(())
+        for number in 0..count {
+            let mut buffer = [0; 2000];
+            let length = client.recv(&mut buffer)?;
+            assert_eq!(buffer[..length], [number; 1000]);
+        }
+        echo.join().unwrap()?;
+        Ok(began.elapsed())
     }
 
     #[test]
-    fn an_impaired_link_loses_and_delays() -> Result<()> {
-        let jitter = Duration::from_millis(50);
-        let (count, slowest) = transfer(LinkConditions { loss: 0.2, jitter, ..LinkConditions::default() })?;
-        assert!((130..190).contains(&count), "{count}");
-        assert!(slowest > Duration::from_millis(30), "{slowest:?}");
-        Ok(())
-    }
-
-    #[test]
-    fn a_narrow_link_delays() -> Result<()> {
-        let (count, slowest) =
-            transfer(LinkConditions { bits_per_second: Some(200_000), ..LinkConditions::default() })?;
-        assert!((30..110).contains(&count) && slowest > Duration::from_millis(100), "{count} {slowest:?}");
+    fn datagrams_pass_in_both_directions_under_the_conditions_of_the_link() -> Result<()> {
+        time_round_trips(LinkConditions::default(), 20)?;
+        let slow = LinkConditions { delay: Duration::from_millis(30), ..LinkConditions::default() };
+        assert!(time_round_trips(slow, 20)? >= Duration::from_millis(60));
+        // Each of four datagrams takes 20 ms.
+        let narrow = LinkConditions { bits_per_second: Some(400_000), ..LinkConditions::default() };
+        assert!(time_round_trips(narrow, 4)? >= Duration::from_millis(80));
         Ok(())
     }
 }

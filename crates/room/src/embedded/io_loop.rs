@@ -9,12 +9,13 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, watch};
 
 use super::command::Command;
-use super::sfu::{Sfu, is_tcp};
+use super::sfu::{Input, Output, Sfu};
 use super::sockets::{Sockets, to_canonical, to_socket_family};
 use super::stats::RoomStats;
 use super::tcp::{TcpConnections, TcpEvent, accept};
-use crate::rtc::Protocol;
 use crate::rtc::answerer::MAX_DATAGRAM;
+use crate::rtc::{Protocol, Transmit};
+use crate::timer::sleep_until;
 
 /// Most datagrams received before commands and timeouts get their turn.
 const MAX_RECEIVE_BATCH: usize = 64;
@@ -46,10 +47,10 @@ pub(super) async fn run(
         next_stats: Instant::now(),
     };
     loop {
-        let deadline = room.sfu.deadline().min(room.next_stats);
+        let deadline = [room.sfu.deadline(), Some(room.next_stats)].into_iter().flatten().min();
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
-            () = tokio::time::sleep_until(deadline.into()) => room.handle_timeout(),
+            () = sleep_until(deadline) => room.handle_timeout(),
             readable = room.udp.readable() => match readable {
                 Ok(()) => room.receive_datagrams(),
                 Err(error) => tracing::debug!(%error, "room UDP socket receive failed"),
@@ -61,10 +62,10 @@ pub(super) async fn run(
                 None => break,
             },
         }
-        room.send_transmits();
+        room.drain_sfu();
     }
-    room.sfu.close(Instant::now());
-    room.send_transmits();
+    room.sfu.handle(Instant::now(), Input::Close);
+    room.drain_sfu();
     room.update_stats(Instant::now());
 }
 
@@ -80,7 +81,8 @@ struct IoLoop {
 impl IoLoop {
     fn handle_timeout(&mut self) {
         let now = Instant::now();
-        self.sfu.handle_timeout(now);
+        self.sfu.handle(now, Input::Timeout);
+        self.drain_sfu();
         if now >= self.next_stats {
             self.update_stats(now);
         }
@@ -99,14 +101,14 @@ impl IoLoop {
             match self.udp.try_recv_from(&mut datagram) {
                 Ok((length, from)) if length <= MAX_DATAGRAM => {
                     let remote = (Protocol::Udp, to_canonical(from));
-                    self.sfu.handle_datagram(Instant::now(), remote, &datagram[..length]);
+                    self.sfu.handle(Instant::now(), Input::Datagram { remote, data: &datagram[..length] });
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // ICMP refused an earlier datagram; ICE notices that the client is gone.
                 Err(_) => {}
             }
-            self.send_transmits();
+            self.drain_sfu();
         }
     }
 
@@ -114,11 +116,12 @@ impl IoLoop {
         let now = Instant::now();
         match event {
             TcpEvent::Frame(from, frame) => {
-                if self.sfu.handle_datagram(now, (Protocol::Tcp, from), &frame) {
-                    self.connections.mark_authenticated(from);
-                }
+                self.sfu.handle(now, Input::Datagram { remote: (Protocol::Tcp, from), data: &frame });
             }
-            TcpEvent::Closed(from) => self.sfu.handle_connection_closed(now, (Protocol::Tcp, from), false),
+            TcpEvent::Closed(from) => {
+                let remote = (Protocol::Tcp, from);
+                self.sfu.handle(now, Input::ConnectionClosed { remote, queue_full: false });
+            }
         }
     }
 
@@ -137,21 +140,27 @@ impl IoLoop {
         }
     }
 
-    /// Sends the SFU's datagrams. What the socket does not accept is lost.
-    fn send_transmits(&mut self) {
-        let mut overloaded = Vec::new();
-        for transmit in self.sfu.transmits() {
-            if is_tcp(&transmit.remote) {
-                if !self.connections.send(transmit.remote.1, transmit.data) {
-                    overloaded.push(transmit.remote);
-                }
-            } else if let Err(error) =
-                self.udp.try_send_to(&transmit.data, to_socket_family(transmit.remote.1, self.local_address))
-            {
-                tracing::trace!(%error, "datagram send failed");
+    /// Carries out the SFU's outputs. Datagrams that the socket does not accept are lost.
+    fn drain_sfu(&mut self) {
+        let now = Instant::now();
+        while let Some(output) = self.sfu.poll(now) {
+            match output {
+                Output::Transmit(transmit) => self.send(now, transmit),
+                Output::KeepConnection(remote) => self.connections.mark_authenticated(remote),
             }
         }
-        let now = Instant::now();
-        overloaded.into_iter().for_each(|remote| self.sfu.handle_connection_closed(now, remote, true));
+    }
+
+    fn send(&mut self, now: Instant, Transmit { protocol, destination, data, .. }: Transmit) {
+        if protocol == Protocol::Tcp {
+            if !self.connections.send(destination, data) {
+                let remote = (Protocol::Tcp, destination);
+                self.sfu.handle(now, Input::ConnectionClosed { remote, queue_full: true });
+            }
+        } else if let Err(error) =
+            self.udp.try_send_to(&data, to_socket_family(destination, self.local_address))
+        {
+            tracing::trace!(%error, "datagram send failed");
+        }
     }
 }

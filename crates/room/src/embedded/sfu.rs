@@ -1,5 +1,9 @@
-//! Selective forwarding unit: all rooms and their sessions. Sans-IO: datagrams, commands and the time in,
-//! datagrams out. One thread owns it, so nothing here is locked.
+//! Selective forwarding unit: all rooms and their sessions. Sans-IO: callers hand in the time and inputs, and
+//! carry out the outputs. One thread owns it, so nothing here is locked.
+//!
+//! [`Sfu::handle`] takes an input, [`Sfu::poll`] returns the next output to carry out, and [`Sfu::deadline`]
+//! is the latest time to hand in [`Input::Timeout`]. Requests of clients are methods with a result
+//! (`sessions`); they may cause outputs, too.
 //!
 //! ```text
 //!  datagram ─▶ demux ─▶ session ─▶ packet ─▶ publisher: clock, meters
@@ -27,8 +31,8 @@ use super::expected_publishers::ExpectedPublishers;
 use super::payload::inspect;
 use super::{Limits, layer_selector::LayerPreference};
 use crate::rtc::answerer::media::Packet;
-use crate::rtc::answerer::{Certificate, Datagram, Event, PeerConnection};
-use crate::rtc::{LinkStats, Protocol};
+use crate::rtc::answerer::{self, Certificate, Event, PeerConnection};
+use crate::rtc::{Datagram, LinkStats, Protocol, Transmit};
 
 /// Interval of layer selection and timeout checks: as often as viewers' links are measured.
 const TICK_INTERVAL: Duration = Duration::from_millis(250);
@@ -71,21 +75,44 @@ pub(super) struct Sfu {
     demux: Demux,
     /// Next deadline of each session.
     deadlines: BTreeSet<(Instant, SessionId)>,
-    /// Events of sessions that were not processed yet.
-    pending_events: VecDeque<(SessionId, Event)>,
-    event_buffer: Vec<Event>,
-    transmits: Vec<Transmit>,
+    /// Outputs of sessions that were not processed yet.
+    session_outputs: VecDeque<(SessionId, answerer::Output)>,
+    /// Outputs that come before those of the sessions.
+    outputs: VecDeque<Output>,
     next_tick: Instant,
     last_session_id: u64,
 }
 
-/// A datagram to send.
+/// Input of the [`Sfu`].
 #[derive(Debug)]
-pub(super) struct Transmit {
-    /// Remote address.
-    pub(super) remote: TransportAddress,
-    /// Content of the datagram.
-    pub(super) data: Vec<u8>,
+pub(super) enum Input<'a> {
+    /// A datagram arrived.
+    Datagram {
+        /// Address of the sender.
+        remote: TransportAddress,
+        /// Payload of the datagram.
+        data: &'a [u8],
+    },
+    /// A TCP connection was closed.
+    ConnectionClosed {
+        /// Remote address of the connection.
+        remote: TransportAddress,
+        /// Whether it was closed because the client did not read.
+        queue_full: bool,
+    },
+    /// All sessions are to be ended.
+    Close,
+    /// Time has passed; see [`Sfu::deadline`].
+    Timeout,
+}
+
+/// Output of the [`Sfu`] that the caller carries out.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// Send a datagram.
+    Transmit(Transmit),
+    /// Keep the TCP connection with this remote address: a client has authenticated on it.
+    KeepConnection(SocketAddr),
 }
 
 /// Sessions of a room, the earliest first.
@@ -106,7 +133,8 @@ struct Session {
     created_at: Instant,
     /// Time of the last received datagram.
     last_received: Instant,
-    deadline: Instant,
+    /// Deadline of the peer connection, as in [`Sfu::deadlines`].
+    deadline: Option<Instant>,
     etag: String,
     link_stats: LinkStats,
 }
@@ -137,54 +165,71 @@ impl Sfu {
             ended_sessions: VecDeque::new(),
             demux: Demux::default(),
             deadlines: BTreeSet::new(),
-            pending_events: VecDeque::new(),
-            event_buffer: Vec::new(),
-            transmits: Vec::new(),
+            session_outputs: VecDeque::new(),
+            outputs: VecDeque::new(),
             next_tick: now,
             last_session_id: 0,
         }
     }
 
-    /// When [`Self::handle_timeout`] must be called next.
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadlines.first().map_or(self.next_tick, |(at, _)| self.next_tick.min(*at))
+    /// Processes an input at time `now`.
+    pub(super) fn handle(&mut self, now: Instant, input: Input<'_>) {
+        match input {
+            Input::Datagram { remote, data } => self.handle_datagram(now, remote, data),
+            Input::ConnectionClosed { remote, queue_full } => {
+                self.handle_connection_closed(now, remote, queue_full);
+            }
+            Input::Close => {
+                let all: Vec<SessionId> = self.sessions.keys().copied().collect();
+                all.into_iter().for_each(|id| self.end_session(now, id, SessionError::Ended));
+            }
+            Input::Timeout => self.handle_timeout(now),
+        }
     }
 
-    /// Takes the datagrams to send.
-    pub(super) fn transmits(&mut self) -> std::vec::Drain<'_, Transmit> {
-        self.transmits.drain(..)
+    /// Returns the next output to carry out, if any. Processes what the sessions reported before it.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<Output> {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
+            }
+            match self.session_outputs.pop_front()? {
+                (_, answerer::Output::Transmit(transmit)) => return Some(Output::Transmit(transmit)),
+                (id, answerer::Output::Event(event)) => self.handle_event(now, id, event),
+            }
+        }
     }
 
-    /// Handles a received datagram. Returns whether it belongs to a session.
-    pub(super) fn handle_datagram(&mut self, now: Instant, remote: TransportAddress, data: &[u8]) -> bool {
+    /// Latest time to hand in [`Input::Timeout`].
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        Some(self.deadlines.first().map_or(self.next_tick, |(at, _)| self.next_tick.min(*at)))
+    }
+
+    fn handle_datagram(&mut self, now: Instant, remote: TransportAddress, data: &[u8]) {
         let by_address = self.demux.session_at(remote);
         let by_ufrag = if is_stun(data) { self.demux.session_by_ufrag(data) } else { None };
-        let Some(id) = by_ufrag.or(by_address) else { return false };
-        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        let Some(id) = by_ufrag.or(by_address) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else { return };
         let (protocol, source) = remote;
-        let Some(destination) = self.config.local_address_for(source) else { return false };
+        let Some(destination) = self.config.local_address_for(source) else { return };
         let datagram = Datagram { protocol, source, destination, data };
         if is_stun(data) {
             // ICE authenticates STUN messages with the session's password.
             if !session.peer.accepts(now, datagram) {
-                return false;
+                return;
             }
-            self.demux.bind_address(remote, id);
+            if by_address != Some(id) {
+                self.demux.bind_address(remote, id);
+                if protocol == Protocol::Tcp {
+                    self.outputs.push_back(Output::KeepConnection(source));
+                }
+            }
         }
         session.last_received = now;
-        session.peer.handle_datagram(now, datagram, &mut self.event_buffer);
-        self.collect_events(id);
-        self.process_events(now);
-        true
+        self.handle_in_session(now, id, answerer::Input::Datagram(datagram));
     }
 
-    /// Handles a closed TCP connection. `queue_full`: it was closed because the client did not read.
-    pub(super) fn handle_connection_closed(
-        &mut self,
-        now: Instant,
-        remote: TransportAddress,
-        queue_full: bool,
-    ) {
+    fn handle_connection_closed(&mut self, now: Instant, remote: TransportAddress, queue_full: bool) {
         let id = self.demux.session_at(remote);
         self.demux.unbind_address(remote);
         if let Some(id) = id.filter(|_| queue_full) {
@@ -193,66 +238,53 @@ impl Sfu {
         }
     }
 
-    /// Handles the passing of time.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant) {
         while let Some((at, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.deadlines.remove(&(at, id));
-            if let Some(session) = self.sessions.get_mut(&id) {
-                session.peer.handle_timeout(now, &mut self.event_buffer);
-                self.collect_events(id);
-            }
+            self.handle_in_session(now, id, answerer::Input::Timeout);
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK_INTERVAL;
             self.tick(now);
         }
-        self.process_events(now);
     }
 
-    /// Ends all sessions.
-    pub(super) fn close(&mut self, now: Instant) {
-        let all: Vec<SessionId> = self.sessions.keys().copied().collect();
-        all.into_iter().for_each(|id| self.end_session(now, id, SessionError::Ended));
-        self.process_events(now);
-    }
-
-    /// Queues the events that a session just returned, and updates its deadline.
-    fn collect_events(&mut self, id: SessionId) {
-        self.pending_events.extend(self.event_buffer.drain(..).map(|event| (id, event)));
-        if let Some(session) = self.sessions.get_mut(&id) {
-            let deadline = session.peer.deadline();
-            if deadline != session.deadline || !self.deadlines.contains(&(deadline, id)) {
-                self.deadlines.remove(&(session.deadline, id));
-                self.deadlines.insert((deadline, id));
-                session.deadline = deadline;
+    /// Hands an input to a session's connection, queues its outputs and updates its deadline.
+    fn handle_in_session(&mut self, now: Instant, id: SessionId, input: answerer::Input<'_>) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.peer.handle(now, input);
+        while let Some(output) = session.peer.poll(now) {
+            self.session_outputs.push_back((id, output));
+        }
+        let deadline = session.peer.deadline();
+        let is_known = |at: Instant| self.deadlines.contains(&(at, id));
+        if deadline != session.deadline || !deadline.is_none_or(is_known) {
+            if let Some(at) = session.deadline {
+                self.deadlines.remove(&(at, id));
             }
+            self.deadlines.extend(deadline.map(|at| (at, id)));
+            session.deadline = deadline;
         }
     }
 
-    /// Processes events until none is left.
-    fn process_events(&mut self, now: Instant) {
-        while let Some((id, event)) = self.pending_events.pop_front() {
-            match event {
-                Event::Transmit(protocol, to, data) => {
-                    self.transmits.push(Transmit { remote: (protocol, to), data });
+    fn handle_event(&mut self, now: Instant, id: SessionId, event: Event) {
+        match event {
+            Event::Packet(packet) => self.forward_packet(now, id, &packet),
+            Event::Connected => self.on_connected(now, id),
+            Event::KeyframeRequested => self.on_keyframe_request(now, id),
+            Event::Disconnected => self.end_session(now, id, SessionError::Ended),
+            Event::SenderReport(track, report) => {
+                if let Some(RoleState::Publisher(publisher)) = self.role_state(id) {
+                    publisher.on_sender_report(track, report);
                 }
-                Event::Packet(packet) => self.forward_packet(now, id, &packet),
-                Event::Connected => self.on_connected(now, id),
-                Event::KeyframeRequested => self.on_keyframe_request(now, id),
-                Event::Disconnected => self.end_session(now, id, SessionError::Ended),
-                Event::SenderReport(track, report) => {
-                    if let Some(RoleState::Publisher(publisher)) = self.role_state(id) {
-                        publisher.on_sender_report(track, report);
-                    }
-                }
-                Event::BandwidthEstimate(bps) => {
-                    if let Some(RoleState::Viewer(viewer)) = self.role_state(id) {
-                        viewer.estimate_bps = Some(bps);
-                    }
-                    self.update_layer(now, id);
-                }
-                Event::LinkMeasured(link) => self.on_link_measured(now, id, link),
             }
+            Event::BandwidthEstimate(bps) => {
+                if let Some(RoleState::Viewer(viewer)) = self.role_state(id) {
+                    viewer.estimate_bps = Some(bps);
+                }
+                self.update_layer(now, id);
+            }
+            Event::LinkMeasured(link) => self.on_link_measured(now, id, link),
         }
     }
 
@@ -262,11 +294,11 @@ impl Sfu {
         session.link_stats = link;
         let RoleState::Viewer(viewer) = &mut session.state else { return };
         let reset = viewer.on_link_measured(now, link);
-        session.peer.set_link_clear(viewer.is_clear(now));
+        let (viewer_id, clear) = (viewer.id, viewer.is_clear(now));
+        self.handle_in_session(now, id, answerer::Input::LinkClear(clear));
         if let Some(bps) = reset {
-            tracing::debug!(viewer = viewer.id, bps, ?link, "bandwidth estimate reset");
-            session.peer.reset_estimate(now, bps, &mut self.event_buffer);
-            self.collect_events(id);
+            tracing::debug!(viewer = viewer_id, bps, ?link, "bandwidth estimate reset");
+            self.handle_in_session(now, id, answerer::Input::ResetEstimate(bps));
         }
     }
 
@@ -287,8 +319,7 @@ impl Sfu {
                 continue;
             }
             if let Some(outgoing) = viewer.forward_packet(now, packet, payload, captured_at) {
-                session.peer.send_packet(now, outgoing, &mut self.event_buffer);
-                self.collect_events(*viewer_id);
+                self.handle_in_session(now, *viewer_id, answerer::Input::Packet(outgoing));
             }
         }
         if let Some(room) = self.rooms.get_mut(&room) {
@@ -343,9 +374,8 @@ impl Sfu {
         let (desired, probe) =
             (viewer.updated_desired_bitrate(&options, audio_bps), viewer.probe_bitrate(now, &options));
         let keyframe_layer = if connected { viewer.take_keyframe_request(now) } else { None };
-        if let (Some(bps), Some(session)) = (desired.or(probe), self.sessions.get_mut(&id)) {
-            session.peer.set_desired_bitrate(now, bps, &mut self.event_buffer);
-            self.collect_events(id);
+        if let Some(bps) = desired.or(probe) {
+            self.handle_in_session(now, id, answerer::Input::DesiredBitrate(bps));
         }
         if let Some((layer, source)) = keyframe_layer.zip(source) {
             self.request_keyframe(now, source, layer);
@@ -363,8 +393,7 @@ impl Sfu {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let RoleState::Publisher(publisher) = &mut session.state else { return };
         if publisher.request_keyframe(now, layer) {
-            session.peer.request_keyframe(now, layer, &mut self.event_buffer);
-            self.collect_events(id);
+            self.handle_in_session(now, id, answerer::Input::RequestKeyframe(layer));
         }
     }
 
@@ -396,13 +425,15 @@ impl Sfu {
     /// Ends a session.
     fn end_session(&mut self, now: Instant, id: SessionId, reason: SessionError) {
         let Some(mut session) = self.sessions.remove(&id) else { return };
-        session.peer.close(now, &mut self.event_buffer);
-        for event in self.event_buffer.drain(..) {
-            if let Event::Transmit(protocol, to, data) = event {
-                self.transmits.push(Transmit { remote: (protocol, to), data });
+        session.peer.handle(now, answerer::Input::Close);
+        while let Some(output) = session.peer.poll(now) {
+            if let answerer::Output::Transmit(transmit) = output {
+                self.outputs.push_back(Output::Transmit(transmit));
             }
         }
-        self.deadlines.remove(&(session.deadline, id));
+        if let Some(at) = session.deadline {
+            self.deadlines.remove(&(at, id));
+        }
         self.demux.remove_session(id);
         self.secrets.remove(&session.secret);
         let publishes = matches!(session.state, RoleState::Publisher(_));
@@ -439,7 +470,5 @@ impl SessionConfig {
     }
 }
 
-/// Whether a remote address belongs to a TCP connection.
-pub(super) fn is_tcp(remote: &TransportAddress) -> bool {
-    remote.0 == Protocol::Tcp
-}
+#[cfg(test)]
+mod link_tests;

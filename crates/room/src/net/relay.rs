@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::ice_server::{self, Kind, Server, Transport};
 use super::stream::{Framing, PacketStream, TlsConfig};
-use super::turn::{self, Client, State, TransportKind};
+use super::turn::{self, Client, Input, Output, State, TransportKind};
 use super::{MAX_DATAGRAM_BYTES, ReceivedDatagram};
 use crate::rtc::Protocol;
+use crate::timer::sleep_until;
 
 /// Most redirects to an alternate server that are followed, against loops.
 const MAX_ALTERNATES: usize = 2;
@@ -118,8 +119,10 @@ impl Relay {
         let mut relay = Self { client, transport, relayed, local, buffer: vec![0; MAX_DATAGRAM_BYTES] };
         relay.transport.writable().await?;
         loop {
+            // There is no data before the allocation.
+            while relay.poll_data().is_some() {}
             match relay.client.state() {
-                State::Allocating => relay.step().await.map(drop)?,
+                State::Allocating => relay.step().await?,
                 State::Allocated { relayed } => {
                     relay.relayed = *relayed;
                     return Ok(relay);
@@ -146,24 +149,9 @@ impl Relay {
         incoming: mpsc::Sender<ReceivedDatagram>,
     ) {
         loop {
-            let received = tokio::select! {
-                received = self.step() => received,
-                datagram = outgoing.recv() => {
-                    let Some((peer, data)) = datagram else { return };
-                    self.client.send(peer, &data, Instant::now());
-                    continue;
-                }
-            };
-            match received {
-                Ok(None) => {}
-                Ok(Some((from, data))) => {
-                    let received = ReceivedDatagram { protocol: Protocol::Udp, from, to: self.relayed, data };
-                    if incoming.send(received).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, relayed = %self.relayed, "TURN connection lost");
+            while let Some((from, data)) = self.poll_data() {
+                let received = ReceivedDatagram { protocol: Protocol::Udp, from, to: self.relayed, data };
+                if incoming.send(received).await.is_err() {
                     return;
                 }
             }
@@ -171,48 +159,51 @@ impl Relay {
                 tracing::debug!(%error, relayed = %self.relayed, "TURN allocation ended");
                 return;
             }
+            tokio::select! {
+                received = self.step() => if let Err(error) = received {
+                    tracing::debug!(%error, relayed = %self.relayed, "TURN connection lost");
+                    return;
+                },
+                datagram = outgoing.recv() => {
+                    let Some((peer, data)) = datagram else { return };
+                    self.client.handle(Instant::now(), Input::Data { peer, data: &data });
+                }
+            }
         }
     }
 
-    /// Sends queued packets, then waits for one packet or the client's deadline. Returns data from a peer.
-    /// Cancel-safe.
-    async fn step(&mut self) -> io::Result<Option<(SocketAddr, Vec<u8>)>> {
-        while let Some(packet) = self.client.poll_transmit() {
-            self.transport.send(&packet);
-        }
-        let deadline = self.client.deadline();
-        let wait = async {
-            match deadline {
-                Some(deadline) => sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
+    /// Sends the client's packets up to the next data of a peer, and returns it.
+    fn poll_data(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        while let Some(output) = self.client.poll() {
+            match output {
+                Output::Transmit(packet) => self.transport.send(&packet),
+                Output::Data { peer, data } => return Some((peer, data)),
             }
-        };
+        }
+        None
+    }
+
+    /// Waits for one packet or the client's deadline, and hands it in. Cancel-safe.
+    async fn step(&mut self) -> io::Result<()> {
         let is_allocating = self.client.state() == &State::Allocating;
-        let packet = tokio::select! {
-            packet = self.transport.receive(&mut self.buffer) => packet,
-            () = wait => {
-                self.client.handle_timeout(Instant::now());
-                return Ok(None);
-            }
-        };
-        match packet {
-            Ok(packet) => {
-                let received = self.client.handle_packet(packet.as_slice(), Instant::now());
-                Ok(received.map(|(from, data)| (from, data.to_vec())))
-            }
-            // A server that restarts refuses for a moment. One that refuses the first request is not there.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !is_allocating => Ok(None),
-            Err(error) => Err(error),
+        tokio::select! {
+            packet = self.transport.receive(&mut self.buffer) => match packet {
+                Ok(packet) => self.client.handle(Instant::now(), Input::Packet(packet.as_slice())),
+                // A server that restarts refuses for a moment. One that refuses the first request is not
+                // there.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !is_allocating => {}
+                Err(error) => return Err(error),
+            },
+            () = sleep_until(self.client.deadline()) => self.client.handle(Instant::now(), Input::Timeout),
         }
+        Ok(())
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.client.close(Instant::now());
-        while let Some(packet) = self.client.poll_transmit() {
-            self.transport.send(&packet);
-        }
+        self.client.handle(Instant::now(), Input::Close);
+        while self.poll_data().is_some() {}
         // Over TCP and TLS nothing is written here; the server releases the allocation when they close.
     }
 }

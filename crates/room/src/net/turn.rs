@@ -1,9 +1,12 @@
-//! TURN client (RFC 8656). Sans-IO: packets and the time in, packets and a deadline out.
+//! TURN client (RFC 8656). Sans-IO: callers hand in the time and inputs, and carry out the outputs.
 //!
 //! ```text
 //!  Allocate ─▶ 401 ─▶ Allocate, signed ─▶ allocated ─▶ Refresh …             ─▶ Refresh 0
 //!  each peer:         first packet ─▶ CreatePermission ─▶ Send/Data ─▶ ChannelBind ─▶ ChannelData
 //! ```
+//!
+//! [`Client::handle`] takes an input, [`Client::poll`] returns the next output to carry out, and
+//! [`Client::deadline`] is the latest time to hand in [`Input::Timeout`].
 
 mod peers;
 
@@ -20,8 +23,8 @@ use peers::{Peers, Permission};
 
 /// Largest datagram to a peer, in bytes; larger ones are dropped. Ours fit into an MTU of 1500.
 pub const MAX_DATA_BYTES: usize = 2048;
-/// Packets that wait to be sent; when full, the newest is dropped.
-const MAX_QUEUED_PACKETS: usize = 512;
+/// Outputs that wait to be polled; when full, the newest is dropped.
+const MAX_QUEUED_OUTPUTS: usize = 512;
 
 /// Delay before the first retransmission of a request over UDP; it doubles each time.
 const INITIAL_RTO: Duration = Duration::from_millis(250);
@@ -93,6 +96,38 @@ pub enum State {
     Closed(Error),
 }
 
+/// Input of the [`Client`].
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// A packet arrived from the server.
+    Packet(&'a [u8]),
+    /// Data is to be sent to a peer. A few packets are kept until the peer's permission exists.
+    Data {
+        /// Address of the peer.
+        peer: SocketAddr,
+        /// At most [`MAX_DATA_BYTES`].
+        data: &'a [u8],
+    },
+    /// The allocation is to be released.
+    Close,
+    /// Time has passed; see [`Client::deadline`].
+    Timeout,
+}
+
+/// Output of the [`Client`] that the caller carries out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send a packet to the server.
+    Transmit(Vec<u8>),
+    /// A peer sent data.
+    Data {
+        /// Address of the peer.
+        peer: SocketAddr,
+        /// Data of one datagram.
+        data: Vec<u8>,
+    },
+}
+
 /// Kind of a request, with its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequestKind {
@@ -133,7 +168,7 @@ pub struct Client {
     requests: Vec<Request>,
     refresh_at: Option<Instant>,
     peers: Peers,
-    outgoing: VecDeque<Vec<u8>>,
+    outputs: VecDeque<Output>,
 }
 
 impl fmt::Debug for Client {
@@ -158,7 +193,7 @@ impl Client {
             requests: Vec::new(),
             refresh_at: None,
             peers: Peers::default(),
-            outgoing: VecDeque::new(),
+            outputs: VecDeque::new(),
         };
         client.start_request(RequestKind::Allocate, now);
         client
@@ -170,12 +205,22 @@ impl Client {
         &self.state
     }
 
-    /// The next packet to send to the server.
-    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        self.outgoing.pop_front()
+    /// Processes an input at time `now`.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) {
+        match input {
+            Input::Packet(packet) => self.handle_packet(packet, now),
+            Input::Data { peer, data } => self.send(peer, data, now),
+            Input::Close => self.close(now),
+            Input::Timeout => self.handle_timeout(now),
+        }
     }
 
-    /// When [`Client::handle_timeout`] must be called next.
+    /// Returns the next output to carry out, if any.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Latest time to hand in [`Input::Timeout`]; `None` if only another input can change anything.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let requests = self
@@ -186,7 +231,7 @@ impl Client {
     }
 
     /// Retransmits, refreshes and renews what is due.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant) {
         let mut timed_out = Vec::new();
         for request in &mut self.requests {
             if request.timeout_at <= now {
@@ -194,8 +239,8 @@ impl Client {
             } else if request.retransmit_at.is_some_and(|at| at <= now) {
                 request.rto = (request.rto * 2).min(MAX_RTO);
                 request.retransmit_at = Some(now + request.rto);
-                let bytes = request.bytes.clone();
-                enqueue(&mut self.outgoing, bytes);
+                let packet = request.bytes.clone();
+                enqueue(&mut self.outputs, Output::Transmit(packet));
             }
         }
         for id in timed_out {
@@ -218,7 +263,7 @@ impl Client {
     }
 
     /// Sends data to a peer. Keeps a few packets until the peer's permission exists.
-    pub fn send(&mut self, peer: SocketAddr, data: &[u8], now: Instant) {
+    fn send(&mut self, peer: SocketAddr, data: &[u8], now: Instant) {
         if data.len() > MAX_DATA_BYTES || !matches!(self.state, State::Allocated { .. }) {
             return;
         }
@@ -228,7 +273,8 @@ impl Client {
             Permission::Denied => {}
             Permission::Permitted => self.send_indication(peer, data),
             Permission::ChannelBound(number) => {
-                enqueue(&mut self.outgoing, encode_channel_data(number, data, self.transport));
+                let packet = encode_channel_data(number, data, self.transport);
+                enqueue(&mut self.outputs, Output::Transmit(packet));
             }
         }
         if is_new {
@@ -236,14 +282,28 @@ impl Client {
         }
     }
 
-    /// Handles one packet from the server. Returns the peer and its data if it carries any.
-    pub fn handle_packet<'a>(&mut self, packet: &'a [u8], now: Instant) -> Option<(SocketAddr, &'a [u8])> {
-        if packet.first().is_some_and(|first| (0x40..0x50).contains(first)) {
-            let (head, rest) = packet.split_at_checked(4)?;
-            let peer = self.peers.by_channel(u16::from_be_bytes([head[0], head[1]]))?;
-            let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
-            return Some((peer, rest.get(..length)?));
+    /// Handles one packet from the server.
+    fn handle_packet(&mut self, packet: &[u8], now: Instant) {
+        let received = if packet.first().is_some_and(|first| (0x40..0x50).contains(first)) {
+            self.parse_channel_data(packet)
+        } else {
+            self.handle_message(packet, now)
+        };
+        if let Some((peer, data)) = received {
+            enqueue(&mut self.outputs, Output::Data { peer, data: data.to_vec() });
         }
+    }
+
+    /// Returns the peer and its data in a ChannelData message.
+    fn parse_channel_data<'a>(&self, packet: &'a [u8]) -> Option<(SocketAddr, &'a [u8])> {
+        let (head, rest) = packet.split_at_checked(4)?;
+        let peer = self.peers.by_channel(u16::from_be_bytes([head[0], head[1]]))?;
+        let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
+        Some((peer, rest.get(..length)?))
+    }
+
+    /// Handles a STUN message. Returns the peer and its data if it is a Data indication.
+    fn handle_message<'a>(&mut self, packet: &'a [u8], now: Instant) -> Option<(SocketAddr, &'a [u8])> {
         let message = Message::parse(packet)?;
         match (message.class(), message.method()) {
             (Class::Indication, method::DATA) => {
@@ -264,16 +324,16 @@ impl Client {
     }
 
     /// Releases the allocation.
-    pub fn close(&mut self, now: Instant) {
+    fn close(&mut self, now: Instant) {
         if matches!(self.state, State::Allocated { .. }) {
             self.requests.clear();
-            self.outgoing.clear();
+            self.outputs.clear();
             self.start_request(RequestKind::Refresh(0), now);
         }
         self.terminate(Error::Closed);
     }
 
-    /// Ends the client. Packets that are already queued are still sent.
+    /// Ends the client. Outputs that are already queued stay.
     fn terminate(&mut self, error: Error) {
         self.requests.clear();
         self.peers = Peers::default();
@@ -329,7 +389,7 @@ impl Client {
         };
         request.rto = INITIAL_RTO;
         request.retransmit_at = (self.transport == TransportKind::Datagram).then(|| now + request.rto);
-        enqueue(&mut self.outgoing, request.bytes.clone());
+        enqueue(&mut self.outputs, Output::Transmit(request.bytes.clone()));
     }
 
     fn take_request(&mut self, id: TransactionId) -> Option<Request> {
@@ -442,13 +502,13 @@ impl Client {
         let indication = Builder::new(Class::Indication, method::SEND, id)
             .with_xor_address(attribute::XOR_PEER_ADDRESS, peer)
             .with_attribute(attribute::DATA, data);
-        enqueue(&mut self.outgoing, indication.finish());
+        enqueue(&mut self.outputs, Output::Transmit(indication.finish()));
     }
 }
 
-fn enqueue(queue: &mut VecDeque<Vec<u8>>, packet: Vec<u8>) {
-    if queue.len() < MAX_QUEUED_PACKETS {
-        queue.push_back(packet);
+fn enqueue(queue: &mut VecDeque<Output>, output: Output) {
+    if queue.len() < MAX_QUEUED_OUTPUTS {
+        queue.push_back(output);
     }
 }
 

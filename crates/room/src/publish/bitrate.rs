@@ -1,8 +1,12 @@
-//! Allocates the bandwidth of the link to the layers. Sans-IO.
+//! Allocates the bandwidth of the link to the layers. Sans-IO: callers hand in the time and inputs, and carry
+//! out the outputs.
 //!
 //! Audio has priority, then the smaller layer, then the larger one. A layer with a low bitrate gets a lower
 //! frame rate first, so that its frames stay sharp; one with too low a bitrate is paused. Bitrates fall at
 //! once and grow in steps. On a clear link, without loss or delay, no layer shrinks, whatever the estimate.
+//!
+//! [`BitrateController::handle`] takes an input, [`BitrateController::poll`] returns the next output to carry
+//! out, and [`BitrateController::deadline`] is the latest time to hand in [`Input::Timeout`].
 
 use std::time::{Duration, Instant};
 
@@ -30,6 +34,8 @@ const MIN_FPS: u32 = 5;
 const GROWTH_FACTOR: f64 = 1.3;
 /// Shortest interval between steps.
 const GROWTH_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval at which a layer may grow without another input, because time has passed or congestion is over.
+const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 /// Smallest relative change that is reported to an encoder: reconfiguring one costs quality.
 const MIN_REPORTED_CHANGE: f64 = 0.04;
 /// Loss-based control, used without estimates: loss above the first value lowers the bitrate, loss below the
@@ -44,6 +50,52 @@ const ESTIMATE_RESET_PERCENT: u64 = 150;
 /// Shortest interval of resets, so that the estimator can settle.
 const MIN_RESET_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Input of the [`BitrateController`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Input {
+    /// A new connection is established: the state of the link is reset and all targets are reported again.
+    Start,
+    /// The connection is gone: all layers are paused.
+    Stop,
+    /// Estimated bandwidth of the link, in bit/s.
+    Estimate(u32),
+    /// Highest bitrate that the server accepts (REMB), in bit/s.
+    ReceiverLimit(u32),
+    /// The link was measured.
+    LinkMeasured {
+        /// Measurement of the link.
+        link: LinkStats,
+        /// Sent bitrate of the last second, in bit/s.
+        sent_bps: u64,
+    },
+    /// Packet loss of the last second, 0 to 1. It counts only without estimates.
+    Loss(f64),
+    /// A layer has subscribers, or no longer. One without is paused.
+    Subscribed {
+        /// Index of the layer.
+        layer: usize,
+        /// Whether it has subscribers.
+        subscribed: bool,
+    },
+    /// Time has passed; see [`BitrateController::deadline`].
+    Timeout,
+}
+
+/// Output of the [`BitrateController`] that the caller carries out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Set the target of a layer's encoder, which has changed notably.
+    SetTarget {
+        /// Index of the layer.
+        layer: usize,
+        /// New target.
+        target: LayerTarget,
+    },
+    /// Restart the bandwidth estimator from this estimate, in bit/s, because its own is below the proven
+    /// bitrate.
+    ResetEstimate(u64),
+}
+
 /// Bitrate control of all layers.
 #[derive(Debug)]
 pub(crate) struct BitrateController {
@@ -55,7 +107,11 @@ pub(crate) struct BitrateController {
     loss_based_bps: Option<f64>,
     congestion: CongestionDetector,
     estimate_reset_at: Option<Instant>,
+    /// Estimate of a reset that was not polled yet.
+    pending_reset: Option<u64>,
     last_growth: Option<Instant>,
+    /// When to consider the passing of time; `None` without a connection.
+    update_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -86,12 +142,50 @@ impl BitrateController {
             // Before the first measurement, the estimate counts.
             congestion: CongestionDetector::new(false),
             estimate_reset_at: None,
+            pending_reset: None,
             last_growth: None,
+            update_at: None,
         }
     }
 
-    /// Starts with a new connection: resets the state of the link and reports all targets again.
-    pub(crate) fn start(&mut self, now: Instant) {
+    /// Processes an input at time `now`.
+    pub(crate) fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Start => self.start(now),
+            Input::Stop => return self.stop(),
+            Input::Estimate(bps) => self.estimate_bps = Some(bps),
+            Input::ReceiverLimit(bps) => self.receiver_limit_bps = Some(bps),
+            Input::LinkMeasured { link, .. } => self.congestion.record(now, link.rtt, link.loss),
+            Input::Loss(loss) => self.update_loss_based(loss),
+            Input::Subscribed { layer, subscribed } => {
+                if let Some(state) = self.layers.get_mut(layer) {
+                    state.subscribed = subscribed;
+                }
+            }
+            Input::Timeout => self.update_at = Some(now + UPDATE_INTERVAL),
+        }
+        self.allocate(now);
+        if let Input::LinkMeasured { link, sent_bps } = input {
+            self.check_estimate(now, link, sent_bps);
+        }
+    }
+
+    /// Returns the next output to carry out, if any.
+    pub(crate) fn poll(&mut self) -> Option<Output> {
+        for (layer, state) in self.layers.iter_mut().enumerate() {
+            if let Some(target) = state.take_changed_target() {
+                return Some(Output::SetTarget { layer, target });
+            }
+        }
+        self.pending_reset.take().map(Output::ResetEstimate)
+    }
+
+    /// Latest time to hand in [`Input::Timeout`]; `None` if only another input can change anything.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.update_at
+    }
+
+    fn start(&mut self, now: Instant) {
         (self.estimate_bps, self.receiver_limit_bps, self.loss_based_bps) = (None, None, None);
         (self.congestion, self.estimate_reset_at, self.last_growth) =
             (CongestionDetector::new(false), None, None);
@@ -99,41 +193,25 @@ impl BitrateController {
             (state.subscribed, state.reported, state.fps_shift) = (true, None, 0);
             state.target.bitrate_bps = 0;
         }
-        self.allocate(now);
+        (self.pending_reset, self.update_at) = (None, Some(now + UPDATE_INTERVAL));
     }
 
-    /// Pauses all layers while there is no connection.
-    pub(crate) fn stop(&mut self) {
+    fn stop(&mut self) {
         for state in &mut self.layers {
             state.target.bitrate_bps = 0;
         }
+        (self.pending_reset, self.update_at) = (None, None);
     }
 
-    /// Handles a bandwidth estimate, in bit/s.
-    pub(crate) fn on_estimate(&mut self, now: Instant, bps: u32) {
-        self.estimate_bps = Some(bps);
-        self.allocate(now);
-    }
-
-    /// Handles the server's limit (REMB), in bit/s.
-    pub(crate) fn on_receiver_limit(&mut self, now: Instant, bps: u32) {
-        self.receiver_limit_bps = Some(bps);
-        self.allocate(now);
-    }
-
-    /// Handles a measurement of the link. `sent_bps` is the sent bitrate of the last second. Returns the
-    /// estimate to reset the estimator to, in bit/s, if its estimate is below the proven bitrate.
-    pub(crate) fn on_link_measured(&mut self, now: Instant, link: LinkStats, sent_bps: u64) -> Option<u64> {
-        self.congestion.record(now, link.rtt, link.loss);
-        self.allocate(now);
+    /// Requests a reset of the estimator if its estimate is below the proven bitrate.
+    fn check_estimate(&mut self, now: Instant, link: LinkStats, sent_bps: u64) {
         let proven = if self.congestion.clear_duration(now) >= MIN_CLEAR_DURATION { sent_bps } else { 0 };
         let too_soon =
             self.estimate_reset_at.is_some_and(|at| now.saturating_duration_since(at) < MIN_RESET_INTERVAL);
-        if too_soon || link.estimate_bps? >= proven {
-            return None;
+        if !too_soon && link.estimate_bps.is_some_and(|estimate| estimate < proven) {
+            self.estimate_reset_at = Some(now);
+            self.pending_reset = Some(proven * ESTIMATE_RESET_PERCENT / 100);
         }
-        self.estimate_reset_at = Some(now);
-        Some(proven * ESTIMATE_RESET_PERCENT / 100)
     }
 
     /// Whether the link shows neither loss nor delay.
@@ -141,8 +219,7 @@ impl BitrateController {
         self.congestion.is_clear(now)
     }
 
-    /// Handles the packet loss of the last second, 0 to 1. It counts only without estimates.
-    pub(crate) fn on_loss(&mut self, now: Instant, loss: f64) {
+    fn update_loss_based(&mut self, loss: f64) {
         let max = f64::from(self.max_bps());
         let current = self.loss_based_bps.unwrap_or(max);
         self.loss_based_bps = Some(if loss > LOSS_THRESHOLDS[0] {
@@ -152,45 +229,11 @@ impl BitrateController {
         } else {
             current
         });
-        self.allocate(now);
-    }
-
-    /// Sets whether a layer has subscribers. One without is paused.
-    pub(crate) fn set_subscribed(&mut self, now: Instant, layer: usize, subscribed: bool) {
-        if let Some(state) = self.layers.get_mut(layer) {
-            state.subscribed = subscribed;
-        }
-        self.allocate(now);
-    }
-
-    /// Handles the passing of time: layers may grow.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        self.allocate(now);
     }
 
     /// Current targets of the layers.
     pub(crate) fn targets(&self) -> impl Iterator<Item = LayerTarget> + '_ {
         self.layers.iter().map(|state| state.target)
-    }
-
-    /// The targets that changed notably since the last call.
-    pub(crate) fn take_changed_targets(&mut self) -> Vec<(usize, LayerTarget)> {
-        let mut changed = Vec::new();
-        for (index, state) in self.layers.iter_mut().enumerate() {
-            let (target, reported) = (state.target, state.reported);
-            let is_notable = reported.is_none_or(|reported| {
-                let (new, old) = (f64::from(target.bitrate_bps), f64::from(reported.bitrate_bps));
-                reported.fps != target.fps
-                    || (new == 0.0) != (old == 0.0)
-                    || (new - old).abs() > old * MIN_REPORTED_CHANGE
-                    || (new != old && target.bitrate_bps == state.layer.bitrate_bps())
-            });
-            if is_notable {
-                state.reported = Some(target);
-                changed.push((index, target));
-            }
-        }
-        changed
     }
 
     /// Total bitrate with all layers at their cap, in bit/s.
@@ -247,6 +290,22 @@ impl BitrateController {
 }
 
 impl LayerState {
+    /// The target, if it has changed notably since the last call.
+    fn take_changed_target(&mut self) -> Option<LayerTarget> {
+        let target = self.target;
+        let is_notable = self.reported.is_none_or(|reported| {
+            let (new, old) = (f64::from(target.bitrate_bps), f64::from(reported.bitrate_bps));
+            reported.fps != target.fps
+                || (new == 0.0) != (old == 0.0)
+                || (new - old).abs() > old * MIN_REPORTED_CHANGE
+                || (new != old && target.bitrate_bps == self.layer.bitrate_bps())
+        });
+        is_notable.then(|| {
+            self.reported = Some(target);
+            target
+        })
+    }
+
     fn set_bitrate(&mut self, bps: f64, cap: f64) {
         let share = bps / cap;
         while self.fps_shift < REDUCED_FPS_SHARES.len() && share < REDUCED_FPS_SHARES[self.fps_shift] {
@@ -262,166 +321,4 @@ impl LayerState {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use pagecast_core::Fps;
-    use pagecast_core::spec::Size;
-
-    fn layer(width: u32, height: u32) -> Layer {
-        let fps = Fps::new(30).unwrap();
-        Layer { size: Size::new(width, height).unwrap(), fps, bitrate_kbps: None }
-    }
-
-    /// The targets of the layers after `seconds` at this estimate, in kbit/s and frames per second.
-    fn settle(
-        controller: &mut BitrateController,
-        now: &mut Instant,
-        bps: u32,
-        seconds: f64,
-    ) -> Vec<(u32, u32)> {
-        let end = *now + Duration::from_secs_f64(seconds);
-        while *now < end {
-            *now += Duration::from_millis(100);
-            controller.on_estimate(*now, bps);
-        }
-        controller.targets().map(|t| (t.bitrate_bps / 1000, t.fps)).collect()
-    }
-
-    #[test]
-    fn starts_at_the_caps_and_reports_them_once() {
-        let mut controller = BitrateController::new(&[layer(1280, 720), layer(640, 360)]);
-        controller.start(Instant::now());
-        let changed: Vec<_> =
-            controller.take_changed_targets().iter().map(|(i, t)| (*i, t.bitrate_bps, t.fps)).collect();
-        assert_eq!(changed, [(0, 1_200_000, 30), (1, 600_000, 30)]);
-        assert_eq!(controller.take_changed_targets(), []);
-    }
-
-    #[test]
-    fn the_larger_layer_pauses_first_and_frame_rates_fall_before_sharpness() {
-        let (mut now, mut controller) =
-            (Instant::now(), BitrateController::new(&[layer(1280, 720), layer(640, 360)]));
-        controller.start(now);
-        assert_eq!(settle(&mut controller, &mut now, 500_000, 0.2), [(0, 7), (340, 30)]);
-        assert_eq!(settle(&mut controller, &mut now, 180_000, 0.2), [(0, 7), (52, 7)]);
-        assert_eq!(settle(&mut controller, &mut now, 150_000, 0.2), [(0, 7), (0, 7)], "audio has priority");
-        assert_eq!(settle(&mut controller, &mut now, 5_000_000, 8.0), [(1200, 30), (600, 30)]);
-    }
-
-    #[test]
-    fn bitrates_grow_in_steps_and_fall_at_once() {
-        let (mut now, mut controller) = (Instant::now(), BitrateController::new(&[layer(1280, 720)]));
-        controller.start(now);
-        assert_eq!(settle(&mut controller, &mut now, 500_000, 0.1), [(340, 15)]);
-        let after = settle(&mut controller, &mut now, 5_000_000, 1.1)[0];
-        assert!((440..=760).contains(&after.0) && after.1 == 30, "{after:?}");
-        assert_eq!(settle(&mut controller, &mut now, 5_000_000, 4.0), [(1200, 30)]);
-    }
-
-    /// Made-up estimates of a lossless link in bit/s, with round-trip times in ms and loss in percent, one
-    /// every 250 ms.
-    const FALSE_ESTIMATES: [(u32, u64, u32); 12] = [
-        (1_500_000, 3, 0),
-        (1_500_000, 4, 0),
-        (2_600_000, 4, 0),
-        (2_600_000, 9, 0),
-        (300_000, 15, 0),
-        (240_000, 6, 0),
-        (110_000, 5, 0),
-        (110_000, 12, 0),
-        (130_000, 4, 0),
-        (190_000, 5, 0),
-        (260_000, 4, 0),
-        (300_000, 4, 0),
-    ];
-
-    /// Lowest bitrate of each layer from the fifth measurement on in kbit/s, and whether the estimate was
-    /// reset.
-    fn replay(controller: &mut BitrateController, delay: u64, loss: u32) -> (Vec<u32>, bool) {
-        let (mut now, mut lowest, mut was_reset) = (Instant::now(), vec![u32::MAX; 2], false);
-        controller.start(now);
-        for (index, (estimate, rtt, lost)) in FALSE_ESTIMATES.into_iter().enumerate() {
-            now += Duration::from_millis(250);
-            controller.on_estimate(now, estimate);
-            let (rtt, loss) = if index > 3 { (rtt + delay, lost + loss) } else { (rtt, lost) };
-            let link = LinkStats {
-                rtt: Some(Duration::from_millis(rtt)),
-                loss: Some(loss as f32 / 100.0),
-                estimate_bps: Some(estimate.into()),
-            };
-            was_reset |= controller.on_link_measured(now, link, 1_300_000).is_some();
-            for (lowest, target) in lowest.iter_mut().zip(controller.targets()).filter(|_| index > 3) {
-                *lowest = (*lowest).min(target.bitrate_bps / 1000);
-            }
-        }
-        (lowest, was_reset)
-    }
-
-    #[test]
-    fn a_clear_link_keeps_its_bitrate_whatever_is_estimated() {
-        let mut controller = BitrateController::new(&[layer(1280, 720), layer(640, 360)]);
-        let (lowest, was_reset) = replay(&mut controller, 0, 0);
-        assert!(lowest[0] >= 600 && lowest[1] == 600 && was_reset, "{lowest:?}");
-        // The same estimates on a link that delays or loses packets.
-        for (delay, loss) in [(250, 0), (0, 15)] {
-            let (lowest, was_reset) = replay(&mut controller, delay, loss);
-            assert!(lowest == [0, 0] && !was_reset, "{delay} ms, {loss} %: {lowest:?}");
-        }
-        // Some loss lowers bitrate and frame rate, but does not pause the video.
-        let (lowest, was_reset) = replay(&mut controller, 0, 3);
-        assert!(lowest[0] == 0 && (40..60).contains(&lowest[1]) && !was_reset, "{lowest:?}");
-    }
-
-    #[test]
-    fn the_servers_limit_applies() {
-        let (mut now, mut controller) = (Instant::now(), BitrateController::new(&[layer(1280, 720)]));
-        controller.start(now);
-        settle(&mut controller, &mut now, 5_000_000, 1.0);
-        let clear = LinkStats { rtt: None, loss: Some(0.0), estimate_bps: None };
-        controller.on_link_measured(now, clear, 0);
-        controller.on_receiver_limit(now, 700_000);
-        assert_eq!(controller.targets().next().unwrap().bitrate_bps, 520_000);
-    }
-
-    #[test]
-    fn small_changes_are_not_reported() {
-        let (mut now, mut controller) = (Instant::now(), BitrateController::new(&[layer(1280, 720)]));
-        controller.start(now);
-        settle(&mut controller, &mut now, 900_000, 0.1);
-        controller.take_changed_targets();
-        settle(&mut controller, &mut now, 895_000, 0.1);
-        assert_eq!(controller.take_changed_targets(), []);
-        settle(&mut controller, &mut now, 700_000, 0.1);
-        assert_eq!(controller.take_changed_targets().len(), 1);
-    }
-
-    #[test]
-    fn an_unwatched_layer_is_paused() {
-        let (now, mut controller) =
-            (Instant::now(), BitrateController::new(&[layer(1280, 720), layer(640, 360)]));
-        controller.start(now);
-        controller.take_changed_targets();
-        controller.set_subscribed(now, 0, false);
-        assert_eq!(controller.take_changed_targets(), [(0, LayerTarget { bitrate_bps: 0, fps: 7 })]);
-        controller.set_subscribed(now, 0, true);
-        assert_eq!(controller.take_changed_targets(), [(0, LayerTarget { bitrate_bps: 1_200_000, fps: 30 })]);
-        controller.set_subscribed(now, 7, true);
-    }
-
-    #[test]
-    fn losses_count_without_estimates() {
-        let (mut now, mut controller) = (Instant::now(), BitrateController::new(&[layer(1280, 720)]));
-        controller.start(now);
-        for _ in 0..10 {
-            now += Duration::from_secs(1);
-            controller.on_loss(now, 0.2);
-        }
-        let low = controller.targets().next().unwrap().bitrate_bps;
-        assert!(low < 600_000, "{low}");
-        for _ in 0..30 {
-            now += Duration::from_secs(1);
-            controller.on_loss(now, 0.0);
-        }
-        assert_eq!(controller.targets().next().unwrap().bitrate_bps, 1_200_000);
-    }
-}
+mod tests;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use pagecast_core::Packet;
 use pagecast_core::spec::Layer;
 
-use super::bitrate::BitrateController;
+use super::bitrate::{BitrateController, Input, Output};
 use super::status::{LayerStatus, Status};
-use super::{EncoderControl, Feed};
+use super::{EncoderControl, Feed, LayerTarget};
 use crate::rtc::LinkStats;
 use crate::rtc::offerer::Stats;
 
@@ -56,7 +56,7 @@ impl MediaFeed {
         if self.connected {
             self.on_connected(Instant::now());
         } else {
-            self.on_disconnected();
+            self.on_disconnected(Instant::now());
         }
     }
 
@@ -64,21 +64,19 @@ impl MediaFeed {
     pub(crate) fn on_connected(&mut self, now: Instant) {
         self.connected = true;
         (self.last_measurement, self.sent_bps) = (None, 0);
-        self.bitrate.start(now);
         if let Some((feed, _)) = &mut self.feed {
             for queue in feed.video.iter_mut().chain([&mut feed.audio]) {
                 while queue.try_recv().is_ok() {}
             }
         }
-        self.apply_targets();
+        self.control_bitrate(now, Input::Start);
         (0..self.layers.len()).for_each(|layer| self.request_keyframe(layer));
     }
 
     /// Handles the end of the connection: pauses the encoders.
-    pub(crate) fn on_disconnected(&mut self) {
+    pub(crate) fn on_disconnected(&mut self, now: Instant) {
         self.connected = false;
-        self.bitrate.stop();
-        self.apply_targets();
+        self.control_bitrate(now, Input::Stop);
         let mut status = lock_status(&self.status);
         (status.rtt_ms, status.estimate_kbps, status.audio_kbps) = (None, None, 0);
         status.layers.iter_mut().for_each(|layer| layer.bitrate_kbps = 0);
@@ -91,23 +89,37 @@ impl MediaFeed {
         }
     }
 
+    /// Handles a bandwidth estimate, in bit/s.
     pub(crate) fn on_estimate(&mut self, now: Instant, bps: u32) {
-        self.bitrate.on_estimate(now, bps);
-        self.apply_targets();
+        self.control_bitrate(now, Input::Estimate(bps));
     }
 
     /// Handles the server's limit (REMB), in bit/s.
     pub(crate) fn on_receiver_limit(&mut self, now: Instant, bps: u32) {
-        self.bitrate.on_receiver_limit(now, bps);
-        self.apply_targets();
+        self.control_bitrate(now, Input::ReceiverLimit(bps));
     }
 
     /// Handles a measurement of the link. Returns the estimate to reset the estimator to, in bit/s, if its
     /// estimate is below the proven bitrate.
     pub(crate) fn on_link_measured(&mut self, now: Instant, link: LinkStats) -> Option<u64> {
-        let reset = self.bitrate.on_link_measured(now, link, self.sent_bps);
-        self.apply_targets();
-        reset
+        self.control_bitrate(now, Input::LinkMeasured { link, sent_bps: self.sent_bps })
+    }
+
+    /// Sets whether a layer has subscribers.
+    pub(crate) fn set_subscribed(&mut self, now: Instant, layer: usize, subscribed: bool) {
+        self.control_bitrate(now, Input::Subscribed { layer, subscribed });
+    }
+
+    /// Tells the bitrate control that time has passed, if its deadline has.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.deadline().is_some_and(|at| at <= now) {
+            self.control_bitrate(now, Input::Timeout);
+        }
+    }
+
+    /// Latest time for [`Self::handle_timeout`].
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.bitrate.deadline()
     }
 
     /// Whether the link shows neither loss nor delay.
@@ -115,24 +127,25 @@ impl MediaFeed {
         self.bitrate.is_clear(now)
     }
 
-    pub(crate) fn set_subscribed(&mut self, now: Instant, layer: usize, subscribed: bool) {
-        self.bitrate.set_subscribed(now, layer, subscribed);
-        self.apply_targets();
-    }
-
-    fn apply_targets(&mut self) {
-        let changed = self.bitrate.take_changed_targets();
-        if let Some((_, encoders)) = &self.feed {
-            for (layer, target) in changed {
-                tracing::debug!(
-                    layer,
-                    bitrate_kbps = target.bitrate_bps / 1000,
-                    fps = target.fps,
-                    "layer target changed"
-                );
-                encoders.set_target(layer, target);
+    /// Hands an input to the bitrate control and sets new targets. Returns the estimate to reset the
+    /// estimator to, in bit/s, if it must be reset.
+    fn control_bitrate(&mut self, now: Instant, input: Input) -> Option<u64> {
+        self.bitrate.handle(now, input);
+        let mut reset = None;
+        while let Some(output) = self.bitrate.poll() {
+            match output {
+                Output::SetTarget { layer, target } => self.set_target(layer, target),
+                Output::ResetEstimate(bps) => reset = Some(bps),
             }
         }
+        reset
+    }
+
+    fn set_target(&self, layer: usize, target: LayerTarget) {
+        let Some((_, encoders)) = &self.feed else { return };
+        let (bitrate_kbps, fps) = (target.bitrate_bps / 1000, target.fps);
+        tracing::debug!(layer, bitrate_kbps, fps, "layer target changed");
+        encoders.set_target(layer, target);
     }
 
     /// Waits for the next packet. Cancel-safe.
@@ -153,10 +166,8 @@ impl MediaFeed {
         .await
     }
 
-    /// Updates targets, and once per second the status.
+    /// Updates the status once per second.
     pub(crate) fn update_status(&mut self, now: Instant, stats: &Stats) {
-        self.bitrate.handle_timeout(now);
-        self.apply_targets();
         let bytes: Vec<u64> = stats.streams.iter().map(|stream| stream.bytes).collect();
         let Some((measured_at, previous)) = &self.last_measurement else {
             self.last_measurement = Some((now, bytes));
@@ -175,7 +186,7 @@ impl MediaFeed {
             .collect();
         if stats.estimate_bps.is_none() {
             let worst = stats.streams.iter().map(|stream| f64::from(stream.loss)).fold(0.0, f64::max);
-            self.bitrate.on_loss(now, worst);
+            self.control_bitrate(now, Input::Loss(worst));
         }
         self.sent_bps = kbps.iter().map(|kbps| u64::from(*kbps) * 1000).sum();
         self.last_measurement = Some((now, bytes));

@@ -7,12 +7,12 @@ use pagecast_core::HostTime;
 use pagecast_core::connection::{Event, Input, Output, State, StateMachine};
 use pagecast_core::spec::Room;
 use tokio::sync::mpsc;
-use tokio::time::sleep_until;
 
 use super::media::{MediaFeed, lock_status};
 use super::session::{Error, Session};
 use super::status::Status;
 use super::{Command, EventSender, PublisherEvent};
+use crate::timer::sleep_until;
 
 /// Longest delay between two attempts: a room is live, so it must be back soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(3);
@@ -62,7 +62,7 @@ impl Runner {
                     Output::Close => {
                         connecting = false;
                         if let Some(session) = session.take() {
-                            self.media.on_disconnected();
+                            self.media.on_disconnected(Instant::now());
                             session.close(Error::Closed).await;
                         }
                         self.handle_input(Input::Closed);
@@ -109,12 +109,6 @@ impl Runner {
             .machine
             .deadline()
             .map(|at| self.started_at + Duration::from_nanos(u64::try_from(at.0).unwrap_or(0)));
-        let timeout = async {
-            match deadline {
-                Some(at) => sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         let command = async { self.commands.recv().await.unwrap_or(Command::Stop) };
         match session {
             Some(session) => tokio::select! {
@@ -127,7 +121,7 @@ impl Runner {
             },
             None => tokio::select! {
                 command = command => LoopEvent::Command(command),
-                () = timeout => LoopEvent::Timeout,
+                () = sleep_until(deadline) => LoopEvent::Timeout,
             },
         }
     }

@@ -4,14 +4,16 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use pagecast_core::spec::{Ice, Room};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::media::{FeedTrack, MediaFeed};
 use crate::net::{self, IceSockets};
-use crate::rtc::offerer::{Error as RtcError, Event, Output, PeerConnection};
+use crate::rtc::Datagram;
+use crate::rtc::offerer::{Error as RtcError, Event, Input, Output, PeerConnection};
 use crate::sdp;
 use crate::signaling::{self, ServerEvent, SignalingClient, client_for};
+use crate::timer::sleep_until;
 
 /// Longest duration of ICE and DTLS after the server's answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,9 +71,8 @@ pub(crate) struct Session {
     signaling: Box<dyn SignalingClient>,
     net: IceSockets,
     peer: Box<PeerConnection>,
+    /// Events of the peer connection that were not processed yet.
     events: VecDeque<Event>,
-    /// Deadline of the peer connection.
-    peer_deadline: Instant,
     /// Time of the last received datagram.
     last_received: Instant,
     /// Latest SDP answer.
@@ -100,7 +101,6 @@ impl Session {
                     net,
                     peer,
                     events: VecDeque::new(),
-                    peer_deadline: now,
                     last_received: now,
                     answer_sdp: answer,
                     ice_restarted_at: None,
@@ -145,7 +145,7 @@ impl Session {
             }
         }
         let deadline = Instant::now() + CONNECT_TIMEOUT;
-        self.drain_peer()?;
+        self.drain_peer(Instant::now())?;
         while !self.peer.is_connected() {
             if Instant::now() >= deadline {
                 return Err(Error::IceFailed);
@@ -160,18 +160,21 @@ impl Session {
         Ok(())
     }
 
-    /// Handles one datagram, signaling event or timeout. Returns at `until` at the latest.
+    /// Waits for a datagram, a signaling event or a deadline, and hands it in. Returns at `until` at the
+    /// latest.
     async fn step(&mut self, until: Instant) -> Result<(), Error> {
-        let deadline = self.peer_deadline.min(until);
+        let deadline = [self.peer.deadline(), Some(until)].into_iter().flatten().min();
         tokio::select! {
             received = self.net.receive() => self.receive_batch(received)?,
             event = self.signaling.next_event() => match event? {
-                ServerEvent::Candidate(line) => self.peer.add_remote_candidate(&line),
+                ServerEvent::Candidate(line) => {
+                    self.peer.handle(Instant::now(), Input::RemoteCandidate(&line));
+                }
                 ServerEvent::LayerSubscription { .. } => {}
             },
-            () = sleep_until(deadline.into()) => self.peer.handle_timeout(Instant::now())?,
+            () = sleep_until(deadline) => self.peer.handle(Instant::now(), Input::Timeout),
         }
-        self.drain_peer()
+        self.drain_peer(Instant::now())
     }
 
     fn receive_batch(&mut self, first: crate::net::ReceivedDatagram) -> Result<(), Error> {
@@ -180,26 +183,25 @@ impl Session {
             let Some(received) = next else { break };
             let now = Instant::now();
             self.last_received = now;
-            let path = (received.protocol, received.from, received.to);
-            self.peer.handle_datagram(now, path, &received.data)?;
-            self.drain_peer()?;
+            let (protocol, source, destination) = (received.protocol, received.from, received.to);
+            let datagram = Datagram { protocol, source, destination, data: &received.data };
+            self.peer.handle(now, Input::Datagram(datagram));
+            self.drain_peer(now)?;
             next = self.net.try_receive();
         }
         Ok(())
     }
 
-    /// Processes the outputs of the peer connection until it waits for a timeout.
-    fn drain_peer(&mut self) -> Result<(), Error> {
-        loop {
-            match self.peer.poll()? {
-                Output::Transmit(t) => self.net.send(t.proto, t.source, t.destination, &t.contents),
+    /// Carries out the outputs of the peer connection, and queues its events.
+    fn drain_peer(&mut self, now: Instant) -> Result<(), Error> {
+        while let Some(output) = self.peer.poll(now) {
+            match output {
+                Output::Transmit(t) => self.net.send(t.protocol, t.source, t.destination, &t.data),
+                Output::Event(Event::Failed(error)) => return Err(error.into()),
                 Output::Event(event) => self.events.push_back(event),
-                Output::Timeout(at) => {
-                    self.peer_deadline = at;
-                    return Ok(());
-                }
             }
         }
+        Ok(())
     }
 
     /// Sends the feed until the session ends.
@@ -207,60 +209,49 @@ impl Session {
         media.on_connected(Instant::now());
         loop {
             if let Err(error) = self.run_once(media).await {
-                media.on_disconnected();
+                media.on_disconnected(Instant::now());
                 return error;
             }
         }
     }
 
+    /// Processes events, then waits for a datagram, a packet, a signaling event or a deadline, and hands it
+    /// in.
     async fn run_once(&mut self, media: &mut MediaFeed) -> Result<(), Error> {
         while let Some(event) = self.events.pop_front() {
             let now = Instant::now();
-            match event {
-                Event::Connected | Event::Disconnected => {}
-                Event::Closed => return Err(Error::Closed),
-                Event::KeyframeRequested(layer) => media.request_keyframe(layer),
-                Event::BandwidthEstimate(bps) => media.on_estimate(now, bps),
-                Event::ReceiverLimit(bps) => media.on_receiver_limit(now, bps),
-                Event::LinkMeasured(link) => {
-                    let reset = media.on_link_measured(now, link);
-                    self.peer.set_link_clear(media.is_clear(now));
-                    if let Some(bps) = reset {
-                        tracing::debug!(bps, ?link, "bandwidth estimate reset");
-                        self.peer.reset_estimate(bps);
-                        self.peer.handle_timeout(now)?;
-                        self.drain_peer()?;
-                    }
-                }
-            }
+            handle_event(now, &mut self.peer, media, event)?;
+            self.drain_peer(now)?;
         }
         if !self.peer.is_alive() {
             return Err(Error::Closed);
         }
         let check_at = self.last_check + CHECK_INTERVAL;
-        let deadline = self.peer_deadline.min(check_at);
+        let deadline = [self.peer.deadline(), media.deadline(), Some(check_at)].into_iter().flatten().min();
         tokio::select! {
             received = self.net.receive() => self.receive_batch(received)?,
             (source, packet) = media.next_packet() => {
                 let now = Instant::now();
-                match source {
-                    FeedTrack::Video(layer) => self.peer.write_video(now, layer, &packet)?,
-                    FeedTrack::Audio => self.peer.write_audio(now, &packet)?,
-                }
-                self.drain_peer()?;
-                // str0m sends written packets with the next timeout.
-                self.peer.handle_timeout(now)?;
+                self.peer.handle(now, match source {
+                    FeedTrack::Video(layer) => Input::Video { layer, packet: &packet },
+                    FeedTrack::Audio => Input::Audio(&packet),
+                });
+                self.drain_peer(now)?;
             }
             event = self.signaling.next_event() => match event? {
-                ServerEvent::Candidate(line) => self.peer.add_remote_candidate(&line),
+                ServerEvent::Candidate(line) => {
+                    self.peer.handle(Instant::now(), Input::RemoteCandidate(&line));
+                }
                 ServerEvent::LayerSubscription { layer, subscribed } => {
                     media.set_subscribed(Instant::now(), layer, subscribed);
                 }
             },
-            () = sleep_until(deadline.into()) => self.peer.handle_timeout(Instant::now())?,
+            () = sleep_until(deadline) => self.peer.handle(Instant::now(), Input::Timeout),
         }
-        self.drain_peer()?;
-        if Instant::now() >= check_at {
+        let now = Instant::now();
+        self.drain_peer(now)?;
+        media.handle_timeout(now);
+        if now >= check_at {
             self.check_liveness(media).await?;
         }
         Ok(())
@@ -288,7 +279,7 @@ impl Session {
         tracing::debug!("server silent, restarting ICE");
         self.ice_restarted_at = Some(Instant::now());
         let offer = self.peer.create_offer();
-        self.drain_peer()?;
+        self.drain_peer(Instant::now())?;
         let fragment = sdp::restart_fragment(&offer.sdp);
         let restart = self.signaling.restart_ice(&fragment);
         let fragment = match timeout(RESTART_TIMEOUT, restart).await {
@@ -298,13 +289,14 @@ impl Session {
         };
         self.answer_sdp = sdp::apply_fragment(&self.answer_sdp, &fragment);
         self.peer.accept_answer(&self.answer_sdp)?;
-        self.drain_peer()
+        self.drain_peer(Instant::now())
     }
 
     /// Closes the session and returns why it ended: the server's reason if it gives one, else `error`.
     pub(crate) async fn close(mut self, error: Error) -> Error {
-        self.peer.close();
-        if let Err(error) = self.drain_peer() {
+        let now = Instant::now();
+        self.peer.handle(now, Input::Close);
+        if let Err(error) = self.drain_peer(now) {
             tracing::debug!(%error, "peer connection close failed");
         }
         match self.signaling.leave().await {
@@ -312,6 +304,32 @@ impl Session {
             _ => error,
         }
     }
+}
+
+/// Processes an event of an established connection. Poll the connection afterwards.
+fn handle_event(
+    now: Instant,
+    peer: &mut PeerConnection,
+    media: &mut MediaFeed,
+    event: Event,
+) -> Result<(), Error> {
+    match event {
+        Event::Connected | Event::Disconnected => {}
+        Event::Closed => return Err(Error::Closed),
+        Event::Failed(error) => return Err(error.into()),
+        Event::KeyframeRequested(layer) => media.request_keyframe(layer),
+        Event::BandwidthEstimate(bps) => media.on_estimate(now, bps),
+        Event::ReceiverLimit(bps) => media.on_receiver_limit(now, bps),
+        Event::LinkMeasured(link) => {
+            let reset = media.on_link_measured(now, link);
+            peer.handle(now, Input::LinkClear(media.is_clear(now)));
+            if let Some(bps) = reset {
+                tracing::debug!(bps, ?link, "bandwidth estimate reset");
+                peer.handle(now, Input::ResetEstimate(bps));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a room's server is on this machine.
@@ -324,3 +342,6 @@ fn is_local(room: &Room) -> bool {
         None => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,14 @@
-//! The answering side of a peer connection, which the embedded room uses. Sans-IO; works on RTP packets.
+//! The answering side of a peer connection, which the embedded room uses. It works on RTP packets. Sans-IO:
+//! callers hand in the time and inputs, and carry out the outputs.
+//!
+//! Methods with a result negotiate. Then [`PeerConnection::handle`] takes an input, [`PeerConnection::poll`]
+//! returns the next output to carry out, and [`PeerConnection::deadline`] is the latest time to hand in
+//! [`Input::Timeout`].
 //!
 //! str0m panics when it finds a bug in itself. A client must not be able to end the room that way, so each
 //! call into str0m catches panics, and a panic ends only the connection that it happened in.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,17 +19,20 @@ use str0m::config::DtlsCert;
 use str0m::media::{KeyframeRequestKind, MediaKind, Mid, Rid, Rids};
 use str0m::net::{Receive, TcpType};
 use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite, SeqNo, Ssrc};
-use str0m::{Candidate, Event as RtcEvent, IceConnectionState, IceCreds, Input, Output, Rtc};
+use str0m::{
+    Candidate, Event as RtcEvent, IceConnectionState, IceCreds, Input as RtcInput, Output as RtcOutput, Rtc,
+};
 
 use self::media::{Media, Packet, SenderReport, Track};
 
-mod events;
+mod interface;
 pub(crate) mod media;
 mod sdp;
 
-pub(crate) use self::events::{Datagram, Event, OutgoingPacket};
+pub(crate) use self::interface::{Event, Input, OutgoingPacket, Output};
 pub(crate) use self::sdp::OfferError;
 use self::sdp::{count_media_sections, sanitize_text, with_ice_credentials};
+use super::Datagram;
 use crate::sdp::describe_parse_error;
 
 /// Bandwidth estimate of a viewer's link before the first measurement, in bit/s: what a slow mobile link
@@ -47,7 +56,7 @@ const MAX_RETRANSMIT_SHARE: f32 = 0.25;
 const MAX_LAYERS: usize = 4;
 /// Most media sections of an offer: one audio and one video.
 const MAX_MEDIA_SECTIONS: usize = 2;
-/// Most timeouts handled in one call, so that one connection cannot hold up the others.
+/// Most timeouts handled between two inputs, so that one connection cannot hold up the others.
 const MAX_POLL_ROUNDS: usize = 64;
 /// Largest datagram, in bytes: the usual MTU. Larger ones are dropped.
 pub(crate) const MAX_DATAGRAM: usize = 1500;
@@ -106,8 +115,14 @@ pub(crate) struct PeerConnection {
     /// Tracks of a publisher, by SSRC.
     tracks_by_ssrc: Vec<(Ssrc, Track)>,
     deadline: Instant,
+    /// Timeouts that [`Self::poll`] has handled since the last input.
+    poll_rounds: usize,
+    /// Outputs from the middle of an input, which come before those of str0m.
+    early_outputs: VecDeque<Output>,
+    /// Whether the end of the connection was polled.
+    end_reported: bool,
     connected: bool,
-    /// Whether the link shows neither loss nor delay; see [`Self::set_link_clear`].
+    /// Whether the link shows neither loss nor delay; see [`Input::LinkClear`].
     link_clear: bool,
 }
 
@@ -140,6 +155,9 @@ impl PeerConnection {
             video: None,
             tracks_by_ssrc: Vec::new(),
             deadline: now,
+            poll_rounds: 0,
+            early_outputs: VecDeque::new(),
+            end_reported: false,
             connected: false,
             link_clear: true,
         };
@@ -297,43 +315,66 @@ impl PeerConnection {
         lines
     }
 
-    /// Adds a remote candidate, `candidate:…`. Ignores one that cannot be parsed.
-    pub(crate) fn add_remote_candidate(&mut self, candidate: &str) {
-        if let Ok(candidate) = Candidate::from_sdp_string(candidate) {
-            self.call_catching_panic(|rtc| rtc.add_remote_candidate(candidate));
-        }
-    }
-
     /// Whether this datagram belongs to this connection, by its ICE credentials or its source address.
     pub(crate) fn accepts(&self, now: Instant, datagram: Datagram<'_>) -> bool {
         let Some(rtc) = &self.rtc else { return false };
         let Some(receive) = parse_datagram(datagram) else { return false };
-        catch_unwind(AssertUnwindSafe(|| rtc.accepts(&Input::Receive(now, receive)))).unwrap_or(false)
+        catch_unwind(AssertUnwindSafe(|| rtc.accepts(&RtcInput::Receive(now, receive)))).unwrap_or(false)
     }
 
-    /// Handles a received datagram.
-    pub(crate) fn handle_datagram(&mut self, now: Instant, datagram: Datagram<'_>, out: &mut Vec<Event>) {
+    /// Processes an input at time `now`. Poll all outputs before the next one.
+    pub(crate) fn handle(&mut self, now: Instant, input: Input<'_>) {
+        self.poll_rounds = 0;
+        match input {
+            Input::Datagram(datagram) => self.handle_datagram(now, datagram),
+            Input::Packet(packet) => self.send_packet(now, packet),
+            Input::RequestKeyframe(layer) => self.request_keyframe(layer),
+            Input::RemoteCandidate(candidate) => {
+                if let Ok(candidate) = Candidate::from_sdp_string(candidate) {
+                    self.call_catching_panic(|rtc| rtc.add_remote_candidate(candidate));
+                }
+                self.handle_timeout(now);
+            }
+            Input::DesiredBitrate(bps) => self.set_desired_bitrate(now, bps),
+            Input::LinkClear(clear) => self.link_clear = clear,
+            Input::ResetEstimate(bps) => {
+                self.call_catching_panic(|rtc| rtc.bwe().reset(Bitrate::bps(bps)));
+                self.poll_early(now);
+                self.handle_timeout(now);
+            }
+            Input::Close => {
+                self.call_catching_panic(|rtc| rtc.close().is_ok());
+                self.poll_early(now);
+                self.rtc = None;
+            }
+            Input::Timeout => self.handle_timeout(now),
+        }
+    }
+
+    /// Returns the next output to carry out, if any. The last one is [`Event::Disconnected`].
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<Output> {
+        self.early_outputs.pop_front().or_else(|| self.poll_rtc(now))
+    }
+
+    /// Latest time to hand in [`Input::Timeout`]; `None` if the connection has ended.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.rtc.as_ref().map(|_| self.deadline)
+    }
+
+    fn handle_datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         let Some(receive) = parse_datagram(datagram) else { return };
         if let Some(Err(error)) =
-            self.call_catching_panic(|rtc| rtc.handle_input(Input::Receive(now, receive)))
+            self.call_catching_panic(|rtc| rtc.handle_input(RtcInput::Receive(now, receive)))
         {
             tracing::debug!(%error, "datagram rejected");
         }
-        self.drain_output(now, out);
     }
 
-    /// Handles the passing of time.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Event>) {
-        if let Some(Err(error)) = self.call_catching_panic(|rtc| rtc.handle_input(Input::Timeout(now))) {
+    fn handle_timeout(&mut self, now: Instant) {
+        if let Some(Err(error)) = self.call_catching_panic(|rtc| rtc.handle_input(RtcInput::Timeout(now))) {
             tracing::debug!(%error, "peer connection failed");
             self.rtc = None;
         }
-        self.drain_output(now, out);
-    }
-
-    /// When [`Self::handle_timeout`] must be called next.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
     }
 
     /// Whether the connection has not ended.
@@ -352,15 +393,8 @@ impl PeerConnection {
         rids.iter().map(|rid| rid.map(|rid| rid.to_string())).collect()
     }
 
-    /// Closes the connection.
-    pub(crate) fn close(&mut self, now: Instant, out: &mut Vec<Event>) {
-        self.call_catching_panic(|rtc| rtc.close().is_ok());
-        self.drain_output(now, out);
-        self.rtc = None;
-    }
-
     /// Requests a keyframe of a layer from a publisher.
-    pub(crate) fn request_keyframe(&mut self, now: Instant, layer: usize, out: &mut Vec<Event>) {
+    fn request_keyframe(&mut self, layer: usize) {
         let Some((mid, rid)) = self.video.as_ref().and_then(|m| Some((m.mid, *m.rids.get(layer)?))) else {
             return;
         };
@@ -370,31 +404,17 @@ impl PeerConnection {
                 stream.request_keyframe(KeyframeRequestKind::Pli);
             }
         });
-        self.drain_output(now, out);
     }
 
-    /// Sets the bitrate that could be sent to a viewer, in bit/s. str0m probes the link up to it, now and
-    /// later.
-    pub(crate) fn set_desired_bitrate(&mut self, now: Instant, bps: u64, out: &mut Vec<Event>) {
+    /// Sets the bitrate that could be sent to a viewer, in bit/s.
+    fn set_desired_bitrate(&mut self, now: Instant, bps: u64) {
         // str0m probes at once only when the desired bitrate grows.
         for bps in [MIN_DESIRED_BPS.min(bps), bps] {
             self.call_catching_panic(|rtc| rtc.bwe().set_bitrate(Bitrate::ZERO, Bitrate::bps(bps)));
-            self.drain_output(now, out);
-            self.handle_timeout(now, out);
+            self.poll_early(now);
+            self.handle_timeout(now);
+            self.poll_early(now);
         }
-    }
-
-    /// Sets whether the link shows neither loss nor delay. On a clear link the pacer does not delay packets,
-    /// however low the estimate is.
-    pub(crate) fn set_link_clear(&mut self, clear: bool) {
-        self.link_clear = clear;
-    }
-
-    /// Restarts the bandwidth estimator from this estimate, in bit/s.
-    pub(crate) fn reset_estimate(&mut self, now: Instant, bps: u64, out: &mut Vec<Event>) {
-        self.call_catching_panic(|rtc| rtc.bwe().reset(Bitrate::bps(bps)));
-        self.drain_output(now, out);
-        self.handle_timeout(now, out);
     }
 
     /// When the oldest video packet in the pacer was queued.
@@ -406,13 +426,13 @@ impl PeerConnection {
         })?
     }
 
-    /// Sends a packet to a viewer. Returns whether the viewer receives this codec.
-    pub(crate) fn send_packet(&mut self, now: Instant, packet: OutgoingPacket, out: &mut Vec<Event>) -> bool {
+    /// Sends a packet to a viewer, unless the viewer does not receive this codec.
+    fn send_packet(&mut self, now: Instant, packet: OutgoingPacket) {
         let media = if packet.is_audio { &mut self.audio } else { &mut self.video };
-        let Some((media, rtc)) = media.as_mut().zip(self.rtc.as_mut()) else { return false };
+        let Some((media, rtc)) = media.as_mut().zip(self.rtc.as_mut()) else { return };
         let (Some(payload_type), Some((ssrc, resend))) = (media.payload_type(packet.codec), media.ssrc)
         else {
-            return false;
+            return;
         };
         let (audio, source_changed, clear) = (packet.is_audio, packet.source_changed, self.link_clear);
         let (mid, started) = (media.mid, std::mem::replace(&mut media.started, true));
@@ -459,8 +479,6 @@ impl PeerConnection {
         if sent.is_err() {
             self.rtc = None;
         }
-        self.drain_output(now, out);
-        true
     }
 
     /// Calls into str0m and ends the connection if it panics. `None` if the connection has ended.
@@ -474,39 +492,49 @@ impl PeerConnection {
         result.ok()
     }
 
-    /// Collects str0m's outputs until it waits for a timeout. Must follow every change.
-    fn drain_output(&mut self, now: Instant, out: &mut Vec<Event>) {
-        let mut rounds = 0;
+    /// Polls str0m in the middle of an input: it must wait for a timeout before the next change.
+    fn poll_early(&mut self, now: Instant) {
+        while let Some(output) = self.poll_rtc(now) {
+            self.early_outputs.push_back(output);
+        }
+        self.poll_rounds = 0;
+    }
+
+    /// Returns str0m's next output, and lets it handle the timeouts that are due.
+    fn poll_rtc(&mut self, now: Instant) -> Option<Output> {
         loop {
             match self.call_catching_panic(Rtc::poll_output) {
-                None => break,
+                None => {
+                    let is_new = !std::mem::replace(&mut self.end_reported, true);
+                    return is_new.then_some(Output::Event(Event::Disconnected));
+                }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "peer connection failed");
                     self.rtc = None;
                 }
-                Some(Ok(Output::Transmit(t))) => {
-                    out.push(Event::Transmit(t.proto, t.destination, t.contents.into()));
+                Some(Ok(RtcOutput::Transmit(transmit))) => return Some(Output::Transmit(transmit.into())),
+                Some(Ok(RtcOutput::Event(event))) => {
+                    if let Some(event) = self.map_event(event) {
+                        return Some(Output::Event(event));
+                    }
                 }
-                Some(Ok(Output::Event(event))) => self.handle_rtc_event(event, out),
-                Some(Ok(Output::Timeout(at))) if at > now || rounds >= MAX_POLL_ROUNDS => {
+                Some(Ok(RtcOutput::Timeout(at))) if at > now || self.poll_rounds >= MAX_POLL_ROUNDS => {
                     self.deadline = at.max(now + Duration::from_millis(u64::from(at <= now)));
-                    return;
+                    return None;
                 }
-                Some(Ok(Output::Timeout(_))) => {
-                    rounds += 1;
-                    let handled = self.call_catching_panic(|rtc| rtc.handle_input(Input::Timeout(now)));
+                Some(Ok(RtcOutput::Timeout(_))) => {
+                    self.poll_rounds += 1;
+                    let handled = self.call_catching_panic(|rtc| rtc.handle_input(RtcInput::Timeout(now)));
                     if !matches!(handled, Some(Ok(()))) {
                         self.rtc = None;
                     }
                 }
             }
         }
-        self.deadline = now;
-        out.push(Event::Disconnected);
     }
 
-    fn handle_rtc_event(&mut self, event: RtcEvent, out: &mut Vec<Event>) {
-        let mapped = match event {
+    fn map_event(&mut self, event: RtcEvent) -> Option<Event> {
+        Some(match event {
             RtcEvent::Connected => {
                 self.connected = true;
                 Event::Connected
@@ -514,10 +542,7 @@ impl PeerConnection {
             RtcEvent::IceConnectionStateChange(IceConnectionState::Disconnected) | RtcEvent::Closed => {
                 Event::Disconnected
             }
-            RtcEvent::RtpPacket(packet) => match self.map_packet(packet) {
-                Some(packet) => Event::Packet(packet),
-                None => return,
-            },
+            RtcEvent::RtpPacket(packet) => Event::Packet(self.map_packet(packet)?),
             RtcEvent::SenderFeedback(feedback) => {
                 let info = feedback.sender_info;
                 match self.find_track(feedback.mid, feedback.rid) {
@@ -529,7 +554,7 @@ impl PeerConnection {
                             SenderReport { wall_clock: wall, timestamp: low_32_bits(info.rtp_time.numer()) },
                         )
                     }
-                    _ => return,
+                    _ => return None,
                 }
             }
             RtcEvent::KeyframeRequest(_) => Event::KeyframeRequested,
@@ -544,9 +569,8 @@ impl PeerConnection {
                 let estimate_bps = stats.bwe_tx.map(|estimate| estimate.as_u64());
                 Event::LinkMeasured(super::LinkStats { rtt: stats.rtt, loss, estimate_bps })
             }
-            _ => return,
-        };
-        out.push(mapped);
+            _ => return None,
+        })
     }
 
     fn map_packet(&mut self, packet: RtpPacket) -> Option<Packet> {

@@ -1,7 +1,10 @@
-//! The offering side of a peer connection, which sends a stream. Sans-IO: datagrams and packets in, datagrams
-//! and events out.
+//! The offering side of a peer connection, which sends a stream. Sans-IO: callers hand in the time and
+//! inputs, and carry out the outputs.
+//!
+//! Methods with a result negotiate. Then [`PeerConnection::handle`] takes an input, [`PeerConnection::poll`]
+//! returns the next output to carry out, and [`PeerConnection::deadline`] is the latest time to hand in
+//! [`Input::Timeout`].
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,12 +16,12 @@ use str0m::format::Codec;
 use str0m::media::{
     Direction, Frequency, MediaKind, MediaTime as RtpTime, Mid, Pt, Rid, Simulcast, SimulcastLayer,
 };
-use str0m::net::{Protocol, Receive, Transmit};
+use str0m::net::Receive;
 use str0m::rtp::Ssrc;
 use str0m::stats::{MediaEgressStats, PeerStats};
-use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output as RtcOutput, Rtc};
+use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input as RtcInput, Output as RtcOutput, Rtc};
 
-use super::LinkStats;
+use super::{Datagram, LinkStats, Transmit};
 use crate::sdp::describe_parse_error;
 use crate::signaling::{Offer, OfferedLayer};
 
@@ -41,7 +44,7 @@ const VIDEO_CLOCK_RATE: u32 = 90_000;
 const AUDIO_CLOCK_RATE: u32 = 48_000;
 
 /// Why a connection cannot be established or used. Texts from the server are shortened.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
     /// The answer is malformed.
@@ -76,7 +79,13 @@ pub(crate) struct PeerConnection {
     /// The instant of pts zero.
     time_origin: Option<Instant>,
     connected: bool,
-    /// Whether the link shows neither loss nor delay; see [`Self::set_link_clear`].
+    deadline: Option<Instant>,
+    /// Whether a packet was written, which str0m sends with the next timeout.
+    has_written: bool,
+    /// Whether the connection has failed, and the error until it is polled.
+    has_failed: bool,
+    failure: Option<Error>,
+    /// Whether the link shows neither loss nor delay; see [`Input::LinkClear`].
     link_clear: bool,
     /// Estimated bandwidth in bit/s: our own (TWCC) and the server's (REMB).
     capacities_bps: [Option<u32>; 2],
@@ -89,19 +98,44 @@ impl std::fmt::Debug for PeerConnection {
     }
 }
 
-/// Output of a connection.
+/// Input of a [`PeerConnection`].
+#[derive(Debug)]
+pub(crate) enum Input<'a> {
+    /// A datagram arrived.
+    Datagram(Datagram<'a>),
+    /// A packet of a video layer is to be sent.
+    Video {
+        /// Index of the layer.
+        layer: usize,
+        /// The layer's next packet.
+        packet: &'a Packet,
+    },
+    /// A packet of the audio is to be sent.
+    Audio(&'a Packet),
+    /// The server has a further candidate, `candidate:…`. One that cannot be parsed is ignored.
+    RemoteCandidate(&'a str),
+    /// The link shows neither loss nor delay, or does again. On a clear link the pacer does not delay
+    /// packets, however low the estimate is.
+    LinkClear(bool),
+    /// The bandwidth estimator is to restart from this estimate, in bit/s.
+    ResetEstimate(u64),
+    /// The connection is to be closed.
+    Close,
+    /// Time has passed; see [`PeerConnection::deadline`].
+    Timeout,
+}
+
+/// Output of a [`PeerConnection`] that the caller carries out.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// A datagram must be sent.
+    /// Send a datagram.
     Transmit(Transmit),
-    /// Something happened.
+    /// Process an event.
     Event(Event),
-    /// Nothing more until this deadline or the next input.
-    Timeout(Instant),
 }
 
 /// Event of a connection.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
     /// The connection is established: media can be sent.
     Connected,
@@ -117,6 +151,8 @@ pub(crate) enum Event {
     ReceiverLimit(u32),
     /// The link was measured.
     LinkMeasured(LinkStats),
+    /// The connection has failed; no output follows.
+    Failed(Error),
 }
 
 /// Statistics of a connection.
@@ -180,6 +216,10 @@ impl PeerConnection {
             started_streams: Vec::new(),
             time_origin: None,
             connected: false,
+            deadline: Some(now),
+            has_written: false,
+            has_failed: false,
+            failure: None,
             link_clear: false,
             capacities_bps: [None; 2],
             stats,
@@ -201,8 +241,7 @@ impl PeerConnection {
         self.rtc.add_local_candidate(candidate);
     }
 
-    /// Adds a remote candidate, `candidate:…`. Ignores one that cannot be parsed.
-    pub(crate) fn add_remote_candidate(&mut self, candidate: &str) {
+    fn add_remote_candidate(&mut self, candidate: &str) {
         match Candidate::from_sdp_string(candidate) {
             Ok(candidate) => self.rtc.add_remote_candidate(candidate),
             // For example mDNS names, which end in .local.
@@ -325,11 +364,83 @@ impl PeerConnection {
         }
     }
 
+    /// Processes an input at time `now`. Poll all outputs before the next one.
+    pub(crate) fn handle(&mut self, now: Instant, input: Input<'_>) {
+        if self.has_failed {
+            return;
+        }
+        let handled = match input {
+            Input::Datagram(datagram) => self.handle_datagram(now, datagram),
+            Input::Video { layer, packet } => self.write_video(now, layer, packet),
+            Input::Audio(packet) => self.write_audio(now, packet),
+            Input::RemoteCandidate(candidate) => {
+                self.add_remote_candidate(candidate);
+                Ok(())
+            }
+            Input::LinkClear(clear) => {
+                self.link_clear = clear;
+                Ok(())
+            }
+            Input::ResetEstimate(bps) => {
+                self.rtc.bwe().reset(Bitrate::bps(bps));
+                self.handle_rtc_input(RtcInput::Timeout(now))
+            }
+            Input::Close => {
+                if let Err(error) = self.rtc.close() {
+                    tracing::debug!(%error, "peer connection close failed");
+                }
+                Ok(())
+            }
+            Input::Timeout => self.handle_rtc_input(RtcInput::Timeout(now)),
+        };
+        if let Err(error) = handled {
+            self.fail(error);
+        }
+    }
+
+    /// Returns the next output to carry out, if any.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<Output> {
+        loop {
+            if self.has_failed {
+                return self.failure.take().map(|error| Output::Event(Event::Failed(error)));
+            }
+            match self.rtc.poll_output() {
+                Ok(RtcOutput::Transmit(transmit)) => return Some(Output::Transmit(transmit.into())),
+                Ok(RtcOutput::Event(event)) => {
+                    if let Some(event) = self.handle_rtc_event(event) {
+                        return Some(Output::Event(event));
+                    }
+                }
+                Ok(RtcOutput::Timeout(_)) if std::mem::take(&mut self.has_written) => {
+                    if let Err(error) = self.handle_rtc_input(RtcInput::Timeout(now)) {
+                        self.fail(error);
+                    }
+                }
+                Ok(RtcOutput::Timeout(at)) => {
+                    self.deadline = Some(at);
+                    return None;
+                }
+                Err(error) => self.fail(connection_failed(error)),
+            }
+        }
+    }
+
+    /// Latest time to hand in [`Input::Timeout`]; `None` if the connection has failed.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Ends the connection.
+    fn fail(&mut self, error: Error) {
+        (self.has_failed, self.failure, self.deadline) = (true, Some(error), None);
+    }
+
+    fn handle_rtc_input(&mut self, input: RtcInput<'_>) -> Result<(), Error> {
+        self.rtc.handle_input(input).map_err(connection_failed)
+    }
+
     /// Sends a packet of a video layer.
-    ///
-    /// # Errors
-    /// [`Error::ConnectionFailed`].
-    pub(crate) fn write_video(&mut self, now: Instant, layer: usize, packet: &Packet) -> Result<(), Error> {
+    fn write_video(&mut self, now: Instant, layer: usize, packet: &Packet) -> Result<(), Error> {
         let (Some((_, pt)), Some(rid)) = (self.payload_types, self.rids.get(layer).copied()) else {
             return Ok(());
         };
@@ -337,10 +448,7 @@ impl PeerConnection {
     }
 
     /// Sends a packet of the audio.
-    ///
-    /// # Errors
-    /// [`Error::ConnectionFailed`].
-    pub(crate) fn write_audio(&mut self, now: Instant, packet: &Packet) -> Result<(), Error> {
+    fn write_audio(&mut self, now: Instant, packet: &Packet) -> Result<(), Error> {
         let Some((pt, _)) = self.payload_types else { return Ok(()) };
         self.write(now, (self.audio, pt, None), AUDIO_CLOCK_RATE, packet)
     }
@@ -363,6 +471,7 @@ impl PeerConnection {
         let frequency =
             if rate == VIDEO_CLOCK_RATE { Frequency::NINETY_KHZ } else { Frequency::FORTY_EIGHT_KHZ };
         let time = RtpTime::new(ticks, frequency);
+        self.has_written = true;
         self.release_stream(now, mid, rid);
         let Some(mut writer) = self.rtc.writer(mid) else { return Ok(()) };
         if let Some(rid) = rid {
@@ -375,49 +484,12 @@ impl PeerConnection {
         writer.write(pt, origin + pts, time, Arc::clone(&packet.data)).map_err(connection_failed)
     }
 
-    /// Handles a received datagram.
-    ///
-    /// # Errors
-    /// [`Error::ConnectionFailed`].
-    pub(crate) fn handle_datagram(
-        &mut self,
-        now: Instant,
-        (protocol, from, to): (Protocol, SocketAddr, SocketAddr),
-        data: &[u8],
-    ) -> Result<(), Error> {
+    fn handle_datagram(&mut self, now: Instant, datagram: Datagram<'_>) -> Result<(), Error> {
+        let Datagram { protocol, source, destination, data } = datagram;
         // Datagrams other than STUN, DTLS and RTP are ignored.
-        let Ok(receive) = Receive::new(protocol, from, to, data) else { return Ok(()) };
-        let input = Input::Receive(now, receive);
-        if !self.rtc.accepts(&input) {
-            return Ok(());
-        }
-        self.rtc.handle_input(input).map_err(connection_failed)
-    }
-
-    /// Handles the passing of time.
-    ///
-    /// # Errors
-    /// [`Error::ConnectionFailed`].
-    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), Error> {
-        self.rtc.handle_input(Input::Timeout(now)).map_err(connection_failed)
-    }
-
-    /// The next output. Call it after every other method, until it returns [`Output::Timeout`].
-    ///
-    /// # Errors
-    /// [`Error::ConnectionFailed`].
-    pub(crate) fn poll(&mut self) -> Result<Output, Error> {
-        loop {
-            match self.rtc.poll_output().map_err(connection_failed)? {
-                RtcOutput::Timeout(at) => return Ok(Output::Timeout(at)),
-                RtcOutput::Transmit(transmit) => return Ok(Output::Transmit(transmit)),
-                RtcOutput::Event(event) => {
-                    if let Some(event) = self.handle_rtc_event(event) {
-                        return Ok(Output::Event(event));
-                    }
-                }
-            }
-        }
+        let Ok(receive) = Receive::new(protocol, source, destination, data) else { return Ok(()) };
+        let input = RtcInput::Receive(now, receive);
+        if self.rtc.accepts(&input) { self.handle_rtc_input(input) } else { Ok(()) }
     }
 
     fn handle_rtc_event(&mut self, event: RtcEvent) -> Option<Event> {
@@ -457,17 +529,6 @@ impl PeerConnection {
         LinkStats { rtt: stats.rtt, loss: stats.egress_loss_fraction, estimate_bps }
     }
 
-    /// Sets whether the link shows neither loss nor delay. On a clear link the pacer does not delay packets,
-    /// however low the estimate is.
-    pub(crate) fn set_link_clear(&mut self, clear: bool) {
-        self.link_clear = clear;
-    }
-
-    /// Restarts the bandwidth estimator from this estimate, in bit/s.
-    pub(crate) fn reset_estimate(&mut self, bps: u64) {
-        self.rtc.bwe().reset(Bitrate::bps(bps));
-    }
-
     fn update_stream_stats(&mut self, stats: &MediaEgressStats) {
         let layer = self.rids.iter().position(|rid| *rid == stats.rid);
         let index = if stats.mid == self.audio { Some(self.layers.len()) } else { layer };
@@ -492,14 +553,7 @@ impl PeerConnection {
 
     /// Whether the connection has not ended.
     pub(crate) fn is_alive(&self) -> bool {
-        self.rtc.is_alive()
-    }
-
-    /// Closes the connection. Its last datagrams still have to be polled.
-    pub(crate) fn close(&mut self) {
-        if let Err(error) = self.rtc.close() {
-            tracing::debug!(%error, "peer connection close failed");
-        }
+        !self.has_failed && self.rtc.is_alive()
     }
 }
 

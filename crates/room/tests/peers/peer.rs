@@ -2,7 +2,7 @@
 //!
 //! Published frames cannot be decoded. Each contains a label with its layer, its number and its capture time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use pagecast_testkit::link::{self, Link};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use str0m::change::{SdpAnswer, SdpPendingOffer};
 use str0m::format::Codec;
@@ -30,6 +31,8 @@ const SPS_360: &[u8] = &[
 ];
 const PPS: &[u8] = &[0x68, 0xce, 0x0f, 0xc8];
 const FPS: u32 = 30;
+/// Longest time in the queue of a link with limited bandwidth: enough to count as severe congestion.
+const MAX_QUEUE_DELAY: Duration = Duration::from_millis(300);
 /// Longest wait for a datagram, so that controls are read often.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -52,12 +55,24 @@ pub(crate) struct LinkConditions {
     pub(crate) no_reads: bool,
     /// Whether the peer uses TCP. Only the initial value counts.
     pub(crate) tcp: bool,
-    /// Bandwidth in bit/s, with a queue of 300 ms.
+    /// Bandwidth in bit/s, with a queue of [`MAX_QUEUE_DELAY`].
     pub(crate) bandwidth_bps: Option<u64>,
     /// Drops every nth datagram; 0 drops none.
     pub(crate) drop_every: u64,
     /// Durations for which the receiver is busy and for which it reads, in turns. Nothing is lost meanwhile.
     pub(crate) busy: Option<[Duration; 2]>,
+}
+
+impl LinkConditions {
+    /// The conditions of the link itself, without those of its ends.
+    fn of_link(&self) -> link::LinkConditions {
+        link::LinkConditions {
+            lose_every: self.drop_every,
+            bits_per_second: self.bandwidth_bps,
+            max_queue_delay: MAX_QUEUE_DELAY,
+            ..link::LinkConditions::default()
+        }
+    }
 }
 
 /// Observable state of a peer.
@@ -242,7 +257,7 @@ impl Peer {
                 transport,
                 media,
                 shared: Arc::clone(&thread_shared),
-                queue: VecDeque::new(),
+                link: Link::new(link::LinkConditions::default(), 1),
                 frames: None,
                 pending: None,
             };
@@ -452,8 +467,8 @@ struct PeerLoop {
     transport: PeerTransport,
     media: Media,
     shared: Arc<Shared>,
-    /// Datagrams on the slow link, with their arrival time.
-    queue: VecDeque<(Instant, SocketAddr, Vec<u8>)>,
+    /// Link of received datagrams, with their senders.
+    link: Link<(SocketAddr, Vec<u8>)>,
     frames: Option<PublishProgress>,
     pending: Option<SdpPendingOffer>,
 }
@@ -468,7 +483,7 @@ struct PublishProgress {
 
 impl PeerLoop {
     fn run(&mut self) -> Result<()> {
-        let (mut count, mut free_at, mut reads_since) = (0_u64, Instant::now(), Instant::now());
+        let mut reads_since = Instant::now();
         let (local, protocol) = (self.transport.local_address()?, self.transport.protocol());
         while self.rtc.is_alive() {
             let deadline = self.drain_output()?;
@@ -501,25 +516,15 @@ impl PeerLoop {
             }
             match self.transport.receive(wait) {
                 Ok((from, data)) => {
-                    count += 1;
-                    let now = Instant::now();
-                    if link.drop_every == 0 || !count.is_multiple_of(link.drop_every) {
-                        let bits = data.len() as u64 * 8;
-                        let duration = link
-                            .bandwidth_bps
-                            .map_or(Duration::ZERO, |bps| Duration::from_secs_f64(bits as f64 / bps as f64));
-                        if free_at.saturating_duration_since(now) < Duration::from_millis(300) {
-                            free_at = free_at.max(now) + duration;
-                            self.queue.push_back((free_at, from, data));
-                        }
-                    }
+                    let (now, length) = (Instant::now(), data.len());
+                    self.link.handle(now, link::Input::Conditions(link.of_link()));
+                    self.link.handle(now, link::Input::Datagram { datagram: (from, data), length });
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
                 Err(error) => return Err(error.into()),
             }
-            while self.queue.front().is_some_and(|(at, ..)| *at <= Instant::now()) {
-                let Some((_, from, data)) = self.queue.pop_front() else { break };
+            while let Some((from, data)) = self.link.poll(Instant::now()) {
                 let received = Receive::new(protocol, from, local, &data);
                 let Ok(received) = received else { continue };
                 self.rtc.handle_input(Input::Receive(Instant::now(), received))?;

@@ -122,7 +122,7 @@ mod tests {
     use super::super::super::Limits;
     use super::super::super::command::ClientOrigin;
     use super::super::super::expected_publishers::ExpectedPublishers;
-    use super::super::{CONNECT_TIMEOUT, SessionConfig, fuzz::OFFER};
+    use super::super::{CONNECT_TIMEOUT, Input, SessionConfig, fuzz::OFFER};
     use super::*;
     use crate::rtc::answerer::Certificate;
 
@@ -169,7 +169,7 @@ mod tests {
         // An expected cast is exempt.
         sfu.join(now, join_request(true, Some("page"), Some("2001:db8::1"))).unwrap();
         now += CONNECT_TIMEOUT + Duration::from_millis(1);
-        sfu.handle_timeout(now);
+        sfu.handle(now, Input::Timeout);
         sfu.join(now, from("2001:db8::3")).unwrap();
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::super::command::{ClientOrigin, JoinRequest, PatchRequest, SessionPath};
 use super::super::expected_publishers::ExpectedPublishers;
 use super::super::{Limits, payload};
-use super::{SessionConfig, SessionId, Sfu};
+use super::{Input, SessionConfig, SessionId, Sfu};
 use crate::rtc::Protocol;
 use crate::rtc::answerer::Certificate;
 use crate::rtc::answerer::media::Codec;
@@ -81,20 +81,20 @@ pub fn run_fuzz_input(data: &[u8]) {
             }
             4 => {
                 now += Duration::from_millis(u64::from(*low) * 40);
-                sfu.handle_timeout(now);
+                sfu.handle(now, Input::Timeout);
             }
             5 => {
                 payload::inspect(Codec::H264(0), bytes);
                 payload::inspect(Codec::Vp8, bytes);
             }
-            _ => drop(sfu.handle_datagram(now, remote_address(from + 1), bytes)),
+            _ => sfu.handle(now, Input::Datagram { remote: remote_address(from + 1), data: bytes }),
         }
-        assert!(sfu.deadline() > now || sfu.transmits().count() < 10_000);
+        let outputs = std::iter::from_fn(|| sfu.poll(now)).count();
+        assert!(outputs < 10_000 || sfu.deadline().is_none_or(|at| at > now));
         assert!(sfu.sessions.len() <= 4 + 2 * limits.publishers_per_room && sfu.rooms.len() <= 2);
-        sfu.transmits();
     }
     sfu.stats(now);
-    sfu.close(now);
+    sfu.handle(now, Input::Close);
     assert!(sfu.sessions.is_empty() && sfu.rooms.is_empty() && sfu.deadlines.is_empty());
 }
 

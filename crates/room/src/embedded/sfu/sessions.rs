@@ -77,7 +77,7 @@ impl Sfu {
         self.demux.set_ufrag(id, &ufrag);
         let deadline = peer.deadline();
         let etag = format!("\"{etag}\"");
-        self.deadlines.insert((deadline, id));
+        self.deadlines.extend(deadline.map(|at| (at, id)));
         let session = Session {
             room: Arc::clone(&room),
             secret: secret.clone(),
@@ -91,7 +91,6 @@ impl Sfu {
             link_stats: LinkStats::default(),
         };
         self.sessions.insert(id, session);
-        self.process_events(now);
         Ok(JoinResponse { secret, answer, etag })
     }
 
@@ -141,21 +140,16 @@ impl Sfu {
     }
 
     fn add_candidates(&mut self, now: Instant, id: SessionId, fragment: &str) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
         let candidates = fragment.lines().filter_map(|line| line.trim().strip_prefix("a="));
         for candidate in candidates.filter(|line| line.starts_with("candidate:")).take(MAX_CANDIDATES) {
-            session.peer.add_remote_candidate(candidate);
-            session.peer.handle_timeout(now, &mut self.event_buffer);
+            self.handle_in_session(now, id, answerer::Input::RemoteCandidate(candidate));
         }
-        self.collect_events(id);
-        self.process_events(now);
     }
 
     /// Ends a session.
     pub(in super::super) fn leave(&mut self, now: Instant, path: &SessionPath) -> Result<(), SessionError> {
         let id = self.find_session(path)?;
         self.end_session(now, id, SessionError::Ended);
-        self.process_events(now);
         Ok(())
     }
 
@@ -188,7 +182,6 @@ impl Sfu {
             viewer.preference = preference;
         }
         self.update_layer(now, id);
-        self.process_events(now);
         self.publish_viewer_states(now);
         Ok(())
     }

@@ -57,8 +57,17 @@ impl Fixture {
         fixture
     }
 
+    fn send(&mut self, peer: SocketAddr, data: &[u8]) {
+        self.client.handle(self.now, Input::Data { peer, data });
+    }
+
+    /// The packets that were sent. There is no data of a peer, which [`Fixture::receive`] takes.
     fn take_sent(&mut self) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| self.client.poll_transmit()).collect()
+        let packet = |output| match output {
+            Output::Transmit(packet) => packet,
+            Output::Data { .. } => panic!("data without a received packet"),
+        };
+        std::iter::from_fn(|| self.client.poll()).map(packet).collect()
     }
 
     /// The one request that was sent.
@@ -68,8 +77,14 @@ impl Fixture {
         SentRequest { bytes: sent.remove(0) }
     }
 
+    /// Hands in a packet and returns the data in it. Packets to send stay queued.
     fn receive(&mut self, bytes: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
-        self.client.handle_packet(bytes, self.now).map(|(from, data)| (from, data.to_vec()))
+        self.client.handle(self.now, Input::Packet(bytes));
+        let at = self.client.outputs.iter().position(|output| matches!(output, Output::Data { .. }))?;
+        match self.client.outputs.remove(at) {
+            Some(Output::Data { peer, data }) => Some((peer, data)),
+            _ => None,
+        }
     }
 
     fn respond(&mut self, request: &SentRequest, class: Class, change: impl FnOnce(Builder) -> Builder) {
@@ -105,7 +120,7 @@ impl Fixture {
         let until = self.now + limit;
         let before = self.now;
         self.now = self.client.deadline().map_or(until, |deadline| deadline.min(until));
-        self.client.handle_timeout(self.now);
+        self.client.handle(self.now, Input::Timeout);
         self.now - before
     }
 
@@ -133,7 +148,7 @@ impl Fixture {
 
     /// Binds a channel to the peer.
     fn bind_channel(&mut self) {
-        self.client.send(peer(), b"first", self.now);
+        self.send(peer(), b"first");
         let permit = self.take_request();
         self.respond_success(&permit);
         assert_eq!(self.take_sent().len(), 1, "the kept packet is sent");
@@ -147,8 +162,8 @@ impl Fixture {
 #[test]
 fn data_goes_both_ways_first_in_indications_then_over_a_channel() {
     let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
-    fixture.client.send(peer(), b"one", fixture.now);
-    fixture.client.send(peer(), b"two", fixture.now);
+    fixture.send(peer(), b"one");
+    fixture.send(peer(), b"two");
     let permit = fixture.take_request();
     assert_eq!(permit.method(), method::CREATE_PERMISSION);
     assert_eq!(permit.message().xor_address(attribute::XOR_PEER_ADDRESS), Some(peer()));
@@ -164,14 +179,14 @@ fn data_goes_both_ways_first_in_indications_then_over_a_channel() {
     let bind = fixture.take_request();
     let number = bind.message().number(attribute::CHANNEL_NUMBER).unwrap();
     assert_eq!(number, 0x4000 << 16);
-    fixture.client.send(peer(), b"three", fixture.now);
+    fixture.send(peer(), b"three");
     assert_eq!(
         Message::parse(&fixture.take_sent()[0]).unwrap().method(),
         method::SEND,
         "not over the channel yet"
     );
     fixture.respond_success(&bind);
-    fixture.client.send(peer(), b"four!", fixture.now);
+    fixture.send(peer(), b"four!");
     assert_eq!(fixture.take_sent(), [b"\x40\x00\x00\x05four!".to_vec()]);
     assert_eq!(fixture.receive(b"\x40\x00\x00\x03yes\x00"), Some((peer(), b"yes".to_vec())));
     assert_eq!(fixture.receive(b"\x40\x01\x00\x03yes\x00"), None, "no peer has that channel");
@@ -183,7 +198,7 @@ fn data_goes_both_ways_first_in_indications_then_over_a_channel() {
 fn on_a_stream_data_is_padded_and_nothing_retransmitted() {
     let mut fixture = Fixture::allocated(TransportKind::Stream, 600);
     fixture.bind_channel();
-    fixture.client.send(peer(), b"four!", fixture.now);
+    fixture.send(peer(), b"four!");
     assert_eq!(fixture.take_sent(), [b"\x40\x00\x00\x05four!\x00\x00\x00".to_vec()]);
     let mut silent = Fixture::new(TransportKind::Stream);
     drop(silent.take_request());
@@ -277,7 +292,7 @@ fn an_allocation_that_the_server_lost_ends_the_client() {
     let (_, refresh) = fixture.advance_until_request();
     fixture.respond_error(&refresh, 437);
     assert_eq!(fixture.client.state(), &State::Closed(Error::AllocationLost));
-    fixture.client.send(peer(), b"x", fixture.now);
+    fixture.send(peer(), b"x");
     assert!(fixture.take_sent().is_empty());
 }
 
@@ -288,7 +303,7 @@ fn used_peers_are_renewed_and_unused_ones_removed() {
     let mut renewed = 0;
     let began = fixture.now;
     while fixture.now - began < Duration::from_secs(1000) {
-        fixture.client.send(peer(), b"x", fixture.now);
+        fixture.send(peer(), b"x");
         fixture.advance(Duration::from_secs(20));
         for bytes in fixture.take_sent() {
             if bytes[0] >= 0x40 {
@@ -320,23 +335,23 @@ fn used_peers_are_renewed_and_unused_ones_removed() {
 #[test]
 fn a_denied_permission_is_requested_again_later() {
     let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
-    fixture.client.send(peer(), b"x", fixture.now);
+    fixture.send(peer(), b"x");
     let permit = fixture.take_request();
     fixture.respond_error(&permit, 403);
-    fixture.client.send(peer(), b"x", fixture.now);
+    fixture.send(peer(), b"x");
     assert!(fixture.take_sent().is_empty());
     let (passed, again) = fixture.advance_until_request();
     assert_eq!((passed.as_secs(), again.method()), (60, method::CREATE_PERMISSION));
     fixture.respond_success(&again);
     assert!(fixture.take_sent().is_empty(), "denied packets are not sent later");
-    fixture.client.send(peer(), b"x", fixture.now);
+    fixture.send(peer(), b"x");
     assert_eq!(fixture.take_sent().len(), 1);
 }
 
 #[test]
 fn without_a_channel_data_is_sent_in_indications() {
     let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
-    fixture.client.send(peer(), b"x", fixture.now);
+    fixture.send(peer(), b"x");
     let permit = fixture.take_request();
     fixture.respond_success(&permit);
     drop(fixture.take_sent());
@@ -347,7 +362,7 @@ fn without_a_channel_data_is_sent_in_indications() {
     let permit = fixture.take_request();
     assert_eq!(permit.method(), method::CREATE_PERMISSION);
     fixture.respond_success(&permit);
-    fixture.client.send(peer(), b"x", fixture.now);
+    fixture.send(peer(), b"x");
     assert_eq!(Message::parse(&fixture.take_sent()[0]).unwrap().method(), method::SEND);
 }
 
@@ -355,7 +370,7 @@ fn without_a_channel_data_is_sent_in_indications() {
 fn close_releases_the_allocation() {
     let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
     fixture.bind_channel();
-    fixture.client.close(fixture.now);
+    fixture.client.handle(fixture.now, Input::Close);
     let refresh = fixture.take_request();
     assert_eq!(refresh.message().number(attribute::LIFETIME), Some(0));
     assert_eq!((refresh.method(), fixture.client.deadline()), (method::REFRESH, None));
@@ -397,11 +412,11 @@ fn memory_is_bounded() {
     for port in 1..5000 {
         let peer = SocketAddr::new(peer().ip(), port);
         for _ in 0..3 {
-            fixture.client.send(peer, &[0; MAX_DATA_BYTES], fixture.now);
+            fixture.send(peer, &[0; MAX_DATA_BYTES]);
         }
     }
-    fixture.client.send(peer(), &[0; MAX_DATA_BYTES + 1], fixture.now);
-    assert!(fixture.client.outgoing.len() <= MAX_QUEUED_PACKETS);
+    fixture.send(peer(), &[0; MAX_DATA_BYTES + 1]);
+    assert!(fixture.client.outputs.len() <= MAX_QUEUED_OUTPUTS);
     assert!(fixture.client.requests.len() <= 65, "{}", fixture.client.requests.len());
 }
 
@@ -414,7 +429,7 @@ proptest::proptest! {
         let mut fixture = Fixture::allocated(TransportKind::Datagram, 600);
         fixture.bind_channel();
         for (kind, at, value) in noise {
-            fixture.client.send(peer(), b"data", fixture.now);
+            fixture.send(peer(), b"data");
             fixture.advance(Duration::from_secs(u64::from(value)));
             let sent_packets = fixture.take_sent();
             let mut packet = match (kind % 4, sent_packets.first()) {

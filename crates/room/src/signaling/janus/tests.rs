@@ -15,7 +15,9 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 
 use super::*;
 use crate::net::IceSockets;
-use crate::rtc::offerer::{Event, Output, PeerConnection};
+use crate::rtc::Datagram;
+use crate::rtc::offerer::{Event, Input, Output, PeerConnection};
+use crate::timer;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest message that the client reads, in bytes.
@@ -269,24 +271,21 @@ async fn drive(
     let mut events = Vec::new();
     while !done(peer, &events) {
         assert!(began.elapsed() < TEST_TIMEOUT, "timed out: {events:?}");
-        let deadline = match peer.poll().unwrap() {
-            Output::Transmit(t) => {
-                net.send(t.proto, t.source, t.destination, &t.contents);
-                continue;
+        if let Some(output) = peer.poll(std::time::Instant::now()) {
+            match output {
+                Output::Transmit(t) => net.send(t.protocol, t.source, t.destination, &t.data),
+                Output::Event(event) => events.push(event),
             }
-            Output::Event(event) => {
-                events.push(event);
-                continue;
-            }
-            Output::Timeout(at) => at,
-        };
+            continue;
+        }
         tokio::select! {
             received = net.receive() => {
-                let path = (received.protocol, received.from, received.to);
-                peer.handle_datagram(std::time::Instant::now(), path, &received.data).unwrap();
+                let (protocol, source, destination) = (received.protocol, received.from, received.to);
+                let datagram = Datagram { protocol, source, destination, data: &received.data };
+                peer.handle(std::time::Instant::now(), Input::Datagram(datagram));
             }
             event = signal.next_event() => panic!("{event:?}"),
-            () = sleep_until(deadline.into()) => peer.handle_timeout(std::time::Instant::now()).unwrap(),
+            () = timer::sleep_until(peer.deadline()) => peer.handle(std::time::Instant::now(), Input::Timeout),
         }
     }
 }

@@ -1,30 +1,47 @@
-//! Inputs and events of an answering connection.
+//! Inputs and outputs of an answering connection.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::media::{Codec, Packet, SenderReport, Track};
-use crate::rtc::{LinkStats, Protocol};
+use crate::rtc::{Datagram, LinkStats, Transmit};
 
-/// A received datagram with its addresses.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Datagram<'a> {
-    /// UDP or TCP.
-    pub(crate) protocol: Protocol,
-    /// Address of the sender.
-    pub(crate) source: SocketAddr,
-    /// Local address that it was sent to, as advertised to the remote peer.
-    pub(crate) destination: SocketAddr,
-    /// Payload of the packet.
-    pub(crate) data: &'a [u8],
+/// Input of a [`PeerConnection`](super::PeerConnection).
+#[derive(Debug)]
+pub(crate) enum Input<'a> {
+    /// A datagram arrived.
+    Datagram(Datagram<'a>),
+    /// A packet is to be sent to the viewer. It is dropped if the viewer does not receive its codec.
+    Packet(OutgoingPacket),
+    /// A keyframe of this layer is to be requested from the publisher.
+    RequestKeyframe(usize),
+    /// The remote peer has a further candidate, `candidate:…`. One that cannot be parsed is ignored.
+    RemoteCandidate(&'a str),
+    /// This bitrate could be sent to the viewer, in bit/s. str0m probes the link up to it, now and later.
+    DesiredBitrate(u64),
+    /// The link shows neither loss nor delay, or does again. On a clear link the pacer does not delay
+    /// packets, however low the estimate is.
+    LinkClear(bool),
+    /// The bandwidth estimator is to restart from this estimate, in bit/s.
+    ResetEstimate(u64),
+    /// The connection is to be closed.
+    Close,
+    /// Time has passed; see [`PeerConnection::deadline`](super::PeerConnection::deadline).
+    Timeout,
+}
+
+/// Output of a [`PeerConnection`](super::PeerConnection) that the caller carries out.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Send a datagram.
+    Transmit(Transmit),
+    /// Process an event.
+    Event(Event),
 }
 
 /// Event of a connection.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A datagram must be sent to this address.
-    Transmit(Protocol, SocketAddr, Vec<u8>),
     /// The connection is established.
     Connected,
     /// A packet was received.
