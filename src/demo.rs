@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use pagecast_core::spec::{NetworkPolicy, NetworkRule, Secret};
 use pagecast_media::contact_sheet;
-use pagecast_server::app::{AccessKey, Application, CallbackReceiver, Callbacks, StorageDefaults};
+use pagecast_server::app::{AccessKey, Application, CallbackReceiver, Callbacks, Settings, StorageDefaults};
 use pagecast_server::config::{self, Config};
 use serde_json::{Value, json};
 
@@ -150,18 +150,24 @@ fn service_config(data: &Path, page: &PageServer, receiver: &WebhookReceiver) ->
             secret: Secret::new("secret-of-the-demo"),
             disabled: false,
         }],
-        callbacks: Callbacks {
-            volcengine: Some(callback_receiver("volcengine")?),
-            tencent: Some(callback_receiver("tencent")?),
-            native: None,
+        settings: Settings {
+            callbacks: Callbacks {
+                volcengine: Some(callback_receiver("volcengine")?),
+                tencent: Some(callback_receiver("tencent")?),
+                native: None,
+            },
+            storage: StorageDefaults {
+                buckets_dir: Some(data.join("buckets")),
+                ..StorageDefaults::default()
+            },
+            network: NetworkPolicy {
+                allow: allow.into_iter().collect::<Result<_, _>>()?,
+                ..NetworkPolicy::default()
+            },
+            app_id: Some(APP_ID.into()),
+            sdk_app_id: Some(SDK_APP_ID),
+            ..Settings::default()
         },
-        storage: StorageDefaults { buckets_dir: Some(data.join("buckets")), ..StorageDefaults::default() },
-        network: NetworkPolicy {
-            allow: allow.into_iter().collect::<Result<_, _>>()?,
-            ..NetworkPolicy::default()
-        },
-        app_id: Some(APP_ID.into()),
-        sdk_app_id: Some(SDK_APP_ID),
         ..Application::new(APP_ID)
     };
     Ok(Config {

@@ -136,7 +136,7 @@ impl RunningService {
         if made {
             let (mut application, _) = config::demo_application(&config.data)?;
             // Requests through Tencent's API name a bucket; there is none to try it with.
-            application.storage.buckets_dir = Some(config.data.join("buckets"));
+            application.settings.storage.buckets_dir = Some(config.data.join("buckets"));
             config.applications.push(application);
         }
         let rooms = start_rooms(&config)?;

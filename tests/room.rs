@@ -229,7 +229,7 @@ mod exclusive {
         let watched = room_cast.record_viewer(12)?;
         let (median, p95, sound) = (watched.delay_ms(0.5), watched.delay_ms(0.95), watched.av_offset_ms());
         println!(
-            "delay median {median:.0} ms, p95 {p95:.0} ms; {:.2} pictures/s; sound {sound:+.0} ms, beeps {:?}",
+            "delay median {median:.0} ms, p95 {p95:.0} ms; {:.2} fps; sound {sound:+.0} ms, beeps {:?}",
             watched.fps, watched.beep_delays_ms
         );
         let outcome = room_cast.stop()?;

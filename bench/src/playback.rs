@@ -57,10 +57,7 @@ pub(crate) struct Join {
     /// `None` if no picture came within 20 s.
     pub(crate) first_picture_ms: Option<f64>,
     pub(crate) worst_gap_ms: f64,
-    /// When the longest gap ended, from the first picture on.
-    pub(crate) worst_gap_at_ms: f64,
-    /// Most that a gap was longer than by the pictures' RTP time stamps: what the room added to a gap of the
-    /// page.
+    /// Largest part of a gap that the RTP time stamps of the pictures do not explain: the room added it.
     pub(crate) worst_added_ms: f64,
     pub(crate) pictures: u64,
 }
@@ -243,7 +240,6 @@ impl WatchedCast {
         Ok(Join {
             first_picture_ms: measured["joined_ms"].as_f64(),
             worst_gap_ms: gap.with_context(|| format!("no gap in {measured}"))?,
-            worst_gap_at_ms: measured["worst_gap_at_ms"].as_f64().unwrap_or(0.0),
             worst_added_ms: measured["worst_added_ms"].as_f64().unwrap_or(0.0),
             pictures: measured["pictures"].as_u64().unwrap_or(0),
         })

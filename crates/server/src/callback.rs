@@ -71,7 +71,6 @@ pub(crate) fn is_2xx(status: u16) -> bool {
 
 /// Returns the receiver in the request of a REST cast, or else the application's.
 pub(crate) fn native_receiver(app: &Application, cast: &Cast) -> Option<CallbackReceiver> {
-    let own = cast.request.get("callback").cloned();
-    let own = own.and_then(|receiver| serde_json::from_value::<CallbackReceiver>(receiver).ok());
-    own.or_else(|| app.callbacks.native.clone())
+    let own = cast.request.get("callback").cloned().and_then(CallbackReceiver::from_stored);
+    own.or_else(|| app.settings.callbacks.native.clone())
 }

@@ -39,7 +39,7 @@ impl CastDraft {
             request: self.request,
             spec: self.spec,
             queue_timeout: self.queue_timeout.unwrap_or(Duration::from_secs(limits.queue_timeout_s)),
-            quota: app.max_casts,
+            quota: app.settings.max_casts,
             max_bytes: app.max_history_bytes(),
             queue_limit: limits.max_queued_casts,
             notify: self.notify,

@@ -17,9 +17,7 @@ mod evidence;
 mod json;
 mod openapi;
 mod pushes;
-mod settings;
 mod snapshot;
-mod storage;
 mod stream_limit;
 #[cfg(test)]
 mod tests;

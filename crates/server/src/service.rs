@@ -12,7 +12,7 @@ use pagecast_core::spec::{Recording, Room, RoomIds, Source, Storage};
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_fleet::{CastId, CreateOutcome, Fleet, NewCast, UnixMs};
 
-use crate::app::{Application, ApplicationRegistry, RoomProvider, VolcengineRooms};
+use crate::app::{Application, ApplicationRegistry, Settings, StorageLocation};
 use crate::config::Config;
 use crate::volcengine::token::{MAX_NONCE, Privilege, Token};
 
@@ -85,10 +85,10 @@ impl Service {
     /// Creates the description of a cast of this page with the application's defaults, without outputs.
     #[must_use]
     pub fn new_cast_spec(&self, app: &Application, id: &CastId, mut source: Source) -> CastSpec {
-        source.context.tls.ca.clone_from(&app.ca);
+        source.context.tls.ca.clone_from(&app.settings.ca);
         CastSpec {
-            network: app.network.clone(),
-            limits: app.limits.clone(),
+            network: app.settings.network.clone(),
+            limits: app.settings.limits.to_spec(),
             evidence: Some(self.cast_folder("evidence", id)),
             ..CastSpec::new(source)
         }
@@ -106,9 +106,11 @@ impl Service {
     pub fn new_recording(&self, app: &Application, id: &CastId, to: Option<Storage>) -> Recording {
         // The recording gets a subfolder named after the cast.
         let local = || Storage::Folder(self.config.data.join("recordings"));
-        let to = to.or_else(|| app.storage.default.clone()).unwrap_or_else(local);
+        let storage = &app.settings.storage;
+        let default = || storage.default.as_ref().map(StorageLocation::to_spec);
+        let to = to.or_else(default).unwrap_or_else(local);
         Recording {
-            backup: app.storage.backup.clone().map(Storage::Bucket),
+            backup: storage.backup.as_ref().map(StorageLocation::to_spec),
             upload_timeout: Duration::from_secs(self.config.casts.upload_timeout_s),
             receipt: Some(self.cast_folder("receipts", id).with_extension("json")),
             ..Recording::new(id.as_str(), to, self.cast_folder("spool", id))
@@ -119,14 +121,14 @@ impl Service {
     fn volcengine_token(
         &self,
         app: &Application,
-        rooms: &VolcengineRooms,
+        app_key: &Secret,
         ids: &RoomIds,
     ) -> Result<Secret, SpecError> {
         let issued_s = u32::try_from(self.now() / 1000).unwrap_or(u32::MAX);
-        let lifetime_s = app.limits.max_time.as_secs().saturating_add(self.config.casts.max_wait_s());
+        let lifetime_s = app.settings.limits.max_time_s.saturating_add(self.config.casts.max_wait_s());
         let expires_s = issued_s.saturating_add(u32::try_from(lifetime_s).unwrap_or(u32::MAX));
         let token = Token {
-            app_id: app.app_id.as_deref().unwrap_or_default(),
+            app_id: app.settings.app_id.as_deref().unwrap_or_default(),
             room: &ids.room,
             user: &ids.user,
             nonce: 1 + u32::from_le_bytes(random_bytes()) % MAX_NONCE,
@@ -138,7 +140,7 @@ impl Service {
             what: "the application's app_id",
             why: "a token needs one of 24 characters",
         };
-        token.mint(&rooms.app_key).map(Secret::new).map_err(invalid)
+        token.mint(app_key).map(Secret::new).map_err(invalid)
     }
 
     /// Creates the description of a room on the application's server.
@@ -146,18 +148,16 @@ impl Service {
     /// # Errors
     /// The embedded rooms are disabled, or no token can be minted.
     pub fn new_room(&self, app: &Application, ids: RoomIds, layers: Vec<Layer>) -> Result<Room, SpecError> {
-        let service = match (&app.room, &self.rooms) {
-            (RoomProvider::Service(service), _) => service.clone(),
-            (RoomProvider::Volcengine(rooms), _) => RoomService::Whip {
-                url: rooms.url.clone(),
-                token: Some(self.volcengine_token(app, rooms, &ids)?),
-            },
-            (RoomProvider::Embedded, Some(rooms)) => rooms.publish_service(&ids)?,
-            (RoomProvider::Embedded, None) => {
+        let Settings { room, codec, ice, .. } = &app.settings;
+        let token = |app_key: &Secret| self.volcengine_token(app, app_key, &ids);
+        let service = match (room.service(token)?, &self.rooms) {
+            (Some(service), _) => service,
+            (None, Some(rooms)) => rooms.publish_service(&ids)?,
+            (None, None) => {
                 return Err(SpecError::Room { what: "the embedded rooms", why: "they are switched off" });
             }
         };
-        Ok(Room { service, ids, layers, codec: app.codec, ice: app.ice.clone() })
+        Ok(Room { service, ids, layers, codec: *codec, ice: ice.to_spec() })
     }
 }
 

@@ -323,7 +323,7 @@ fn find_application(
     verified: &VerifiedRequest,
     app_id: &str,
 ) -> Result<Arc<Application>, ApiError> {
-    let param = |app: &Arc<Application>| app.app_id.as_deref() == Some(app_id);
+    let param = |app: &Arc<Application>| app.settings.app_id.as_deref() == Some(app_id);
     let has_key = |app: &Arc<Application>| {
         app.keys.iter().any(|key| key.id == verified.key_id && !key.disabled && key.secret == verified.secret)
     };

@@ -11,8 +11,8 @@ pub struct MachineLock(#[expect(dead_code, reason = "closing the file releases t
 
 impl MachineLock {
     /// Waits until no other test holds the lock: for tests that measure time. They belong in a module
-    /// `exclusive` at the root of their file: `scripts/run-tests` runs it when everything else has ended, as not
-    /// every test that needs the processor holds a lock.
+    /// `exclusive` at the root of their file: `scripts/run-tests` runs it when everything else has ended,
+    /// because not every test that needs the processor holds a lock.
     ///
     /// # Errors
     /// The test is in another module, or the lock file cannot be opened.

@@ -1,6 +1,7 @@
 //! S3 server that checks signatures, with faults that can be switched on and off.
 //!
-//! The crate `s3s-fs` is the storage, with a list of multipart uploads added; a fault injector is in front of it.
+//! The crate `s3s-fs` is the storage, with a list of multipart uploads added; a fault injector is in front of
+//! it.
 
 mod fault_injector;
 mod listed_files;
@@ -228,8 +229,8 @@ impl S3Server {
         texts.next().with_context(|| format!("no object has metadata with {name}"))
     }
 
-    /// Number of requests of a kind: `put`, `part`, `begin`, `complete`, `abort`, `list` (of uploads), `delete`,
-    /// `head`, `other`.
+    /// Number of requests of a kind: `put`, `part`, `begin`, `complete`, `abort`, `list` (of uploads),
+    /// `delete`, `head`, `other`.
     #[must_use]
     pub fn request_count(&self, kind: &str) -> u64 {
         lock(&self.state.request_counts).get(kind).copied().unwrap_or(0)

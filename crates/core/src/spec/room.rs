@@ -194,6 +194,12 @@ impl RoomUrl {
         &self.0
     }
 
+    /// The address as it is displayed, without secrets.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        Self(self.to_string())
+    }
+
     /// Whether the address uses TLS.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {

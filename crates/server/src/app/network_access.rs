@@ -15,7 +15,7 @@ impl Application {
         // in one.
         let url = Url::parse(&format!("http://{host}/")).ok();
         let host = url.as_ref().and_then(Url::host);
-        host.is_some_and(|host| check_unresolved(&self.network, &host, port).is_ok())
+        host.is_some_and(|host| check_unresolved(&self.settings.network, &host, port).is_ok())
     }
 
     /// Whether the network policy permits the server of a push, as [`Self::permits`].

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use pagecast_fleet::UnixMs;
 use serde::{Deserialize, Serialize};
 
+use super::upgrade::upgrade;
 use super::{Application, ValidationError, validate_all};
 use crate::service::Service;
 
@@ -63,7 +64,8 @@ pub async fn load(service: &Service) -> Result<(), StoreError> {
 /// Reads the stored applications, ordered by name.
 pub(crate) async fn read(service: &Service) -> Result<Vec<StoredApplication>, StoreError> {
     let mut all = Vec::new();
-    for (name, document) in service.fleet.documents(DOCUMENT_KIND).await? {
+    for (name, mut document) in service.fleet.documents(DOCUMENT_KIND).await? {
+        document.get_mut("application").into_iter().for_each(upgrade);
         match serde_json::from_value::<StoredApplication>(document) {
             Ok(stored) if stored.application.name == name => all.push(stored),
             Ok(_) => tracing::warn!(name, "stored application name mismatch"),
@@ -81,10 +83,7 @@ pub(crate) async fn put(service: &Service, stored: &StoredApplication) -> Result
     let others = others.iter().map(AsRef::as_ref).filter(|other| other.name != *name);
     // The new one comes last, so that a conflict is reported for its fields.
     let all = others.chain([&stored.application]);
-    validate_all(all, service.config.admin_token.as_ref()).map_err(|error| ValidationError {
-        field: error.field.strip_prefix(&format!("{name}.")).unwrap_or(&error.field).to_owned(),
-        ..error
-    })?;
+    validate_all(all, service.config.admin_token.as_ref())?;
     service.fleet.put_document(DOCUMENT_KIND, name, Some(serde_json::to_value(stored)?)).await?;
     load(service).await
 }

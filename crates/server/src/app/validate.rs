@@ -1,15 +1,17 @@
 //! Validation of applications: each value, and conflicts between applications.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 
+use pagecast_core::CastSpec;
 use pagecast_core::spec::{
-    Layer, Recording, Room, RoomIds, RoomService, Secret, Size, Source, SourceUrl, Storage, StorageKeys,
+    ATTEMPTS_RANGE, CPU_WEIGHT_RANGE, DISK_RANGE, Layer, MAX_TIME_RANGE, MEMORY_RANGE, Room, RoomIds,
+    RoomService, RoomUrl, Secret, Size, Source, SourceUrl, Storage,
 };
 use pagecast_core::time::Fps;
-use pagecast_core::{CastSpec, SpecError};
 use url::Url;
 
-use super::{AccessKey, Application, CallbackReceiver, RoomProvider};
+use super::{AccessKey, Application, CallbackReceiver, RoomProvider, Settings, StorageLocation};
 use crate::volcengine::token::APP_ID_LEN;
 
 /// Longest name of an application, in characters. Names are path segments and metric labels.
@@ -31,8 +33,10 @@ const MAX_HISTORY_MIB: u32 = 1 << 20;
 
 /// An invalid value of an application.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {reason}")]
+#[error("application {application}: {field}: {reason}")]
 pub struct ValidationError {
+    /// Name of the application; empty if only a part of it was validated.
+    pub application: String,
     /// Path of the field, like `callbacks.native.url`.
     pub field: String,
     /// What is wrong with the value, and what is allowed.
@@ -42,11 +46,8 @@ pub struct ValidationError {
 }
 
 fn invalid<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, ValidationError> {
-    Err(ValidationError { field: field.into(), reason: reason.into(), is_duplicate: false })
-}
-
-fn duplicate<T>(field: String, reason: impl Into<String>) -> Result<T, ValidationError> {
-    Err(ValidationError { field, reason: reason.into(), is_duplicate: true })
+    let (field, reason) = (field.into(), reason.into());
+    Err(ValidationError { application: String::new(), field, reason, is_duplicate: false })
 }
 
 impl Application {
@@ -56,6 +57,25 @@ impl Application {
     /// The first invalid value.
     pub fn validate(&self) -> Result<(), ValidationError> {
         validate_name(&self.name)?;
+        if self.keys.len() > MAX_KEYS || self.tokens.len() > MAX_KEYS {
+            return invalid("keys", "at most 32 keys and 32 tokens are allowed: remove unused ones");
+        }
+        let mut seen = HashSet::new();
+        for (i, AccessKey { id, secret, .. }) in self.keys.iter().enumerate() {
+            validate_key(&format!("keys[{i}]"), id, secret)?;
+            if !seen.insert(id) {
+                return invalid(format!("keys[{i}].id"), "this id occurs twice");
+            }
+        }
+        for (i, token) in self.tokens.iter().enumerate() {
+            validate_token(&format!("tokens[{i}]"), token)?;
+        }
+        self.settings.validate()
+    }
+}
+
+impl Settings {
+    fn validate(&self) -> Result<(), ValidationError> {
         let id_char = |c: u8| c.is_ascii_alphanumeric() || b"_@-.".contains(&c);
         if self
             .app_id
@@ -73,12 +93,7 @@ impl Application {
         if !(1..=MAX_HISTORY_MIB).contains(&self.max_history_mib) {
             return invalid("max_history_mib", "must be 1 to 1048576 MiB (1 TiB)");
         }
-        self.validate_keys()?;
-        for (name, receiver) in [
-            ("volcengine", &self.callbacks.volcengine),
-            ("tencent", &self.callbacks.tencent),
-            ("native", &self.callbacks.native),
-        ] {
+        for (name, receiver) in self.callbacks.receivers() {
             receiver.as_ref().map_or(Ok(()), |r| validate_receiver(&format!("callbacks.{name}"), r))?;
         }
         let secret = self.callbacks.tencent.as_ref().and_then(|receiver| receiver.secret.as_ref());
@@ -88,24 +103,8 @@ impl Application {
             return invalid("callbacks.tencent.secret", "must be at most 32 letters and digits");
         }
         self.validate_storage()?;
-        self.validate_cast_defaults()
-    }
-
-    fn validate_keys(&self) -> Result<(), ValidationError> {
-        if self.keys.len() > MAX_KEYS || self.tokens.len() > MAX_KEYS {
-            return invalid("keys", "at most 32 keys and 32 tokens are allowed: remove unused ones");
-        }
-        let mut seen = HashSet::new();
-        for (i, key) in self.keys.iter().enumerate() {
-            validate_key(&format!("keys[{i}]"), key)?;
-            if !seen.insert(&key.id) {
-                return invalid(format!("keys[{i}].id"), "this id occurs twice");
-            }
-        }
-        self.tokens
-            .iter()
-            .enumerate()
-            .try_for_each(|(i, token)| validate_token(&format!("tokens[{i}]"), token))
+        self.validate_limits()?;
+        self.validate_room()
     }
 
     fn validate_storage(&self) -> Result<(), ValidationError> {
@@ -127,58 +126,68 @@ impl Application {
         {
             return invalid("storage.buckets_dir", "must be the path of a folder");
         }
-        storage.vod_keys.as_ref().map_or(Ok(()), |key| validate_key("storage.vod_keys", key))?;
-        match &storage.default {
-            Some(Storage::File(_)) => {
-                invalid("storage.default", "must not be a file: every cast would overwrite it")
-            }
-            Some(default) => {
-                default.validate().or_else(|error| invalid("storage.default", error.to_string()))
-            }
-            None => Ok(()),
+        if let Some(keys) = &storage.vod_keys {
+            validate_key("storage.vod_keys", &keys.id, &keys.secret)?;
         }
+        for (name, location) in [("default", &storage.default), ("backup", &storage.backup)] {
+            let Some(location) = location else { continue };
+            if name == "backup" && !matches!(location.to, Storage::Bucket(_)) {
+                return invalid("storage.backup.to", "must be a bucket: use s3://… or another service");
+            }
+            validate_location(&format!("storage.{name}"), location)?;
+        }
+        Ok(())
     }
 
-    /// Validates the defaults of casts as part of a sample cast that has all of them.
-    fn validate_cast_defaults(&self) -> Result<(), ValidationError> {
-        let Ok(url) = SourceUrl::parse("http://localhost/") else { return Ok(()) };
-        self.validate_limits().or_else(|error| invalid("limits", error.to_string()))?;
-        let mut spec = CastSpec::new(Source::new(url));
-        let local = || Storage::Folder("recordings".into());
-        let storage = self.storage.default.clone().unwrap_or_else(local);
-        let mut recording = Recording::new("a", storage, "spool".into());
-        recording.backup = self.storage.backup.clone().map(Storage::Bucket);
-        spec.recording = Some(recording);
-        spec.validate().or_else(|error| invalid("storage.backup", error.to_string()))?;
-        let service = match &self.room {
-            RoomProvider::Embedded => return self.validate_ice(spec),
-            RoomProvider::Service(service) => service.clone(),
-            RoomProvider::Volcengine(rooms) => {
-                if self.app_id.as_ref().is_none_or(|id| id.len() != APP_ID_LEN || !id.is_ascii()) {
-                    return invalid("app_id", "must have 24 characters: tokens of Volcengine RTC contain it");
-                }
-                RoomService::Whip { url: rooms.url.clone(), token: Some(rooms.app_key.clone()) }
+    fn validate_limits(&self) -> Result<(), ValidationError> {
+        let limits = &self.limits;
+        for (name, value, low, high) in [
+            (
+                "max_time_s",
+                limits.max_time_s,
+                MAX_TIME_RANGE.start().as_secs(),
+                MAX_TIME_RANGE.end().as_secs(),
+            ),
+            (
+                "attempts",
+                limits.attempts.into(),
+                (*ATTEMPTS_RANGE.start()).into(),
+                (*ATTEMPTS_RANGE.end()).into(),
+            ),
+            ("memory_mib", limits.memory_mib, MEMORY_RANGE.start() >> 20, MEMORY_RANGE.end() >> 20),
+            ("disk_mib", limits.disk_mib, DISK_RANGE.start() >> 20, DISK_RANGE.end() >> 20),
+            (
+                "cpu_weight",
+                limits.cpu_weight.into(),
+                (*CPU_WEIGHT_RANGE.start()).into(),
+                (*CPU_WEIGHT_RANGE.end()).into(),
+            ),
+        ] {
+            if !(low..=high).contains(&value) {
+                let reason = format!("{value} is out of range: must be {low} to {high}");
+                return invalid(format!("limits.{name}"), reason);
             }
-        };
+        }
+        Ok(())
+    }
+
+    /// Validates room and ICE servers as part of a sample cast.
+    fn validate_room(&self) -> Result<(), ValidationError> {
+        let Ok(url) = SourceUrl::parse("http://localhost/") else { return Ok(()) };
+        let mut spec = CastSpec::new(Source::new(url));
+        if matches!(self.room, RoomProvider::Volcengine { .. })
+            && self.app_id.as_ref().is_none_or(|id| id.len() != APP_ID_LEN || !id.is_ascii())
+        {
+            return invalid("app_id", "must have 24 characters: tokens of Volcengine RTC contain it");
+        }
+        let Ok(service) = self.room.service(|app_key| Ok::<_, Infallible>(app_key.clone()));
+        let Ok(url) = RoomUrl::parse("http://localhost/") else { return Ok(()) };
+        let service = service.unwrap_or(RoomService::Whip { url, token: None });
         let mut room = Room::new(service, sample_room_ids(), sample_layer());
         spec.room = Some(room.clone());
         spec.validate().or_else(|error| invalid("room", error.to_string()))?;
-        room.ice = self.ice.clone();
+        room.ice = self.ice.to_spec();
         spec.room = Some(room);
-        spec.validate().or_else(|error| invalid("ice", error.to_string()))
-    }
-
-    /// Validates the limits of casts. The error is typed, so that each front end can name its own field.
-    pub(crate) fn validate_limits(&self) -> Result<(), SpecError> {
-        let url = SourceUrl::parse("http://localhost/")?;
-        CastSpec { limits: self.limits.clone(), ..CastSpec::new(Source::new(url)) }.validate()
-    }
-
-    fn validate_ice(&self, mut spec: CastSpec) -> Result<(), ValidationError> {
-        let Ok(url) = pagecast_core::spec::RoomUrl::parse("http://localhost/") else { return Ok(()) };
-        let service = pagecast_core::spec::RoomService::Whip { url, token: None };
-        spec.room =
-            Some(Room { ice: self.ice.clone(), ..Room::new(service, sample_room_ids(), sample_layer()) });
         spec.validate().or_else(|error| invalid("ice", error.to_string()))
     }
 }
@@ -201,12 +210,12 @@ pub(crate) fn validate_name(name: &str) -> Result<(), ValidationError> {
     invalid("name", "must be 1 to 64 lower-case letters, digits, _ and -")
 }
 
-pub(crate) fn validate_key(field: &str, key: &AccessKey) -> Result<(), ValidationError> {
+pub(crate) fn validate_key(field: &str, id: &str, secret: &Secret) -> Result<(), ValidationError> {
     let id_char = |c: u8| c.is_ascii_alphanumeric() || b"_-.".contains(&c);
-    if !(1..=128).contains(&key.id.len()) || !key.id.bytes().all(id_char) {
+    if !(1..=128).contains(&id.len()) || !id.bytes().all(id_char) {
         return invalid(format!("{field}.id"), "must be 1 to 128 letters, digits and _ - .");
     }
-    if is_valid_secret(&key.secret, 1) {
+    if is_valid_secret(secret, 1) {
         return Ok(());
     }
     invalid(format!("{field}.secret"), "must be 1 to 256 ASCII characters without spaces")
@@ -247,6 +256,15 @@ pub(crate) fn validate_receiver(field: &str, receiver: &CallbackReceiver) -> Res
     Ok(())
 }
 
+/// Validates the keys of a storage. Its address was validated when it was parsed.
+pub(crate) fn validate_location(field: &str, location: &StorageLocation) -> Result<(), ValidationError> {
+    let invalid_keys = |reason: String| invalid(format!("{field}.keys"), reason);
+    if location.keys.is_some() && !matches!(location.to, Storage::Bucket(_)) {
+        return invalid_keys("a folder has no keys: remove them".to_owned());
+    }
+    location.to_spec().validate().or_else(|error| invalid_keys(error.to_string()))
+}
+
 fn is_server_url(url: &Url) -> bool {
     matches!(url.scheme(), "http" | "https")
         && url.has_host()
@@ -260,63 +278,63 @@ fn is_server_url(url: &Url) -> bool {
 /// Validates each application, and that no two of them conflict. `admin` is the administrator's token.
 ///
 /// # Errors
-/// The first invalid value; its field begins with the application's name.
+/// The first invalid value.
 pub fn validate_all<'a>(
     all: impl IntoIterator<Item = &'a Application>,
     admin: Option<&Secret>,
 ) -> Result<(), ValidationError> {
-    let (mut names, mut sdk_ids) = (HashMap::new(), HashMap::new());
-    let mut keys: HashMap<&str, &Secret> = HashMap::new();
-    let mut tokens: HashSet<&str> = admin.map(Secret::reveal).into_iter().collect();
-    for app in all {
-        let path = |field: &str| format!("{}.{field}", app.name);
-        app.validate().or_else(|error| invalid(path(&error.field), error.reason))?;
-        // Embedded rooms are named by either of them, so an id must not be the name of another application.
-        for (field, id) in [("name", Some(&app.name)), ("app_id", app.app_id.as_ref())] {
-            if let Some(id) = id
-                && names.insert(id, &app.name).is_some_and(|owner| *owner != app.name || field == "name")
-            {
-                return duplicate(path(field), "another application uses this value");
-            }
-        }
-        if let Some(id) = app.sdk_app_id
-            && sdk_ids.insert(id, ()).is_some()
-        {
-            return duplicate(path("sdk_app_id"), "another application uses this value");
-        }
-        for key in &app.keys {
-            // Applications may share an access key, but only with the same secret.
-            if keys.insert(&key.id, &key.secret).is_some_and(|other| *other != key.secret) {
-                return duplicate(
-                    path("keys"),
-                    format!("another application has a different secret for {}", key.id),
-                );
-            }
-        }
-        if app.tokens.iter().any(|token| !tokens.insert(token.reveal())) {
-            return duplicate(
-                path("tokens"),
-                "this token is used twice, so requests with it would be ambiguous",
-            );
-        }
-    }
-    Ok(())
+    find_errors(all, admin).into_iter().next().map_or(Ok(()), Err)
 }
 
-/// Sets the keys of a storage.
-///
-/// # Errors
-/// The storage is a folder, which has no keys.
-pub(crate) fn set_storage_keys(
-    mut storage: Storage,
-    keys: Option<StorageKeys>,
-) -> Result<Storage, &'static str> {
-    match (storage.keys_mut(), keys) {
-        (Some(slot), keys) => *slot = keys,
-        (None, Some(_)) => return Err("a folder has no keys: remove them"),
-        (None, None) => {}
+/// All errors that [`validate_all`] looks for.
+pub(crate) fn find_errors<'a>(
+    all: impl IntoIterator<Item = &'a Application>,
+    admin: Option<&Secret>,
+) -> Vec<ValidationError> {
+    let mut found = Vec::new();
+    let mut owners: HashMap<(&str, String), Option<&str>> = HashMap::new();
+    owners.extend(admin.map(|token| (("token", token.reveal().to_owned()), None)));
+    let mut secrets: HashMap<&str, (&str, &Secret)> = HashMap::new();
+    for app in all {
+        let mut report = |error: ValidationError| {
+            found.push(ValidationError { application: app.name.clone(), ..error });
+        };
+        app.validate().unwrap_or_else(&mut report);
+        let duplicate = |field: &str, reason: String| ValidationError {
+            application: String::new(),
+            field: field.to_owned(),
+            reason,
+            is_duplicate: true,
+        };
+        let sdk_app_id = app.settings.sdk_app_id.map(|id| id.to_string());
+        // Embedded rooms are named by either of them, so an id must not be the name of another application.
+        let ids = [
+            ("name", "name", Some(app.name.as_str())),
+            ("app_id", "name", app.settings.app_id.as_deref()),
+            ("sdk_app_id", "sdk_app_id", sdk_app_id.as_deref()),
+        ];
+        let tokens = app.tokens.iter().map(|token| ("tokens", "token", Some(token.reveal())));
+        for (field, kind, id) in ids.into_iter().chain(tokens) {
+            let Some(id) = id else { continue };
+            match owners.insert((kind, id.to_owned()), Some(&app.name)) {
+                Some(None) => report(duplicate(field, "a token must differ from admin_token".to_owned())),
+                // An application's id may be its own name.
+                Some(Some(owner)) if owner != app.name || field != "app_id" => {
+                    report(duplicate(field, format!("application {owner} uses the same value")));
+                }
+                _ => {}
+            }
+        }
+        for AccessKey { id, secret, .. } in &app.keys {
+            // Applications may share an access key, but only with the same secret.
+            let (owner, other) = *secrets.entry(id).or_insert((&app.name, secret));
+            if other != secret {
+                let reason = format!("application {owner} has a different secret for {id}");
+                report(duplicate("keys", reason));
+            }
+        }
     }
-    Ok(storage)
+    found
 }
 
 #[cfg(test)]
@@ -356,14 +374,26 @@ mod tests {
                 r#""name": "a", "callbacks": {"volcengine": {"url": "http://a/", "extra_retry_s": 604801}}"#,
                 "callbacks.volcengine.extra_retry_s",
             ),
-            (r#""name": "a", "storage": {"default": {"file": "a.mp4"}}"#, "storage.default"),
-            (r#""name": "a", "storage": {"s3_endpoint": "http://a/b"}"#, "storage.s3_endpoint"),
             (
-                r#""name": "a", "storage": {"backup": {"service": "cos", "bucket": "abc-1"}}"#,
-                "storage.backup",
+                r#""name": "a", "storage": {"default":
+                    {"to": "/a", "keys": {"access_key": "a", "secret_key": "b"}}}"#,
+                "storage.default.keys",
             ),
-            (r#""name": "a", "limits": {"max_time": {"secs": 1, "nanos": 0}}"#, "limits"),
-            (r#""name": "a", "room": {"service": {"whip": {"url": "ws://a/"}}}"#, "room"),
+            (
+                r#""name": "a", "storage": {"default":
+                    {"to": "gs://abc", "keys": {"access_key": "", "secret_key": ""}}}"#,
+                "storage.default.keys",
+            ),
+            (r#""name": "a", "storage": {"backup": {"to": "/a"}}"#, "storage.backup.to"),
+            (r#""name": "a", "storage": {"vod_keys": {"id": "", "secret": "s"}}"#, "storage.vod_keys.id"),
+            (r#""name": "a", "storage": {"s3_endpoint": "http://a/b"}"#, "storage.s3_endpoint"),
+            (r#""name": "a", "limits": {"max_time_s": 9}"#, "limits.max_time_s"),
+            (r#""name": "a", "limits": {"attempts": 11}"#, "limits.attempts"),
+            (r#""name": "a", "limits": {"memory_mib": 255}"#, "limits.memory_mib"),
+            (r#""name": "a", "limits": {"disk_mib": 262145}"#, "limits.disk_mib"),
+            (r#""name": "a", "limits": {"cpu_weight": 0}"#, "limits.cpu_weight"),
+            (r#""name": "a", "room": {"type": "whip", "url": "ws://a/"}"#, "room"),
+            (r#""name": "a", "room": {"type": "volcengine", "url": "http://a/", "app_key": "s"}"#, "app_id"),
             (r#""name": "a", "ice": {"servers": [{"url": "http://a/"}]}"#, "ice"),
         ] {
             let bad = app(&format!("{{{more}}}"));
@@ -376,7 +406,7 @@ mod tests {
         let admin = Secret::new("administrator-0123456789");
         let validate = |all: &[&str]| {
             let all: Vec<_> = all.iter().map(|text| app(text)).collect();
-            validate_all(&all, Some(&admin)).map_err(|error| error.field)
+            validate_all(&all, Some(&admin)).map_err(|error| format!("{}.{}", error.application, error.field))
         };
         let refused = |field: &str| Err(field.to_owned());
         assert_eq!(validate(&[r#"{"name": "a", "app_id": "a"}"#, r#"{"name": "b"}"#]), Ok(()));

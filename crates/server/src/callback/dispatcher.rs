@@ -223,7 +223,13 @@ impl WebhookDispatcher {
     ) -> (Result<(), SendError>, DeliveryAttempt) {
         let (at_ms, started) = (self.service.now(), Instant::now());
         let span = span(entry, format);
-        let sent = self.client.send(&receiver.url, message, &format.policy, &app.network, format.is_success);
+        let sent = self.client.send(
+            &receiver.url,
+            message,
+            &format.policy,
+            &app.settings.network,
+            format.is_success,
+        );
         let (status, result) = sent.instrument(span.clone()).await;
         let outcome = result.as_ref().err().map_or(super::AttemptOutcome::Delivered, SendError::outcome);
         span.record("outcome", outcome.as_str());

@@ -50,8 +50,9 @@ fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
     let url = url.parse().unwrap();
     let receiver =
         CallbackReceiver { url, secret: Some(Secret::new(SECRET)), extra_retry_s: 60, noce: false };
-    (app.callbacks.volcengine, app.callbacks.tencent) = (Some(receiver.clone()), Some(receiver));
-    app.network =
+    (app.settings.callbacks.volcengine, app.settings.callbacks.tencent) =
+        (Some(receiver.clone()), Some(receiver));
+    app.settings.network =
         NetworkPolicy { allow: vec![NetworkRule::parse("127.0.0.1").unwrap()], ..NetworkPolicy::default() };
     let apps = Arc::new(ApplicationRegistry::default());
     apps.replace(vec![app]);

@@ -57,11 +57,11 @@ fn render_panics(_: &CallbackReceiver, _: &Cast, _: &Event) -> Vec<WebhookMessag
 }
 
 fn volcengine_receiver(app: &Application, _: &Cast) -> Option<CallbackReceiver> {
-    app.callbacks.volcengine.clone()
+    app.settings.callbacks.volcengine.clone()
 }
 
 fn tencent_receiver(app: &Application, _: &Cast) -> Option<CallbackReceiver> {
-    app.callbacks.tencent.clone()
+    app.settings.callbacks.tencent.clone()
 }
 
 static CALLBACK_FORMATS: &[CallbackFormat] = &[
@@ -175,10 +175,10 @@ fn app(url: &str) -> Application {
 /// An application with a receiver for each format, which may be on loopback.
 fn app_named(name: &str, url: &str) -> Application {
     let mut app: Application = serde_json::from_value(json!({"name": name})).unwrap();
-    app.network =
+    app.settings.network =
         NetworkPolicy { allow: vec![Allow::parse("127.0.0.0/8").unwrap()], ..NetworkPolicy::default() };
     let receiver = Some(receiver(url, "old-secret"));
-    (app.callbacks.volcengine, app.callbacks.tencent, app.callbacks.native) =
+    (app.settings.callbacks.volcengine, app.settings.callbacks.tencent, app.settings.callbacks.native) =
         (receiver.clone(), receiver.clone(), receiver);
     app
 }
@@ -411,7 +411,7 @@ async fn private_addresses_are_unreachable_unless_allowed() {
     ] {
         let mut app = app(&url);
         let rules = |rule: Option<&str>| rule.map(|rule| Allow::parse(rule).unwrap()).into_iter().collect();
-        app.network = NetworkPolicy { allow: rules(allow), deny: rules(deny), udp: false };
+        app.settings.network = NetworkPolicy { allow: rules(allow), deny: rules(deny), udp: false };
         let fixture = Fixture::new(vec![app]);
         fixture.put(1, "volcengine", 1);
         let (before, dispatcher) = (receiver.received().len(), fixture.start_dispatcher());
@@ -437,7 +437,7 @@ async fn a_changed_receiver_is_used_at_the_next_attempt() {
     let dispatcher = fixture.start_dispatcher();
     fixture.fleet.wait_until(|outbox| outbox.attempt_log().len() >= 2).await;
     let mut changed = app(&new.url());
-    changed.callbacks.native = Some(receiver(&new.url(), "new-secret"));
+    changed.settings.callbacks.native = Some(receiver(&new.url(), "new-secret"));
     fixture.service.apps.replace(vec![changed]);
     fixture.fleet.wait_until_settled().await;
     assert!(old.received()[0].head.contains("x-signed-by: old-secret"));
@@ -467,7 +467,7 @@ async fn a_cast_can_have_its_own_receiver() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_without_a_receiver_are_settled() {
     let mut without_receivers = app("http://127.0.0.1:1/");
-    without_receivers.callbacks = Default::default();
+    without_receivers.settings.callbacks = Default::default();
     let fixture = Fixture::new(vec![without_receivers]);
     let casts =
         [fixture.put(1, "volcengine", 2), fixture.put(2, "unknown", 1), fixture.put_for(3, "gone", "v1", 1)];
@@ -495,7 +495,7 @@ async fn extra_retry_s_extends_the_vendors_retries() {
     let script = [FakeResponse::Status(500); 3];
     let receiver = FakeReceiver::start(&script, FakeResponse::Status(200)).await;
     let mut app = app(&receiver.url());
-    app.callbacks.volcengine.as_mut().unwrap().extra_retry_s = 5;
+    app.settings.callbacks.volcengine.as_mut().unwrap().extra_retry_s = 5;
     let fixture = Fixture::new(vec![app]);
     let cast = fixture.put(1, "volcengine", 1);
     let dispatcher = fixture.start_dispatcher();

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
 use super::Config;
 use super::toml_errors::{self, PathSegment};
-use crate::app::Application;
+use crate::app::{Application, Settings};
 
 /// The file that is read if no other is named. It may be missing.
 const DEFAULT_FILE: &str = "pagecast.toml";
@@ -20,9 +21,10 @@ const SHORT_VARIABLES: [(&str, &str); 2] =
     [("PAGECAST_SECRET_KEY", "secret_key"), ("PAGECAST_ADMIN_TOKEN", "admin_token")];
 /// Keys whose values may be given as `{ file = … }` or `{ env = … }`: secrets, lists of them, and
 /// certificates.
-const SECRET_KEYS: [&str; 11] = [
+const SECRET_KEYS: [&str; 12] = [
     "access_key",
     "admin_token",
+    "app_key",
     "ca",
     "credential",
     "pin",
@@ -33,13 +35,22 @@ const SECRET_KEYS: [&str; 11] = [
     "token",
     "tokens",
 ];
-/// Keys of earlier versions and their present names. List indices are left out.
-const RENAMED_KEYS: [(&str, &str); 20] = [
+/// Keys of earlier versions and their present names, with an example where the form is another one, too. List
+/// indices are left out.
+const RENAMED_KEYS: [(&str, &str); 28] = [
     ("applications.callbacks.native.retry_s", "extra_retry_s"),
     ("applications.callbacks.tencent.retry_s", "extra_retry_s"),
     ("applications.callbacks.volcengine.retry_s", "extra_retry_s"),
+    ("applications.limits.disk_bytes", "disk_mib, in MiB"),
+    ("applications.limits.max_time", "max_time_s"),
+    ("applications.limits.memory_bytes", "memory_mib, in MiB"),
     ("applications.max_kept_mib", "max_history_mib"),
+    ("applications.room.service", "type, as in { type = \"whip\", url = …, token = … }"),
+    ("applications.room.volcengine", "type, as in { type = \"volcengine\", url = …, app_key = … }"),
+    ("applications.storage.backup.bucket", "to, as in { to = \"s3://BUCKET/PREFIX\", keys = … }"),
     ("applications.storage.buckets", "buckets_dir"),
+    ("applications.storage.default.bucket", "to, as in { to = \"s3://BUCKET/PREFIX\", keys = … }"),
+    ("applications.storage.default.folder", "to"),
     ("casts.drain_s", "drain_timeout_s"),
     ("casts.history_h", "retention_h"),
     ("casts.history_mib", "max_database_mib"),
@@ -143,22 +154,22 @@ impl Loader<'_> {
         self.resolve_secrets(&mut root, &mut Vec::new());
         let Value::Table(mut table) = root else { return Config::default() };
         let applications = table.remove("applications");
-        let mut config = Config::default();
-        for (key, value) in &table {
-            // Each top-level key by itself, so that an error in one does not hide those in others.
-            let single = Table::from_iter([(key.clone(), value.clone())]);
-            if let Err(error) = Config::deserialize(single) {
-                self.report_toml_error(&[], &error);
-            }
-        }
-        if self.errors.is_empty()
-            && let Ok(parsed) = Config::deserialize(table.clone())
-        {
-            self.report_unknown_keys(&table, &parsed, &[]);
-            config = parsed;
-        }
+        let mut config: Config = self.parse_table(&[], table);
         config.applications = self.load_applications(applications);
         config
+    }
+
+    /// Parses each key of a table by itself, so that an error in one does not hide those in others.
+    fn parse_table<T: DeserializeOwned + Default>(&mut self, at: &[PathSegment], table: Table) -> T {
+        let errors = self.errors.len();
+        for (key, value) in &table {
+            let single = Table::from_iter([(key.clone(), value.clone())]);
+            if let Err(error) = T::deserialize(single) {
+                self.report_toml_error(at, &error);
+            }
+        }
+        let has_new_errors = self.errors.len() > errors;
+        if has_new_errors { T::default() } else { T::deserialize(table).unwrap_or_default() }
     }
 
     fn load_applications(&mut self, value: Option<Value>) -> Vec<Application> {
@@ -172,16 +183,18 @@ impl Loader<'_> {
             }
         };
         let mut all = Vec::new();
-        for (index, mut value) in list.into_iter().enumerate() {
+        for (index, value) in list.into_iter().enumerate() {
             let path = [key(), PathSegment::Index(index)];
-            expand_durations(&mut value);
-            match Application::deserialize(value.clone()) {
-                Ok(app) => {
-                    if let Value::Table(table) = &value {
-                        self.report_unknown_keys(table, &app, &path);
-                    }
-                    all.push(app);
-                }
+            let Value::Table(mut table) = value else {
+                self.report_error(&path, "must be a table");
+                continue;
+            };
+            let own_fields = Application::OWN_FIELDS.iter().copied();
+            let own: Table =
+                own_fields.filter_map(|key| Some((key.to_owned(), table.remove(key)?))).collect();
+            let settings: Settings = self.parse_table(&path, table);
+            match Application::deserialize(own) {
+                Ok(app) => all.push(Application { settings, ..app }),
                 Err(error) => self.report_toml_error(&path, &error),
             }
         }
@@ -219,13 +232,21 @@ impl Loader<'_> {
         match value {
             Value::Table(table) => table.retain(|key, inner| {
                 at.push(PathSegment::Key(key.to_owned()));
-                let new_name = renamed_key(at);
-                match new_name {
-                    Some(name) => self.report_error(at, &format!("this key is now called {name}: rename it")),
-                    None => self.reject_renamed_keys(inner, at),
-                }
+                let is_kept = match renamed_key(at) {
+                    Some(name) => {
+                        self.report_error(at, &format!("this key is now called {name}: rename it"));
+                        false
+                    }
+                    None => {
+                        let is_empty = |value: &Value| value.as_table().is_some_and(Table::is_empty);
+                        let was_empty = is_empty(inner);
+                        self.reject_renamed_keys(inner, at);
+                        // A table without its old keys is not reported for lacking the new ones.
+                        was_empty || !is_empty(inner)
+                    }
+                };
                 at.pop();
-                new_name.is_none()
+                is_kept
             }),
             Value::Array(list) => {
                 for (index, inner) in list.iter_mut().enumerate() {
@@ -289,16 +310,6 @@ impl Loader<'_> {
         }
     }
 
-    /// Reports keys of the input that the parsed value does not have.
-    fn report_unknown_keys(&mut self, input: &Table, parsed: &impl serde::Serialize, at: &[PathSegment]) {
-        let Ok(parsed) = serde_json::to_value(parsed) else { return };
-        let mut unknown = Vec::new();
-        collect_unknown_keys(input, &parsed, &mut at.to_vec(), &mut unknown);
-        for (path, message) in unknown {
-            self.report_error(&path, &message);
-        }
-    }
-
     fn report_toml_error(&mut self, at: &[PathSegment], error: &toml::de::Error) {
         // An error without the source text ends with the path of the key.
         let text = error.to_string();
@@ -310,7 +321,9 @@ impl Loader<'_> {
         path.extend(
             keys.split('.').filter(|key| !key.is_empty()).map(|key| PathSegment::Key(key.to_owned())),
         );
-        let (message, unknown) = toml_errors::redacted_message(error.message());
+        let is_application = keys.is_empty() && !at.is_empty();
+        let more_keys = if is_application { Application::OWN_FIELDS } else { &[] };
+        let (message, unknown) = toml_errors::redacted_message(error.message(), more_keys);
         path.extend(unknown.map(PathSegment::Key));
         self.report_error(&path, &message);
     }
@@ -334,13 +347,6 @@ impl Loader<'_> {
         };
         self.errors.push(format!("{location}: {key}: {message}"));
     }
-}
-
-/// Whether a name is only one of an earlier version, which must not be suggested.
-pub(super) fn is_old_name(name: &str) -> bool {
-    RENAMED_KEYS
-        .iter()
-        .any(|(old, _)| old.starts_with("applications.") && old.rsplit('.').next() == Some(name))
 }
 
 /// The present name of a key of an earlier version.
@@ -392,47 +398,4 @@ fn read_secret_file(path: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     let secret = text.trim_end_matches(['\r', '\n']);
     if secret.is_empty() { Err(failed("it is empty".into())) } else { Ok(secret.to_owned()) }
-}
-
-/// Converts times from seconds, as in the file, to the serialized form of [`std::time::Duration`].
-fn expand_durations(app: &mut Value) {
-    let time = app.get_mut("limits").and_then(|limits| limits.get_mut("max_time"));
-    if let Some(time) = time
-        && let Some(seconds) = time.as_integer()
-    {
-        *time = Value::Table(Table::from_iter([
-            ("secs".into(), Value::Integer(seconds)),
-            ("nanos".into(), Value::Integer(0)),
-        ]));
-    }
-}
-
-fn collect_unknown_keys(
-    input: &Table,
-    parsed: &Json,
-    at: &mut Vec<PathSegment>,
-    unknown: &mut Vec<(Vec<PathSegment>, String)>,
-) {
-    let Some(parsed) = parsed.as_object() else { return };
-    for (key, value) in input {
-        at.push(PathSegment::Key(key.clone()));
-        match (value, parsed.get(key)) {
-            (_, None) => {
-                let known: Vec<_> = parsed.keys().collect();
-                unknown.push((at.clone(), toml_errors::unknown_key_message(key, &known)));
-            }
-            (Value::Table(table), Some(inner)) => collect_unknown_keys(table, inner, at, unknown),
-            (Value::Array(list), Some(Json::Array(inner))) => {
-                for (index, (value, inner)) in list.iter().zip(inner).enumerate() {
-                    if let Value::Table(table) = value {
-                        at.push(PathSegment::Index(index));
-                        collect_unknown_keys(table, inner, at, unknown);
-                        at.pop();
-                    }
-                }
-            }
-            _ => {}
-        }
-        at.pop();
-    }
 }

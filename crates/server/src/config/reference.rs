@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::Config;
 
-/// Title, source file and type of each section, and the JSON pointer to its defaults in [`Config`] (`-`:
-/// none).
+/// Title, source file and type of each section, and the JSON pointer to its defaults in [`Config`] or, after
+/// `app`, in an application (`-`: none).
 const SECTIONS: &[(&str, &str, &str, &str)] = &[
     ("Top level", "config.rs", "Config", ""),
     ("`[tls]`", "config.rs", "Tls", "-"),
@@ -18,36 +18,36 @@ const SECTIONS: &[(&str, &str, &str, &str)] = &[
     ("`[volcengine]`: the Volcengine API", "config.rs", "Volcengine", "/volcengine"),
     ("`[tencent]`: the Tencent API", "config.rs", "Tencent", "/tencent"),
     ("`[[applications]]`: clients of the APIs", "app.rs", "Application", "app"),
+    ("`[[applications]]`: settings", "app/settings.rs", "Settings", "app"),
     ("`[[applications.keys]]`", "app.rs", "AccessKey", "-"),
-    ("`[applications.callbacks]`", "app.rs", "Callbacks", "-"),
-    ("`[applications.callbacks.volcengine]`, `.tencent`, `.native`", "app.rs", "CallbackReceiver", "-"),
+    ("`[applications.callbacks]`", "app/settings.rs", "Callbacks", "-"),
+    (
+        "`[applications.callbacks.volcengine]`, `.tencent`, `.native`",
+        "app/settings.rs",
+        "CallbackReceiver",
+        "-",
+    ),
     ("`codec`", "../../core/src/spec/room.rs", "RoomCodec", "-"),
     (
-        "`[applications.room]`: `\"embedded\"`, `service = …` or `volcengine = …`",
-        "app.rs",
+        "`[applications.room]`: values of `type`, and what else belongs to each",
+        "app/room.rs",
         "RoomProvider",
         "-",
     ),
-    ("`[applications.room.volcengine]`", "app.rs", "VolcengineRooms", "-"),
-    ("`[applications.room.service]`: one of", "../../core/src/spec/room.rs", "RoomService", "-"),
-    ("`[applications.ice]`", "../../core/src/spec/room.rs", "Ice", "-"),
-    ("`[[applications.ice.servers]]`", "../../core/src/spec/room.rs", "IceServer", "-"),
-    ("`[applications.storage]`", "app.rs", "StorageDefaults", "-"),
-    ("`[applications.storage.default]`: one of", "../../core/src/spec/storage.rs", "Storage", "-"),
+    ("`[applications.ice]`", "app/room.rs", "Ice", "app/ice"),
+    ("`[[applications.ice.servers]]`", "app/room.rs", "IceServer", "-"),
+    ("`[applications.storage]`", "app/storage.rs", "StorageDefaults", "-"),
     (
-        "`[applications.storage.default.bucket]`, `[applications.storage.backup]`",
-        "../../core/src/spec/storage/bucket.rs",
-        "Bucket",
+        "`[applications.storage.default]`, `[applications.storage.backup]`",
+        "app/storage.rs",
+        "StorageLocation",
         "-",
     ),
-    ("`keys` of a bucket", "../../core/src/spec/storage/bucket.rs", "StorageKeys", "-"),
-    (
-        "`[applications.network]`: network policy",
-        "../../core/src/spec/network.rs",
-        "NetworkPolicy",
-        "/network",
-    ),
-    ("`[applications.limits]`: limits of each cast", "../../core/src/spec/health.rs", "Limits", "-"),
+    ("`keys` of a bucket", "app/storage.rs", "StorageKeys", "-"),
+    ("`[applications.storage.vod_keys]`", "app/storage.rs", "VodKeys", "-"),
+    ("`[applications.network]`: network policy", "app/settings.rs", "Network", "app/network"),
+    ("`[applications.limits]`: limits of each cast", "app/settings.rs", "Limits", "app/limits"),
+    ("`max_video`", "app/settings.rs", "MaxVideo", "-"),
 ];
 
 pub(super) const PREAMBLE: &str = "# Configuration\n\nGenerated from the program's types.\n\n\
@@ -81,23 +81,27 @@ keys = [{ id = \"AKLTexample\", secret = { env = \"SHOP_SECRET\" } }]\n\n\
 [applications.callbacks.volcengine]\n\
 url = \"https://shop.example.com/webcast\"\n\
 secret = { env = \"SHOP_CALLBACK_SECRET\" }\n\
-extra_retry_s = 86400\n\
+extra_retry_s = 86400\n\n\
+[applications.room]\n\
+type = \"livekit\"\n\
+url = \"wss://livekit.example.com\"\n\
+key = \"APIexample\"\n\
+secret = { env = \"SHOP_LIVEKIT_SECRET\" }\n\n\
+[applications.storage.default]\n\
+to = \"s3://shop-recordings/casts?region=eu-central-1\"\n\
 ```\n";
 
 #[test]
 fn the_reference_is_current() {
     let mut page = PREAMBLE.to_owned();
     let defaults = serde_json::to_value(Config::default()).unwrap();
-    let app: crate::app::Application = serde_json::from_str(r#"{"name": ""}"#).unwrap();
-    let app = serde_json::to_value(app).unwrap();
+    let app = serde_json::to_value(crate::app::Application::new("")).unwrap();
     for (title, file, name, at) in SECTIONS {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         let source = std::fs::read_to_string(&path).unwrap();
-        let values = match *at {
-            "-" => None,
-            "app" => Some(&app),
-            "/network" => app.pointer(at),
-            at => defaults.pointer(at),
+        let values = match at.strip_prefix("app") {
+            Some(at) => app.pointer(at),
+            None => defaults.pointer(at),
         };
         write!(page, "\n## {title}\n\n{}\n", type_doc(&source, name)).unwrap();
         page += "\n| key | meaning |\n|---|---|\n";
@@ -106,9 +110,7 @@ fn the_reference_is_current() {
         for (key, doc) in items {
             let value = values.and_then(|values| values.get(&key)).and_then(toml_value);
             let default = value.map(|value| format!(" Default: `{value}`.")).unwrap_or_default();
-            // In the file, durations are numbers.
-            let unit = if key == "max_time" { " In seconds." } else { "" };
-            writeln!(page, "| `{key}` | {doc}{default}{unit} |").unwrap();
+            writeln!(page, "| `{key}` | {doc}{default} |").unwrap();
         }
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/config.md");
@@ -160,6 +162,8 @@ fn documented_items(source: &str, name: &str) -> Vec<(String, String)> {
     };
     let body = body.split_once("\n}").map_or(body, |(body, _)| body);
     let (mut items, mut docs) = (Vec::<(String, String)>::new(), String::new());
+    // Flattened fields are in another section.
+    let body = body.split("#[serde(flatten)]").next().unwrap_or(body);
     for line in body.lines() {
         let is_nested = line.starts_with("        ");
         let text = line.trim();

@@ -2,8 +2,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use pagecast_testkit::ScratchDir;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::app::testing::full_settings;
 
 /// Loads a configuration from the text of a file and an environment. Errors call the file `FILE`.
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
@@ -119,7 +121,7 @@ fn all_errors_are_reported_with_their_lines() {
         ),
         (
             "[[applications]]\nname = \"a\"\n[applications.callbacks.native]\nurl = \"hush-hush\"",
-            &["FILE, line 4: applications[0].callbacks.native.url: relative URL without a base"],
+            &["FILE, line 4: applications[0].callbacks.native.url: must be a URL like https://host/path"],
         ),
         (
             "admin_token = { file = \"/nowhere/token\" }",
@@ -133,6 +135,43 @@ fn all_errors_are_reported_with_their_lines() {
     ];
     for (text, want) in cases {
         assert_eq!(load_text(text, &[]).unwrap_err(), *want, "{text}");
+    }
+}
+
+#[test]
+fn errors_of_rooms_and_storages_name_the_key() {
+    for (setting, want) in [
+        (
+            "room = { type = \"zoom\" }",
+            "room.type: must be one of embedded, whip, volcengine, livekit, janus",
+        ),
+        ("room = \"embedded\"", "room: must be a table, found string"),
+        (
+            "room = { type = \"whip\", url = \"http://a\", token = 5 }",
+            "room.token: must be a string, found integer",
+        ),
+        ("room = { type = \"livekit\", url = \"ws://a\", key = \"k\" }", "room: the key secret is missing"),
+        (
+            "room = { type = \"embedded\", pin = \"hush\" }",
+            "room: pin does not belong to rooms of this type: remove it",
+        ),
+        (
+            "room = { type = \"whip\", url = \"ftp://a\" }",
+            "room.url: cannot use the address of a room's server: only http:, https:, ws: and wss: are \
+             supported",
+        ),
+        (
+            "storage.default = { to = \"ftp://a\" }",
+            "storage.default.to: cannot keep recordings at ftp://: write a folder, or s3://, gs://, az://, \
+             cos://, tos:// or oss:// with a bucket",
+        ),
+        (
+            "storage.default = { to = \"/a\", keys = { access_key = \"a\" } }",
+            "storage.default.keys: the key secret_key is missing",
+        ),
+    ] {
+        let errors = load_text(&format!("[[applications]]\nname = \"a\"\n{setting}"), &[]).unwrap_err();
+        assert_eq!(errors, [format!("FILE, line 3: applications[0].{want}")]);
     }
 }
 
@@ -155,7 +194,9 @@ fn errors_in_the_environment_name_the_variable() {
 fn renamed_keys_are_refused_with_their_new_names() {
     let text = "[casts]\nqueue_s = 1\nwarm = 1\nmax_running = 2\n[rooms]\nmedia = \"127.0.0.1:1\"\n\
                 [[applications]]\nname = \"a\"\nmax_kept_mib = 1\n[applications.callbacks.native]\n\
-                url = \"http://a/\"\nretry_s = 1\n[applications.storage]\nbuckets = \"a\"";
+                url = \"http://a/\"\nretry_s = 1\n[applications.storage]\nbuckets = \"a\"\n\
+                default = { folder = \"/a\" }\n[applications.limits]\nmax_time = 60\nmemory_bytes = 1\n\
+                [applications.room.service.live-kit]\nurl = \"ws://a/\"";
     let environment =
         [("PAGECAST__CASTS__SPARE_MEMORY_MIB", "1"), ("PAGECAST__TENCENT__LIMIT_VIDEO", "true")];
     let errors = load_text(text, &environment).unwrap_err();
@@ -166,13 +207,21 @@ fn renamed_keys_are_refused_with_their_new_names() {
         ("FILE, line 9", "applications[0].max_kept_mib", "max_history_mib"),
         ("FILE, line 12", "applications[0].callbacks.native.retry_s", "extra_retry_s"),
         ("FILE, line 14", "applications[0].storage.buckets", "buckets_dir"),
+        ("FILE, line 15", "applications[0].storage.default.folder", "to"),
+        ("FILE, line 17", "applications[0].limits.max_time", "max_time_s"),
+        ("FILE, line 18", "applications[0].limits.memory_bytes", "memory_mib, in MiB"),
+        (
+            "FILE, line 19",
+            "applications[0].room.service",
+            "type, as in { type = \"whip\", url = …, token = … }",
+        ),
         ("environment, PAGECAST__CASTS__SPARE_MEMORY_MIB", "casts.spare_memory_mib", "reserved_memory_mib"),
         ("environment, PAGECAST__TENCENT__LIMIT_VIDEO", "tencent.limit_video", "enforce_video_limit"),
     ] {
         let want = format!("{location}: {old}: this key is now called {new}: rename it");
         assert!(errors.contains(&want), "{want} is not in {errors:?}");
     }
-    assert_eq!(errors.len(), 8, "{errors:?}");
+    assert_eq!(errors.len(), 12, "{errors:?}");
 }
 
 #[test]
@@ -205,15 +254,14 @@ fn secrets_are_read_from_files() {
     assert_eq!(config.admin_token.unwrap().reveal(), "with blanks inside ");
     assert_eq!(config.applications[0].keys[0].secret.reveal(), "with blanks inside ");
     // In other values, `file` is an ordinary key.
-    let text = "[[applications]]\nname = \"a\"\n[applications.storage]\ndefault = { folder = \
-                \"/recordings\" }\n[applications.limits]\nmax_time = 3600";
-    let config = load_text(text, &[]).unwrap();
-    assert_eq!(config.applications[0].limits.max_time, std::time::Duration::from_secs(3600));
+    let text = "[[applications]]\nname = \"a\"\napp_id = { file = \"/nowhere\" }";
+    let want = "FILE, line 3: applications[0].app_id: must be a string, found map";
+    assert_eq!(load_text(text, &[]).unwrap_err(), [want]);
     // Certificates can be read from files, too.
     let certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
     std::fs::write(&path, certificate).unwrap();
     let text = format!("[[applications]]\nname = \"a\"\nca = {{ file = {path:?} }}");
-    let ca = load_text(&text, &[]).unwrap().applications[0].ca.clone();
+    let ca = load_text(&text, &[]).unwrap().applications[0].settings.ca.clone();
     assert_eq!(ca.unwrap().as_str(), certificate);
     std::fs::write(&path, "no certificate").unwrap();
     let errors = load_text(&text, &[]).unwrap_err();
@@ -226,6 +274,51 @@ fn secrets_are_read_from_files() {
         load_text(&format!("admin_token = {{ file = {path:?} }}"), &[]).unwrap_err()[0]
             .ends_with("it is empty")
     );
+}
+
+/// Writes a value as TOML, with references to the environment in place of planted secrets.
+fn to_toml(key: &str, value: &Value, environment: &mut Vec<(String, String)>) -> String {
+    match value {
+        Value::Object(object) => {
+            let fields = object.iter().filter(|(_, value)| !value.is_null());
+            let fields = fields.map(|(key, value)| format!("{key} = {}", to_toml(key, value, environment)));
+            format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
+        }
+        Value::Array(list) => {
+            let items = list.iter().map(|value| to_toml(key, value, environment));
+            format!("[{}]", items.collect::<Vec<_>>().join(", "))
+        }
+        Value::String(text) if text.contains("planted") && key != "url" => {
+            let name = format!("SECRET_{}", environment.len());
+            environment.push((name.clone(), text.clone()));
+            format!("{{ env = {name:?} }}")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[test]
+fn the_file_has_the_settings_of_the_rest_api_and_references_for_all_secrets() {
+    let room = json!({"type": "volcengine", "url": "https://a.example/{room}", "app_key": "planted"});
+    let janus = json!({
+        "type": "janus", "url": "ws://a.example/", "secret": "planted-1", "room_secret": "planted-2",
+        "pin": "planted-3",
+    });
+    let whip = json!({"type": "whip", "url": "https://a.example/{room}", "token": "planted"});
+    let livekit = full_settings()["room"].clone();
+    for (room, secrets) in [(room, 11), (janus, 13), (whip, 11), (livekit, 11)] {
+        let mut settings = full_settings();
+        settings["room"] = room;
+        settings["limits"]["max_video"] = json!({"width": 1920, "height": 1080});
+        let mut app = settings.clone();
+        app["name"] = json!("a");
+        let mut environment = Vec::new();
+        let text = format!("applications = [{}]", to_toml("", &app, &mut environment));
+        assert_eq!(environment.len(), secrets);
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let config = load_text(&text, &environment).unwrap();
+        assert_eq!(config.applications[0].settings, serde_json::from_value(settings).unwrap());
+    }
 }
 
 #[test]
@@ -246,10 +339,11 @@ fn the_example_is_valid() {
         .replace("/etc/pagecast/chain.pem", certificate.to_str().unwrap())
         .replace("/etc/pagecast/key.pem", key.to_str().unwrap());
     let secret = "0123456789abcdef0123";
-    let environment = ["TOKEN", "SHOP_SECRET", "SHOP_CALLBACK_SECRET"].map(|name| (name, secret));
+    let environment =
+        ["TOKEN", "SHOP_SECRET", "SHOP_CALLBACK_SECRET", "SHOP_LIVEKIT_SECRET"].map(|name| (name, secret));
     let config = load_text(&example, &environment).unwrap();
     assert_eq!(config.validate(), []);
-    assert_eq!(config.applications[0].callbacks.volcengine.as_ref().unwrap().extra_retry_s, 86_400);
+    assert_eq!(config.applications[0].settings.callbacks.volcengine.as_ref().unwrap().extra_retry_s, 86_400);
 }
 
 #[test]
@@ -352,11 +446,11 @@ fn conflicting_applications_are_found() {
             "b: keys: application a has a different secret for k",
         ),
         ("{name = 'a', keys = [{id = 'k', secret = 'x'}]}", false, "a: keys: the secret of k can be guessed"),
-        ("{name = 'a'}, {name = 'b', app_id = 'a'}", true, "b.app_id: another application uses this value"),
+        ("{name = 'a'}, {name = 'b', app_id = 'a'}", true, "b: app_id: application a uses the same value"),
         (
-            "{name = 'a', limits = {max_time = 1}}",
+            "{name = 'a', limits = {max_time_s = 1}}",
             true,
-            "a: limits.max_time: 1 is out of range: must be 10 to 86400 s",
+            "a: limits.max_time_s: 1 is out of range: must be 10 to 86400",
         ),
         (
             "{name = 'a', limits = {cpu_weight = 0}}",
@@ -386,9 +480,12 @@ fn demo_credentials_are_generated_once() {
     let data = scratch.path().join("new/data");
     let (first, is_new) = demo_application(&data).unwrap();
     assert!(is_new);
-    assert_eq!((first.app_id.as_deref(), first.sdk_app_id), (Some("demo"), Some(1_400_000_001)));
+    assert_eq!(
+        (first.settings.app_id.as_deref(), first.settings.sdk_app_id),
+        (Some("demo"), Some(1_400_000_001))
+    );
     assert!(first.keys[0].secret.reveal().len() == 40 && first.tokens[0].reveal().len() == 40);
-    assert_eq!(first.network, pagecast_core::spec::NetworkPolicy::default());
+    assert_eq!(first.settings.network, pagecast_core::spec::NetworkPolicy::default());
     let (again, is_new) = demo_application(&data).unwrap();
     assert!(!is_new && again == first);
     let file = data.join("credentials.json");

@@ -3,8 +3,6 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::load::is_old_name;
-
 /// A segment of the path to a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PathSegment {
@@ -68,13 +66,13 @@ fn find_key_in_value(value: &Spanned<DeValue<'_>>, path: &[PathSegment], found: 
 }
 
 /// Rewords an error of serde without the rejected value, which may be a secret. For an unknown key, also
-/// returns the key.
-pub(super) fn redacted_message(message: &str) -> (String, Option<String>) {
+/// returns the key; `more_keys` are known besides those in the message.
+pub(super) fn redacted_message(message: &str, more_keys: &[&str]) -> (String, Option<String>) {
     if let Some(rest) = message.strip_prefix("unknown field ") {
-        let mut quoted = rest.split('`').skip(1).step_by(2).map(str::to_owned);
+        let mut quoted = rest.split('`').skip(1).step_by(2);
         let unknown = quoted.next().unwrap_or_default();
-        let known = quoted.filter(|name| !is_old_name(name)).collect::<Vec<_>>();
-        return (unknown_key_message(&unknown, &known), Some(unknown));
+        let known = quoted.chain(more_keys.iter().copied()).collect::<Vec<_>>();
+        return (unknown_key_message(unknown, &known), Some(unknown.to_owned()));
     }
     if let Some(rest) = message.strip_prefix("unknown variant ") {
         let mut quoted = rest.split('`').skip(1).step_by(2);
@@ -106,16 +104,16 @@ fn type_name(expected: &str) -> &str {
     match expected {
         "u16" | "u32" | "u64" | "usize" => "an integer of at least 0",
         "f64" => "a number",
+        name if name.starts_with("struct ") => "a table",
         other => other,
     }
 }
 
 /// Builds the message for an unknown key, with the key that was probably meant, or with all known keys.
-pub(super) fn unknown_key_message<S: AsRef<str>>(unknown: &str, known: &[S]) -> String {
+fn unknown_key_message(unknown: &str, known: &[&str]) -> String {
     if let Some(word) = closest_match(unknown, known) {
         return format!("unknown key; did you mean {word}?");
     }
-    let known = known.iter().map(AsRef::as_ref).collect::<Vec<_>>();
     if known.is_empty() {
         "unknown key".into()
     } else {
@@ -124,11 +122,11 @@ pub(super) fn unknown_key_message<S: AsRef<str>>(unknown: &str, known: &[S]) -> 
 }
 
 /// Returns the known word closest to `word`, if it is close enough to be a typing error.
-fn closest_match<'a, S: AsRef<str>>(word: &str, known: &'a [S]) -> Option<&'a str> {
+fn closest_match<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase().replace('-', "_");
     let word = word.get(..64).unwrap_or(&word);
     let distance = |other: &str| edit_distance(word.as_bytes(), other.as_bytes());
-    let (distance, best) = known.iter().map(|w| (distance(w.as_ref()), w.as_ref())).min()?;
+    let (distance, best) = known.iter().map(|w| (distance(w), *w)).min()?;
     (distance <= 1 + word.len() / 4).then_some(best)
 }
 

@@ -1,16 +1,14 @@
 //! Validation of a configuration: every error and every risky setting, reported at once.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
-use pagecast_core::SpecError;
-use pagecast_core::spec::{Field, MAX_TIME_RANGE, Secret, UPLOAD_TIMEOUT_RANGE};
+use pagecast_core::spec::{MAX_TIME_RANGE, Secret, UPLOAD_TIMEOUT_RANGE};
 use url::{Host, Url};
 
 use super::{Config, Rooms};
-use crate::app::{AccessKey, MIN_TOKEN_LEN, validate_all};
+use crate::app::{AccessKey, Application, MIN_TOKEN_LEN, find_errors};
 use crate::listen::validate_tls;
 use crate::service::error_chain;
 
@@ -281,83 +279,23 @@ impl Config {
     }
 
     fn validate_applications(&self, found: &mut Findings) {
-        let apps = &self.applications;
-        let mut ids: HashMap<(&str, String), &str> = HashMap::new();
-        let mut secrets: HashMap<&str, (&str, &Secret)> = HashMap::new();
-        for app in apps {
-            let key = |field: &str| format!("application {}: {field}", app.name);
-            let tokens = app.tokens.iter().map(|token| ("tokens", token.reveal().to_owned()));
-            let unique = [
-                Some(("name", app.name.clone())),
-                app.app_id.clone().map(|id| ("app_id", id)),
-                app.sdk_app_id.map(|id| ("sdk_app_id", id.to_string())),
-            ];
-            for (field, id) in unique.into_iter().flatten().chain(tokens) {
-                if let Some(other) = ids.insert((field, id), &app.name) {
-                    found.error(key(field), format!("application {other} uses the same value"));
-                }
-            }
-            for AccessKey { id, secret, .. } in &app.keys {
-                let (other, other_secret) = *secrets.entry(id).or_insert((&app.name, secret));
-                if other_secret != secret {
-                    found.error(key("keys"), format!("application {other} has a different secret for {id}"));
-                }
+        for error in find_errors(&self.applications, self.admin_token.as_ref()) {
+            found.error(format!("application {}: {}", error.application, error.field), error.reason);
+        }
+        for Application { name, keys, tokens, settings } in &self.applications {
+            let mut warning = |message: &str| found.warning(format!("application {name}: keys"), message);
+            for AccessKey { id, secret, .. } in keys {
                 if secret.reveal().len() < MIN_SECRET_LEN || is_guessable(secret) {
-                    found
-                        .warning(key("keys"), format!("the secret of {id} can be guessed: use a random one"));
+                    warning(&format!("the secret of {id} can be guessed: use a random one"));
                 }
             }
-            let limits = app.validate_limits().err().and_then(|error| limit_finding(&error));
-            if let Some((limit, message)) = limits {
-                found.error(key(limit), message);
-            } else if let Err(error) = app.validate() {
-                found.error(key(&error.field), error.reason);
+            if keys.iter().all(|key| key.disabled) && tokens.is_empty() {
+                warning("the application has no enabled key and no token, so it cannot be used");
             }
-            if app.tokens.iter().any(|token| Some(token) == self.admin_token.as_ref()) {
-                found.error(key("tokens"), "a token must differ from admin_token");
-            }
-            if app.keys.iter().all(|key| key.disabled) && app.tokens.is_empty() {
-                found.warning(
-                    key("keys"),
-                    "the application has no enabled key and no token, so it cannot be used",
-                );
-            }
-            if !app.keys.is_empty() && app.app_id.is_none() && app.sdk_app_id.is_none() {
-                found.warning(key("keys"), "keys need an app_id or an sdk_app_id to be of use");
+            if !keys.is_empty() && settings.app_id.is_none() && settings.sdk_app_id.is_none() {
+                warning("keys need an app_id or an sdk_app_id to be of use");
             }
         }
-        // The remaining conflict: a name that is another application's id.
-        if !found.0.iter().any(|finding| finding.fatal)
-            && let Err(error) = validate_all(apps, self.admin_token.as_ref())
-        {
-            found.error(format!("application {}", error.field), error.reason);
-        }
-    }
-}
-
-/// Key and message of an invalid limit of an application's casts, in the units of the configuration.
-fn limit_finding(error: &SpecError) -> Option<(&'static str, String)> {
-    match error {
-        SpecError::DurationOutOfRange { field: Field::MaxTime, value, low, high } => {
-            let message = format!(
-                "{} is out of range: must be {} to {} s",
-                value.as_secs(),
-                low.as_secs(),
-                high.as_secs()
-            );
-            Some(("limits.max_time", message))
-        }
-        SpecError::NumberOutOfRange { field, value, low, high } => {
-            let key = match field {
-                Field::Attempts => "limits.attempts",
-                Field::Memory => "limits.memory_bytes",
-                Field::Disk => "limits.disk_bytes",
-                Field::CpuWeight => "limits.cpu_weight",
-                _ => return None,
-            };
-            Some((key, format!("{value} is out of range: must be {low} to {high}")))
-        }
-        _ => None,
     }
 }
 

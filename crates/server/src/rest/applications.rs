@@ -10,10 +10,9 @@ use pagecast_fleet::{CastState, Filter};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::settings::ApplicationSettings;
 use super::{Administrator, ApiError, ErrorCode, Json, RestState, json_response};
 use crate::app::store::{self, StoreError, StoredApplication};
-use crate::app::{Application, ValidationError};
+use crate::app::{Application, Settings};
 use crate::internal_error::InternalError;
 use crate::service::Service;
 
@@ -35,7 +34,7 @@ pub(super) struct CreateApplicationRequest {
     name: String,
     /// Settings; absent ones have their defaults.
     #[serde(default)]
-    settings: ApplicationSettings,
+    settings: Settings,
 }
 
 /// Application with its settings, keys and tokens.
@@ -47,7 +46,7 @@ pub(super) struct ApplicationView {
     /// Where the application is defined. Only those that were created by this API can be changed.
     defined_in: DefinedIn,
     /// Settings. Secrets are shown as `…`.
-    settings: ApplicationSettings,
+    settings: Settings,
     /// Access keys for the vendors' APIs, without their secrets.
     keys: Vec<keys::KeyView>,
     /// Tokens for this API, by their ids.
@@ -77,7 +76,7 @@ impl ApplicationView {
         Self {
             name: app.name.clone(),
             defined_in,
-            settings: ApplicationSettings::from_application(app),
+            settings: app.settings.redacted(),
             keys: app.keys.iter().map(keys::KeyView::new).collect(),
             tokens: app.tokens.iter().map(tokens::TokenView::new).collect(),
         }
@@ -87,15 +86,12 @@ impl ApplicationView {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Invalid(ValidationError { field, reason, is_duplicate }) => {
+            StoreError::Invalid(mut error) => {
                 // In a body, settings are below `settings`; name, keys and tokens are not.
-                let is_setting = !["name", "keys", "tokens"].iter().any(|own| field.starts_with(own));
-                let field = if is_setting { format!("settings.{field}") } else { field };
-                if is_duplicate {
-                    Self::new(ErrorCode::AlreadyExists, reason).with_field(field)
-                } else {
-                    Self::invalid_parameter(field, reason)
+                if !Application::OWN_FIELDS.iter().any(|own| error.field.starts_with(own)) {
+                    error.field = format!("settings.{}", error.field);
                 }
+                error.into()
             }
             StoreError::Fleet(error) => error.into(),
             StoreError::Json(error) => Self::internal(
@@ -104,6 +100,15 @@ impl From<StoreError> for ApiError {
             ),
         }
     }
+}
+
+/// The settings with the secrets of `old` where `…` was sent.
+fn restored(mut settings: Settings, old: Settings) -> Result<Settings, ApiError> {
+    settings.restore_secrets(old).map_err(|path| {
+        let message = "… keeps the old secret, but there is none: send the secret";
+        ApiError::invalid_parameter(format!("settings.{path}"), message)
+    })?;
+    Ok(settings)
 }
 
 fn no_such_application() -> ApiError {
@@ -193,7 +198,7 @@ pub(super) async fn create(
     }
     let now = rest.service.now();
     let application =
-        settings.into_application(name.clone(), None).map_err(|error| error.prefix_field("settings"))?;
+        Application { settings: restored(settings, Settings::default())?, ..Application::new(&name) };
     store::put(&rest.service, &StoredApplication { application, created_ms: now, updated_ms: now }).await?;
     let mut response = json_response(StatusCode::CREATED, &application_view(&rest, &name)?);
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/applications/{name}")) {
@@ -221,7 +226,7 @@ pub(super) async fn get(
 #[utoipa::path(put, path = "/v1/applications/{name}", tag = "applications",
     operation_id = "replaceApplication",
     params(("name" = String, Path, description = "Name of the application.")),
-    request_body = ApplicationSettings,
+    request_body = Settings,
     responses((status = 200, description = "The application after the change.", body = ApplicationView),
         (status = 404, description = "`no-such-application`.", body = super::error::ErrorResponse),
         (status = 409, description = "`defined-in-configuration`, \
@@ -230,10 +235,10 @@ pub(super) async fn replace(
     State(rest): State<RestState>,
     _: Administrator,
     Path(name): Path<String>,
-    Json { value, .. }: Json<ApplicationSettings>,
+    Json { value, .. }: Json<Settings>,
 ) -> Result<Response, ApiError> {
     let changed = edit(&rest, &name, |app| {
-        *app = value.into_application(app.name.clone(), Some(app))?;
+        app.settings = restored(value, app.settings.clone())?;
         Ok(())
     });
     changed.await.map_err(|error| error.strip_field_prefix("settings"))?;

@@ -13,7 +13,7 @@ use chrono::DateTime;
 use pagecast_fleet::{
     Cast, CastId, CastKey, CastState, Command, CreateOutcome, Error, Filter, KeyRetention, NewCast, UnixMs,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -42,13 +42,12 @@ const MAX_EVENTS_READ: usize = 20_000;
 const RETRY_AFTER_S: u64 = 10;
 
 /// Stored form of a request, [`CastDraft::request`].
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct StoredRequest {
     /// SHA-256 of the body in canonical form.
-    #[serde(default)]
     hash: String,
     /// Receiver of callbacks, instead of the application's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     callback: Option<CallbackReceiver>,
 }
 
@@ -107,9 +106,7 @@ pub(super) async fn create(
             Ok(response)
         }
         CreateOutcome::Exists(cast) => {
-            let before =
-                StoredRequest::deserialize(&cast.request).map(|before| before.hash).unwrap_or_default();
-            if before != stored.hash {
+            if cast.request["hash"] != stored.hash.as_str() {
                 let message = "this key was used with another body within the last 24 hours: use a new key";
                 return Err(
                     ApiError::new(ErrorCode::IdempotencyKeyReused, message).with_field("Idempotency-Key")
@@ -125,7 +122,7 @@ pub(super) async fn create(
                 "the application's limit of {} casts at the same time is reached, counting those of the \
                  last minute that \
                  ended before they began: stop one, or try again later",
-                app.max_casts
+                app.settings.max_casts
             );
             Err(ApiError::retry_later(ErrorCode::TooManyCasts, message, RETRY_AFTER_S))
         }
@@ -160,7 +157,7 @@ fn new_cast(
         request: serde_json::to_value(stored).unwrap_or_default(),
         spec,
         queue_timeout,
-        notify: stored.callback.is_some() || app.callbacks.native.is_some(),
+        notify: stored.callback.is_some() || app.settings.callbacks.native.is_some(),
     };
     Ok(draft.into_new_cast(service, app))
 }

@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pagecast_core::CastSpec;
 use pagecast_core::spec::{
-    BrowserContext, Bucket, ColorScheme, Device, Format, Layer, MAX_DURATION, Mobile, Orientation, Push,
-    PushUrl, ReadySignal, RoomIds, Secret, Size, Source, SourceUrl, Storage, StorageKeys, Tls,
+    BrowserContext, Bucket, CaBundle, ColorScheme, Device, Format, Layer, MAX_DURATION, Mobile, Orientation,
+    Push, PushUrl, ReadySignal, RoomIds, Secret, Size, Source, SourceUrl, Storage, Tls,
 };
 use pagecast_core::time::Fps;
+use pagecast_core::{CastSpec, SpecError};
 use pagecast_fleet::CastId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::settings::parse_ca_bundle;
-use super::storage::StorageKeysBody;
 use super::{ApiError, ErrorCode};
 use crate::app::{self, Application, CallbackReceiver};
 use crate::service::Service;
@@ -257,7 +255,7 @@ struct RecordingRequest {
     /// the server.
     to: Option<String>,
     /// Keys of the storage, required for a bucket.
-    keys: Option<StorageKeysBody>,
+    keys: Option<app::StorageKeys>,
     /// Format of the files.
     format: FormatBody,
     /// Length of a segment, in seconds. Default 4.
@@ -325,8 +323,7 @@ impl CallbackReceiverBody {
             ApiError::invalid_parameter("callback.url", "it must be a URL like https://host/path")
         })?;
         let receiver = CallbackReceiver { url, secret: self.secret, extra_retry_s: 0, noce: false };
-        app::validate_receiver("callback", &receiver)
-            .map_err(|error| ApiError::invalid_parameter(error.field, error.reason))?;
+        app::validate_receiver("callback", &receiver)?;
         if !app.permits_url(&receiver.url) {
             return Err(address_not_allowed("callback.url"));
         }
@@ -387,8 +384,8 @@ impl CreateCastRequest {
         }
         spec.bitrate_kbps = self.bitrate_kbps;
         if let Some(s) = self.max_time_s {
-            if Duration::from_secs(s) > context.app.limits.max_time {
-                let max_s = context.app.limits.max_time.as_secs();
+            let max_s = context.app.settings.limits.max_time_s;
+            if s > max_s {
                 return Err(ApiError::invalid_parameter(
                     "max_time_s",
                     format!("it is {s}: the limit of this application is {max_s} s (limits.max_time_s)"),
@@ -467,9 +464,10 @@ impl TlsBody {
     fn merge_into(&self, tls: &mut Tls) -> Result<(), ApiError> {
         tls.insecure = self.insecure;
         let Some(text) = &self.ca else { return Ok(()) };
-        let own = parse_ca_bundle("tls.ca", text)?;
+        let invalid = |error: SpecError| ApiError::invalid_parameter("tls.ca", error.to_string());
+        let own = CaBundle::parse(text).map_err(invalid)?;
         let merged = tls.ca.as_ref().map_or(Ok(own.clone()), |ca| ca.merge(&own));
-        tls.ca = Some(merged.map_err(|error| ApiError::invalid_parameter("tls.ca", error.to_string()))?);
+        tls.ca = Some(merged.map_err(invalid)?);
         Ok(())
     }
 }
@@ -509,7 +507,7 @@ impl RoomRequest {
             }
         };
         // An application that also uses Volcengine's API finds its rooms under the same name.
-        let app = context.app.app_id.clone().unwrap_or_else(|| context.app.name.clone());
+        let app = context.app.settings.app_id.clone().unwrap_or_else(|| context.app.name.clone());
         let ids = RoomIds { app, room: self.room, user: self.user, task: context.id.to_string() };
         context.service.new_room(context.app, ids, layers).map_err(|error| spec_api_error(&error))
     }
@@ -527,7 +525,7 @@ impl RecordingRequest {
         }
         // Names that applications choose must not collide in a shared folder.
         let own = || Storage::Folder(context.service.config.data.join("recordings").join(&context.app.name));
-        let shared = to.is_none() && context.app.storage.default.is_none();
+        let shared = to.is_none() && context.app.settings.storage.default.is_none();
         let to = if shared && self.name.is_some() { Some(own()) } else { to };
         let mut recording = context.service.new_recording(context.app, context.id, to);
         recording.format = self.format.into();
@@ -555,13 +553,12 @@ fn address_not_allowed(field: impl Into<String>) -> ApiError {
 /// administrator may leave them out.
 fn recording_storage(
     to: &str,
-    keys: Option<StorageKeysBody>,
+    keys: Option<app::StorageKeys>,
     context: &CreateContext<'_>,
 ) -> Result<Storage, ApiError> {
-    let mut storage =
+    let to =
         Storage::parse(to).map_err(|error| ApiError::invalid_parameter("recording.to", error.to_string()))?;
-    let keys = keys.map(StorageKeys::from);
-    match (&storage, context.is_administrator) {
+    match (&to, context.is_administrator) {
         (Storage::File(_) | Storage::Folder(_), false) => {
             let message = "only the administrator may name a folder of the server: write s3://, gs://, \
                            az://, cos://, tos:// or \
@@ -576,12 +573,12 @@ fn recording_storage(
         }
         _ => {}
     }
+    let location = app::StorageLocation { to, keys };
+    app::validate_location("recording", &location)?;
+    let mut storage = location.to_spec();
     if let Storage::Bucket(bucket) = &mut storage {
-        bucket.network = Some(context.app.network.clone());
+        bucket.network = Some(context.app.settings.network.clone());
     }
-    storage = app::set_storage_keys(storage, keys)
-        .map_err(|reason| ApiError::invalid_parameter("recording.keys", reason))?;
-    storage.validate().map_err(|error| ApiError::invalid_parameter("recording.keys", error.to_string()))?;
     Ok(storage)
 }
 

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::API;
 use super::applications::tokens;
 pub(super) use super::error_code::ErrorCode;
+use crate::app::ValidationError;
 use crate::auth_log::AuthFailure;
 use crate::internal_error::InternalError;
 use crate::request_id::RequestId;
@@ -90,12 +91,6 @@ impl ApiError {
         self
     }
 
-    /// Puts the field below `parent`.
-    pub(super) fn prefix_field(mut self, parent: &str) -> Self {
-        self.field = self.field.map(|field| format!("{parent}.{field}"));
-        self
-    }
-
     /// Removes `parent` from the beginning of the field.
     pub(super) fn strip_field_prefix(mut self, parent: &str) -> Self {
         let strip = |field: String| {
@@ -148,6 +143,13 @@ impl IntoResponse for ApiError {
         let mut response = self.code.status().into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+impl From<ValidationError> for ApiError {
+    fn from(error: ValidationError) -> Self {
+        let code = if error.is_duplicate { ErrorCode::AlreadyExists } else { ErrorCode::InvalidParameter };
+        Self::new(code, error.reason).with_field(error.field)
     }
 }
 

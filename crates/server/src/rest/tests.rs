@@ -124,7 +124,7 @@ impl TestServer {
                     "callbacks": {"native": {"url": "http://127.0.0.1:9/hook?planted=query",
                     "secret": "planted-hook"}},
                 },
-                {"name": "two", "tokens": [TOKEN_TWO], "limits": {"max_time": {"secs": 600, "nanos": 0}}},
+                {"name": "two", "tokens": [TOKEN_TWO], "limits": {"max_time_s": 600}},
             ],
         }))
         .unwrap();

@@ -10,7 +10,7 @@ use pagecast_fleet::{Cast, CastState, CastStats, Event, EventKind, StoredFile, U
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::storage;
+use crate::app::public_url;
 use crate::service::Service;
 
 /// Cast with the state of its outputs.
@@ -382,7 +382,7 @@ impl CastView {
             room: room_view(service, cast, stats, outputs.room),
             recording: spec.recording.as_ref().map(|recording| RecordingView {
                 name: recording.name.clone(),
-                to: storage::public_url(&recording.to),
+                to: public_url(&recording.to),
                 format: recording.format,
                 stopped: outputs.recording_stopped,
                 upload_error: stats.and_then(|stats| stats.upload_error.clone()).or(outputs.upload_error),

@@ -24,7 +24,7 @@ pub(crate) const FORMAT: CallbackFormat = CallbackFormat {
     api: API,
     policy: RETRY_POLICY,
     render,
-    receiver: |app, _| app.callbacks.tencent.clone(),
+    receiver: |app, _| app.settings.callbacks.tencent.clone(),
     is_success: callback::is_200,
 };
 

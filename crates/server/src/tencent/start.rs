@@ -105,7 +105,7 @@ fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> 
     let record_id = record_id(root)?;
     spec.validate().map_err(|error| spec_api_error(&error))?;
     // The request may have left out the application's number.
-    let sdk_app_id = app.sdk_app_id.unwrap_or_default();
+    let sdk_app_id = app.settings.sdk_app_id.unwrap_or_default();
     let mut request = json!({ "SdkAppId": sdk_app_id });
     if let Some(record_id) = record_id {
         request["RecordId"] = record_id.into();
@@ -123,14 +123,14 @@ fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> 
 /// Finds the application. The vendor's oldest examples name none: a key of only one application means that
 /// one.
 fn find_application(apps: &[Arc<Application>], root: &Object<'_>) -> Result<Arc<Application>, ApiError> {
-    let mut candidates = apps.iter().filter(|app| app.sdk_app_id.is_some());
+    let mut candidates = apps.iter().filter(|app| app.settings.sdk_app_id.is_some());
     let Some(id) = sdk_app_id(root)? else {
         return match (candidates.next(), candidates.next()) {
             (Some(only), None) => Ok(Arc::clone(only)),
             _ => Err(ApiError::missing_parameter(ErrorCode::MissingSdkAppId, "SdkAppId")),
         };
     };
-    let named = candidates.find(|app| app.sdk_app_id == Some(id)).map(Arc::clone);
+    let named = candidates.find(|app| app.settings.sdk_app_id == Some(id)).map(Arc::clone);
     named.ok_or_else(|| {
         let message = format!("there is no application with SdkAppId {id} that this key belongs to");
         ApiError::new(ErrorCode::SdkAppIdNotUnderAppId, message)

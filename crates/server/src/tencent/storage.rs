@@ -62,8 +62,8 @@ fn bucket(app: &Application, cloud: &Object<'_>) -> Result<Storage, ApiError> {
         return Err(ApiError::new(ErrorCode::InvalidParameter, message));
     }
     let endpoint: Option<Url> = match service {
-        spec::StorageService::S3 => app.storage.s3_endpoint.clone(),
-        _ => app.storage.cos_endpoint.clone(),
+        spec::StorageService::S3 => app.settings.storage.s3_endpoint.clone(),
+        _ => app.settings.storage.cos_endpoint.clone(),
     };
     let storage = Storage::Bucket(Bucket {
         prefix: parts.iter().map(|part| (*part).to_owned()).collect(),
@@ -75,14 +75,14 @@ fn bucket(app: &Application, cloud: &Object<'_>) -> Result<Storage, ApiError> {
     });
     check(&storage, "StorageParams.CloudStorage")?;
     // The checks above make all of these valid folder names.
-    Ok(match &app.storage.buckets_dir {
+    Ok(match &app.settings.storage.buckets_dir {
         Some(folder) => Storage::Folder(folder.join(name).join(parts.join("/"))),
         None => storage,
     })
 }
 
 fn video_on_demand(app: &Application, params: &Object<'_>) -> Result<Vod, ApiError> {
-    let keys = app.storage.vod_keys.as_ref().ok_or_else(|| {
+    let keys = app.settings.storage.vod_keys.as_ref().ok_or_else(|| {
         let message = "this application has no keys for video on demand (storage.vod_keys)";
         ApiError::new(ErrorCode::NotAbility, message)
     })?;
@@ -109,8 +109,8 @@ fn video_on_demand(app: &Application, params: &Object<'_>) -> Result<Vod, ApiErr
         media,
         record_id: text("UserDefineRecordId")?,
         region: None,
-        endpoint: app.storage.vod_endpoint.clone(),
-        storage_endpoint: app.storage.cos_endpoint.clone(),
+        endpoint: app.settings.storage.vod_endpoint.clone(),
+        storage_endpoint: app.settings.storage.cos_endpoint.clone(),
     };
     if vod.lifetime.is_some_and(|time| !spec::VOD_LIFETIME_RANGE.contains(&time)) {
         let message =

@@ -48,9 +48,9 @@ pub(super) fn form_pairs(form: &str) -> Vec<(String, String)> {
 /// An application with this `SdkAppId`, the tests' key and defaults.
 fn application(name: &str, sdk_app_id: u64) -> Application {
     let mut app: Application = serde_json::from_value(json!({ "name": name })).unwrap();
-    app.sdk_app_id = Some(sdk_app_id);
+    app.settings.sdk_app_id = Some(sdk_app_id);
     app.keys = vec![AccessKey { id: KEY_ID.to_owned(), secret: Secret::new(SECRET), disabled: false }];
-    app.max_casts = 100_000;
+    app.settings.max_casts = 100_000;
     app
 }
 

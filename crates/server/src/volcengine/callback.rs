@@ -23,7 +23,7 @@ pub(crate) const FORMAT: CallbackFormat = CallbackFormat {
     api: API,
     policy: RETRY_POLICY,
     render,
-    receiver: |app, _| app.callbacks.volcengine.clone(),
+    receiver: |app, _| app.settings.callbacks.volcengine.clone(),
     is_success: callback::is_200,
 };
 

@@ -138,7 +138,7 @@ fn new_cast(service: &Service, app: &Application, start: &StartRequest) -> Resul
         request: serde_json::to_value(start).map_err(|error| internal_error("build cast", &error))?,
         spec,
         queue_timeout: None,
-        notify: app.callbacks.volcengine.is_some(),
+        notify: app.settings.callbacks.volcengine.is_some(),
     };
     Ok(draft.into_new_cast(service, app))
 }

@@ -16,9 +16,7 @@ use pagecast_testkit::scratch::ScratchDir;
 use serde_json::json;
 
 use super::*;
-use crate::app::{
-    AccessKey, Application, ApplicationRegistry, CallbackReceiver, RoomProvider, VolcengineRooms,
-};
+use crate::app::{AccessKey, Application, ApplicationRegistry, CallbackReceiver, RoomProvider};
 use crate::config::Config;
 use crate::request_id::RequestId;
 use signature::UnsignedRequest;
@@ -32,7 +30,7 @@ fn application(name: &str, app_id: &str, key: &str) -> Application {
     let mut app: Application = serde_json::from_value(json!({ "name": name, "app_id": app_id })).unwrap();
     app.keys = vec![AccessKey { id: key.to_owned(), secret: Secret::new("secret"), disabled: false }];
     let url = RoomUrl::parse("https://rooms.example/{app}/{room}").unwrap();
-    app.room = RoomProvider::Service(RoomService::Whip { url, token: None });
+    app.settings.room = RoomProvider::Whip { url, token: None };
     app
 }
 
@@ -283,9 +281,9 @@ async fn a_task_is_found_for_72_hours() {
 async fn a_task_becomes_a_cast() {
     let fixture = Fixture::with(
         |app| {
-            app.limits.max_time = Duration::from_secs(7200);
+            app.settings.limits.max_time_s = 7200;
             let url = "https://receiver.example/".parse().unwrap();
-            app.callbacks.volcengine =
+            app.settings.callbacks.volcengine =
                 Some(CallbackReceiver { url, secret: None, extra_retry_s: 0, noce: false });
         },
         |_| {},
@@ -332,7 +330,7 @@ async fn a_task_becomes_a_cast() {
 
 #[tokio::test]
 async fn checks_and_callbacks_are_off_by_default() {
-    let fixture = Fixture::with(|app| app.limits.max_time = Duration::from_secs(7200), |_| {});
+    let fixture = Fixture::with(|app| app.settings.limits.max_time_s = 7200, |_| {});
     fixture.start(json!({ "EventNotifyConfig": { "StartTimeout": 60 } })).await;
     let spec = fixture.cast().await.spec;
     assert_eq!(spec.limits.max_time, Duration::from_secs(7200), "the limit of the application");
@@ -384,10 +382,10 @@ async fn video_solutions_become_layers() {
 async fn a_room_with_access_control_gets_a_token() {
     let url = RoomUrl::parse("https://a.example/whip/{room}/{user}").unwrap();
     let app_key = Secret::new("appkey0123456789");
-    let rooms = RoomProvider::Volcengine(VolcengineRooms { url, app_key });
+    let rooms = RoomProvider::Volcengine { url, app_key };
     let app_id = "0123456789abcdef01234567";
     let with_tokens = |app: &mut Application| {
-        (app.room, app.app_id) = (rooms.clone(), Some(app_id.to_owned()));
+        (app.settings.room, app.settings.app_id) = (rooms.clone(), Some(app_id.to_owned()));
     };
     let fixture = Fixture::with(with_tokens, |_| {});
     let response = fixture.start(json!({ "AppId": app_id })).await;
@@ -404,9 +402,9 @@ async fn a_room_with_access_control_gets_a_token() {
 #[tokio::test]
 async fn an_identifier_that_changes_the_path_of_the_room_is_refused() {
     let url = RoomUrl::parse("https://a.example/whip/{room}/{user}").unwrap();
-    let whip = RoomProvider::Service(RoomService::Whip { url, token: None });
+    let whip = RoomProvider::Whip { url, token: None };
     for (room, status) in [("..", 400), (".", 400), ("...", 200), ("a..b", 200)] {
-        let fixture = Fixture::with(|app| app.room = whip.clone(), |_| {});
+        let fixture = Fixture::with(|app| app.settings.room = whip.clone(), |_| {});
         let response = fixture.start(json!({ "RoomId": room })).await;
         assert_eq!(response.0, status, "{room}: {response:?}");
     }
@@ -470,7 +468,7 @@ async fn a_start_waits_for_the_stop_of_the_previous_task() {
 
 #[tokio::test]
 async fn quota_and_queue_limit_are_enforced() {
-    let fixture = Fixture::with(|app| app.max_casts = 1, |_| {});
+    let fixture = Fixture::with(|app| app.settings.max_casts = 1, |_| {});
     fixture.start(json!({})).await;
     let more = fixture.start(json!({ "TaskId": "task2" })).await;
     assert_eq!(status_and_code(&more), expected(429, "FlowLimitExceeded.TaskNumberOverLimit"));
@@ -561,7 +559,7 @@ async fn errors_have_the_vendors_envelope() {
 
 #[tokio::test]
 async fn internal_errors_are_not_explained() {
-    let fixture = Fixture::with(|app| app.room = RoomProvider::Embedded, |_| {});
+    let fixture = Fixture::with(|app| app.settings.room = RoomProvider::Embedded, |_| {});
     let response = fixture.start(json!({})).await;
     assert_eq!(status_and_code(&response), expected(500, "InternalError"));
     assert!(!response.1.to_string().contains("embedded"), "{response:?}");
@@ -675,7 +673,7 @@ async fn a_moved_app_id_does_not_show_earlier_tasks() {
     fixture.start(json!({})).await;
     let apps: Vec<Application> = fixture.service.apps.all().iter().map(|app| (**app).clone()).collect();
     let (mut before, mut after) = (apps[0].clone(), apps[1].clone());
-    (before.app_id, after.app_id) = (None, before.app_id);
+    (before.settings.app_id, after.settings.app_id) = (None, before.settings.app_id);
     fixture.service.apps.replace(vec![before.clone(), after.clone()]);
     let send = async |action: &str| {
         let query = format!("Action={action}&Version=2020-12-01");
@@ -692,7 +690,7 @@ async fn a_moved_app_id_does_not_show_earlier_tasks() {
     assert!(!fixture.cast().await.stop_requested, "the task continues");
     assert_eq!(send("StartWebcast").await, expected(400, "InvalidParameter.TaskAlreadyExists"));
     // The task is found again when the `AppId` moves back.
-    (before.app_id, after.app_id) = (after.app_id, None);
+    (before.settings.app_id, after.settings.app_id) = (after.settings.app_id, None);
     fixture.service.apps.replace(vec![before, after]);
     assert_eq!(fixture.get().await.0, 200);
 }

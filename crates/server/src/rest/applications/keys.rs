@@ -104,7 +104,7 @@ pub(in crate::rest) async fn add(
     let generated = secret.is_none().then(|| hex(&random_bytes::<24>()));
     let secret = secret.unwrap_or_else(|| Secret::new(generated.clone().unwrap_or_default()));
     let key = AccessKey { id: id.clone(), secret, disabled: false };
-    validate_key("", &key)
+    validate_key("", &key.id, &key.secret)
         .map_err(|wrong| ApiError::invalid_parameter(wrong.field.trim_start_matches('.'), wrong.reason))?;
     edit(&rest, &name, |app| {
         if app.keys.iter().any(|known| known.id == key.id) {

@@ -103,8 +103,7 @@ pub(in crate::rest) async fn add(
     let requested = body.unwrap_or_default().token;
     let generated = requested.is_none().then(|| format!("pct_{}", hex(&random_bytes::<24>())));
     let token = requested.unwrap_or_else(|| Secret::new(generated.clone().unwrap_or_default()));
-    validate_token("token", &token)
-        .map_err(|wrong| ApiError::invalid_parameter(wrong.field, wrong.reason))?;
+    validate_token("token", &token)?;
     let id = token_id(&token);
     edit(&rest, &name, |app| {
         app.tokens.push(token);

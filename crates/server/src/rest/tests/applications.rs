@@ -1,38 +1,7 @@
 use super::*;
+use crate::app::testing::full_settings;
 
 const BASE: &str = "/v1/applications";
-
-/// A value for each setting; all secrets contain `planted`.
-fn full_settings() -> Value {
-    json!({
-        "app_id": "1400", "sdk_app_id": 1400, "max_casts": 7,
-        "callbacks": {
-            "volcengine": {"url": "https://hooks.example/v?planted=1", "secret": "planted-volc",
-            "extra_retry_s": 60, "noce": true},
-            "tencent": {"url": "https://hooks.example/t", "secret": "planted0tencent", "extra_retry_s": 0,
-            "noce": false},
-            "native": {"url": "https://hooks.example/n", "secret": "planted-native", "extra_retry_s": 0,
-            "noce": false},
-        },
-        "room": {"type": "livekit", "url": "wss://rooms.example/?planted=1", "key": "name",
-        "secret": "planted-livekit"},
-        "codec": "vp8",
-        "ice": {"servers": [{"url": "turn:turn.example:3478", "username": "u",
-        "credential": "planted-turn"}], "relay_only": true},
-        "storage": {
-            "default": {"to": "s3://recordings?region=eu-west-1", "keys": {"access_key": "planted-a",
-            "secret_key": "planted-b"}},
-            "backup": {"to": "cos://recordings-1250000000?region=ap-guangzhou",
-            "keys": {"access_key": "planted-c", "secret_key": "planted-d", "session_token": "planted-e"}},
-            "buckets_dir": null, "cos_endpoint": "http://127.0.0.1:9000/", "s3_endpoint": null,
-            "vod_endpoint": null,
-            "vod_keys": {"id": "vod", "secret": "planted-vod"},
-        },
-        "network": {"allow": ["10.0.0.0/8", "*.example.com:443"], "deny": ["192.0.2.1"], "udp": true},
-        "ca": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
-        "limits": {"max_time_s": 3600, "attempts": 2, "memory_mib": 1024, "disk_mib": 512, "cpu_weight": 50},
-    })
-}
 
 #[tokio::test]
 async fn settings_are_shown_without_secrets_and_keep_them_when_put_back() {
@@ -45,11 +14,11 @@ async fn settings_are_shown_without_secrets_and_keep_them_when_put_back() {
     assert_eq!((&created["name"], &created["defined_in"]), (&json!("three"), &json!("api")));
     let before = server.service.apps.by_name("three").unwrap();
     assert_eq!(
-        before.callbacks.tencent.as_ref().unwrap().secret.as_ref().unwrap().reveal(),
+        before.settings.callbacks.tencent.as_ref().unwrap().secret.as_ref().unwrap().reveal(),
         "planted0tencent"
     );
-    assert!(format!("{before:?}").contains("memory_bytes: 1073741824"));
-    assert!(format!("{before:?}").contains("disk_bytes: 536870912"));
+    let limits = before.settings.limits.to_spec();
+    assert_eq!((limits.memory_bytes, limits.disk_bytes), (1_073_741_824, 536_870_912));
     let path = format!("{BASE}/three");
     let shown = server.get(ADMIN_TOKEN, &path).await.expect_status(200);
     assert_eq!(shown, created);
@@ -69,17 +38,17 @@ async fn settings_are_shown_without_secrets_and_keep_them_when_put_back() {
     changed["max_casts"] = json!(8);
     assert_no_secrets(&server.send_json("PUT", ADMIN_TOKEN, &path, &changed).await.expect_status(200));
     let now = server.service.apps.by_name("three").unwrap();
-    assert_eq!((now.max_casts, now.callbacks.native.is_none()), (8, true));
+    assert_eq!((now.settings.max_casts, now.settings.callbacks.native.is_none()), (8, true));
     // The stored keys are not sent to a new location.
     let mut moved = server.get(ADMIN_TOKEN, &path).await.expect_status(200)["settings"].clone();
     moved["storage"]["default"]["to"] = json!("s3://somebody-elses?region=eu-west-1");
     server.send_json("PUT", ADMIN_TOKEN, &path, &moved).await.expect_error(
         400,
         "invalid-parameter",
-        "storage.default.keys",
+        "storage.default.keys.access_key",
     );
     server.send_json("PUT", ADMIN_TOKEN, &path, &json!({})).await.expect_status(200);
-    let defaults = server.service.apps.by_name("three").unwrap();
+    let defaults = &server.service.apps.by_name("three").unwrap().settings;
     assert_eq!((defaults.max_casts, defaults.app_id.as_ref()), (200, None), "omitted settings have defaults");
     server.send_json("DELETE", ADMIN_TOKEN, &path, &json!({})).await.expect_status(204);
     server.get(ADMIN_TOKEN, &path).await.expect_error(404, "no-such-application", "-");
@@ -168,6 +137,7 @@ async fn tokens_and_keys_are_rotated_without_interruption() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn errors_name_the_invalid_setting() {
     let server = TestServer::new().await;
     server
@@ -191,6 +161,9 @@ async fn errors_name_the_invalid_setting() {
         ),
         (json!({"room": {"type": "zoom"}}), "room.type"),
         (json!({"room": {"type": "whip", "url": "ftp://a"}}), "room.url"),
+        (json!({"room": {"type": "whip", "url": "http://a", "token": 1}}), "room.token"),
+        (json!({"room": {"type": "whip"}}), "room"),
+        (json!({"room": {"type": "embedded", "pin": "a"}}), "room"),
         (json!({"room": {"type": "livekit", "url": "ws://a", "key": "a", "secret": "…"}}), "room.secret"),
         (json!({"ice": {"servers": [{"url": "http://a"}]}}), "ice"),
         (json!({"storage": {"default": {"to": "ftp://a"}}}), "storage.default.to"),
@@ -203,10 +176,11 @@ async fn errors_name_the_invalid_setting() {
         (json!({"storage": {"s3_endpoint": "http://a/b"}}), "storage.s3_endpoint"),
         (json!({"storage": [null, null]}), "storage"),
         (json!({"network": {"allow": ["*.example.com", "a b"]}}), "network.allow[1]"),
-        (json!({"limits": {"max_time_s": 9}}), "limits"),
+        (json!({"limits": {"max_time_s": 9}}), "limits.max_time_s"),
         (json!({"limits": {"memory_mib": u64::MAX}}), "limits.memory_mib"),
         (json!({"limits": {"disk_mib": u64::MAX}}), "limits.disk_mib"),
-        (json!({"limits": {"attempts": 0}}), "limits"),
+        (json!({"limits": {"attempts": 0}}), "limits.attempts"),
+        (json!({"limits": {"max_video": {"width": 1, "height": 1}}}), "limits.max_video"),
     ] {
         server.send_json("PUT", ADMIN_TOKEN, "/v1/applications/three", &settings).await.expect_error(
             400,

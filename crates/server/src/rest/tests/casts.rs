@@ -144,10 +144,9 @@ async fn a_cast_is_shown_with_the_state_of_its_outputs() {
     let path = format!("/v1/casts/{id}");
     server.advance_clock(1000);
     let url = "rtmp://a.example/b/…".to_owned();
-    let push_event =
-        |id, state| EventKind::Push { id, url: url.clone(), state, error: Some("refused".to_owned()) };
+    let push = |state| EventKind::Push { id: 1, url: url.clone(), state, error: Some("refused".to_owned()) };
     let room_event = EventKind::Room { state: connection::State::Running, error: None };
-    for kind in [EventKind::Live, push_event(1, connection::State::Recovering), room_event] {
+    for kind in [EventKind::Live, push(connection::State::Recovering), room_event] {
         server.report(&claim, kind).await;
     }
     let room =
@@ -276,13 +275,8 @@ async fn lists_are_filtered_and_paged() {
 #[tokio::test]
 async fn the_history_quota_is_enforced() {
     let server = TestServer::new().await;
-    let all = server
-        .service
-        .apps
-        .all()
-        .iter()
-        .map(|app| crate::app::Application { max_history_mib: 1, ..(**app).clone() })
-        .collect();
+    let mut all: Vec<_> = server.service.apps.all().iter().map(|app| (**app).clone()).collect();
+    all.iter_mut().for_each(|app| app.settings.max_history_mib = 1);
     server.service.apps.replace(all);
     let cast_body = json!({"url": "http://a.example/", "recording": {}, "css": "x".repeat(400_000)});
     let first = server.create_cast_as(TOKEN_TWO, &cast_body).await;

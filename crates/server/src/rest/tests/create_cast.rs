@@ -285,21 +285,21 @@ async fn certificates_of_the_application_are_trusted_by_the_casts_of_every_api()
     let pem = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
     let server = TestServer::new().await;
     let mut one = (*server.service.apps.by_name("one").unwrap()).clone();
-    one.ca = Some(pagecast_core::spec::CaBundle::parse(&pem("MIIOne")).unwrap());
+    one.settings.ca = Some(pagecast_core::spec::CaBundle::parse(&pem("MIIOne")).unwrap());
     server.service.apps.replace(vec![one.clone()]);
     let tls = async |changes: Value| {
         let id = server.create_cast_as(TOKEN_ONE, &body_with(&changes)).await;
         server.service.fleet.get(&id).await.unwrap().unwrap().spec.source.context.tls
     };
     let default = tls(json!({})).await;
-    assert_eq!((&default.ca, default.insecure), (&one.ca, false));
+    assert_eq!((&default.ca, default.insecure), (&one.settings.ca, false));
     let both = tls(json!({"tls": {"ca": pem("MIITwo"), "insecure": true}})).await;
     let all = both.ca.unwrap();
     assert_eq!((all.as_str(), both.insecure), (&*(pem("MIIOne") + &pem("MIITwo")), true));
     // The vendors' APIs create their casts with the same function.
     let source = Source::new(SourceUrl::parse("https://a.example/").unwrap());
     let spec = server.service.new_cast_spec(&one, &server.service.new_cast_id(), source);
-    assert_eq!(spec.source.context.tls.ca, one.ca);
+    assert_eq!(spec.source.context.tls.ca, one.settings.ca);
 }
 
 #[tokio::test]

@@ -254,7 +254,7 @@ async fn a_callback_is_rendered_the_same_each_time() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
     let claim = server.claim().await;
-    let receiver = server.service.apps.by_name("one").unwrap().callbacks.native.clone().unwrap();
+    let receiver = server.service.apps.by_name("one").unwrap().settings.callbacks.native.clone().unwrap();
     let rendered = async || {
         let cast = server.service.fleet.get(&id).await.unwrap().unwrap();
         let events = server.service.fleet.events(&id, 0, 100).await.unwrap();

@@ -5,6 +5,7 @@ use pagecast_core::spec::{
 };
 
 use super::*;
+use crate::app::VodKeys;
 
 const ALL: [Encoding; 4] = [Encoding::Json, Encoding::Get, Encoding::FormV1, Encoding::GetV1];
 
@@ -283,7 +284,7 @@ async fn the_fields_of_a_push() {
     )
     .await;
     let mut open = application("demo", SDK_APP_ID);
-    open.network = serde_json::from_value(json!({ "allow": ["127.0.0.1:1935"] })).unwrap();
+    open.settings.network = serde_json::from_value(json!({ "allow": ["127.0.0.1:1935"] })).unwrap();
     let fixture = Fixture::with(vec![open], |_| {});
     for (url, code) in [
         ("rtmp://127.0.0.1/live/a", SUCCESS),
@@ -296,7 +297,6 @@ async fn the_fields_of_a_push() {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 async fn the_fields_of_video_on_demand() {
     let base = with_value(
         minimal_params(),
@@ -309,10 +309,9 @@ async fn the_fields_of_video_on_demand() {
         "FailedOperation.NotAbility"
     );
     let mut app = application("demo", SDK_APP_ID);
-    app.storage.vod_keys =
-        Some(AccessKey { id: "vod-id".into(), secret: Secret::new("vod-secret"), disabled: false });
-    app.storage.vod_endpoint = Some("http://127.0.0.1:9/".parse().unwrap());
-    app.storage.backup = Some(Bucket::new(StorageService::S3, "backup"));
+    app.settings.storage.vod_keys = Some(VodKeys { id: "vod-id".into(), secret: Secret::new("vod-secret") });
+    app.settings.storage.vod_endpoint = Some("http://127.0.0.1:9/".parse().unwrap());
+    app.settings.storage.backup = Some(Storage::Bucket(Bucket::new(StorageService::S3, "backup")).into());
     let fixture = Fixture::with(vec![app], |_| {});
     for (member, value, code) in [
         ("Procedure", json!("flow"), SUCCESS),
@@ -392,7 +391,7 @@ async fn all_parameters_are_in_the_spec() {
         "EmulateMobileParams": { "MobileDeviceType": 1, "ScreenOrientation": 1 },
     });
     let mut app = application("demo", SDK_APP_ID);
-    app.storage.s3_endpoint = Some("http://127.0.0.1:9000/".parse().unwrap());
+    app.settings.storage.s3_endpoint = Some("http://127.0.0.1:9000/".parse().unwrap());
     for encoding in ALL {
         let fixture = Fixture::with(vec![app.clone()], |_| {});
         let cast = fixture.start(encoding, &params).await.unwrap();

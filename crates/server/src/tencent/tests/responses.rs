@@ -354,7 +354,7 @@ async fn captured_requests_of_the_sdk_work_and_repetitions_are_refused() {
     let mut app = application("demo", SDK_APP_ID);
     app.keys =
         vec![AccessKey { id: captured::KEY_ID.to_owned(), secret: captured::secret(), disabled: false }];
-    app.network = serde_json::from_value(json!({ "allow": ["127.0.0.1:1935"] })).unwrap();
+    app.settings.network = serde_json::from_value(json!({ "allow": ["127.0.0.1:1935"] })).unwrap();
     let mut specs = Vec::new();
     for call in captured::captured_requests() {
         assert!(matches(&call));

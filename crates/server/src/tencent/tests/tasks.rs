@@ -138,7 +138,7 @@ async fn without_an_sdk_app_id_the_only_application_is_used() {
     let cast = Fixture::new().start(Encoding::Json, &params).await.unwrap();
     assert_eq!((cast.app.as_str(), &cast.request), ("demo", &json!({ "SdkAppId": SDK_APP_ID })));
     let mut without_id = application("without-id", 0);
-    without_id.sdk_app_id = None;
+    without_id.settings.sdk_app_id = None;
     let fixture = Fixture::with(vec![without_id], |_| {});
     assert_eq!(
         fixture.error_code(Encoding::Json, "StartWebRecord", &params).await,
@@ -149,7 +149,7 @@ async fn without_an_sdk_app_id_the_only_application_is_used() {
 #[tokio::test]
 async fn quota_and_queue_limit_are_enforced() {
     let mut small = application("demo", SDK_APP_ID);
-    small.max_casts = 2;
+    small.settings.max_casts = 2;
     let full = Fixture::with(vec![small], |_| {});
     let queue =
         Fixture::with(vec![application("demo", SDK_APP_ID)], |config| config.casts.max_queued_casts = 2);
@@ -169,7 +169,7 @@ async fn quota_and_queue_limit_are_enforced() {
 #[tokio::test]
 async fn the_operator_limits_the_duration() {
     let mut app = application("demo", SDK_APP_ID);
-    app.limits.max_time = Duration::from_secs(600);
+    app.settings.limits.max_time_s = 600;
     let fixture = Fixture::with(vec![app], |config| config.tencent.min_duration_s = 10);
     for (requested, max_time) in [(10, 10), (600, 600), (3600, 600)] {
         let params = with_value(minimal_params(), "MaxDurationLimit", Some(json!(requested)));
