@@ -39,7 +39,7 @@ pub(crate) fn run(args: &cli::DemoArgs) -> Result<ExitCode, CommandError> {
     let recorded = runtime.block_on(async {
         let running = RunningService::start(config).await?;
         console::print_message(&format!("the service of the demo listens on {}", running.url()));
-        let client = Client::new(&running.url(), credentials);
+        let client = Client::new(running.url(), credentials);
         let recorded = run_casts(&client, &running, args, &page, &receiver, &scratch.0).await;
         running.stop().await;
         recorded
@@ -173,7 +173,6 @@ fn service_config(data: &Path, page: &PageServer, receiver: &WebhookReceiver) ->
     Ok(Config {
         listen: free_port,
         data: data.to_owned(),
-        rooms: config::Rooms { listen: free_port, ..config::Rooms::default() },
         // Both casts must start at once, however small the machine.
         casts: config::Casts { cpu_share: 16.0, ..config::Casts::default() },
         applications: vec![application],

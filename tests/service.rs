@@ -1,20 +1,22 @@
 //! `pagecast serve` for its operator and users: configuration, REST API, queue, metrics, shutdown.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::command::{program, run_for_output, signal_pid};
 use pagecast_testkit::service::{ADMIN_TOKEN, APP_ID, CALLBACK_SECRET, SDK_APP_ID};
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{
-    MachineLock, PageServer, Recording, ScratchDir, ServiceConfig, ServiceProcess, Signal, WebhookReceiver,
-    http, verify, wait_until,
+    MachineLock, PageServer, PagecastCommand, Recording, ScratchDir, ServiceConfig, ServiceProcess, Signal,
+    WebhookReceiver, http, self_signed_certificate, verify, wait_until,
 };
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the service lets running requests continue when it stops.
+const REQUEST_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
@@ -88,6 +90,51 @@ fn wait_for_publisher(cast: &Value) -> Result<()> {
         ensure!(publishers == 1, "{publishers} publishers at {watch}");
         Ok(())
     })
+}
+
+/// One port and one certificate serve the API, the rooms and their viewers. Casts of the service publish
+/// although the certificate is not for the address that they would use.
+#[test]
+fn a_viewer_watches_through_the_one_port_over_tls() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let (pages, scratch) = (PageServer::start()?, ScratchDir::new()?);
+    let (certificate, key) = self_signed_certificate(scratch.path())?;
+    let environment = vec![("PAGECAST__ROOMS__SECRET", "secret-of-the-rooms".to_owned())];
+    let tls = Some((certificate.clone(), key));
+    let config = ServiceConfig { tls, environment, ..ServiceConfig::default() };
+    let mut service = ServiceProcess::start(PAGECAST, &config)?;
+    let request = json!({
+        "url": pages.url("counter.html"), "width": 640, "height": 360, "fps": 15,
+        "room": { "room": "lecture", "user": "page" },
+    });
+    let made = service.rest("POST", "/v1/casts", Some(&request))?;
+    let id = made.json()?["id"].as_str().with_context(|| made.text())?.to_owned();
+    let cast = service.wait_until_cast(&id, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
+    let watch = cast["room"]["watch_url"].as_str().with_context(|| format!("no room in {cast:#}"))?;
+    let (room, token) = watch.split_once('?').context("no token")?;
+    ensure!(room.starts_with(&service.url("/rooms/")), "it is not on the port of the API: {watch}");
+    let page = http::request("GET", watch, &[], b"")?;
+    ensure!(page.header("content-security-policy").is_some(), "{page:?}");
+    ensure!(page.header("x-request-id").is_none(), "{page:?}");
+    let refused = http::request("GET", &format!("{room}/stats"), &[], b"")?;
+    ensure!(refused.status == 401, "statistics without a token: {}", refused.text());
+    // Browsers that verify the certificate, which is for this name only.
+    let browser = |url: &str| {
+        let command = PagecastCommand::record(PAGECAST, &url.replace("//127.0.0.1:", "//localhost:"));
+        command.option("size", "640x424").option("ca", certificate.display()).flag("allow-udp")
+    };
+    let _viewer_page = browser(watch).option("duration", "120s").start()?;
+    service.wait_until_cast(&id, "it is watched", TIMEOUT, |cast| cast["room"]["viewers"] == 1)?;
+    let url = pages.url(&format!("whep-viewer.html?whep={room}/whep?{token}"));
+    let viewer = browser(&url).option("duration", "3s").flag("wait-for-start").finish(TIMEOUT)?;
+    let watched = TimecodePosition { x: 0, y: 64, cell_size: 8 };
+    let shown = viewer.recording()?.timecodes(watched)?;
+    ensure!(shown.iter().any(|picture| picture.timecode.is_some()), "the viewer shows nothing of the page");
+    // The event stream of the viewer page, which is still open, does not delay the end of the service.
+    let begin = Instant::now();
+    service.stop(STOP_TIMEOUT)?;
+    ensure!(begin.elapsed() < REQUEST_DRAIN_TIMEOUT, "the end took {:?}", begin.elapsed());
+    service.wait_until_exited(STOP_TIMEOUT)
 }
 
 fn wait_for_metrics(service: &ServiceProcess) -> Result<()> {
@@ -277,7 +324,7 @@ impl UnconfiguredService {
         let mut command = program(PAGECAST);
         command.current_dir(scratch.path());
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data", "data"]);
-        command.env("PAGECAST__ROOMS__LISTEN", "127.0.0.1:0").env("PAGECAST_ADMIN_TOKEN", ADMIN_TOKEN);
+        command.env("PAGECAST_ADMIN_TOKEN", ADMIN_TOKEN);
         command.stderr(std::process::Stdio::null());
         let service =
             Self { child: command.spawn()?, port, credentials: scratch.join("data/credentials.json") };

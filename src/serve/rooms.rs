@@ -1,55 +1,122 @@
-//! Embedded rooms of the service: URLs and tokens for publishing and watching.
+//! Embedded rooms of the service: where they listen, URLs and tokens for publishing and watching.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pagecast_core::SpecError;
+use anyhow::Context as _;
 use pagecast_core::spec::{RoomIds, RoomService, RoomUrl, Secret};
+use pagecast_core::{CastSpec, SpecError};
 use pagecast_room::embedded::{
-    Server,
+    self, Server,
     token::{self, Claims},
 };
+use pagecast_server::config::Config;
+use pagecast_server::is_embedded_room;
+use pagecast_server::route::Router;
+use pagecast_worker::node;
 
-/// Lifetime of a publisher's token: the longest cast of a day, and a day for it to be resumed.
+/// Lifetime of a publisher's token, which is made when the cast is claimed: the longest cast of a day, and a
+/// day for what comes before it is live.
 const PUBLISHER_TOKEN_LIFETIME: Duration = Duration::from_secs(2 * 86_400);
 /// Lifetime of a viewer's token. Each query of the watch URL returns a new one.
 const VIEWER_TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 
-/// Embedded rooms, as the APIs use them.
+/// Embedded rooms of the service.
+///
+/// Viewers reach them through the service's main listener, or through a listener of their own
+/// (`rooms.listen`). Casts of this service publish through the latter, or through one on a free port of
+/// loopback: it needs no certificate, and no room in the limits of the main listener.
 #[derive(Debug)]
 pub(super) struct EmbeddedRooms {
-    server: Arc<Server>,
+    server: Server,
+    /// Whether the main listener serves the rooms.
+    on_main_listener: bool,
     public_url: String,
     secret: Option<Secret>,
+    max_viewers: usize,
 }
 
 impl EmbeddedRooms {
-    /// Rooms that viewers reach at `public_url`, by default the address of their listener.
-    pub(super) fn new(server: Arc<Server>, public_url: Option<String>, secret: Option<Secret>) -> Self {
-        let listener_url = || format!("http://{}", server.http_addr());
-        let public_url = public_url.map_or_else(listener_url, |url| url.trim_end_matches('/').to_owned());
-        Self { server, public_url, secret }
+    /// Starts the rooms. `main_url` is the base URL of the main listener.
+    pub(super) fn start(config: &Config, main_url: &str) -> anyhow::Result<Self> {
+        let (rooms, connection_limits) = (&config.rooms, config.limits.listener_limits());
+        // The configuration was validated; this holds whatever was configured.
+        anyhow::ensure!(
+            rooms.secret.is_some() || rooms.listen.unwrap_or(config.listen).ip().is_loopback(),
+            "rooms that other machines can reach need rooms.secret"
+        );
+        let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        let server = Server::start(embedded::Config {
+            http: rooms.listen.unwrap_or(loopback),
+            media: rooms.media_listen,
+            advertised_addresses: rooms.announced_addresses.clone(),
+            access: rooms.secret.clone().map_or(embedded::Access::Open, embedded::Access::Jwt),
+            connection_limits,
+            limits: embedded::Limits {
+                rooms: rooms.max_rooms,
+                rooms_per_application: rooms.max_rooms_per_application,
+                viewers: rooms.max_viewers,
+                viewers_per_application: rooms.max_viewers_per_application,
+                viewers_per_room: rooms.max_viewers_per_room,
+                ..embedded::Limits::default()
+            },
+            ..embedded::Config::default()
+        });
+        let server = server.context("cannot start the embedded rooms")?;
+        let listener_url = match rooms.listen {
+            Some(_) => format!("http://{}", server.http_addr()),
+            None => main_url.to_owned(),
+        };
+        let public_url = rooms.public_url.clone().unwrap_or(listener_url);
+        Ok(Self {
+            server,
+            on_main_listener: rooms.listen.is_none(),
+            public_url: public_url.trim_end_matches('/').to_owned(),
+            secret: rooms.secret.clone(),
+            max_viewers: rooms.max_viewers,
+        })
+    }
+
+    /// Base URL at which viewers reach the rooms.
+    pub(super) fn public_url(&self) -> &str {
+        &self.public_url
+    }
+
+    /// What the main listener serves: all of the rooms, or nothing.
+    pub(super) fn main_router(&self) -> Router {
+        if self.on_main_listener { self.server.router() } else { Router::new() }
+    }
+
+    /// Most event streams of viewers on the main listener.
+    pub(super) fn max_event_streams(&self) -> usize {
+        if self.on_main_listener { self.max_viewers * embedded::MAX_EVENT_STREAMS_PER_VIEWER } else { 0 }
+    }
+
+    /// Ends all sessions and event streams, without waiting.
+    pub(super) fn shutdown(&self) {
+        self.server.shutdown();
     }
 
     fn token(&self, claims: &Claims) -> Option<String> {
         // If signing fails, verifying fails, too, so the missing token changes nothing.
         self.secret.as_ref().and_then(|secret| token::mint(secret, claims).ok())
     }
-}
 
-impl pagecast_server::EmbeddedRooms for EmbeddedRooms {
+    /// Endpoint to which a cast of this service publishes its room, and a token.
     fn publish_service(&self, ids: &RoomIds) -> Result<RoomService, SpecError> {
         let room = qualified_room_name(ids);
         let token =
             self.token(&Claims::new(&room, PUBLISHER_TOKEN_LIFETIME).allow_publish(&ids.user).for_own_cast());
-        self.server.expect_publisher(&room, &ids.user);
-        // The listener may be bound to all addresses. Publishers are on this machine.
-        let address = self.server.http_addr();
-        let host =
-            if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address.ip()) };
-        let url =
-            format!("http://{host}:{}/rooms/{}/whip?user={{user}}", address.port(), escape_room_name(&room));
+        let address = loopback_if_unspecified(self.server.http_addr());
+        let url = format!("http://{address}/rooms/{}/whip?user={{user}}", escape_room_name(&room));
         Ok(RoomService::Whip { url: RoomUrl::parse(&url)?, token: token.map(Secret::new) })
+    }
+}
+
+impl pagecast_server::EmbeddedRooms for EmbeddedRooms {
+    fn expect_publisher(&self, ids: &RoomIds) {
+        self.server.expect_publisher(&qualified_room_name(ids), &ids.user);
     }
 
     fn watch_url(&self, ids: &RoomIds) -> String {
@@ -64,6 +131,21 @@ impl pagecast_server::EmbeddedRooms for EmbeddedRooms {
     }
 }
 
+/// Fills in where a claimed cast publishes.
+#[derive(Debug)]
+pub(super) struct RoomEndpoint(pub(super) Arc<EmbeddedRooms>);
+
+impl node::CompleteSpec for RoomEndpoint {
+    fn complete(&self, spec: &mut CastSpec) {
+        let Some(room) = spec.room.as_mut().filter(|room| is_embedded_room(&room.service)) else { return };
+        pagecast_server::EmbeddedRooms::expect_publisher(self.0.as_ref(), &room.ids);
+        match self.0.publish_service(&room.ids) {
+            Ok(service) => room.service = service,
+            Err(error) => tracing::error!(%error, "room endpoint invalid"),
+        }
+    }
+}
+
 /// Room name that is unique across applications. Identifiers do not contain `~`.
 fn qualified_room_name(ids: &RoomIds) -> String {
     format!("{}~{}", ids.app, ids.room)
@@ -73,25 +155,78 @@ fn escape_room_name(name: &str) -> String {
     name.replace('@', "%40")
 }
 
-fn url_host(ip: std::net::IpAddr) -> String {
-    if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
+/// The address at which this machine reaches a listener.
+fn loopback_if_unspecified(listener: SocketAddr) -> SocketAddr {
+    if listener.ip().is_unspecified() {
+        return SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listener.port());
+    }
+    listener
 }
 
 #[cfg(test)]
 mod tests {
+    use pagecast_core::spec::{Layer, Room, Source, SourceUrl};
+    use pagecast_server::EmbeddedRooms as _;
+
     use super::*;
+    use node::CompleteSpec as _;
+
+    fn ids(app: &str, room: &str) -> RoomIds {
+        RoomIds { app: app.into(), room: room.into(), user: "u".into(), task: "t".into() }
+    }
+
+    fn start(change: impl FnOnce(&mut Config)) -> EmbeddedRooms {
+        let mut config = Config::default();
+        change(&mut config);
+        EmbeddedRooms::start(&config, "https://pagecast.example:8443").unwrap()
+    }
 
     #[test]
     fn rooms_of_two_applications_are_two() {
-        let name = |app: &str, room: &str| {
-            qualified_room_name(&RoomIds {
-                app: app.into(),
-                room: room.into(),
-                user: "u".into(),
-                task: "t".into(),
-            })
+        assert_ne!(qualified_room_name(&ids("a", "b.c")), qualified_room_name(&ids("a.b", "c")));
+        assert_eq!(qualified_room_name(&ids("a", "r@1")), "a~r@1");
+    }
+
+    #[test]
+    fn viewers_use_the_main_listener_unless_the_rooms_have_their_own() {
+        let watch_url = |rooms: &EmbeddedRooms| rooms.watch_url(&ids("a", "r@1"));
+        let rooms = start(|_| ());
+        assert_eq!(watch_url(&rooms), "https://pagecast.example:8443/rooms/a~r%401");
+        assert_eq!(rooms.max_event_streams(), 1500);
+        let rooms = start(|config| config.rooms.public_url = Some("https://rooms.example/".into()));
+        assert_eq!(watch_url(&rooms), "https://rooms.example/rooms/a~r%401");
+        let rooms = start(|config| config.rooms.listen = Some(([127, 0, 0, 1], 0).into()));
+        assert_eq!(watch_url(&rooms), format!("http://{}/rooms/a~r%401", rooms.server.http_addr()));
+        assert_eq!(rooms.max_event_streams(), 0);
+    }
+
+    #[test]
+    fn a_claimed_cast_publishes_to_loopback_with_a_token() {
+        let rooms = Arc::new(start(|config| config.rooms.secret = Some(Secret::new("0123456789abcdef"))));
+        let mut spec = CastSpec::new(Source::new(SourceUrl::parse("http://localhost/").unwrap()));
+        let layer = Layer { size: spec.source.size, fps: spec.source.fps, bitrate_kbps: None };
+        let complete = |spec: &mut CastSpec, url: &str| {
+            let service = RoomService::Whip { url: RoomUrl::parse(url).unwrap(), token: None };
+            spec.room = Some(Room::new(service, ids("a", "r@1"), layer));
+            RoomEndpoint(Arc::clone(&rooms)).complete(spec);
+            let service = spec.room.take().unwrap().service;
+            let RoomService::Whip { url, token } = service else { panic!("not WHIP") };
+            (url.reveal().to_owned(), token)
         };
-        assert_ne!(name("a", "b.c"), name("a.b", "c"));
-        assert_eq!(name("a", "r@1"), "a~r@1");
+        let (url, token) = complete(&mut spec, "http://rooms.invalid/");
+        let port = rooms.server.http_addr().port();
+        assert_eq!(url, format!("http://127.0.0.1:{port}/rooms/a~r%401/whip?user={{user}}"));
+        assert!(token.is_some());
+        let other = "https://whip.example/{room}";
+        assert_eq!(complete(&mut spec, other), (other.to_owned(), None), "rooms elsewhere stay as they are");
+    }
+
+    #[test]
+    fn publishers_reach_listeners_on_all_addresses() {
+        for (listener, expected) in
+            [("0.0.0.0:81", "127.0.0.1:81"), ("[::]:81", "127.0.0.1:81"), ("[::1]:81", "[::1]:81")]
+        {
+            assert_eq!(loopback_if_unspecified(listener.parse().unwrap()).to_string(), expected);
+        }
     }
 }

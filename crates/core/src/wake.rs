@@ -90,10 +90,11 @@ mod tests {
     #[test]
     fn a_waker_is_woken_by_all_clones_from_when_it_is_set() {
         let (counter, shared) = (Arc::new(Counter::default()), SharedWaker::default());
+        let other = shared.clone();
         shared.wake();
-        shared.clone().set(Arc::clone(&counter).into());
+        other.set(Arc::clone(&counter).into());
         shared.wake();
-        shared.clone().wake();
+        other.wake();
         assert_eq!(counter.0.load(Ordering::Relaxed), 2);
     }
 

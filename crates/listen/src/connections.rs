@@ -29,11 +29,13 @@ pub(crate) enum Phase {
     ReadingBody,
     /// A response is being prepared or sent.
     Responding,
+    /// An event stream is being sent, which [`Limits::max_event_streams`] alone limits.
+    EventStream,
 }
 
 impl Phase {
     fn in_request(self) -> bool {
-        self >= Self::ReadingBody
+        matches!(self, Self::ReadingBody | Self::Responding)
     }
 
     /// Rank by which connections are evicted, the lowest first and the oldest first within a rank; `None`
@@ -44,7 +46,7 @@ impl Phase {
             Self::Handshake | Self::AwaitingFirstByte | Self::ReadingHead => Some(0),
             Self::Idle => Some(1),
             Self::ReadingBody => Some(2),
-            Self::Responding => None,
+            Self::Responding | Self::EventStream => None,
         }
     }
 }
@@ -70,6 +72,8 @@ struct ConnectionTable {
     entries: HashMap<u64, Entry>,
     /// Number of entries in a phase of a request.
     requests: usize,
+    /// Number of entries with an event stream.
+    event_streams: usize,
 }
 
 #[derive(Debug)]
@@ -104,18 +108,21 @@ impl Connections {
         let limits = &self.limits;
         let limit_key = limits.applies_to(peer).then(|| limit_key(peer));
         let mut table = self.lock();
-        if limit_key.is_some()
-            && table.count(|entry| entry.limit_key == limit_key) >= limits.max_connections_per_address
-            && !table.evict_one(|entry| entry.limit_key == limit_key)
-        {
-            return Err(Rejection::PerAddressLimit);
+        let same_address = |entry: &Entry| entry.limit_key == limit_key && entry.phase != Phase::EventStream;
+        // Loops, because connections whose event streams have ended count again and may exceed a limit.
+        while limit_key.is_some() && table.count(same_address) >= limits.max_connections_per_address {
+            if !table.evict_one(same_address) {
+                return Err(Rejection::PerAddressLimit);
+            }
         }
         let in_handshake = |entry: &Entry| entry.phase == Phase::Handshake;
         if phase == Phase::Handshake && table.count(in_handshake) >= limits.max_handshakes {
             table.evict_one(in_handshake);
         }
-        if table.entries.len() >= limits.max_connections && !table.evict_one(|_| true) {
-            return Err(Rejection::ConnectionLimit);
+        while table.entries.len() - table.event_streams >= limits.max_connections {
+            if !table.evict_one(|_| true) {
+                return Err(Rejection::ConnectionLimit);
+            }
         }
         let (id, evicted) = (table.next_id, Arc::new(Notify::new()));
         table.next_id += 1;
@@ -157,15 +164,23 @@ impl ConnectionTable {
     /// Removes a connection, which closes it if it is still open.
     fn remove(&mut self, id: u64) {
         let Some(entry) = self.entries.remove(&id) else { return };
-        self.requests -= usize::from(entry.phase.in_request());
+        self.uncount(entry.phase);
         entry.evicted.notify_one();
     }
 
     fn set_phase(&mut self, id: u64, phase: Phase, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        self.requests -= usize::from(entry.phase.in_request());
+        let before = std::mem::replace(&mut entry.phase, phase);
+        entry.since = now;
+        self.uncount(before);
         self.requests += usize::from(phase.in_request());
-        (entry.phase, entry.since) = (phase, now);
+        self.event_streams += usize::from(phase == Phase::EventStream);
+    }
+
+    /// Counts one entry less in a phase.
+    fn uncount(&mut self, phase: Phase) {
+        self.requests -= usize::from(phase.in_request());
+        self.event_streams -= usize::from(phase == Phase::EventStream);
     }
 }
 
@@ -222,6 +237,14 @@ impl ConnectionSlot {
         true
     }
 
+    /// Records that the response is an event stream, unless there are too many of them.
+    pub(crate) fn begin_event_stream(&self, now: Instant) {
+        let mut table = self.connections.lock();
+        if table.event_streams < self.connections.limits.max_event_streams {
+            table.set_phase(self.id, Phase::EventStream, now);
+        }
+    }
+
     /// Time at which the current phase times out; `None` during a request's body and response.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let limits = &self.connections.limits;
@@ -233,7 +256,7 @@ impl ConnectionSlot {
             Phase::ReadingHead => limits.header_timeout,
             Phase::Idle => limits.idle_timeout,
             // The time for a body depends on the client, which the handlers know.
-            Phase::ReadingBody | Phase::Responding => return None,
+            Phase::ReadingBody | Phase::Responding | Phase::EventStream => return None,
         };
         Some(entry.since + time)
     }

@@ -55,6 +55,9 @@ pub struct Limits {
     pub max_connections_per_address: usize,
     /// Number of concurrent requests reserved for those that [`Service::is_reserved`] selects.
     pub reserved_requests: usize,
+    /// Maximum number of event streams ([`EventStream`]), beside the other limits. Further ones count as
+    /// ordinary requests.
+    pub max_event_streams: usize,
     /// Maximum number of concurrent TLS handshakes; beyond it, the oldest is closed.
     pub max_handshakes: usize,
     /// Longest time for a TLS handshake.
@@ -81,6 +84,7 @@ impl Default for Limits {
             // ones have 50 to 200).
             max_connections_per_address: 256,
             reserved_requests: 64,
+            max_event_streams: 0,
             // A handshake takes less than a millisecond of CPU and two round trips, so this allows some
             // thousand per second.
             max_handshakes: 256,
@@ -115,6 +119,12 @@ pub struct Service {
     pub is_reserved: fn(&Method, &Uri, bool) -> bool,
 }
 
+/// Marks a response, as one of its extensions, as an event stream whose client decides how long it lasts. Up
+/// to [`Limits::max_event_streams`] of them count towards no other limit, so that however many clients follow
+/// events, they keep no connection and no request of others out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventStream;
+
 /// Progress of a server's shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ShutdownPhase {
@@ -135,7 +145,7 @@ pub async fn serve(
     mut acceptor: impl FnMut() -> Option<TlsAcceptor>,
     mut stop: watch::Receiver<ShutdownPhase>,
 ) {
-    raise_fd_limit(limits.max_connections);
+    raise_fd_limit(limits.max_connections.saturating_add(limits.max_event_streams));
     let connections = Connections::new(limits);
     let mut running = JoinSet::new();
     let mut last_warning: Option<Instant> = None;
@@ -299,11 +309,15 @@ async fn handle_request(
     }
     let client = address::client_address(ends.peer, request.headers(), &slot.limits().trusted_proxies);
     let guard = stream::RequestGuard::new(Arc::clone(&slot));
-    let mut request = request.map(|body| Body::new(stream::RequestBody::new(body, slot)));
+    let body_slot = Arc::clone(&slot);
+    let mut request = request.map(|body| Body::new(stream::RequestBody::new(body, body_slot)));
     request.extensions_mut().insert(ConnectInfo(client));
     request.extensions_mut().insert(RequestSource { client: client.ip(), local: ends.local });
     let result = service.router.oneshot(request).await;
-    let response = result.unwrap_or_else(|never| match never {});
+    let mut response = result.unwrap_or_else(|never| match never {});
+    if response.extensions_mut().remove::<EventStream>().is_some() {
+        slot.begin_event_stream(Instant::now());
+    }
     response.map(|body| Body::new(stream::ResponseBody::new(body, guard)))
 }
 

@@ -187,3 +187,46 @@ async fn the_router_gets_the_client_address() {
         server.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_streams_leave_all_places_to_others() {
+    // Its body never ends.
+    let events = get(async || (Extension(EventStream), Body::new(EndlessBody)));
+    let limits =
+        Limits { max_connections: 4, reserved_requests: 2, max_event_streams: 6, ..Limits::default() };
+    let server = TestServer::start(limits, health_router().route("/events", events)).await;
+    let mut streams = Vec::new();
+    for _ in 0..6 {
+        let mut stream = server.connect_and_send("GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let mut head = [0; 15];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        streams.push(stream);
+    }
+    assert!(server.request("GET /other HTTP/1.1").await.ends_with("other"));
+    let mut more = Vec::new();
+    for _ in 0..2 {
+        let mut stream = server.connect_and_send("GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        stream.read_exact(&mut [0; 15]).await.unwrap();
+        more.push(stream);
+    }
+    let refused = server.request("GET /other HTTP/1.1").await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "two streams too many take the places: {refused}");
+    assert!(server.request("GET /healthz HTTP/1.1").await.starts_with("HTTP/1.1 200 OK"));
+    server.stop().await;
+}
+
+/// A body that sends nothing and never ends.
+struct EndlessBody;
+
+impl http_body::Body for EndlessBody {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::task::Poll::Pending
+    }
+}

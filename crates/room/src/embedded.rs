@@ -43,6 +43,10 @@ use crate::rtc::answerer::Certificate;
 
 /// Commands that wait for the media thread. When full, requests wait for a place until their timeout.
 const MAX_QUEUED_COMMANDS: usize = 64;
+/// Most event streams of one viewer session: a page that reloads may have an old one for a while. A listener
+/// that serves [`Server::router`] has to allow as many for each viewer
+/// ([`pagecast_listen::Limits::max_event_streams`]).
+pub const MAX_EVENT_STREAMS_PER_VIEWER: usize = 3;
 
 /// Configuration of the embedded rooms.
 #[derive(Debug, Clone)]
@@ -161,6 +165,7 @@ pub struct Server {
     media: SocketAddr,
     stats: Arc<Mutex<Vec<RoomStats>>>,
     expected: Arc<Mutex<ExpectedPublishers>>,
+    state: http::AppState,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -204,14 +209,15 @@ impl Server {
             limits,
             token_hasher: RandomState::new(),
         };
-        let mut server = Self { http, media, stats: Arc::clone(&stats), expected, stop, threads: Vec::new() };
+        let router = http::router(state.clone());
+        let mut server =
+            Self { http, media, stats: Arc::clone(&stats), expected, state, stop, threads: Vec::new() };
         let media_stop = stopped.clone();
         server.spawn("room-media", async move || {
             io_loop::run(sfu, sockets, command_receiver, stats, media_stop).await;
         })?;
         server.spawn("room-http", async move || match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
-                let router = http::router(state);
                 http::serve::run(listener, config.connection_limits, router, limits.viewers, stopped).await;
             }
             Err(error) => tracing::error!(%error, "room HTTP listener failed"),
@@ -238,6 +244,13 @@ impl Server {
         expected.add(Instant::now(), room, user);
     }
 
+    /// The HTTP interface of the rooms, for another listener to serve as well. Rooms without tokens must not
+    /// be served on an address that other machines can reach. Requests need the extension
+    /// [`pagecast_listen::RequestSource`].
+    pub fn router(&self) -> axum::Router {
+        http::router(self.state.clone())
+    }
+
     /// Address of the HTTP listener.
     #[must_use]
     pub fn http_addr(&self) -> SocketAddr {
@@ -262,6 +275,11 @@ impl Server {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Ends all sessions and their event streams, without waiting. Later requests are answered with 503.
+    pub fn shutdown(&self) {
+        self.stop.send_replace(true);
+    }
+
     /// Ends all sessions and waits for the threads.
     pub fn stop(self) {
         drop(self);
@@ -270,7 +288,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.send_replace(true);
+        self.shutdown();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("room thread panicked");

@@ -27,6 +27,13 @@ impl SimulatedLink {
         Self { up: Direction(Link::new(conditions, 1)), down: Direction(Link::new(conditions, 2)) }
     }
 
+    /// Sets the conditions from now on.
+    pub(crate) fn set_conditions(&mut self, now: Instant, conditions: LinkConditions) {
+        for direction in [&mut self.up, &mut self.down] {
+            direction.0.handle(now, Input::Conditions(conditions));
+        }
+    }
+
     /// When the next datagram arrives at either end.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         [&self.up, &self.down].into_iter().filter_map(|direction| direction.0.deadline()).min()
@@ -51,7 +58,7 @@ pub(crate) fn narrow(kbps: u64) -> LinkConditions {
     LinkConditions { bits_per_second: Some(kbps * 1000), delay, ..LinkConditions::default() }
 }
 
-/// Conditions with jitter, which makes estimators see too little bandwidth. Nothing is lost, and there is room.
+/// Conditions with jitter, which makes estimators see too little bandwidth. No loss, no bandwidth limit.
 pub(crate) fn jittery() -> LinkConditions {
     let (delay, jitter) = (Duration::from_millis(10), Duration::from_millis(30));
     LinkConditions { delay, jitter, ..LinkConditions::default() }

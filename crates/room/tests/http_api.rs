@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use http::{Response, post_offer, send_request};
 use pagecast_core::spec::Secret;
+use pagecast_listen::ShutdownPhase;
 use pagecast_room::embedded::token::{Claims, mint};
 use pagecast_room::embedded::{Access, Config, Error, Limits, Server};
 use pagecast_testkit::wait_until;
@@ -266,6 +267,11 @@ fn rooms_without_tokens_accept_only_local_requests() -> Result<()> {
         200,
         "",
     )?;
+    check_response(
+        &send_request(at, "GET", "/rooms/demo/stats", &[("X-Forwarded-For", "203.0.113.9")], "")?,
+        403,
+        "only local requests",
+    )?;
     // A foreign host name that resolves to this machine (DNS rebinding).
     let request =
         format!("GET /rooms HTTP/1.1\r\nHost: rebound.example:{}\r\nConnection: close\r\n\r\n", at.port());
@@ -422,6 +428,40 @@ fn a_room_without_publisher_gives_way_to_a_publisher() -> Result<()> {
     check_response(&post_offer(at, "/rooms/f/whip", None, &publish_offer()?)?, 503, "rooms of this service")
 }
 
+/// The service's main listener serves the rooms, and stops when the service does.
+#[test]
+fn another_listener_serves_the_rooms_until_their_shutdown() -> Result<()> {
+    let server = server(|_| ())?;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let at = listener.local_addr()?;
+    let service = pagecast_listen::Service { router: server.router(), is_reserved: |_, _, _| false };
+    let (stop, stopped) = tokio::sync::watch::channel(ShutdownPhase::Running);
+    let serving = std::thread::spawn(move || -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let limits = pagecast_listen::Limits::default();
+            pagecast_listen::serve(listener, limits, service, || None, stopped).await;
+            Ok(())
+        })
+    });
+    let publisher = Peer::publish(server.http_addr(), &SessionRequest::room("demo"))?;
+    let viewer = Peer::watch(at, &SessionRequest::room("demo"))?;
+    viewer.wait("frames", TIMEOUT, |state| state.video.len() > 30)?;
+    let mut events = TcpStream::connect(at)?;
+    events.set_read_timeout(Some(TIMEOUT))?;
+    let head = format!("GET {}/events HTTP/1.1\r\nHost: {at}\r\nConnection: close", viewer.session);
+    write!(events, "{head}\r\n\r\n")?;
+    ensure!(events.read(&mut [0; 15])? == 15, "the event stream has not begun");
+    server.shutdown();
+    events.read_to_end(&mut Vec::new()).context("the event stream goes on")?;
+    check_response(&post_offer(at, "/rooms/demo/whep", None, &peer::offer(None, false)?.sdp)?, 503, "")?;
+    drop((publisher, viewer));
+    stop.send_replace(ShutdownPhase::Draining);
+    serving.join().map_err(|_| anyhow::anyhow!("the listener panicked"))?
+}
+
 /// Silent connections are closed in favor of publishers and viewers.
 #[test]
 fn silent_connections_give_way() -> Result<()> {
@@ -430,7 +470,7 @@ fn silent_connections_give_way() -> Result<()> {
         config.connection_limits.max_connections = 128;
     })?;
     let at = server.http_addr();
-    // More than the connections for one viewer and for other requests.
+    // More than all connections.
     let _silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(at)).collect::<Result<_, _>>()?;
     check_response(&post_offer(at, "/rooms/demo/whip", None, &publish_offer()?)?, 201, "")?;
     check_response(&send_request(at, "GET", "/rooms/demo", &[], "")?, 200, "")

@@ -34,9 +34,9 @@ pub use validate::Finding;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Address and port on which the APIs listen.
+    /// Address and port on which the APIs and the rooms listen.
     pub listen: SocketAddr,
-    /// Certificate and key of the APIs. Without them, the APIs use plain HTTP.
+    /// Certificate and key of `listen`. Without them, it uses plain HTTP.
     pub tls: Option<Tls>,
     /// Data folder: database, spools, recordings, evidence and generated keys.
     pub data: PathBuf,
@@ -59,7 +59,7 @@ pub struct Config {
     pub applications: Vec<Application>,
 }
 
-/// Certificate and key of the APIs, in PEM files. They are reloaded when they change.
+/// Certificate and key of `listen`, in PEM files. They are reloaded when they change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
@@ -69,7 +69,7 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// Limits on connections and requests. The connection limits apply to the APIs and, separately, to the rooms.
+/// Limits on connections and requests. Event streams of the rooms' viewers do not count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -192,13 +192,15 @@ impl Default for Casts {
 pub struct Rooms {
     /// Whether the embedded rooms are available.
     pub enabled: bool,
-    /// Address and port of the rooms' web server, for publishers and viewers.
-    pub listen: SocketAddr,
+    /// Address and port of a web server for the rooms alone, with plain HTTP. Without it, the rooms are at
+    /// `/rooms/` of the service's own `listen`, with its `tls`.
+    pub listen: Option<SocketAddr>,
     /// Address and port for media: UDP and TCP on the same port. Port 0 chooses a free one.
     pub media_listen: SocketAddr,
     /// Addresses and ports at which clients reach `media_listen`, if they differ from it, as behind NAT.
     pub announced_addresses: Vec<SocketAddr>,
-    /// URL at which viewers reach `listen`, if it differs, like `https://rooms.example.com`.
+    /// URL at which viewers reach the rooms, if it is not the address on which they listen, like
+    /// `https://rooms.example.com`. `/rooms/…` is appended.
     pub public_url: Option<String>,
     /// Secret that signs the tokens for publishing and watching, at least 16 characters. Required unless the
     /// rooms are only reachable from this machine. Without one, no token is needed.
@@ -218,11 +220,10 @@ pub struct Rooms {
 
 impl Default for Rooms {
     fn default() -> Self {
-        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             enabled: true,
-            listen: loopback(8081),
-            media_listen: loopback(0),
+            listen: None,
+            media_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             announced_addresses: Vec::new(),
             public_url: None,
             secret: None,

@@ -1,5 +1,5 @@
-//! The HTTP service, in which clients create casts: the Volcengine, Tencent and REST APIs on one listener,
-//! callbacks, and metrics.
+//! The HTTP service, in which clients create casts: the Volcengine, Tencent and REST APIs and the rooms on
+//! one listener, callbacks, and metrics.
 //!
 //! Begin with [`Service`], the state that all APIs share. A request enters through [`listen`], is dispatched
 //! by [`route`], and becomes a [`pagecast_fleet::NewCast`] in one of the dialects [`volcengine`], [`tencent`]
@@ -26,4 +26,4 @@ pub mod tencent;
 pub mod volcengine;
 
 pub use request_id::RequestId;
-pub use service::{Clock, EmbeddedRooms, Service};
+pub use service::{Clock, EmbeddedRooms, Service, is_embedded_room};

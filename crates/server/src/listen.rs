@@ -1,5 +1,5 @@
-//! The listener of all APIs: HTTP/1.1, plain or over TLS. [`pagecast_listen`] limits its connections and the
-//! time for handshakes and request heads; [`crate::route`] limits request bodies.
+//! The service's listener for the APIs and the rooms: HTTP/1.1, plain or over TLS. [`pagecast_listen`] limits
+//! its connections and the time for handshakes and request heads; [`crate::route`] limits request bodies.
 
 mod tls;
 
@@ -40,37 +40,43 @@ pub enum Error {
     Tls(#[from] TlsError),
 }
 
-/// A running listener.
+/// A listener that is bound and accepts connections, which wait until [`Self::serve`].
 #[derive(Debug)]
-pub struct Server {
+pub struct Listener {
     /// Its bound address.
     pub addr: SocketAddr,
-    stop: watch::Sender<ShutdownPhase>,
-    running: JoinHandle<()>,
+    listener: TcpListener,
+    certificates: Option<Certificates>,
 }
 
-impl Server {
-    /// Starts a listener that serves this router. Handlers get the client's address as
-    /// [`axum::extract::ConnectInfo`].
+impl Listener {
+    /// Binds an address and loads the certificate.
     ///
     /// # Errors
     /// The address cannot be bound, or the certificate is invalid.
-    pub async fn start(
-        listen: SocketAddr,
-        tls: Option<&config::Tls>,
-        limits: &config::Limits,
-        router: Router,
-    ) -> Result<Self, Error> {
+    pub async fn bind(listen: SocketAddr, tls: Option<&config::Tls>) -> Result<Self, Error> {
         let certificates = tls.map(|tls| Certificates::load(tls.clone())).transpose()?;
         let bind = |error| Error::Bind(listen, error);
         let listener = TcpListener::bind(listen).await.map_err(bind)?;
         let addr = listener.local_addr().map_err(bind)?;
+        Ok(Self { addr, listener, certificates })
+    }
+
+    /// Base URL of the listener.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.addr)
+    }
+
+    /// Serves this router. Handlers get the client's address as [`axum::extract::ConnectInfo`].
+    #[must_use]
+    pub fn serve(self, limits: Limits, router: Router) -> Server {
+        let Self { addr, listener, mut certificates } = self;
         let (stop, stopped) = watch::channel(ShutdownPhase::Running);
-        let limits =
-            Limits { max_head_bytes: MAX_HEAD_BYTES, max_headers: MAX_HEADERS, ..limits.listener_limits() };
+        let limits = Limits { max_head_bytes: MAX_HEAD_BYTES, max_headers: MAX_HEADERS, ..limits };
         let service = Service { router, is_reserved: is_health };
         let mut last_check = Instant::now();
-        let mut certificates = certificates;
         let acceptor = move || {
             let certificates = certificates.as_mut()?;
             if last_check.elapsed() >= RELOAD_INTERVAL {
@@ -80,9 +86,20 @@ impl Server {
             Some(certificates.acceptor())
         };
         let running = tokio::spawn(serve(listener, limits, service, acceptor, stopped));
-        Ok(Self { addr, stop, running })
+        Server { addr, stop, running }
     }
+}
 
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// Its bound address.
+    pub addr: SocketAddr,
+    stop: watch::Sender<ShutdownPhase>,
+    running: JoinHandle<()>,
+}
+
+impl Server {
     /// Accepts no more connections, lets running requests finish within `deadline`, and aborts the rest.
     pub async fn stop(self, deadline: Duration) {
         let Self { stop, mut running, .. } = self;

@@ -1,4 +1,5 @@
-//! Routes requests on the one listener: the vendors' APIs at `/`, the REST API at `/v1`, health and metrics.
+//! Routes requests on the one listener: the vendors' APIs at `/`, the REST API at `/v1`, the rooms at
+//! `/rooms`, health and metrics.
 //!
 //! The vendors share a path; query and headers decide which API a request is for.
 
@@ -8,7 +9,7 @@ mod ops;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+pub use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
@@ -110,18 +111,25 @@ struct AppState {
     last_check: Arc<tokio::sync::Mutex<Option<CheckResult>>>,
 }
 
-/// Router of the listener. `/readyz` answers 503 while `draining` is true.
-pub fn router(service: Service, metrics: Arc<Metrics>, draining: watch::Receiver<bool>) -> Router {
+/// Router of the listener. `rooms` answers everything below `/rooms`; it is empty if the rooms have a
+/// listener of their own. `/readyz` answers 503 while `draining` is true.
+pub fn router(
+    service: Service,
+    metrics: Arc<Metrics>,
+    draining: watch::Receiver<bool>,
+    rooms: Router,
+) -> Router {
     let rest = rest::router(service.clone());
     build_router(
         AppState { service, metrics, draining, frontends: API_FRONTENDS, last_check: Arc::default() },
         rest,
+        rooms,
     )
 }
 
-fn build_router(state: AppState, rest: Router) -> Router {
+fn build_router(state: AppState, rest: Router, rooms: Router) -> Router {
     let rest = rest.layer(from_fn_with_state(state.clone(), observe_rest));
-    Router::new()
+    let apis = Router::new()
         .route("/", any(dispatch))
         .route("/healthz", get(ops::health))
         .route("/readyz", get(ops::ready))
@@ -129,7 +137,10 @@ fn build_router(state: AppState, rest: Router) -> Router {
         .with_state(state)
         .merge(rest)
         .layer(from_fn_with_state(Arc::<auth_log::FailureLog>::default(), auth_log::log_failures))
-        .layer(from_fn(request_id::assign))
+        .layer(from_fn(request_id::assign));
+    // Rooms have tokens and CORS headers of their own, and no request ids. In this order, unknown paths are
+    // those of the APIs.
+    rooms.merge(apis)
 }
 
 async fn dispatch(State(state): State<AppState>, request: Request) -> Response {

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use pagecast_core::spec::{Layer, RoomService, Secret};
-use pagecast_core::spec::{Recording, Room, RoomIds, Source, Storage};
+use pagecast_core::spec::{Layer, Recording, Room, RoomIds, RoomService, RoomUrl, Secret, Source, Storage};
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_fleet::{CastId, CreateOutcome, Fleet, NewCast, UnixMs};
 
@@ -19,10 +18,21 @@ use crate::volcengine::token::{MAX_NONCE, Privilege, Token};
 /// A wall clock, in Unix milliseconds. Tests inject their own.
 pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
 
-/// The embedded rooms, as far as casts need them.
+/// Address that stands for the embedded rooms in stored descriptions of casts. Whoever claims a cast replaces
+/// it by the real one and adds a token: a restart of the service changes the one, and the other expires. The
+/// name is reserved and resolves nowhere (RFC 6761).
+const EMBEDDED_ROOMS_URL: &str = "http://rooms.invalid/";
+
+/// Whether the stored description of a cast names the embedded rooms.
+#[must_use]
+pub fn is_embedded_room(service: &RoomService) -> bool {
+    service.url().reveal() == EMBEDDED_ROOMS_URL
+}
+
+/// The embedded rooms, as far as the APIs need them.
 pub trait EmbeddedRooms: Debug + Send + Sync {
-    /// Endpoint to which a cast publishes its room, and its token.
-    fn publish_service(&self, ids: &RoomIds) -> Result<RoomService, SpecError>;
+    /// Announces that a cast will publish in this room, so that viewers may wait there.
+    fn expect_publisher(&self, ids: &RoomIds);
     /// URL at which viewers watch the room.
     fn watch_url(&self, ids: &RoomIds) -> String;
     /// Number of viewers in the room now.
@@ -152,7 +162,10 @@ impl Service {
         let token = |app_key: &Secret| self.volcengine_token(app, app_key, &ids);
         let service = match (room.service(token)?, &self.rooms) {
             (Some(service), _) => service,
-            (None, Some(rooms)) => rooms.publish_service(&ids)?,
+            (None, Some(rooms)) => {
+                rooms.expect_publisher(&ids);
+                RoomService::Whip { url: RoomUrl::parse(EMBEDDED_ROOMS_URL)?, token: None }
+            }
             (None, None) => {
                 return Err(SpecError::Room { what: "the embedded rooms", why: "they are switched off" });
             }

@@ -2,10 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+
+use crate::command::{install_hint, program};
 
 /// Longest pause between two reads of a response.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,17 +48,17 @@ impl Response {
     }
 }
 
-/// Sends an HTTP/1.1 request on its own connection and reads the response.
+/// Sends an HTTP/1.1 request on its own connection and reads the response. The certificate of an https server
+/// is not verified.
 ///
 /// # Errors
 /// The server cannot be reached, does not respond in time, or its response is not HTTP.
 pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
-    let rest = url.strip_prefix("http://").context("not an http address")?;
+    let (scheme, rest) = url.split_once("://").context("not a URL")?;
+    ensure!(matches!(scheme, "http" | "https"), "neither http nor https: {url}");
     let at = rest.find(['/', '?']).unwrap_or(rest.len());
     let (host, path) = rest.split_at(at);
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let mut stream = TcpStream::connect(host).with_context(|| format!("cannot connect to {host}"))?;
-    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut head = format!("{method} {slash}{path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         head.push_str(&format!("Host: {host}\r\n"));
@@ -64,11 +67,32 @@ pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
-    stream.write_all(format!("{head}\r\n").as_bytes())?;
-    stream.write_all(body)?;
+    let message = [head.as_bytes(), b"\r\n", body].concat();
+    let answer = if scheme == "https" { exchange_tls(host, &message) } else { exchange(host, &message) }?;
+    parse_response(&answer)
+}
+
+/// Sends a message and reads until the server closes the connection.
+fn exchange(host: &str, message: &[u8]) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(host).with_context(|| format!("cannot connect to {host}"))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
+    stream.write_all(message)?;
     let mut answer = Vec::new();
     stream.take(MAX_RESPONSE_LEN).read_to_end(&mut answer).context("the response is incomplete")?;
-    parse_response(&answer)
+    Ok(answer)
+}
+
+/// As [`exchange`], over TLS.
+fn exchange_tls(host: &str, message: &[u8]) -> Result<Vec<u8>> {
+    let mut client = program("timeout");
+    client.arg(READ_TIMEOUT.as_secs().to_string());
+    client.args(["openssl", "s_client", "-quiet", "-connect", host]);
+    client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = client.spawn().with_context(|| install_hint("openssl"))?;
+    child.stdin.take().context("openssl has no input")?.write_all(message)?;
+    let answer = child.wait_with_output()?.stdout;
+    ensure!(!answer.is_empty(), "cannot connect to {host} over TLS");
+    Ok(answer)
 }
 
 fn parse_response(answer: &[u8]) -> Result<Response> {

@@ -49,6 +49,8 @@ pub struct ServiceConfig {
     pub no_capacity: bool,
     /// Lines for the application's storage, instead of the folder `buckets` in the data folder.
     pub storage_toml: Option<String>,
+    /// Certificate and key of the service, in files. [`http::request`] does not verify them.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// Environment variables: see [`ServiceProcess::environment`].
     pub environment: Environment,
 }
@@ -64,8 +66,8 @@ pub struct ServiceProcess {
     pub environment: Environment,
     program: PathBuf,
     scratch: ScratchDir,
+    scheme: &'static str,
     port: u16,
-    rooms_port: u16,
     child: Option<Child>,
     processes: Option<ProcessTree>,
 }
@@ -77,7 +79,7 @@ impl ServiceProcess {
     /// The service does not become ready within 30 s.
     pub fn start(pagecast: &str, config: &ServiceConfig) -> Result<Self> {
         let scratch = ScratchDir::new()?;
-        let (port, rooms) = (free_port()?, free_port()?);
+        let port = free_port()?;
         scratch.world_writable_folder("tmp")?;
         scratch.world_writable_folder("run")?;
         let data = scratch.world_writable_folder("data")?;
@@ -96,12 +98,15 @@ impl ServiceProcess {
             config.storage_toml.clone().unwrap_or_else(|| format!("buckets_dir = \"{data_folder}/buckets\""));
         let ServiceConfig { top_level_toml: top, casts_toml: casts, application_toml: application, .. } =
             config;
+        let tls = config.tls.as_ref().map_or_else(String::new, |(certificate, key)| {
+            format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display())
+        });
         let reserved_memory_mib = if config.no_capacity { (1 << 20) - 1 } else { 0 };
         let (key, secret) = ACCESS_KEY;
         let text = format!(
             "listen = \"127.0.0.1:{port}\"\ndata = \"{data_folder}\"\nadmin_token = \"{ADMIN_TOKEN}\"\n\
              {top}\n\
-             [rooms]\nlisten = \"127.0.0.1:{rooms}\"\n[tencent]\nmin_duration_s = 10\n\
+             {tls}[tencent]\nmin_duration_s = 10\n\
              [casts]\ncpu_share = 16.0\nreserved_memory_mib = {reserved_memory_mib}\n{casts}\n\
              [[applications]]\nname = \"test\"\napp_id = \"{APP_ID}\"\nsdk_app_id = {SDK_APP_ID}\n\
              tokens = [\"{REST_TOKEN}\"]\n\
@@ -112,8 +117,8 @@ impl ServiceProcess {
         fs::write(scratch.join("pagecast.toml"), text)?;
         let environment = config.environment.clone();
         let program = pagecast.into();
-        let mut service =
-            Self { environment, program, scratch, port, rooms_port: rooms, child: None, processes: None };
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let mut service = Self { environment, program, scratch, scheme, port, child: None, processes: None };
         service.restart()?;
         Ok(service)
     }
@@ -149,19 +154,13 @@ impl ServiceProcess {
     /// URL of a path of the API.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        format!("{}://127.0.0.1:{}{path}", self.scheme, self.port)
     }
 
     /// Host and port of the API.
     #[must_use]
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
-    }
-
-    /// URL of a path of the rooms.
-    #[must_use]
-    pub fn rooms_url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.rooms_port)
     }
 
     /// Data folder of the service.

@@ -12,6 +12,7 @@ mod job;
 mod load;
 mod span;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,6 +59,15 @@ pub struct Config {
     pub reserved: Vec<PathBuf>,
     /// How long running casts may continue when the node is asked to stop.
     pub drain_timeout: Duration,
+    /// Completes the description of each cast that the node claims.
+    pub spec_completer: Option<Arc<dyn CompleteSpec>>,
+}
+
+/// Completes descriptions of casts with what is known only when they are claimed, like an address that
+/// changes when the service restarts.
+pub trait CompleteSpec: fmt::Debug + Send + Sync {
+    /// Completes a description.
+    fn complete(&self, spec: &mut CastSpec);
 }
 
 pub use admission::Config as AdmissionConfig;
@@ -235,7 +245,10 @@ impl Node {
                 reservations.end_scan(claim.as_ref().map(|claim| &claim.cast.id));
             }
             match claimed {
-                Ok(Some(claim)) => {
+                Ok(Some(mut claim)) => {
+                    if let Some(completer) = &self.config.spec_completer {
+                        completer.complete(&mut claim.cast.spec);
+                    }
                     let ticket = claim.ticket.clone();
                     match Job::start(&self.config, &self.fleet, self.pool.clone(), claim) {
                         Ok(job) => self.jobs.push(job),

@@ -89,7 +89,7 @@ impl Fixture {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         // The service never drains.
         let (_, draining) = watch::channel(false);
-        let router = route::router(service.clone(), Arc::new(Metrics::default()), draining);
+        let router = route::router(service.clone(), Arc::new(Metrics::default()), draining, Router::new());
         // Set directly, as the configuration allows fewer keys.
         service.apps.replace(vec![one]);
         Self { router, service, fleet, runtime, now, keys, next_key: AtomicUsize::new(0) }

@@ -161,3 +161,45 @@ fn each_phase_has_its_timeout() {
     slot.body_complete(begin);
     assert_eq!(left(&slot), Some(4), "a body dropped after the response changes nothing");
 }
+
+#[test]
+fn event_streams_count_towards_no_other_limit() {
+    let all = connections(|limits| limits.max_event_streams = 5);
+    let now = Instant::now();
+    let admit = |peer| all.admit(now, peer, Phase::AwaitingFirstByte);
+    let begin = |slot: &ConnectionSlot, reserved| {
+        let begun = slot.try_begin_request(now, reserved);
+        slot.body_complete(now);
+        begun
+    };
+    let stream = || {
+        let slot = admit(host(1)).unwrap();
+        assert!(begin(&slot, false));
+        slot.begin_event_stream(now);
+        assert_eq!(slot.deadline(), None);
+        slot
+    };
+    let streams: Vec<_> = (0..5).map(|_| stream()).collect();
+    // As many connections and requests as without the streams, in all and of their address.
+    let mut ordinary: Vec<_> = [1, 1, 1, 1, 2, 2, 2, 2].map(|n| admit(host(n)).unwrap()).into();
+    assert!(ordinary[..6].iter().all(|slot| begin(slot, false)));
+    assert!(!begin(&ordinary[6], false), "the last slots stay reserved");
+    assert!(ordinary[6..].iter().all(|slot| begin(slot, true)));
+    assert_eq!(admit(host(1)).unwrap_err(), Rejection::PerAddressLimit);
+    assert_eq!(admit(host(3)).unwrap_err(), Rejection::ConnectionLimit);
+    assert!(!all.evict_one(), "a stream is never cut off");
+    // One stream too many counts like any other response.
+    ordinary.pop();
+    let excess = admit(host(3)).unwrap();
+    assert!(begin(&excess, true));
+    excess.begin_event_stream(now);
+    assert_eq!(all.lock().requests, 8);
+    assert_eq!(admit(host(4)).unwrap_err(), Rejection::ConnectionLimit);
+    // The connections of ended streams count again, and are the first to go.
+    streams.iter().for_each(|slot| slot.set_phase(now, Phase::Idle));
+    assert_eq!(admit(host(4)).unwrap_err(), Rejection::ConnectionLimit);
+    assert!(streams.iter().all(is_evicted));
+    drop((streams, ordinary, excess));
+    let table = all.lock();
+    assert_eq!((table.entries.len(), table.requests, table.event_streams), (0, 0, 0));
+}

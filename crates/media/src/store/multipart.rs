@@ -259,7 +259,8 @@ mod tests {
         let uploads = upload("a/b.mp4", "1") + &upload("a/b.mp4.jpg", "2") + &upload("a/b.mp4", "3~4");
         let answer = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-             <ListMultipartUploadsResult xmlns=\"http://s3.example/\"><Bucket>rec</Bucket><Prefix>a/b.mp4</Prefix>{uploads}<IsTruncated>false</IsTruncated>\
+            <ListMultipartUploadsResult xmlns=\"http://s3.example/\">\
+             <Bucket>rec</Bucket><Prefix>a/b.mp4</Prefix>{uploads}<IsTruncated>false</IsTruncated>\
              </ListMultipartUploadsResult>"
         );
         assert_eq!(upload_ids_of(answer.as_bytes(), "a/b.mp4").unwrap(), ["1", "3~4"]);

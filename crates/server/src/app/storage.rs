@@ -75,7 +75,7 @@ pub struct VodKeys {
     /// SecretId, 1 to 128 letters, digits and `_ - .`
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,128}$")]
     pub id: String,
-    /// SecretKey.
+    /// SecretKey of the id.
     #[schema(value_type = String)]
     pub secret: Secret,
 }

@@ -73,6 +73,10 @@ admin_token = { file = \"/run/credentials/pagecast/admin-token\" }\n\n\
 [tls]\n\
 certificate = \"/etc/pagecast/chain.pem\"\n\
 key = \"/etc/pagecast/key.pem\"\n\n\
+[rooms]\n\
+public_url = \"https://pagecast.example.com\"\n\
+media_listen = \"0.0.0.0:8082\"\n\
+secret = { env = \"ROOMS_SECRET\" }\n\n\
 [[applications]]\n\
 name = \"shop\"\n\
 app_id = \"64f0c0a1b2c3d4e5f6a7b8c9\"\n\

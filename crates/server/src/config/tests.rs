@@ -339,8 +339,8 @@ fn the_example_is_valid() {
         .replace("/etc/pagecast/chain.pem", certificate.to_str().unwrap())
         .replace("/etc/pagecast/key.pem", key.to_str().unwrap());
     let secret = "0123456789abcdef0123";
-    let environment =
-        ["TOKEN", "SHOP_SECRET", "SHOP_CALLBACK_SECRET", "SHOP_LIVEKIT_SECRET"].map(|name| (name, secret));
+    let environment = ["TOKEN", "ROOMS_SECRET", "SHOP_SECRET", "SHOP_CALLBACK_SECRET", "SHOP_LIVEKIT_SECRET"]
+        .map(|name| (name, secret));
     let config = load_text(&example, &environment).unwrap();
     assert_eq!(config.validate(), []);
     assert_eq!(config.applications[0].settings.callbacks.volcengine.as_ref().unwrap().extra_retry_s, 86_400);
@@ -380,6 +380,9 @@ fn invalid_values_are_found() {
         ("[rooms]\nlisten = \"127.0.0.1:8080\"", true, "rooms.listen: must differ from listen"),
         ("[rooms]\nlisten = \"0.0.0.0:8080\"", true, "rooms.listen: must differ from listen"),
         ("[rooms]\nlisten = \"0.0.0.0:1\"", true, "rooms.secret: required"),
+        ("listen = \"0.0.0.0:80\"", true, "rooms.secret: required"),
+        ("listen = \"0.0.0.0:80\"", false, "rooms.public_url: viewers get"),
+        ("listen = \"0.0.0.0:80\"", false, "rooms.media_listen: viewers on other machines"),
         ("[rooms]\nsecret = \"short\"", true, "rooms.secret: must have at least 16"),
         ("[rooms]\nlisten = \"0.0.0.0:1\"", false, "rooms.media_listen: viewers on other machines"),
         ("[rooms]\nannounced_addresses = [\"0.0.0.0:1\"]", true, "rooms.announced_addresses:"),
@@ -408,6 +411,15 @@ fn invalid_values_are_found() {
     ];
     for (text, fatal, want) in cases {
         assert_finding(text, *fatal, want);
+    }
+}
+
+#[test]
+fn rooms_on_loopback_or_switched_off_need_no_secret() {
+    for rooms in ["listen = \"127.0.0.1:81\"", "enabled = false"] {
+        let text = format!("listen = \"0.0.0.0:80\"\n[rooms]\n{rooms}");
+        let found = load_text(&text, &[]).unwrap().validate();
+        assert!(!found.iter().any(|finding| finding.key.starts_with("rooms.")), "{rooms}: {found:?}");
     }
 }
 

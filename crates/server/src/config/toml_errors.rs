@@ -124,22 +124,8 @@ fn unknown_key_message(unknown: &str, known: &[&str]) -> String {
 /// Returns the known word closest to `word`, if it is close enough to be a typing error.
 fn closest_match<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase().replace('-', "_");
+    // The distance takes quadratic time.
     let word = word.get(..64).unwrap_or(&word);
-    let distance = |other: &str| edit_distance(word.as_bytes(), other.as_bytes());
-    let (distance, best) = known.iter().map(|w| (distance(w), *w)).min()?;
+    let (distance, best) = known.iter().map(|known| (strsim::levenshtein(word, known), *known)).min()?;
     (distance <= 1 + word.len() / 4).then_some(best)
-}
-
-/// Levenshtein distance in bytes.
-fn edit_distance(a: &[u8], b: &[u8]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

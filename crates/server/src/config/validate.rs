@@ -123,8 +123,10 @@ impl Config {
                 );
             }
         }
-        if self.rooms.enabled && addresses_conflict(self.listen, self.rooms.listen) {
-            found.error("rooms.listen", "must differ from listen, the address of the APIs");
+        if self.rooms.enabled
+            && self.rooms.listen.is_some_and(|address| addresses_conflict(self.listen, address))
+        {
+            found.error("rooms.listen", "must differ from listen; leave it out to serve the rooms there");
         }
     }
 
@@ -133,7 +135,7 @@ impl Config {
         found.error_unless(
             CONNECTIONS_RANGE.contains(&limits.connections),
             "limits.connections",
-            "must be 128 to 100000: 64 are reserved for health checks and this machine's own casts",
+            "must be 128 to 100000: 64 are reserved for health checks",
         );
         found.error_unless(
             limits.connections_per_address >= 1,
@@ -217,7 +219,8 @@ impl Config {
         if !enabled {
             return;
         }
-        let is_public = !listen.ip().is_loopback();
+        let address = listen.unwrap_or(self.listen);
+        let is_public = !address.ip().is_loopback();
         let is_remote = |url: &Url| match url.host() {
             Some(Host::Domain(name)) => name != "localhost",
             Some(Host::Ipv4(ip)) => !ip.is_loopback(),
@@ -230,7 +233,13 @@ impl Config {
             found.error(
                 "rooms.secret",
                 "required, because the rooms are reachable from other machines, which could watch and \
-                 publish",
+                 publish: set it, or set rooms.enabled = false",
+            );
+        }
+        if address.ip().is_unspecified() && public_url.is_none() {
+            found.warning(
+                "rooms.public_url",
+                "viewers get the address of the rooms with this URL: set the one at which they reach it",
             );
         }
         if secret.as_ref().is_some_and(|secret| secret.reveal().len() < MIN_SECRET_LEN) {

@@ -24,7 +24,9 @@ fn echo() -> Router {
 }
 
 async fn start(router: Router) -> Server {
-    Server::start(LOOPBACK.parse().unwrap(), None, &config::Limits::default(), router).await.unwrap()
+    let listener = Listener::bind(LOOPBACK.parse().unwrap(), None).await.unwrap();
+    assert_eq!(listener.url(), format!("http://{}", listener.addr));
+    listener.serve(Limits::default(), router)
 }
 
 /// Sends raw bytes and reads until the server closes the connection.
@@ -106,7 +108,7 @@ async fn a_stop_aborts_requests_after_its_deadline() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_in_use_is_reported() {
     let server = start(echo()).await;
-    let error = Server::start(server.addr, None, &config::Limits::default(), echo()).await.unwrap_err();
+    let error = Listener::bind(server.addr, None).await.unwrap_err();
     assert_eq!(error.to_string(), format!("cannot listen on {}", server.addr));
     server.stop(Duration::from_secs(30)).await;
 }
@@ -127,9 +129,9 @@ async fn get_trusting(server: &Server, files: &config::Tls) -> reqwest::Result<S
 async fn requests_over_tls() {
     let scratch = ScratchDir::new().unwrap();
     let files = certificate_files(scratch.path());
-    let server = Server::start(LOOPBACK.parse().unwrap(), Some(&files), &config::Limits::default(), echo())
-        .await
-        .unwrap();
+    let listener = Listener::bind(LOOPBACK.parse().unwrap(), Some(&files)).await.unwrap();
+    assert_eq!(listener.url(), format!("https://{}", listener.addr));
+    let server = listener.serve(Limits::default(), echo());
     assert_eq!(get_trusting(&server, &files).await.unwrap(), StatusCode::OK);
     assert!(client().get(format!("http://{}/", server.addr)).send().await.is_err(), "plain HTTP is refused");
     server.stop(Duration::from_secs(30)).await;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pagecast_core::CastSpec;
 use pagecast_core::spec::{
     BrowserContext, Bucket, CaBundle, ColorScheme, Device, Format, Layer, MAX_DURATION, Mobile, Orientation,
     Push, PushUrl, ReadySignal, RoomIds, Secret, Size, Source, SourceUrl, Storage, Tls,
 };
 use pagecast_core::time::Fps;
-use pagecast_core::{CastSpec, SpecError};
 use pagecast_fleet::CastId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -159,8 +159,8 @@ struct BasicAuthBody {
 #[schema(as = Tls)]
 struct TlsBody {
     /// Certificates to trust besides the browser's own and the application's, as PEM; at most 16 together.
-    #[schema(max_length = 65_536)]
-    ca: Option<String>,
+    #[schema(value_type = Option<String>, max_length = 65_536)]
+    ca: Option<CaBundle>,
     /// Whether any certificate is accepted from the page's own origin. The server is then not authenticated,
     /// and the cast has a warning.
     insecure: bool,
@@ -172,7 +172,9 @@ struct TlsBody {
 #[schema(as = Readiness)]
 struct ReadinessBody {
     /// Function that the page must call.
-    signal: SignalBody,
+    #[serde(with = "SignalSchema")]
+    #[schema(value_type = SignalSchema, default = "none")]
+    signal: ReadySignal,
     /// Longest wait for that call, in seconds; 0 waits without limit.
     #[schema(maximum = 60)]
     timeout_s: u64,
@@ -185,11 +187,10 @@ struct ReadinessBody {
 
 /// Function that the page calls when it is ready: none, `onWebcastStart()` (and `onWebcastEnd()` at its end),
 /// or `notifyReady()`.
-#[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(remote = "ReadySignal", rename_all = "kebab-case")]
 #[schema(as = Signal)]
-enum SignalBody {
-    #[default]
+enum SignalSchema {
     None,
     Webcast,
     NotifyReady,
@@ -257,7 +258,9 @@ struct RecordingRequest {
     /// Keys of the storage, required for a bucket.
     keys: Option<app::StorageKeys>,
     /// Format of the files.
-    format: FormatBody,
+    #[serde(with = "FormatSchema")]
+    #[schema(value_type = FormatSchema)]
+    format: Format,
     /// Length of a segment, in seconds. Default 4.
     #[schema(minimum = 1, maximum = 60)]
     segment_s: Option<u64>,
@@ -278,11 +281,10 @@ struct RecordingRequest {
 
 /// Format of a recording: MP4 files, segments of fragmented MP4 (`hls`) or of MPEG-TS (`hls-ts`) with
 /// playlists, or both.
-#[derive(Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(remote = "Format", rename_all = "kebab-case")]
 #[schema(as = Format)]
-enum FormatBody {
-    #[default]
+enum FormatSchema {
     Mp4,
     Hls,
     HlsTs,
@@ -395,7 +397,7 @@ impl CreateCastRequest {
         }
         spec.duration = self.duration_s.map(parse_duration).transpose()?;
         if let Some(readiness) = self.ready {
-            spec.readiness.signal = readiness.signal.into();
+            spec.readiness.signal = readiness.signal;
             spec.readiness.timeout = Duration::from_secs(readiness.timeout_s);
             spec.readiness.selector = readiness.selector;
             spec.readiness.network_idle = readiness.network_idle;
@@ -463,11 +465,9 @@ impl TlsBody {
     /// Adds these settings to the application's.
     fn merge_into(&self, tls: &mut Tls) -> Result<(), ApiError> {
         tls.insecure = self.insecure;
-        let Some(text) = &self.ca else { return Ok(()) };
-        let invalid = |error: SpecError| ApiError::invalid_parameter("tls.ca", error.to_string());
-        let own = CaBundle::parse(text).map_err(invalid)?;
-        let merged = tls.ca.as_ref().map_or(Ok(own.clone()), |ca| ca.merge(&own));
-        tls.ca = Some(merged.map_err(invalid)?);
+        let Some(own) = &self.ca else { return Ok(()) };
+        let merged = tls.ca.as_ref().map_or(Ok(own.clone()), |ca| ca.merge(own));
+        tls.ca = Some(merged.map_err(|error| ApiError::invalid_parameter("tls.ca", error.to_string()))?);
         Ok(())
     }
 }
@@ -528,7 +528,7 @@ impl RecordingRequest {
         let shared = to.is_none() && context.app.settings.storage.default.is_none();
         let to = if shared && self.name.is_some() { Some(own()) } else { to };
         let mut recording = context.service.new_recording(context.app, context.id, to);
-        recording.format = self.format.into();
+        recording.format = self.format;
         if let Some(s) = self.segment_s {
             recording.segment = Duration::from_secs(s);
         }
@@ -587,28 +587,6 @@ impl From<ColorSchemeBody> for ColorScheme {
         match body {
             ColorSchemeBody::Light => Self::Light,
             ColorSchemeBody::Dark => Self::Dark,
-        }
-    }
-}
-
-impl From<SignalBody> for ReadySignal {
-    fn from(body: SignalBody) -> Self {
-        match body {
-            SignalBody::None => Self::None,
-            SignalBody::Webcast => Self::Webcast,
-            SignalBody::NotifyReady => Self::NotifyReady,
-        }
-    }
-}
-
-impl From<FormatBody> for Format {
-    fn from(body: FormatBody) -> Self {
-        match body {
-            FormatBody::Mp4 => Self::Mp4,
-            FormatBody::Hls => Self::Hls,
-            FormatBody::HlsTs => Self::HlsTs,
-            FormatBody::Both => Self::Both,
-            FormatBody::BothTs => Self::BothTs,
         }
     }
 }

@@ -19,8 +19,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::middleware::from_fn;
 use http_body_util::BodyExt as _;
-use pagecast_core::SpecError;
-use pagecast_core::spec::{RoomIds, RoomService, RoomUrl, Secret};
+use pagecast_core::spec::RoomIds;
 use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{CastId, Claim, EventKind, UnixMs, WorkerId};
@@ -43,13 +42,10 @@ const LEASE: Duration = Duration::from_secs(60);
 struct FakeRooms;
 
 impl EmbeddedRooms for FakeRooms {
-    fn publish_service(&self, _: &RoomIds) -> Result<RoomService, SpecError> {
-        let url = RoomUrl::parse("http://127.0.0.1:8081/whip/{app}/{room}")?;
-        Ok(RoomService::Whip { url, token: Some(Secret::new("planted-room-token")) })
-    }
+    fn expect_publisher(&self, _: &RoomIds) {}
 
     fn watch_url(&self, ids: &RoomIds) -> String {
-        format!("http://127.0.0.1:8081/{}/{}", ids.app, ids.room)
+        format!("http://127.0.0.1:8080/{}/{}", ids.app, ids.room)
     }
 
     fn viewer_count(&self, _: &RoomIds) -> usize {

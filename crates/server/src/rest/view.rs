@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::public_url;
-use crate::service::Service;
+use crate::service::{Service, is_embedded_room};
 
 /// Cast with the state of its outputs.
 #[derive(Serialize, ToSchema)]
@@ -510,10 +510,8 @@ fn room_view(
     let RoomIds { room: name, user, .. } = &room.ids;
     let (state, error) = last_event.map_or((None, None), |(state, error)| (Some(state), error));
     let state = stats.and_then(|stats| stats.room.as_ref()).map(|room| room.state).or(state);
-    let own = service.rooms.as_ref().filter(|rooms| {
-        let is_same = |own: pagecast_core::spec::RoomService| own.url() == room.service.url();
-        cast.state != CastState::Ended && rooms.publish_service(&room.ids).is_ok_and(is_same)
-    });
+    let is_own = cast.state != CastState::Ended && is_embedded_room(&room.service);
+    let own = service.rooms.as_ref().filter(|_| is_own);
     Some(RoomView {
         room: name.clone(),
         user: user.clone(),

@@ -47,6 +47,10 @@ fn test_server(config: Config) -> TestServer {
     test_server_with(config, ECHO_FRONTENDS, move |_| rest.clone())
 }
 
+fn rooms() -> Router {
+    Router::new().route("/rooms/{room}", get(|| async { "room" }))
+}
+
 fn test_server_with(
     config: Config,
     frontends: &'static [ApiFrontend],
@@ -73,7 +77,7 @@ fn test_server_with(
         frontends,
         last_check: Arc::default(),
     };
-    TestServer { outbox, router: build_router(state, rest), draining }
+    TestServer { outbox, router: build_router(state, rest, rooms()), draining }
 }
 
 impl TestServer {
@@ -229,6 +233,25 @@ async fn health_and_readiness() {
     server.draining.send_replace(true);
     assert_eq!(server.get("/readyz").await, not_ready("shutting down"));
     assert_eq!(server.get("/healthz").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn rooms_are_served_without_request_ids_and_metrics() {
+    let server = test_server(Config::default());
+    // No frontend reads it as a signed request.
+    let signed = Request::get("/rooms/a?Version=1").header("Authorization", "HMAC-SHA256 x");
+    let (status, body, headers) = server.send(signed, "").await;
+    assert_eq!((status, body.as_str()), (StatusCode::OK, "room"));
+    assert!(!headers.contains_key("x-request-id"), "{headers:?}");
+    let (status, _, headers) = server.send(Request::delete("/rooms/a"), "").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    assert!(!headers.contains_key("x-request-id"), "{headers:?}");
+    let (status, _, headers) = server.send(Request::get("/v1/things/7"), "").await;
+    assert!(status == StatusCode::OK && headers.contains_key("x-request-id"), "{headers:?}");
+    let (status, _, headers) = server.send(Request::get("/elsewhere"), "").await;
+    assert!(status == StatusCode::NOT_FOUND && headers.contains_key("x-request-id"), "{headers:?}");
+    let metrics = server.send(Request::get("/metrics").header("Host", "localhost"), "").await.1;
+    assert!(metrics.contains("/v1/things") && !metrics.contains("/rooms"), "{metrics}");
 }
 
 #[tokio::test]

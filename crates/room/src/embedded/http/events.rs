@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::header;
@@ -28,8 +29,8 @@ pub(super) async fn event_stream(
     let session = SessionPath { room: path.0, publishes: false, secret: path.1 };
     let states = rooms.send_command(|reply| Command::Subscribe(session, reply)).await?;
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, stream_body(EventStream { next: Box::pin(std::future::ready(first_event(states))) }))
-        .into_response())
+    let body = stream_body(EventStream { next: Box::pin(std::future::ready(first_event(states))) });
+    Ok((Extension(pagecast_listen::EventStream), headers, body).into_response())
 }
 
 type NextEvent = Option<(String, ViewerState, watch::Receiver<ViewerState>)>;

@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use pagecast_listen::is_for_localhost;
+use pagecast_listen::{is_for_localhost, is_forwarded};
 use serde::Serialize;
 
 use super::super::Access;
@@ -103,13 +103,13 @@ pub(super) fn with_cors(response: &mut Response, origin: Option<HeaderValue>) {
 }
 
 impl Access {
-    /// Refuses requests to rooms without tokens from pages of other sites, and those with a host name that is
-    /// not a loopback one (DNS rebinding).
+    /// Refuses requests to rooms without tokens that a proxy passed on, that come from pages of other sites,
+    /// or whose host name is not a loopback one (DNS rebinding).
     pub(super) fn check_origin(&self, headers: &HeaderMap) -> Result<(), ErrorResponse> {
         if let Self::Jwt(_) = self {
             return Ok(());
         }
-        if is_for_localhost(headers) {
+        if is_for_localhost(headers) && !is_forwarded(headers) {
             return Ok(());
         }
         Err(ErrorResponse::new(

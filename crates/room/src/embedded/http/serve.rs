@@ -6,13 +6,12 @@ use pagecast_listen::{Limits, Service, ShutdownPhase, serve};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::super::MAX_EVENT_STREAMS_PER_VIEWER;
+
 /// Largest request head, in bytes: it may contain a token.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Most headers of a request; browsers send about 20.
 const MAX_HEADERS: usize = 64;
-
-/// Connections beside one for each viewer, whose event stream stays open while it watches.
-const MIN_OTHER_CONNECTIONS: usize = 256;
 
 /// Serves requests until `stop`. `viewers` is the limit of viewers.
 pub(in super::super) async fn run(
@@ -22,9 +21,8 @@ pub(in super::super) async fn run(
     viewers: usize,
     mut stop: watch::Receiver<bool>,
 ) {
-    let connections = limits.max_connections.max(viewers.saturating_add(MIN_OTHER_CONNECTIONS));
     let limits = Limits {
-        max_connections: connections,
+        max_event_streams: viewers.saturating_mul(MAX_EVENT_STREAMS_PER_VIEWER),
         max_head_bytes: MAX_HEAD_BYTES,
         max_headers: MAX_HEADERS,
         ..limits
@@ -42,8 +40,8 @@ pub(in super::super) async fn run(
     }
 }
 
-/// Whether a request is a WHIP request from this machine. Connections are reserved for those, so that the
-/// event streams of viewers cannot keep casts out.
+/// Whether a request is a WHIP request from this machine. Requests are reserved for those, so that viewers
+/// cannot keep casts out.
 pub(in super::super) fn is_own_publisher(_: &Method, uri: &Uri, is_local: bool) -> bool {
     // `/rooms/ROOM/whip`, and below it the sessions.
     is_local && uri.path().split('/').nth(3) == Some("whip")

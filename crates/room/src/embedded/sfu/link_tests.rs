@@ -235,8 +235,8 @@ fn join_viewer(sfu: &mut Sfu, now: Instant) -> Rtc {
     rtc
 }
 
-/// An H.264 access unit of the usual size at this bitrate, or three times as large for a keyframe. It cannot be
-/// decoded.
+/// An H.264 access unit of the usual size at this bitrate, or three times as large for a keyframe. It cannot
+/// be decoded.
 fn frame(layer: usize, bps: u32, keyframe: bool) -> Vec<u8> {
     let start: &[u8] = &[0, 0, 0, 1];
     let mut data = Vec::new();
@@ -262,6 +262,18 @@ fn a_viewer_gets_the_layer_that_fits_its_link() {
         let settled = simulation.run(10);
         let share = settled.matches(expected).count() * 100 / settled.len();
         assert!(share > 90, "{kbps} kbit/s, {layers:?}: {first} {settled}");
+    }
+}
+
+#[test]
+fn the_layer_follows_a_link_that_changes() {
+    let mut simulation = Simulation::new(&[1_200_000, 300_000], LinkConditions::default());
+    let steps = [(None, 10, "h"), (Some(600), 10, "m"), (Some(110), 10, "-"), (None, 60, "h")];
+    for (kbps, seconds, expected) in steps {
+        let conditions = kbps.map_or_else(LinkConditions::default, narrow);
+        simulation.viewer_link.set_conditions(simulation.now, conditions);
+        let observed = simulation.run(seconds);
+        assert!(observed.ends_with(expected), "{kbps:?} kbit/s: {observed}");
     }
 }
 

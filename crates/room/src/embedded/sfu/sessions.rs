@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::super::MAX_EVENT_STREAMS_PER_VIEWER;
 use super::super::command::{
     JoinRequest, JoinResponse, PatchRequest, PatchResponse, SessionError, SessionPath,
 };
@@ -23,8 +24,6 @@ const SECRET_BYTES: usize = 16;
 const UFRAG_BYTES: usize = 6;
 /// Length of an ICE password, in random bytes; RFC 8445 needs 128 bits.
 const ICE_PWD_BYTES: usize = 16;
-/// Most event streams of one session: a page that reloads may have an old one for a while.
-const MAX_SUBSCRIBERS: usize = 3;
 /// Most candidates in a fragment that are added; browsers send a few.
 const MAX_CANDIDATES: usize = 32;
 
@@ -195,7 +194,9 @@ impl Sfu {
         let id = self.find_session(path)?;
         self.publish_viewer_states(now);
         match self.role_state(id) {
-            Some(RoleState::Viewer(viewer)) if viewer.state_sender.receiver_count() >= MAX_SUBSCRIBERS => {
+            Some(RoleState::Viewer(viewer))
+                if viewer.state_sender.receiver_count() >= MAX_EVENT_STREAMS_PER_VIEWER =>
+            {
                 Err(SessionError::CapacityExceeded("event streams of this session"))
             }
             Some(RoleState::Viewer(viewer)) => Ok(viewer.state_sender.subscribe()),

@@ -285,7 +285,9 @@ async fn drive(
                 peer.handle(std::time::Instant::now(), Input::Datagram(datagram));
             }
             event = signal.next_event() => panic!("{event:?}"),
-            () = timer::sleep_until(peer.deadline()) => peer.handle(std::time::Instant::now(), Input::Timeout),
+            () = timer::sleep_until(peer.deadline()) => {
+                peer.handle(std::time::Instant::now(), Input::Timeout);
+            }
         }
     }
 }

@@ -1,0 +1,64 @@
+//! The data folder: made private before anything is stored in it.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+/// Creates the data folder for its owner only, or checks an existing one. A folder that every user can write
+/// to becomes private; other modes cause a warning.
+pub(super) fn prepare(data: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+    let shown = data.display();
+    let folder = || format!("cannot make the folder {shown}");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).with_context(folder)?;
+    let found = std::fs::metadata(data).with_context(folder)?;
+    let (own, mode) = (rustix::process::geteuid().as_raw(), found.mode() & 0o777);
+    anyhow::ensure!(
+        found.uid() == own || found.uid() == 0,
+        "the data folder {shown} belongs to another user (uid {}), who could take over the service: chown it \
+         to uid {own}, or name another folder (data)",
+        found.uid()
+    );
+    let mode_shown = format!("{mode:03o}");
+    if mode & 0o002 != 0 && found.uid() == own {
+        let private = std::fs::Permissions::from_mode(0o700);
+        let why = || format!("cannot make {shown} private: every user may write to it (mode {mode_shown})");
+        std::fs::set_permissions(data, private).with_context(why)?;
+        tracing::warn!(folder = %shown, mode = mode_shown, "data folder was writable by every user, mode \
+            changed to 0700");
+    } else if mode & 0o077 != 0 {
+        tracing::warn!(
+            folder = %shown,
+            mode = mode_shown,
+            "other users can get into the data folder, with recordings and pictures of pages in it: chmod \
+             700 it"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use super::*;
+
+    #[test]
+    fn an_existing_data_folder_is_checked() {
+        let scratch = pagecast_testkit::ScratchDir::new().unwrap();
+        let mode = |folder: &Path| std::fs::metadata(folder).unwrap().permissions().mode() & 0o777;
+        let new = scratch.join("a/b");
+        prepare(&new).unwrap();
+        assert_eq!(mode(&new), 0o700);
+        for (before, after) in [(0o777, 0o700), (0o757, 0o700), (0o750, 0o750), (0o700, 0o700)] {
+            std::fs::set_permissions(&new, std::fs::Permissions::from_mode(before)).unwrap();
+            prepare(&new).unwrap();
+            assert_eq!(mode(&new), after, "{before:o}");
+        }
+        // Only root can give a folder away.
+        if chown(&new, Some(12_345), None).is_ok() {
+            let words = prepare(&new).unwrap_err().to_string();
+            assert!(words.contains("12345") && words.contains("chown"), "{words}");
+        }
+    }
+}
