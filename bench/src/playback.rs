@@ -3,7 +3,7 @@
 
 use std::net::UdpSocket;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::browser::{Browser, Page};
@@ -211,11 +211,8 @@ impl WatchedCast {
             (None, Some(server)) => format!("server=janus&room={ROOM}&url={}", server.ws_url()),
             (None, None) => format!("server=whep&url={}/whep", process.wait_for_room(START_TIMEOUT)?),
         };
-        let begun = Instant::now();
-        while !process.stderr_so_far().contains("page live") {
-            ensure!(begun.elapsed() < START_TIMEOUT, "the page is not live: {}", process.stderr_so_far());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let is_live = |cast: &PagecastProcess| cast.stderr_so_far().contains("page live");
+        process.wait_until("the page is live", START_TIMEOUT, is_live)?;
         std::thread::sleep(WARM_UP);
         Ok(Some(Self { process, query, livekit, _janus: janus, link }))
     }
