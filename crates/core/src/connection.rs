@@ -2,7 +2,7 @@
 //! and which events to report. Sans-IO: callers hand in the time and inputs, and carry out the outputs.
 //!
 //! ```text
-//! Start Connected Failed reconnect timeout Closed
+//!            Start          Connected           Failed         reconnect timeout         Closed
 //!  idle ─────────▶ connecting ─────▶ running ─────────▶ recovering ─────────▶ failed ─────────▶ idle
 //!                       │               ▲ │                 │  │                               ▲
 //!                       │    Connected  └─┼─────────────────┘  │ Stop                          │

@@ -13,7 +13,7 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 
 use pagecast_core::Packet;
-use pagecast_core::connection::{Event, State};
+use pagecast_core::connection::Event;
 use pagecast_core::spec::Room;
 use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use tokio::sync::mpsc;
@@ -103,16 +103,7 @@ impl Publisher {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (commands, receiver) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let (sender, events) = sync_channel(MAX_QUEUED_EVENTS);
-        let status = Arc::new(Mutex::new(Status {
-            server: room.redacted_url(),
-            state: State::Idle,
-            error: None,
-            reconnects: 0,
-            rtt_ms: None,
-            estimate_kbps: None,
-            audio_kbps: 0,
-            layers: Vec::new(),
-        }));
+        let status = Arc::new(Mutex::new(Status::new(room.redacted_url())));
         let waker = SharedWaker::default();
         let sender = EventSender { queue: sender, waker: waker.clone() };
         let runner = Runner::new(room, receiver, sender, Arc::clone(&status));

@@ -27,6 +27,22 @@ pub struct Status {
     pub layers: Vec<LayerStatus>,
 }
 
+impl Status {
+    /// Status of a publisher that has not connected yet to the server with this redacted URL.
+    pub(super) fn new(server: String) -> Self {
+        Self {
+            server,
+            state: State::Idle,
+            error: None,
+            reconnects: 0,
+            rtt_ms: None,
+            estimate_kbps: None,
+            audio_kbps: 0,
+            layers: Vec::new(),
+        }
+    }
+}
+
 /// Status of a video layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerStatus {

@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pagecast_core::connection::State;
 use pagecast_core::spec::{Layer, RoomCodec, Size};
 use pagecast_core::{Fps, Track};
 use pagecast_testkit::LinkConditions;
@@ -74,17 +73,7 @@ impl Simulation {
         let (server, answer) = answerer::PeerConnection::accept_offer(now, &offer.sdp, config).unwrap();
         peer.accept_answer(&answer).unwrap();
         let encoder = FakeEncoder(Arc::new(Mutex::new(LayerTarget { bitrate_bps: 0, fps: 0 })));
-        let status = Status {
-            server: String::new(),
-            state: State::Idle,
-            error: None,
-            reconnects: 0,
-            rtt_ms: None,
-            estimate_kbps: None,
-            audio_kbps: 0,
-            layers: Vec::new(),
-        };
-        let mut media = MediaFeed::new(&[layer], Arc::new(Mutex::new(status)));
+        let mut media = MediaFeed::new(&[layer], Arc::new(Mutex::new(Status::new(String::new()))));
         // The simulation hands in the packets itself.
         let feed = Feed { video: vec![mpsc::channel(1).1], audio: mpsc::channel(1).1 };
         media.feed(feed, Box::new(encoder.clone()));
