@@ -134,8 +134,8 @@ fn verify_recording(path: &Path) -> Result<()> {
     let [onsets] = beeps::onsets_of_each(file.pcm()?, [av_sync::PAGE_BEEP])?;
     let offsets = av_sync::page_offsets(&pictures, &onsets);
     println!("{offsets}");
-    // Other tests use the processor, too: `sync.rs` measures precisely. A part that was put at the wrong time,
-    // after a gap of a second, is off by much more.
+    // Other tests use the processor, too: `sync.rs` measures precisely. A part at the wrong time, after a gap
+    // of a second, is off by much more.
     let good = offsets.measurements.iter().filter(|(_, ms)| ms.abs() <= 150.0).count();
     ensure!(good * 4 >= offsets.len() * 3 && offsets.len() >= 2, "{:?}", offsets.measurements);
     Ok(())
