@@ -7,8 +7,8 @@ CARGO ?= cargo
 BUILD := build-essential clang libclang-dev pkg-config libxkbcommon-dev libsqlite3-dev \
          libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev libavfilter-dev libavdevice-dev
 RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji libnss3-tools
-TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream python3-venv systemd
-BENCH := xvfb pulseaudio ffmpeg nginx-light libnginx-mod-rtmp
+TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream pgbouncer postgresql python3-venv systemd
+BENCH := xvfb pulseaudio ffmpeg nginx-light libnginx-mod-rtmp postgresql
 
 .PHONY: help setup demo build test check fmt bench soak packages-run packages-test packages-bench
 

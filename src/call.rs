@@ -18,7 +18,7 @@ use crate::{cli, console};
 /// Longest time for a call: services response within seconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Exit code if the service answered with an error.
-const EXIT_API_ERROR: u8 = 2;
+pub(crate) const EXIT_API_ERROR: u8 = 2;
 
 /// Keys of an application, in the format of a service's `credentials.json`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -85,6 +85,23 @@ fn load_credentials(file: &Path) -> anyhow::Result<Credentials> {
     };
     let text = std::fs::read(file).with_context(no_keys)?;
     serde_json::from_slice(&text).with_context(no_keys)
+}
+
+/// Reads the token of the REST API from the environment, or from the file that a service without
+/// configuration creates.
+pub(crate) fn load_token(file: &Path) -> anyhow::Result<Credentials> {
+    if let Some(token) = std::env::var("PAGECAST_CALL_TOKEN").ok().filter(|token| !token.is_empty()) {
+        return Ok(Credentials { token: Secret::new(token), ..Credentials::default() });
+    }
+    let no_token = || {
+        format!(
+            "no token: set PAGECAST_CALL_TOKEN, or pass the service's credentials.json with --credentials; \
+             cannot read {}",
+            file.display()
+        )
+    };
+    let text = std::fs::read(file).with_context(no_token)?;
+    serde_json::from_slice(&text).with_context(no_token)
 }
 
 impl Client {

@@ -14,7 +14,7 @@ use pagecast_room::embedded::{
     self, Server,
     token::{self, Claims},
 };
-use pagecast_worker::cast;
+use pagecast_worker::cast::{self, Assignment, CastPaths};
 
 use crate::cli;
 use crate::console::{self, StatusLine};
@@ -36,14 +36,16 @@ pub(crate) fn run(args: &cli::CastArgs, started: HostTime) -> Result<ExitCode, C
     };
     let service = own.as_ref().map(|own| own.room_service()).transpose().map_err(cast::Error::from)?;
     spec.room = Some(args.room.spec(&args.options, service, &environment).map_err(cast::Error::from)?);
+    let mut paths = CastPaths::default();
     if args.output.is_given() {
         let recording = args.output.recording(&args.options.url, record::unix_s());
-        let (recording, evidence) = recording.map_err(SpecError::from).map_err(cast::Error::from)?;
-        (spec.recording, spec.evidence) = (Some(recording), Some(evidence));
+        let recording = recording.map_err(SpecError::from).map_err(cast::Error::from)?;
+        (spec.recording, paths) = (Some(recording.0), recording.1);
     }
+    let assignment = Assignment::new(spec, paths);
     // Invalid values are reported before the viewer URL is printed.
-    spec.validate().map_err(cast::Error::from)?;
-    let Some((process, started)) = record::start_or_standby(&args.options, &spec, started)? else {
+    assignment.validate().map_err(cast::Error::from)?;
+    let Some((process, started)) = record::start_or_standby(&args.options, &assignment, started)? else {
         return Ok(ExitCode::SUCCESS);
     };
     let mut line = StatusLine::new(args.options.quiet || args.options.json);
@@ -54,8 +56,8 @@ pub(crate) fn run(args: &cli::CastArgs, started: HostTime) -> Result<ExitCode, C
         let (server, room) = (Arc::clone(&own.server), args.room.name().to_owned());
         line.set_viewer_counter(Box::new(move || server.stats(&room).map(|stats| stats.viewers.len())));
     }
-    let outcome = record::run_cast(process, &spec, started, line)?;
-    record::report_outcome(&args.options, &spec, outcome)
+    let outcome = record::run_cast(process, &assignment, started, line)?;
+    record::report_outcome(&args.options, &assignment.spec, outcome)
 }
 
 /// Explains reason the room cannot listen, with the option that helps.

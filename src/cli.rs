@@ -39,6 +39,12 @@ Exit codes:
   1  no answer, or no keys
   2  the service answered with an error, which is printed"#;
 
+const LISTING_HELP: &str = "\
+Exit codes:
+  0  the list is complete
+  1  no answer, or no token
+  2  the service answered with an error, which is printed";
+
 /// Turns a web page into live video and recordings
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES_HELP)]
@@ -64,6 +70,12 @@ pub(crate) enum Command {
     /// Call a service as the vendors' SDKs do: StartWebcast, StopWebcast, GetWebCastTask, StartWebRecord,
     /// StopWebRecord, DescribeWebRecord; or its REST API, as in "GET /v1/casts"
     Call(CallArgs),
+    /// List the nodes of a service: their load, roles and leases. Only with the administrator's token
+    #[command(after_help = LISTING_HELP)]
+    Nodes(NodesArgs),
+    /// List the casts of a service, newest first; with the administrator's token those of all applications
+    #[command(after_help = LISTING_HELP)]
+    Casts(CastsArgs),
     /// Finish and upload recordings that were interrupted or could not be stored
     #[command(after_help = EXIT_CODES_HELP)]
     Recover(RecoverArgs),
@@ -148,6 +160,37 @@ pub(crate) struct CallArgs {
     pub(crate) credentials: PathBuf,
 }
 
+/// Options of commands that ask a service.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceOptions {
+    /// Address of the service
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub(crate) url: String,
+    /// File with the token; not needed if PAGECAST_CALL_TOKEN is set
+    #[arg(long, default_value = "pagecast-data/credentials.json", value_name = "FILE")]
+    pub(crate) credentials: PathBuf,
+    /// Print one JSON object for each entry instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `pagecast nodes`.
+#[derive(Debug, Args)]
+pub(crate) struct NodesArgs {
+    #[command(flatten)]
+    pub(crate) service: ServiceOptions,
+}
+
+/// Options of `pagecast casts`.
+#[derive(Debug, Args)]
+pub(crate) struct CastsArgs {
+    #[command(flatten)]
+    pub(crate) service: ServiceOptions,
+    /// Only casts in these states: queued, starting, live, ended; several with commas
+    #[arg(long, default_value = "queued,starting,live", value_name = "STATES")]
+    pub(crate) state: String,
+}
+
 /// Options of `pagecast recover`.
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
@@ -183,7 +226,7 @@ impl Command {
             Self::Recover(_) | Self::Serve(_) => false,
             Self::Demo(_) => console::stderr_is_terminal(),
             Self::RunCast { forward_log } => !forward_log,
-            Self::Doctor | Self::Call(_) => true,
+            Self::Doctor | Self::Call(_) | Self::Nodes(_) | Self::Casts(_) => true,
         };
         if quiet { "warn" } else { "info" }
     }

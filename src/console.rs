@@ -1,6 +1,7 @@
 //! Output of the commands: a status line that is rewritten while a cast runs, messages, and a summary.
 #![expect(clippy::print_stderr, reason = "all messages to the terminal are printed here")]
 
+mod table;
 mod terminal;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use pagecast_worker::cast::{
     Progress, PushEvent, Report, RoomStatus, UploadReport, UploadState, UploadStatus,
 };
 
+pub(crate) use table::Column;
 use terminal::Field;
 
 /// Moves to the start of the line and erases it, with the rest of a line that was wrapped below it.
@@ -33,6 +35,13 @@ pub(crate) fn print_message(line: &str) {
 pub(crate) fn print_result(line: &str) {
     // The reader may have closed the pipe.
     let _closed = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints a table on standard output. On a terminal it has the terminal's width.
+pub(crate) fn print_table<const N: usize>(columns: &[Column; N], rows: &[[String; N]]) {
+    let stdout = std::io::stdout();
+    let width = stdout.is_terminal().then(|| terminal::columns_of(&stdout));
+    table::render(columns, rows, width).iter().for_each(|line| print_result(line));
 }
 
 /// The status line of a running cast. Where it is disabled, what it would show is logged.

@@ -8,6 +8,7 @@ mod console;
 mod demo;
 mod doctor;
 mod error;
+mod listing;
 mod log;
 #[cfg(feature = "otlp")]
 mod otlp;
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
         Command::Cast(args) => cast::run(&args, started),
         Command::Serve(args) => serve::run(&args),
         Command::Call(args) => call::run(&args),
+        Command::Nodes(args) => listing::nodes(&args),
+        Command::Casts(args) => listing::casts(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::RunCast { .. } => Ok(process::run_inside(&record::stop_on_signals())),

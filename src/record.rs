@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use pagecast_core::SpecError;
 use pagecast_core::{CastSpec, HostTime};
-use pagecast_worker::cast::{self, CastEvent, StopToken};
+use pagecast_worker::cast::{self, Assignment, CastEvent, StopToken};
 use pagecast_worker::process::{self, Outcome, Process};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -17,25 +17,26 @@ use crate::error::CommandError;
 
 pub(crate) fn run(args: &cli::RecordArgs, started: HostTime) -> Result<ExitCode, CommandError> {
     let mut spec = args.options.spec().map_err(cast::Error::from)?;
-    let (recording, evidence) = args
+    let (recording, paths) = args
         .output
         .recording(&args.options.url, unix_s())
         .map_err(SpecError::from)
         .map_err(cast::Error::from)?;
-    (spec.recording, spec.evidence) = (Some(recording), Some(evidence));
-    let Some((process, started)) = start_or_standby(&args.options, &spec, started)? else {
+    spec.recording = Some(recording);
+    let assignment = Assignment::new(spec, paths);
+    let Some((process, started)) = start_or_standby(&args.options, &assignment, started)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let outcome =
-        run_cast(process, &spec, started, StatusLine::new(args.options.quiet || args.options.json))?;
-    report_outcome(&args.options, &spec, outcome)
+    let line = StatusLine::new(args.options.quiet || args.options.json);
+    let outcome = run_cast(process, &assignment, started, line)?;
+    report_outcome(&args.options, &assignment.spec, outcome)
 }
 
 /// Starts a process for the cast; with `--standby`, with a warm browser, and waits for Enter. Returns the
 /// process and the start of the cast, or `None` if standard input ended before Enter.
 pub(crate) fn start_or_standby(
     args: &cli::cast::CastOptions,
-    spec: &CastSpec,
+    assignment: &Assignment,
     started: HostTime,
 ) -> Result<Option<(Process, HostTime)>, CommandError> {
     let mut process = start_process()?;
@@ -43,8 +44,8 @@ pub(crate) fn start_or_standby(
         return Ok(Some((process, started)));
     }
     // Invalid values are reported before the wait for Enter.
-    spec.validate().map_err(cast::Error::from)?;
-    process.warm_up(spec).context("cannot start the browser")?;
+    assignment.validate().map_err(cast::Error::from)?;
+    process.warm_up(&assignment.spec).context("cannot start the browser")?;
     console::print_message("browser ready, press Enter to start");
     if std::io::stdin().read_line(&mut String::new()).unwrap_or(0) == 0 {
         return Ok(None);
@@ -85,16 +86,16 @@ pub(crate) fn start_process() -> Result<Process, CommandError> {
 /// Runs a cast until it ends or a signal stops it, and shows its progress on the status line.
 pub(crate) fn run_cast(
     process: Process,
-    spec: &CastSpec,
+    assignment: &Assignment,
     started: HostTime,
     mut line: StatusLine,
 ) -> Result<Outcome, CommandError> {
     // Invalid values are reported before a browser is started.
-    spec.validate().map_err(cast::Error::from)?;
+    assignment.validate().map_err(cast::Error::from)?;
     // The second signal kills the cast, and a new process uploads what was recorded; a third one stops that.
     let stop = stop_on_signals();
     let mut last_retry = None;
-    let outcome = process.run(spec, started, &stop, |event| match event {
+    let outcome = process.run(assignment, started, &stop, |event| match event {
         CastEvent::Progress(progress) => line.update(&progress),
         CastEvent::Lifecycle(event) => line.report_event(event),
         CastEvent::Push(push) => line.report_push(&push),
@@ -114,7 +115,10 @@ pub(crate) fn run_cast(
             });
             last_retry = Some(error);
         }
-        CastEvent::Snapshot(..) | CastEvent::FailureReason(..) => {}
+        CastEvent::Snapshot(..)
+        | CastEvent::FailureReason(..)
+        | CastEvent::Ledger(_)
+        | CastEvent::Isolated { .. } => {}
         CastEvent::RecordingStopped => {
             line.warn("recording stopped, the cast continues", || {
                 tracing::warn!("recording stopped, the cast continues");

@@ -3,6 +3,7 @@
 
 mod data_folder;
 mod open;
+mod peers;
 mod rooms;
 mod shutdown_signals;
 mod wire;
@@ -16,12 +17,15 @@ use anyhow::Context as _;
 use pagecast_fleet::UnixMs;
 use pagecast_server::config::{self, Config};
 use pagecast_server::{Service, listen};
+use pagecast_worker::node::NodeEnd;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::error::CommandError;
 use crate::{cli, console};
+use data_folder::DataFolderLock;
 use open::OpenedService;
+use peers::RunningPeers;
 use rooms::EmbeddedRooms;
 use shutdown_signals::ShutdownSignals;
 use wire::WiredService;
@@ -76,15 +80,28 @@ pub(crate) fn build_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Runs the service until a signal asks it to stop. A second signal ends it at once.
 async fn run_until_shutdown(config: Config) -> Result<ExitCode, CommandError> {
     let mut signals = ShutdownSignals::new()?;
-    let running = RunningService::start(config).await?;
+    let running = tokio::select! {
+        running = RunningService::start(config) => running?,
+        // It may wait for the fleet's database.
+        () = signals.wait() => return Ok(ExitCode::SUCCESS),
+    };
     running.print_endpoints();
-    signals.wait().await;
-    tracing::info!("shutdown requested");
+    let mut node_ended = running.node_ended.clone();
+    let is_expected = tokio::select! {
+        () = signals.wait() => true,
+        ended = node_ended.wait_for(Option::is_some) => {
+            ended.is_ok_and(|end| *end == Some(NodeEnd::Drained))
+        }
+    };
+    tracing::info!(is_expected, "shutting down");
     tokio::select! {
         () = running.stop() => {}
         () = signals.wait() => tracing::warn!("shutdown requested again, casts left to the next start"),
     }
-    Ok(ExitCode::SUCCESS)
+    if is_expected {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(anyhow::anyhow!("the node has ended by itself: the log says why").into())
 }
 
 /// A running service.
@@ -94,12 +111,16 @@ pub(crate) struct RunningService {
     /// Base URL of the main listener.
     url: String,
     rooms: Option<Arc<EmbeddedRooms>>,
+    peers: Option<RunningPeers>,
     uses_demo_application: bool,
     stop: watch::Sender<bool>,
     /// Stops the webhook dispatcher, last of all: ends of casts are still delivered while the node drains.
     stop_dispatcher: watch::Sender<bool>,
     node: JoinHandle<()>,
-    dispatcher: JoinHandle<()>,
+    /// Why the node has ended, by itself or because it was asked to.
+    node_ended: watch::Receiver<Option<NodeEnd>>,
+    dispatcher: Option<JoinHandle<()>>,
+    _data_lock: Option<DataFolderLock>,
 }
 
 impl RunningService {
@@ -146,7 +167,7 @@ impl RunningService {
     /// Drains the service: casts first, then rooms, requests and callbacks. The next start resumes running
     /// casts.
     pub(crate) async fn stop(self) {
-        let Self { service, server, rooms, stop, stop_dispatcher, node, dispatcher, .. } = self;
+        let Self { service, server, rooms, mut peers, stop, stop_dispatcher, node, dispatcher, .. } = self;
         service.draining.store(true, Ordering::Release);
         stop.send_replace(true);
         if node.await.is_err() {
@@ -156,10 +177,18 @@ impl RunningService {
         if let Some(rooms) = rooms {
             rooms.shutdown();
         }
+        if let Some(peers) = &mut peers {
+            peers.release_rooms().await;
+        }
         server.stop(REQUEST_DRAIN_TIMEOUT).await;
         stop_dispatcher.send_replace(true);
-        if dispatcher.await.is_err() {
+        if let Some(dispatcher) = dispatcher
+            && dispatcher.await.is_err()
+        {
             tracing::error!("webhook dispatcher panicked");
+        }
+        if let Some(peers) = peers {
+            peers.stop().await;
         }
     }
 }

@@ -12,7 +12,7 @@ use pagecast_core::{CastSpec, SpecError};
 use pagecast_testkit::rtmp::{NginxRtmp, free_port};
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{MachineLock, PageServer, PagecastCommand, Recording, ScratchDir, Signal, flv};
-use pagecast_worker::cast::{CastEvent, Change, StopToken};
+use pagecast_worker::cast::{Assignment, CastEvent, CastPaths, Change, StopToken};
 use pagecast_worker::process::{self, Process};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -125,7 +125,8 @@ fn pushes_are_added_and_removed_while_the_cast_runs() -> Result<()> {
     // Sent before the cast runs.
     ensure!(changes.send(Change::AddPush(first.clone())));
     let mut states = Vec::new();
-    let outcome = process.run(&spec, process::now(), &stop, |event| {
+    let paths = CastPaths { spool: scratch.join("out.spool"), ..CastPaths::default() };
+    let outcome = process.run(&Assignment::new(spec, paths), process::now(), &stop, |event| {
         let CastEvent::Push(push) = event else { return };
         match (push.id, push.state) {
             (1, State::Running) => {

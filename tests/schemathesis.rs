@@ -87,7 +87,8 @@ fn casts_conform_to_the_description() -> Result<()> {
 }
 
 #[test]
-fn applications_conform_to_the_description() -> Result<()> {
+fn applications_and_nodes_conform_to_the_description() -> Result<()> {
     let service = start_service()?;
-    verify_conformance(&service, "/v1/applications", ADMIN_TOKEN, &json!({}))
+    // The name of the node is not among the values: the service would drain and end.
+    verify_conformance(&service, "/v1/(applications|nodes)", ADMIN_TOKEN, &json!({}))
 }

@@ -79,6 +79,39 @@ fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
     service.wait_until_exited(STOP_TIMEOUT)
 }
 
+#[test]
+fn a_drained_service_ends_after_its_casts() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let server = PageServer::start()?;
+    let mut service = ServiceProcess::start(PAGECAST, &ServiceConfig::default())?;
+    let request = json!({
+        "url": server.url("counter.html"), "width": 320, "height": 180, "fps": 15, "duration_s": 8,
+        "recording": {},
+    });
+    let made = service.rest("POST", "/v1/casts", Some(&request))?;
+    ensure!(made.status == 201, "{}", made.text());
+    let id = made.json()?["id"].as_str().context("no id")?.to_owned();
+    let cast = service.wait_until_cast(&id, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
+    let drain = format!("/v1/nodes/{}/drain", cast["node"].as_str().context("it has no node")?);
+    let authorization = format!("Bearer {ADMIN_TOKEN}");
+    let drained = http::request("POST", &service.url(&drain), &[("Authorization", &authorization)], b"")?;
+    ensure!(drained.status == 202 && drained.json()?["draining"] == true, "{}", drained.text());
+    let ready = http::request("GET", &service.url("/readyz"), &[], b"")?;
+    ensure!(ready.status == 503 && ready.text().contains("draining"), "{}", ready.text());
+    let refused = service.rest("POST", "/v1/casts", Some(&request))?;
+    ensure!(refused.status == 429, "{}", refused.text());
+    service.wait_for_exit(TIMEOUT)?;
+    service.wait_until_exited(STOP_TIMEOUT)?;
+    service.restart()?;
+    let cast = service.rest("GET", &format!("/v1/casts/{id}"), None)?.json()?;
+    ensure!(cast["end"]["reason"] == "complete" && cast["node"].is_null(), "{cast:#}");
+    ensure!(
+        cast["recording"]["stored"]["complete"] == true,
+        "it was stored before the service ended: {cast:#}"
+    );
+    service.stop(STOP_TIMEOUT)
+}
+
 /// Waits until a publisher is in the room of the cast.
 fn wait_for_publisher(cast: &Value) -> Result<()> {
     let watch =

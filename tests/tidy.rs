@@ -79,7 +79,18 @@ const FORBIDDEN_DEPENDENCIES: &[(&str, &[&str])] = &[
         ],
     ),
     ("pagecast-testkit", PRODUCT_CRATES),
-    ("pagecast-bench", PRODUCT_CRATES),
+    // The bench compares the fleet's backends.
+    (
+        "pagecast-bench",
+        &[
+            "pagecast-page",
+            "pagecast-media",
+            "pagecast-listen",
+            "pagecast-room",
+            "pagecast-worker",
+            "pagecast-server",
+        ],
+    ),
 ];
 
 fn workspace_root() -> &'static Path {

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use pagecast_core::CastSpec;
-use pagecast_core::spec::{NetworkPolicy, NetworkRule, Recording, Size, Source, SourceUrl};
+use pagecast_core::spec::{NetworkPolicy, NetworkRule, Recording, Size, Source, SourceUrl, Storage};
 use pagecast_testkit::pagecast::processes::ProcessTree;
 use pagecast_testkit::{MachineLock, PageServer, ScratchDir, wait_until};
-use pagecast_worker::cast::{Report, StopToken};
+use pagecast_worker::cast::{Assignment, CastPaths, Report, StopToken};
 use pagecast_worker::process::{self, Pool, Process};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -30,7 +30,13 @@ fn cast_spec(server: &PageServer, scratch: &ScratchDir, name: &str) -> Result<Ca
 }
 
 fn run_cast(process: Process, spec: &CastSpec) -> Result<Report> {
-    let outcome = process.run(spec, process::now(), &StopToken::default(), |_| ());
+    let file = match spec.recording.as_ref().map(|recording| &recording.to) {
+        Some(Storage::File(file)) => file.with_extension("spool"),
+        other => bail!("not a recording to a file: {other:?}"),
+    };
+    let paths = CastPaths { spool: file, ..CastPaths::default() };
+    let assignment = Assignment::new(spec.clone(), paths);
+    let outcome = process.run(&assignment, process::now(), &StopToken::default(), |_| ());
     ensure!(outcome.failure.is_none(), "{:?}", outcome.failure);
     outcome.report.context("no report")
 }

@@ -4,10 +4,11 @@
 //! [`usage`] reads /proc, [`quality`] decodes the files, [`mod@reference`] draws single pictures again
 //! without loss. [`plan`] has the order of the work and [`report`] writes the results.
 //!
-//! [`service`] measures `pagecast serve`, which has no baseline.
+//! [`service`] measures `pagecast serve`, which has no baseline, and [`mod@fleet`] compares its two
+//! databases.
 //!
-//! Deliberately absent: the crates of Pagecast. The bench uses its command line, its APIs, and the first and
-//! last messages of the process of a cast.
+//! Deliberately absent: the crates of Pagecast, except the databases in [`mod@fleet`]. The bench uses its
+//! command line, its APIs, and the first and last messages of the process of a cast.
 
 #![expect(clippy::print_stderr, reason = "progress is printed on the terminal")]
 
@@ -16,6 +17,7 @@ mod baseline;
 mod cast;
 mod density;
 mod first_frame;
+mod fleet;
 mod machine;
 mod measure;
 mod outputs;

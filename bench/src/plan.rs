@@ -12,6 +12,7 @@ use crate::av_sync::measure_offsets;
 use crate::cast::Recorder;
 use crate::density;
 use crate::first_frame::{first_frame_s, warm_first_frame_s};
+use crate::fleet::FleetResults;
 use crate::machine;
 use crate::measure::{WARM_UP, measure_cast};
 use crate::outputs::OutputResults;
@@ -46,6 +47,8 @@ pub(crate) enum Section {
     Playback,
     /// Latency of the service, also with a long history
     Service,
+    /// SQLite and PostgreSQL: latency of the service, claims of many nodes, cost of leases
+    Fleet,
 }
 
 /// Compares Pagecast with a baseline (Xvfb, PulseAudio, x11grab, ffmpeg) and writes a report.
@@ -170,6 +173,9 @@ fn run_sections(args: &Args, site: &BenchSite, program: &Path) -> Result<Results
     }
     if args.has(Section::Service) {
         results.service = Some(ServiceResults::measure(program, args.quick)?);
+    }
+    if args.has(Section::Fleet) {
+        results.fleet = Some(FleetResults::measure(program, args.quick)?);
     }
     Ok(results)
 }

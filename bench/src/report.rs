@@ -1,5 +1,6 @@
 //! Writes the results as Markdown.
 
+mod fleet;
 mod outputs;
 mod playback;
 mod rooms;
@@ -56,6 +57,9 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     if let Some(service) = &results.service {
         service::markdown(&mut text, service)?;
     }
+    if let Some(fleet) = &results.fleet {
+        fleet::markdown(&mut text, fleet)?;
+    }
     method_section(&mut text, args)?;
     if results.outputs.is_some() {
         text.push_str(outputs::METHOD_TEXT);
@@ -68,6 +72,9 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     }
     if results.service.is_some() {
         text.push_str(service::METHOD_TEXT);
+    }
+    if results.fleet.is_some() {
+        text.push_str(fleet::METHOD_TEXT);
     }
     Ok(text)
 }

@@ -4,6 +4,7 @@ use pagecast_testkit::av_sync::{AvOffsets, median};
 
 use crate::cast::Recorder;
 use crate::density::DensityStep;
+use crate::fleet::FleetResults;
 use crate::measure::Measurement;
 use crate::outputs::OutputResults;
 use crate::page::BenchPage;
@@ -62,6 +63,7 @@ pub(crate) struct Results {
     pub(crate) rooms: Option<RoomResults>,
     pub(crate) playback: Option<PlaybackResults>,
     pub(crate) service: Option<ServiceResults>,
+    pub(crate) fleet: Option<FleetResults>,
 }
 
 impl PageResult {

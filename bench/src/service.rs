@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use pagecast_testkit::command::{program, run_for_stdout};
+use pagecast_testkit::service::Environment;
 
 use crate::usage::{CpuUsage, kill_descendants};
 use calls::{RequestSigner, get_task, list_casts, start_webcast};
@@ -82,7 +83,7 @@ impl ServiceResults {
 
 impl HistoryResult {
     fn measure(program: &Path, casts: usize, length_s: u32) -> Result<Self> {
-        let mut server = MeasuredService::start(program)?;
+        let mut server = MeasuredService::start(program, Environment::new())?;
         let mut signer = RequestSigner::new(server.host());
         let filled_per_s = fill_history(&server, &mut signer, casts)?;
         eprintln!("service, {casts} casts in the history: {filled_per_s:.0} a second to fill it");
@@ -105,6 +106,16 @@ impl HistoryResult {
         kill_descendants()?;
         Ok(Self { cast_count: casts, filled_per_s, queued, executed: run, executed_count: ran, get, list })
     }
+}
+
+/// Latency of requests at [`REQUESTS_PER_S`] with an empty history, and a service with these environment
+/// variables. Casts stay queued.
+pub(crate) fn measure_starts(program: &Path, environment: Environment, length_s: u32) -> Result<LoadResult> {
+    let server = MeasuredService::start(program, environment)?;
+    let mut signer = RequestSigner::new(server.host());
+    let starts = run_load(&server, &mut signer, 0, length_s)?;
+    server.wait_until_all_ended()?;
+    Ok(starts)
 }
 
 fn cast_count(length_s: u32) -> usize {

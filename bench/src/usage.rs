@@ -90,6 +90,13 @@ impl Sub for CpuUsage {
     }
 }
 
+/// CPU time of this process so far, in seconds.
+pub(crate) fn own_cpu_s() -> Result<f64> {
+    let process = Process::read(getpid().as_raw_nonzero().get());
+    let ticks = process.and_then(|process| process.cpu_ticks()).context("cannot read /proc/self/stat")?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// Sum of the proportional set sizes of all descendants, in bytes.
 pub(crate) fn pss_bytes() -> Result<u64> {
     let kib = |process: &Process| {

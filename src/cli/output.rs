@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pagecast_core::spec::{Format, Recording, SourceUrl, Storage, StorageError};
+use pagecast_worker::cast::CastPaths;
 use url::Url;
 
 use super::location::{has_mp4_extension, parse_output};
@@ -94,19 +95,18 @@ impl OutputOptions {
         self.output.is_some()
     }
 
-    /// Returns the recording, and the folder for evidence beside it.
+    /// Returns the recording, and the spool and the folder for evidence beside it.
     pub(crate) fn recording(
         &self,
         page: &SourceUrl,
         now_unix_s: i64,
-    ) -> Result<(Recording, PathBuf), StorageError> {
+    ) -> Result<(Recording, CastPaths), StorageError> {
         let (default, named) = self.target(page, now_unix_s)?;
-        let spool = self.spool.clone().unwrap_or_else(|| default.spool.clone());
+        let spool = self.spool.clone().unwrap_or_else(|| with_suffix(&named, ".spool"));
         let recording = Recording {
             backup: self.backup.as_deref().map(Storage::parse).transpose()?,
             format: self.format.into(),
             overwrite: self.overwrite,
-            spool,
             spool_limit_bytes: self.spool_limit.unwrap_or(default.spool_limit_bytes),
             segment: self.segment.unwrap_or(default.segment),
             split: self.split.unwrap_or(default.split),
@@ -116,7 +116,8 @@ impl OutputOptions {
             upload_timeout: self.upload_timeout.unwrap_or(default.upload_timeout),
             ..default
         };
-        Ok((recording, with_suffix(&named, ".evidence")))
+        let evidence = Some(with_suffix(&named, ".evidence"));
+        Ok((recording, CastPaths { spool, receipt: None, evidence }))
     }
 
     /// Returns the default recording for its location, and the path that folders beside it are named after.
@@ -139,7 +140,7 @@ impl OutputOptions {
             Storage::Folder(folder) => folder.join(&name),
             _ => PathBuf::from(&name),
         };
-        Ok((Recording::new(name, storage, with_suffix(&local, ".spool")), local))
+        Ok((Recording::new(name, storage), local))
     }
 
     fn storage(&self, text: &str) -> Result<Storage, StorageError> {
@@ -194,25 +195,26 @@ mod tests {
         output: OutputOptions,
     }
 
-    fn recording(arguments: &[&str]) -> Recording {
+    fn recording(arguments: &[&str]) -> (Recording, PathBuf) {
         let line = TestCli::parse_from(["x"].iter().chain(arguments));
         let page = SourceUrl::parse("https://a.example/b").unwrap();
-        line.output.recording(&page, 1_700_000_000).unwrap().0
+        let (recording, paths) = line.output.recording(&page, 1_700_000_000).unwrap();
+        (recording, paths.spool)
     }
 
     #[test]
     fn outputs_are_resolved() {
-        let file = recording(&["-o", "talks/my talk.mp4"]);
+        let (file, spool) = recording(&["-o", "talks/my talk.mp4"]);
         assert_eq!(file.to, Storage::File("talks/my talk.mp4".into()));
-        assert_eq!(file.spool, PathBuf::from("talks/my talk.mp4.spool"));
-        let folder = recording(&["-o", "talks", "--format", "both"]);
+        assert_eq!(spool, PathBuf::from("talks/my talk.mp4.spool"));
+        let (folder, spool) = recording(&["-o", "talks", "--format", "both"]);
         assert_eq!(folder.to, Storage::Folder("talks".into()));
         assert_eq!((folder.name.as_str(), folder.format), ("a.example-20231114-221320", Format::Both));
-        assert_eq!(folder.spool, PathBuf::from("talks/a.example-20231114-221320.spool"));
-        let bucket =
+        assert_eq!(spool, PathBuf::from("talks/a.example-20231114-221320.spool"));
+        let (bucket, spool) =
             recording(&["-o", "s3://talks/p", "--storage-endpoint", "http://127.0.0.1:9", "--name", "t"]);
         let Storage::Bucket(s3) = &bucket.to else { panic!("{bucket:?}") };
         assert_eq!(s3.endpoint.as_ref().map(Url::as_str), Some("http://127.0.0.1:9/"));
-        assert_eq!((bucket.name.as_str(), bucket.spool), ("t", PathBuf::from("t.spool")));
+        assert_eq!((bucket.name.as_str(), spool), ("t", PathBuf::from("t.spool")));
     }
 }

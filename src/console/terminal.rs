@@ -1,5 +1,7 @@
 //! The width of the terminal, and lines that fit into it.
 
+use std::os::fd::AsFd;
+
 /// Columns of a terminal that does not report its width.
 const DEFAULT_COLUMNS: usize = 80;
 /// Columns counted for a character that is not ASCII: terminals disagree about many of them, and none uses
@@ -23,7 +25,12 @@ impl Field {
 
 /// Returns the current width of the terminal, in columns.
 pub(super) fn columns() -> usize {
-    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+    columns_of(std::io::stderr())
+}
+
+/// Returns the width of the terminal that this file is, in columns.
+pub(super) fn columns_of(terminal: impl AsFd) -> usize {
+    match rustix::termios::tcgetwinsize(terminal) {
         Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
         _ => DEFAULT_COLUMNS,
     }
@@ -53,7 +60,7 @@ pub(super) fn fit(mut fields: Vec<Field>, columns: usize) -> String {
 }
 
 /// Returns the start of a line, in no more than `width` columns.
-fn truncate(line: &str, width: usize) -> String {
+pub(super) fn truncate(line: &str, width: usize) -> String {
     let mut taken = 0;
     let fits = |character: &char| {
         taken += char_width(*character);
@@ -63,7 +70,7 @@ fn truncate(line: &str, width: usize) -> String {
 }
 
 /// Most columns that a terminal gives this text.
-fn text_width(text: &str) -> usize {
+pub(super) fn text_width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
 

@@ -1,8 +1,33 @@
-//! The data folder: made private before anything is stored in it.
+//! The data folder: made private before anything is stored in it, and used by one service only.
 
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
+
+/// Exclusive lock on a data folder without a database. The kernel releases it when the process ends.
+#[derive(Debug)]
+pub(super) struct DataFolderLock(#[expect(dead_code, reason = "closing it releases the lock")] File);
+
+impl DataFolderLock {
+    /// Locks a data folder against services with a database in it, and against those without one.
+    pub(super) fn acquire(data: &Path) -> anyhow::Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        // The file that a service with a database locks.
+        let path = data.join("fleet.db.lock");
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.with_context(|| format!("cannot open the lock {}", path.display()))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                anyhow::bail!("another service uses the data folder {}: stop it, or set data", data.display())
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
 
 /// Creates the data folder for its owner only, or checks an existing one. A folder that every user can write
 /// to becomes private; other modes cause a warning.

@@ -4,15 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pagecast_fleet::Fleet;
+use pagecast_core::spec::is_label;
+use pagecast_fleet::postgres::{self, PostgresFleet};
 use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
-use pagecast_server::config::{self, Config};
+use pagecast_fleet::{Fleet, Rooms, WorkerId};
+use pagecast_server::config::{self, Config, Role};
 use pagecast_server::listen::Listener;
 use pagecast_server::{Clock, volcengine};
 
+use super::data_folder::{self, DataFolderLock};
+use super::peers::OpenedPeers;
 use super::rooms::EmbeddedRooms;
-use super::{data_folder, unix_ms};
+use super::unix_ms;
+
+/// Pause between two attempts to reach the fleet's database at the start, when it may start, too.
+const DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Everything that a service holds on the machine. Requests wait until it runs.
 pub(super) struct OpenedService {
@@ -21,26 +28,46 @@ pub(super) struct OpenedService {
     pub(super) uses_demo_application: bool,
     pub(super) clock: Clock,
     pub(super) fleet: Arc<dyn Fleet>,
+    /// Name of this node in the fleet.
+    pub(super) node: WorkerId,
+    /// Keeps other services out of the data folder, if the fleet's database does not.
+    pub(super) data_lock: Option<DataFolderLock>,
     pub(super) listener: Listener,
     pub(super) rooms: Option<Arc<EmbeddedRooms>>,
+    /// The channel to the other nodes.
+    pub(super) peers: Option<OpenedPeers>,
 }
 
 impl OpenedService {
-    /// Opens everything in order. The fleet locks the data folder against other services before anything else
-    /// uses it.
+    /// Opens everything in order. The data folder is locked against other services before anything else uses
+    /// it.
     pub(super) async fn open(mut config: Config) -> anyhow::Result<Self> {
         data_folder::prepare(&config.data)?;
         let clock: Clock = Arc::new(unix_ms);
-        let fleet = open_fleet(&config, &clock)?;
+        let (node, data_lock, fleet, room_table) = if config.fleet.database.is_some() {
+            let node = node_name(&config)?;
+            let lock = DataFolderLock::acquire(&config.data)?;
+            let fleet = open_shared_fleet(&config, &node).await?;
+            let room_table: Arc<dyn Rooms> = Arc::clone(&fleet) as _;
+            (node, Some(lock), fleet as Arc<dyn Fleet>, Some(room_table))
+        } else {
+            // The data folder has only one service, so any name will do; it must not change.
+            (WorkerId("embedded".into()), None, open_local_fleet(&config, &clock)?, None)
+        };
         open_signature_log(&config)?;
         let uses_demo_application = add_demo_application(&mut config)?;
         let listener = Listener::bind(config.listen, config.tls.as_ref()).await?;
-        let rooms = open_rooms(&config, &listener)?;
-        Ok(Self { config, uses_demo_application, clock, fleet, listener, rooms })
+        let peers = match room_table {
+            Some(table) => OpenedPeers::open(&config, table).await?,
+            None => None,
+        };
+        let rooms = open_rooms(&config, &listener, peers.as_ref())?;
+        Ok(Self { config, uses_demo_application, clock, fleet, node, data_lock, listener, rooms, peers })
     }
 }
 
-fn open_fleet(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Fleet>> {
+/// Opens the database in the data folder, and locks the folder.
+fn open_local_fleet(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Fleet>> {
     let fleet = SqliteFleet::open(sqlite::Config {
         path: config.data.join("fleet.db"),
         vault: open_vault(config)?,
@@ -50,6 +77,48 @@ fn open_fleet(config: &Config, clock: &Clock) -> anyhow::Result<Arc<dyn Fleet>> 
         max_bytes: config.casts.max_database_mib << 20,
     });
     Ok(fleet.context("cannot open the fleet")?)
+}
+
+/// Connects to the database of a fleet of nodes. Waits while the database cannot be reached: when power is
+/// back in a data centre, it may come last.
+async fn open_shared_fleet(config: &Config, node: &WorkerId) -> anyhow::Result<Arc<PostgresFleet>> {
+    let settings = &config.fleet;
+    let url = settings.database.as_ref().context("there is no fleet.database")?;
+    let tls = postgres::tls_config(settings.ca.as_deref()).context("cannot use fleet.ca")?;
+    loop {
+        let opened = PostgresFleet::open(postgres::Config {
+            url: url.reveal().to_owned(),
+            direct_url: settings.direct_database.as_ref().map(|url| url.reveal().to_owned()),
+            tls: Arc::clone(&tls),
+            vault: open_vault(config)?,
+            retention: Duration::from_secs(config.casts.retention_h * 3600),
+            node: node.0.clone(),
+            monotonic_clock: postgres::monotonic_clock(),
+        });
+        match opened.await {
+            Ok(fleet) => return Ok(fleet),
+            Err(error) if error.is_transient() => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!("cannot reach fleet.database, retrying: {error:#}");
+                tokio::time::sleep(DATABASE_RETRY_INTERVAL).await;
+            }
+            Err(error) => return Err(error).context("cannot use fleet.database"),
+        }
+    }
+}
+
+/// Name of this node in a fleet: the configured one, or that of the machine.
+fn node_name(config: &Config) -> anyhow::Result<WorkerId> {
+    if let Some(name) = &config.fleet.node {
+        return Ok(WorkerId(name.clone()));
+    }
+    let system = rustix::system::uname();
+    let name = system.nodename().to_str().unwrap_or_default();
+    anyhow::ensure!(
+        is_label(name),
+        "the name of this machine cannot be that of a node: set fleet.node to letters, digits and _ - ."
+    );
+    Ok(WorkerId(name.to_owned()))
 }
 
 /// Opens the vault that seals secrets, with the configured key or one that is created in the data folder.
@@ -81,9 +150,16 @@ fn add_demo_application(config: &mut Config) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn open_rooms(config: &Config, listener: &Listener) -> anyhow::Result<Option<Arc<EmbeddedRooms>>> {
-    if !config.rooms.enabled {
+fn open_rooms(
+    config: &Config,
+    listener: &Listener,
+    peers: Option<&OpenedPeers>,
+) -> anyhow::Result<Option<Arc<EmbeddedRooms>>> {
+    // A node that carries no rooms still hands requests on to those that do.
+    let can_reach_rooms = config.fleet.has_role(Role::Rooms) || peers.is_some();
+    if !config.rooms.enabled || !can_reach_rooms {
         return Ok(None);
     }
-    Ok(Some(Arc::new(EmbeddedRooms::start(config, &listener.url())?)))
+    let fleet_listener = peers.and_then(OpenedPeers::room_address);
+    Ok(Some(Arc::new(EmbeddedRooms::start(config, &listener.url(), fleet_listener)?)))
 }

@@ -9,10 +9,11 @@ use pagecast_core::spec::{RoomIds, RoomService, RoomUrl, Secret};
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_room::embedded::{
     self, Server,
-    token::{self, Claims},
+    token::{self, Action, Claims},
 };
-use pagecast_server::config::Config;
+use pagecast_server::config::{Config, Role};
 use pagecast_server::is_embedded_room;
+use pagecast_server::peer::{OccupiedRoom, RoomServer};
 use pagecast_server::route::Router;
 use pagecast_worker::node;
 
@@ -27,9 +28,17 @@ const VIEWER_TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 /// Viewers reach them through the service's main listener, or through a listener of their own
 /// (`rooms.listen`). Casts of this service publish through the latter, or through one on a free port of
 /// loopback: it needs no certificate, and no room in the limits of the main listener.
+///
+/// In a fleet whose nodes have a channel, requests pass through [`pagecast_server::peer::RoomForwarder`]
+/// first, and a node may carry no rooms itself.
 #[derive(Debug)]
 pub(super) struct EmbeddedRooms {
-    server: Server,
+    /// The rooms that this node carries.
+    server: Option<Server>,
+    /// Address of the listener to which the casts of this service publish.
+    publish_address: SocketAddr,
+    /// Whether other nodes carry rooms, too.
+    is_shared: bool,
     /// Whether the main listener serves the rooms.
     on_main_listener: bool,
     public_url: String,
@@ -38,8 +47,13 @@ pub(super) struct EmbeddedRooms {
 }
 
 impl EmbeddedRooms {
-    /// Starts the rooms. `main_url` is the base URL of the main listener.
-    pub(super) fn start(config: &Config, main_url: &str) -> anyhow::Result<Self> {
+    /// Starts the rooms. `main_url` is the base URL of the main listener, and `fleet_listener` the address of
+    /// the listener of rooms that belong to a fleet.
+    pub(super) fn start(
+        config: &Config,
+        main_url: &str,
+        fleet_listener: Option<SocketAddr>,
+    ) -> anyhow::Result<Self> {
         let (rooms, connection_limits) = (&config.rooms, config.limits.listener_limits());
         // The configuration was validated; this holds whatever was configured.
         anyhow::ensure!(
@@ -47,30 +61,39 @@ impl EmbeddedRooms {
             "rooms that other machines can reach need rooms.secret"
         );
         let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-        let server = Server::start(embedded::Config {
-            http: rooms.listen.unwrap_or(loopback),
-            media: rooms.media_listen,
-            advertised_addresses: rooms.announced_addresses.clone(),
-            access: rooms.secret.clone().map_or(embedded::Access::Open, embedded::Access::Jwt),
-            connection_limits,
-            limits: embedded::Limits {
-                rooms: rooms.max_rooms,
-                rooms_per_application: rooms.max_rooms_per_application,
-                viewers: rooms.max_viewers,
-                viewers_per_application: rooms.max_viewers_per_application,
-                viewers_per_room: rooms.max_viewers_per_room,
-                ..embedded::Limits::default()
-            },
-            ..embedded::Config::default()
-        });
+        let own_listener = rooms.listen.filter(|_| fleet_listener.is_none()).unwrap_or(loopback);
+        let start_server = || {
+            Server::start(embedded::Config {
+                http: own_listener,
+                media: rooms.media_listen,
+                advertised_addresses: rooms.announced_addresses.clone(),
+                access: rooms.secret.clone().map_or(embedded::Access::Open, embedded::Access::Jwt),
+                connection_limits,
+                limits: embedded::Limits {
+                    rooms: rooms.max_rooms,
+                    rooms_per_application: rooms.max_rooms_per_application,
+                    viewers: rooms.max_viewers,
+                    viewers_per_application: rooms.max_viewers_per_application,
+                    viewers_per_room: rooms.max_viewers_per_room,
+                    ..embedded::Limits::default()
+                },
+                ..embedded::Config::default()
+            })
+        };
+        let carries_rooms = fleet_listener.is_none() || config.fleet.has_role(Role::Rooms);
+        let server = carries_rooms.then(start_server).transpose();
         let server = server.context("cannot start the embedded rooms")?;
+        let publish_address = fleet_listener.or_else(|| server.as_ref().map(Server::http_addr));
+        let publish_address = publish_address.context("no listener for rooms")?;
         let listener_url = match rooms.listen {
-            Some(_) => format!("http://{}", server.http_addr()),
+            Some(_) => format!("http://{publish_address}"),
             None => main_url.to_owned(),
         };
         let public_url = rooms.public_url.clone().unwrap_or(listener_url);
         Ok(Self {
             server,
+            publish_address,
+            is_shared: fleet_listener.is_some(),
             on_main_listener: rooms.listen.is_none(),
             public_url: public_url.trim_end_matches('/').to_owned(),
             secret: rooms.secret.clone(),
@@ -83,9 +106,19 @@ impl EmbeddedRooms {
         &self.public_url
     }
 
-    /// What the main listener serves: all of the rooms, or nothing.
-    pub(super) fn main_router(&self) -> Router {
-        if self.on_main_listener { self.server.router() } else { Router::new() }
+    /// The rooms that this node carries, if it carries any.
+    pub(super) fn server_router(&self) -> Option<Router> {
+        self.server.as_ref().map(Server::router)
+    }
+
+    /// Whether this node carries rooms.
+    pub(super) fn carries_rooms(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// What the main listener serves: these rooms, or nothing.
+    pub(super) fn main_router(&self, rooms: Router) -> Router {
+        if self.on_main_listener { rooms } else { Router::new() }
     }
 
     /// Most event streams of viewers on the main listener.
@@ -95,7 +128,9 @@ impl EmbeddedRooms {
 
     /// Ends all sessions and event streams, without waiting.
     pub(super) fn shutdown(&self) {
-        self.server.shutdown();
+        if let Some(server) = &self.server {
+            server.shutdown();
+        }
     }
 
     fn token(&self, claims: &Claims) -> Option<String> {
@@ -108,7 +143,7 @@ impl EmbeddedRooms {
         let room = qualified_room_name(ids);
         let token =
             self.token(&Claims::new(&room, PUBLISHER_TOKEN_LIFETIME).allow_publish(&ids.user).for_own_cast());
-        let address = loopback_if_unspecified(self.server.http_addr());
+        let address = loopback_if_unspecified(self.publish_address);
         let url = format!("http://{address}/rooms/{}/whip?user={{user}}", escape_room_name(&room));
         Ok(RoomService::Whip { url: RoomUrl::parse(&url)?, token: token.map(Secret::new) })
     }
@@ -116,7 +151,9 @@ impl EmbeddedRooms {
 
 impl pagecast_server::EmbeddedRooms for EmbeddedRooms {
     fn expect_publisher(&self, ids: &RoomIds) {
-        self.server.expect_publisher(&qualified_room_name(ids), &ids.user);
+        if let Some(server) = &self.server {
+            server.expect_publisher(&qualified_room_name(ids), &ids.user);
+        }
     }
 
     fn watch_url(&self, ids: &RoomIds) -> String {
@@ -126,8 +163,28 @@ impl pagecast_server::EmbeddedRooms for EmbeddedRooms {
         format!("{}/rooms/{}{token}", self.public_url, escape_room_name(&room))
     }
 
-    fn viewer_count(&self, ids: &RoomIds) -> usize {
-        self.server.stats(&qualified_room_name(ids)).map_or(0, |stats| stats.viewers.len())
+    fn viewer_count(&self, ids: &RoomIds) -> Option<usize> {
+        let stats = self.server.as_ref().and_then(|server| server.stats(&qualified_room_name(ids)));
+        let of_others = if self.is_shared { None } else { Some(0) };
+        stats.map_or(of_others, |stats| Some(stats.viewers.len()))
+    }
+}
+
+impl RoomServer for EmbeddedRooms {
+    fn occupied_rooms(&self) -> Vec<OccupiedRoom> {
+        let rooms = self.server.iter().flat_map(Server::rooms);
+        rooms.map(|stats| OccupiedRoom { viewers: stats.viewers.len(), name: stats.room }).collect()
+    }
+
+    fn close_room(&self, room: &str) {
+        if self.server.as_ref().is_some_and(|server| !server.close_room(room)) {
+            tracing::debug!(room, "media thread busy, room closed later");
+        }
+    }
+
+    fn may_publish(&self, room: &str, token: Option<&str>) -> bool {
+        let Some(secret) = &self.secret else { return true };
+        token.is_some_and(|token| token::verify(secret, token, room, Action::Publish).is_ok())
     }
 }
 
@@ -178,7 +235,7 @@ mod tests {
     fn start(change: impl FnOnce(&mut Config)) -> EmbeddedRooms {
         let mut config = Config::default();
         change(&mut config);
-        EmbeddedRooms::start(&config, "https://pagecast.example:8443").unwrap()
+        EmbeddedRooms::start(&config, "https://pagecast.example:8443", None).unwrap()
     }
 
     #[test]
@@ -196,7 +253,7 @@ mod tests {
         let rooms = start(|config| config.rooms.public_url = Some("https://rooms.example/".into()));
         assert_eq!(watch_url(&rooms), "https://rooms.example/rooms/a~r%401");
         let rooms = start(|config| config.rooms.listen = Some(([127, 0, 0, 1], 0).into()));
-        assert_eq!(watch_url(&rooms), format!("http://{}/rooms/a~r%401", rooms.server.http_addr()));
+        assert_eq!(watch_url(&rooms), format!("http://{}/rooms/a~r%401", rooms.publish_address));
         assert_eq!(rooms.max_event_streams(), 0);
     }
 
@@ -214,7 +271,7 @@ mod tests {
             (url.reveal().to_owned(), token)
         };
         let (url, token) = complete(&mut spec, "http://rooms.invalid/");
-        let port = rooms.server.http_addr().port();
+        let port = rooms.publish_address.port();
         assert_eq!(url, format!("http://127.0.0.1:{port}/rooms/a~r%401/whip?user={{user}}"));
         assert!(token.is_some());
         let other = "https://whip.example/{room}";

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{Source, SourceUrl};
-use pagecast_fleet::WorkerId;
+use pagecast_fleet::{NodeInfo, RunningCasts, WorkerId};
 use pagecast_server::Service;
-use pagecast_server::app::{self, ApplicationRegistry};
+use pagecast_server::app::{self, ApplicationRegistry, StorageLocation};
 use pagecast_server::callback::WebhookDispatcher;
-use pagecast_server::config::Config;
+use pagecast_server::config::{Config, Role};
 use pagecast_server::listen::Listener;
 use pagecast_server::metrics::Metrics;
 use pagecast_server::route::{self, Router};
@@ -19,11 +19,10 @@ use pagecast_worker::process;
 use tokio::sync::watch;
 
 use super::RunningService;
+use super::data_folder::DataFolderLock;
 use super::open::OpenedService;
+use super::peers::{NodePeers, OpenedPeers, WiredPeers};
 use super::rooms::{EmbeddedRooms, RoomEndpoint};
-
-/// How long a lease lasts without renewal: three renewals may fail.
-const LEASE_DURATION: Duration = Duration::from_secs(15);
 
 /// A service that is complete but does not run yet.
 pub(super) struct WiredService {
@@ -32,57 +31,117 @@ pub(super) struct WiredService {
     router: Router,
     rooms: Option<Arc<EmbeddedRooms>>,
     node: node::Config,
-    dispatcher: WebhookDispatcher,
+    /// Delivers callbacks, on a node with the role `api`.
+    dispatcher: Option<WebhookDispatcher>,
+    peers: Option<WiredPeers>,
     uses_demo_application: bool,
     stop: watch::Sender<bool>,
+    data_lock: Option<DataFolderLock>,
 }
 
 impl WiredService {
     /// Loads the applications and connects all parts.
     pub(super) async fn wire(opened: OpenedService) -> anyhow::Result<Self> {
-        let OpenedService { config, uses_demo_application, clock, fleet, listener, rooms } = opened;
-        let node = node_config(&config, rooms.as_ref())?;
+        let OpenedService {
+            config,
+            uses_demo_application,
+            clock,
+            fleet,
+            node,
+            data_lock,
+            listener,
+            rooms,
+            peers,
+        } = opened;
+        let sends_callbacks = config.fleet.has_role(Role::Api);
+        let start_client = |peers: &OpenedPeers| peers.start_client(&config, &node, &fleet, &clock);
+        let client = peers.as_ref().map(start_client).transpose()?;
+        let peer_url = peers.as_ref().map(OpenedPeers::url);
+        let mut node = node_config(&config, node, rooms.as_ref(), peer_url)?;
+        node.peers = client.clone().map(|client| Arc::new(NodePeers(client)) as _);
         let service = Service {
             fleet,
+            node: node.worker.clone(),
             apps: Arc::new(ApplicationRegistry::default()),
             config: Arc::new(config),
             rooms: rooms.clone().map(|rooms| rooms as _),
+            peers: client.clone(),
             clock,
             draining: Arc::default(),
+            live_api_nodes: Arc::default(),
         };
         app::load(&service).await.context("cannot load the applications")?;
         let (stop, stopped) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());
-        let room_router = rooms.as_ref().map(|rooms| rooms.main_router()).unwrap_or_default();
+        let (peers, room_router) = match peers.zip(client) {
+            Some((peers, client)) => {
+                let (peers, router) = peers.wire(&service, client, rooms.clone(), node.running.clone());
+                (Some(peers), Some(router))
+            }
+            None => (None, rooms.as_ref().and_then(|rooms| rooms.server_router())),
+        };
+        let room_router = rooms.as_ref().zip(room_router).map(|(rooms, router)| rooms.main_router(router));
+        let room_router = room_router.unwrap_or_default();
         let router = route::router(service.clone(), Arc::clone(&metrics), stopped, room_router);
-        let dispatcher = WebhookDispatcher::new(service.clone(), metrics);
-        Ok(Self { service, listener, router, rooms, node, dispatcher, uses_demo_application, stop })
+        let dispatcher = sends_callbacks.then(|| WebhookDispatcher::new(service.clone(), metrics));
+        Ok(Self {
+            service,
+            listener,
+            router,
+            rooms,
+            node,
+            dispatcher,
+            peers,
+            uses_demo_application,
+            stop,
+            data_lock,
+        })
     }
 
-    /// Runs listener, node and webhook dispatcher. The listener comes first: a service that nobody can reach
+    /// Runs listeners, node and webhook dispatcher. The listeners come first: a service that nobody can reach
     /// must not resume casts.
     pub(super) async fn run(self) -> anyhow::Result<RunningService> {
-        let Self { service, listener, router, rooms, node, dispatcher, uses_demo_application, stop } = self;
+        let Self {
+            service,
+            listener,
+            router,
+            rooms,
+            node,
+            dispatcher,
+            peers,
+            uses_demo_application,
+            stop,
+            data_lock,
+        } = self;
         let config = &service.config;
         let url = listener.url();
         let mut limits = config.limits.listener_limits();
         limits.max_event_streams = rooms.as_ref().map_or(0, |rooms| rooms.max_event_streams());
         let server = listener.serve(limits, router);
+        let peers = peers.map(|peers| peers.run(config, Arc::clone(&node.viewers)));
         separate_browsers(config);
+        tokio::spawn(app::follow_fleet(service.clone()));
         let node = Node::join(node, Arc::clone(&service.fleet)).await?;
-        let node = tokio::spawn(node.run(stop.subscribe()));
+        let (node_end, node_ended) = watch::channel(None);
+        let running = node.run(stop.subscribe());
+        let node = tokio::spawn(async move {
+            node_end.send_replace(Some(running.await));
+        });
         let (stop_dispatcher, dispatcher_stopped) = watch::channel(false);
-        let dispatcher = tokio::spawn(dispatcher.run(dispatcher_stopped));
+        let dispatcher = dispatcher.map(|dispatcher| tokio::spawn(dispatcher.run(dispatcher_stopped)));
         Ok(RunningService {
             service,
             server,
             url,
             rooms,
+            peers,
             uses_demo_application,
             stop,
             stop_dispatcher,
             node,
+            node_ended,
             dispatcher,
+            _data_lock: data_lock,
         })
     }
 }
@@ -95,31 +154,51 @@ fn separate_browsers(config: &Config) {
     }
 }
 
-fn node_config(config: &Config, rooms: Option<&Arc<EmbeddedRooms>>) -> anyhow::Result<node::Config> {
+fn node_config(
+    config: &Config,
+    worker: WorkerId,
+    rooms: Option<&Arc<EmbeddedRooms>>,
+    peer_url: Option<String>,
+) -> anyhow::Result<node::Config> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let folder = |name: &str| config.data.join(name);
     let like = SourceUrl::parse("http://localhost/").map(|url| CastSpec::new(Source::new(url)))?;
     let room_endpoint =
         |rooms: &Arc<EmbeddedRooms>| -> Arc<dyn CompleteSpec> { Arc::new(RoomEndpoint(Arc::clone(rooms))) };
     Ok(node::Config {
         program,
-        // The data folder is locked, so there is only one.
-        worker: WorkerId("embedded".into()),
-        lease: LEASE_DURATION,
+        worker,
+        info: node_info(config, peer_url),
+        runs_casts: config.fleet.has_role(Role::Worker),
+        lease: config.fleet.lease(),
         admission: AdmissionConfig {
             cpu_share: config.casts.cpu_share,
             reserved_memory_bytes: config.casts.reserved_memory_mib << 20,
             min_free_disk_bytes: config.casts.min_free_disk_mib << 20,
             max_casts: config.casts.max_running as usize,
         },
-        warm_browsers: Some((config.casts.warm_browsers, like)),
-        scratch: folder("scratch"),
-        folders: ["spool", "recordings", "receipts"].map(folder).into(),
-        evidence: folder("evidence"),
+        warm_browsers: Some((config.casts.warm_browsers, like))
+            .filter(|_| config.fleet.has_role(Role::Worker)),
+        store: config.fleet.store.as_ref().map(StorageLocation::to_spec),
+        data: config.data.clone(),
         disks: vec![config.data.clone(), std::env::temp_dir()],
         // Closing the database itself would give up SQLite's locks; its log has none.
-        reserved: vec![folder("fleet.db-wal")],
+        reserved: vec![config.data.join("fleet.db-wal")],
         drain_timeout: Duration::from_secs(config.casts.drain_timeout_s),
         spec_completer: rooms.map(room_endpoint),
+        peers: None,
+        running: RunningCasts::default(),
+        viewers: Arc::default(),
     })
+}
+
+/// What this node says of itself to the others.
+fn node_info(config: &Config, peer_url: Option<String>) -> NodeInfo {
+    let fleet = &config.fleet;
+    NodeInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        roles: fleet.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+        labels: fleet.labels.clone(),
+        peer_url,
+        instance: pagecast_fleet::vault::random_u64(),
+    }
 }

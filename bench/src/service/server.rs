@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::service::Environment;
 use pagecast_testkit::{ScratchDir, ServiceConfig, ServiceProcess};
 
 use super::calls::{APP_ID, KEY_COUNT, SECRET, access_key, rest_get, rest_token};
@@ -36,7 +37,7 @@ pub(super) enum CastRunner {
 }
 
 impl CastRunner {
-    fn environment(self) -> Vec<(&'static str, String)> {
+    fn environment(self) -> Environment {
         let extra = if self == Self::Disabled { &NO_CAPACITY_ENV[..] } else { &[] };
         [LOG_ENV].iter().chain(extra).map(|(name, value)| (*name, (*value).to_owned())).collect()
     }
@@ -45,13 +46,15 @@ impl CastRunner {
 /// A service with its own copy of the program.
 pub(super) struct MeasuredService {
     service: ServiceProcess,
+    /// Further environment variables.
+    environment: Environment,
     program_folder: ScratchDir,
     original: PathBuf,
 }
 
 impl MeasuredService {
     /// Starts a service that leaves its casts in the queue.
-    pub(super) fn start(pagecast: &Path) -> Result<Self> {
+    pub(super) fn start(pagecast: &Path, environment: Environment) -> Result<Self> {
         let programs = ScratchDir::new()?;
         install_program(&programs, &fs::read(pagecast)?)?;
         let keys: Vec<_> = (0..KEY_COUNT)
@@ -67,12 +70,12 @@ impl MeasuredService {
         let config = ServiceConfig {
             top_level_toml: application,
             casts_toml: CASTS_TOML.to_owned(),
-            environment: CastRunner::Disabled.environment(),
+            environment: [CastRunner::Disabled.environment(), environment.clone()].concat(),
             ..ServiceConfig::default()
         };
         let program = programs.join("pagecast");
         let service = ServiceProcess::start(&program.to_string_lossy(), &config)?;
-        Ok(Self { service, program_folder: programs, original: pagecast.to_owned() })
+        Ok(Self { service, environment, program_folder: programs, original: pagecast.to_owned() })
     }
 
     /// Stops the service and starts it again with the same data.
@@ -82,7 +85,7 @@ impl MeasuredService {
     pub(super) fn restart(&mut self, runner: CastRunner) -> Result<()> {
         self.service.stop(STOP_TIMEOUT)?;
         install_program(&self.program_folder, &fs::read(&self.original)?)?;
-        self.service.environment = runner.environment();
+        self.service.environment = [runner.environment(), self.environment.clone()].concat();
         self.service.restart()?;
         if runner == CastRunner::Stub {
             install_program(&self.program_folder, STUB_SCRIPT.as_bytes())?;

@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod cast;
 pub mod connection;
 pub mod error_text;
+pub mod ledger;
 pub mod picture;
 pub mod spec;
 pub mod time;

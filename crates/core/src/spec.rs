@@ -3,6 +3,7 @@
 mod context;
 mod health;
 mod network;
+mod placement;
 mod push;
 mod recording;
 mod room;
@@ -27,6 +28,7 @@ pub use health::{
     HealthChecks, Limits, MAX_TIME_RANGE, MEMORY_RANGE, READY_TIMEOUT_RANGE, Readiness, ReadySignal,
 };
 pub use network::{NetworkPolicy, NetworkRefusal, NetworkRule};
+pub use placement::{MAX_LABELS, Placement, is_label};
 pub use push::{MAX_PUSH_URL_LEN, MAX_PUSHES, MAX_STREAM_KEY_LEN, Push, PushProtocol, PushUrl};
 pub use recording::{
     Format, KEYFRAME_INTERVAL, MAX_FILE_BYTES, MAX_RECORDING_NAME_LEN, Recording, SEGMENT_DURATION_RANGE,
@@ -68,9 +70,6 @@ pub struct CastSpec {
     /// Room that the page is published in, if any.
     #[serde(default)]
     pub room: Option<Room>,
-    /// Folder for evidence of health faults (screenshots and console messages), created when needed.
-    #[serde(default)]
-    pub evidence: Option<PathBuf>,
     /// Conditions for showing the page.
     #[serde(default)]
     pub readiness: Readiness,
@@ -90,6 +89,9 @@ pub struct CastSpec {
     /// process.
     #[serde(default)]
     pub resumed: bool,
+    /// Which nodes of a fleet may run the cast.
+    #[serde(default)]
+    pub placement: Placement,
 }
 
 impl CastSpec {
@@ -103,13 +105,13 @@ impl CastSpec {
             recording: None,
             pushes: Vec::new(),
             room: None,
-            evidence: None,
             readiness: Readiness::default(),
             checks: HealthChecks::default(),
             limits: Limits::default(),
             network: NetworkPolicy::default(),
             pushes_anywhere: false,
             resumed: false,
+            placement: Placement::default(),
         }
     }
 
@@ -129,15 +131,13 @@ impl CastSpec {
         {
             return Err(SpecError::Duration(d));
         }
-        if let Some(path) = self.evidence.as_ref().filter(|path| path.to_str().is_none()) {
-            return Err(SpecError::Path(path.clone()));
-        }
         self.recording.as_ref().map_or(Ok(()), Recording::validate)?;
         push::validate(&self.pushes)?;
         self.room.as_ref().map_or(Ok(()), |room| room.validate(self.source.size, self.source.fps))?;
         self.readiness.validate()?;
         self.checks.validate()?;
-        self.limits.validate()
+        self.limits.validate()?;
+        self.placement.validate()
     }
 
     /// Whether a browser that was warmed for this cast can be used for `other`.
@@ -280,6 +280,9 @@ pub enum SpecError {
         /// Reason why it is invalid.
         why: &'static str,
     },
+    /// The placement is invalid.
+    #[error("cannot place the cast: {0}")]
+    Placement(&'static str),
     /// The text is not a [`NetworkRule`].
     #[error(
         "cannot read {0:?} as a network rule: write an address, a network like 10.0.0.0/8, a name, *.name \
@@ -393,7 +396,7 @@ mod tests {
     #[test]
     fn errors_name_the_value_and_its_range() {
         let mut spec = CastSpec::new(Source::new(SourceUrl::parse("http://a.example").unwrap()));
-        spec.recording = Some(Recording::new("a", Storage::File("a.mp4".into()), "a.spool".into()));
+        spec.recording = Some(Recording::new("a", Storage::File("a.mp4".into())));
         assert_eq!(spec.validate(), Ok(()));
         assert_eq!(spec.bitrate_bps(), 6_000_000);
         let error = |change: &dyn Fn(&mut CastSpec)| {
@@ -422,6 +425,8 @@ mod tests {
             (error(&|s| s.limits.memory_bytes = 1), "1 as memory"),
             (error(&|s| s.limits.disk_bytes = 1), "1 as disk space of the browser in bytes: 268435456 to"),
             (error(&|s| s.limits.cpu_weight = 0), "0 as CPU weight"),
+            (error(&|s| s.placement.labels = vec!["a,b".into()]), "a label has 1 to 63"),
+            (error(&|s| s.placement.labels = vec!["a".into(); 9]), "at most 8 labels"),
             (error(&recording(&|r| r.name = "../a".into())), "call a recording"),
             (error(&recording(&|r| r.name = ".a".into())), "call a recording"),
             (error(&recording(&|r| r.name = "a".repeat(129))), "call a recording"),

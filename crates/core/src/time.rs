@@ -12,7 +12,7 @@ use crate::spec::SpecError;
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
 /// A point in time on the host's monotonic clock, in nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostTime(pub i64);
 
 impl Add<Duration> for HostTime {

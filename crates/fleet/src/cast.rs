@@ -110,6 +110,21 @@ impl CastState {
             Self::Ended => "ended",
         }
     }
+
+    /// Number of the state in databases.
+    pub(crate) fn to_number(self) -> i16 {
+        match self {
+            Self::Queued => 0,
+            Self::Starting => 1,
+            Self::Live => 2,
+            Self::Ended => 3,
+        }
+    }
+
+    /// The state with this number in databases.
+    pub(crate) fn from_number(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| i64::from(state.to_number()) == number)
+    }
 }
 
 /// End of a cast.
@@ -159,6 +174,40 @@ pub struct NewCast {
     pub notify: bool,
 }
 
+impl NewCast {
+    /// Time until which the cast holds its key at least, in milliseconds since 1970.
+    pub(crate) fn key_until_ms(&self) -> Option<UnixMs> {
+        match (&self.key, self.key_retention) {
+            (Some(_), KeyRetention::Until(until)) => Some(until),
+            (Some(_), KeyRetention::UntilEnded) | (None, _) => None,
+        }
+    }
+
+    /// The queued cast, created at this time.
+    pub(crate) fn into_queued(self, now: UnixMs) -> Cast {
+        Cast {
+            id: self.id,
+            app: self.app,
+            api: self.api,
+            key: self.key,
+            request: self.request,
+            spec: self.spec,
+            state: CastState::Queued,
+            end: None,
+            created_ms: now,
+            started_ms: None,
+            live_ms: None,
+            ended_ms: None,
+            stop_requested: false,
+            closed: false,
+            worker: None,
+            epoch: 0,
+            report: None,
+            events_dropped: 0,
+        }
+    }
+}
+
 /// Outcome of a request to create a cast.
 #[derive(Debug, Clone)]
 pub enum CreateOutcome {
@@ -185,7 +234,7 @@ pub struct Cast {
     pub api: String,
     /// Key that no other cast may hold at the same time.
     pub key: Option<CastKey>,
-    /// Original request without storage keys.
+    /// Original request without storage keys. Lists, and a claim's question whether the cast fits, omit it.
     pub request: Value,
     /// Description of the cast, without the injected data (style sheet, script, headers, cookies), which may
     /// be megabytes: only a [`crate::Claim`] includes it.

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     Cast, CastId, CastKey, CastPage, CastState, Command, CreateOutcome, Error, Event, Filter, NewCast,
+    QueueState,
 };
 
 /// Creation and queries of casts, for servers.
@@ -21,12 +22,15 @@ pub trait Casts: Debug + Send + Sync {
     /// Returns the cast that holds this key, or else the last one that held it.
     async fn find_by_key(&self, key: &CastKey) -> Result<Option<Cast>, Error>;
 
-    /// Lists casts without their reports, newest first. A cast that cannot be read is left out.
+    /// Lists casts without their requests and reports, newest first. A cast that cannot be read is left out.
     async fn list(&self, filter: &Filter) -> Result<CastPage, Error>;
 
     /// Counts the casts in each state, including stored casts that have ended; `app` restricts it to one
     /// application.
     async fn count(&self, app: Option<&str>) -> Result<Vec<(CastState, u64)>, Error>;
+
+    /// Returns size and order of the queue.
+    async fn queue(&self) -> Result<QueueState, Error>;
 
     /// Queues a command for the current or next owner of the cast. [`Command::Stop`] ends a queued cast at
     /// once with [`pagecast_core::cast::EndReason::Stopped`].

@@ -54,9 +54,18 @@ pub enum EventKind {
     },
     /// The cast's process died and was replaced.
     Restarted,
+    /// The node that ran the cast was lost: its lease expired.
+    LostNode {
+        /// Name of the lost node.
+        node: String,
+    },
     /// The cast resumed after its service instance was lost.
     #[serde(alias = "taken-up")]
-    Resumed,
+    Resumed {
+        /// Name of the node that goes on; earlier versions did not store it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
+    },
     /// The recording stopped, but the cast continues.
     #[serde(alias = "unrecorded")]
     RecordingStopped,
@@ -149,7 +158,8 @@ mod tests {
     fn events_of_earlier_versions_are_read() {
         let ended = |reason| EventKind::Ended { reason, message: None, cause: None };
         for (old, new) in [
-            (r#"{"event":"taken-up"}"#, EventKind::Resumed),
+            (r#"{"event":"taken-up"}"#, EventKind::Resumed { node: None }),
+            (r#"{"event":"resumed"}"#, EventKind::Resumed { node: None }),
             (r#"{"event":"unrecorded"}"#, EventKind::RecordingStopped),
             (r#"{"event":"moved","trouble":"crash"}"#, EventKind::Moved { fault: HealthFault::Crash }),
             (

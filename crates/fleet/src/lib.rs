@@ -7,32 +7,53 @@
 //! fenced from then on, so that a cast has one owner at a time.
 //!
 //! [`Fleet`] is the sum of five traits: [`Casts`], [`Leases`], [`Outbox`], [`Documents`] and [`Telemetry`].
-//! [`sqlite`] is the embedded backend; `tests/contract.rs` specifies what any backend must do.
+//! [`sqlite`] is the embedded backend, for one machine, and [`postgres`] the backend for many. Both follow
+//! the same decisions ([`lifecycle`], [`quota`], [`queue`], [`delivery`], [`clock`] …) and only store their
+//! results; `tests/contract.rs` specifies what any backend must do. [`Rooms`] is the table of embedded rooms.
 //!
 //! Deliberately absent: pages, media, HTTP, and the vocabulary of the vendors' APIs.
 
 pub mod cast;
 mod casts;
+mod clock;
+mod delivery;
 mod documents;
 pub mod event;
 mod injected;
 mod leases;
+mod lifecycle;
 pub mod outbox;
+mod paging;
+pub mod postgres;
+mod queue;
+mod quota;
+mod retention;
+mod rooms;
+mod running_casts;
+mod sealing;
 pub mod sqlite;
 mod telemetry;
+mod telemetry_table;
 pub mod vault;
 
 pub use cast::{
     Cast, CastEnd, CastId, CastKey, CastPage, CastState, CreateOutcome, Filter, KeyRetention, NewCast,
 };
 pub use casts::Casts;
-pub use documents::Documents;
+pub use documents::{Document, DocumentList, Documents};
 pub use event::{Event, EventKind, MAX_EVENTS, StoredFile};
-pub use leases::{Claim, Command, Leases, MAX_COMMANDS, Ticket, WorkerId};
+pub use leases::{
+    Claim, Command, ExpiredLease, Leases, MAX_COMMANDS, MAX_EXPIRED, Renewal, Ticket, WorkerId,
+};
 pub use outbox::{
     Backlog, DeliveryAttempt, DeliveryOutcome, MAX_RETRY_DELAY, Outbox, OutboxEntry, RedeliverOutcome,
 };
-pub use telemetry::{CastStats, MAX_SNAPSHOT_BYTES, RoomStats, Telemetry, WorkerStatus};
+pub use queue::QueueState;
+pub use rooms::Rooms;
+pub use running_casts::{RunningCast, RunningCastGuard, RunningCasts};
+pub use telemetry::{
+    CastStats, HeartbeatResponse, MAX_SNAPSHOT_BYTES, NodeInfo, RoomStats, Telemetry, WorkerStatus,
+};
 
 /// Time in milliseconds since 1970-01-01, UTC.
 pub type UnixMs = i64;
@@ -53,6 +74,12 @@ pub enum Error {
     /// The ticket is no longer valid, because another worker owns the cast or it is closed.
     #[error("the cast {0} has another owner now")]
     Fenced(CastId),
+    /// A later process has registered under the name of this worker.
+    #[error("another process has registered as {}: give each node a name of its own", .0.0)]
+    Replaced(WorkerId),
+    /// The document does not have the expected version.
+    #[error("the document {0} was changed meanwhile")]
+    DocumentChanged(String),
     /// A stored value cannot be read: it was sealed with another key, written by another version, or damaged.
     #[error("{what} cannot be read: {why}")]
     Unreadable {

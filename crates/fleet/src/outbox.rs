@@ -90,12 +90,16 @@ pub trait Outbox: Debug + Send + Sync {
     /// Returns entries that are due, the longest waiting first: at most the first pending event of each cast
     /// that is not in `skip`. There may be fewer than `limit` if they are large; an empty result means that
     /// no entry is due.
+    ///
+    /// If several nodes share the fleet, this node claims the entries for half a minute. Meanwhile no other
+    /// node gets an event of the same casts, and this one gets them again.
     async fn due_entries(&self, limit: usize, skip: &HashSet<CastId>) -> Result<Vec<OutboxEntry>, Error>;
 
     /// Returns the time until the next entry becomes due, not counting those that are due already.
     async fn next_due_in(&self) -> Result<Option<Duration>, Error>;
 
-    /// Records the outcome of a delivery, and the attempt if a message was sent.
+    /// Records the outcome of a delivery, and the attempt if a message was sent. The outcome is ignored if
+    /// another node has claimed the event since.
     ///
     /// # Errors
     /// [`Error::CastNotFound`].

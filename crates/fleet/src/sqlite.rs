@@ -13,13 +13,15 @@ mod clock;
 mod data_migration;
 mod documents;
 mod history;
+mod ledger;
 mod lock;
 mod outbox;
+mod queue;
 mod reader;
+mod rooms;
 mod row;
 mod schema;
 mod sweep;
-mod telemetry;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -29,30 +31,29 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::Push;
 use serde_json::Value;
 use tokio::sync::watch;
 
+pub use crate::clock::{Clock, monotonic_clock};
+use crate::queue::CANDIDATE_BATCH;
+use crate::rooms::RoomTable;
+use crate::sealing::SealedCast;
+use crate::telemetry_table::TelemetryTable;
 use crate::vault::{self, Vault};
 use crate::{
     Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
-    DeliveryAttempt, DeliveryOutcome, Documents, Error as FleetError, Event, EventKind, Filter, Leases,
-    NewCast, Outbox, OutboxEntry, RedeliverOutcome, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    DeliveryAttempt, DeliveryOutcome, DocumentList, Documents, Error as FleetError, Event, EventKind,
+    ExpiredLease, Filter, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState,
+    RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use clock::FleetClock;
-use telemetry::TelemetryTable;
 use writer::Tx;
-
-/// Number of queued casts read at once while a worker decides which fits. Small, because often the first one
-/// does.
-const CANDIDATE_BATCH: usize = 16;
-
-/// A clock that returns milliseconds.
-pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
 
 /// Configuration of the database.
 pub struct Config {
@@ -69,13 +70,6 @@ pub struct Config {
     /// Size limit of the database, in bytes. Beyond it, the casts that ended first are deleted, whatever
     /// their age.
     pub max_bytes: u64,
-}
-
-/// Creates a clock for [`Config::monotonic_clock`] that starts at zero.
-#[must_use]
-pub fn monotonic_clock() -> Clock {
-    let begin = Instant::now();
-    Arc::new(move || UnixMs::try_from(begin.elapsed().as_millis()).unwrap_or(UnixMs::MAX))
 }
 
 impl fmt::Debug for Config {
@@ -157,6 +151,7 @@ struct Shared {
     /// Fleet time before which a full database without deletable casts is not shrunk again.
     next_shrink_ms: AtomicI64,
     telemetry: TelemetryTable,
+    rooms: RoomTable,
     changes: watch::Sender<u64>,
 }
 
@@ -196,6 +191,7 @@ impl SqliteFleet {
             max_bytes,
             next_shrink_ms: AtomicI64::new(i64::MIN),
             telemetry,
+            rooms: RoomTable::default(),
             changes: watch::Sender::new(0),
         });
         // Not fatal: on a full disk the fleet must still start, to delete casts.
@@ -213,8 +209,8 @@ impl SqliteFleet {
 impl Casts for SqliteFleet {
     async fn create(&self, new: NewCast) -> Result<CreateOutcome, FleetError> {
         let operation = "creating a cast";
-        let new =
-            casts::SealedCast::new(&self.shared, new).map_err(|error| error.into_fleet_error(operation))?;
+        let new = SealedCast::new(&self.shared.vault, new)
+            .map_err(|source| FleetError::Storage { operation, source: source.into() })?;
         self.writer.write(operation, move |tx| casts::create(tx, new)).await
     }
 
@@ -238,6 +234,10 @@ impl Casts for SqliteFleet {
     async fn count(&self, app: Option<&str>) -> Result<Vec<(CastState, u64)>, FleetError> {
         let app = app.map(str::to_owned);
         self.reader.read("counting casts", move |db, _| casts::count(db, app.as_deref())).await
+    }
+
+    async fn queue(&self) -> Result<QueueState, FleetError> {
+        self.reader.read("reading the queue", queue::state).await
     }
 
     async fn send_command(&self, id: &CastId, command: Command) -> Result<(), FleetError> {
@@ -270,24 +270,50 @@ impl Casts for SqliteFleet {
 
 #[async_trait]
 impl Leases for SqliteFleet {
-    async fn register_worker(&self, worker: &WorkerId) -> Result<(), FleetError> {
-        let worker = worker.clone();
-        self.writer.write("registering a worker", move |tx| claims::register_worker(tx, &worker)).await
+    async fn register_worker(&self, worker: &WorkerId, node: &NodeInfo) -> Result<(), FleetError> {
+        let (worker, instance) = (worker.clone(), node.instance);
+        let register = move |tx: &mut Tx<'_>| claims::register_worker(tx, &worker, instance);
+        self.writer.write("registering a worker", register).await
     }
 
-    async fn claim(
+    async fn expired_leases(
         &self,
         worker: &WorkerId,
+        node: &NodeInfo,
+    ) -> Result<Vec<ExpiredLease>, FleetError> {
+        let (worker, labels) = (worker.clone(), node.labels.clone());
+        let read = move |db: &_, shared: &_| claims::expired_leases(db, shared, &worker, &labels);
+        self.reader.read("reading expired leases", read).await
+    }
+
+    async fn take_over(
+        &self,
+        worker: &WorkerId,
+        node: &NodeInfo,
+        lease: Duration,
+        cast: &CastId,
+    ) -> Result<Option<Claim>, FleetError> {
+        self.shared.telemetry.check_instance(worker, node.instance)?;
+        let (worker, labels, cast) = (worker.clone(), node.labels.clone(), cast.clone());
+        let by = claims::Claimant { worker, instance: node.instance, labels, lease };
+        let take_over = move |tx: &mut Tx<'_>| claims::take_over(tx, &by, &cast);
+        self.writer.write("taking over a cast", take_over).await
+    }
+
+    async fn claim_queued(
+        &self,
+        worker: &WorkerId,
+        node: &NodeInfo,
         lease: Duration,
         fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
     ) -> Result<Option<Claim>, FleetError> {
         let operation = "claiming a cast";
-        let id = worker.clone();
-        let claim_expired = move |tx: &mut Tx<'_>| claims::claim_expired(tx, &id, lease);
-        if let Some(claim) = self.writer.write(operation, claim_expired).await? {
-            return Ok(Some(claim));
-        }
-        let queue = self.reader.read(operation, claims::queue_order).await?;
+        self.shared.telemetry.check_instance(worker, node.instance)?;
+        let (worker, labels) = (worker.clone(), node.labels.clone());
+        let by = Arc::new(claims::Claimant { worker, instance: node.instance, labels, lease });
+        let claimant = Arc::clone(&by);
+        let order = move |db: &_, shared: &_| claims::queue_order(db, shared, Some(&claimant.labels));
+        let queue = self.reader.read(operation, order).await?;
         for rows in queue.chunks(CANDIDATE_BATCH) {
             let rows = rows.to_vec();
             let read = move |db: &_, shared: &_| claims::read_queued(db, shared, &rows);
@@ -296,8 +322,8 @@ impl Leases for SqliteFleet {
                 if cast.is_some_and(|cast| !fits(&cast)) {
                     continue;
                 }
-                let id = worker.clone();
-                let claim_queued = move |tx: &mut Tx<'_>| claims::claim_queued(tx, &id, lease, n);
+                let claimant = Arc::clone(&by);
+                let claim_queued = move |tx: &mut Tx<'_>| claims::claim_queued(tx, &claimant, n);
                 // Another worker may have claimed it, or it cannot be read: then try the next one.
                 if let Some(claim) = self.writer.write(operation, claim_queued).await? {
                     return Ok(Some(claim));
@@ -318,6 +344,11 @@ impl Leases for SqliteFleet {
         self.writer.write("renewing a lease", move |tx| claims::renew(tx, &ticket, lease)).await
     }
 
+    async fn renew_all(&self, tickets: &[Ticket], lease: Duration) -> Result<Vec<Renewal>, FleetError> {
+        let tickets = tickets.to_vec();
+        self.writer.write("renewing leases", move |tx| claims::renew_all(tx, &tickets, lease)).await
+    }
+
     async fn commands(&self, ticket: &Ticket) -> Result<Vec<(u64, Command)>, FleetError> {
         let ticket = ticket.clone();
         let read = move |db: &_, shared: &_| claims::commands(db, shared, &ticket);
@@ -331,12 +362,29 @@ impl Leases for SqliteFleet {
 
     async fn report_event(&self, ticket: &Ticket, event: EventKind) -> Result<(), FleetError> {
         let ticket = ticket.clone();
-        self.writer.write("reporting an event", move |tx| history::report_event(tx, &ticket, event)).await
+        self.writer.write("reporting an event", move |tx| history::report_event(tx, &ticket, &event)).await
+    }
+
+    async fn report_stored_later(&self, id: &CastId, event: EventKind) -> Result<(), FleetError> {
+        let id = id.clone();
+        let report = move |tx: &mut writer::Tx<'_>| history::report_stored_later(tx, &id, &event);
+        self.writer.write("reporting a stored part", report).await
     }
 
     async fn put_pushes(&self, ticket: &Ticket, pushes: Vec<Push>) -> Result<(), FleetError> {
         let ticket = ticket.clone();
         self.writer.write("updating pushes", move |tx| casts::put_pushes(tx, &ticket, pushes)).await
+    }
+
+    async fn put_ledger(&self, ticket: &Ticket, rows: Vec<LedgerRow>) -> Result<(), FleetError> {
+        let ticket = ticket.clone();
+        self.writer.write("updating a ledger", move |tx| ledger::put(tx, &ticket, &rows)).await
+    }
+
+    async fn ledger(&self, ticket: &Ticket) -> Result<Vec<LedgerRow>, FleetError> {
+        let ticket = ticket.clone();
+        let read = move |db: &_, shared: &_| ledger::read(db, shared, &ticket);
+        self.reader.read("reading a ledger", read).await
     }
 
     async fn close(
@@ -348,7 +396,7 @@ impl Leases for SqliteFleet {
         let ticket = ticket.clone();
         let close = move |tx: &mut Tx<'_>| {
             if let Some(last) = &last {
-                history::report_event(tx, &ticket, last.clone())?;
+                history::report_event(tx, &ticket, last)?;
             }
             claims::close(tx, &ticket, report.as_ref())
         };
@@ -411,15 +459,24 @@ impl Outbox for SqliteFleet {
 
 #[async_trait]
 impl Documents for SqliteFleet {
-    async fn put_document(&self, kind: &str, name: &str, document: Option<Value>) -> Result<(), FleetError> {
-        let (kind, name) = (kind.to_owned(), name.to_owned());
-        let write = move |tx: &mut Tx<'_>| documents::put(tx, &kind, &name, document.as_ref());
-        self.writer.write("writing a document", write).await
+    async fn put_document(
+        &self,
+        kind: &str,
+        name: &str,
+        expected: Option<u64>,
+        content: Option<Value>,
+    ) -> Result<(), FleetError> {
+        let put = documents::Put { kind: kind.to_owned(), name: name.to_owned(), expected, content };
+        self.writer.write("writing a document", move |tx| documents::put(tx, &put)).await
     }
 
-    async fn documents(&self, kind: &str) -> Result<Vec<(String, Value)>, FleetError> {
+    async fn documents(&self, kind: &str) -> Result<DocumentList, FleetError> {
         let kind = kind.to_owned();
         self.reader.read("reading documents", move |db, shared| documents::list(db, shared, &kind)).await
+    }
+
+    async fn documents_version(&self) -> Result<u64, FleetError> {
+        self.reader.read("reading the version of documents", |db, _| documents::version(db)).await
     }
 }
 
@@ -445,7 +502,16 @@ impl Telemetry for SqliteFleet {
         self.shared.telemetry.put_snapshot(ticket, self.shared.clock.wall_ms(), jpeg);
     }
 
-    async fn heartbeat(&self, worker: &WorkerId, status: WorkerStatus) {
-        self.shared.telemetry.heartbeat(worker, self.shared.clock.fleet_ms(), status);
+    async fn heartbeat(
+        &self,
+        worker: &WorkerId,
+        status: WorkerStatus,
+    ) -> Result<HeartbeatResponse, FleetError> {
+        self.shared.telemetry.check_instance(worker, status.node.instance)?;
+        Ok(self.shared.telemetry.heartbeat(worker, self.shared.clock.fleet_ms(), status))
+    }
+
+    async fn request_drain(&self, worker: &WorkerId) -> Result<bool, FleetError> {
+        Ok(self.shared.telemetry.request_drain(worker, self.shared.clock.fleet_ms()))
     }
 }

@@ -1,5 +1,6 @@
 //! Statistics of casts and workers, and snapshots: the newest values only, not kept over a restart.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use pagecast_core::connection;
 use serde::{Deserialize, Serialize};
 
-use crate::{CastId, Ticket, UnixMs, WorkerId};
+use crate::{CastId, Error, Ticket, UnixMs, WorkerId};
 
 /// Largest snapshot that is kept, in bytes: well above a JPEG of 3840x2160 pixels.
 pub const MAX_SNAPSHOT_BYTES: usize = 8 << 20;
@@ -75,8 +76,58 @@ pub struct WorkerStatus {
     pub memory_free_bytes: u64,
     /// Number of casts that the worker runs.
     pub casts: usize,
-    /// Whether the worker is shutting down and claims no more casts.
+    /// Viewers in the embedded rooms of the worker's node.
+    #[serde(default)]
+    pub viewers: usize,
+    /// Whether the worker is shutting down, or was asked to drain, and claims no more casts.
     pub draining: bool,
+    /// Time since the leases of its casts were last renewed, in milliseconds: of the one that was renewed
+    /// longest ago. `None` without casts.
+    #[serde(default)]
+    pub renewal_age_ms: Option<u64>,
+    /// Time since the fleet received this status, in milliseconds by the fleet's clock. The fleet sets it.
+    #[serde(skip)]
+    pub heartbeat_age_ms: u64,
+    /// What the worker's node is.
+    #[serde(default)]
+    pub node: NodeInfo,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeInfo {
+    /// Version of the program.
+    pub version: String,
+    /// Roles: `api`, `worker`, `rooms`.
+    pub roles: Vec<String>,
+    /// Labels that casts may ask for.
+    pub labels: Vec<String>,
+    /// URL at which other nodes reach this one.
+    pub peer_url: Option<String>,
+    /// Random number of the process. A node that starts replaces an earlier process of the same name.
+    pub instance: u64,
+}
+
+impl NodeInfo {
+    /// Whether the node runs casts. A node of an earlier version, which names no roles, does.
+    #[must_use]
+    pub fn runs_casts(&self) -> bool {
+        self.roles.is_empty() || self.roles.iter().any(|role| role == "worker")
+    }
+
+    /// Whether the node has all of these labels.
+    #[must_use]
+    pub fn has_labels(&self, labels: &[String]) -> bool {
+        labels.iter().all(|label| self.labels.contains(label))
+    }
+}
+
+/// What a worker learns from its heartbeat.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeartbeatResponse {
+    /// Whether the worker was asked to drain ([`Telemetry::request_drain`]).
+    pub drain_requested: bool,
 }
 
 /// Statistics and snapshots: written by workers, read by servers.
@@ -84,6 +135,16 @@ pub struct WorkerStatus {
 pub trait Telemetry: Debug + Send + Sync {
     /// Returns the statistics of a cast that has an owner.
     async fn stats(&self, id: &CastId) -> Option<CastStats>;
+
+    /// Returns the statistics of those of these casts that have an owner. It costs about as much as one
+    /// [`Self::stats`].
+    async fn stats_of(&self, casts: &[CastId]) -> HashMap<CastId, CastStats> {
+        let mut all = HashMap::new();
+        for id in casts {
+            all.extend(self.stats(id).await.map(|stats| (id.clone(), stats)));
+        }
+        all
+    }
 
     /// Returns the newest snapshot of a cast (JPEG) and its time.
     async fn snapshot(&self, id: &CastId) -> Option<(UnixMs, Bytes)>;
@@ -99,5 +160,13 @@ pub trait Telemetry: Debug + Send + Sync {
     async fn put_snapshot(&self, ticket: &Ticket, jpeg: Bytes);
 
     /// Stores the status of a worker.
-    async fn heartbeat(&self, worker: &WorkerId, status: WorkerStatus);
+    ///
+    /// # Errors
+    /// [`Error::Replaced`]: a later process of the same name has registered, and this one must stop.
+    async fn heartbeat(&self, worker: &WorkerId, status: WorkerStatus) -> Result<HeartbeatResponse, Error>;
+
+    /// Asks a worker to drain: to claim no more casts, and to end when its casts have ended. It learns so
+    /// from its next heartbeat. Returns whether there is such a worker. The request ends with the process:
+    /// [`crate::Leases::register_worker`] removes it.
+    async fn request_drain(&self, worker: &WorkerId) -> Result<bool, Error>;
 }

@@ -156,7 +156,14 @@ fn aad(context: &str) -> Aad<Vec<u8>> {
     Aad::from([&[FORMAT_VERSION], context.as_bytes()].concat())
 }
 
-fn random_bytes<const N: usize>() -> [u8; N] {
+/// A random number.
+#[must_use]
+pub fn random_u64() -> u64 {
+    u64::from_ne_bytes(random_bytes())
+}
+
+/// Random bytes of the system.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
     bytes

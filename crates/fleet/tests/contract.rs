@@ -1,6 +1,7 @@
 //! Contract of [`pagecast_fleet::Fleet`], which every backend must fulfil.
 //!
 //! To test a backend, implement [`contract::fixture::Backend`] and add three lines at the end of this file.
+//! The tests of PostgreSQL share one server; each has a database of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod contract {
@@ -8,11 +9,16 @@ mod contract {
     pub(crate) mod commands;
     pub(crate) mod create;
     pub(crate) mod documents;
+    mod faults;
     pub(crate) mod fixture;
+    pub(crate) mod ledger;
     pub(crate) mod lists;
     pub(crate) mod model;
+    pub(crate) mod nodes;
     pub(crate) mod outbox;
+    pub(crate) mod postgres;
     pub(crate) mod reports;
+    pub(crate) mod rooms;
     pub(crate) mod time;
 }
 
@@ -45,6 +51,7 @@ macro_rules! contract {
                 the_newest_come_first_page_by_page
                 filters_select_casts
                 casts_are_counted
+                the_queue_has_an_order
             }
             claims {
                 casts_are_claimed_in_order
@@ -54,11 +61,18 @@ macro_rules! contract {
                 a_cast_that_no_worker_can_run_fails_at_once
                 an_expired_lease_is_claimed_and_the_old_owner_fenced
                 a_renewed_lease_lasts
+                all_tickets_of_a_worker_are_renewed_at_once
                 a_ticket_is_valid_until_another_claim
                 a_released_cast_is_free_at_once
                 registering_a_worker_frees_its_casts
                 an_ended_cast_is_claimed_until_it_is_closed
                 many_workers_claim_each_cast_once
+            }
+            nodes {
+                a_cast_goes_to_a_node_that_has_all_its_labels
+                a_started_cast_is_only_taken_over_by_a_node_that_has_its_labels
+                casts_that_fit_nowhere_delay_no_other_application
+                a_process_is_replaced_by_a_later_one_of_its_name
             }
             commands {
                 they_are_there_in_order_until_they_are_acked
@@ -75,8 +89,14 @@ macro_rules! contract {
                 pushes_are_replaced
                 stats_and_snapshots_belong_to_an_owner
                 workers_without_heartbeat_disappear
+                a_worker_is_asked_to_drain
+                heartbeats_have_an_age
                 changes_wake_waiters
                 unknown_casts_are_reported
+            }
+            ledger {
+                rows_are_replaced_and_go_to_the_next_owner
+                each_cast_has_its_own
             }
             outbox {
                 events_of_a_cast_are_delivered_in_order
@@ -89,8 +109,15 @@ macro_rules! contract {
                 casts_without_notifications_have_no_entries
                 attempts_are_logged
             }
+            rooms {
+                a_room_has_one_node_until_its_lease_ends
+                renewed_rooms_stay_and_lost_ones_are_reported
+                released_rooms_are_free_at_once
+                candidates_agree_on_one_node
+            }
             documents {
                 they_are_kept_by_kind_and_name
+                versions_grow_and_refuse_lost_updates
             }
             time {
                 overdue_casts_fail
@@ -112,6 +139,10 @@ macro_rules! contract {
     };
 }
 
-mod embedded {
+mod sqlite {
     contract!(crate::contract::fixture::SqliteBackend);
+}
+
+mod postgres {
+    contract!(crate::contract::postgres::PostgresBackend);
 }

@@ -17,7 +17,7 @@ use pagecast_fleet::sqlite::{self, Config, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{
     CastId, CastKey, CastState, Casts, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, Documents,
-    Error, EventKind, Filter, Fleet, KeyRetention, Leases, NewCast, Outbox, UnixMs, WorkerId,
+    Error, EventKind, Filter, Fleet, KeyRetention, Leases, NewCast, NodeInfo, Outbox, UnixMs, WorkerId,
 };
 use pagecast_testkit::{ScratchDir, Tmpfs, command};
 use serde_json::json;
@@ -89,12 +89,12 @@ fn a_lease_expires_in_real_time() {
     block_on(async {
         create_cast(&*fleet, new_cast(0)).await;
         let (start, lease) = (Instant::now(), Duration::from_millis(300));
-        let first = fleet.claim(&worker(), lease, &|_| true).await.unwrap().unwrap();
+        let first = fleet.claim(&worker(), &NodeInfo::default(), lease, &|_| true).await.unwrap().unwrap();
         let other = WorkerId("other".to_owned());
         let second = loop {
-            let own = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap();
+            let own = fleet.claim(&worker(), &NodeInfo::default(), LEASE, &|_| true).await.unwrap();
             assert!(own.is_none(), "a worker does not claim its own cast");
-            if let Some(claim) = fleet.claim(&other, LEASE, &|_| true).await.unwrap() {
+            if let Some(claim) = fleet.claim(&other, &NodeInfo::default(), LEASE, &|_| true).await.unwrap() {
                 break claim;
             }
             assert!(start.elapsed() < TEST_TIMEOUT, "the lease never expires");
@@ -122,7 +122,7 @@ fn nothing_secret_is_readable_in_the_files() {
         new.spec.pushes.push(push("stream"));
         let id = create_cast(&*fleet, new).await;
         fleet.send_command(&id, Command::AddPush(push("added"))).await.unwrap();
-        let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+        let claim = fleet.claim(&worker(), &NodeInfo::default(), LEASE, &|_| true).await.unwrap().unwrap();
         fleet.send_command(&id, Command::AddPush(push("added-later"))).await.unwrap();
         fleet.put_pushes(&claim.ticket, vec![push("replaced")]).await.unwrap();
         let message = Some("planted-message".to_owned());
@@ -134,7 +134,7 @@ fn nothing_secret_is_readable_in_the_files() {
             .await
             .unwrap();
         fleet.close(&claim.ticket, None, Some(json!({ "note": "planted-report" }))).await.unwrap();
-        fleet.put_document("app", "name", Some(json!({ "secret": "planted-document" }))).await.unwrap();
+        fleet.put_document("app", "name", None, Some(json!({ "secret": "planted-document" }))).await.unwrap();
         let attempt = DeliveryAttempt {
             seq: 1,
             part: 0,
@@ -214,7 +214,7 @@ fn a_damaged_cast_blocks_no_other() {
     let fleet = open(path.clone());
     let (bad, begun, good) = block_on(async {
         let begun = create_cast(&*fleet, new_cast(0)).await;
-        let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+        let claim = fleet.claim(&worker(), &NodeInfo::default(), LEASE, &|_| true).await.unwrap().unwrap();
         fleet.release(&claim.ticket).await.unwrap();
         (create_cast(&*fleet, new_cast(1)).await, begun, create_cast(&*fleet, new_cast(2)).await)
     });
@@ -231,7 +231,7 @@ fn a_damaged_cast_blocks_no_other() {
         }
         let page = fleet.list(&Filter { limit: 10, ..Filter::default() }).await.unwrap();
         assert_eq!(page.casts.iter().map(|cast| &cast.id).collect::<Vec<_>>(), [&good]);
-        let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+        let claim = fleet.claim(&worker(), &NodeInfo::default(), LEASE, &|_| true).await.unwrap().unwrap();
         assert_eq!(claim.cast.id, good);
         for (id, reason) in [(&bad, EndReason::StartFailed), (&begun, EndReason::OutputFailed)] {
             let last = fleet.events(id, 0, 10).await.unwrap().pop().unwrap();
@@ -290,13 +290,14 @@ fn child() {
     let mut out = std::io::stdout();
     let mut print = |line: String| writeln!(out, "\n#{line}").and_then(|()| out.flush()).unwrap();
     block_on(async {
-        fleet.register_worker(&worker()).await.unwrap();
+        fleet.register_worker(&worker(), &NodeInfo::default()).await.unwrap();
         for n in 0.. {
             let key = format!("{}-{n}", std::process::id());
             let new = NewCast { key: Some(CastKey(key)), ..new_cast(n) };
             let id = create_cast(&*fleet, new).await;
             print(format!("created {id} 1"));
-            let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+            let claim =
+                fleet.claim(&worker(), &NodeInfo::default(), LEASE, &|_| true).await.unwrap().unwrap();
             let id = &claim.cast.id;
             print(format!("claimed {id} {}", claim.ticket.epoch));
             fleet.report_event(&claim.ticket, EventKind::Live).await.unwrap();
@@ -453,9 +454,10 @@ fn a_database_of_version_1_is_migrated() {
         assert!(
             due.iter().all(|entry| entry.attempts == 1 && entry.since_first_attempt.unwrap() < TEST_TIMEOUT)
         );
-        fleet.register_worker(&worker()).await.unwrap();
+        fleet.register_worker(&worker(), &NodeInfo::default()).await.unwrap();
         for id in [&running, &queued] {
-            let claim = fleet.claim(&worker(), LEASE, &|_| true).await.unwrap().unwrap();
+            let claim =
+                fleet.claim(&worker(), &NodeInfo::default(), LEASE, &|_| true).await.unwrap().unwrap();
             assert_eq!(&claim.cast.id, id);
             assert_eq!(claim.cast.spec.source.context.css.unwrap().len(), 100_000);
         }
@@ -467,7 +469,7 @@ fn a_database_of_version_1_is_migrated() {
     drop(fleet);
     let raw = rusqlite::Connection::open(&path).unwrap();
     let number = |sql: &str| raw.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(number("PRAGMA user_version"), 2);
+    assert_eq!(number("PRAGMA user_version"), 3);
     assert_eq!(number("SELECT count(*) FROM injected"), 2, "the ended cast needs none");
     let sum = "SELECT sum(length(request) + length(spec)) + (SELECT sum(length(what)) FROM injected)
                       + (SELECT sum(length(what)) FROM events) FROM casts";

@@ -13,7 +13,7 @@ use pagecast_core::spec::{Source, SourceUrl};
 use pagecast_fleet::sqlite::{Config, SqliteFleet, monotonic_clock};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{
-    CastId, Casts, CreateOutcome, Filter, KeyRetention, Leases, NewCast, Outbox, UnixMs, WorkerId,
+    CastId, Casts, CreateOutcome, Filter, KeyRetention, Leases, NewCast, NodeInfo, Outbox, UnixMs, WorkerId,
 };
 use pagecast_testkit::ScratchDir;
 use serde_json::json;
@@ -114,12 +114,13 @@ fn injected_data_of_many_casts_is_not_read_at_once() {
         );
         let worker = WorkerId("w".to_owned());
         let lease = Duration::from_secs(60);
-        let (claim, search) = measure_peak(fleet.claim(&worker, lease, &|_| false)).await;
+        let (claim, search) =
+            measure_peak(fleet.claim(&worker, &NodeInfo::default(), lease, &|_| false)).await;
         assert!(
             claim.unwrap().is_none() && search < MAX_PEAK_BYTES,
             "searching for a cast that fits took {search} bytes"
         );
-        let (claim, one) = measure_peak(fleet.claim(&worker, lease, &|_| true)).await;
+        let (claim, one) = measure_peak(fleet.claim(&worker, &NodeInfo::default(), lease, &|_| true)).await;
         let claim = claim.unwrap().unwrap();
         assert_eq!(claim.cast.spec.source.context.css.unwrap().len(), CSS_BYTES);
         assert!(one < MAX_PEAK_BYTES, "claiming a cast took {one} bytes");

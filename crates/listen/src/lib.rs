@@ -11,7 +11,7 @@ mod connections;
 mod stream;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -253,6 +253,14 @@ pub struct RequestSource {
 }
 
 impl RequestSource {
+    /// Source of a request that another server received from this client and passed on. `None` is a client on
+    /// that server's own machine.
+    #[must_use]
+    pub fn forwarded(client: Option<IpAddr>) -> Self {
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self { client: client.unwrap_or(local), local }
+    }
+
     /// The client's address, unless it is one of this machine's own.
     #[must_use]
     pub fn non_local_ip(&self) -> Option<IpAddr> {

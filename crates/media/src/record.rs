@@ -2,14 +2,17 @@
 //! requested files from them and stores these, see [`upload`].
 //!
 //! A closed segment is synced to the disk; an open one is handed to the kernel once a second. So a killed
-//! process loses at most a second. An interrupted recording continues in another run of the same spool.
+//! process loses at most a second. An interrupted recording continues in another run: of the same spool, or
+//! of a new one that starts from the ledger of the earlier owners ([`SpoolConfig::earlier`]).
 
 mod append_log;
 mod assemble;
 mod concat;
 mod file_names;
+pub mod fleet_store;
 mod fmp4;
 mod interleave;
+mod ledger_import;
 mod manifest;
 mod playlist;
 mod salvage;
@@ -26,6 +29,7 @@ use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ffmpeg_the_third as ff;
+use pagecast_core::ledger::{Run, Segment, Thumbnail};
 use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use pagecast_core::{MediaTime, Packet, Track};
 use tokio::sync::Notify;
@@ -38,9 +42,10 @@ use crate::thumbnail::Jpeg;
 use append_log::LogWriter;
 use fmp4::Muxer;
 use interleave::Interleaver;
-use spool::{RecordedEntry, Run, Segment, Thumbnail, sync_folder};
+use spool::{RecordedEntry, sync_folder};
 
-pub use spool::Spool;
+pub use fleet_store::FleetStore;
+pub use spool::{Spool, SpoolConfig};
 
 /// Length of a fragment: the most that an open segment loses when the process is killed.
 const FRAGMENT_DURATION: MediaTime = MediaTime(1_000_000_000);
@@ -170,8 +175,8 @@ impl Recorder {
             Some((_, fps)) => (Track::Video, MediaTime::from(fps.interval())),
             None => (Track::Audio, AAC_FRAME_DURATION),
         };
-        let (init, path) =
-            (spool.path(&spool.names().init(run)), spool.path(&spool.names().segment(segment)));
+        let (names, epoch) = (spool.names(), spool.epoch());
+        let (init, path) = (spool.path(&names.init(epoch, run)), spool.path(&names.segment(epoch, segment)));
         create_segment_file(&path).map_err(fail)?;
         preallocate_if_space(&path, INITIAL_RESERVE_BYTES);
         let muxer = Muxer::create(&init, path, tracks, run == 0).map_err(|e| av_error(&spool, e))?;
@@ -305,7 +310,8 @@ impl Recorder {
     fn begin_run(&mut self, at: MediaTime) -> Result<(), Error> {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = i64::try_from(unix.as_millis()).unwrap_or(0) - at.as_millis();
-        self.append_entry(&RecordedEntry::Run(Run { index: self.run, unix_ms, tick: self.frame_interval }))?;
+        let (index, epoch, tick) = (self.run, self.spool.epoch(), self.frame_interval);
+        self.append_entry(&RecordedEntry::Run(Run { index, epoch, unix_ms, tick }))?;
         self.open_segment = Some((at, at + FRAGMENT_DURATION));
         Ok(())
     }
@@ -321,7 +327,7 @@ impl Recorder {
     /// Reserves space for the next fragments of the open segment. On a full disk, closes the segment at
     /// `end`, for which the earlier reservation suffices, and returns the error that ends the recording.
     fn reserve(&mut self, end: MediaTime) -> Result<(), Error> {
-        let path = self.spool.path(&self.spool.names().segment(self.segment_index));
+        let path = self.segment_path();
         match reserve_fragments(&path, self.largest_fragment_bytes) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 self.close_segment(end)?;
@@ -332,9 +338,14 @@ impl Recorder {
         }
     }
 
+    /// Path of the open or next segment.
+    fn segment_path(&self) -> PathBuf {
+        self.spool.path(&self.spool.names().segment(self.spool.epoch(), self.segment_index))
+    }
+
     /// Removes the prepared file of the next segment if it is empty.
     fn discard_prepared(&self) {
-        let path = self.spool.path(&self.spool.names().segment(self.segment_index));
+        let path = self.segment_path();
         if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == 0) {
             let _ignored = std::fs::remove_file(path);
         }
@@ -345,18 +356,18 @@ impl Recorder {
         let Some((start, _)) = self.open_segment.take() else { return Ok(()) };
         let bytes = self.end_fragment()?;
         self.segment_bytes = 0;
-        let names = self.spool.names();
-        let path = self.spool.path(&names.segment(self.segment_index));
+        let (path, epoch) = (self.segment_path(), self.spool.epoch());
         let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
         // The reservation behind its end is no longer needed.
         let _ignored = release_preallocated(&path);
         let mut synced = sync(&path);
         if self.summary.bytes == 0 {
-            synced = synced.and_then(|()| sync(&self.spool.path(&names.init(self.run))));
+            let init = self.spool.names().init(epoch, self.run);
+            synced = synced.and_then(|()| sync(&self.spool.path(&init)));
         }
         synced.and_then(|()| sync_folder(self.spool.folder())).map_err(|e| io_error(&self.spool, e))?;
         let duration = end - start;
-        let segment = Segment { index: self.segment_index, run: self.run, start, duration, bytes };
+        let segment = Segment { index: self.segment_index, run: self.run, epoch, start, duration, bytes };
         self.append_entry(&RecordedEntry::Segment(segment))?;
         self.segment_index += 1;
         self.summary.duration = self.summary.duration + duration;
@@ -366,7 +377,7 @@ impl Recorder {
 
     /// Creates the file of the next segment and reserves space in it.
     fn prepare_next_segment(&mut self) -> Result<(), Error> {
-        let next = self.spool.path(&self.spool.names().segment(self.segment_index));
+        let next = self.segment_path();
         let reserved =
             create_segment_file(&next).and_then(|()| reserve_fragments(&next, self.largest_fragment_bytes));
         self.muxer.set_next_file(next);
@@ -374,15 +385,13 @@ impl Recorder {
     }
 
     fn save_thumbnail(&mut self, picture: &Jpeg) -> Result<(), Error> {
-        let path = self.spool.path(&self.spool.names().thumbnail(self.next_thumbnail));
+        let epoch = self.spool.epoch();
+        let path = self.spool.path(&self.spool.names().thumbnail(epoch, self.next_thumbnail));
         let written = std::fs::write(&path, &picture.data).and_then(|()| File::open(&path)?.sync_all());
         written.and_then(|()| sync_folder(self.spool.folder())).map_err(|e| io_error(&self.spool, e))?;
         let (index, bytes) = (self.next_thumbnail, picture.data.len() as u64);
-        self.append_entry(&RecordedEntry::Thumbnail(Thumbnail {
-            index,
-            at: self.run_start + picture.at,
-            bytes,
-        }))?;
+        let at = self.run_start + picture.at;
+        self.append_entry(&RecordedEntry::Thumbnail(Thumbnail { index, epoch, at, bytes }))?;
         self.next_thumbnail += 1;
         self.account_bytes(bytes)
     }

@@ -61,6 +61,15 @@ pub struct StoredObject {
     pub vod_asset: Option<VodAsset>,
 }
 
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListedObject {
+    /// Name in the storage, with its folders.
+    pub(crate) name: String,
+    /// When it was stored, in ms since 1970.
+    pub(crate) modified_ms: i64,
+}
+
 /// A multipart upload that is neither completed nor aborted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UnfinishedUpload {
@@ -189,6 +198,69 @@ impl Store {
             Backend::Bucket(remote) => remote.head(name).await,
             Backend::Vod(_) => Err(self.unsupported("look up", name)),
         }
+    }
+
+    /// Reads a small object, like a playlist; `None` if there is none. Not supported by video on demand.
+    ///
+    /// # Errors
+    /// The object cannot be read.
+    pub(crate) async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        check_name(name)?;
+        match &self.0 {
+            Backend::Local(local) => local.clone().get(name).await,
+            Backend::Bucket(remote) => remote.get(name).await,
+            Backend::Vod(_) => Err(self.unsupported("read", name)),
+        }
+    }
+
+    /// Writes the object `name` to a file as it arrives, and stops after `max_bytes`. Returns how many bytes
+    /// have arrived, more than `max_bytes` if the object is larger; `None` if there is no such object. Not
+    /// supported by video on demand.
+    ///
+    /// # Errors
+    /// The object cannot be read, or the file cannot be written.
+    pub(crate) async fn download(
+        &self,
+        name: &str,
+        to: std::fs::File,
+        max_bytes: u64,
+    ) -> Result<Option<u64>, Error> {
+        check_name(name)?;
+        match &self.0 {
+            Backend::Local(local) => local.clone().download(name, to, max_bytes).await,
+            Backend::Bucket(remote) => remote.download(name, to, max_bytes).await,
+            Backend::Vod(_) => Err(self.unsupported("read", name)),
+        }
+    }
+
+    /// Lists objects in a folder and the folders below it, at most `max`; an empty name is the whole storage.
+    /// Not supported by video on demand.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub(crate) async fn list(&self, folder: &str, max: usize) -> Result<Vec<ListedObject>, Error> {
+        if !folder.is_empty() {
+            check_name(folder)?;
+        }
+        match &self.0 {
+            Backend::Local(local) => local.clone().list(folder, max).await,
+            Backend::Bucket(remote) => remote.list(folder, max).await,
+            Backend::Vod(_) => Err(self.unsupported("list", folder)),
+        }
+    }
+
+    /// Removes a folder without objects. Buckets have no folders.
+    pub(crate) async fn remove_folder(&self, folder: &str) {
+        if let Backend::Local(local) = &self.0
+            && check_name(folder).is_ok()
+        {
+            local.clone().remove_folder(folder).await;
+        }
+    }
+
+    /// Whether the storage is a file or folder of this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self.0, Backend::Local(_))
     }
 
     /// Whether the storage responds at all, even with an error. Sends one small read-only request for `name`.

@@ -10,7 +10,7 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use pagecast_core::spec::{Format, Recording as Spec, Storage};
 use pagecast_core::{MediaTime, Track};
 use pagecast_media::encode::EndTime;
 use pagecast_media::record::upload::{self, Config, UploadTask};
-use pagecast_media::record::{Recorder, Spool};
+use pagecast_media::record::{Recorder, Spool, SpoolConfig};
 use pagecast_media::thumbnail::Jpeg;
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{InjectedFault, Recording, S3Server, ScratchDir, command::program};
@@ -50,12 +50,12 @@ fn upload_config() -> Config {
 #[test]
 fn child() -> Result<()> {
     let Ok(arguments) = std::env::var(CHILD_SPEC_ENV) else { return Ok(()) };
-    let (spec, life): (Spec, u32) = serde_json::from_str(&arguments)?;
+    let (spec, folder, life): (Spec, PathBuf, u32) = serde_json::from_str(&arguments)?;
     let ticks = (0..PICTURES_PER_RUN).map(|i| numbered_tick(FPS, i64::from(i), life * PICTURES_PER_RUN + i));
     let end = || EndTime::new(Some(MediaTime::from_index(i64::from(PICTURES_PER_RUN), FPS)));
     let (mut all, _) = encode_video(FPS, ticks.collect::<Result<_>>()?, end())?;
     all.extend(encode_audio(Vec::new(), end())?.0);
-    let spool = Spool::create(&spec)?;
+    let spool = Spool::create(&SpoolConfig::new(spec, folder))?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
     let _upload = UploadTask::spawn(spool, recorder.wakeup(), upload_config())?;
     let (packets, subscription) = subscribed(Track::Video)?;
@@ -100,7 +100,7 @@ fn closed_segments(spool: &Path) -> BTreeMap<u64, (u64, u64)> {
 }
 
 /// Starts processes that resume the same recording while its storage fails, and kills each.
-fn kill_recorders(server: &S3Server, spec: &Spec) -> Result<()> {
+fn kill_recorders(server: &S3Server, spec: &SpoolConfig) -> Result<()> {
     let mut rng = Rng(0x5eed_0000_0000_0001);
     let faults = [
         None,
@@ -116,13 +116,13 @@ fn kill_recorders(server: &S3Server, spec: &Spec) -> Result<()> {
         server.set_fault(faults[usize::try_from(rng.below(faults.len() as u64))?]);
         let mut child = program(std::env::current_exe()?)
             .args(["--exact", "child", "--nocapture"])
-            .env(CHILD_SPEC_ENV, serde_json::to_string(&(spec, life))?)
+            .env(CHILD_SPEC_ENV, serde_json::to_string(&(&spec.recording, &spec.folder, life))?)
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .spawn()?;
         // Three of four processes are killed after they closed a segment.
         let (started_at, wait) = (Instant::now(), rng.below(4) > 0);
-        while wait && closed_segments(&spec.spool).len() == before {
+        while wait && closed_segments(&spec.folder).len() == before {
             ensure!(started_at.elapsed() < WAIT_TIMEOUT, "process {life} closed no segment");
             ensure!(child.try_wait()?.is_none(), "process {life} ended by itself");
             std::thread::sleep(Duration::from_millis(10));
@@ -130,7 +130,7 @@ fn kill_recorders(server: &S3Server, spec: &Spec) -> Result<()> {
         std::thread::sleep(Duration::from_millis(rng.below(400)));
         child.kill()?;
         child.wait()?;
-        before = closed_segments(&spec.spool).len();
+        before = closed_segments(&spec.folder).len();
     }
     Ok(())
 }
@@ -150,16 +150,17 @@ fn fifty_kills_lose_nothing_that_was_closed() -> Result<()> {
     let server = S3Server::start(&scratch.join("s3"), ACCESS, SECRET)?;
     server.make_bucket("rec")?;
     let to = Storage::Bucket(bucket(&server));
-    let base = Spec::new("rec", to.clone(), scratch.join("rec.spool"));
+    let base = Spec::new("rec", to.clone());
     let spec =
         Spec { format: Format::Both, resume: true, split: Duration::from_secs(60), manifest: true, ..base };
+    let spec = SpoolConfig::new(spec, scratch.join("rec.spool"));
     kill_recorders(&server, &spec)?;
-    let closed = closed_segments(&spec.spool);
+    let closed = closed_segments(&spec.folder);
     server.set_fault(None);
-    let mut spool = Spool::open(&spec.spool)?;
+    let mut spool = Spool::open(&spec.folder)?;
     spool.recording_mut().to = to;
     let done = wait_for_upload(upload::recover(Arc::new(spool), upload_config())?);
-    ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
+    ensure!(done.spool.is_none() && !spec.folder.exists(), "{done:?}");
     ensure_no_uploads_left(&server)?;
 
     let folder = server.object_path("rec", "room/rec");

@@ -13,7 +13,7 @@ use pagecast_core::spec::{Format, Recording as Spec, Storage};
 use pagecast_core::{Fps, MediaTime, Packet, SAMPLE_RATE, Track};
 use pagecast_media::fanout::{FanOut, QueueLimit};
 use pagecast_media::record::upload::{Config, UploadTask};
-use pagecast_media::record::{Recorder, Spool};
+use pagecast_media::record::{Recorder, Spool, SpoolConfig};
 use pagecast_testkit::media::probe::packets;
 use pagecast_testkit::{Recording, ScratchDir, wait_until};
 
@@ -37,7 +37,8 @@ fn a_day_ends_as_it_began() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let to = Storage::Folder(scratch.join("out"));
     let segment = Duration::from_secs(60);
-    let spec = Spec { format: Format::BothTs, segment, ..Spec::new("day", to, scratch.join("day.spool")) };
+    let spec = Spec { format: Format::BothTs, segment, ..Spec::new("day", to) };
+    let spec = SpoolConfig::new(spec, scratch.join("day.spool"));
     let pattern = sorted_by_dts(test_packets(FPS, 1)?);
     let key = pattern.iter().find(|p| p.track == Track::Video).context("a picture")?;
     let audio = pattern.iter().filter(|p| p.track == Track::Audio).nth(2).context("sound")?;
@@ -51,7 +52,7 @@ fn a_day_ends_as_it_began() -> Result<()> {
     let subscription = fan_out.subscribe("test", QueueLimit { bytes: usize::MAX, duration: Duration::MAX });
     let thread = recorder.spawn(subscription, None)?;
     let closed =
-        || fs::read_to_string(spec.spool.join("recorded.log")).map_or(0, |log| log.lines().count() as i64);
+        || fs::read_to_string(spec.folder.join("recorded.log")).map_or(0, |log| log.lines().count() as i64);
     let mut at_hour = Vec::new();
     let mut frame = -1;
     for second in 0..DAY_S {
@@ -73,7 +74,7 @@ fn a_day_ends_as_it_began() -> Result<()> {
     }
     drop(packets_in);
     let summary = thread.join().ok().context("a panic")??;
-    let log = fs::read_to_string(spec.spool.join("recorded.log"))?;
+    let log = fs::read_to_string(spec.folder.join("recorded.log"))?;
     let last: serde_json::Value =
         serde_json::from_str(log.lines().rev().find(|line| line.contains("segment")).context("a segment")?)?;
     ensure!(last["segment"]["index"] == 1439, "{last}");

@@ -17,15 +17,15 @@ use pagecast_core::{MediaTime, Packet, Track};
 use pagecast_media::contact_sheet;
 use pagecast_media::encode::{EndTime, Tracks, video};
 use pagecast_media::record::upload::{self, UploadReport};
-use pagecast_media::record::{Error, Recorder, RunSummary, Spool};
+use pagecast_media::record::{Error, Recorder, RunSummary, Spool, SpoolConfig};
 use pagecast_testkit::media::probe::{packets, top_level_boxes};
 use pagecast_testkit::media::{RgbImage, image::Rect};
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{Recording, ScratchDir, Tmpfs, wait_until};
 
 use stream::{
-    encode_video, fast_retry_config, grey_tick, record, record_to_file, sorted_by_dts, subscribed,
-    test_packets, tracks, wait_for_upload,
+    beside_file, encode_video, fast_retry_config, grey_tick, record, record_to_file, resumed, sorted_by_dts,
+    subscribed, test_packets, tracks, wait_for_upload,
 };
 
 const FPS: u32 = 30;
@@ -43,8 +43,12 @@ fn secs(seconds: u64) -> Duration {
 
 /// A recording to the folder `out/rec`.
 fn folder_spec(scratch: &ScratchDir, format: Format) -> Spec {
-    let to = Storage::Folder(scratch.join("out"));
-    Spec { format, ..Spec::new("rec", to, scratch.join("rec.spool")) }
+    Spec { format, ..Spec::new("rec", Storage::Folder(scratch.join("out"))) }
+}
+
+/// A recording with its spool in the folder `rec.spool`.
+fn spooled(scratch: &ScratchDir, spec: Spec) -> SpoolConfig {
+    SpoolConfig::new(spec, scratch.join("rec.spool"))
 }
 
 fn is_faststart(path: &Path) -> Result<bool> {
@@ -102,7 +106,7 @@ fn a_file_has_all_packets() -> Result<()> {
 #[test]
 fn a_relative_destination_becomes_absolute() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let spec = Spec { spool: scratch.join("a.spool"), ..Spec::to_file("a.mp4".into()) };
+    let spec = SpoolConfig::new(Spec::to_file("a.mp4".into()), scratch.join("a.spool"));
     drop(Spool::create(&spec)?);
     let opened = Spool::open(&scratch.join("a.spool"))?;
     ensure!(opened.recording().to == Storage::File(std::env::current_dir()?.join("a.mp4")));
@@ -114,11 +118,12 @@ fn a_file_is_not_replaced_unless_allowed() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
     fs::write(&path, "precious")?;
-    let spec = Spec::to_file(path.clone());
+    let mut spec = beside_file(Spec::to_file(path.clone()));
     let done = record(&spec, tracks(FPS)?, test_packets(FPS, 1)?);
     ensure!(matches!(done, Err(Error::Exists(p)) if p == path));
-    ensure!(fs::read(&path)? == b"precious" && !spec.spool.exists());
-    expect_all_stored(record(&Spec { overwrite: true, ..spec }, tracks(FPS)?, test_packets(FPS, 1)?)?)?;
+    ensure!(fs::read(&path)? == b"precious" && !spec.folder.exists());
+    spec.recording.overwrite = true;
+    expect_all_stored(record(&spec, tracks(FPS)?, test_packets(FPS, 1)?)?)?;
     ensure!(is_faststart(&path)?);
     Ok(())
 }
@@ -126,17 +131,18 @@ fn a_file_is_not_replaced_unless_allowed() -> Result<()> {
 #[test]
 fn a_destination_folder_must_exist_and_the_spool_must_not() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let result = record(&Spec::to_file(scratch.join("no/out.mp4")), tracks(FPS)?, Vec::new());
+    let result = record(&beside_file(Spec::to_file(scratch.join("no/out.mp4"))), tracks(FPS)?, Vec::new());
     ensure!(matches!(result, Err(Error::NoFolder(p)) if p == scratch.join("no")));
-    let result = record(&Spec::to_file(scratch.path().to_owned()), tracks(FPS)?, Vec::new());
+    let folder = scratch.path().to_owned();
+    let result = record(&beside_file(Spec::to_file(folder)), tracks(FPS)?, Vec::new());
     ensure!(matches!(result, Err(Error::Create(..))), "a folder is not a file");
-    let spec = Spec::to_file(scratch.join("out.mp4"));
-    fs::create_dir(&spec.spool)?;
-    fs::write(spec.spool.join("mine"), "")?;
+    let spec = beside_file(Spec::to_file(scratch.join("out.mp4")));
+    fs::create_dir(&spec.folder)?;
+    fs::write(spec.folder.join("mine"), "")?;
     let result = record(&spec, tracks(FPS)?, Vec::new());
-    ensure!(matches!(result, Err(Error::Unfinished(p)) if p == spec.spool));
+    ensure!(matches!(result, Err(Error::Unfinished(p)) if p == spec.folder));
     ensure!(
-        matches!(Spool::open(&spec.spool), Err(Error::NotASpool { .. })),
+        matches!(Spool::open(&spec.folder), Err(Error::NotASpool { .. })),
         "a folder without a description is not a spool"
     );
     Ok(())
@@ -146,7 +152,7 @@ fn a_destination_folder_must_exist_and_the_spool_must_not() -> Result<()> {
 fn a_spool_does_not_overlap_with_its_destination() -> Result<()> {
     let scratch = ScratchDir::new()?;
     for spool in ["out/rec", "out/rec/spool", "out"] {
-        let spec = Spec { spool: scratch.join(spool), ..folder_spec(&scratch, Format::Both) };
+        let spec = SpoolConfig::new(folder_spec(&scratch, Format::Both), scratch.join(spool));
         let result = record(&spec, tracks(FPS)?, Vec::new());
         ensure!(matches!(result, Err(Error::Overlap(_))), "{spool}: {result:?}");
     }
@@ -157,14 +163,14 @@ fn a_spool_does_not_overlap_with_its_destination() -> Result<()> {
 fn a_file_that_appears_during_the_recording_is_kept() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
-    let spec = Spec::to_file(path.clone());
+    let spec = beside_file(Spec::to_file(path.clone()));
     record_and_crash(&spec, test_packets(FPS, 5)?)?;
     fs::write(&path, "precious")?;
-    let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
+    let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.folder)?), fast_retry_config())?);
     ensure!(done.spool.is_some() && fs::read(&path)? == b"precious", "{done:?}");
     ensure!(done.status.problem.is_some_and(|problem| problem.contains("already exists")));
     fs::remove_file(&path)?;
-    let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
+    let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.folder)?), fast_retry_config())?);
     ensure!(done.spool.is_none() && counters(&path)?.len() > 100, "{done:?}");
     Ok(())
 }
@@ -173,17 +179,17 @@ fn a_file_that_appears_during_the_recording_is_kept() -> Result<()> {
 #[test]
 fn a_damaged_spool_causes_no_panic() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let spec = Spec { overwrite: true, ..folder_spec(&scratch, Format::BothTs) };
+    let spec = spooled(&scratch, Spec { overwrite: true, ..folder_spec(&scratch, Format::BothTs) });
     record_and_crash(&spec, test_packets(FPS, 10)?)?;
     let whole = scratch.join("whole");
-    fs::rename(&spec.spool, &whole)?;
+    fs::rename(&spec.folder, &whole)?;
     let mut names: Vec<_> = fs::read_dir(&whole)?.flatten().map(|e| e.file_name()).collect();
     names.sort();
     for name in names {
         for damage in 0..4 {
-            let _earlier = fs::remove_dir_all(&spec.spool);
-            copy_folder(&whole, &spec.spool)?;
-            let path = spec.spool.join(&name);
+            let _earlier = fs::remove_dir_all(&spec.folder);
+            copy_folder(&whole, &spec.folder)?;
+            let path = spec.folder.join(&name);
             let content = fs::read(&path)?;
             match damage {
                 0 => fs::remove_file(&path)?,
@@ -191,7 +197,7 @@ fn a_damaged_spool_causes_no_panic() -> Result<()> {
                 2 => fs::write(&path, b"nonsense")?,
                 _ => fs::write(&path, String::from_utf8_lossy(&content).replace("0", "9223372036854775807"))?,
             }
-            let recovered = Spool::open(&spec.spool)
+            let recovered = Spool::open(&spec.folder)
                 .and_then(|spool| upload::recover(Arc::new(spool), fast_retry_config()));
             if let Ok(upload) = recovered {
                 // A panic of the upload would panic here.
@@ -205,7 +211,7 @@ fn a_damaged_spool_causes_no_panic() -> Result<()> {
 #[test]
 fn an_empty_recording_has_no_file() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let spec = Spec { manifest: true, ..Spec::to_file(scratch.join("out.mp4")) };
+    let spec = beside_file(Spec { manifest: true, ..Spec::to_file(scratch.join("out.mp4")) });
     let done = expect_all_stored(record(&spec, tracks(FPS)?, Vec::new())?)?;
     ensure!(done.files.is_empty() && fs::read_dir(scratch.path())?.count() == 0, "{done:?}");
     Ok(())
@@ -214,7 +220,7 @@ fn an_empty_recording_has_no_file() -> Result<()> {
 #[test]
 fn a_split_neither_loses_nor_repeats_packets() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let spec = Spec { split: secs(8), ..folder_spec(&scratch, Format::Mp4) };
+    let spec = spooled(&scratch, Spec { split: secs(8), ..folder_spec(&scratch, Format::Mp4) });
     let all = test_packets(FPS, 22)?;
     let done = expect_all_stored(record(&spec, tracks(FPS)?, all.clone())?)?;
     let names: Vec<_> = done.files.iter().map(|f| f.name.as_str()).collect();
@@ -277,8 +283,8 @@ fn file_lengths(scratch: &ScratchDir, done: &UploadReport) -> Result<Vec<u32>> {
 fn files_have_the_requested_length_to_a_frame() -> Result<()> {
     for (split, wanted) in [(5, &[150, 150, 60][..]), (10, &[300, 60]), (12, &[360])] {
         let scratch = ScratchDir::new()?;
-        let spec = Spec { split: secs(split), ..folder_spec(&scratch, Format::Both) };
-        let all = test_packets_split(spec.split, MediaTime::ZERO, 12)?;
+        let spec = spooled(&scratch, Spec { split: secs(split), ..folder_spec(&scratch, Format::Both) });
+        let all = test_packets_split(secs(split), MediaTime::ZERO, 12)?;
         let done = expect_all_stored(record(&spec, tracks(FPS)?, all)?)?;
         ensure!(file_lengths(&scratch, &done)? == wanted, "{split} s: {:?}", file_lengths(&scratch, &done)?);
         // No segment exceeds the target duration, and none is lost.
@@ -292,13 +298,12 @@ fn files_have_the_requested_length_to_a_frame() -> Result<()> {
 #[test]
 fn a_resumed_recording_has_the_same_split_points() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let spec = Spec { split: secs(5), ..folder_spec(&scratch, Format::Mp4) };
-    record_and_crash(&spec, test_packets_split(spec.split, MediaTime::ZERO, 8)?)?;
-    let spec = Spec { resume: true, ..spec };
+    let spec = spooled(&scratch, Spec { split: secs(5), ..folder_spec(&scratch, Format::Mp4) });
+    record_and_crash(&spec, test_packets_split(secs(5), MediaTime::ZERO, 8)?)?;
+    let spec = resumed(spec);
     let begins_at = Recorder::create(Spool::create(&spec)?, tracks(FPS)?)?.begins_at();
     ensure!((6500..8000).contains(&begins_at.as_millis()), "{begins_at:?}");
-    let done =
-        expect_all_stored(record(&spec, tracks(FPS)?, test_packets_split(spec.split, begins_at, 9)?)?)?;
+    let done = expect_all_stored(record(&spec, tracks(FPS)?, test_packets_split(secs(5), begins_at, 9)?)?)?;
     let rest = u32::try_from(begins_at.to_index(FPS))? + 9 * FPS - 450;
     ensure!(file_lengths(&scratch, &done)? == [150, 150, 150, rest], "{:?}", file_lengths(&scratch, &done)?);
     Ok(())
@@ -307,8 +312,8 @@ fn a_resumed_recording_has_the_same_split_points() -> Result<()> {
 #[test]
 fn a_file_has_its_creation_time() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let spec = Spec { split: secs(5), ..folder_spec(&scratch, Format::Mp4) };
-    let all = test_packets_split(spec.split, MediaTime::ZERO, 7)?;
+    let spec = spooled(&scratch, Spec { split: secs(5), ..folder_spec(&scratch, Format::Mp4) });
+    let all = test_packets_split(secs(5), MediaTime::ZERO, 7)?;
     let done = expect_all_stored(record(&spec, tracks(FPS)?, all)?)?;
     ensure!(done.files.len() == 2, "{done:?}");
     for file in &done.files {
@@ -334,6 +339,7 @@ fn playlists_hold_every_frame() -> Result<()> {
     {
         let scratch = ScratchDir::new()?;
         let spec = Spec { manifest: true, segment: secs(2), ..folder_spec(&scratch, format) };
+        let spec = spooled(&scratch, spec);
         // Keyframes every four seconds, so segments of four.
         let done = expect_all_stored(record(&spec, tracks(FPS)?, test_packets(FPS, 10)?)?)?;
         let folder = scratch.join("out/rec");
@@ -373,7 +379,7 @@ fn playlists_hold_every_frame() -> Result<()> {
 #[test]
 fn an_audio_only_recording() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let spec = Spec { audio_only: true, ..folder_spec(&scratch, Format::BothTs) };
+    let spec = spooled(&scratch, Spec { audio_only: true, ..folder_spec(&scratch, Format::BothTs) });
     let audio_only = || Ok::<_, anyhow::Error>(Tracks { video: None, ..tracks(FPS)? });
     let all: Vec<_> = test_packets(FPS, 10)?.into_iter().filter(|p| p.track == Track::Audio).collect();
     expect_all_stored(record(&spec, audio_only()?, all.clone())?)?;
@@ -390,7 +396,7 @@ fn an_audio_only_recording() -> Result<()> {
 }
 
 /// Records packets and leaves the spool as a crash would: packets in the recorder's memory are lost.
-fn record_and_crash(spec: &Spec, all: Vec<Packet>) -> Result<()> {
+fn record_and_crash(spec: &SpoolConfig, all: Vec<Packet>) -> Result<()> {
     let spool = Spool::create(spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
     let (sender, subscription) = subscribed(Track::Video)?;
@@ -400,14 +406,14 @@ fn record_and_crash(spec: &Spec, all: Vec<Packet>) -> Result<()> {
         sender.send(packet)?;
     }
     // Everything is written except packets in the interleaver and the last fragment.
-    wait_until_written(&spec.spool)?;
-    let left = spec.spool.with_extension("left");
-    copy_folder(&spec.spool, &left)?;
+    wait_until_written(&spec.folder)?;
+    let left = spec.folder.with_extension("left");
+    copy_folder(&spec.folder, &left)?;
     drop(sender);
     thread.join().ok().context("a panic")??;
     drop(spool);
-    fs::remove_dir_all(&spec.spool)?;
-    fs::rename(left, &spec.spool)?;
+    fs::remove_dir_all(&spec.folder)?;
+    fs::rename(left, &spec.folder)?;
     tracing::debug!(?last, "recording interrupted");
     Ok(())
 }
@@ -423,12 +429,12 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 #[test]
 fn an_interrupted_recording_is_recovered_without_at_most_a_fragment() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let spec = folder_spec(&scratch, Format::Both);
+    let spec = spooled(&scratch, folder_spec(&scratch, Format::Both));
     record_and_crash(&spec, test_packets(FPS, 10)?)?;
-    let spool = Arc::new(Spool::open(&spec.spool)?);
-    ensure!(matches!(Spool::open(&spec.spool), Err(Error::Busy(_))), "two owners of one spool");
+    let spool = Arc::new(Spool::open(&spec.folder)?);
+    ensure!(matches!(Spool::open(&spec.folder), Err(Error::Busy(_))), "two owners of one spool");
     let done = wait_for_upload(upload::recover(spool, fast_retry_config())?);
-    ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
+    ensure!(done.spool.is_none() && !spec.folder.exists(), "{done:?}");
     for name in ["rec_0.mp4", "rec.m3u8"] {
         let path = scratch.join("out/rec").join(name);
         let seen = counters(&path)?;
@@ -444,13 +450,13 @@ fn an_interrupted_recording_is_recovered_without_at_most_a_fragment() -> Result<
 fn a_torn_segment_is_truncated_to_complete_fragments() -> Result<()> {
     let scratch = ScratchDir::new()?;
     for (cut, least) in [(1_u64, 180), (3000, 120)] {
-        let spec = Spec { overwrite: true, ..Spec::to_file(scratch.join("out.mp4")) };
+        let spec = beside_file(Spec { overwrite: true, ..Spec::to_file(scratch.join("out.mp4")) });
         record_and_crash(&spec, test_packets(FPS, 8)?)?;
-        let open = spec.spool.join("out_1.m4s");
+        let open = spec.folder.join("out_1.m4s");
         let file = fs::OpenOptions::new().write(true).open(&open)?;
         file.set_len(file.metadata()?.len() - cut)?;
         let done =
-            wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
+            wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.folder)?), fast_retry_config())?);
         ensure!(done.spool.is_none());
         let seen = counters(&scratch.join("out.mp4"))?;
         ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>() && seen.len() < 240, "{seen:?}");
@@ -462,10 +468,9 @@ fn a_torn_segment_is_truncated_to_complete_fragments() -> Result<()> {
 #[test]
 fn a_recording_is_resumed_in_another_run() -> Result<()> {
     let scratch = ScratchDir::new()?;
-    let spec = Spec { manifest: true, ..folder_spec(&scratch, Format::Both) };
+    let spec = spooled(&scratch, Spec { manifest: true, ..folder_spec(&scratch, Format::Both) });
     record_and_crash(&spec, test_packets(FPS, 6)?)?;
-    let done =
-        expect_all_stored(record(&Spec { resume: true, ..spec }, tracks(FPS)?, test_packets(FPS, 5)?)?)?;
+    let done = expect_all_stored(record(&resumed(spec), tracks(FPS)?, test_packets(FPS, 5)?)?)?;
     let path = scratch.join("out/rec/rec_0.mp4");
     let seen = counters(&path)?;
     let first = seen.len() - 150;
@@ -499,14 +504,13 @@ fn a_recording_is_resumed_in_another_run() -> Result<()> {
 fn a_recording_is_resumed_after_a_still_picture_with_longer_audio() -> Result<()> {
     let scratch = ScratchDir::new()?;
     for format in [Format::Mp4, Format::HlsTs] {
-        let spec = Spec { overwrite: true, ..folder_spec(&scratch, format) };
+        let spec = spooled(&scratch, Spec { overwrite: true, ..folder_spec(&scratch, format) });
         let mut first = test_packets(FPS, 6)?;
         // A still picture is encoded once a second; audio is continuous.
         let second = 1_000_000_000;
         first.retain(|p| p.track == Track::Audio || p.pts.0 < 2 * second || p.pts.0 % second < second / 60);
         record_and_crash(&spec, first)?;
-        let done =
-            expect_all_stored(record(&Spec { resume: true, ..spec }, tracks(FPS)?, test_packets(FPS, 5)?)?)?;
+        let done = expect_all_stored(record(&resumed(spec), tracks(FPS)?, test_packets(FPS, 5)?)?)?;
         ensure!(done.spool.is_none() && !done.files.is_empty(), "{done:?}");
         let name = if format == Format::Mp4 { "rec_0.mp4" } else { "rec.m3u8" };
         for track in ["v:0", "a:0"] {
@@ -527,7 +531,7 @@ fn record_on_small_disk(room: u64) -> Result<(Result<RunSummary, Error>, Vec<u32
     let disk = Tmpfs::mount(scratch.join("disk"), room + BALLAST_BYTES)?;
     fs::write(disk.path().join("ballast"), [0; BALLAST_BYTES as usize])?;
     let path = scratch.join("out.mp4");
-    let spec = Spec { spool: disk.path().join("spool"), ..Spec::to_file(path.clone()) };
+    let spec = SpoolConfig::new(Spec::to_file(path.clone()), disk.path().join("spool"));
     let (added, done) = match record(&spec, tracks(FPS)?, test_packets(FPS, 20)?) {
         Ok(done) => done,
         Err(error) => return Ok((Err(error), Vec::new())),
@@ -535,7 +539,7 @@ fn record_on_small_disk(room: u64) -> Result<(Result<RunSummary, Error>, Vec<u32
     if done.spool.is_some() {
         fs::remove_file(disk.path().join("ballast"))?;
         let again =
-            wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
+            wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.folder)?), fast_retry_config())?);
         ensure!(again.spool.is_none(), "{again:?}");
     }
     ensure!(Recording::open(&path)?.decoder_warnings()?.is_empty(), "what is left is torn");
@@ -598,7 +602,7 @@ fn a_disk_filled_by_others_loses_nothing_that_was_recorded() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let disk = Tmpfs::mount(scratch.join("disk"), 128 << 20)?;
     let path = scratch.join("out.mp4");
-    let spec = Spec { spool: disk.path().join("spool"), ..Spec::to_file(path.clone()) };
+    let spec = SpoolConfig::new(Spec::to_file(path.clone()), disk.path().join("spool"));
     let spool = Spool::create(&spec)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
     let (sender, subscription) = subscribed(Track::Video)?;
@@ -608,7 +612,7 @@ fn a_disk_filled_by_others_loses_nothing_that_was_recorded() -> Result<()> {
     for packet in &all[..half] {
         sender.send(packet.clone())?;
     }
-    wait_until_written(&spec.spool)?;
+    wait_until_written(&spec.folder)?;
     fill_disk(disk.path())?;
     for packet in &all[half..] {
         // The recorder may have ended already.
@@ -619,13 +623,13 @@ fn a_disk_filled_by_others_loses_nothing_that_was_recorded() -> Result<()> {
     ensure!(matches!(ended, Err(Error::DiskFull(_))), "{ended:?}");
     drop(spool);
     // The segment was closed in order, not salvaged: the disk is still full.
-    let segments = fs::read_to_string(spec.spool.join("recorded.log"))?.matches("\"segment\"").count();
+    let segments = fs::read_to_string(spec.folder.join("recorded.log"))?.matches("\"segment\"").count();
     ensure!(segments == 3, "{segments} segments of 4 s are in the log");
-    let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
+    let done = wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.folder)?), fast_retry_config())?);
     ensure!(done.spool.is_some() || path.exists(), "{done:?}");
     fs::remove_file(disk.path().join("filler"))?;
     if done.spool.is_some() {
-        wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.spool)?), fast_retry_config())?);
+        wait_for_upload(upload::recover(Arc::new(Spool::open(&spec.folder)?), fast_retry_config())?);
     }
     let seen = counters(&path)?;
     ensure!(seen == (0..seen.len() as u32).collect::<Vec<_>>());
@@ -638,7 +642,7 @@ fn a_disk_filled_by_others_loses_nothing_that_was_recorded() -> Result<()> {
 fn a_full_spool_ends_the_recording_and_is_kept() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let path = scratch.join("out.mp4");
-    let spec = Spec { spool_limit_bytes: 1 << 20, ..Spec::to_file(path.clone()) };
+    let spec = beside_file(Spec { spool_limit_bytes: 1 << 20, ..Spec::to_file(path.clone()) });
     let mut all = test_packets(FPS, 20)?;
     // Decoders ignore zeros behind a picture.
     for packet in all.iter_mut().filter(|p| p.track == Track::Video && p.keyframe) {

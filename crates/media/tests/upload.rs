@@ -7,6 +7,7 @@ mod storage_fixture;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod stream;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +16,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::{Format, Recording as Spec, Storage, StorageKeys, Vod, VodMediaType};
 use pagecast_core::{MediaTime, Packet, Track};
 use pagecast_media::record::upload::{self, Config, State, Status, UploadReport, UploadTask};
-use pagecast_media::record::{Error, Recorder, RunSummary, Spool};
+use pagecast_media::record::{Error, Recorder, RunSummary, Spool, SpoolConfig};
 use pagecast_media::thumbnail::Jpeg;
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::vod::BUCKET;
@@ -37,9 +39,9 @@ fn start_s3(scratch: &ScratchDir, name: &str) -> Result<S3Server> {
     Ok(server)
 }
 
-fn recording_spec(scratch: &ScratchDir, server: &S3Server, format: Format) -> Spec {
-    let to = Storage::Bucket(bucket(server));
-    Spec { format, manifest: true, ..Spec::new("rec", to, scratch.join("rec.spool")) }
+fn recording_spec(scratch: &ScratchDir, server: &S3Server, format: Format) -> SpoolConfig {
+    let spec = Spec { format, manifest: true, ..Spec::new("rec", Storage::Bucket(bucket(server))) };
+    SpoolConfig::new(spec, scratch.join("rec.spool"))
 }
 
 /// Short pauses, and stuck soon.
@@ -60,7 +62,7 @@ struct RunningRecording {
 }
 
 impl RunningRecording {
-    fn start(spec: &Spec, config: Config) -> Result<Self> {
+    fn start(spec: &SpoolConfig, config: Config) -> Result<Self> {
         let spool = Spool::create(spec)?;
         let recorder = Recorder::create(Arc::clone(&spool), tracks(FPS)?)?;
         let upload = UploadTask::spawn(spool, recorder.wakeup(), config)?;
@@ -150,7 +152,7 @@ fn segments_are_stored_as_they_close_and_the_rest_at_the_end() -> Result<()> {
     ensure!(!listed("rec_live.m3u8")?.contains("PLAYLIST-TYPE"));
     let event = listed("rec.m3u8")?;
     ensure!(event.contains("PLAYLIST-TYPE:EVENT") && !event.contains("ENDLIST"), "{event}");
-    for entry in fs::read_dir(&spec.spool)?.flatten() {
+    for entry in fs::read_dir(&spec.folder)?.flatten() {
         // Stored files are removed at the same time.
         let content = fs::read(entry.path()).unwrap_or_default();
         let text = String::from_utf8_lossy(&content);
@@ -158,7 +160,7 @@ fn segments_are_stored_as_they_close_and_the_rest_at_the_end() -> Result<()> {
     }
     running.send(&all[half..])?;
     let done = running.finish()?;
-    ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
+    ensure!(done.spool.is_none() && !spec.folder.exists(), "{done:?}");
     ensure!(done.files.iter().map(|f| f.name.as_str()).eq(["rec_0.mp4", "rec.m3u8"]), "{done:?}");
     ensure_complete(&server)
 }
@@ -235,23 +237,24 @@ fn wrong_keys_lose_nothing() -> Result<()> {
     let server = start_s3(&scratch, "s3")?;
     let mut wrong = bucket(&server);
     wrong.keys = Some(StorageKeys::new(ACCESS, "not this one"));
-    let spec = Spec { to: Storage::Bucket(wrong), ..recording_spec(&scratch, &server, Format::Both) };
+    let mut spec = recording_spec(&scratch, &server, Format::Both);
+    spec.recording.to = Storage::Bucket(wrong);
     let mut running = RunningRecording::start(&spec, Config { probe: true, ..upload_config() })?;
     running.wait_for("refused", |status| status.state == State::Failed)?;
     running.send(&sorted_by_dts(test_packets(FPS, 10)?))?;
     running.end_input()?;
     let done = wait_for_upload(running.upload);
-    ensure!(done.spool.as_deref() == Some(spec.spool.as_path()), "{done:?}");
+    ensure!(done.spool.as_deref() == Some(spec.folder.as_path()), "{done:?}");
     let problem = done.status.problem.context("a problem")?;
     ensure!(problem.contains("rec") && !problem.contains("not this one"), "{problem}");
     ensure!(server.objects("rec")?.is_empty());
     // An operator corrects the keys.
-    let mut spool = Spool::open(&spec.spool)?;
+    let mut spool = Spool::open(&spec.folder)?;
     let mut right = Storage::Bucket(bucket(&server));
     ensure!(spool.recording().to == right.without_keys(), "keys are in the spool");
     std::mem::swap(&mut spool.recording_mut().to, &mut right);
     let done = wait_for_upload(upload::recover(Arc::new(spool), upload_config())?);
-    ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
+    ensure!(done.spool.is_none() && !spec.folder.exists(), "{done:?}");
     ensure_complete(&server)
 }
 
@@ -259,8 +262,8 @@ fn wrong_keys_lose_nothing() -> Result<()> {
 fn a_backup_gets_the_whole_recording() -> Result<()> {
     let scratch = ScratchDir::new()?;
     let (server, backup) = (start_s3(&scratch, "s3")?, start_s3(&scratch, "backup")?);
-    let to_backup = Some(Storage::Bucket(bucket(&backup)));
-    let spec = Spec { backup: to_backup, ..recording_spec(&scratch, &server, Format::Both) };
+    let mut spec = recording_spec(&scratch, &server, Format::Both);
+    spec.recording.backup = Some(Storage::Bucket(bucket(&backup)));
     let running = RunningRecording::start(&spec, upload_config())?;
     let all = sorted_by_dts(test_packets(FPS, 10)?);
     let (first, rest) = all.split_at(all.len() * 6 / 10);
@@ -291,7 +294,7 @@ fn a_cancelled_upload_keeps_its_spool() -> Result<()> {
     let done = wait_for_upload(running.upload);
     ensure!(done.spool.is_some() && begin.elapsed() < WAIT_TIMEOUT, "{done:?}");
     server.set_fault(None);
-    let mut spool = Spool::open(&spec.spool)?;
+    let mut spool = Spool::open(&spec.folder)?;
     spool.recording_mut().to = Storage::Bucket(bucket(&server));
     let done = wait_for_upload(upload::recover(Arc::new(spool), upload_config())?);
     ensure!(done.spool.is_none(), "{done:?}");
@@ -302,7 +305,7 @@ fn a_cancelled_upload_keeps_its_spool() -> Result<()> {
 /// `is_interrupted` holds: this drops the same state as a kill.
 fn interrupt_upload(
     server: &S3Server,
-    spec: &Spec,
+    spec: &SpoolConfig,
     fault: InjectedFault,
     is_interrupted: impl Fn() -> Result<bool>,
 ) -> Result<()> {
@@ -332,8 +335,8 @@ fn interrupt_upload(
 }
 
 /// Stores the rest, and checks that no multipart upload is left.
-fn recover_interrupted_upload(server: &S3Server, spec: &Spec) -> Result<()> {
-    let mut spool = Spool::open(&spec.spool)?;
+fn recover_interrupted_upload(server: &S3Server, spec: &SpoolConfig) -> Result<()> {
+    let mut spool = Spool::open(&spec.folder)?;
     spool.recording_mut().to = Storage::Bucket(bucket(server));
     let done = wait_for_upload(upload::recover(Arc::new(spool), upload_config())?);
     ensure!(done.spool.is_none(), "{done:?}");
@@ -376,11 +379,12 @@ fn video_on_demand_gets_the_file_and_the_playlist() -> Result<()> {
         storage_endpoint: server.storage().url().parse().ok(),
         ..Vod::default()
     });
-    let spec = Spec { format: Format::BothTs, ..Spec::new("rec", to, scratch.join("rec.spool")) };
+    let spec = Spec { format: Format::BothTs, ..Spec::new("rec", to) };
+    let spec = SpoolConfig::new(spec, scratch.join("rec.spool"));
     let running = RunningRecording::start(&spec, Config { probe: true, ..upload_config() })?;
     running.send(&sorted_by_dts(test_packets(FPS, 10)?))?;
     let done = running.finish()?;
-    ensure!(done.spool.is_none() && !spec.spool.exists(), "{done:?}");
+    ensure!(done.spool.is_none() && !spec.folder.exists(), "{done:?}");
     ensure!(done.files.len() == 2, "{done:?}");
     for (file, name) in done.files.iter().zip(["rec_0.mp4", "rec.m3u8"]) {
         ensure!(file.name == name && file.file_id.is_some() && file.bytes > 0, "{file:?}");
@@ -390,5 +394,106 @@ fn video_on_demand_gets_the_file_and_the_playlist() -> Result<()> {
         ensure!(seen == (0..300).collect::<Vec<_>>(), "{name}: {} pictures", seen.len());
     }
     ensure!(server.calls("CommitUpload").len() == 2, "each is one asset");
+    Ok(())
+}
+
+/// Contents of all objects in the bucket, except for those that change.
+fn stored_files(server: &S3Server) -> Result<BTreeMap<String, Vec<u8>>> {
+    let names = server.objects("rec")?.into_keys();
+    let kept = names.filter(|name| !name.ends_with(".m3u8") && !name.ends_with(".json"));
+    kept.map(|name| Ok((name.clone(), fs::read(server.object_path("rec", &name))?))).collect()
+}
+
+/// Records ten seconds, of which two segments are stored and the third is lost with the spool. Returns the
+/// recording as its next owner gets it.
+fn record_and_lose_spool(scratch: &ScratchDir, server: &S3Server, format: Format) -> Result<SpoolConfig> {
+    let spec = recording_spec(scratch, server, format);
+    let mut running = RunningRecording::start(&spec, upload_config())?;
+    running.send(&sorted_by_dts(test_packets(FPS, 10)?))?;
+    let mut rows = BTreeMap::new();
+    let is_stored = |row: &LedgerRow| match row {
+        LedgerRow::Segment { stored, .. } => stored.is_some() || !format.has_hls(),
+        _ => false,
+    };
+    let begin = Instant::now();
+    while rows.values().filter(|row| is_stored(row)).count() < 2 {
+        ensure!(begin.elapsed() < WAIT_TIMEOUT, "{rows:?}");
+        rows.extend(running.upload.take_ledger_rows().into_iter().map(|row| (row.key(), row)));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.upload.cancel();
+    running.packets = None;
+    running.recorder.join().ok().context("a panic")??;
+    ensure!(wait_for_upload(running.upload).spool.is_some(), "everything is stored");
+    fs::rename(&spec.folder, scratch.join("lost"))?;
+    let earlier = rows.into_values().collect();
+    let recording = Spec { resume: true, ..spec.recording };
+    Ok(SpoolConfig { recording, epoch: 2, earlier, has_earlier: true, ..spec })
+}
+
+#[test]
+fn a_recording_goes_on_from_its_ledger_and_overwrites_nothing() -> Result<()> {
+    for (format, segment) in [(Format::Both, "m4s"), (Format::BothTs, "ts")] {
+        let scratch = ScratchDir::new()?;
+        let server = start_s3(&scratch, "s3")?;
+        let spec = record_and_lose_spool(&scratch, &server, format)?;
+        let before = stored_files(&server)?;
+        let running = RunningRecording::start(&spec, upload_config())?;
+        running.send(&sorted_by_dts(test_packets(FPS, 5)?))?;
+        let done = running.finish()?;
+        ensure!(done.spool.is_none() && !spec.folder.exists(), "{done:?}");
+        let after = stored_files(&server)?;
+        ensure!(before.iter().all(|(name, content)| after.get(name) == Some(content)), "overwritten");
+        let added: Vec<&str> = after
+            .keys()
+            .filter(|name| !before.contains_key(*name))
+            .map(|n| &n["room/rec/".len()..])
+            .collect();
+        let own = [2, 3].map(|index| format!("rec_r2_{index:06}.{segment}"));
+        let init = (segment == "m4s").then(|| "rec_r2_init_1.mp4".to_owned());
+        let wanted: Vec<String> = ["rec_1.mp4".to_owned()].into_iter().chain(own).chain(init).collect();
+        ensure!(added == wanted, "{added:?}");
+
+        let text = fs::read_to_string(server.object_path("rec", "room/rec/rec.m3u8"))?;
+        ensure!(text.matches("#EXT-X-DISCONTINUITY\n").count() == 1 && text.ends_with("ENDLIST\n"), "{text}");
+        let whole: Vec<u32> = (0..240).chain(0..150).collect();
+        let played = counters(&server.object_path("rec", "room/rec/rec.m3u8"))?;
+        ensure!(played == whole, "{format:?}: {played:?}");
+        let part = counters(&server.object_path("rec", "room/rec/rec_1.mp4"))?;
+        ensure!(part == (0..150).collect::<Vec<_>>(), "{format:?}: {part:?}");
+        ensure!(done.files.iter().map(|f| f.name.as_str()).eq(["rec_1.mp4", "rec.m3u8"]), "{done:?}");
+        let missing = done.missing.context("nothing is missing")?;
+        ensure!(missing.starts_with("rec_0.mp4 cannot be stored"), "{missing}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_owner_without_the_spool_completes_the_playlist() -> Result<()> {
+    let scratch = ScratchDir::new()?;
+    let server = start_s3(&scratch, "s3")?;
+    let spec = record_and_lose_spool(&scratch, &server, Format::Hls)?;
+    let done = wait_for_upload(upload::recover(Spool::create(&spec)?, upload_config())?);
+    ensure!(done.spool.is_none() && done.missing.is_none() && !spec.folder.exists(), "{done:?}");
+    let path = server.object_path("rec", "room/rec/rec.m3u8");
+    ensure!(fs::read_to_string(&path)?.ends_with("rec_1.m4s\n#EXT-X-ENDLIST\n"));
+    ensure!(counters(&path)? == (0..240).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
+fn a_file_of_another_owner_is_not_replaced() -> Result<()> {
+    let scratch = ScratchDir::new()?;
+    let server = start_s3(&scratch, "s3")?;
+    let spec = record_and_lose_spool(&scratch, &server, Format::Mp4)?;
+    let taken = server.object_path("rec", "room/rec/rec_1.mp4");
+    fs::create_dir_all(taken.parent().context("no folder")?)?;
+    fs::write(&taken, "precious")?;
+    let mut running = RunningRecording::start(&spec, upload_config())?;
+    running.send(&sorted_by_dts(test_packets(FPS, 5)?))?;
+    running.end_input()?;
+    let done = wait_for_upload(running.upload);
+    ensure!(done.spool.is_some() && fs::read(&taken)? == b"precious", "{done:?}");
+    ensure!(done.status.problem.is_some_and(|problem| problem.contains("another owner")));
     Ok(())
 }

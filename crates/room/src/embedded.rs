@@ -275,6 +275,12 @@ impl Server {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Ends all sessions of a room, without waiting. Returns whether the media thread will do so; it may be
+    /// too busy.
+    pub fn close_room(&self, room: &str) -> bool {
+        self.state.commands.try_send(command::Command::CloseRoom(room.to_owned())).is_ok()
+    }
+
     /// Ends all sessions and their event streams, without waiting. Later requests are answered with 503.
     pub fn shutdown(&self) {
         self.stop.send_replace(true);

@@ -21,7 +21,7 @@ pub use room::{Ice, IceServer, RoomProvider};
 pub use settings::{CallbackReceiver, Callbacks, Limits, MaxVideo, Network, Settings};
 pub(crate) use storage::public_url;
 pub use storage::{StorageDefaults, StorageKeys, StorageLocation, VodKeys};
-pub use store::{StoreError, load};
+pub use store::{StoreError, follow_fleet, load};
 pub use validate::{
     MAX_CASTS, MAX_KEYS, MAX_NAME_LEN, MAX_RECEIVER_LEN, MAX_RETRY_S, MAX_SECRET_LEN, MIN_TOKEN_LEN,
     ValidationError, validate_all,
@@ -95,6 +95,8 @@ pub struct ApplicationRegistry(RwLock<Index>);
 
 #[derive(Debug, Default)]
 struct Index {
+    /// Version of the fleet's documents that the applications are from.
+    version: u64,
     all: Vec<Arc<Application>>,
     by_key: HashMap<String, Vec<Arc<Application>>>,
 }
@@ -102,7 +104,13 @@ struct Index {
 impl ApplicationRegistry {
     /// Replaces all applications.
     pub fn replace(&self, all: Vec<Application>) {
-        let mut index = Index::default();
+        self.replace_version(0, all);
+    }
+
+    /// Replaces all applications by those of a version of the fleet's documents, unless they are from a later
+    /// one.
+    pub(crate) fn replace_version(&self, version: u64, all: Vec<Application>) {
+        let mut index = Index { version, ..Index::default() };
         for app in all {
             let app = Arc::new(app);
             for key in app.keys.iter().filter(|key| !key.disabled) {
@@ -110,7 +118,15 @@ impl ApplicationRegistry {
             }
             index.all.push(app);
         }
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = index;
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if version == 0 || version >= current.version {
+            *current = index;
+        }
+    }
+
+    /// Version of the fleet's documents that the applications are from.
+    pub(crate) fn version(&self) -> u64 {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).version
     }
 
     /// Returns all applications.

@@ -7,6 +7,7 @@
 //! `PAGECAST_ADMIN_TOKEN` are shorthands. Every secret may be given as `{ file = "…" }` or `{ env = "…" }`.
 
 mod demo;
+mod fleet;
 mod load;
 #[cfg(test)]
 mod reference;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::app::Application;
 
 pub use demo::{DemoError, demo_application};
+pub use fleet::{Fleet, Peer, Role};
 pub use load::{Error, Options, environment, load};
 #[cfg(test)]
 pub(crate) use reference::assert_golden_file;
@@ -51,6 +53,8 @@ pub struct Config {
     pub casts: Casts,
     /// The embedded rooms.
     pub rooms: Rooms,
+    /// The machines that are one service.
+    pub fleet: Fleet,
     /// Options of the Volcengine API.
     pub volcengine: Volcengine,
     /// Options of the Tencent API.
@@ -203,7 +207,8 @@ pub struct Rooms {
     /// `https://rooms.example.com`. `/rooms/…` is appended.
     pub public_url: Option<String>,
     /// Secret that signs the tokens for publishing and watching, at least 16 characters. Required unless the
-    /// rooms are only reachable from this machine. Without one, no token is needed.
+    /// rooms are only reachable from this machine. Without one, no token is needed. All nodes of a fleet must
+    /// have the same.
     pub secret: Option<Secret>,
     /// Most rooms at once. The rooms of this service's own casts are never refused.
     pub max_rooms: usize,
@@ -291,6 +296,7 @@ impl Default for Config {
             limits: Limits::default(),
             casts: Casts::default(),
             rooms: Rooms::default(),
+            fleet: Fleet::default(),
             volcengine: Volcengine::default(),
             tencent: Tencent::default(),
             applications: Vec::new(),

@@ -4,6 +4,10 @@ use std::error::Error;
 
 use crate::request_id::RequestId;
 
+/// Value of `Retry-After` while the fleet's database is away, in seconds: the shortest time that the header
+/// allows, since each attempt waits for the database as well.
+pub(crate) const FLEET_RETRY_AFTER_S: u64 = 1;
+
 /// Operation that failed, and why. It goes to the log; the caller gets a general message and the request id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InternalError {

@@ -4,7 +4,7 @@
 //! Begin with [`Service`], the state that all APIs share. A request enters through [`listen`], is dispatched
 //! by [`route`], and becomes a [`pagecast_fleet::NewCast`] in one of the dialects [`volcengine`], [`tencent`]
 //! and [`rest`], each a thin translation. Events of casts leave through [`callback`], in the format of the
-//! dialect that created the cast.
+//! dialect that created the cast. [`peer`] connects the nodes of a fleet.
 //!
 //! Deliberately absent: pages, media, and the running of casts.
 
@@ -17,6 +17,7 @@ mod internal_error;
 pub mod listen;
 pub mod metrics;
 mod new_cast;
+pub mod peer;
 mod rate_limit;
 mod request_id;
 pub mod rest;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Method, Uri};
-use pagecast_listen::{Limits, Service, ShutdownPhase, serve};
+pub use pagecast_listen::Limits;
+use pagecast_listen::{Service, ShutdownPhase, serve};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

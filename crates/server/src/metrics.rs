@@ -55,6 +55,12 @@ macro_rules! metrics {
 
 metrics! {
     CASTS Gauge "pagecast_casts" ["state"] "Casts by state; ended ones until they are deleted";
+    QUEUE_OLDEST Gauge "pagecast_queue_oldest_age_seconds" []
+        "Time that the oldest queued cast has waited, in seconds; 0 if none is queued";
+    QUEUE_CORES Gauge "pagecast_queue_cores" []
+        "CPU cores that the queued casts need, estimated from the running ones";
+    QUEUE_CORE_SECONDS Gauge "pagecast_queue_core_seconds" []
+        "CPU time that the queued casts need if each runs for as long as it may, in core-seconds, estimated";
     CAST_FPS Gauge "pagecast_cast_fps" ["cast", "app"] "Changed frames per second, recently";
     CAST_UNCHANGED Gauge "pagecast_cast_unchanged_ratio" ["cast", "app"]
         "Share of ticks without a change, which need no encoding, 0 to 1";
@@ -86,12 +92,21 @@ metrics! {
         "Time since the worker's last heartbeat, in seconds";
     WORKER_CORES Gauge "pagecast_worker_cores" ["worker"] "CPU cores available to the worker";
     WORKER_USED Gauge "pagecast_worker_used_cores" ["worker"] "CPU cores in use by any program";
+    WORKER_FREE_CORES Gauge "pagecast_worker_free_cores" ["worker"] "CPU cores that no program uses";
     WORKER_MEMORY Gauge "pagecast_worker_memory_bytes" ["worker"]
         "Memory available to the worker, used or not";
     WORKER_FREE Gauge "pagecast_worker_memory_free_bytes" ["worker"] "Memory that is still available";
     WORKER_CASTS Gauge "pagecast_worker_casts" ["worker"] "Casts running on the worker";
     WORKER_DRAINING Gauge "pagecast_worker_draining" ["worker"]
         "1 if the worker is shutting down and starts no more casts, otherwise 0";
+    WORKER_LEASE_AGE Gauge "pagecast_worker_lease_renewal_age_seconds" ["worker"]
+        "Time since the worker last renewed the leases of its casts, in seconds; absent without casts. When \
+         it reaches fleet.lease_s, other workers take over the casts";
+    DATABASE_UP Gauge "pagecast_database_up" []
+        "1 if the fleet's database accepts writes, otherwise 0; all other values of the fleet are absent \
+         then";
+    DATABASE_LATENCY Gauge "pagecast_database_latency_seconds" []
+        "Time that the database took for one write, in seconds";
     CALLBACKS_PENDING Gauge "pagecast_callbacks_pending" [] "Events not yet delivered to their receiver";
     CALLBACKS_OLDEST Gauge "pagecast_callbacks_oldest_pending_age_seconds" []
         "Age of the oldest pending event, in seconds; 0 if there is none";

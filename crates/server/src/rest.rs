@@ -1,4 +1,5 @@
-//! The REST API: casts, their events and evidence, and the applications that own them.
+//! The REST API: casts, their events and evidence, the applications that own them, and the nodes of the
+//! fleet.
 //!
 //! Bearer tokens authenticate callers ([`caller`]), a body becomes the description of a cast
 //! ([`create_cast`]), [`view`] decides what is shown of a cast, and [`error`] renders all errors in one
@@ -15,13 +16,17 @@ mod error_code;
 mod events;
 mod evidence;
 mod json;
+mod nodes;
 mod openapi;
 mod pushes;
+mod queue;
 mod snapshot;
 mod stream_limit;
 #[cfg(test)]
 mod tests;
 mod view;
+
+pub(crate) use nodes::renewal_age;
 
 use std::sync::Arc;
 
@@ -34,7 +39,12 @@ use crate::rate_limit::KeyedRateLimiter;
 use crate::service::Service;
 use caller::{Administrator, Caller};
 use error::{ApiError, ErrorCode, json_response};
+pub(crate) use evidence::{
+    EvidenceContent, MAX_FILE_LEN as MAX_EVIDENCE_FILE_LEN, MAX_FILES as MAX_EVIDENCE_FILES,
+    is_valid_name as is_evidence_name, list_local as list_evidence, read_local as read_evidence,
+};
 use json::{Json, OptionalJson};
+pub(crate) use snapshot::{PendingSnapshots, SnapshotError, take as take_snapshot};
 
 /// Largest body of a request, in bytes: a style sheet and a script of 1 MiB each, and the most headers and
 /// cookies, escaped as JSON.
@@ -93,8 +103,13 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         )
         .route("/applications/{name}/tokens", get(applications::tokens::list).post(applications::tokens::add))
         .route("/applications/{name}/tokens/{id}", axum::routing::delete(applications::tokens::remove));
+    let nodes = Router::new()
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{id}", get(nodes::get))
+        .route("/nodes/{id}/drain", post(nodes::drain));
     let inner = casts
         .merge(applications)
+        .merge(nodes)
         .route("/", get(openapi::reference_page))
         .route("/reference.js", get(openapi::reference_script))
         .route("/openapi.json", get(openapi::document))

@@ -25,6 +25,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::callback::CallbackFormat;
+use crate::config::Role;
 use crate::metrics::Metrics;
 use crate::request_id::{self, RequestId};
 use crate::service::Service;
@@ -112,14 +113,15 @@ struct AppState {
 }
 
 /// Router of the listener. `rooms` answers everything below `/rooms`; it is empty if the rooms have a
-/// listener of their own. `/readyz` answers 503 while `draining` is true.
+/// listener of their own. `/readyz` answers 503 while `draining` is true. A node without the role `api` has
+/// only the rooms and what operators need: health, readiness and metrics.
 pub fn router(
     service: Service,
     metrics: Arc<Metrics>,
     draining: watch::Receiver<bool>,
     rooms: Router,
 ) -> Router {
-    let rest = rest::router(service.clone());
+    let rest = service.config.fleet.has_role(Role::Api).then(|| rest::router(service.clone()));
     build_router(
         AppState { service, metrics, draining, frontends: API_FRONTENDS, last_check: Arc::default() },
         rest,
@@ -127,15 +129,20 @@ pub fn router(
     )
 }
 
-fn build_router(state: AppState, rest: Router, rooms: Router) -> Router {
-    let rest = rest.layer(from_fn_with_state(state.clone(), observe_rest));
-    let apis = Router::new()
-        .route("/", any(dispatch))
+/// Builds the router. Without `rest`, there are no APIs at all.
+fn build_router(state: AppState, rest: Option<Router>, rooms: Router) -> Router {
+    let ops = Router::new()
         .route("/healthz", get(ops::health))
         .route("/readyz", get(ops::ready))
-        .route("/metrics", get(ops::metrics))
-        .with_state(state)
-        .merge(rest)
+        .route("/metrics", get(ops::metrics));
+    let apis = match rest {
+        Some(rest) => {
+            let rest = rest.layer(from_fn_with_state(state.clone(), observe_rest));
+            ops.route("/", any(dispatch)).with_state(state).merge(rest)
+        }
+        None => ops.with_state(state),
+    };
+    let apis = apis
         .layer(from_fn_with_state(Arc::<auth_log::FailureLog>::default(), auth_log::log_failures))
         .layer(from_fn(request_id::assign));
     // Rooms have tokens and CORS headers of their own, and no request ids. In this order, unknown paths are

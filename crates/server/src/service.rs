@@ -1,18 +1,19 @@
 //! State and operations shared by all dialects.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use pagecast_core::spec::{Layer, Recording, Room, RoomIds, RoomService, RoomUrl, Secret, Source, Storage};
 use pagecast_core::{CastSpec, SpecError};
-use pagecast_fleet::{CastId, CreateOutcome, Fleet, NewCast, UnixMs};
+use pagecast_fleet::{Cast, CastId, CreateOutcome, Fleet, NewCast, UnixMs, WorkerId};
 
 use crate::app::{Application, ApplicationRegistry, Settings, StorageLocation};
 use crate::config::Config;
+use crate::peer::PeerClient;
 use crate::volcengine::token::{MAX_NONCE, Privilege, Token};
 
 /// A wall clock, in Unix milliseconds. Tests inject their own.
@@ -35,8 +36,8 @@ pub trait EmbeddedRooms: Debug + Send + Sync {
     fn expect_publisher(&self, ids: &RoomIds);
     /// URL at which viewers watch the room.
     fn watch_url(&self, ids: &RoomIds) -> String;
-    /// Number of viewers in the room now.
-    fn viewer_count(&self, ids: &RoomIds) -> usize;
+    /// Number of viewers in the room now. `None` if another node of the fleet may carry the room.
+    fn viewer_count(&self, ids: &RoomIds) -> Option<usize>;
 }
 
 /// State of the request handlers.
@@ -44,16 +45,22 @@ pub trait EmbeddedRooms: Debug + Send + Sync {
 pub struct Service {
     /// The fleet: casts, workers and outbox.
     pub fleet: Arc<dyn Fleet>,
+    /// Name of this node in the fleet.
+    pub node: WorkerId,
     /// The applications.
     pub apps: Arc<ApplicationRegistry>,
     /// The configuration.
     pub config: Arc<Config>,
     /// The embedded rooms, unless they are disabled.
     pub rooms: Option<Arc<dyn EmbeddedRooms>>,
+    /// The other nodes of the fleet, if there is a channel to them.
+    pub peers: Option<PeerClient>,
     /// The wall clock.
     pub clock: Clock,
     /// Whether the service is shutting down and accepts no more casts.
     pub draining: Arc<AtomicBool>,
+    /// Number of live API nodes of the fleet, which share each rate limit; 0 if it is not known.
+    pub live_api_nodes: Arc<AtomicU32>,
 }
 
 impl Debug for Service {
@@ -69,12 +76,13 @@ impl Service {
         (self.clock)()
     }
 
-    /// Creates a cast. While the service is shutting down, the queue counts as full.
+    /// Creates a cast. While a service that is alone drains or shuts down, the queue counts as full.
     ///
     /// # Errors
     /// As [`Casts::create`](pagecast_fleet::Casts::create).
     pub async fn create(&self, new: NewCast) -> Result<CreateOutcome, pagecast_fleet::Error> {
-        if self.is_draining() {
+        // In a fleet, other nodes claim the cast.
+        if !self.fleet.is_shared() && (self.is_draining() || self.is_node_draining().await) {
             return Ok(CreateOutcome::QueueFull);
         }
         self.fleet.create(new).await
@@ -86,6 +94,24 @@ impl Service {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// Whether this node claims no more casts.
+    async fn is_node_draining(&self) -> bool {
+        self.fleet.workers().await.iter().any(|(id, status)| *id == self.node && status.draining)
+    }
+
+    /// Number of live API nodes of the fleet, which share each rate limit; 0 if it is not known.
+    #[must_use]
+    pub(crate) fn api_nodes(&self) -> u32 {
+        self.live_api_nodes.load(Ordering::Relaxed)
+    }
+
+    /// The node that runs a cast, if it is another one that can be asked.
+    #[must_use]
+    pub fn other_node_of<'a>(&'a self, cast: &'a Cast) -> Option<(&'a PeerClient, &'a WorkerId)> {
+        let (peers, worker) = self.peers.as_ref().zip(cast.worker.as_ref())?;
+        (worker != peers.own()).then_some((peers, worker))
+    }
+
     /// Generates an id for a new cast.
     #[must_use]
     pub fn new_cast_id(&self) -> CastId {
@@ -94,36 +120,32 @@ impl Service {
 
     /// Creates the description of a cast of this page with the application's defaults, without outputs.
     #[must_use]
-    pub fn new_cast_spec(&self, app: &Application, id: &CastId, mut source: Source) -> CastSpec {
+    pub fn new_cast_spec(&self, app: &Application, mut source: Source) -> CastSpec {
         source.context.tls.ca.clone_from(&app.settings.ca);
         CastSpec {
             network: app.settings.network.clone(),
             limits: app.settings.limits.to_spec(),
-            evidence: Some(self.cast_folder("evidence", id)),
             ..CastSpec::new(source)
         }
     }
 
-    /// Path of the cast's folder of a kind (`evidence`, `spool` …) in the data folder.
+    /// Path of the cast's folder of a kind (`evidence`) in the data folder.
     #[must_use]
     pub fn cast_folder(&self, kind: &str, id: &CastId) -> PathBuf {
         self.config.data.join(kind).join(id.as_str())
     }
 
-    /// Creates the description of a recording of this cast, stored in `to` or in the application's default
-    /// storage.
+    /// Creates the description of a recording of this cast, stored in `to`, in the application's default
+    /// storage, or in the folder `recordings` of whichever machine runs the cast.
     #[must_use]
     pub fn new_recording(&self, app: &Application, id: &CastId, to: Option<Storage>) -> Recording {
-        // The recording gets a subfolder named after the cast.
-        let local = || Storage::Folder(self.config.data.join("recordings"));
         let storage = &app.settings.storage;
-        let default = || storage.default.as_ref().map(StorageLocation::to_spec);
-        let to = to.or_else(default).unwrap_or_else(local);
+        let to = to.or_else(|| storage.default.as_ref().map(StorageLocation::to_spec));
         Recording {
             backup: storage.backup.as_ref().map(StorageLocation::to_spec),
             upload_timeout: Duration::from_secs(self.config.casts.upload_timeout_s),
-            receipt: Some(self.cast_folder("receipts", id).with_extension("json")),
-            ..Recording::new(id.as_str(), to, self.cast_folder("spool", id))
+            // The recording gets a subfolder named after the cast.
+            ..Recording::new(id.as_str(), to.map_or_else(|| local_storage(None), with_absolute_path))
         }
     }
 
@@ -171,6 +193,21 @@ impl Service {
             }
         };
         Ok(Room { service, ids, layers, codec: *codec, ice: ice.to_spec() })
+    }
+}
+
+/// Folder of recordings on the machine that runs the cast: relative to its data folder. Applications whose
+/// casts choose names have one of their own.
+pub(crate) fn local_storage(app: Option<&Application>) -> Storage {
+    let folder = Path::new("recordings");
+    Storage::Folder(app.map_or_else(|| folder.to_owned(), |app| folder.join(&app.name)))
+}
+
+/// A folder that the configuration names is relative to the working directory of this process.
+fn with_absolute_path(storage: Storage) -> Storage {
+    match storage {
+        Storage::Folder(path) => Storage::Folder(std::path::absolute(&path).unwrap_or(path)),
+        other => other,
     }
 }
 

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::Service;
 use crate::auth_log::AuthFailure;
-use crate::internal_error::InternalError;
+use crate::internal_error::{FLEET_RETRY_AFTER_S, InternalError};
 use crate::rate_limit::KeyedRateLimiter;
 use crate::route::{ApiFrontend, ApiRequest, BodyError, MAX_BODY_LEN};
 use error_code::ErrorCode;
@@ -57,8 +57,12 @@ static RATE_LIMITS: LazyLock<KeyedRateLimiter> =
 /// Answers a request of this API.
 pub(crate) async fn handle(service: &Service, call: ApiRequest) -> Response {
     let result = tokio::time::timeout(REQUEST_TIMEOUT, execute(service, &call, &RATE_LIMITS)).await;
-    let timed_out =
-        |_| Err(ApiError::new(ErrorCode::InternalError, "the request took longer than 5 s: try again later"));
+    // Requests wait for nothing but the fleet's database.
+    let timed_out = |_| {
+        let message = "the request took longer than 5 s: try again later";
+        let error = ApiError::new(ErrorCode::InternalError, message);
+        Err(ApiError { retry_after_s: Some(FLEET_RETRY_AFTER_S), ..error })
+    };
     let result = result.unwrap_or_else(timed_out);
     if let Some(internal) = result.as_ref().err().and_then(|error| error.internal.as_ref()) {
         internal.log(API, &call.id);
@@ -87,7 +91,7 @@ async fn execute(
     limits: &KeyedRateLimiter,
 ) -> Result<Map<String, Value>, ApiError> {
     let request = AuthenticatedRequest::authenticate(service, call)?;
-    if !limits.check(&format!("{}/{}", request.action.as_str(), request.key_id)) {
+    if !limits.check(&format!("{}/{}", request.action.as_str(), request.key_id), service.api_nodes()) {
         let message = format!(
             "the limit of {} is {MAX_REQUESTS_PER_SECOND} requests a second: try again later",
             request.action.as_str()
@@ -106,6 +110,7 @@ async fn execute(
 fn internal_error(error: &pagecast_fleet::Error) -> ApiError {
     ApiError {
         internal: Some(InternalError::new("access the fleet", error)),
+        retry_after_s: Some(FLEET_RETRY_AFTER_S),
         ..ApiError::new(ErrorCode::InternalError, "an internal error occurred, try again later")
     }
 }

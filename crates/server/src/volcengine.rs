@@ -169,10 +169,8 @@ impl RequestGate {
             Ok(admitted) => {
                 match tokio::time::timeout(REQUEST_TIMEOUT, execute(service, call, &admitted)).await {
                     Ok(result) => result,
-                    Err(_) => Err(ApiError::new(
-                        ErrorCode::InternalServiceTimeout,
-                        "the request took longer than 10 s: try again later",
-                    )),
+                    // Requests wait for nothing but the fleet's database.
+                    Err(_) => Err(ApiError::unavailable(None)),
                 }
             }
             Err(error) => Err(error),
@@ -219,7 +217,7 @@ impl RequestGate {
             return Err(ApiError::new(ErrorCode::MethodNotAllowed, message));
         }
         let (name, rate) = action.name_and_rate();
-        if !self.rate_limits[action as usize].check(&verified.key_id) {
+        if !self.rate_limits[action as usize].check(&verified.key_id, service.api_nodes()) {
             let message = format!(
                 "this access key has sent more than {rate} {name} requests in a second: try again later"
             );
@@ -338,6 +336,17 @@ fn find_application(
             ApiError::new(ErrorCode::NotExistAppId, format!("there is no application {app_id}"))
         }
     })
+}
+
+/// Error of the fleet, of which the caller sees no details.
+fn fleet_error(operation: &'static str, error: &pagecast_fleet::Error) -> ApiError {
+    use pagecast_fleet::Error;
+    match error {
+        Error::Storage { .. } | Error::Unavailable => {
+            ApiError::unavailable(Some(InternalError::new(operation, error)))
+        }
+        error => internal_error(operation, error),
+    }
 }
 
 /// A response without details; the error goes to the log.

@@ -65,6 +65,8 @@ pub fn install_hint(name: &str) -> String {
         "turnserver" => "coturn",
         "node" | "npm" => "npm",
         "openssl" => "openssl",
+        "pgbouncer" => "pgbouncer",
+        "postgres" => "postgresql",
         "python3" => "python3",
         "systemd-analyze" => "systemd",
         "nginx" => "nginx-light libnginx-mod-rtmp libnginx-mod-stream",

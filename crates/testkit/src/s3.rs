@@ -63,6 +63,8 @@ struct ServerState {
     fault: Mutex<Option<InjectedFault>>,
     keys: Mutex<BTreeMap<String, Credential>>,
     request_counts: Mutex<BTreeMap<&'static str, u64>>,
+    /// How often each object was written, by its path.
+    write_counts: Mutex<BTreeMap<String, u64>>,
     uploads: Mutex<Vec<CreatedUpload>>,
 }
 
@@ -227,6 +229,15 @@ impl S3Server {
         let texts = all.filter(|p| p.is_file()).filter_map(|path| fs::read_to_string(path).ok());
         let mut texts = texts.filter(|text| text.contains(name));
         texts.next().with_context(|| format!("no object has metadata with {name}"))
+    }
+
+    /// How often each object of a bucket was written, by its name.
+    #[must_use]
+    pub fn write_counts(&self, bucket: &str) -> BTreeMap<String, u64> {
+        let prefix = format!("/{bucket}/");
+        let counts = lock(&self.state.write_counts);
+        let inside = counts.iter().filter_map(|(path, count)| Some((path.strip_prefix(&prefix)?, *count)));
+        inside.map(|(name, count)| (name.to_owned(), count)).collect()
     }
 
     /// Number of requests of a kind: `put`, `part`, `begin`, `complete`, `abort`, `list` (of uploads),

@@ -200,6 +200,14 @@ impl ServiceProcess {
     /// The service takes longer than `limit`, or exits with an error.
     pub fn stop(&mut self, limit: Duration) -> Result<()> {
         self.signal(Signal::TERM)?;
+        self.wait_for_exit(limit)
+    }
+
+    /// Waits until the service ends by itself.
+    ///
+    /// # Errors
+    /// The service takes longer than `limit`, or exits with an error.
+    pub fn wait_for_exit(&mut self, limit: Duration) -> Result<()> {
         let mut child = self.child.take().context("pagecast serve does not run")?;
         let begin = Instant::now();
         let status = loop {

@@ -1,6 +1,7 @@
 //! One cast: carries out what [`pagecast_core::cast::StateMachine`] decides, with a page, encoders and
 //! outputs.
 
+mod assignment;
 mod changes;
 mod driver;
 mod evidence;
@@ -20,14 +21,16 @@ use std::task::Waker;
 use std::time::Duration;
 
 use pagecast_core::cast::{EndReason, Event, HealthFault, LoadError, Warning};
+use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::StorageKeys;
 use pagecast_core::wake::SharedWaker;
-use pagecast_core::{CastSpec, HostTime, SpecError};
+use pagecast_core::{HostTime, SpecError};
 use pagecast_media::{encode, push, record};
 use pagecast_page::browser::{self, CallError, TrustError};
 use pagecast_page::clock;
 use serde::{Deserialize, Serialize};
 
+pub use assignment::{Assignment, CastPaths};
 pub use changes::{Change, ChangeReceiver, ChangeSender, change_queue};
 pub use hang::Hang;
 pub use pagecast_media::record::upload::{
@@ -184,7 +187,8 @@ fn gave_up_message(fault: HealthFault, attempts: u32) -> String {
 pub struct StopToken {
     requested: Arc<AtomicBool>,
     abandoned: Arc<AtomicBool>,
-    /// Woken by both requests.
+    restart_requested: Arc<AtomicBool>,
+    /// Woken by all requests.
     waker: SharedWaker,
     /// Time of the last [`StopToken::is_requested`], on the clock of the page; 0 before the first.
     last_checked_at: Arc<AtomicI64>,
@@ -201,6 +205,17 @@ impl StopToken {
     pub fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Requests that the cast's process be killed and replaced by another one, which resumes the cast.
+    pub fn request_restart(&self) {
+        self.restart_requested.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Returns whether a restart was requested since the last call, and clears the request.
+    pub(crate) fn take_restart_request(&self) -> bool {
+        self.restart_requested.swap(false, Ordering::AcqRel)
     }
 
     /// Sets who is woken by a request.
@@ -251,8 +266,15 @@ pub enum CastEvent {
     Room(RoomStatus),
     /// Status of the recording's upload.
     Upload(UploadStatus),
+    /// Rows of the recording's ledger that have changed.
+    Ledger(Vec<LedgerRow>),
     /// The cast's process died, and a new process resumed the cast.
     Restarted,
+    /// The cast's lease has ended: it publishes and stores nothing more.
+    Isolated {
+        /// Whether it goes on recording to its spool.
+        is_recording: bool,
+    },
     /// The recording stopped while the cast continues; the outcome has the reason.
     RecordingStopped,
     /// A snapshot was written to this file, or (`false`) could not be.
@@ -287,38 +309,45 @@ impl<E: Into<Error>> From<E> for Failure {
 /// # Errors
 /// [`Failure`]; whatever was recorded until then is kept and plays.
 pub fn run(
-    spec: &CastSpec,
+    assignment: &Assignment,
     started: HostTime,
     stop: &StopToken,
     warm: Option<WarmBrowser>,
     changes: &ChangeReceiver,
     mut on_event: impl FnMut(CastEvent),
 ) -> Result<Report, Failure> {
-    spec.validate()?;
+    assignment.validate()?;
     let wakeup = Wakeup::new();
-    let outputs = pipeline::Prepared::open(spec, wakeup.waker())?;
-    driver::Driver::new(spec, started, wakeup, (stop, changes), warm, outputs, &mut on_event).run()
+    let outputs = pipeline::Prepared::open(assignment, wakeup.waker())?;
+    driver::Driver::new(assignment, started, wakeup, (stop, changes), warm, outputs, &mut on_event).run()
 }
 
-/// Finishes and uploads what an earlier process recorded for this cast.
+/// Finishes and uploads what earlier processes recorded for this cast. If their spool is not here, playlists
+/// are completed from the ledger, and the report names what is missing.
 ///
 /// # Errors
 /// [`Failure`]; what is not uploaded stays in the spool.
 pub fn finish(
-    spec: &CastSpec,
+    assignment: &Assignment,
     stop: &StopToken,
     mut on_event: impl FnMut(CastEvent),
 ) -> Result<Report, Failure> {
     let mut report = Report::default();
-    let Some(recording) = &spec.recording else { return Ok(report) };
-    if !recording.spool.exists() {
-        // The spool is removed when all of it is uploaded.
-        report.recording = recording.receipt.as_deref().and_then(UploadReport::read);
+    let Some(spool) = assignment.spool_config() else { return Ok(report) };
+    if !assignment.has_unfinished_recording() {
         return Ok(report);
     }
-    let upload = PendingUpload::recover(recording)?;
-    let control = (stop, &Wakeup::new());
-    match driver::wait_for_upload(upload, recording.upload_timeout, control, &mut on_event, &mut report) {
+    if !spool.folder.exists()
+        && let Some(receipt) = spool.receipt.as_deref().and_then(UploadReport::read)
+    {
+        // The receipt is written when all of the spool is uploaded, before the spool is removed.
+        report.recording = Some(receipt);
+        return Ok(report);
+    }
+    let (timeout, control) = (spool.recording.upload_timeout, (stop, &Wakeup::new()));
+    let upload =
+        if assignment.is_left { PendingUpload::open_left(&spool)? } else { PendingUpload::recover(spool)? };
+    match driver::wait_for_upload(upload, timeout, control, &mut on_event, &mut report) {
         Ok(()) => Ok(report),
         Err(error) => Err(Failure { error, report: Some(Box::new(report)) }),
     }

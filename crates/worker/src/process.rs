@@ -28,7 +28,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
 pub use crate::cast::ChangeSender;
-use crate::cast::{CastEvent, Change, ChangeReceiver, FailureKind, Report, StopToken, change_queue};
+use crate::cast::{
+    Assignment, CastEvent, Change, ChangeReceiver, FailureKind, Report, StopToken, change_queue,
+};
 use cgroup::Cgroup;
 pub use child_main::run as run_inside;
 use log_forwarder::LogForwarder;
@@ -61,9 +63,9 @@ enum ProcessCommand {
     /// Start a browser and keep it ready for a cast like this one.
     WarmUp(Box<CastSpec>),
     /// Run this cast; the time is when the user requested it.
-    Run(Box<CastSpec>, i64),
+    Run(Box<Assignment>, i64),
     /// Finish and upload what an earlier process recorded for this cast.
-    Finish(Box<CastSpec>),
+    Finish(Box<Assignment>),
     /// Apply this change to the running cast.
     Change(Change),
     /// Stop the cast.
@@ -259,8 +261,13 @@ impl Process {
     }
 
     /// Finishes and uploads what an earlier process recorded for this cast.
-    pub fn finish(self, spec: &CastSpec, stop: &StopToken, on_event: impl FnMut(CastEvent)) -> Outcome {
-        Supervisor::new(spec, now(), stop, on_event).finish(self)
+    pub fn finish(
+        self,
+        assignment: &Assignment,
+        stop: &StopToken,
+        on_event: impl FnMut(CastEvent),
+    ) -> Outcome {
+        Supervisor::new(assignment, now(), stop, on_event).finish(self)
     }
 
     /// Starts a browser for a cast like this one, and waits until it is ready.
@@ -284,12 +291,12 @@ impl Process {
     /// Runs the cast until it ends or `stop` requests it. `started` is when the user requested the cast.
     pub fn run(
         self,
-        spec: &CastSpec,
+        assignment: &Assignment,
         started: HostTime,
         stop: &StopToken,
         on_event: impl FnMut(CastEvent),
     ) -> Outcome {
-        Supervisor::new(spec, started, stop, on_event).run(self)
+        Supervisor::new(assignment, started, stop, on_event).run(self)
     }
 
     /// Replaces the dead process by a new one; returns false if that fails.

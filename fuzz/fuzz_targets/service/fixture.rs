@@ -79,12 +79,15 @@ impl Fixture {
         let now = Arc::new(AtomicI64::new(1_700_000_000_000));
         let clock = Arc::clone(&now);
         let service = Service {
+            node: pagecast_fleet::WorkerId("w".to_owned()),
             fleet: Arc::clone(&fleet) as _,
             apps: Arc::new(ApplicationRegistry::default()),
             config: Arc::new(config),
             rooms: None,
             clock: Arc::new(move || clock.load(Ordering::Relaxed)),
+            peers: None,
             draining: Arc::default(),
+            live_api_nodes: Arc::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         // The service never drains.

@@ -8,11 +8,13 @@ use async_trait::async_trait;
 use axum::body::Bytes;
 use pagecast_core::CastSpec;
 use pagecast_core::cast::EndReason;
+use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
     Backlog, Cast, CastEnd, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command,
-    CreateOutcome, DeliveryAttempt, DeliveryOutcome, Documents, Error, Event, EventKind, Filter, Leases,
-    NewCast, Outbox, OutboxEntry, RedeliverOutcome, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    CreateOutcome, DeliveryAttempt, DeliveryOutcome, Document, DocumentList, Documents, Error, Event,
+    EventKind, ExpiredLease, Filter, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry,
+    QueueState, RedeliverOutcome, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -29,7 +31,9 @@ pub(crate) struct MemoryFleet {
 #[derive(Debug, Default)]
 struct Contents {
     cast: Option<Cast>,
-    documents: BTreeMap<(String, String), Value>,
+    documents: BTreeMap<(String, String), Document>,
+    /// Number of changes of documents.
+    version: u64,
 }
 
 impl Default for MemoryFleet {
@@ -130,6 +134,11 @@ impl Casts for MemoryFleet {
         Ok(CastState::ALL.map(|state| (state, 1)).into())
     }
 
+    async fn queue(&self) -> Result<QueueState, Error> {
+        let queued = self.find(|cast| cast.state == CastState::Queued);
+        Ok(QueueState { order: queued.into_iter().map(|cast| cast.id).collect(), ..QueueState::default() })
+    }
+
     async fn send_command(&self, id: &CastId, _: Command) -> Result<(), Error> {
         let mut contents = self.contents();
         match contents.cast.as_mut().filter(|cast| cast.id == *id) {
@@ -165,13 +174,28 @@ impl Casts for MemoryFleet {
 
 #[async_trait]
 impl Leases for MemoryFleet {
-    async fn register_worker(&self, _: &WorkerId) -> Result<(), Error> {
+    async fn register_worker(&self, _: &WorkerId, _: &NodeInfo) -> Result<(), Error> {
         Ok(())
     }
 
-    async fn claim(
+    async fn expired_leases(&self, _: &WorkerId, _: &NodeInfo) -> Result<Vec<ExpiredLease>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn take_over(
         &self,
         _: &WorkerId,
+        _: &NodeInfo,
+        _: Duration,
+        _: &CastId,
+    ) -> Result<Option<Claim>, Error> {
+        Ok(None)
+    }
+
+    async fn claim_queued(
+        &self,
+        _: &WorkerId,
+        _: &NodeInfo,
         _: Duration,
         _: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
     ) -> Result<Option<Claim>, Error> {
@@ -198,8 +222,20 @@ impl Leases for MemoryFleet {
         Ok(())
     }
 
+    async fn report_stored_later(&self, _: &CastId, _: EventKind) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn put_pushes(&self, _: &Ticket, _: Vec<Push>) -> Result<(), Error> {
         Ok(())
+    }
+
+    async fn put_ledger(&self, _: &Ticket, _: Vec<LedgerRow>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn ledger(&self, _: &Ticket) -> Result<Vec<LedgerRow>, Error> {
+        Ok(Vec::new())
     }
 
     async fn close(&self, _: &Ticket, _: Option<EventKind>, _: Option<Value>) -> Result<(), Error> {
@@ -250,20 +286,37 @@ impl Outbox for MemoryFleet {
 
 #[async_trait]
 impl Documents for MemoryFleet {
-    async fn put_document(&self, kind: &str, name: &str, document: Option<Value>) -> Result<(), Error> {
-        let name = (kind.to_owned(), name.to_owned());
-        let documents = &mut self.contents().documents;
-        match document {
-            Some(document) => drop(documents.insert(name, document)),
-            None => drop(documents.remove(&name)),
+    async fn put_document(
+        &self,
+        kind: &str,
+        name: &str,
+        expected: Option<u64>,
+        content: Option<Value>,
+    ) -> Result<(), Error> {
+        let Contents { documents, version, .. } = &mut *self.contents();
+        let key = (kind.to_owned(), name.to_owned());
+        let found = documents.get(&key).map_or(0, |document| document.version);
+        if expected.is_some_and(|expected| expected != found) {
+            return Err(Error::DocumentChanged(key.1));
+        }
+        *version += 1;
+        let document = |content| Document { name: name.to_owned(), version: *version, content };
+        match content.map(document) {
+            Some(document) => drop(documents.insert(key, document)),
+            None => drop(documents.remove(&key)),
         }
         Ok(())
     }
 
-    async fn documents(&self, kind: &str) -> Result<Vec<(String, Value)>, Error> {
+    async fn documents(&self, kind: &str) -> Result<DocumentList, Error> {
         let contents = self.contents();
-        let all = contents.documents.iter().filter(|((k, _), _)| k == kind);
-        Ok(all.map(|((_, name), document)| (name.clone(), document.clone())).collect())
+        let documents = contents.documents.iter().filter(|((of, _), _)| of == kind);
+        let documents = documents.map(|(_, document)| document.clone()).collect();
+        Ok(DocumentList { version: contents.version, documents })
+    }
+
+    async fn documents_version(&self) -> Result<u64, Error> {
+        Ok(self.contents().version)
     }
 }
 
@@ -285,5 +338,11 @@ impl Telemetry for MemoryFleet {
 
     async fn put_snapshot(&self, _: &Ticket, _: Bytes) {}
 
-    async fn heartbeat(&self, _: &WorkerId, _: WorkerStatus) {}
+    async fn heartbeat(&self, _: &WorkerId, _: WorkerStatus) -> Result<HeartbeatResponse, Error> {
+        Ok(HeartbeatResponse::default())
+    }
+
+    async fn request_drain(&self, _: &WorkerId) -> Result<bool, Error> {
+        Ok(false)
+    }
 }

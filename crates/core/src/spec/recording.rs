@@ -48,11 +48,8 @@ pub struct Recording {
     /// Whether existing files may be replaced.
     #[serde(default)]
     pub overwrite: bool,
-    /// Folder for data that is not stored yet. It is created for the recording and removed once everything is
-    /// stored.
-    pub spool: PathBuf,
-    /// Size limit of the spool in bytes, 1 MiB to 1 PiB. When it is reached, recording stops and the recorded
-    /// part is kept.
+    /// Size limit of the spool in bytes, 1 MiB to 1 PiB: the folder for what is not stored yet. When it is
+    /// reached, recording stops and the recorded part is kept.
     #[serde(default = "default_spool_limit_bytes")]
     pub spool_limit_bytes: u64,
     /// Duration of a segment, 1 to 60 s.
@@ -75,13 +72,9 @@ pub struct Recording {
     /// spool.
     #[serde(default = "default_upload_timeout", alias = "patience")]
     pub upload_timeout: Duration,
-    /// Whether to continue the recording that is in the spool.
+    /// Whether to continue an interrupted recording: from its spool, or else from its ledger.
     #[serde(default)]
     pub resume: bool,
-    /// Receipt file (JSON) that lists what was stored and where. It is written once everything is stored and
-    /// before the spool is removed, so that a later process can report it.
-    #[serde(default)]
-    pub receipt: Option<PathBuf>,
 }
 
 /// File format of a recording.
@@ -124,14 +117,13 @@ impl Format {
 impl Recording {
     /// Creates an MP4 recording with default segments and limits.
     #[must_use]
-    pub fn new(name: impl Into<String>, to: Storage, spool: PathBuf) -> Self {
+    pub fn new(name: impl Into<String>, to: Storage) -> Self {
         Self {
             name: name.into(),
             to,
             backup: None,
             format: Format::Mp4,
             overwrite: false,
-            spool,
             spool_limit_bytes: default_spool_limit_bytes(),
             segment: default_segment(),
             split: default_split(),
@@ -140,20 +132,17 @@ impl Recording {
             audio_only: false,
             upload_timeout: default_upload_timeout(),
             resume: false,
-            receipt: None,
         }
     }
 
-    /// Creates a recording to one MP4 file, with the spool beside it: `talk.mp4.spool` for `talk.mp4`.
+    /// Creates a recording to one MP4 file.
     #[must_use]
     pub fn to_file(path: PathBuf) -> Self {
-        let mut spool = path.clone().into_os_string();
-        spool.push(".spool");
         let stem = path.file_stem().map(|s| s.to_string_lossy()).unwrap_or_default();
         let good = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
         let name: String = stem.chars().map(good).take(MAX_RECORDING_NAME_LEN).collect();
         let name = if name.is_empty() { "recording".to_owned() } else { name };
-        Self::new(name, Storage::File(path), spool.into())
+        Self::new(name, Storage::File(path))
     }
 
     /// Interval between two keyframes, of which each segment holds a whole number.
@@ -176,11 +165,6 @@ impl Recording {
             || !name.chars().all(good)
         {
             return Err(SpecError::RecordingName(name.clone()));
-        }
-        for path in [Some(&self.spool), self.receipt.as_ref()].into_iter().flatten() {
-            if path.to_str().is_none() {
-                return Err(SpecError::Path(path.clone()));
-            }
         }
         for storage in [Some(&self.to), self.backup.as_ref()].into_iter().flatten() {
             storage.validate()?;

@@ -2,26 +2,25 @@
 
 use std::time::Duration;
 
-use pagecast_core::cast::EndReason;
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::Shared;
 use super::history::{append_event, end_cast};
-use super::row::{
-    CastRow, TxError, execute, get_by_rowid, get_listed, query_all, query_one, seal_context, to_sql_integer,
-};
-use super::telemetry::Owner;
+use super::row::{CastRow, TxError, execute, get_by_rowid, get_listed, query_all, query_one, to_sql_integer};
 use super::writer::Tx;
+use crate::delivery::deadline_after;
 use crate::injected::Injected;
-use crate::{Cast, CastEnd, CastId, CastState, Claim, Command, Error, EventKind, Ticket, WorkerId};
+use crate::lifecycle::{UNREADABLE_MESSAGE, failed_end, on_claim, unreported_end};
+use crate::queue::{MAX_CANDIDATES, MAX_CANDIDATES_PER_APP, OfferedApp, QueuedGroup, fair_order, has_labels};
+use crate::sealing::cast_context;
+use crate::telemetry_table::Owner;
+use crate::{
+    Cast, CastId, CastState, Claim, Command, Error, ExpiredLease, MAX_EXPIRED, Renewal, Ticket, WorkerId,
+};
 
-/// Maximum number of queued casts per application that are offered to a worker at once. If none of them fits,
-/// only this application waits.
-const MAX_CANDIDATES_PER_APP: i64 = 100;
-/// Maximum number of queued casts of all applications that are offered to a worker at once: reading them
-/// takes a fraction of a second.
-const MAX_CANDIDATES: usize = 2000;
+/// Nonce of all tickets: this database never forgets an epoch that it confirmed.
+const NONCE: u64 = 0;
 
 /// Calls `found` for each cast that has an owner.
 pub(super) fn for_each_owner(db: &Connection, mut found: impl FnMut(CastId, Owner)) -> rusqlite::Result<()> {
@@ -30,7 +29,8 @@ pub(super) fn for_each_owner(db: &Connection, mut found: impl FnMut(CastId, Owne
     let mut select = db.prepare(sql)?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let owner = Owner { worker: WorkerId(row.get(1)?), epoch: row.get::<_, i64>(2)?.unsigned_abs() };
+        let epoch = row.get::<_, i64>(2)?.unsigned_abs();
+        let owner = Owner { worker: WorkerId(row.get(1)?), epoch, nonce: NONCE };
         if let Ok(id) = CastId::parse(&row.get::<_, String>(0)?) {
             found(id, owner);
         }
@@ -45,10 +45,11 @@ pub(super) fn verify_ticket(db: &Connection, ticket: &Ticket) -> Result<CastRow,
         CastRow::COLUMNS
     );
     let params = params![ticket.cast.as_str(), ticket.worker.0, to_sql_integer(ticket.epoch)];
-    query_one(db, &sql, params, CastRow::from_row)?.ok_or_else(|| Error::Fenced(ticket.cast.clone()).into())
+    let found = query_one(db, &sql, params, CastRow::from_row)?.filter(|_| ticket.nonce == NONCE);
+    found.ok_or_else(|| Error::Fenced(ticket.cast.clone()).into())
 }
 
-pub(super) fn register_worker(tx: &mut Tx<'_>, worker: &WorkerId) -> Result<(), TxError> {
+pub(super) fn register_worker(tx: &mut Tx<'_>, worker: &WorkerId, instance: u64) -> Result<(), TxError> {
     let sql = format!(
         "SELECT {} FROM casts INDEXED BY casts_begun WHERE closed = 0 AND state > 0 AND worker = ?",
         CastRow::COLUMNS
@@ -56,44 +57,98 @@ pub(super) fn register_worker(tx: &mut Tx<'_>, worker: &WorkerId) -> Result<(), 
     for row in query_all(tx.db, &sql, [&worker.0], CastRow::from_row)? {
         clear_owner(tx, &row)?;
     }
+    tx.shared.telemetry.set_instance(worker, instance);
     Ok(())
 }
 
-/// Claims a started cast whose lease has expired, if there is one.
-pub(super) fn claim_expired(
-    tx: &mut Tx<'_>,
-    worker: &WorkerId,
-    lease: Duration,
-) -> Result<Option<Claim>, TxError> {
-    let sql = format!(
-        "SELECT {} FROM casts INDEXED BY casts_begun WHERE closed = 0 AND state > 0 AND lease_until_ms <= ?
-         AND worker IS NOT ? ORDER BY lease_until_ms, n LIMIT 1",
-        CastRow::COLUMNS
-    );
-    while let Some(row) = query_one(tx.db, &sql, params![tx.fleet_now, worker.0], CastRow::from_row)? {
-        if let Some(claim) = assign_owner(tx, worker, lease, &row)? {
-            return Ok(Some(claim));
-        }
-    }
-    Ok(None)
+/// A worker that claims a cast.
+#[derive(Debug, Clone)]
+pub(super) struct Claimant {
+    pub worker: WorkerId,
+    pub instance: u64,
+    pub labels: Vec<String>,
+    pub lease: Duration,
 }
 
-/// Rows of the queue in the order in which casts are offered: first those of the application whose running
-/// casts have the least weight, the oldest first. Descriptions are read later ([`read_queued`]).
-pub(super) fn queue_order(db: &Connection, shared: &Shared) -> Result<Vec<i64>, TxError> {
-    let apps = "SELECT q.app, (SELECT ifnull(sum(weight), 0) FROM tally t WHERE t.state IN (1, 2) AND t.app \
-        = q.app) share,
-                       (SELECT min(n) FROM casts c INDEXED BY casts_waiting WHERE c.state = 0 AND c.app = \
-                       q.app) first
-                FROM tally q WHERE q.state = 0 AND q.n > 0 ORDER BY share, first";
-    let apps: Vec<String> = query_all(db, apps, [], |row| Ok(row.get(0)?))?;
-    let of_app =
-        "SELECT n FROM casts INDEXED BY casts_waiting WHERE state = 0 AND app = ? AND queue_until_ms > ?
-                  ORDER BY n LIMIT ?";
+/// Started casts whose leases have expired, or that have no owner, for a worker.
+pub(super) fn expired_leases(
+    db: &Connection,
+    shared: &Shared,
+    worker: &WorkerId,
+    node_labels: &[String],
+) -> Result<Vec<ExpiredLease>, TxError> {
+    let now = shared.clock.fleet_ms();
+    let sql = "SELECT DISTINCT labels FROM casts INDEXED BY casts_begun
+               WHERE closed = 0 AND state > 0 AND lease_until_ms <= ? AND worker IS NOT ?";
+    let labels: Vec<String> = query_all(db, sql, params![now, worker.0], |row| Ok(row.get(0)?))?;
+    let sql = "SELECT lease_until_ms, n, id, worker, epoch FROM casts INDEXED BY casts_begun
+               WHERE closed = 0 AND state > 0 AND lease_until_ms <= ? AND worker IS NOT ? AND labels = ?
+               ORDER BY lease_until_ms, n LIMIT ?";
+    let mut found = Vec::new();
+    for labels in labels.iter().filter(|labels| has_labels(node_labels, labels)) {
+        let params = params![now, worker.0, labels, MAX_EXPIRED as i64];
+        found.extend(query_all(db, sql, params, |row| {
+            let place: (i64, i64) = (row.get(0)?, row.get(1)?);
+            let owner = row.get::<_, Option<String>>(3)?.map(WorkerId);
+            let owner = owner.zip(Some(row.get::<_, i64>(4)?.unsigned_abs()));
+            let cast = CastId::parse(&row.get::<_, String>(2)?).ok();
+            Ok((place, cast.map(|cast| ExpiredLease { cast, owner })))
+        })?);
+    }
+    found.sort_by_key(|(place, _)| *place);
+    Ok(found.into_iter().filter_map(|(_, lease)| lease).take(MAX_EXPIRED).collect())
+}
+
+/// Claims a started cast whose lease has expired.
+pub(super) fn take_over(tx: &mut Tx<'_>, by: &Claimant, cast: &CastId) -> Result<Option<Claim>, TxError> {
+    let sql = format!(
+        "SELECT {} FROM casts WHERE id = ? AND closed = 0 AND state > 0 AND lease_until_ms <= ?
+         AND worker IS NOT ?",
+        CastRow::COLUMNS
+    );
+    match query_one(tx.db, &sql, params![cast.as_str(), tx.fleet_now, by.worker.0], CastRow::from_row)? {
+        Some(row) => assign_owner(tx, by, &row),
+        None => Ok(None),
+    }
+}
+
+/// Rows of the queue in the order in which casts are offered to a worker with these labels
+/// ([`crate::queue`]), the oldest of an application first. `None` stands for all labels. Descriptions are
+/// read later ([`read_queued`]).
+pub(super) fn queue_order(
+    db: &Connection,
+    shared: &Shared,
+    labels: Option<&[String]>,
+) -> Result<Vec<i64>, TxError> {
+    // Each step finds the next application and set of labels in the index.
+    let groups = "WITH RECURSIVE groups (app, labels, first) AS (
+             SELECT * FROM (SELECT app, labels, n FROM casts INDEXED BY casts_waiting WHERE state = 0
+                            ORDER BY app, labels, n LIMIT 1)
+             UNION ALL
+             SELECT next.app, next.labels, next.n FROM groups JOIN casts next ON next.n = ifnull(
+                 (SELECT n FROM casts INDEXED BY casts_waiting
+                  WHERE state = 0 AND app = groups.app AND labels > groups.labels
+                  ORDER BY labels, n LIMIT 1),
+                 (SELECT n FROM casts INDEXED BY casts_waiting WHERE state = 0 AND app > groups.app
+                  ORDER BY app, labels, n LIMIT 1)))
+         SELECT app, labels, first, (SELECT ifnull(sum(weight), 0) FROM tally
+                                     WHERE state IN (1, 2) AND tally.app = groups.app) FROM groups";
+    let groups = query_all(db, groups, [], |row| {
+        let (app, labels) = (row.get(0)?, row.get(1)?);
+        Ok(QueuedGroup { app, labels, first: row.get(2)?, running_weight: row.get(3)? })
+    })?;
+    let of_group = "SELECT n FROM casts INDEXED BY casts_waiting
+                    WHERE state = 0 AND app = ? AND labels = ? AND queue_until_ms > ? ORDER BY n LIMIT ?";
     let mut queue: Vec<i64> = Vec::new();
-    for app in apps {
-        let params = params![app, shared.clock.fleet_ms(), MAX_CANDIDATES_PER_APP];
-        queue.extend(query_all(db, of_app, params, |row| Ok(row.get::<_, i64>(0)?))?);
+    for OfferedApp { app, labels } in fair_order(groups, labels) {
+        let mut rows = Vec::new();
+        for labels in labels {
+            let params = params![app, labels, shared.clock.fleet_ms(), MAX_CANDIDATES_PER_APP];
+            rows.extend(query_all(db, of_group, params, |row| Ok(row.get::<_, i64>(0)?))?);
+        }
+        rows.sort_unstable();
+        rows.truncate(MAX_CANDIDATES_PER_APP as usize);
+        queue.extend(rows);
         if queue.len() >= MAX_CANDIDATES {
             queue.truncate(MAX_CANDIDATES);
             break;
@@ -121,53 +176,43 @@ pub(super) fn read_queued(
 }
 
 /// Claims a queued cast, unless another worker was faster.
-pub(super) fn claim_queued(
-    tx: &mut Tx<'_>,
-    worker: &WorkerId,
-    lease: Duration,
-    n: i64,
-) -> Result<Option<Claim>, TxError> {
+pub(super) fn claim_queued(tx: &mut Tx<'_>, by: &Claimant, n: i64) -> Result<Option<Claim>, TxError> {
     let sql =
         format!("SELECT {} FROM casts WHERE n = ? AND state = 0 AND queue_until_ms > ?", CastRow::COLUMNS);
     match query_one(tx.db, &sql, [n, tx.fleet_now], CastRow::from_row)? {
-        Some(row) => assign_owner(tx, worker, lease, &row),
+        Some(row) => assign_owner(tx, by, &row),
         None => Ok(None),
     }
 }
 
 /// Makes a worker the owner of a cast. A cast that cannot be read is failed, because it would block every
 /// claim.
-fn assign_owner(
-    tx: &mut Tx<'_>,
-    worker: &WorkerId,
-    lease: Duration,
-    row: &CastRow,
-) -> Result<Option<Claim>, TxError> {
-    let spec = match read_with_injected(tx, row.rowid) {
-        Ok(cast) => cast.spec,
+fn assign_owner(tx: &mut Tx<'_>, by: &Claimant, row: &CastRow) -> Result<Option<Claim>, TxError> {
+    let Claimant { worker, lease, .. } = by;
+    tx.shared.telemetry.check_instance(worker, by.instance)?;
+    let (spec, lost) = match read_with_injected(tx, row.rowid) {
+        Ok(cast) => (cast.spec, cast.worker),
         Err(TxError::Fleet(error @ Error::Unreadable { .. })) => {
             tracing::warn!(cast = %row.id, %error, "cast failed, stored description unreadable");
-            fail_and_close(tx, row, "its stored description cannot be read")?;
+            fail_and_close(tx, row, UNREADABLE_MESSAGE)?;
             return Ok(None);
         }
         Err(fail) => return Err(fail),
     };
     let sql = "UPDATE casts SET worker = ?, epoch = epoch + 1, lease_until_ms = ? WHERE n = ?";
-    execute(tx.db, sql, params![worker.0, deadline_after(tx.fleet_now, lease), row.rowid])?;
-    match row.state {
-        CastState::Queued => {
-            let sql = "UPDATE casts SET state = 1, started_ms = ? WHERE n = ?";
-            execute(tx.db, sql, params![tx.now, row.rowid])?;
-            append_event(tx, row, &EventKind::Started)?;
-        }
-        CastState::Starting | CastState::Live => append_event(tx, row, &EventKind::Resumed)?,
-        CastState::Ended => {}
+    execute(tx.db, sql, params![worker.0, deadline_after(tx.fleet_now, *lease), row.rowid])?;
+    if row.state == CastState::Queued {
+        let sql = "UPDATE casts SET state = 1, started_ms = ? WHERE n = ?";
+        execute(tx.db, sql, params![tx.now, row.rowid])?;
+    }
+    for event in on_claim(row.state, lost, worker) {
+        append_event(tx, row, &event)?;
     }
     let cast =
         get_by_rowid(tx.db, tx.shared, row.rowid)?.ok_or_else(|| Error::CastNotFound(row.id.clone()))?;
     let cast = Cast { spec, ..cast };
-    tx.owner_changed(cast.id.clone(), Owner { worker: worker.clone(), epoch: cast.epoch });
-    let ticket = Ticket { cast: cast.id.clone(), worker: worker.clone(), epoch: cast.epoch };
+    let ticket = Ticket { cast: cast.id.clone(), worker: worker.clone(), epoch: cast.epoch, nonce: NONCE };
+    tx.owner_changed(cast.id.clone(), Owner::of(&ticket));
     Ok(Some(Claim { ticket, cast }))
 }
 
@@ -178,15 +223,10 @@ fn read_with_injected(tx: &Tx<'_>, n: i64) -> Result<Cast, TxError> {
     let mut cast = get_by_rowid(tx.db, tx.shared, n)?.ok_or_else(gone)?;
     let sql = "SELECT what FROM injected WHERE whose = ?";
     if let Some(sealed) = query_one(tx.db, sql, [n], |row| Ok(row.get::<_, Vec<u8>>(0)?))? {
-        let injected: Injected = tx.shared.open(&seal_context(&cast.id, "injected"), &sealed)?;
+        let injected: Injected = tx.shared.open(&cast_context(&cast.id, "injected"), &sealed)?;
         injected.put_into(&mut cast.spec);
     }
     Ok(cast)
-}
-
-/// Fleet time at which `time` from now has passed.
-pub(super) fn deadline_after(now: i64, time: Duration) -> i64 {
-    now.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
 pub(super) fn renew(tx: &Tx<'_>, ticket: &Ticket, lease: Duration) -> Result<(), TxError> {
@@ -196,13 +236,30 @@ pub(super) fn renew(tx: &Tx<'_>, ticket: &Ticket, lease: Duration) -> Result<(),
     Ok(())
 }
 
+pub(super) fn renew_all(tx: &Tx<'_>, tickets: &[Ticket], lease: Duration) -> Result<Vec<Renewal>, TxError> {
+    // Only leases of which a third is over are written, so that looking for commands writes nothing.
+    let due_before = deadline_after(tx.fleet_now, lease * 2 / 3);
+    let renew_due = |ticket| -> Result<(), TxError> {
+        let row = verify_ticket(tx.db, ticket)?;
+        let sql = "UPDATE casts SET lease_until_ms = ? WHERE n = ? AND lease_until_ms < ?";
+        execute(tx.db, sql, params![deadline_after(tx.fleet_now, lease), row.rowid, due_before])?;
+        Ok(())
+    };
+    let renew_one = |ticket| match renew_due(ticket) {
+        Ok(()) => Ok(Renewal::Renewed { commands: commands(tx.db, tx.shared, ticket)? }),
+        Err(TxError::Fleet(Error::Fenced(_))) => Ok(Renewal::Lost),
+        Err(error) => Err(error),
+    };
+    tickets.iter().map(renew_one).collect()
+}
+
 pub(super) fn commands(
     db: &Connection,
     shared: &Shared,
     ticket: &Ticket,
 ) -> Result<Vec<(u64, Command)>, TxError> {
     let row = verify_ticket(db, ticket)?;
-    let context = seal_context(&row.id, "command");
+    let context = cast_context(&row.id, "command");
     query_all(db, "SELECT n, command FROM commands WHERE whose = ? ORDER BY n", [row.rowid], |row| {
         let sealed: Vec<u8> = row.get(1)?;
         Ok((row.get::<_, i64>(0)?.unsigned_abs(), shared.open(&context, &sealed)?))
@@ -221,10 +278,9 @@ pub(super) fn ack_commands(tx: &Tx<'_>, ticket: &Ticket, upto: u64) -> Result<()
 
 pub(super) fn close(tx: &mut Tx<'_>, ticket: &Ticket, report: Option<&Value>) -> Result<(), TxError> {
     let row = verify_ticket(tx.db, ticket)?;
-    let sealed = report.map(|report| tx.shared.seal(&seal_context(&row.id, "report"), report)).transpose()?;
+    let sealed = report.map(|report| tx.shared.seal(&cast_context(&row.id, "report"), report)).transpose()?;
     if row.state != CastState::Ended {
-        let message = Some("the worker closed it without reporting an end".to_owned());
-        end_cast(tx, &row, CastEnd { reason: EndReason::OutputFailed, message, cause: None })?;
+        end_cast(tx, &row, unreported_end())?;
     }
     mark_closed(tx, &row, sealed)
 }
@@ -235,6 +291,7 @@ pub(super) fn mark_closed(tx: &mut Tx<'_>, row: &CastRow, report: Option<Vec<u8>
     let injected = query_one(tx.db, sql, [row.rowid], |row| Ok(row.get::<_, i64>(0)?))?.unwrap_or(0);
     // The page will not be opened again.
     execute(tx.db, "DELETE FROM injected WHERE whose = ?", [row.rowid])?;
+    execute(tx.db, "DELETE FROM ledger WHERE whose = ?", [row.rowid])?;
     let grown = report.as_ref().map_or(0, |report| report.len() as i64) - injected;
     let sql = "UPDATE casts SET closed = 1, worker = NULL, report = ?, bytes = bytes + ? WHERE n = ?";
     execute(tx.db, sql, params![report, grown, row.rowid])?;
@@ -258,14 +315,10 @@ fn clear_owner(tx: &mut Tx<'_>, row: &CastRow) -> Result<(), TxError> {
 
 /// Ends and closes a cast that no worker runs.
 pub(super) fn fail_and_close(tx: &mut Tx<'_>, row: &CastRow, why: &str) -> Result<(), TxError> {
-    let reason = match row.state {
-        CastState::Queued => EndReason::StartFailed,
-        CastState::Starting | CastState::Live | CastState::Ended => EndReason::OutputFailed,
-    };
     if row.state != CastState::Ended {
         // No worker runs it that would log the end.
         tracing::warn!(cast = %row.id, error = why, "cast failed");
-        end_cast(tx, row, CastEnd { reason, message: Some(why.to_owned()), cause: None })?;
+        end_cast(tx, row, failed_end(row.state, why))?;
     }
     mark_closed(tx, row, None)
 }

@@ -1,27 +1,11 @@
-//! The two clocks of a fleet: wall time and fleet time.
-//!
-//! Times of events are *wall time*, which an administrator or NTP may set at any moment, in either direction.
-//! Deadlines (of the queue, leases, and delivery retries) are in *fleet time*: within a run it follows a
-//! monotonic clock, and between two runs it advances by the difference of the wall clock, but never goes
-//! back.
-//!
-//! Old casts are deleted by wall time, because only that tells how long the service was off. Therefore
-//! nothing is deleted while the wall clock is not trusted: for an hour of running time after it jumped.
+//! The clocks of a fleet ([`crate::clock`]) on one machine: within a run, fleet time follows a monotonic
+//! clock, and between two runs it advances by the difference of the wall clock.
 
 use std::sync::{Mutex, PoisonError};
 
-use super::Clock;
 use crate::UnixMs;
+use crate::clock::{Clock, DISTRUST_MS, after_downtime, is_jump};
 
-/// Difference between the clocks' progress that counts as a jump of the wall clock, in milliseconds. NTP
-/// slews by at most 0.5 ms per second, which stays far below it between two checks.
-const CLOCK_JUMP_MS: i64 = 10_000;
-/// Longest downtime by the wall clock that is believed, in milliseconds. After a longer one, the clock may
-/// have been set meanwhile.
-const MAX_TRUSTED_DOWNTIME_MS: i64 = 3_600_000;
-/// Running time after a jump during which nothing is deleted, in milliseconds: enough for NTP or an
-/// administrator to correct the clock, and short compared with the minimum retention of 72 hours.
-const DISTRUST_MS: i64 = 3_600_000;
 /// Interval at which the clocks are saved, in milliseconds: a crash loses at most this much fleet time if the
 /// wall clock is set back before the next start.
 const SAVE_INTERVAL_MS: i64 = 60_000;
@@ -70,11 +54,9 @@ impl FleetClock {
         let now = wall();
         let (fleet_ms, distrust_ms) = match saved {
             Some(saved) => {
-                let gap = now.saturating_sub(saved.wall_ms);
-                let plausible = (0..=MAX_TRUSTED_DOWNTIME_MS).contains(&gap);
-                let distrust_ms =
-                    if plausible { saved.distrust_ms.clamp(0, DISTRUST_MS) } else { DISTRUST_MS };
-                (saved.fleet_ms.saturating_add(gap.max(0)), distrust_ms)
+                let (fleet_ms, trusted) = after_downtime(now, saved.wall_ms, saved.fleet_ms);
+                let distrust_ms = if trusted { saved.distrust_ms.clamp(0, DISTRUST_MS) } else { DISTRUST_MS };
+                (fleet_ms, distrust_ms)
             }
             None => (now, if trusted { 0 } else { DISTRUST_MS }),
         };
@@ -102,9 +84,9 @@ impl FleetClock {
         let (wall, fleet) = (self.wall_ms(), self.fleet_ms());
         let mut detector = self.jump_detector.lock().unwrap_or_else(PoisonError::into_inner);
         let wall_offset_ms = wall.saturating_sub(fleet);
-        let jump_ms = wall_offset_ms.saturating_sub(detector.wall_offset_ms);
-        detector.wall_offset_ms = wall_offset_ms;
-        if jump_ms.saturating_abs() > CLOCK_JUMP_MS {
+        let before_ms = std::mem::replace(&mut detector.wall_offset_ms, wall_offset_ms);
+        if is_jump(before_ms, wall_offset_ms) {
+            let jump_ms = wall_offset_ms.saturating_sub(before_ms);
             tracing::warn!(jump_ms, "system clock jumped, deletion of old casts paused");
             detector.trusted_from_ms = fleet.saturating_add(DISTRUST_MS);
             // Save the distrust soon, so that a crash does not lose it.

@@ -3,9 +3,9 @@
 use pagecast_core::CastSpec;
 use rusqlite::{Connection, params};
 
-use super::row::seal_context;
 use crate::CastId;
 use crate::injected::Injected;
+use crate::sealing::cast_context;
 use crate::vault::Vault;
 
 /// Migrates data to schema 2: injected data moves to its own table, casts get their weight, and bytes are
@@ -16,7 +16,7 @@ pub(super) fn split_injected(db: &Connection, vault: &Vault) -> rusqlite::Result
     while let Some((n, id, sealed, closed)) = next_cast(db, after)? {
         after = n;
         let Ok(id) = CastId::parse(&id) else { continue };
-        let opened = vault.open(&seal_context(&id, "spec"), &sealed).ok();
+        let opened = vault.open(&cast_context(&id, "spec"), &sealed).ok();
         let Some(mut spec) = opened.and_then(|json| serde_json::from_slice::<CastSpec>(&json).ok()) else {
             continue;
         };
@@ -26,10 +26,10 @@ pub(super) fn split_injected(db: &Connection, vault: &Vault) -> rusqlite::Result
         let (Ok(spec), Ok(injected)) = (serde_json::to_vec(&spec), serde_json::to_vec(&injected)) else {
             continue;
         };
-        let spec = vault.seal(&seal_context(&id, "spec"), &spec);
+        let spec = vault.seal(&cast_context(&id, "spec"), &spec);
         db.prepare_cached("UPDATE casts SET spec = ? WHERE n = ?")?.execute(params![spec, n])?;
         if !closed {
-            let injected = vault.seal(&seal_context(&id, "injected"), &injected);
+            let injected = vault.seal(&cast_context(&id, "injected"), &injected);
             db.prepare_cached("INSERT INTO injected VALUES (?, ?)")?.execute(params![n, injected])?;
         }
     }

@@ -4,19 +4,35 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::Shared;
-use super::row::{TxError, execute, query_all};
+use super::row::{TxError, execute, query_all, query_one};
 use super::writer::Tx;
+use crate::sealing::document_context;
+use crate::{Document, DocumentList, Error};
 
-/// Context in which a document is sealed. It includes the length of the kind, so that it is unique.
-fn seal_context(kind: &str, name: &str) -> String {
-    format!("document/{}/{kind}/{name}", kind.len())
+/// A document to be stored, or removed if it has no content.
+pub(super) struct Put {
+    pub kind: String,
+    pub name: String,
+    pub expected: Option<u64>,
+    pub content: Option<Value>,
 }
 
-pub(super) fn put(tx: &mut Tx<'_>, kind: &str, name: &str, document: Option<&Value>) -> Result<(), TxError> {
-    match document {
-        Some(document) => {
-            let sealed = tx.shared.seal(&seal_context(kind, name), document)?;
-            execute(tx.db, "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", params![kind, name, sealed])?
+pub(super) fn put(tx: &mut Tx<'_>, put: &Put) -> Result<(), TxError> {
+    let Put { kind, name, expected, content } = put;
+    if let Some(expected) = *expected {
+        let sql = "SELECT version FROM documents WHERE kind = ? AND name = ?";
+        let found = query_one(tx.db, sql, [kind, name], |row| Ok(row.get::<_, i64>(0)?))?;
+        if found.unwrap_or(0).unsigned_abs() != expected {
+            return Err(Error::DocumentChanged(name.clone()).into());
+        }
+    }
+    execute(tx.db, "UPDATE document_version SET version = version + 1", [])?;
+    match content {
+        Some(content) => {
+            let sealed = tx.shared.seal(&document_context(kind, name), content)?;
+            let sql = "INSERT OR REPLACE INTO documents (kind, name, document, version)
+                       SELECT ?, ?, ?, version FROM document_version";
+            execute(tx.db, sql, params![kind, name, sealed])?
         }
         None => execute(tx.db, "DELETE FROM documents WHERE kind = ? AND name = ?", [kind, name])?,
     };
@@ -24,10 +40,17 @@ pub(super) fn put(tx: &mut Tx<'_>, kind: &str, name: &str, document: Option<&Val
     Ok(())
 }
 
-pub(super) fn list(db: &Connection, shared: &Shared, kind: &str) -> Result<Vec<(String, Value)>, TxError> {
-    query_all(db, "SELECT name, document FROM documents WHERE kind = ? ORDER BY name", [kind], |row| {
-        let (name, sealed): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        let document = shared.open(&seal_context(kind, &name), &sealed)?;
-        Ok((name, document))
-    })
+pub(super) fn list(db: &Connection, shared: &Shared, kind: &str) -> Result<DocumentList, TxError> {
+    let sql = "SELECT name, version, document FROM documents WHERE kind = ? ORDER BY name";
+    let documents = query_all(db, sql, [kind], |row| {
+        let (name, version): (String, i64) = (row.get(0)?, row.get(1)?);
+        let content = shared.open(&document_context(kind, &name), &row.get::<_, Vec<u8>>(2)?)?;
+        Ok(Document { name, version: version.unsigned_abs(), content })
+    })?;
+    Ok(DocumentList { version: version(db)?, documents })
+}
+
+pub(super) fn version(db: &Connection) -> Result<u64, TxError> {
+    let version = query_one(db, "SELECT version FROM document_version", [], |row| Ok(row.get::<_, i64>(0)?))?;
+    Ok(version.unwrap_or(0).unsigned_abs())
 }

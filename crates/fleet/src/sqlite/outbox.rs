@@ -1,29 +1,20 @@
 //! Events to be delivered: the [`crate::Outbox`] part of the backend.
-//!
-//! Only the first pending event of each cast has a due time; the next one gets it when the first is settled.
-//! So a long backlog of a cast does not have to be searched for its next event.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
+use super::Shared;
 use super::history::read_event;
 use super::row::{
-    LISTED_CAST_COLUMNS, TxError, execute, query_all, query_one, read_cast, read_cast_id, rowid_of,
-    seal_context, to_sql_integer,
+    OUTBOX_CAST_COLUMNS, TxError, execute, query_all, query_one, read_cast, read_cast_id, rowid_of,
+    to_sql_integer,
 };
 use super::writer::Tx;
-use super::{Shared, claims};
-use crate::{
-    Backlog, CastId, DeliveryAttempt, DeliveryOutcome, Error, MAX_RETRY_DELAY, OutboxEntry, RedeliverOutcome,
-};
-
-/// Maximum number of delivery attempts kept per cast.
-const MAX_LOGGED_ATTEMPTS: i64 = 1000;
-/// Sealed bytes after which a read of due entries stops: about a thousand typical ones. For more, callers
-/// skip the casts they already have.
-const MAX_DUE_BYTES: usize = 4 << 20;
+use crate::delivery::{MAX_DUE_BYTES, MAX_LOGGED_ATTEMPTS, PendingEntry, duration_between};
+use crate::sealing::cast_context;
+use crate::{Backlog, CastId, DeliveryAttempt, DeliveryOutcome, Error, OutboxEntry, RedeliverOutcome};
 
 /// Adds a new event to the outbox.
 pub(super) fn enqueue(tx: &Tx<'_>, n: i64, seq: i64) -> Result<(), TxError> {
@@ -54,7 +45,7 @@ pub(super) fn due_entries(
     skip: &HashSet<CastId>,
 ) -> Result<Vec<OutboxEntry>, TxError> {
     let sql = format!(
-        "SELECT {LISTED_CAST_COLUMNS}, o.seq, o.tries, o.first_try_ms, o.parts_done, e.at_ms, e.what
+        "SELECT {OUTBOX_CAST_COLUMNS}, o.seq, o.tries, o.first_try_ms, o.parts_done, e.at_ms, e.what
          FROM outbox o INDEXED BY outbox_due JOIN events e ON e.whose = o.whose AND e.seq = o.seq JOIN \
          casts ON n = o.whose
          WHERE o.next_ms <= ? ORDER BY o.next_ms, o.whose"
@@ -96,11 +87,6 @@ fn read_entry(shared: &Shared, row: &rusqlite::Row<'_>, now: i64) -> Result<Outb
     })
 }
 
-/// Duration between two times in milliseconds; zero if `to` is earlier.
-fn duration_between(from: i64, to: i64) -> Duration {
-    Duration::from_millis(u64::try_from(to.saturating_sub(from)).unwrap_or(0))
-}
-
 pub(super) fn next_due_in(db: &Connection, shared: &Shared) -> Result<Option<Duration>, TxError> {
     let now = shared.clock.fleet_ms();
     let sql = "SELECT next_ms FROM outbox INDEXED BY outbox_due WHERE next_ms > ? ORDER BY next_ms LIMIT 1";
@@ -118,29 +104,25 @@ pub(super) fn settle(
     if let Some(attempt) = attempt {
         log_attempt(tx, id, n, attempt)?;
     }
-    let took = attempt.map_or(0, |attempt| i64::try_from(attempt.took_ms).unwrap_or(0));
-    let first_try = tx.fleet_now.saturating_sub(took);
-    let pending = "WHERE whose = ? AND seq = ? AND given_up = 0";
-    match outcome {
-        DeliveryOutcome::Delivered => {
-            execute(tx.db, &format!("DELETE FROM outbox {pending}"), params![n, seq])?;
+    let sql = "SELECT tries, first_try_ms, parts_done, next_ms FROM outbox
+               WHERE whose = ? AND seq = ? AND given_up = 0";
+    let pending = query_one(tx.db, sql, params![n, seq], |row| {
+        let (tries, first_try_ms) = (row.get(0)?, row.get(1)?);
+        let (parts_done, next_ms) = (row.get(2)?, row.get(3)?);
+        Ok(PendingEntry { tries, first_try_ms, parts_done, next_ms, given_up: false })
+    })?;
+    match pending.map(|entry| entry.settled(outcome, attempt, tx.fleet_now)) {
+        Some(Some(entry)) => {
+            let PendingEntry { tries, first_try_ms, parts_done, next_ms, given_up } = entry;
+            let sql = "UPDATE outbox SET tries = ?, first_try_ms = ?, parts_done = ?, next_ms = ?,
+                       given_up = ? WHERE whose = ? AND seq = ?";
+            let params = params![tries, first_try_ms, parts_done, next_ms, given_up, n, seq];
+            execute(tx.db, sql, params)?;
         }
-        DeliveryOutcome::PartDelivered(parts) => {
-            // Attempts are counted anew for the next message.
-            let set = "UPDATE outbox SET parts_done = max(parts_done, ?), tries = 0, first_try_ms = NULL";
-            execute(tx.db, &format!("{set} {pending}"), params![parts, n, seq])?;
+        Some(None) => {
+            execute(tx.db, "DELETE FROM outbox WHERE whose = ? AND seq = ?", params![n, seq])?;
         }
-        DeliveryOutcome::RetryAfter(delay) => {
-            let at = claims::deadline_after(tx.fleet_now, delay.min(MAX_RETRY_DELAY));
-            let set = "UPDATE outbox SET tries = tries + 1, first_try_ms = ifnull(first_try_ms, ?),
-                       next_ms = iif(next_ms IS NULL, NULL, ?)";
-            execute(tx.db, &format!("{set} {pending}"), params![first_try, at, n, seq])?;
-        }
-        DeliveryOutcome::GivenUp => {
-            let set = "UPDATE outbox SET tries = tries + 1, first_try_ms = ifnull(first_try_ms, ?),
-                       next_ms = NULL, given_up = 1";
-            execute(tx.db, &format!("{set} {pending}"), params![first_try, n, seq])?;
-        }
+        None => {}
     }
     schedule_head(tx, n)?;
     tx.notify_changes();
@@ -148,7 +130,7 @@ pub(super) fn settle(
 }
 
 fn log_attempt(tx: &Tx<'_>, id: &CastId, n: i64, attempt: &DeliveryAttempt) -> Result<(), TxError> {
-    let sealed = tx.shared.seal(&seal_context(id, "attempt"), attempt)?;
+    let sealed = tx.shared.seal(&cast_context(id, "attempt"), attempt)?;
     let added = sealed.len() as i64;
     execute(tx.db, "INSERT INTO attempts (whose, attempt) VALUES (?, ?)", params![n, sealed])?;
     let oldest =
@@ -167,7 +149,7 @@ pub(super) fn attempts(
     id: &CastId,
 ) -> Result<Vec<DeliveryAttempt>, TxError> {
     let n = rowid_of(db, id)?;
-    let context = seal_context(id, "attempt");
+    let context = cast_context(id, "attempt");
     query_all(db, "SELECT attempt FROM attempts WHERE whose = ? ORDER BY n", [n], |row| {
         let sealed: Vec<u8> = row.get(0)?;
         shared.open(&context, &sealed)

@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Shared;
-use crate::{Cast, CastId, CastKey, CastState, Error, WorkerId};
+use crate::sealing::{self, cast_context};
+use crate::{Cast, CastId, CastKey, CastState, Error, UnixMs, WorkerId};
 
 /// Error within a transaction.
 #[derive(Debug)]
@@ -44,73 +45,57 @@ impl From<Error> for TxError {
 
 impl ToSql for CastState {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::from(match self {
-            Self::Queued => 0_i64,
-            Self::Starting => 1,
-            Self::Live => 2,
-            Self::Ended => 3,
-        }))
+        Ok(ToSqlOutput::from(self.to_number()))
     }
 }
 
 impl FromSql for CastState {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        match value.as_i64()? {
-            0 => Ok(Self::Queued),
-            1 => Ok(Self::Starting),
-            2 => Ok(Self::Live),
-            3 => Ok(Self::Ended),
-            other => Err(FromSqlError::OutOfRange(other)),
-        }
+        let number = value.as_i64()?;
+        Self::from_number(number).ok_or(FromSqlError::OutOfRange(number))
     }
 }
 
 impl Shared {
     /// Serializes a value and seals it in a context.
     pub(super) fn seal(&self, context: &str, value: &impl Serialize) -> Result<Vec<u8>, TxError> {
-        Ok(self.vault.seal(context, &serde_json::to_vec(value).map_err(TxError::Json)?))
+        sealing::seal(&self.vault, context, value).map_err(TxError::Json)
     }
 
     /// Opens a value that was sealed in this context, and deserializes it.
     pub(super) fn open<T: DeserializeOwned>(&self, context: &str, sealed: &[u8]) -> Result<T, TxError> {
-        let unreadable = |why: String| TxError::Fleet(Error::Unreadable { what: context.to_owned(), why });
-        let json = self.vault.open(context, sealed).map_err(|error| unreadable(error.to_string()))?;
-        // The parser's message is omitted, because it may quote secrets.
-        serde_json::from_slice(&json).map_err(|error| {
-            unreadable(format!(
-                "this version of pagecast does not understand it at column {}",
-                error.column()
-            ))
-        })
+        sealing::open(&self.vault, context, sealed).map_err(TxError::Fleet)
     }
-}
-
-/// Context in which a value of a cast is sealed.
-pub(super) fn seal_context(id: &CastId, what: &str) -> String {
-    format!("cast/{id}/{what}")
 }
 
 /// Columns of table `casts` for [`read_cast`].
 pub(super) const CAST_COLUMNS: &str = "n, id, app, origin, key, request, spec, state, reason, created_ms, \
      started_ms, live_ms, ended_ms, stop_asked, closed, worker, epoch, report, events_dropped";
-/// The same columns without the worker's report, which may be long: for lists and the outbox.
-pub(super) const LISTED_CAST_COLUMNS: &str = "n, id, app, origin, key, request, spec, state, reason, \
-     created_ms, started_ms, live_ms, ended_ms, stop_asked, closed, worker, epoch, NULL AS report, \
+/// The same columns without the worker's report, which may be long: for the outbox.
+pub(super) const OUTBOX_CAST_COLUMNS: &str = "n, id, app, origin, key, request, spec, state, reason, \
+    created_ms, started_ms, live_ms, ended_ms, stop_asked, closed, worker, epoch, NULL AS report, \
+    events_dropped";
+/// The same columns without the request either, which may be long, too: for lists and the queue.
+pub(super) const LISTED_CAST_COLUMNS: &str = "n, id, app, origin, key, NULL AS request, spec, state, reason, \
+    created_ms, started_ms, live_ms, ended_ms, stop_asked, closed, worker, epoch, NULL AS report, \
     events_dropped";
 
-/// Reads a cast from [`CAST_COLUMNS`] or [`LISTED_CAST_COLUMNS`], without its injected data.
+/// Reads a cast from [`CAST_COLUMNS`], [`OUTBOX_CAST_COLUMNS`] or [`LISTED_CAST_COLUMNS`], without its
+/// injected data.
 pub(super) fn read_cast(shared: &Shared, row: &Row<'_>) -> Result<Cast, TxError> {
     let id = read_cast_id(row)?;
     let sealed = |column: &str| -> Result<Option<Vec<u8>>, TxError> { Ok(row.get(column)?) };
-    let whole = |column: &str| Ok::<_, TxError>(sealed(column)?.unwrap_or_default());
     Ok(Cast {
         app: row.get("app")?,
         api: row.get("origin")?,
         key: row.get::<_, Option<String>>("key")?.map(CastKey),
-        request: shared.open(&seal_context(&id, "request"), &whole("request")?)?,
-        spec: shared.open(&seal_context(&id, "spec"), &whole("spec")?)?,
+        request: sealed("request")?
+            .map(|request| shared.open(&cast_context(&id, "request"), &request))
+            .transpose()?
+            .unwrap_or_default(),
+        spec: shared.open(&cast_context(&id, "spec"), &sealed("spec")?.unwrap_or_default())?,
         state: row.get("state")?,
-        end: sealed("reason")?.map(|end| shared.open(&seal_context(&id, "end"), &end)).transpose()?,
+        end: sealed("reason")?.map(|end| shared.open(&cast_context(&id, "end"), &end)).transpose()?,
         created_ms: row.get("created_ms")?,
         started_ms: row.get("started_ms")?,
         live_ms: row.get("live_ms")?,
@@ -120,7 +105,7 @@ pub(super) fn read_cast(shared: &Shared, row: &Row<'_>) -> Result<Cast, TxError>
         worker: row.get::<_, Option<String>>("worker")?.map(WorkerId),
         epoch: row.get::<_, i64>("epoch")?.unsigned_abs(),
         report: sealed("report")?
-            .map(|report| shared.open(&seal_context(&id, "report"), &report))
+            .map(|report| shared.open(&cast_context(&id, "report"), &report))
             .transpose()?,
         events_dropped: row.get::<_, i64>("events_dropped")?.unsigned_abs(),
         id,
@@ -140,7 +125,7 @@ pub(super) fn get_by_rowid(db: &Connection, shared: &Shared, n: i64) -> Result<O
     query_one(db, &format!("SELECT {CAST_COLUMNS} FROM casts WHERE n = ?"), [n], |row| read_cast(shared, row))
 }
 
-/// Reads the cast in this row without the worker's report.
+/// Reads the cast in this row as for lists.
 pub(super) fn get_listed(db: &Connection, shared: &Shared, n: i64) -> Result<Option<Cast>, TxError> {
     query_one(db, &format!("SELECT {LISTED_CAST_COLUMNS} FROM casts WHERE n = ?"), [n], |row| {
         read_cast(shared, row)
@@ -190,11 +175,13 @@ pub(super) struct CastRow {
     pub notify: bool,
     /// State of the cast.
     pub state: CastState,
+    /// Time until which the cast holds its key at least.
+    pub key_until_ms: Option<UnixMs>,
 }
 
 impl CastRow {
     /// Columns of table `casts` for [`Self::from_row`].
-    pub(super) const COLUMNS: &str = "n, id, notify, state";
+    pub(super) const COLUMNS: &str = "n, id, notify, state, key_until_ms";
 
     /// Reads the columns [`Self::COLUMNS`].
     pub(super) fn from_row(row: &Row<'_>) -> Result<Self, TxError> {
@@ -203,6 +190,7 @@ impl CastRow {
             id: read_cast_id(row)?,
             notify: row.get("notify")?,
             state: row.get("state")?,
+            key_until_ms: row.get("key_until_ms")?,
         })
     }
 

@@ -10,16 +10,15 @@ use super::row::TxError;
 use super::writer::Tx;
 use super::{Error, Shared, data_migration};
 use crate::MAX_RETRY_DELAY;
+use crate::sealing::KEY_CHECK_CONTEXT;
 use crate::vault::Vault;
 
 /// Migrations, each to the next schema version. Some include steps that SQL cannot do, see [`migrate`].
-const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql")];
 /// Number of prepared statements cached per connection: more than the program has.
 const STATEMENT_CACHE_SIZE: usize = 128;
 /// Longest wait for a lock that another program holds, such as a backup or the `sqlite3` shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Context of the value that checks the vault's key.
-const KEY_CHECK_CONTEXT: &str = "meta/vault";
 
 /// A database with the current schema.
 pub(super) struct OpenedDatabase {

@@ -9,14 +9,9 @@ use super::claims::fail_and_close;
 use super::row::{CastRow, TxError, execute, query_all, query_one};
 use super::schema;
 use super::writer::Tx;
+use crate::lifecycle::OVERDUE_MESSAGE;
+use crate::retention::{MAX_EVICTION_BATCHES, MAX_EVICTION_CANDIDATES, SWEEP_BATCH};
 
-/// Maximum number of casts in one step, so that a step takes a few milliseconds.
-const SWEEP_BATCH: usize = 50;
-/// Maximum number of steps that free bytes for one request, because other writes wait for it.
-const MAX_EVICTION_BATCHES: usize = 8;
-/// Maximum number of an application's oldest casts considered for deletion, so that requests cannot make the
-/// service search a long history again and again.
-const MAX_EVICTION_CANDIDATES: usize = 1000;
 /// Delay before a full database without deletable casts is shrunk again, in milliseconds, because an attempt
 /// scans all ended casts.
 const SHRINK_RETRY_DELAY_MS: i64 = 60_000;
@@ -32,11 +27,11 @@ pub(super) fn fail_overdue(tx: &mut Tx<'_>) -> Result<bool, TxError> {
          ORDER BY queue_until_ms, n LIMIT ?",
         CastRow::COLUMNS
     );
-    let overdue = query_all(tx.db, &sql, params![tx.fleet_now, SWEEP_BATCH as i64], CastRow::from_row)?;
+    let overdue = query_all(tx.db, &sql, params![tx.fleet_now, SWEEP_BATCH], CastRow::from_row)?;
     for row in &overdue {
-        fail_and_close(tx, row, "no worker had room for it before its queue timeout")?;
+        fail_and_close(tx, row, OVERDUE_MESSAGE)?;
     }
-    Ok(overdue.len() == SWEEP_BATCH)
+    Ok(overdue.len() as i64 == SWEEP_BATCH)
 }
 
 /// Deletes deletable casts that are older than the retention, unless the wall clock is not trusted.
@@ -54,7 +49,7 @@ pub(super) fn delete_expired(tx: &mut Tx<'_>) -> Result<bool, TxError> {
              SELECT n FROM casts INDEXED BY casts_past WHERE {DELETABLE} AND ended_ms < ?2 ORDER BY \
                  ended_ms LIMIT ?3)"
     );
-    Ok(execute(tx.db, &sql, params![tx.now, before, SWEEP_BATCH as i64])? == SWEEP_BATCH)
+    Ok(execute(tx.db, &sql, params![tx.now, before, SWEEP_BATCH])? as i64 == SWEEP_BATCH)
 }
 
 /// Deletes the oldest deletable casts while the database exceeds its size limit.
@@ -67,14 +62,14 @@ pub(super) fn shrink(tx: &mut Tx<'_>) -> Result<bool, TxError> {
         "DELETE FROM casts WHERE n IN (
              SELECT n FROM casts INDEXED BY casts_past WHERE {DELETABLE} ORDER BY ended_ms LIMIT ?2)"
     );
-    let casts = execute(tx.db, &sql, params![tx.now, SWEEP_BATCH as i64])?;
+    let casts = execute(tx.db, &sql, params![tx.now, SWEEP_BATCH])?;
     if casts > 0 {
         tracing::info!(casts, used, allowed, "database full, oldest casts deleted");
     } else {
         tracing::warn!(used, allowed, "database full, no cast can be deleted yet");
         next_shrink.store(tx.fleet_now.saturating_add(SHRINK_RETRY_DELAY_MS), Ordering::Relaxed);
     }
-    Ok(casts == SWEEP_BATCH)
+    Ok(casts as i64 == SWEEP_BATCH)
 }
 
 /// Bytes of the database in use.
@@ -98,7 +93,7 @@ pub(super) fn free_app_bytes(tx: &Tx<'_>, app: &str, max: u64) -> Result<bool, T
         if app_bytes(tx, app)? <= max {
             return Ok(true);
         }
-        if execute(tx.db, &sql, params![tx.now, app, SWEEP_BATCH as i64])? == 0 {
+        if execute(tx.db, &sql, params![tx.now, app, SWEEP_BATCH])? == 0 {
             return Ok(false);
         }
     }

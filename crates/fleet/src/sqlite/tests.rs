@@ -89,7 +89,12 @@ fn a_failed_or_panicked_write_is_rolled_back_alone() {
     let scratch = ScratchDir::new().unwrap();
     let fleet = open(&scratch);
     let put = |tx: &Tx<'_>, n: u8| {
-        execute(tx.db, "INSERT INTO documents VALUES ('kind', ?, x'00')", [n.to_string()]).map(drop)
+        execute(
+            tx.db,
+            "INSERT INTO documents (kind, name, document) VALUES ('kind', ?, x'00')",
+            [n.to_string()],
+        )
+        .map(drop)
     };
     let results = run_in_one_transaction(
         &fleet,
@@ -196,7 +201,7 @@ fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
         db.execute("INSERT INTO attempts (whose, attempt) SELECT n, x'' FROM casts", [])?;
         let mut costs = Vec::new();
         let mut cost = |operation, steps| costs.push((operation, steps));
-        let sealed = |n| casts::SealedCast::new(shared, new_cast(n));
+        let sealed = |n| SealedCast::new(&shared.vault, new_cast(n)).map_err(TxError::Json);
         for n in 0..3 {
             let new = sealed(n)?;
             cost("create", count_steps(db, || casts::create(tx, new)).1);
@@ -204,17 +209,19 @@ fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
         let new = sealed(0)?;
         cost("create again", count_steps(db, || casts::create(tx, new)).1);
         let worker = WorkerId("w".to_owned());
+        let (instance, labels, lease) = (0, Vec::new(), LEASE);
+        let by = claims::Claimant { worker: worker.clone(), instance, labels, lease };
         let first = db.query_row("SELECT max(n) - 2 FROM casts", [], |row| row.get(0))?;
-        cost("claim expired", count_steps(db, || claims::claim_expired(tx, &worker, LEASE)).1);
-        cost("queue", count_steps(db, || claims::queue_order(db, shared)).1);
+        cost("claim expired", count_steps(db, || claims::expired_leases(db, shared, &worker, &[])).1);
+        cost("queue", count_steps(db, || claims::queue_order(db, shared, Some(&[]))).1);
         cost("read queued", count_steps(db, || claims::read_queued(db, shared, &[first])).1);
-        let (claim, steps) = count_steps(db, || claims::claim_queued(tx, &worker, LEASE, first));
+        let (claim, steps) = count_steps(db, || claims::claim_queued(tx, &by, first));
         cost("claim", steps);
         let Some(Claim { ticket, cast }) = claim else { panic!("the cast is claimed") };
         cost("renew", count_steps(db, || claims::renew(tx, &ticket, LEASE)).1);
         cost("send command", count_steps(db, || casts::send_command(tx, &cast.id, &Command::Snapshot)).1);
         cost("commands", count_steps(db, || claims::commands(db, shared, &ticket)).1);
-        cost("report", count_steps(db, || history::report_event(tx, &ticket, EventKind::Live)).1);
+        cost("report", count_steps(db, || history::report_event(tx, &ticket, &EventKind::Live)).1);
         cost("get", count_steps(db, || casts::get(db, shared, &cast.id)).1);
         cost("find", count_steps(db, || casts::find_by_key(db, shared, &CastKey("key 0".to_owned()))).1);
         cost(
@@ -236,7 +243,7 @@ fn measure_costs(history: i64) -> Vec<(&'static str, u64)> {
         cost("redeliver", count_steps(db, || outbox::redeliver(tx, &cast.id, None)).1);
         cost("attempts", count_steps(db, || outbox::attempts(db, shared, &cast.id)).1);
         cost("backlog", count_steps(db, || outbox::backlog(db)).1);
-        cost("register worker", count_steps(db, || claims::register_worker(tx, &worker)).1);
+        cost("register worker", count_steps(db, || claims::register_worker(tx, &worker, 0)).1);
         cost("fail overdue", count_steps(db, || sweep::fail_overdue(tx)).1);
         cost("delete expired", count_steps(db, || sweep::delete_expired(tx)).1);
         cost("shrink", count_steps(db, || sweep::shrink(tx)).1);
@@ -260,4 +267,31 @@ fn no_operation_takes_longer_because_of_a_long_history() {
     for ((operation, short), (_, long)) in short.into_iter().zip(long) {
         assert!(short > 0 && long <= short + short / 4 + 20, "{operation}: {short} steps, then {long}");
     }
+}
+
+/// Number of steps that the order of the queue takes with this many casts for other nodes, and its length.
+fn measure_queue(casts_for_others: i64) -> (u64, usize) {
+    let scratch = ScratchDir::new().unwrap();
+    let fleet = open(&scratch);
+    let work = move |tx: &mut Tx<'_>| {
+        let sql = "
+            WITH RECURSIVE others (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM others WHERE i < ?1)
+            INSERT INTO casts (id, app, origin, held, notify, request, spec, queue_until_ms, queued_ms,
+                               created_ms, labels)
+            SELECT printf('%032x', i), 'app ' || (i % 2), 'test', 0, 0, x'', x'', ?2, 0, 0,
+                   iif(i % 3 = 0, 'gpu', 'gpu,zone-a') FROM others";
+        tx.db.execute(sql, (casts_for_others, i64::MAX))?;
+        tx.db.execute("UPDATE casts SET labels = '' WHERE n IN (1, 2, 7)", [])?;
+        let (queue, steps) =
+            count_steps(tx.db, || claims::queue_order(tx.db, tx.shared, Some(&["zone-b".to_owned()])));
+        Ok((steps, queue.len()))
+    };
+    block_on(fleet.writer.write("testing", work)).unwrap()
+}
+
+#[test]
+fn casts_for_other_nodes_cost_nothing() {
+    let ((few, found), (many, also_found)) = (measure_queue(12), measure_queue(5000));
+    assert_eq!((found, also_found), (3, 3));
+    assert!(few > 0 && many <= few + few / 4, "{few} steps, then {many}");
 }

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::row::TxError;
-use super::telemetry::Owner;
 use super::{Error as OpenError, Shared, schema};
+use crate::telemetry_table::Owner;
 use crate::{CastId, Error, UnixMs};
 
 /// Maximum number of queued writes. When the queue is full, callers wait up to [`OPERATION_TIMEOUT`] and then

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::fixture::*;
 
 pub(crate) async fn casts_are_claimed_in_order<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let mut made = Vec::new();
     for _ in 0..5 {
@@ -35,7 +35,7 @@ pub(crate) async fn casts_are_claimed_in_order<B: Backend>() {
 }
 
 pub(crate) async fn a_cast_that_does_not_fit_blocks_no_other<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let worker = WorkerId("w".to_owned());
     let begun = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
@@ -49,23 +49,26 @@ pub(crate) async fn a_cast_that_does_not_fit_blocks_no_other<B: Backend>() {
         offered.lock().unwrap().push(cast.id.clone());
         cast.app != "large"
     };
-    assert_eq!(fleet.claim(&worker, B::LEASE, &fits).await.unwrap().unwrap().cast.id, small);
+    assert_eq!(
+        fleet.claim(&worker, &NodeInfo::default(), B::LEASE, &fits).await.unwrap().unwrap().cast.id,
+        small
+    );
     assert_eq!(
         offered.lock().unwrap()[..],
         [large.clone(), also_large.clone(), small],
         "in the order of creation"
     );
-    assert!(fleet.claim(&worker, B::LEASE, &fits).await.unwrap().is_none());
+    assert!(fleet.claim(&worker, &NodeInfo::default(), B::LEASE, &fits).await.unwrap().is_none());
     assert_eq!(get_cast(&*fleet, &large).await.state, CastState::Queued);
     fleet.release(&begun.ticket).await.unwrap();
-    let again = fleet.claim(&worker, B::LEASE, &|_| false).await.unwrap().unwrap();
+    let again = fleet.claim(&worker, &NodeInfo::default(), B::LEASE, &|_| false).await.unwrap().unwrap();
     assert_eq!(again.cast.id, begun.cast.id, "started casts go first, whether they fit or not");
     assert_eq!(claim_next::<B>(&*fleet, "w").await.unwrap().cast.id, large);
     assert_eq!(claim_next::<B>(&*fleet, "w").await.unwrap().cast.id, also_large);
 }
 
 pub(crate) async fn applications_take_turns<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let of = |app: &str| NewCast { app: app.to_owned(), ..new_cast(backend.now()) };
     let mut many = Vec::new();
@@ -106,7 +109,7 @@ pub(crate) async fn applications_take_turns<B: Backend>() {
 }
 
 pub(crate) async fn only_a_claim_has_the_injected_data<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let mut new = new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded);
     let plain = new.spec.clone();
@@ -119,15 +122,18 @@ pub(crate) async fn only_a_claim_has_the_injected_data<B: Backend>() {
     let found = fleet.find_by_key(new.key.as_ref().unwrap()).await.unwrap().unwrap();
     let listed = fleet.list(&Filter { limit: 1, ..Filter::default() }).await.unwrap().casts.remove(0);
     let due = due_entries(&*fleet, 1).await.remove(0).cast;
-    for cast in [made, get_cast(&*fleet, &new.id).await, found, listed, due] {
-        assert_eq!(cast.spec, plain);
+    assert!(listed.request.is_null(), "lists omit requests");
+    for cast in [made, get_cast(&*fleet, &new.id).await, found, due] {
+        assert_eq!((cast.spec, cast.request), (plain.clone(), new.request.clone()));
     }
+    assert_eq!(listed.spec, plain);
     let seen = |cast: &Cast| {
-        assert_eq!(cast.spec, plain);
+        assert_eq!((&cast.spec, cast.request.is_null()), (&plain, true));
         true
     };
-    let claim = fleet.claim(&WorkerId("w".to_owned()), B::LEASE, &seen).await.unwrap().unwrap();
-    assert_eq!(claim.cast.spec, whole);
+    let claim =
+        fleet.claim(&WorkerId("w".to_owned()), &NodeInfo::default(), B::LEASE, &seen).await.unwrap().unwrap();
+    assert_eq!((&claim.cast.spec, &claim.cast.request), (&whole, &new.request));
     fleet.put_pushes(&claim.ticket, vec![push(1)]).await.unwrap();
     fleet.release(&claim.ticket).await.unwrap();
     let again = claim_next::<B>(&*fleet, "w").await.unwrap();
@@ -135,7 +141,7 @@ pub(crate) async fn only_a_claim_has_the_injected_data<B: Backend>() {
 }
 
 pub(crate) async fn a_cast_that_no_worker_can_run_fails_at_once<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let id = create_cast(&*fleet, new_cast(backend.now())).await;
     fleet.fail_queued(&id, "it is too large for any machine").await.unwrap();
@@ -156,7 +162,7 @@ pub(crate) async fn a_cast_that_no_worker_can_run_fails_at_once<B: Backend>() {
 }
 
 pub(crate) async fn an_expired_lease_is_claimed_and_the_old_owner_fenced<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let old = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
     let id = old.cast.id.clone();
@@ -178,11 +184,18 @@ pub(crate) async fn an_expired_lease_is_claimed_and_the_old_owner_fenced<B: Back
     );
     let before = format!("{:?}", get_cast(&*fleet, &id).await);
     assert_fenced(&*fleet, &old.ticket).await;
-    let forged = Ticket { worker: old.ticket.worker.clone(), ..new.ticket.clone() };
-    assert_fenced(&*fleet, &forged).await;
+    let by_name = Ticket { worker: old.ticket.worker.clone(), ..new.ticket.clone() };
+    let by_nonce = Ticket { nonce: new.ticket.nonce + 1, ..new.ticket.clone() };
+    for forged in [by_name, by_nonce] {
+        assert_fenced(&*fleet, &forged).await;
+    }
     assert_eq!(format!("{:?}", get_cast(&*fleet, &id).await), before);
     assert!(fleet.stats(&id).await.is_none() && fleet.snapshot(&id).await.is_none());
-    assert_eq!(event_names(&*fleet, &id).await, ["queued", "started", "live", "resumed"]);
+    assert_eq!(event_names(&*fleet, &id).await, ["queued", "started", "live", "lost-node", "resumed"]);
+    let events = fleet.events(&id, 3, 10).await.unwrap();
+    let kinds: Vec<_> = events.into_iter().map(|event| event.kind).collect();
+    let lost = EventKind::LostNode { node: "v".to_owned() };
+    assert_eq!(kinds, [lost, EventKind::Resumed { node: Some("w".to_owned()) }]);
     fleet.renew(&new.ticket, B::LEASE).await.unwrap();
 }
 
@@ -190,11 +203,15 @@ pub(crate) async fn an_expired_lease_is_claimed_and_the_old_owner_fenced<B: Back
 pub(crate) async fn assert_fenced(fleet: &dyn Fleet, ticket: &Ticket) {
     let (id, lease) = (&ticket.cast, std::time::Duration::from_secs(1));
     assert!(is_fenced(&fleet.renew(ticket, lease).await, id));
+    let renewals = fleet.renew_all(std::slice::from_ref(ticket), lease).await.unwrap();
+    assert_eq!(renewals, [Renewal::Lost]);
     assert!(is_fenced(&fleet.commands(ticket).await, id));
     assert!(is_fenced(&fleet.ack_commands(ticket, u64::MAX).await, id));
     assert!(is_fenced(&fleet.report_event(ticket, EventKind::Restarted).await, id));
     assert!(is_fenced(&fleet.report_event(ticket, ended_event()).await, id));
     assert!(is_fenced(&fleet.put_pushes(ticket, Vec::new()).await, id));
+    assert!(is_fenced(&fleet.put_ledger(ticket, Vec::new()).await, id));
+    assert!(is_fenced(&fleet.ledger(ticket).await, id));
     assert!(is_fenced(&fleet.close(ticket, None, None).await, id));
     assert!(is_fenced(&fleet.release(ticket).await, id));
     fleet.put_stats(ticket, CastStats { bytes: 666, ..CastStats::default() }).await;
@@ -204,7 +221,7 @@ pub(crate) async fn assert_fenced(fleet: &dyn Fleet, ticket: &Ticket) {
 }
 
 pub(crate) async fn a_renewed_lease_lasts<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
     for _ in 0..3 {
@@ -217,8 +234,35 @@ pub(crate) async fn a_renewed_lease_lasts<B: Backend>() {
     assert!(is_fenced(&fleet.renew(&claim.ticket, B::LEASE).await, &claim.cast.id));
 }
 
+pub(crate) async fn all_tickets_of_a_worker_are_renewed_at_once<B: Backend>() {
+    let backend = B::new().await;
+    let fleet = backend.fleet();
+    let mut tickets = Vec::new();
+    for _ in 0..5 {
+        tickets.push(create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await.ticket);
+    }
+    let [released, closed, commanded] = [&tickets[1], &tickets[3], &tickets[4]];
+    fleet.release(released).await.unwrap();
+    fleet.close(closed, None, None).await.unwrap();
+    for command in [Command::Snapshot, Command::Stop] {
+        fleet.send_command(&commanded.cast, command).await.unwrap();
+    }
+    backend.advance(B::LEASE / 2);
+    let renewals = fleet.renew_all(&tickets, B::LEASE).await.unwrap();
+    let commands = fleet.commands(commanded).await.unwrap();
+    assert_eq!(commands.len(), 2);
+    let idle = || Renewal::Renewed { commands: Vec::new() };
+    let expected = [idle(), Renewal::Lost, idle(), Renewal::Lost, Renewal::Renewed { commands }];
+    assert_eq!(renewals, expected);
+    backend.advance(B::LEASE * 3 / 4);
+    let free = claim_next::<B>(&*fleet, "w").await.unwrap();
+    assert_eq!(free.cast.id, released.cast, "only the released one can be claimed");
+    assert!(claim_next::<B>(&*fleet, "w").await.is_none());
+    assert!(fleet.renew_all(&[], B::LEASE).await.unwrap().is_empty());
+}
+
 pub(crate) async fn a_ticket_is_valid_until_another_claim<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
     backend.advance(B::LEASE * 3);
@@ -228,7 +272,7 @@ pub(crate) async fn a_ticket_is_valid_until_another_claim<B: Backend>() {
 }
 
 pub(crate) async fn a_released_cast_is_free_at_once<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
     fleet.release(&claim.ticket).await.unwrap();
@@ -241,14 +285,14 @@ pub(crate) async fn a_released_cast_is_free_at_once<B: Backend>() {
 }
 
 pub(crate) async fn registering_a_worker_frees_its_casts<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let first = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
     let second = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
     let other = create_and_claim::<B>(&*fleet, "other", new_cast(backend.now())).await;
     let queued = create_cast(&*fleet, new_cast(backend.now())).await;
-    fleet.register_worker(&WorkerId("v".to_owned())).await.unwrap();
-    fleet.register_worker(&WorkerId("nobody".to_owned())).await.unwrap();
+    fleet.register_worker(&WorkerId("v".to_owned()), &NodeInfo::default()).await.unwrap();
+    fleet.register_worker(&WorkerId("nobody".to_owned()), &NodeInfo::default()).await.unwrap();
     for old in [&first, &second] {
         assert_fenced(&*fleet, &old.ticket).await;
     }
@@ -261,7 +305,7 @@ pub(crate) async fn registering_a_worker_frees_its_casts<B: Backend>() {
 }
 
 pub(crate) async fn an_ended_cast_is_claimed_until_it_is_closed<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let old = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
     fleet.report_event(&old.ticket, ended_event()).await.unwrap();
@@ -280,7 +324,7 @@ pub(crate) async fn an_ended_cast_is_claimed_until_it_is_closed<B: Backend>() {
 }
 
 pub(crate) async fn many_workers_claim_each_cast_once<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let mut made = HashSet::new();
     for _ in 0..60 {
         made.insert(create_cast(&*backend.fleet(), new_cast(backend.now())).await);

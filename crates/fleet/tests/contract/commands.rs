@@ -12,7 +12,7 @@ async fn pending_commands(fleet: &dyn Fleet, ticket: &Ticket) -> Vec<Command> {
 }
 
 pub(crate) async fn they_are_there_in_order_until_they_are_acked<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     let other = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
@@ -37,7 +37,7 @@ pub(crate) async fn they_are_there_in_order_until_they_are_acked<B: Backend>() {
 }
 
 pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
-    let mut backend = B::new();
+    let mut backend = B::new().await;
     let id = create_cast(&*backend.fleet(), new_cast(backend.now())).await;
     let add = Command::AddPush(push(1));
     backend.fleet().send_command(&id, add.clone()).await.unwrap();
@@ -51,7 +51,7 @@ pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
     backend.fleet().send_command(&id, Command::Snapshot).await.unwrap();
     backend.advance(B::LEASE);
     backend.fleet().send_command(&id, Command::Stop).await.unwrap();
-    backend.restart();
+    backend.restart().await;
     let fleet = backend.fleet();
     let second = claim_next::<B>(&*fleet, "w").await.unwrap();
     assert!(second.cast.stop_requested);
@@ -63,7 +63,7 @@ pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
 }
 
 pub(crate) async fn a_queued_cast_stops_at_once<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let id = create_cast(&*fleet, new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded)).await;
     fleet.send_command(&id, Command::Snapshot).await.unwrap();
@@ -79,7 +79,7 @@ pub(crate) async fn a_queued_cast_stops_at_once<B: Backend>() {
 }
 
 pub(crate) async fn they_are_limited<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     let id = &claim.cast.id;
@@ -101,7 +101,7 @@ pub(crate) async fn they_are_limited<B: Backend>() {
 }
 
 pub(crate) async fn they_end_with_the_cast<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     fleet.send_command(&claim.cast.id, Command::Snapshot).await.unwrap();

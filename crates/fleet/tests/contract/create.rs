@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::fixture::*;
 
 pub(crate) async fn a_cast_is_queued_as_requested<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let mut new = new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded);
     new.request = json!({ "a": [1, null, "ü"], "b": { "c": 1.5 } });
@@ -33,7 +33,7 @@ pub(crate) async fn a_cast_is_queued_as_requested<B: Backend>() {
 }
 
 pub(crate) async fn a_key_has_one_cast_until_that_has_ended<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let key = CastKey("key".to_owned());
     let again = || fleet.create(new_cast_with_key(backend.now(), "key", KeyRetention::UntilEnded));
@@ -55,7 +55,7 @@ pub(crate) async fn a_key_has_one_cast_until_that_has_ended<B: Backend>() {
 }
 
 pub(crate) async fn a_key_is_held_until_its_time<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
     let until = KeyRetention::Until(backend.now() + 3_600_000);
@@ -85,7 +85,7 @@ pub(crate) async fn a_key_is_held_until_its_time<B: Backend>() {
 }
 
 pub(crate) async fn an_application_has_its_quota<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let of = |app: &str| NewCast { app: app.to_owned(), quota: 2, ..new_cast(backend.now()) };
     let first = create_and_claim::<B>(&*fleet, "w", of("a")).await;
@@ -106,7 +106,7 @@ pub(crate) async fn an_application_has_its_quota<B: Backend>() {
 }
 
 pub(crate) async fn recent_unstarted_casts_count_towards_the_quota<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let of = |app: &str, quota| NewCast {
         quota,
@@ -144,7 +144,7 @@ pub(crate) async fn recent_unstarted_casts_count_towards_the_quota<B: Backend>()
 }
 
 pub(crate) async fn an_application_has_a_storage_limit<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let of = |app: &str| {
         let mut new =
@@ -188,7 +188,7 @@ pub(crate) async fn an_application_has_a_storage_limit<B: Backend>() {
 }
 
 pub(crate) async fn the_queue_is_limited<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let of = |app: &str| NewCast { app: app.to_owned(), queue_limit: 2, ..new_cast(backend.now()) };
     create_cast(&*fleet, of("a")).await;
@@ -200,7 +200,7 @@ pub(crate) async fn the_queue_is_limited<B: Backend>() {
 }
 
 pub(crate) async fn a_contended_key_is_granted_once<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let mut tasks = JoinSet::new();
     for n in 0..90 {
         let (fleet, new) = (
@@ -224,16 +224,17 @@ pub(crate) async fn a_contended_key_is_granted_once<B: Backend>() {
 }
 
 pub(crate) async fn everything_is_there_after_a_restart<B: Backend>() {
-    let mut backend = B::new();
+    let mut backend = B::new().await;
     let queued =
         create_cast(&*backend.fleet(), new_cast_with_key(backend.now(), "queued", KeyRetention::UntilEnded))
             .await;
-    let ended = {
+    let (ticket, ended) = {
         let fleet = backend.fleet();
         let first = claim_next::<B>(&*fleet, "w").await.unwrap();
         assert_eq!(first.cast.id, queued);
         fleet.release(&first.ticket).await.unwrap();
         let again = claim_next::<B>(&*fleet, "w").await.unwrap();
+        assert_eq!(again.ticket.epoch, 2);
         fleet.report_event(&again.ticket, EventKind::Live).await.unwrap();
         fleet.send_command(&queued, Command::Snapshot).await.unwrap();
         let mut ended = create_and_claim::<B>(
@@ -245,18 +246,17 @@ pub(crate) async fn everything_is_there_after_a_restart<B: Backend>() {
         fleet.report_event(&ended.ticket, ended_event()).await.unwrap();
         fleet.close(&ended.ticket, None, Some(json!({ "note": "kept" }))).await.unwrap();
         ended.cast = get_cast(&*fleet, &ended.cast.id).await;
-        ended
+        (again.ticket, ended)
     };
     let before = dump(&*backend.fleet(), &[&queued, &ended.cast.id]).await;
-    backend.restart();
+    backend.restart().await;
     let fleet = backend.fleet();
     assert_eq!(dump(&*fleet, &[&queued, &ended.cast.id]).await, before);
-    let ticket = Ticket { cast: queued.clone(), worker: WorkerId("w".to_owned()), epoch: 2 };
     assert_eq!(fleet.commands(&ticket).await.unwrap().len(), 1, "tickets are valid after a restart");
     assert!(claim_next::<B>(&*fleet, "v").await.is_none(), "its lease has not expired");
     fleet.put_stats(&ticket, CastStats { bytes: 7, ..CastStats::default() }).await;
     assert_eq!(fleet.stats(&queued).await.unwrap().bytes, 7);
-    fleet.register_worker(&ticket.worker).await.unwrap();
+    fleet.register_worker(&ticket.worker, &NodeInfo::default()).await.unwrap();
     assert_eq!(claim_next::<B>(&*fleet, "w").await.unwrap().ticket.epoch, 3);
 }
 

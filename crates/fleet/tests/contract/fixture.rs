@@ -13,7 +13,7 @@ use pagecast_fleet::sqlite::{Config, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{
     Cast, CastId, CastKey, Claim, CreateOutcome, Error, Event, EventKind, Fleet, KeyRetention, NewCast,
-    OutboxEntry, UnixMs, WorkerId,
+    NodeInfo, OutboxEntry, Rooms, UnixMs, WorkerId,
 };
 use pagecast_testkit::ScratchDir;
 use serde_json::json;
@@ -26,13 +26,17 @@ pub(crate) trait Backend: Sized {
     const QUEUE_TIMEOUT: Duration;
     /// Retention of ended casts.
     const RETENTION: Duration;
+    /// Number of random sequences of operations that are compared with the model.
+    const MODEL_CASES: u32;
 
     /// Creates an empty fleet.
-    fn new() -> Self;
+    async fn new() -> Self;
     /// The fleet under test.
     fn fleet(&self) -> Arc<dyn Fleet>;
+    /// Its table of rooms.
+    fn rooms(&self) -> Arc<dyn Rooms>;
     /// Closes and reopens the fleet, as a new process would.
-    fn restart(&mut self);
+    async fn restart(&mut self);
     /// The system time.
     fn now(&self) -> UnixMs;
     /// Lets time pass, in reality or by the fleet's clocks.
@@ -75,8 +79,9 @@ impl Backend for SqliteBackend {
     const LEASE: Duration = Duration::from_secs(30);
     const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
     const RETENTION: Duration = Duration::from_secs(72 * 3600);
+    const MODEL_CASES: u32 = 48;
 
-    fn new() -> Self {
+    async fn new() -> Self {
         let scratch = ScratchDir::new().unwrap();
         let clock = Arc::new(AtomicI64::new(1_760_000_000_000));
         let monotonic = Arc::new(AtomicI64::new(5_000));
@@ -88,7 +93,11 @@ impl Backend for SqliteBackend {
         self.fleet.clone().unwrap()
     }
 
-    fn restart(&mut self) {
+    fn rooms(&self) -> Arc<dyn Rooms> {
+        self.fleet.clone().unwrap()
+    }
+
+    async fn restart(&mut self) {
         let fleet = self.fleet.take().unwrap();
         assert_eq!(Arc::strong_count(&fleet), 1, "the test still uses the fleet");
         drop(fleet);
@@ -158,7 +167,7 @@ pub(crate) async fn create_cast(fleet: &dyn Fleet, new: NewCast) -> CastId {
 
 /// Claims the next cast; any cast fits.
 pub(crate) async fn claim_next<B: Backend>(fleet: &dyn Fleet, worker: &str) -> Option<Claim> {
-    fleet.claim(&WorkerId(worker.to_owned()), B::LEASE, &|_| true).await.unwrap()
+    fleet.claim(&WorkerId(worker.to_owned()), &NodeInfo::default(), B::LEASE, &|_| true).await.unwrap()
 }
 
 /// Creates and claims a cast.
@@ -208,7 +217,7 @@ pub(crate) fn is_fenced<T: std::fmt::Debug>(result: &Result<T, Error>, id: &Cast
     matches!(result, Err(Error::Fenced(of)) if of == id)
 }
 
-/// Runs a test in an async runtime with timers.
+/// Runs a test in an async runtime with timers and sockets.
 pub(crate) fn block_on<T>(test: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
 }

@@ -13,7 +13,7 @@ async fn ids(fleet: &dyn Fleet, filter: Filter) -> Vec<CastId> {
 }
 
 pub(crate) async fn the_newest_come_first_page_by_page<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let mut made = Vec::new();
     for n in 0..25 {
@@ -48,7 +48,7 @@ pub(crate) async fn the_newest_come_first_page_by_page<B: Backend>() {
 }
 
 pub(crate) async fn filters_select_casts<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let mut made = Vec::new();
     for (app, api) in [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")] {
@@ -87,8 +87,29 @@ pub(crate) async fn filters_select_casts<B: Backend>() {
     }
 }
 
+pub(crate) async fn the_queue_has_an_order<B: Backend>() {
+    let backend = B::new().await;
+    let fleet = backend.fleet();
+    assert_eq!(fleet.queue().await.unwrap(), QueueState::default());
+    let running = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
+    let (app, oldest) = (running.cast.app.clone(), backend.now());
+    let mut queued = Vec::new();
+    for _ in 0..2 {
+        queued.push(create_cast(&*fleet, new_cast(backend.now())).await);
+        backend.advance(std::time::Duration::from_secs(1));
+    }
+    let other = NewCast { app: format!("{app}-other"), ..new_cast(backend.now()) };
+    let weight = u64::from(pagecast_fleet::cast::weight(&other.spec));
+    queued.insert(0, create_cast(&*fleet, other).await);
+    let queue = fleet.queue().await.unwrap();
+    assert_eq!((queue.casts, queue.weight), (3, 3 * weight));
+    assert_eq!(queue.order, queued, "the application without a running cast comes first");
+    let age = queue.oldest_ms.unwrap() - oldest;
+    assert!((0..1000).contains(&age), "{age}");
+}
+
 pub(crate) async fn casts_are_counted<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let count = async |app: Option<&str>| {
         let count = fleet.count(app).await.unwrap();
@@ -101,8 +122,8 @@ pub(crate) async fn casts_are_counted<B: Backend>() {
     assert_eq!((count(None).await, count(Some("a")).await), ([5, 0, 0, 0], [3, 0, 0, 0]));
     let worker = WorkerId("w".to_owned());
     let of_a = |cast: &Cast| cast.app == "a";
-    let first = fleet.claim(&worker, B::LEASE, &of_a).await.unwrap().unwrap();
-    fleet.claim(&worker, B::LEASE, &of_a).await.unwrap().unwrap();
+    let first = fleet.claim(&worker, &NodeInfo::default(), B::LEASE, &of_a).await.unwrap().unwrap();
+    fleet.claim(&worker, &NodeInfo::default(), B::LEASE, &of_a).await.unwrap().unwrap();
     fleet.report_event(&first.ticket, EventKind::Live).await.unwrap();
     assert_eq!((count(None).await, count(Some("a")).await), ([3, 1, 1, 0], [1, 1, 1, 0]));
     fleet.report_event(&first.ticket, ended_event()).await.unwrap();

@@ -12,11 +12,13 @@ use super::fixture::*;
 
 const QUOTA: usize = 4;
 const QUEUE_LIMIT: usize = 5;
+/// Label that some casts ask for and some nodes have.
+const LABEL: &str = "gpu";
 
 #[derive(Debug, Clone)]
 enum Op {
-    Create { key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool },
-    Claim { worker: u8, fits: Option<u8> },
+    Create { key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool, labelled: bool },
+    Claim { worker: u8, fits: Option<u8>, labelled: bool },
     RegisterWorker { worker: u8 },
     Report { ticket: Index, event: ReportedEvent },
     Renew { ticket: Index },
@@ -54,9 +56,11 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let outcome = prop_oneof![3 => Just(Outcome::Delivered), 1 => Just(Outcome::GivenUp),
     2 => (0..40_u8).prop_map(|s| Outcome::RetryAfter { s })];
     let op = prop_oneof![
-        8 => (of(0..3_u8), of(0..100_u8), 0..2_u8, prop::bool::weighted(0.8))
-            .prop_map(|(key, hold_s, app, notify)| Op::Create { key, hold_s, app, notify }),
-        8 => (0..3_u8, of(0..3_u8)).prop_map(|(worker, fits)| Op::Claim { worker, fits }),
+        8 => (of(0..3_u8), of(0..100_u8), 0..2_u8, prop::bool::weighted(0.8), prop::bool::weighted(0.2))
+            .prop_map(|(key, hold_s, app, notify, labelled)|
+                Op::Create { key, hold_s, app, notify, labelled }),
+        8 => (0..3_u8, of(0..3_u8), any::<bool>())
+            .prop_map(|(worker, fits, labelled)| Op::Claim { worker, fits, labelled }),
         1 => (0..3_u8).prop_map(|worker| Op::RegisterWorker { worker }),
         8 => (any::<Index>(), event).prop_map(|(ticket, event)| Op::Report { ticket, event }),
         2 => any::<Index>().prop_map(|ticket| Op::Renew { ticket }),
@@ -164,19 +168,19 @@ struct Fixture<B> {
 }
 
 pub(crate) fn random_operations<B: Backend>() {
-    let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: B::MODEL_CASES, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&ops(), |ops| {
-            let mut fixture = Fixture {
-                backend: B::new(),
-                casts: Vec::new(),
-                tickets: Vec::new(),
-                elapsed: Duration::ZERO,
-                set_ms: 0,
-                seen_ms: 0,
-                trusted_from: Duration::ZERO,
-            };
             block_on(async {
+                let mut fixture = Fixture {
+                    backend: B::new().await,
+                    casts: Vec::new(),
+                    tickets: Vec::new(),
+                    elapsed: Duration::ZERO,
+                    set_ms: 0,
+                    seen_ms: 0,
+                    trusted_from: Duration::ZERO,
+                };
                 for op in ops {
                     fixture.apply(op).await;
                     fixture.compare().await;
@@ -190,15 +194,11 @@ pub(crate) fn random_operations<B: Backend>() {
 impl<B: Backend> Fixture<B> {
     async fn apply(&mut self, op: Op) {
         match op {
-            Op::Create { key, hold_s, app, notify } => self.create(key, hold_s, app, notify).await,
-            Op::Claim { worker, fits } => self.claim(format!("w{worker}"), fits).await,
-            Op::RegisterWorker { worker } => {
-                let worker = format!("w{worker}");
-                self.backend.fleet().register_worker(&WorkerId(worker.clone())).await.unwrap();
-                for cast in self.casts.iter_mut().filter(|cast| cast.owner.as_ref() == Some(&worker)) {
-                    (cast.owner, cast.lease_until) = (None, Duration::ZERO);
-                }
+            Op::Create { key, hold_s, app, notify, labelled } => {
+                self.create(key, hold_s, app, notify, labelled).await;
             }
+            Op::Claim { worker, fits, labelled } => self.claim(format!("w{worker}"), fits, labelled).await,
+            Op::RegisterWorker { worker } => self.register_worker(format!("w{worker}")).await,
             Op::Report { ticket, event } => self.report(&ticket, event).await,
             Op::Renew { ticket } => {
                 let until = self.lease_end();
@@ -249,8 +249,16 @@ impl<B: Backend> Fixture<B> {
             Op::Sweep => self.sweep().await,
             Op::Restart => {
                 self.observe_clock();
-                self.backend.restart();
+                self.backend.restart().await;
             }
+        }
+    }
+
+    async fn register_worker(&mut self, worker: String) {
+        let id = WorkerId(worker.clone());
+        self.backend.fleet().register_worker(&id, &NodeInfo::default()).await.unwrap();
+        for cast in self.casts.iter_mut().filter(|cast| cast.owner.as_ref() == Some(&worker)) {
+            (cast.owner, cast.lease_until) = (None, Duration::ZERO);
         }
     }
 
@@ -270,8 +278,10 @@ impl<B: Backend> Fixture<B> {
         self.elapsed + B::LEASE
     }
 
-    async fn create(&mut self, key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool) {
+    async fn create(&mut self, key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool, labelled: bool) {
         let now = self.backend.now();
+        let mut new = new_cast(now);
+        new.spec.placement.labels.extend(labelled.then(|| LABEL.to_owned()));
         let new = NewCast {
             key: key.map(|key| CastKey(format!("key {key}"))),
             key_retention: hold_s
@@ -281,7 +291,7 @@ impl<B: Backend> Fixture<B> {
             queue_timeout: B::QUEUE_TIMEOUT,
             quota: QUOTA as u32,
             queue_limit: QUEUE_LIMIT as u32,
-            ..new_cast(now)
+            ..new
         };
         let created = self.backend.fleet().create(new.clone()).await.unwrap();
         for cast in self.casts.iter_mut().filter(|cast| cast.new.key == new.key) {
@@ -323,15 +333,20 @@ impl<B: Backend> Fixture<B> {
         }
     }
 
-    /// Claims a cast for a worker that any cast fits, or only those of application `fits`.
-    async fn claim(&mut self, worker: String, fits: Option<u8>) {
+    /// Claims a cast for a worker that any cast fits, or only those of application `fits`. Its node has a
+    /// label, or none.
+    async fn claim(&mut self, worker: String, fits: Option<u8>, labelled: bool) {
         let (passed, until) = (self.elapsed, self.lease_end());
         let id = WorkerId(worker.clone());
         let app = fits.map(|app| format!("app {app}"));
         let good = |of: &str| app.as_ref().is_none_or(|app| app == of);
-        let claim = self.backend.fleet().claim(&id, B::LEASE, &|cast| good(&cast.app)).await.unwrap();
+        let labels: Vec<String> = labelled.then(|| LABEL.to_owned()).into_iter().collect();
+        let node = NodeInfo { labels, ..NodeInfo::default() };
+        let placed = |cast: &CastModel| labelled || cast.new.spec.placement.labels.is_empty();
+        let claim = self.backend.fleet().claim(&id, &node, B::LEASE, &|cast| good(&cast.app)).await.unwrap();
         // Not the worker's own, however late.
-        let open = |cast: &CastModel| cast.is_free(passed) && cast.owner.as_ref() != Some(&worker);
+        let open =
+            |cast: &CastModel| cast.is_free(passed) && cast.owner.as_ref() != Some(&worker) && placed(cast);
         let free = self.casts.iter().any(open);
         let share = |app: &str| {
             let runs = |cast: &&CastModel| {
@@ -340,10 +355,11 @@ impl<B: Backend> Fixture<B> {
             self.casts.iter().filter(runs).count()
         };
         let first = |app: &str| {
-            let of = |cast: &CastModel| cast.state == CastState::Queued && cast.new.app == app;
+            let of =
+                |cast: &CastModel| cast.state == CastState::Queued && cast.new.app == app && placed(cast);
             self.casts.iter().position(of)
         };
-        let waiting = |cast: &&CastModel| cast.is_waiting(passed) && good(&cast.new.app);
+        let waiting = |cast: &&CastModel| cast.is_waiting(passed) && good(&cast.new.app) && placed(cast);
         let head =
             self.casts.iter().filter(waiting).min_by_key(|cast| (share(&cast.new.app), first(&cast.new.app)));
         let head = head.map(|cast| cast.new.id.clone());
@@ -354,9 +370,11 @@ impl<B: Backend> Fixture<B> {
         let cast = self.casts.iter_mut().find(|cast| cast.new.id == claim.cast.id).unwrap();
         if free {
             assert!(cast.is_free(passed) && cast.owner.as_ref() != Some(&worker), "started casts go first");
+            assert!(labelled || cast.new.spec.placement.labels.is_empty());
         } else {
             assert_eq!(Some(&cast.new.id), head.as_ref());
         }
+        let is_lost = cast.owner.is_some();
         (cast.owner, cast.epoch, cast.lease_until) = (Some(worker), cast.epoch + 1, until);
         cast.started = true;
         match cast.state {
@@ -364,7 +382,9 @@ impl<B: Backend> Fixture<B> {
                 cast.state = CastState::Starting;
                 cast.append_event();
             }
-            CastState::Starting | CastState::Live => cast.append_event(),
+            CastState::Starting | CastState::Live => {
+                (0..=usize::from(is_lost)).for_each(|_| cast.append_event());
+            }
             CastState::Ended => {}
         }
         self.tickets.push(claim.ticket);

@@ -23,7 +23,11 @@ async fn create_with_events(fleet: &dyn Fleet, now: UnixMs, events: u64) -> Cast
     let id = create_cast(fleet, new_cast(now)).await;
     if events > 1 {
         let worker = WorkerId("w".to_owned());
-        let claim = fleet.claim(&worker, Duration::from_secs(3600), &|_| true).await.unwrap().unwrap();
+        let claim = fleet
+            .claim(&worker, &NodeInfo::default(), Duration::from_secs(3600), &|_| true)
+            .await
+            .unwrap()
+            .unwrap();
         for _ in 2..events {
             fleet.report_event(&claim.ticket, EventKind::Restarted).await.unwrap();
         }
@@ -45,10 +49,11 @@ fn attempt(seq: u64, at_ms: UnixMs) -> DeliveryAttempt {
 }
 
 pub(crate) async fn events_of_a_cast_are_delivered_in_order<B: Backend>() {
-    let mut backend = B::new();
+    let mut backend = B::new().await;
     let a = create_with_events(&*backend.fleet(), backend.now(), 3).await;
     backend.advance(TIME_STEP);
-    let b = create_with_events(&*backend.fleet(), backend.now(), 2).await;
+    let Claim { ticket, cast } = create_and_claim::<B>(&*backend.fleet(), "w", new_cast(backend.now())).await;
+    let b = cast.id;
     backend.advance(TIME_STEP);
     for (expected, done) in [
         (vec![(&a, 1), (&b, 1)], (&a, 1)),
@@ -60,7 +65,7 @@ pub(crate) async fn events_of_a_cast_are_delivered_in_order<B: Backend>() {
     ] {
         let expected: Vec<_> = expected.into_iter().map(|(id, seq)| (id.clone(), seq)).collect();
         let mut found = due_ids(&*backend.fleet()).await;
-        backend.restart();
+        backend.restart().await;
         assert_eq!(due_ids(&*backend.fleet()).await, found, "a restart changes nothing");
         found.sort();
         let mut sorted = expected;
@@ -71,7 +76,6 @@ pub(crate) async fn events_of_a_cast_are_delivered_in_order<B: Backend>() {
     }
     let fleet = backend.fleet();
     assert_eq!(fleet.backlog().await.unwrap(), Backlog::default());
-    let ticket = Ticket { cast: b.clone(), worker: WorkerId("w".to_owned()), epoch: 1 };
     fleet.report_event(&ticket, ended_event()).await.unwrap();
     let entry = first_due(&*fleet).await;
     assert_eq!((entry.cast.id, entry.event.seq, entry.attempts), (b.clone(), 3, 0));
@@ -84,7 +88,7 @@ pub(crate) async fn events_of_a_cast_are_delivered_in_order<B: Backend>() {
 }
 
 pub(crate) async fn a_retried_event_delays_those_behind_it<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let a = create_with_events(&*fleet, backend.now(), 3).await;
     assert_eq!(fleet.next_due_in().await.unwrap(), None, "due entries do not count");
@@ -111,7 +115,7 @@ pub(crate) async fn a_retried_event_delays_those_behind_it<B: Backend>() {
 }
 
 pub(crate) async fn parts_of_an_event_are_counted<B: Backend>() {
-    let mut backend = B::new();
+    let mut backend = B::new().await;
     let a = create_with_events(&*backend.fleet(), backend.now(), 2).await;
     backend.fleet().settle(&a, 1, DeliveryOutcome::RetryAfter(Duration::ZERO), None).await.unwrap();
     backend
@@ -119,7 +123,7 @@ pub(crate) async fn parts_of_an_event_are_counted<B: Backend>() {
         .settle(&a, 1, DeliveryOutcome::PartDelivered(1), Some(attempt(1, backend.now())))
         .await
         .unwrap();
-    backend.restart();
+    backend.restart().await;
     let fleet = backend.fleet();
     let entry = first_due(&*fleet).await;
     assert_eq!(
@@ -136,7 +140,7 @@ pub(crate) async fn parts_of_an_event_are_counted<B: Backend>() {
 }
 
 pub(crate) async fn given_up_events_are_redelivered_on_request<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let a = create_with_events(&*fleet, backend.now(), 4).await;
     for seq in [1, 2] {
@@ -161,7 +165,7 @@ pub(crate) async fn given_up_events_are_redelivered_on_request<B: Backend>() {
 }
 
 pub(crate) async fn delivered_events_are_redelivered_on_request<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let a = create_with_events(&*fleet, backend.now(), 2).await;
     fleet.settle(&a, 1, DeliveryOutcome::Delivered, None).await.unwrap();
@@ -181,7 +185,7 @@ pub(crate) async fn delivered_events_are_redelivered_on_request<B: Backend>() {
 }
 
 pub(crate) async fn redeliver_reports_what_is_pending<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let a = create_with_events(&*fleet, backend.now(), 4).await;
     fleet.settle(&a, 1, DeliveryOutcome::GivenUp, None).await.unwrap();
@@ -204,7 +208,7 @@ pub(crate) async fn redeliver_reports_what_is_pending<B: Backend>() {
 }
 
 pub(crate) async fn the_longest_waiting_comes_first<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let mut made = Vec::new();
     for _ in 0..6 {
@@ -226,7 +230,7 @@ pub(crate) async fn the_longest_waiting_comes_first<B: Backend>() {
 }
 
 pub(crate) async fn casts_without_notifications_have_no_entries<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let new = NewCast { notify: false, ..new_cast(backend.now()) };
     let claim = create_and_claim::<B>(&*fleet, "w", new).await;
@@ -239,7 +243,7 @@ pub(crate) async fn casts_without_notifications_have_no_entries<B: Backend>() {
 }
 
 pub(crate) async fn attempts_are_logged<B: Backend>() {
-    let mut backend = B::new();
+    let mut backend = B::new().await;
     let a = create_with_events(&*backend.fleet(), backend.now(), 1).await;
     let b = create_with_events(&*backend.fleet(), backend.now(), 1).await;
     let fleet = backend.fleet();
@@ -251,7 +255,7 @@ pub(crate) async fn attempts_are_logged<B: Backend>() {
     let only = attempt(1, 5);
     fleet.settle(&b, 1, DeliveryOutcome::Delivered, Some(only.clone())).await.unwrap();
     drop(fleet);
-    backend.restart();
+    backend.restart().await;
     let fleet = backend.fleet();
     let attempts = fleet.attempts(&a).await.unwrap();
     assert!(attempts.iter().map(|attempt| attempt.at_ms).eq(10..1010), "the last 1000, in order");

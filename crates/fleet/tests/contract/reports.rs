@@ -9,7 +9,7 @@ use serde_json::json;
 use super::fixture::*;
 
 pub(crate) async fn the_state_follows_the_events<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     let (id, ticket) = (&claim.cast.id, &claim.ticket);
@@ -50,7 +50,7 @@ pub(crate) async fn the_state_follows_the_events<B: Backend>() {
 }
 
 pub(crate) async fn the_end_comes_once<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     let (id, ticket) = (&claim.cast.id, &claim.ticket);
@@ -82,7 +82,7 @@ pub(crate) async fn the_end_comes_once<B: Backend>() {
 }
 
 pub(crate) async fn events_beyond_the_limit_are_counted<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim =
         create_and_claim::<B>(&*fleet, "w", NewCast { notify: false, ..new_cast(backend.now()) }).await;
@@ -112,7 +112,7 @@ pub(crate) async fn events_beyond_the_limit_are_counted<B: Backend>() {
 }
 
 pub(crate) async fn a_cast_that_is_closed_without_an_end_ends<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(
         &*fleet,
@@ -129,7 +129,7 @@ pub(crate) async fn a_cast_that_is_closed_without_an_end_ends<B: Backend>() {
 }
 
 pub(crate) async fn pushes_are_replaced<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     for pushes in [vec![push(1), push(2)], vec![push(2)], Vec::new()] {
@@ -141,7 +141,7 @@ pub(crate) async fn pushes_are_replaced<B: Backend>() {
 }
 
 pub(crate) async fn stats_and_snapshots_belong_to_an_owner<B: Backend>() {
-    let mut backend = B::new();
+    let mut backend = B::new().await;
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     let (id, ticket) = (claim.cast.id, claim.ticket);
@@ -149,7 +149,9 @@ pub(crate) async fn stats_and_snapshots_belong_to_an_owner<B: Backend>() {
     for bytes in [1, 2] {
         let stats = CastStats { bytes, peak: [0.5, 1.5], ..CastStats::default() };
         fleet.put_stats(&ticket, stats.clone()).await;
-        assert_eq!(fleet.stats(&id).await, Some(stats));
+        assert_eq!(fleet.stats(&id).await, Some(stats.clone()));
+        let of_all = fleet.stats_of(&[new_cast(backend.now()).id, id.clone()]).await;
+        assert_eq!(of_all, [(id.clone(), stats)].into());
     }
     fleet.put_snapshot(&ticket, Bytes::from_static(b"jpeg")).await;
     assert_eq!(fleet.snapshot(&id).await.unwrap(), (backend.now(), Bytes::from_static(b"jpeg")));
@@ -168,17 +170,17 @@ pub(crate) async fn stats_and_snapshots_belong_to_an_owner<B: Backend>() {
     let ticket = claim_next::<B>(&*fleet, "w").await.unwrap().ticket;
     fleet.put_stats(&ticket, CastStats::default()).await;
     drop(fleet);
-    backend.restart();
+    backend.restart().await;
     assert!(backend.fleet().stats(&id).await.is_none(), "they are not kept over a restart");
 }
 
 pub(crate) async fn workers_without_heartbeat_disappear<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     assert!(fleet.workers().await.is_empty());
     for (worker, casts) in [("w", 1), ("v", 2), ("w", 3)] {
         let status = WorkerStatus { at_ms: backend.now(), casts, ..WorkerStatus::default() };
-        fleet.heartbeat(&WorkerId(worker.to_owned()), status).await;
+        fleet.heartbeat(&WorkerId(worker.to_owned()), status).await.unwrap();
     }
     let workers: Vec<_> =
         fleet.workers().await.into_iter().map(|(id, status)| (id.0, status.casts)).collect();
@@ -187,8 +189,47 @@ pub(crate) async fn workers_without_heartbeat_disappear<B: Backend>() {
     assert!(fleet.workers().await.is_empty());
 }
 
+pub(crate) async fn a_worker_is_asked_to_drain<B: Backend>() {
+    let backend = B::new().await;
+    let fleet = backend.fleet();
+    let (v, w) = (WorkerId("v".to_owned()), WorkerId("w".to_owned()));
+    assert!(!fleet.request_drain(&w).await.unwrap(), "there is no such worker");
+    let drains = |response: HeartbeatResponse| response.drain_requested;
+    for worker in [&v, &w] {
+        assert!(!drains(fleet.heartbeat(worker, WorkerStatus::default()).await.unwrap()));
+    }
+    assert!(fleet.request_drain(&w).await.unwrap() && fleet.request_drain(&w).await.unwrap());
+    let draining: Vec<_> = fleet.workers().await.into_iter().map(|(id, s)| (id.0, s.draining)).collect();
+    assert_eq!(draining, [("v".to_owned(), false), ("w".to_owned(), true)]);
+    assert!(!drains(fleet.heartbeat(&v, WorkerStatus::default()).await.unwrap()));
+    for _ in 0..2 {
+        assert!(
+            drains(fleet.heartbeat(&w, WorkerStatus::default()).await.unwrap()),
+            "until the process ends"
+        );
+    }
+    fleet.register_worker(&w, &NodeInfo::default()).await.unwrap();
+    assert!(
+        !drains(fleet.heartbeat(&w, WorkerStatus::default()).await.unwrap()),
+        "its next process is not asked"
+    );
+    backend.advance(std::time::Duration::from_secs(3600));
+    assert!(!fleet.request_drain(&w).await.unwrap(), "it is gone");
+}
+
+pub(crate) async fn heartbeats_have_an_age<B: Backend>() {
+    let backend = B::new().await;
+    let fleet = backend.fleet();
+    let status = WorkerStatus { renewal_age_ms: Some(7), ..WorkerStatus::default() };
+    fleet.heartbeat(&WorkerId("w".to_owned()), status).await.unwrap();
+    backend.advance(std::time::Duration::from_secs(5));
+    let (_, status) = fleet.workers().await.remove(0);
+    assert_eq!(status.renewal_age_ms, Some(7));
+    assert!((5000..15_000).contains(&status.heartbeat_age_ms), "{}", status.heartbeat_age_ms);
+}
+
 pub(crate) async fn changes_wake_waiters<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let mut changes = fleet.changes();
     let id = create_cast(&*fleet, new_cast(backend.now())).await;
@@ -207,7 +248,7 @@ pub(crate) async fn changes_wake_waiters<B: Backend>() {
 }
 
 pub(crate) async fn unknown_casts_are_reported<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let id = new_cast(backend.now()).id;
     let no = |error: Error| matches!(error, Error::CastNotFound(of) if of == id);
@@ -218,6 +259,6 @@ pub(crate) async fn unknown_casts_are_reported<B: Backend>() {
     assert!(no(fleet.send_command(&id, Command::Snapshot).await.unwrap_err()));
     assert!(no(fleet.fail_queued(&id, "why").await.unwrap_err()));
     assert!(fleet.stats(&id).await.is_none() && fleet.snapshot(&id).await.is_none());
-    let ticket = Ticket { cast: id, worker: WorkerId("w".to_owned()), epoch: 1 };
+    let ticket = Ticket { cast: id, worker: WorkerId("w".to_owned()), epoch: 1, nonce: 0 };
     super::claims::assert_fenced(&*fleet, &ticket).await;
 }

@@ -23,7 +23,7 @@ async fn create_closed<B: Backend>(fleet: &dyn Fleet, new: NewCast) -> CastId {
 }
 
 pub(crate) async fn overdue_casts_fail<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let new = || NewCast { queue_timeout: B::QUEUE_TIMEOUT, ..new_cast(backend.now()) };
     let begun = create_and_claim::<B>(&*fleet, "w", new()).await;
@@ -55,7 +55,7 @@ pub(crate) async fn overdue_casts_fail<B: Backend>() {
 }
 
 pub(crate) async fn expired_casts_are_deleted<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let mut old = Vec::new();
     for _ in 0..120 {
@@ -97,7 +97,7 @@ pub(crate) async fn expired_casts_are_deleted<B: Backend>() {
 }
 
 pub(crate) async fn undelivered_events_keep_their_cast<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let id = create_closed::<B>(&*fleet, new_cast(backend.now())).await;
     backend.advance(B::RETENTION + TIME_STEP);
@@ -112,7 +112,7 @@ pub(crate) async fn undelivered_events_keep_their_cast<B: Backend>() {
 }
 
 pub(crate) async fn casts_that_hold_a_key_are_kept<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let until = backend.now() + 3 * i64::try_from(B::RETENTION.as_millis()).unwrap();
     let id = create_closed::<B>(&*fleet, new_cast_with_key(backend.now(), "key", KeyRetention::Until(until)))
@@ -129,7 +129,7 @@ pub(crate) async fn casts_that_hold_a_key_are_kept<B: Backend>() {
 }
 
 pub(crate) async fn a_key_that_was_freed_stays_free<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let until = backend.now() + HOUR_MS;
     let new = |now| new_cast_with_key(now, "key", KeyRetention::Until(until));
     let id = create_cast(&*backend.fleet(), new(backend.now())).await;
@@ -146,7 +146,7 @@ const HOUR_MS: i64 = 3_600_000;
 const EIGHT_DAYS_MS: i64 = 8 * 24 * HOUR_MS;
 
 pub(crate) async fn a_clock_that_is_set_back_stops_no_callbacks<B: Backend>() {
-    let mut backend = B::new();
+    let mut backend = B::new().await;
     let id = create_cast(&*backend.fleet(), new_cast(backend.now())).await;
     let delay = Duration::from_secs(10);
     backend.fleet().settle(&id, 1, DeliveryOutcome::RetryAfter(delay), None).await.unwrap();
@@ -162,14 +162,14 @@ pub(crate) async fn a_clock_that_is_set_back_stops_no_callbacks<B: Backend>() {
     // The clock is set back again while the service restarts.
     backend.fleet().settle(&id, 1, DeliveryOutcome::RetryAfter(delay), None).await.unwrap();
     backend.set_clock(-2 * HOUR_MS);
-    backend.restart();
+    backend.restart().await;
     backend.advance(delay);
     let due = due_entries(&*backend.fleet(), 1).await;
     assert_eq!((due.len(), due[0].attempts), (1, 2));
 }
 
 pub(crate) async fn retry_delays_are_capped<B: Backend>() {
-    let backend = B::new();
+    let backend = B::new().await;
     let fleet = backend.fleet();
     let id = create_cast(&*fleet, new_cast(backend.now())).await;
     fleet.settle(&id, 1, DeliveryOutcome::RetryAfter(Duration::MAX), None).await.unwrap();
@@ -180,13 +180,13 @@ pub(crate) async fn retry_delays_are_capped<B: Backend>() {
 
 pub(crate) async fn leases_and_deadlines_ignore_clock_changes<B: Backend>() {
     for by_ms in [EIGHT_DAYS_MS, -EIGHT_DAYS_MS] {
-        let backend = B::new();
+        let backend = B::new().await;
         let fleet = backend.fleet();
         let owned = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
         let queued =
             create_cast(&*fleet, NewCast { queue_timeout: B::QUEUE_TIMEOUT, ..new_cast(backend.now()) })
                 .await;
-        fleet.heartbeat(&WorkerId("v".to_owned()), WorkerStatus::default()).await;
+        fleet.heartbeat(&WorkerId("v".to_owned()), WorkerStatus::default()).await.unwrap();
         backend.set_clock(by_ms);
         fleet.sweep().await.unwrap();
         assert_eq!(get_cast(&*fleet, &queued).await.state, CastState::Queued, "it is not overdue");
@@ -208,7 +208,7 @@ pub(crate) async fn leases_and_deadlines_ignore_clock_changes<B: Backend>() {
 }
 
 pub(crate) async fn nothing_is_deleted_right_after_a_clock_change<B: Backend>() {
-    let mut backend = B::new();
+    let mut backend = B::new().await;
     let id = create_closed::<B>(&*backend.fleet(), new_cast(backend.now())).await;
     settle_all(&*backend.fleet(), DeliveryOutcome::Delivered).await;
     let is_there = async |backend: &B| {
@@ -226,11 +226,11 @@ pub(crate) async fn nothing_is_deleted_right_after_a_clock_change<B: Backend>() 
     assert!(is_there(&backend).await, "it has not expired");
     // The clock changes just before a restart.
     backend.set_clock(EIGHT_DAYS_MS);
-    backend.restart();
+    backend.restart().await;
     assert!(is_there(&backend).await);
     backend.advance(HOUR - TIME_STEP);
     assert!(is_there(&backend).await);
-    backend.restart();
+    backend.restart().await;
     assert!(is_there(&backend).await, "the waiting time continues after a restart");
     backend.advance(TIME_STEP);
     assert!(!is_there(&backend).await, "an hour after its change the clock is trusted");

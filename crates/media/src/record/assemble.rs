@@ -40,43 +40,70 @@ pub(super) struct SegmentSource {
     pub(super) segment: PathBuf,
 }
 
-/// Writes segments to one MP4 file, via the temporary file `draft`. `unix_ms` is the creation time: when its
-/// first picture was shown, in ms since 1970.
-pub(super) fn write_mp4(
-    segments: &[SegmentSource],
-    unix_ms: i64,
-    path: &Path,
-    draft: &Path,
-) -> Result<(), Error> {
-    let written = concat_to_mp4(segments, unix_ms, draft).map_err(|e| Error::Write(path.to_owned(), e));
-    let moved = written.and_then(|()| {
-        let sync = File::open(draft).and_then(|file| file.sync_all());
-        let moved = sync.and_then(|()| std::fs::rename(draft, path));
-        let synced = moved.and_then(|()| path.parent().map_or(Ok(()), sync_folder));
-        synced.map_err(|e| Error::Io(path.to_owned(), e))
-    });
-    if moved.is_err() {
-        // The draft may not exist.
-        let _ignored = std::fs::remove_file(draft);
-    }
-    moved
+/// Writes segments to one MP4 file, via a temporary file.
+pub(super) struct Mp4Writer {
+    output: Output,
+    /// Path of the file, and of the temporary one.
+    path: PathBuf,
+    draft: PathBuf,
+    /// Time stamp units per second of each track, after the first segment.
+    units: Vec<u32>,
+    /// Start of the first segment: time stamps of each file start at zero.
+    begin_at: MediaTime,
 }
 
-fn concat_to_mp4(segments: &[SegmentSource], unix_ms: i64, path: &Path) -> Result<(), ff::Error> {
-    let mut output = ff::format::output_as(file_url(path), "mp4")?;
-    let created = DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
-    output.metadata_mut().set("creation_time", created.to_rfc3339_opts(SecondsFormat::Micros, true));
-    let mut units = Vec::new();
-    // Time stamps of each file start at zero.
-    let begin_at = segments.first().map_or(MediaTime::ZERO, |segment| segment.start);
-    for segment in segments {
-        let mut input = ConcatInput::open(&[&segment.init, &segment.segment])?;
-        if units.is_empty() {
-            units = write_header(&mut output, &input)?;
-        }
-        copy_packets(&mut input, &mut output, &units, begin_at, segment.start + segment.duration)?;
+impl std::fmt::Debug for Mp4Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mp4Writer").field("path", &self.path).finish_non_exhaustive()
     }
-    write_trailer(&mut output)
+}
+
+impl Mp4Writer {
+    /// Creates the temporary file `draft`. `unix_ms` is the creation time: when the first picture was shown,
+    /// in ms since 1970.
+    pub(super) fn create(unix_ms: i64, path: PathBuf, draft: PathBuf) -> Result<Self, Error> {
+        let mut output =
+            ff::format::output_as(file_url(&draft), "mp4").map_err(|e| Error::Write(path.clone(), e))?;
+        let created = DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
+        output.metadata_mut().set("creation_time", created.to_rfc3339_opts(SecondsFormat::Micros, true));
+        Ok(Self { output, path, draft, units: Vec::new(), begin_at: MediaTime::ZERO })
+    }
+
+    /// Appends a segment.
+    pub(super) fn append(&mut self, segment: &SegmentSource) -> Result<(), Error> {
+        self.copy(segment).map_err(|e| Error::Write(self.path.clone(), e))
+    }
+
+    fn copy(&mut self, segment: &SegmentSource) -> Result<(), ff::Error> {
+        let mut input = ConcatInput::open(&[&segment.init, &segment.segment])?;
+        if self.units.is_empty() {
+            self.begin_at = segment.start;
+            self.units = write_header(&mut self.output, &input)?;
+        }
+        let end_at = segment.start + segment.duration;
+        copy_packets(&mut input, &mut self.output, &self.units, self.begin_at, end_at)
+    }
+
+    /// Whether no segment was appended.
+    pub(super) fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
+    /// Completes the file, with its index in front.
+    pub(super) fn finish(mut self) -> Result<(), Error> {
+        write_trailer(&mut self.output).map_err(|e| Error::Write(self.path.clone(), e))?;
+        let sync = File::open(&self.draft).and_then(|file| file.sync_all());
+        let moved = sync.and_then(|()| std::fs::rename(&self.draft, &self.path));
+        let synced = moved.and_then(|()| self.path.parent().map_or(Ok(()), sync_folder));
+        synced.map_err(|e| Error::Io(self.path.clone(), e))
+    }
+}
+
+impl Drop for Mp4Writer {
+    fn drop(&mut self) {
+        // It is gone if the file is complete.
+        let _ignored = std::fs::remove_file(&self.draft);
+    }
 }
 
 /// Writes a header with the tracks of `input`; returns the time stamp units per second of each track.

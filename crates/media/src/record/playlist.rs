@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use chrono::DateTime;
 use pagecast_core::MediaTime;
+use pagecast_core::ledger::{Run, Segment};
 
 use super::file_names::FileNames;
-use super::spool::{Run, Segment};
 
 /// Segments in a live playlist: players start three segments before the end and may fall behind a little.
 const LIVE_WINDOW_SEGMENTS: usize = 15;
@@ -74,12 +74,10 @@ impl Playlists {
     /// Renders the playlist of the last segments. When complete, it ends with `EXT-X-ENDLIST`.
     pub(super) fn render_live(&self, names: &FileNames, state: PlaylistState) -> String {
         let (gone, last) = self.segments.split_at(self.segments.len().saturating_sub(LIVE_WINDOW_SEGMENTS));
-        let first = last.first().map_or(0, |s| s.index);
-        let run = last.first().map_or(0, |s| s.run);
-        let discontinuities = gone.windows(2).filter(|pair| pair[0].run != pair[1].run).count();
         // A discontinuity before the first segment of the window has left the window.
-        let before_first = usize::from(gone.last().is_some_and(|s| s.run != run));
-        let mut text = self.render_header(first, discontinuities + before_first, last);
+        let until_window = &self.segments[..self.segments.len().min(gone.len() + 1)];
+        let discontinuities = until_window.windows(2).filter(|pair| !follows(&pair[0], &pair[1])).count();
+        let mut text = self.render_header(gone.len(), discontinuities, last);
         self.render_segments(&mut text, names, last);
         if state == PlaylistState::Complete {
             text.push_str("#EXT-X-ENDLIST\n");
@@ -87,7 +85,7 @@ impl Playlists {
         text
     }
 
-    fn render_header(&self, sequence: u32, discontinuities: usize, segments: &[Segment]) -> String {
+    fn render_header(&self, sequence: usize, discontinuities: usize, segments: &[Segment]) -> String {
         let longest = segments.iter().map(|s| whole_seconds(s.duration)).max().unwrap_or(0);
         let (version, target) = (if self.is_ts { 3 } else { 7 }, self.target_duration_s.max(longest));
         let mut text = format!(
@@ -102,25 +100,38 @@ impl Playlists {
     }
 
     fn render_segments(&self, text: &mut String, names: &FileNames, segments: &[Segment]) {
-        let mut run = None;
+        let mut previous: Option<&Segment> = None;
         for segment in segments {
-            let starts_run = run.replace(segment.run) != Some(segment.run);
+            let starts_run = previous.is_none_or(|previous| previous.run != segment.run);
+            let jumps = previous.is_some_and(|previous| !follows(previous, segment));
+            previous = Some(segment);
             // Writing to a string never fails.
-            if starts_run && segment != &segments[0] {
+            if jumps {
                 text.push_str("#EXT-X-DISCONTINUITY\n");
             }
             if starts_run && !self.is_ts {
-                let _infallible = writeln!(text, "#EXT-X-MAP:URI=\"{}\"", names.init(segment.run));
+                let init = names.init(segment.epoch, segment.run);
+                let _infallible = writeln!(text, "#EXT-X-MAP:URI=\"{init}\"");
             }
-            if starts_run || segment.index.is_multiple_of(DATE_TIME_INTERVAL_SEGMENTS) {
+            if starts_run || jumps || segment.index.is_multiple_of(DATE_TIME_INTERVAL_SEGMENTS) {
                 let at = self.runs.iter().find(|r| r.index == segment.run).map_or(0, |r| r.unix_ms);
                 let at = format_date_time(at + segment.start.as_millis());
                 let _infallible = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{at}");
             }
-            let name = if self.is_ts { names.ts(segment.index) } else { names.segment(segment.index) };
+            let name = if self.is_ts {
+                names.ts(segment.epoch, segment.index)
+            } else {
+                names.segment(segment.epoch, segment.index)
+            };
             let _infallible = writeln!(text, "#EXTINF:{:.6},\n{name}", segment.duration.as_secs_f64());
         }
     }
+}
+
+/// Whether players can play `next` after `segment` without a discontinuity: it has the same encoder, and no
+/// segment between them is missing.
+fn follows(segment: &Segment, next: &Segment) -> bool {
+    segment.run == next.run && segment.index + 1 == next.index
 }
 
 fn whole_seconds(duration: MediaTime) -> i64 {
@@ -145,6 +156,7 @@ mod tests {
             if index == 0 || run_starts.contains(&index) {
                 playlists.add_run(Run {
                     index: run,
+                    epoch: 1,
                     unix_ms: 1_700_000_000_000 + i64::from(run) * 3_600_000,
                     tick: MediaTime::ZERO,
                 });
@@ -153,6 +165,7 @@ mod tests {
             playlists.add_segment(Segment {
                 index,
                 run,
+                epoch: 1,
                 start: MediaTime::from_index(start, 1),
                 duration,
                 bytes: 1,
@@ -174,6 +187,28 @@ mod tests {
              #EXT-X-DISCONTINUITY\n#EXT-X-MAP:URI=\"t_init_1.mp4\"\n\
              #EXT-X-PROGRAM-DATE-TIME:2023-11-14T23:13:28.000Z\n#EXTINF:4.000000,\nt_2.m4s\n#EXT-X-ENDLIST\n"
         );
+    }
+
+    #[test]
+    fn a_missing_segment_is_a_discontinuity_and_sequence_numbers_go_on() {
+        let mut playlists = Playlists::new(false, MediaTime::from_index(4, 1));
+        let duration = MediaTime::from_index(4, 1);
+        playlists.add_run(Run { index: 0, epoch: 1, unix_ms: 0, tick: MediaTime::ZERO });
+        playlists.add_run(Run { index: 1, epoch: 2, unix_ms: 0, tick: MediaTime::ZERO });
+        for index in (0..20).filter(|index| *index != 1) {
+            let (run, epoch) = if index < 10 { (0, 1) } else { (1, 2) };
+            let start = MediaTime::from_index(4 * i64::from(index), 1);
+            playlists.add_segment(Segment { index, run, epoch, start, duration, bytes: 1 });
+        }
+        let text = playlists.render_full(&FileNames::new("t"), PlaylistState::Running);
+        assert!(text.contains("t_0.m4s\n#EXT-X-DISCONTINUITY\n#EXT-X-PROGRAM-DATE-TIME:"), "{text}");
+        assert!(
+            text.contains("t_9.m4s\n#EXT-X-DISCONTINUITY\n#EXT-X-MAP:URI=\"t_r2_init_1.mp4\"\n"),
+            "{text}"
+        );
+        let text = playlists.render_live(&FileNames::new("t"), PlaylistState::Running);
+        let header = "#EXT-X-MEDIA-SEQUENCE:4\n#EXT-X-DISCONTINUITY-SEQUENCE:1\n";
+        assert!(text.contains(header) && text.contains("t_5.m4s") && !text.contains("t_4.m4s"), "{text}");
     }
 
     #[test]

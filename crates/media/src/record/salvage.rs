@@ -6,9 +6,10 @@ use std::path::Path;
 
 use ffmpeg_the_third as ff;
 use pagecast_core::MediaTime;
+use pagecast_core::ledger::{Run, Segment};
 
 use super::concat::ConcatInput;
-use super::spool::{RecordedEntry, Run, Segment, Spool, sync_folder};
+use super::spool::{EarlierSegment, RecordedEntry, Spool, sync_folder};
 
 /// The recorded contents of a spool.
 #[derive(Debug, Default)]
@@ -33,8 +34,13 @@ pub(super) fn load(spool: &Spool) -> io::Result<SpoolContents> {
         entry.validate(contents.segments.len(), contents.next_thumbnail as usize)?;
         match entry {
             RecordedEntry::Run(run) => contents.runs.push(run),
-            RecordedEntry::Segment(segment) => contents.segments.push(segment),
-            RecordedEntry::Thumbnail(thumbnail) => contents.next_thumbnail = thumbnail.index + 1,
+            RecordedEntry::Segment(segment)
+            | RecordedEntry::EarlierSegment(EarlierSegment { segment, .. }) => {
+                contents.segments.push(segment);
+            }
+            RecordedEntry::Thumbnail(thumbnail) | RecordedEntry::EarlierThumbnail(thumbnail) => {
+                contents.next_thumbnail = thumbnail.index + 1;
+            }
         }
     }
     let open = contents
@@ -58,8 +64,9 @@ pub(super) fn load(spool: &Spool) -> io::Result<SpoolContents> {
 fn salvage_open_segment(spool: &Spool, run: &Run, last: Option<&Segment>) -> io::Result<Option<Segment>> {
     let index = last.map_or(0, |s| s.index + 1);
     let start = last.map_or(MediaTime::ZERO, |s| s.start + s.duration);
-    let empty = Segment { index, run: run.index, start, duration: MediaTime::ZERO, bytes: 0 };
-    let path = spool.path(&spool.names().segment(index));
+    let empty =
+        Segment { index, run: run.index, epoch: run.epoch, start, duration: MediaTime::ZERO, bytes: 0 };
+    let path = spool.segment_source(&empty).segment;
     let bytes = match whole_fragments(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use pagecast_core::MediaTime;
+use pagecast_core::ledger::{Run, Segment};
 use pagecast_core::spec::MAX_FILE_BYTES;
 use serde::{Deserialize, Serialize};
 
-use super::spool::{Run, Segment};
 use crate::split_points::SplitPoints;
 
 /// The segments of one MP4 file.
@@ -48,6 +48,11 @@ impl FileSplitter {
         }
     }
 
+    /// Sets the index of the next file: those before it are made elsewhere.
+    pub(super) fn set_next_index(&mut self, index: u32) {
+        self.next_index = index;
+    }
+
     /// Starts a run, to which the following segments belong.
     pub(super) fn begin_run(&mut self, run: Run) {
         self.split_points =
@@ -76,7 +81,7 @@ impl FileSplitter {
             open => {
                 let file = FileSegments { index: self.next_index, first: segment.index, last: segment.index };
                 let closed = open.replace(file);
-                self.next_index += 1;
+                self.next_index = self.next_index.saturating_add(1);
                 self.start = segment.start;
                 (self.duration, self.bytes) = (segment.duration, segment.bytes);
                 closed
@@ -99,6 +104,7 @@ mod tests {
         Segment {
             index,
             run: 0,
+            epoch: 1,
             start: MediaTime::from_index(i64::from(index) * seconds, 1),
             duration,
             bytes,
@@ -135,11 +141,12 @@ mod tests {
             let (mut lengths, mut begun, mut last) = (Vec::new(), 0, None);
             for (index, ((begin, run), end)) in begins.iter().copied().zip(ends).enumerate() {
                 if last.replace(run) != Some(run) {
-                    splitter.begin_run(Run { index: run, unix_ms: 0, tick: at(1) });
+                    splitter.begin_run(Run { index: run, epoch: 1, unix_ms: 0, tick: at(1) });
                 }
                 let (start, duration) = (at(begin), at(end) - at(begin));
                 let index = u32::try_from(index).unwrap();
-                if splitter.push(&Segment { index, run, start, duration, bytes: 1 }, true).is_some() {
+                if splitter.push(&Segment { index, run, epoch: 1, start, duration, bytes: 1 }, true).is_some()
+                {
                     lengths.push(begin - begun);
                     begun = begin;
                 }
@@ -156,6 +163,14 @@ mod tests {
         assert_eq!(files(5, &[(0, 0), (40, 0), (50, 0), (73, 1), (100, 1)], 130), [50, 50, 30]);
         // The tick at the split point was missing, so the next one was the keyframe.
         assert_eq!(files(5, &[(0, 0), (40, 0), (52, 0), (92, 0), (100, 0)], 120), [52, 48, 20]);
+    }
+
+    #[test]
+    fn files_are_numbered_after_those_made_elsewhere() {
+        let mut splitter = FileSplitter::new(Duration::from_secs(10));
+        splitter.set_next_index(3);
+        let indexes: Vec<_> = (0..5).filter_map(|i| splitter.push(&segment(i, 4, 1), true)).collect();
+        assert_eq!(indexes.iter().map(|file| file.index).collect::<Vec<_>>(), [3, 4]);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! files are stored. Until then uploads are retried until the caller cancels.
 
 mod backoff;
+mod copier;
+mod fetch;
 mod ledger;
 mod machine;
 mod spool_logs;
@@ -19,16 +21,21 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pagecast_core::MediaTime;
+use pagecast_core::ledger::LedgerRow;
 use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::{Error, Spool, salvage};
 use crate::store::{Store, TransferConfig};
-use uploader::Uploader;
+use fetch::OpenFleetStore;
+use uploader::{Stores, Uploader};
 
 pub use super::manifest::RecordedFile;
 pub use backoff::State;
+
+/// End of [`UploadReport::missing`].
+pub const SPOOL_ELSEWHERE: &str = "the spool is not on this machine";
 
 /// Settings of an upload.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +100,9 @@ pub struct UploadReport {
     pub status: Status,
     /// The spool, if it still holds something that is not stored.
     pub spool: Option<PathBuf>,
+    /// What is neither stored nor in the spool, in words: an earlier owner recorded it to a spool elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 /// Serializes a time as whole milliseconds.
@@ -110,7 +120,7 @@ mod whole_ms {
 }
 
 impl UploadReport {
-    /// Reads a [receipt](pagecast_core::spec::Recording::receipt), if it exists.
+    /// Reads a [receipt](super::SpoolConfig::receipt), if it exists.
     #[must_use]
     pub fn read(receipt: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(receipt).ok()?).ok()
@@ -134,6 +144,8 @@ struct Shared {
     /// One of [`PHASE_RECORDING`], [`PHASE_ENDED`], [`PHASE_CANCELLED`].
     phase: AtomicU8,
     status: Mutex<Status>,
+    /// Rows of the ledger that have changed since the last [`UploadTask::take_ledger_rows`].
+    ledger_rows: Mutex<Vec<LedgerRow>>,
     /// Woken when [`Status::summary`] has changed.
     waker: SharedWaker,
 }
@@ -153,6 +165,10 @@ impl Shared {
     fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn ledger_rows(&self) -> MutexGuard<'_, Vec<LedgerRow>> {
+        self.ledger_rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl UploadTask {
@@ -166,6 +182,7 @@ impl UploadTask {
             cancelled: Notify::new(),
             phase: AtomicU8::new(PHASE_RECORDING),
             status: Mutex::default(),
+            ledger_rows: Mutex::default(),
             waker: SharedWaker::default(),
         });
         let thread_error = |e| Error::Thread("upload", e);
@@ -178,7 +195,8 @@ impl UploadTask {
             let _entered = runtime.enter();
             let open = |storage| Store::open_with(storage, config.transfer);
             let recording = spool.recording();
-            (open(&recording.to)?, recording.backup.as_ref().map(open).transpose()?)
+            let (storage, backup) = (open(&recording.to)?, recording.backup.as_ref().map(open).transpose()?);
+            Stores { storage, backup, fleet: open_fleet_store(&spool, config.transfer) }
         };
         let uploader = Uploader::new(spool, stores, config, Arc::clone(&shared));
         let end = ThreadEnd::new(&shared.waker);
@@ -200,7 +218,19 @@ impl UploadTask {
         self.shared.status().clone()
     }
 
-    /// Sets who is woken when [`Status::summary`] has changed, and when the thread has ended.
+    /// Takes rows of the ledger that have changed, those of earlier processes on this spool included. More
+    /// may follow at the next call.
+    #[must_use]
+    pub fn take_ledger_rows(&self) -> Vec<LedgerRow> {
+        let rows = std::mem::take(&mut *self.shared.ledger_rows());
+        if !rows.is_empty() {
+            // The next rows are ready sooner.
+            self.shared.wakeup.notify_one();
+        }
+        rows
+    }
+
+    /// Sets who is woken when [`Status::summary`] or the ledger has changed, and when the thread has ended.
     pub fn set_waker(&self, waker: Waker) {
         self.shared.waker.set(waker);
     }
@@ -234,6 +264,18 @@ impl UploadTask {
     }
 }
 
+/// Opens the store of the fleet. The recording does not depend on it.
+fn open_fleet_store(spool: &Spool, transfer: TransferConfig) -> Option<OpenFleetStore> {
+    let fleet_store = spool.store()?;
+    match fleet_store.open(transfer) {
+        Ok(store) => Some(OpenFleetStore { store: Arc::new(store), folder: fleet_store.folder.clone() }),
+        Err(error) => {
+            tracing::warn!(error = crate::chain(&error), "cannot use the fleet's store");
+            None
+        }
+    }
+}
+
 /// Uploads the spool of an interrupted recording.
 ///
 /// # Errors
@@ -261,6 +303,7 @@ mod tests {
     use pagecast_core::spec::{Bucket, Recording, Storage, StorageKeys, StorageService};
     use pagecast_testkit::{S3Server, ScratchDir};
 
+    use super::super::SpoolConfig;
     use super::*;
 
     /// Longest wait for a wake-up, for busy machines.
@@ -284,9 +327,10 @@ mod tests {
             keys: Some(StorageKeys::new("key", "another one")),
             ..Bucket::new(StorageService::S3, "rec")
         };
-        let recording = Recording::new("rec", Storage::Bucket(bucket), scratch.join("rec.spool"));
+        let recording = Recording::new("rec", Storage::Bucket(bucket));
+        let spool = Spool::create(&SpoolConfig::new(recording, scratch.join("rec.spool"))).unwrap();
         let config = Config { probe: true, ..Config::default() };
-        let upload = UploadTask::spawn(Spool::create(&recording).unwrap(), Arc::default(), config).unwrap();
+        let upload = UploadTask::spawn(spool, Arc::default(), config).unwrap();
         let (sender, woken) = sync_channel(1);
         upload.set_waker(Arc::new(Woken(sender)).into());
         while upload.status().state != State::Failed {

@@ -1,21 +1,22 @@
 //! Stores objects in buckets of S3-compatible services, Google Cloud Storage and Azure.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path as Key;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt as _,
-    PutMultipartOptions, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
+    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore,
+    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, RetryConfig, StaticCredentialProvider,
 };
 use pagecast_core::spec::{Bucket, Secret, StorageService};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -24,10 +25,13 @@ use super::error::{Attempt, Error};
 use super::http::{HttpTransport, RequestError};
 use super::multipart::{OrphanedUpload, OrphanedUploads, TrackedUpload, UploadListing};
 use super::resolver::resolver_for_bucket;
-use super::{StoredObject, TransferConfig, UnfinishedUpload, UploadJournal, probe_name};
+use super::{ListedObject, StoredObject, TransferConfig, UnfinishedUpload, UploadJournal, probe_name};
 
 /// Most parts of a multipart upload; services allow 10 000.
 const MAX_PARTS: u64 = 9_000;
+
+/// Bytes of an object that are requested at once: what the transport accepts as a response.
+const RANGE_BYTES: u64 = 1 << 20;
 
 /// Address of an emulator of Google Cloud Storage, the variable of Google's own libraries.
 const GCS_EMULATOR_ENV: &str = "STORAGE_EMULATOR_HOST";
@@ -266,6 +270,61 @@ impl BucketStore {
             Err(e) if is_not_found(&e) => Ok(None),
             Err(e) => Err(self.to_error("look up", name, &e)),
         }
+    }
+
+    pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        let content = match self.client.store.get(&self.key(name)).await {
+            Ok(found) => found.bytes().await,
+            Err(e) => Err(e),
+        };
+        match content {
+            Ok(content) => Ok(Some(content)),
+            Err(e) if is_not_found(&e) => Ok(None),
+            Err(e) => Err(self.to_error("read", name, &e)),
+        }
+    }
+
+    pub(super) async fn download(
+        &self,
+        name: &str,
+        mut to: File,
+        max_bytes: u64,
+    ) -> Result<Option<u64>, Error> {
+        let mut bytes = 0;
+        loop {
+            let range = Some(GetRange::Bounded(bytes..bytes + RANGE_BYTES));
+            let options = GetOptions { range, ..GetOptions::default() };
+            let (size, chunk) = match self.client.store.get_opts(&self.key(name), options).await {
+                Ok(found) => (found.meta.size, found.bytes().await),
+                Err(e) => (0, Err(e)),
+            };
+            let chunk = match chunk {
+                Ok(chunk) if size > max_bytes => return Ok(Some(bytes + size.max(chunk.len() as u64))),
+                Ok(chunk) => chunk,
+                Err(e) if is_not_found(&e) => return Ok(None),
+                Err(e) => return Err(self.to_error("read", name, &e)),
+            };
+            to.write_all(&chunk).map_err(|e| Error::from_disk_error(self.attempt("read", name), e))?;
+            bytes += chunk.len() as u64;
+            if bytes >= size || chunk.is_empty() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+
+    pub(super) async fn list(&self, folder: &str, max: usize) -> Result<Vec<ListedObject>, Error> {
+        let root = self.bucket.object_key("");
+        let prefix = Key::from(self.bucket.object_key(folder));
+        let mut listing = self.client.store.list(Some(&prefix));
+        let mut objects = Vec::new();
+        while objects.len() < max
+            && let Some(found) = listing.try_next().await.map_err(|e| self.to_error("list", folder, &e))?
+        {
+            let name = found.location.as_ref().strip_prefix(&root).map(str::to_owned);
+            let modified_ms = found.last_modified.timestamp_millis();
+            objects.extend(name.map(|name| ListedObject { name, modified_ms }));
+        }
+        Ok(objects)
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), Error> {

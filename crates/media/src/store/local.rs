@@ -1,13 +1,14 @@
 //! Stores objects as local files.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 
 use super::error::{Attempt, Error};
-use super::{StoredObject, probe_name};
+use super::{ListedObject, StoredObject, probe_name};
 
 /// A single file, or a folder of files.
 #[derive(Debug, Clone)]
@@ -46,6 +47,77 @@ impl LocalStore {
             Err(e) => Err(Error::from_disk_error(local.attempt("look up", &name), e)),
         })
         .await
+    }
+
+    pub(super) async fn get(self, name: &str) -> Result<Option<Bytes>, Error> {
+        self.blocking(name, |local, name| match fs::read(local.target_path(&name)) {
+            Ok(content) => Ok(Some(content.into())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::from_disk_error(local.attempt("read", &name), e)),
+        })
+        .await
+    }
+
+    pub(super) async fn download(
+        self,
+        name: &str,
+        mut to: File,
+        max_bytes: u64,
+    ) -> Result<Option<u64>, Error> {
+        self.blocking(name, move |local, name| {
+            let copied = File::open(local.target_path(&name)).and_then(|from| {
+                // One byte more tells that the object is larger.
+                io::copy(&mut from.take(max_bytes.saturating_add(1)), &mut to)
+            });
+            match copied {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(Error::from_disk_error(local.attempt("read", &name), e)),
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn list(self, folder: &str, max: usize) -> Result<Vec<ListedObject>, Error> {
+        self.blocking(folder, move |local, folder| {
+            let root = local.target_path("");
+            let mut objects = Vec::new();
+            let mut folders = vec![local.target_path(&folder)];
+            while let Some(folder) = folders.pop() {
+                let entries = match fs::read_dir(&folder) {
+                    Ok(entries) => entries,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => return Err(Error::from_disk_error(local.attempt("list", "objects"), e)),
+                };
+                for entry in entries.flatten() {
+                    let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { continue };
+                    if objects.len() + folders.len() >= max {
+                        return Ok(objects);
+                    }
+                    if meta.is_dir() {
+                        folders.push(path);
+                        continue;
+                    }
+                    let modified = meta.modified().unwrap_or(UNIX_EPOCH).duration_since(UNIX_EPOCH);
+                    let modified_ms = i64::try_from(modified.unwrap_or_default().as_millis()).unwrap_or(0);
+                    let name = path.strip_prefix(&root).ok().and_then(Path::to_str).map(str::to_owned);
+                    objects.extend(name.map(|name| ListedObject { name, modified_ms }));
+                }
+            }
+            Ok(objects)
+        })
+        .await
+    }
+
+    /// Removes a folder, if it is empty.
+    pub(super) async fn remove_folder(self, folder: &str) {
+        let removed = self.blocking(folder, |local, folder| {
+            // It does not exist, or a new object was stored in it.
+            let _kept = fs::remove_dir(local.target_path(&folder));
+            Ok(())
+        });
+        // A task that was cancelled leaves an empty folder.
+        let _done = removed.await;
     }
 
     pub(super) async fn delete(self, name: &str) -> Result<(), Error> {

@@ -6,12 +6,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use pagecast_core::spec::{KEYFRAME_INTERVAL, Recording, Size};
+use pagecast_core::spec::{KEYFRAME_INTERVAL, Recording, Size, Storage};
 use pagecast_core::{Fps, Frame, MediaTime, Packet, Picture, SAMPLE_RATE, Samples, Tick, Tiles, Track};
 use pagecast_media::encode::{EndTime, Tracks, audio, video};
 use pagecast_media::fanout::{FanOut, QueueLimit, Subscription};
 use pagecast_media::record::upload::{Config, State, UploadReport, UploadTask};
-use pagecast_media::record::{Error, Recorder, RunSummary, Spool};
+use pagecast_media::record::{Error, Recorder, RunSummary, Spool, SpoolConfig};
 use pagecast_testkit::media::GrayImage;
 use pagecast_testkit::timecode::{Timecode, TimecodePosition};
 
@@ -120,16 +120,29 @@ pub(crate) fn subscribed(reference_track: Track) -> std::io::Result<(SyncSender<
 /// Longest time for an upload on a busy machine.
 pub(crate) const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The recording with its spool beside its file.
+pub(crate) fn beside_file(recording: Recording) -> SpoolConfig {
+    let Storage::File(path) = &recording.to else { panic!("not to a file: {recording:?}") };
+    let spool = path.with_extension("mp4.spool");
+    SpoolConfig::new(recording, spool)
+}
+
+/// The recording, resumed.
+pub(crate) fn resumed(mut config: SpoolConfig) -> SpoolConfig {
+    config.recording.resume = true;
+    config
+}
+
 /// Records packets by decode time and waits until the recording is stored.
 pub(crate) fn record(
-    recording: &Recording,
+    config: &SpoolConfig,
     tracks: Tracks,
     packets: Vec<Packet>,
 ) -> Result<(Result<RunSummary, Error>, UploadReport), Error> {
-    let spool = Spool::create(recording)?;
+    let spool = Spool::create(config)?;
     let recorder = Recorder::create(Arc::clone(&spool), tracks)?;
     let upload = UploadTask::spawn(spool, recorder.wakeup(), fast_retry_config())?;
-    let reference_track = if recording.audio_only { Track::Audio } else { Track::Video };
+    let reference_track = if config.recording.audio_only { Track::Audio } else { Track::Video };
     let (sender, subscription) = subscribed(reference_track).expect("the thread starts");
     let thread = recorder.spawn(subscription, None)?;
     for packet in sorted_by_dts(packets) {
@@ -167,7 +180,7 @@ pub(crate) fn sorted_by_dts(mut packets: Vec<Packet>) -> Vec<Packet> {
 
 /// Writes packets to one MP4 file.
 pub(crate) fn record_to_file(path: &Path, fps: u32, packets: Vec<Packet>) -> Result<UploadReport> {
-    let (summary, report) = record(&Recording::to_file(path.to_owned()), tracks(fps)?, packets)?;
+    let (summary, report) = record(&beside_file(Recording::to_file(path.to_owned())), tracks(fps)?, packets)?;
     summary?;
     ensure!(report.spool.is_none(), "not stored: {report:?}");
     Ok(report)

@@ -19,6 +19,8 @@ pub(super) enum Command {
     CheckSession(SessionPath, oneshot::Sender<Result<(), SessionError>>),
     /// Sets the requested layer of a viewer; `auto` for automatic selection.
     SelectLayer(SessionPath, String, oneshot::Sender<Result<(), SessionError>>),
+    /// Ends all sessions of a room.
+    CloseRoom(String),
     /// Subscribes to the state of a viewer.
     Subscribe(SessionPath, oneshot::Sender<Result<watch::Receiver<ViewerState>, SessionError>>),
 }

@@ -136,6 +136,7 @@ impl IoLoop {
             Command::SelectLayer(session, layer, reply) => {
                 drop(reply.send(self.sfu.set_layer_preference(now, &session, &layer)));
             }
+            Command::CloseRoom(room) => self.sfu.handle(now, Input::CloseRoom(&room)),
             Command::Subscribe(session, reply) => drop(reply.send(self.sfu.subscribe(now, &session))),
         }
     }

@@ -100,6 +100,8 @@ pub(super) enum Input<'a> {
         /// Whether it was closed because the client did not read.
         queue_full: bool,
     },
+    /// All sessions of this room are to be ended.
+    CloseRoom(&'a str),
     /// All sessions are to be ended.
     Close,
     /// Time has passed; see [`Sfu::deadline`].
@@ -178,6 +180,11 @@ impl Sfu {
             Input::Datagram { remote, data } => self.handle_datagram(now, remote, data),
             Input::ConnectionClosed { remote, queue_full } => {
                 self.handle_connection_closed(now, remote, queue_full);
+            }
+            Input::CloseRoom(name) => {
+                let Some(room) = self.rooms.get(name) else { return };
+                let all: Vec<SessionId> = room.publishers.iter().chain(&room.viewers).copied().collect();
+                all.into_iter().for_each(|id| self.end_session(now, id, SessionError::Ended));
             }
             Input::Close => {
                 let all: Vec<SessionId> = self.sessions.keys().copied().collect();

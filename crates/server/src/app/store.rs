@@ -1,16 +1,28 @@
 //! Applications added by the admin API, stored as documents of the fleet.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use pagecast_fleet::UnixMs;
+use pagecast_fleet::{Document, UnixMs, WorkerStatus};
 use serde::{Deserialize, Serialize};
 
 use super::upgrade::upgrade;
 use super::{Application, ValidationError, validate_all};
-use crate::service::Service;
+use crate::config::Role;
+use crate::service::{Service, error_chain};
+
+#[cfg(test)]
+mod tests;
 
 /// Document kind of applications in the fleet.
 const DOCUMENT_KIND: &str = "application";
+/// Interval at which a node looks for applications that another one has changed.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest time between two looks, however often the fleet changes.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval at which the API nodes are counted: a node that dies is noticed much later.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why applications cannot be loaded or stored.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +49,9 @@ pub(crate) struct StoredApplication {
     /// Time of its last change.
     #[serde(alias = "changed_ms")]
     pub(crate) updated_ms: UnixMs,
+    /// Version of the document that it was read from; 0 if it is new.
+    #[serde(skip)]
+    pub(crate) version: u64,
 }
 
 /// Loads all applications: those of the configuration file and the stored ones. A stored application that is
@@ -46,7 +61,7 @@ pub(crate) struct StoredApplication {
 /// # Errors
 /// An application of the configuration file is invalid, or the stored ones cannot be read.
 pub async fn load(service: &Service) -> Result<(), StoreError> {
-    let stored = read(service).await?;
+    let (version, stored) = read_list(service).await?;
     let mut all = service.config.applications.clone();
     let admin = service.config.admin_token.as_ref();
     validate_all(&all, admin)?;
@@ -57,25 +72,36 @@ pub async fn load(service: &Service) -> Result<(), StoreError> {
             all.pop();
         }
     }
-    service.apps.replace(all);
+    service.apps.replace_version(version, all);
     Ok(())
 }
 
 /// Reads the stored applications, ordered by name.
 pub(crate) async fn read(service: &Service) -> Result<Vec<StoredApplication>, StoreError> {
+    Ok(read_list(service).await?.1)
+}
+
+/// Reads the stored applications with the version of the fleet's documents that they are from.
+async fn read_list(service: &Service) -> Result<(u64, Vec<StoredApplication>), StoreError> {
+    let list = service.fleet.documents(DOCUMENT_KIND).await?;
     let mut all = Vec::new();
-    for (name, mut document) in service.fleet.documents(DOCUMENT_KIND).await? {
-        document.get_mut("application").into_iter().for_each(upgrade);
-        match serde_json::from_value::<StoredApplication>(document) {
-            Ok(stored) if stored.application.name == name => all.push(stored),
+    for Document { name, version, mut content } in list.documents {
+        content.get_mut("application").into_iter().for_each(upgrade);
+        match serde_json::from_value::<StoredApplication>(content) {
+            Ok(stored) if stored.application.name == name => {
+                all.push(StoredApplication { version, ..stored });
+            }
             Ok(_) => tracing::warn!(name, "stored application name mismatch"),
             Err(error) => tracing::warn!(name, %error, "stored application unreadable"),
         }
     }
-    Ok(all)
+    Ok((list.version, all))
 }
 
-/// Stores an application, replacing one of the same name, and reloads all applications.
+/// Stores an application, replacing the one that it was made from, and reloads all applications.
+///
+/// # Errors
+/// It is invalid, or another node has changed it meanwhile.
 pub(crate) async fn put(service: &Service, stored: &StoredApplication) -> Result<(), StoreError> {
     load(service).await?;
     let name = &stored.application.name;
@@ -84,17 +110,64 @@ pub(crate) async fn put(service: &Service, stored: &StoredApplication) -> Result
     // The new one comes last, so that a conflict is reported for its fields.
     let all = others.chain([&stored.application]);
     validate_all(all, service.config.admin_token.as_ref())?;
-    service.fleet.put_document(DOCUMENT_KIND, name, Some(serde_json::to_value(stored)?)).await?;
+    service
+        .fleet
+        .put_document(DOCUMENT_KIND, name, Some(stored.version), Some(serde_json::to_value(stored)?))
+        .await?;
     load(service).await
 }
 
 /// Removes a stored application and reloads the others.
 pub(crate) async fn remove(service: &Service, name: &str) -> Result<(), StoreError> {
-    service.fleet.put_document(DOCUMENT_KIND, name, None).await?;
+    service.fleet.put_document(DOCUMENT_KIND, name, None, None).await?;
     load(service).await
 }
 
 /// Names of the applications of the configuration file.
 pub(crate) fn configured_names(service: &Service) -> HashSet<String> {
     service.config.applications.iter().map(|app| app.name.clone()).collect()
+}
+
+/// Follows what other nodes of the fleet do: reloads the applications when one has changed them, and counts
+/// the nodes that share the rate limits. It never returns, unless this node is alone or answers no requests.
+pub async fn follow_fleet(service: Service) {
+    if !service.fleet.is_shared() || !service.config.fleet.has_role(Role::Api) {
+        return;
+    }
+    let mut changes = service.fleet.changes();
+    let mut count_nodes_at = Instant::now();
+    loop {
+        if Instant::now() >= count_nodes_at {
+            count_nodes_at = Instant::now() + COUNT_INTERVAL;
+            count_api_nodes(&service).await;
+        }
+        if let Err(error) = reload_if_changed(&service).await {
+            tracing::warn!(error = error_chain(&error), "cannot reload applications, retrying");
+        }
+        tokio::time::sleep(MIN_POLL_INTERVAL).await;
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
+        }
+    }
+}
+
+async fn reload_if_changed(service: &Service) -> Result<(), StoreError> {
+    let version = service.fleet.documents_version().await?;
+    if version != service.apps.version() {
+        load(service).await?;
+        tracing::info!(version, "applications reloaded");
+    }
+    Ok(())
+}
+
+/// Counts the live API nodes. While the fleet cannot tell, or before this node's own heartbeat, the last
+/// number counts.
+async fn count_api_nodes(service: &Service) {
+    let workers = service.fleet.workers().await;
+    let is_api = |status: &WorkerStatus| status.node.roles.iter().any(|role| role == Role::Api.as_str());
+    let count = workers.iter().filter(|(_, status)| is_api(status)).count();
+    if count > 0 {
+        service.live_api_nodes.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
 }

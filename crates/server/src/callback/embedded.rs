@@ -58,12 +58,15 @@ fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
     apps.replace(vec![app]);
     let fleet: Arc<dyn Fleet> = Arc::clone(fleet) as _;
     Service {
+        node: pagecast_fleet::WorkerId("w".to_owned()),
         fleet,
         apps,
         config: Arc::new(Config::default()),
         rooms: None,
         clock: Arc::new(unix_ms),
+        peers: None,
         draining: Arc::default(),
+        live_api_nodes: Arc::default(),
     }
 }
 
@@ -101,8 +104,11 @@ fn new_cast(n: u8) -> NewCast {
 
 async fn create_live_cast(fleet: &SqliteFleet, n: u8) -> Ticket {
     fleet.create(new_cast(n)).await.unwrap();
-    let claim =
-        fleet.claim(&WorkerId("w".into()), Duration::from_secs(600), &|_| true).await.unwrap().unwrap();
+    let claim = fleet
+        .claim(&WorkerId("w".into()), &Default::default(), Duration::from_secs(600), &|_| true)
+        .await
+        .unwrap()
+        .unwrap();
     fleet.report_event(&claim.ticket, EventKind::Live).await.unwrap();
     claim.ticket
 }

@@ -8,11 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pagecast_core::CastSpec;
+use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
     Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
-    DeliveryAttempt, DeliveryOutcome, Documents, Error, Event, EventKind, Filter, Leases, NewCast, Outbox,
-    OutboxEntry, RedeliverOutcome, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    DeliveryAttempt, DeliveryOutcome, DocumentList, Documents, Error, Event, EventKind, ExpiredLease, Filter,
+    HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState, RedeliverOutcome,
+    Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -157,6 +159,9 @@ impl Casts for FakeFleet {
     async fn count(&self, _: Option<&str>) -> Result<Vec<(CastState, u64)>, Error> {
         Ok(vec![(CastState::Live, self.state.lock().unwrap().casts.len() as u64)])
     }
+    async fn queue(&self) -> Result<QueueState, Error> {
+        Ok(QueueState::default())
+    }
     async fn send_command(&self, _: &CastId, _: Command) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
@@ -176,13 +181,28 @@ impl Casts for FakeFleet {
 
 #[async_trait]
 impl Leases for FakeFleet {
-    async fn register_worker(&self, _: &WorkerId) -> Result<(), Error> {
+    async fn register_worker(&self, _: &WorkerId, _: &NodeInfo) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
 
-    async fn claim(
+    async fn expired_leases(&self, _: &WorkerId, _: &NodeInfo) -> Result<Vec<ExpiredLease>, Error> {
+        Err(Error::Unavailable)
+    }
+
+    async fn take_over(
         &self,
         _: &WorkerId,
+        _: &NodeInfo,
+        _: Duration,
+        _: &CastId,
+    ) -> Result<Option<Claim>, Error> {
+        Err(Error::Unavailable)
+    }
+
+    async fn claim_queued(
+        &self,
+        _: &WorkerId,
+        _: &NodeInfo,
         _: Duration,
         _: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
     ) -> Result<Option<Claim>, Error> {
@@ -204,7 +224,16 @@ impl Leases for FakeFleet {
     async fn report_event(&self, _: &Ticket, _: EventKind) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
+    async fn report_stored_later(&self, _: &CastId, _: EventKind) -> Result<(), Error> {
+        Err(Error::Unavailable)
+    }
     async fn put_pushes(&self, _: &Ticket, _: Vec<Push>) -> Result<(), Error> {
+        Err(Error::Unavailable)
+    }
+    async fn put_ledger(&self, _: &Ticket, _: Vec<LedgerRow>) -> Result<(), Error> {
+        Err(Error::Unavailable)
+    }
+    async fn ledger(&self, _: &Ticket) -> Result<Vec<LedgerRow>, Error> {
         Err(Error::Unavailable)
     }
     async fn close(&self, _: &Ticket, _: Option<EventKind>, _: Option<Value>) -> Result<(), Error> {
@@ -290,10 +319,13 @@ impl Outbox for FakeFleet {
 
 #[async_trait]
 impl Documents for FakeFleet {
-    async fn put_document(&self, _: &str, _: &str, _: Option<Value>) -> Result<(), Error> {
+    async fn put_document(&self, _: &str, _: &str, _: Option<u64>, _: Option<Value>) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
-    async fn documents(&self, _: &str) -> Result<Vec<(String, Value)>, Error> {
+    async fn documents(&self, _: &str) -> Result<DocumentList, Error> {
+        Err(Error::Unavailable)
+    }
+    async fn documents_version(&self) -> Result<u64, Error> {
         Err(Error::Unavailable)
     }
 }
@@ -311,7 +343,12 @@ impl Telemetry for FakeFleet {
     }
     async fn put_stats(&self, _: &Ticket, _: CastStats) {}
     async fn put_snapshot(&self, _: &Ticket, _: Bytes) {}
-    async fn heartbeat(&self, _: &WorkerId, _: WorkerStatus) {}
+    async fn heartbeat(&self, _: &WorkerId, _: WorkerStatus) -> Result<HeartbeatResponse, Error> {
+        Ok(HeartbeatResponse::default())
+    }
+    async fn request_drain(&self, _: &WorkerId) -> Result<bool, Error> {
+        Err(Error::Unavailable)
+    }
 }
 
 /// Response of a fake receiver.

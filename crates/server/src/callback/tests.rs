@@ -117,12 +117,15 @@ impl Fixture {
     fn new(apps: Vec<Application>) -> Self {
         let outbox = FakeFleet::new();
         let service = Service {
+            node: pagecast_fleet::WorkerId("w".to_owned()),
             fleet: outbox.clone(),
             apps: Arc::new(ApplicationRegistry::default()),
             config: Arc::new(Config::default()),
             rooms: None,
             clock: Arc::new(unix_ms),
+            peers: None,
             draining: Arc::default(),
+            live_api_nodes: Arc::default(),
         };
         service.apps.replace(apps);
         Self { fleet: outbox, service }

@@ -17,16 +17,22 @@ const DEFAULT_FILE: &str = "pagecast.toml";
 /// Prefix of the variables that set keys.
 const ENV_PREFIX: &str = "PAGECAST__";
 /// Shorthand variables, and the keys that they set.
-const SHORT_VARIABLES: [(&str, &str); 2] =
-    [("PAGECAST_SECRET_KEY", "secret_key"), ("PAGECAST_ADMIN_TOKEN", "admin_token")];
+const SHORT_VARIABLES: [(&str, &str); 4] = [
+    ("PAGECAST_SECRET_KEY", "secret_key"),
+    ("PAGECAST_ADMIN_TOKEN", "admin_token"),
+    ("PAGECAST_DATABASE", "fleet__database"),
+    ("PAGECAST_FLEET_SECRET", "fleet__peer__secret"),
+];
 /// Keys whose values may be given as `{ file = … }` or `{ env = … }`: secrets, lists of them, and
 /// certificates.
-const SECRET_KEYS: [&str; 12] = [
+const SECRET_KEYS: [&str; 14] = [
     "access_key",
     "admin_token",
     "app_key",
     "ca",
     "credential",
+    "database",
+    "direct_database",
     "pin",
     "room_secret",
     "secret",

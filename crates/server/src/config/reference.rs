@@ -15,6 +15,8 @@ const SECTIONS: &[(&str, &str, &str, &str)] = &[
     ("`[limits]`", "config.rs", "Limits", "/limits"),
     ("`[casts]`", "config.rs", "Casts", "/casts"),
     ("`[rooms]`: the embedded rooms", "config.rs", "Rooms", "/rooms"),
+    ("`[fleet]`: many machines", "config/fleet.rs", "Fleet", "/fleet"),
+    ("`[fleet.peer]`: the channel between nodes", "config/fleet.rs", "Peer", "-"),
     ("`[volcengine]`: the Volcengine API", "config.rs", "Volcengine", "/volcengine"),
     ("`[tencent]`: the Tencent API", "config.rs", "Tencent", "/tencent"),
     ("`[[applications]]`: clients of the APIs", "app.rs", "Application", "app"),
@@ -38,7 +40,7 @@ const SECTIONS: &[(&str, &str, &str, &str)] = &[
     ("`[[applications.ice.servers]]`", "app/room.rs", "IceServer", "-"),
     ("`[applications.storage]`", "app/storage.rs", "StorageDefaults", "-"),
     (
-        "`[applications.storage.default]`, `[applications.storage.backup]`",
+        "`[fleet.store]`, `[applications.storage.default]`, `[applications.storage.backup]`",
         "app/storage.rs",
         "StorageLocation",
         "-",
@@ -63,7 +65,8 @@ once.\n\n\
 without quotes; everything else is written as in the file \
 (`PAGECAST__TENCENT__REGIONS='[\"ap-guangzhou\"]'`). \
 `PAGECAST_SECRET_KEY` is short for `PAGECAST__SECRET_KEY`, `PAGECAST_ADMIN_TOKEN` for \
-`PAGECAST__ADMIN_TOKEN`.\n\n\
+`PAGECAST__ADMIN_TOKEN`, `PAGECAST_DATABASE` for `PAGECAST__FLEET__DATABASE`, and `PAGECAST_FLEET_SECRET` \
+for `PAGECAST__FLEET__PEER__SECRET`.\n\n\
 **Secrets.** Every secret may be given as `{ file = \"/run/credentials/token\" }`, the contents of a file \
 without \
 trailing line breaks, or as `{ env = \"NAME\" }`, the value of an environment variable.\n\n\

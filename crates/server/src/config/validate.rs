@@ -4,11 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
-use pagecast_core::spec::{MAX_TIME_RANGE, Secret, UPLOAD_TIMEOUT_RANGE};
+use pagecast_core::spec::{MAX_TIME_RANGE, Secret, Storage, UPLOAD_TIMEOUT_RANGE, is_label};
 use url::{Host, Url};
 
-use super::{Config, Rooms};
-use crate::app::{AccessKey, Application, MIN_TOKEN_LEN, find_errors};
+use super::{Config, Fleet, Peer, Role, Rooms};
+use crate::app::{AccessKey, Application, MIN_TOKEN_LEN, find_errors, validate_location};
 use crate::listen::validate_tls;
 use crate::service::error_chain;
 
@@ -37,6 +37,14 @@ const MAX_DATABASE_MIB_RANGE: RangeInclusive<u64> = 64..=1 << 20;
 const MAX_WARM_BROWSERS: usize = 64;
 /// Largest `MaxDurationLimit` of a task, in seconds: a day, as Tencent's international document says.
 const MAX_DURATION_S: u64 = 86_400;
+
+/// Allowed values of `fleet.lease_s`. A database needs up to a second for an operation; after a minute,
+/// viewers are gone.
+const LEASE_S_RANGE: RangeInclusive<u64> = 3..=60;
+/// Most labels of a node: more than anybody distinguishes, so that rows of nodes stay small.
+const MAX_LABELS: usize = 32;
+/// Shortest `fleet.peer.secret`, in characters: what gives full strength to its signatures.
+const MIN_FLEET_SECRET_LEN: usize = 32;
 
 /// An error or a risk in a configuration. It is displayed as `key: message`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +92,7 @@ impl Config {
         self.validate_casts(&mut found);
         self.validate_vendors(&mut found);
         self.validate_rooms(&mut found);
+        self.validate_fleet(&mut found);
         self.validate_applications(&mut found);
         found.0.sort_by_key(|finding| !finding.fatal);
         found.0
@@ -284,6 +293,99 @@ impl Config {
                     format!("{value} is out of range: must be {min} to {max}"),
                 );
             }
+        }
+    }
+
+    fn validate_fleet(&self, found: &mut Findings) {
+        let Fleet { database, direct_database, node, roles, labels, lease_s, store, peer, .. } = &self.fleet;
+        found.error_unless(
+            LEASE_S_RANGE.contains(lease_s),
+            "fleet.lease_s",
+            "must be 3 to 60: a shorter lease is lost whenever the database is slow",
+        );
+        let is_name = |name: &String| is_label(name);
+        let names = "must be 1 to 63 letters, digits and _ - .";
+        found.error_unless(node.as_ref().is_none_or(is_name), "fleet.node", names);
+        found.error_unless(labels.iter().all(is_name), "fleet.labels", &format!("each {names}"));
+        let few = labels.len() <= MAX_LABELS;
+        found.error_unless(few, "fleet.labels", "must be at most 32");
+        found.error_unless(!roles.is_empty(), "fleet.roles", "must name at least one of api, worker, rooms");
+        if let Some(peer) = peer {
+            self.validate_peer(peer, found);
+        }
+        if let Some(store) = store {
+            let is_shareable = match &store.to {
+                Storage::Bucket(_) => true,
+                Storage::Folder(path) => path.is_absolute(),
+                Storage::File(_) | Storage::TencentVod(_) => false,
+            };
+            found.error_unless(
+                is_shareable,
+                "fleet.store.to",
+                "must be a bucket, or the absolute path of a folder that all nodes share",
+            );
+            if let Err(error) = validate_location("store", store) {
+                found.error(format!("fleet.{}", error.field), error.reason);
+            }
+        }
+        if database.is_none() {
+            found.error_unless(
+                direct_database.is_none() && peer.is_none(),
+                "fleet.database",
+                "required for a fleet: without it, this machine is alone and needs no other setting here",
+            );
+            let all = Role::ALL.iter().all(|role| roles.contains(role));
+            found.error_unless(all, "fleet.roles", "a machine without fleet.database must have all roles");
+            return;
+        }
+        found.error_unless(
+            self.secret_key.is_some(),
+            "secret_key",
+            "required with fleet.database: all nodes need the same key, which no node can generate alone",
+        );
+        if peer.is_none() {
+            found.warning(
+                "fleet.peer",
+                "snapshots, evidence and rooms of other nodes cannot be had: set fleet.peer on all nodes",
+            );
+        }
+    }
+
+    fn validate_peer(&self, peer: &Peer, found: &mut Findings) {
+        let url = peer.url.as_ref().map(|url| Url::parse(url));
+        let is_url =
+            |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host() && url.path() == "/";
+        let reachable = match &url {
+            Some(url) => url.as_ref().is_ok_and(is_url),
+            None => !peer.listen.ip().is_unspecified(),
+        };
+        found.error_unless(
+            reachable,
+            "fleet.peer.url",
+            "must be the URL at which the other nodes reach this one, like http://10.0.0.7:8083",
+        );
+        found.error_unless(
+            self.tls.is_none() || !url.is_some_and(|url| url.is_ok_and(|url| url.scheme() == "http")),
+            "fleet.peer.url",
+            "must begin with https, because the listener for other nodes uses tls",
+        );
+        found.error_unless(
+            peer.secret.reveal().len() >= MIN_FLEET_SECRET_LEN,
+            "fleet.peer.secret",
+            "must have at least 32 characters: use one of openssl rand -hex 32",
+        );
+        found.error_unless(
+            !addresses_conflict(self.listen, peer.listen),
+            "fleet.peer.listen",
+            "must differ from listen: users must not reach it",
+        );
+        let carries_rooms = self.rooms.enabled && self.fleet.has_role(Role::Rooms);
+        if carries_rooms && self.rooms.media_listen.ip().is_loopback() && !peer.listen.ip().is_loopback() {
+            found.warning(
+                "rooms.media_listen",
+                "casts and viewers on other machines cannot reach the rooms of this node: set an address \
+                 that they reach, or remove the role rooms",
+            );
         }
     }
 

@@ -1,10 +1,12 @@
 //! Collects the current values for a scrape.
 
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pagecast_core::connection;
-use pagecast_fleet::{Cast, CastState, CastStats, Error, Filter, UnixMs, WorkerId, WorkerStatus};
+use pagecast_fleet::{
+    Cast, CastState, CastStats, Error, Filter, QueueState, UnixMs, WorkerId, WorkerStatus, cast::weight,
+};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,10 +17,12 @@ use tokio::time::timeout;
 use super::{
     API_SECONDS, CALLBACK_ATTEMPTS, CALLBACKS_GIVEN_UP, CALLBACKS_OLDEST, CALLBACKS_PENDING, CAST_BYTES,
     CAST_CPU, CAST_DROPPED, CAST_ELAPSED, CAST_ENCODED, CAST_FPS, CAST_MEMORY, CAST_PEAK, CAST_PUSHES,
-    CAST_UNCHANGED, CAST_UPLOAD_FAILING, CAST_UPLOADS, CASTS, Labels, METRICS, Metric, MetricKind, Metrics,
-    ROOM_BITRATE, ROOM_CONNECTED, ROOM_LOSS, ROOM_RTT, WORKER_CASTS, WORKER_CORES, WORKER_DRAINING,
-    WORKER_FREE, WORKER_HEARTBEAT_AGE, WORKER_MEMORY, WORKER_USED,
+    CAST_UNCHANGED, CAST_UPLOAD_FAILING, CAST_UPLOADS, CASTS, DATABASE_LATENCY, DATABASE_UP, Labels, METRICS,
+    Metric, MetricKind, Metrics, QUEUE_CORE_SECONDS, QUEUE_CORES, QUEUE_OLDEST, ROOM_BITRATE, ROOM_CONNECTED,
+    ROOM_LOSS, ROOM_RTT, WORKER_CASTS, WORKER_CORES, WORKER_DRAINING, WORKER_FREE, WORKER_FREE_CORES,
+    WORKER_HEARTBEAT_AGE, WORKER_LEASE_AGE, WORKER_MEMORY, WORKER_USED,
 };
+use crate::rest::renewal_age;
 use crate::service::Service;
 
 /// Content type of the text that [`scrape`] returns.
@@ -27,13 +31,30 @@ pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 const MAX_CASTS: usize = 1000;
 /// Time limit for the fleet, well below the usual scrape timeout of 10 s.
 const FLEET_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time after which the database counts as away.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Returns all metrics in OpenMetrics text format.
+/// Estimated cores of a cast of weight 1000, before any was measured: the estimate of the workers.
+const DEFAULT_CAST_CORES: f64 = 0.5;
+/// Time after which the CPU use of a cast is one of a running page and not of its start, in milliseconds.
+const STARTUP_TIME_MS: u64 = 10_000;
+
+/// Returns all metrics in OpenMetrics text format. While the database is away, they say so, and have no other
+/// values of the fleet.
 ///
 /// # Errors
-/// The fleet fails or does not answer in time.
+/// The fleet fails or does not answer in time, although its database is up.
 pub(crate) async fn scrape(metrics: &Metrics, service: &Service) -> Result<String, Error> {
-    let values = timeout(FLEET_TIMEOUT, collect(service)).await.map_err(|_| Error::Unavailable)??;
+    let mut values = MetricValues::default();
+    let started = Instant::now();
+    let written = timeout(DATABASE_TIMEOUT, service.fleet.check_writable()).await;
+    let is_up = matches!(written, Ok(Ok(())));
+    values.add(&DATABASE_UP, [], bool_value(is_up));
+    if is_up {
+        values.add(&DATABASE_LATENCY, [], started.elapsed().as_secs_f64());
+        let collected = timeout(FLEET_TIMEOUT, collect(&mut values, service)).await;
+        collected.map_err(|_| Error::Unavailable)??;
+    }
     Ok(metrics.to_openmetrics(&values))
 }
 
@@ -50,9 +71,8 @@ impl MetricValues {
     }
 }
 
-async fn collect(service: &Service) -> Result<MetricValues, Error> {
+async fn collect(values: &mut MetricValues, service: &Service) -> Result<(), Error> {
     let (fleet, now) = (&service.fleet, service.now());
-    let mut values = MetricValues::default();
     let counts = fleet.count(None).await?;
     for state in CastState::ALL {
         let count = counts.iter().find(|(counted, _)| *counted == state).map_or(0, |(_, count)| *count);
@@ -60,19 +80,73 @@ async fn collect(service: &Service) -> Result<MetricValues, Error> {
     }
     let running =
         Filter { states: vec![CastState::Starting, CastState::Live], limit: MAX_CASTS, ..Filter::default() };
-    for cast in fleet.list(&running).await?.casts {
-        if let Some(stats) = fleet.stats(&cast.id).await {
-            collect_cast(&mut values, &cast, &stats);
+    let mut cost = CastCost::default();
+    let casts = fleet.list(&running).await?.casts;
+    let stats = fleet.stats_of(&casts.iter().map(|cast| cast.id.clone()).collect::<Vec<_>>()).await;
+    for cast in &casts {
+        if let Some(stats) = stats.get(&cast.id) {
+            collect_cast(values, cast, stats);
+            cost.add(cast, stats);
         }
     }
+    let queue = fleet.queue().await?;
+    let queued = match queue.casts {
+        0 => Vec::new(),
+        _ => fleet.list(&Filter { states: vec![CastState::Queued], ..running }).await?.casts,
+    };
+    collect_queue(values, &queue, &queued, cost.cores_per_weight(), now);
     for (worker, status) in fleet.workers().await {
-        collect_worker(&mut values, &worker, &status, now);
+        collect_worker(values, &worker, &status);
     }
     let backlog = fleet.backlog().await?;
     values.add(&CALLBACKS_PENDING, [], backlog.pending as f64);
     values.add(&CALLBACKS_OLDEST, [], backlog.oldest_event_ms.map_or(0.0, |at| seconds_since(at, now)));
     values.add(&CALLBACKS_GIVEN_UP, [], backlog.given_up as f64);
-    Ok(values)
+    Ok(())
+}
+
+/// Cost of running casts, from which that of queued ones is estimated.
+#[derive(Debug, Default)]
+struct CastCost {
+    cores: f64,
+    weight: f64,
+}
+
+impl CastCost {
+    fn add(&mut self, cast: &Cast, stats: &CastStats) {
+        if stats.elapsed_ms >= STARTUP_TIME_MS {
+            self.cores += stats.cpu_cores;
+            self.weight += f64::from(weight(&cast.spec));
+        }
+    }
+
+    /// Cores of a cast by its weight, in thousandths of a cast of 1280x720 at 30 fps.
+    fn cores_per_weight(&self) -> f64 {
+        if self.weight > 0.0 { self.cores / self.weight } else { DEFAULT_CAST_CORES / 1000.0 }
+    }
+}
+
+/// Adds values of the queue; `listed` are its casts, or the newest of a long queue.
+fn collect_queue(
+    values: &mut MetricValues,
+    queue: &QueueState,
+    listed: &[Cast],
+    cores_per_weight: f64,
+    now: UnixMs,
+) {
+    let seconds = |cast: &Cast| {
+        let limit = cast.spec.limits.max_time;
+        cast.spec.duration.map_or(limit, |duration| duration.min(limit)).as_secs_f64()
+    };
+    let of_cast = |cast: &Cast| f64::from(weight(&cast.spec));
+    let weight_seconds: f64 = listed.iter().map(|cast| of_cast(cast) * seconds(cast)).sum();
+    let listed_weight: f64 = listed.iter().map(of_cast).sum();
+    // Casts that were not listed count like those that were.
+    let mean_seconds = if listed_weight > 0.0 { weight_seconds / listed_weight } else { 0.0 };
+    let cores = queue.weight as f64 * cores_per_weight;
+    values.add(&QUEUE_OLDEST, [], queue.oldest_ms.map_or(0.0, |at| seconds_since(at, now)));
+    values.add(&QUEUE_CORES, [], cores);
+    values.add(&QUEUE_CORE_SECONDS, [], cores * mean_seconds);
 }
 
 fn collect_cast(values: &mut MetricValues, cast: &Cast, stats: &CastStats) {
@@ -111,17 +185,21 @@ fn collect_cast(values: &mut MetricValues, cast: &Cast, stats: &CastStats) {
     values.add(&ROOM_LOSS, labels, f64::from(room.loss));
 }
 
-fn collect_worker(values: &mut MetricValues, worker: &WorkerId, status: &WorkerStatus, now: UnixMs) {
+fn collect_worker(values: &mut MetricValues, worker: &WorkerId, status: &WorkerStatus) {
     for (metric, value) in [
-        (&WORKER_HEARTBEAT_AGE, seconds_since(status.at_ms, now)),
+        (&WORKER_HEARTBEAT_AGE, status.heartbeat_age_ms as f64 / 1000.0),
         (&WORKER_CORES, status.cores),
         (&WORKER_USED, status.cores_used),
+        (&WORKER_FREE_CORES, (status.cores - status.cores_used).max(0.0)),
         (&WORKER_MEMORY, status.memory_bytes as f64),
         (&WORKER_FREE, status.memory_free_bytes as f64),
         (&WORKER_CASTS, status.casts as f64),
         (&WORKER_DRAINING, bool_value(status.draining)),
     ] {
         values.add(metric, [worker.0.as_str()], value);
+    }
+    if let Some(age) = renewal_age(status) {
+        values.add(&WORKER_LEASE_AGE, [worker.0.as_str()], age.as_secs_f64());
     }
 }
 
@@ -250,8 +328,13 @@ mod tests {
         collect_worker(
             &mut values,
             &WorkerId("a\"b".into()),
-            &WorkerStatus { at_ms: 1000, cores: 2.0, ..WorkerStatus::default() },
-            3500,
+            &WorkerStatus {
+                heartbeat_age_ms: 2500,
+                renewal_age_ms: Some(500),
+                cores: 2.0,
+                cores_used: 0.5,
+                ..WorkerStatus::default()
+            },
         );
         let text = metrics.to_openmetrics(&values);
         let labels = format!("cast=\"{}\",app=\"demo\"", cast.id);
@@ -264,6 +347,8 @@ mod tests {
             format!("pagecast_room_bitrate_bps{{{labels}}} 1200000.0"),
             format!("pagecast_room_rtt_seconds{{{labels}}} 0.02"),
             "pagecast_worker_heartbeat_age_seconds{worker=\"a\\\"b\"} 2.5".into(),
+            "pagecast_worker_lease_renewal_age_seconds{worker=\"a\\\"b\"} 3.0".into(),
+            "pagecast_worker_free_cores{worker=\"a\\\"b\"} 1.5".into(),
             "pagecast_callback_attempts_total{api=\"tencent\",outcome=\"timeout\"} 1".into(),
             "pagecast_api_request_duration_seconds_count\
              {api=\"volcengine\",action=\"StartWebcast\",code=\"ok\"} 1"
@@ -272,6 +357,35 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn the_queue_is_measured_in_cores_and_core_seconds() {
+        let mut cast = crate::callback::testing::cast(CastId::new(1, [7; 10]), "demo", "v1");
+        assert_eq!(weight(&cast.spec), 1000);
+        let value = |cost: &CastCost, queue: &QueueState, listed: &[Cast], metric: &str| {
+            let mut values = MetricValues::default();
+            collect_queue(&mut values, queue, listed, cost.cores_per_weight(), 10_000);
+            values.0.iter().find(|(found, ..)| found.name == metric).unwrap().2
+        };
+        let empty = |metric| value(&CastCost::default(), &QueueState::default(), &[], metric);
+        assert_eq!(empty("pagecast_queue_oldest_age_seconds"), 0.0);
+        assert_eq!(empty("pagecast_queue_core_seconds"), 0.0);
+        cast.spec.duration = Some(Duration::from_secs(100));
+        let mut other = cast.clone();
+        (other.spec.duration, other.spec.limits.max_time) = (None, Duration::from_secs(300));
+        // Two of four casts are listed.
+        let queue = QueueState { casts: 4, weight: 4000, oldest_ms: Some(4000), order: Vec::new() };
+        let listed = [cast.clone(), other];
+        let measured = |cost: &CastCost, metric| value(cost, &queue, &listed, metric);
+        let mut cost = CastCost::default();
+        assert_eq!(measured(&cost, "pagecast_queue_oldest_age_seconds"), 6.0);
+        assert_eq!(measured(&cost, "pagecast_queue_cores"), 2.0, "the default estimate");
+        assert_eq!(measured(&cost, "pagecast_queue_core_seconds"), 2.0 * 200.0);
+        cost.add(&cast, &CastStats { elapsed_ms: 9999, cpu_cores: 7.0, ..CastStats::default() });
+        assert_eq!(measured(&cost, "pagecast_queue_cores"), 2.0, "a page that starts is no measure");
+        cost.add(&cast, &CastStats { elapsed_ms: 10_000, cpu_cores: 0.25, ..CastStats::default() });
+        assert_eq!(measured(&cost, "pagecast_queue_cores"), 1.0);
     }
 
     #[test]

@@ -93,6 +93,10 @@ impl From<StoreError> for ApiError {
                 }
                 error.into()
             }
+            StoreError::Fleet(pagecast_fleet::Error::DocumentChanged(_)) => {
+                let message = "another request changed the application at the same time, try again";
+                Self::retry_later(ErrorCode::Unavailable, message, 1)
+            }
             StoreError::Fleet(error) => error.into(),
             StoreError::Json(error) => Self::internal(
                 InternalError::new("serialize application", &error),
@@ -199,7 +203,11 @@ pub(super) async fn create(
     let now = rest.service.now();
     let application =
         Application { settings: restored(settings, Settings::default())?, ..Application::new(&name) };
-    store::put(&rest.service, &StoredApplication { application, created_ms: now, updated_ms: now }).await?;
+    store::put(
+        &rest.service,
+        &StoredApplication { application, created_ms: now, updated_ms: now, version: 0 },
+    )
+    .await?;
     let mut response = json_response(StatusCode::CREATED, &application_view(&rest, &name)?);
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/applications/{name}")) {
         response.headers_mut().insert(axum::http::header::LOCATION, location);

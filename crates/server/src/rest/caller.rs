@@ -35,7 +35,7 @@ impl Caller {
             parts.extensions.insert(ClaimedPrincipal::Key("administrator".to_owned()));
             return Ok(caller);
         };
-        if !rest.rate_limits.check(&token) {
+        if !rest.rate_limits.check(&token, rest.service.api_nodes()) {
             let rate = rest.service.config.limits.requests_per_s;
             let message =
                 format!("this token has sent more than {rate} requests in a second: try again later");

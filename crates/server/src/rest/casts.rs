@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 
 use super::create_cast::{CreateCastRequest, CreateContext};
 use super::error::ErrorResponse;
+use super::queue::QueueSnapshot;
 use super::view::{CastView, OutputStates};
 use super::{API, ApiError, Caller, ErrorCode, Json, RestState, json_response};
 use crate::app::{Application, CallbackReceiver};
@@ -220,7 +221,8 @@ pub(super) async fn load_cast_view(service: &Service, cast: &Cast) -> Result<Cas
         }
     }
     let stats = service.fleet.stats(&cast.id).await;
-    Ok(CastView::new(service, cast, stats.as_ref(), outputs))
+    let place = QueueSnapshot::load(service, &[cast]).await?.and_then(|queue| queue.place(cast));
+    Ok(CastView::new(service, cast, stats.as_ref(), outputs, place))
 }
 
 /// Get a cast.
@@ -276,9 +278,12 @@ pub(super) async fn list(
     let page = rest.service.fleet.list(&filter).await?;
     let next = page.casts.last().filter(|_| page.has_more).map(|cast| cast.id.to_string());
     let mut casts = Vec::with_capacity(page.casts.len());
+    let queue = QueueSnapshot::load(&rest.service, &page.casts.iter().collect::<Vec<_>>()).await?;
+    let ids: Vec<CastId> = page.casts.iter().map(|cast| cast.id.clone()).collect();
+    let stats = rest.service.fleet.stats_of(&ids).await;
     for cast in &page.casts {
-        let stats = rest.service.fleet.stats(&cast.id).await;
-        casts.push(CastView::new(&rest.service, cast, stats.as_ref(), OutputStates::default()));
+        let place = queue.as_ref().and_then(|queue| queue.place(cast));
+        casts.push(CastView::new(&rest.service, cast, stats.get(&cast.id), OutputStates::default(), place));
     }
     Ok(json_response(StatusCode::OK, &CastList { casts, next }))
 }

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::{ApiError, ErrorCode};
 use crate::app::{self, Application, CallbackReceiver};
-use crate::service::Service;
+use crate::service::{Service, local_storage};
 
 mod spec_error;
 
@@ -95,10 +95,22 @@ pub(super) struct CreateCastRequest {
     pushes: Option<Vec<AddPushRequest>>,
     /// Receiver of callbacks, instead of the application's own.
     pub(super) callback: Option<CallbackReceiverBody>,
+    /// Nodes on which the cast may run. Default is any.
+    placement: Option<PlacementRequest>,
     /// Longest time that the cast may wait for a worker before it fails, in seconds. Default and maximum are
     /// set by the operator (`casts.queue_timeout_s` and `casts.max_queue_timeout_s`, by default 60 and 3600).
     #[schema(maximum = 86_400)]
     queue_timeout_s: Option<u64>,
+}
+
+/// Nodes on which a cast may run.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Placement)]
+struct PlacementRequest {
+    /// Labels that the node must have, each 1 to 63 letters, digits and `_ - .`.
+    #[schema(max_items = 8)]
+    labels: Vec<String>,
 }
 
 /// Mobile device to emulate.
@@ -380,7 +392,7 @@ impl CreateCastRequest {
         }
         let source = self.source()?;
         let (size, fps) = (source.size, source.fps);
-        let mut spec = context.service.new_cast_spec(context.app, context.id, source);
+        let mut spec = context.service.new_cast_spec(context.app, source);
         if let Some(tls) = &self.tls {
             tls.merge_into(&mut spec.source.context.tls)?;
         }
@@ -407,6 +419,9 @@ impl CreateCastRequest {
             spec.checks.freeze = interval(checks.freeze_s);
             spec.checks.blank = interval(checks.blank_s);
             spec.checks.crash = interval(checks.crash_s);
+        }
+        if let Some(placement) = self.placement {
+            spec.placement.labels = placement.labels;
         }
         if let Some(room) = self.room {
             spec.room = Some(room.into_room(context, size, fps)?);
@@ -523,10 +538,7 @@ impl RecordingRequest {
                 "keys are only possible with a bucket in recording.to",
             ));
         }
-        // Names that applications choose must not collide in a shared folder.
-        let own = || Storage::Folder(context.service.config.data.join("recordings").join(&context.app.name));
         let shared = to.is_none() && context.app.settings.storage.default.is_none();
-        let to = if shared && self.name.is_some() { Some(own()) } else { to };
         let mut recording = context.service.new_recording(context.app, context.id, to);
         recording.format = self.format;
         if let Some(s) = self.segment_s {
@@ -538,6 +550,10 @@ impl RecordingRequest {
         recording.thumbnails = self.thumbnails_s.map(Duration::from_secs);
         if let Some(name) = self.name {
             recording.name = name;
+            if shared {
+                // Names that applications choose must not collide in a shared folder.
+                recording.to = local_storage(Some(context.app));
+            }
         }
         recording.manifest = self.manifest;
         recording.audio_only = self.audio_only;

@@ -14,15 +14,13 @@ use super::applications::tokens;
 pub(super) use super::error_code::ErrorCode;
 use crate::app::ValidationError;
 use crate::auth_log::AuthFailure;
-use crate::internal_error::InternalError;
+use crate::internal_error::{FLEET_RETRY_AFTER_S, InternalError};
 use crate::request_id::RequestId;
 
 /// Longest message, in characters: messages of parsers repeat values of the request.
 const MAX_MESSAGE_LEN: usize = 400;
 /// Longest path of a field, in characters: names of fields come from the request.
 const MAX_FIELD_LEN: usize = 200;
-/// When to try again after a failure of the fleet, in seconds: the shortest time that the header allows.
-const FLEET_RETRY_AFTER_S: u64 = 1;
 
 /// Error answer.
 #[derive(Debug, Clone)]

@@ -44,10 +44,13 @@ pub(super) struct EventView {
     seq: u64,
     /// Time of the event (RFC 3339).
     at: String,
-    /// Kind: `queued`, `started`, `live`, `reloaded`, `moved`, `restarted`, `resumed`, `recording-stopped`,
-    /// `push`, `room`, `upload`, `warning`, `ended` or `stored`.
+    /// Kind: `queued`, `started`, `live`, `reloaded`, `moved`, `restarted`, `lost-node`, `resumed`,
+    /// `recording-stopped`, `push`, `room`, `upload`, `warning`, `ended` or `stored`.
     #[schema(example = "live")]
     pub(super) event: &'static str,
+    /// `lost-node`: the node that ran the cast and was lost. `resumed`: the node that goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     /// `reloaded` and `moved`: the page's fault, `start-timeout`, `freeze`, `blank`, `crash` or
     /// `unreachable`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,6 +117,7 @@ impl EventView {
             seq: event.seq,
             at: rfc3339(event.at_ms),
             event: media_type,
+            node: None,
             fault: None,
             push: None,
             room: None,
@@ -131,7 +135,8 @@ impl EventView {
             }
             EventKind::Moved { fault } => Self { fault: Some(fault_name(*fault)), ..with_kind("moved") },
             EventKind::Restarted => with_kind("restarted"),
-            EventKind::Resumed => with_kind("resumed"),
+            EventKind::LostNode { node } => Self { node: Some(node.clone()), ..with_kind("lost-node") },
+            EventKind::Resumed { node } => Self { node: node.clone(), ..with_kind("resumed") },
             EventKind::RecordingStopped => with_kind("recording-stopped"),
             EventKind::Warning { warning } => {
                 Self { warning: Some(WarningView::new(*warning)), ..with_kind("warning") }

@@ -10,6 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
+use pagecast_fleet::CastId;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -18,11 +19,12 @@ use utoipa::ToSchema;
 use super::error::ErrorResponse;
 use super::{ApiError, Caller, ErrorCode, RestState, json_response};
 use crate::internal_error::InternalError;
+use crate::service::Service;
 
 /// Most files in a list. A page that keeps failing must not make an unbounded answer.
-const MAX_FILES: usize = 500;
+pub(crate) const MAX_FILES: usize = 500;
 /// Largest file that is served, in bytes, because it is read into memory.
-const MAX_FILE_LEN: u64 = 32 << 20;
+pub(crate) const MAX_FILE_LEN: u64 = 32 << 20;
 /// Longest name of a file, in bytes.
 const MAX_NAME_LEN: usize = 128;
 
@@ -44,7 +46,8 @@ struct EvidenceFile {
     href: String,
 }
 
-fn is_valid_name(name: &str) -> bool {
+/// Whether this can be the name of an evidence file.
+pub(crate) fn is_valid_name(name: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
     (1..=MAX_NAME_LEN).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain)
 }
@@ -60,8 +63,14 @@ pub(super) async fn list(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let cast = caller.find_cast(&rest.service, &id).await?;
-    let folder = rest.service.cast_folder("evidence", &cast.id);
-    let found = run_blocking(move || list_files(&folder)).await?;
+    let mut found = list_local(&rest.service, &cast.id).await.map_err(read_error)?;
+    if let Some(peers) = &rest.service.peers {
+        // A cast may have run on several nodes.
+        found.extend(peers.find_evidence(&cast.id).await);
+        found.sort();
+        found.dedup_by(|(a, _), (b, _)| a == b);
+        found.truncate(MAX_FILES);
+    }
     let file = |(name, bytes): (String, u64)| {
         let href = format!("/v1/casts/{}/evidence/{name}", cast.id);
         EvidenceFile { name, bytes, href }
@@ -87,12 +96,15 @@ pub(super) async fn get(
     if !is_valid_name(&name) {
         return Err(missing());
     }
-    let folder = rest.service.cast_folder("evidence", &cast.id);
     let content_type_name = content_type(&name);
-    let bytes = match run_blocking(move || read_file(&folder, &name)).await? {
-        ReadOutcome::Content(bytes) => bytes,
-        ReadOutcome::NotFound => return Err(missing()),
-        ReadOutcome::TooLarge => {
+    let mut content = read_local(&rest.service, &cast.id, name.clone()).await.map_err(read_error)?;
+    if let (EvidenceContent::NotFound, Some(peers)) = (&content, &rest.service.peers) {
+        content = peers.read_evidence(&cast.id, &name).await;
+    }
+    let bytes = match content {
+        EvidenceContent::Bytes(bytes) => bytes,
+        EvidenceContent::NotFound => return Err(missing()),
+        EvidenceContent::TooLarge => {
             let message = "the file is larger than 32 MiB: open it on the server";
             return Err(ApiError::new(ErrorCode::TooLarge, message));
         }
@@ -116,18 +128,32 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
+fn read_error(error: io::Error) -> ApiError {
+    let message = "the evidence cannot be read: the log of the service has the cause under this request id";
+    ApiError::internal(InternalError::new("read evidence", &error), message)
+}
+
+/// Lists the evidence of a cast on this node: names and sizes, sorted by name.
+pub(crate) async fn list_local(service: &Service, cast: &CastId) -> io::Result<Vec<(String, u64)>> {
+    let folder = service.cast_folder("evidence", cast);
+    run_blocking(move || list_files(&folder)).await
+}
+
+/// Reads an evidence file on this node. `name` must be [valid](is_valid_name).
+pub(crate) async fn read_local(
+    service: &Service,
+    cast: &CastId,
+    name: String,
+) -> io::Result<EvidenceContent> {
+    let folder = service.cast_folder("evidence", cast);
+    run_blocking(move || read_file(&folder, &name)).await
+}
+
 /// Runs file operations on a blocking thread.
 async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, ApiError> {
-    let outcome = tokio::task::spawn_blocking(work).await;
-    let error = match outcome {
-        Ok(Ok(found)) => return Ok(found),
-        Ok(Err(error)) => error,
-        Err(join_error) => io::Error::other(join_error),
-    };
-    let message = "the evidence cannot be read: the log of the service has the cause under this request id";
-    Err(ApiError::internal(InternalError::new("read evidence", &error), message))
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Opens a folder without following links, so that it cannot be exchanged afterwards; `None` if it does not
@@ -171,20 +197,25 @@ fn list_files(folder: &FilePath) -> io::Result<Vec<(String, u64)>> {
     Ok(found)
 }
 
-enum ReadOutcome {
-    Content(Vec<u8>),
+/// Content of an evidence file, if there is one.
+#[derive(Debug)]
+pub(crate) enum EvidenceContent {
+    /// The whole file.
+    Bytes(Vec<u8>),
+    /// There is no such file.
     NotFound,
+    /// The file is larger than [`MAX_FILE_LEN`].
     TooLarge,
 }
 
-fn read_file(folder: &FilePath, name: &str) -> io::Result<ReadOutcome> {
-    let Some(folder) = open_folder(folder)? else { return Ok(ReadOutcome::NotFound) };
-    let Some((file, length)) = open_file(&folder, name)? else { return Ok(ReadOutcome::NotFound) };
+fn read_file(folder: &FilePath, name: &str) -> io::Result<EvidenceContent> {
+    let Some(folder) = open_folder(folder)? else { return Ok(EvidenceContent::NotFound) };
+    let Some((file, length)) = open_file(&folder, name)? else { return Ok(EvidenceContent::NotFound) };
     if length > MAX_FILE_LEN {
-        return Ok(ReadOutcome::TooLarge);
+        return Ok(EvidenceContent::TooLarge);
     }
     let mut bytes = Vec::new();
     // The file may grow while it is read.
     file.take(MAX_FILE_LEN).read_to_end(&mut bytes)?;
-    Ok(ReadOutcome::Content(bytes))
+    Ok(EvidenceContent::Bytes(bytes))
 }

@@ -14,7 +14,7 @@ use crate::bounded_json;
 use crate::route::{BodyError, ClaimedPrincipal, read_up_to};
 
 /// All fields of all bodies that are arrays.
-const ARRAY_FIELDS: [&str; 5] = ["layers", "pushes", "servers", "allow", "deny"];
+const ARRAY_FIELDS: [&str; 6] = ["layers", "pushes", "servers", "allow", "deny", "labels"];
 
 /// A JSON body: its value, and its bytes as sent.
 pub(super) struct Json<T> {

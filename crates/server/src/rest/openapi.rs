@@ -12,7 +12,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi};
 
-use super::{applications, callback, casts, deliveries, error, events, evidence, pushes, snapshot};
+use super::{applications, callback, casts, deliveries, error, events, evidence, nodes, pushes, snapshot};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,8 +23,8 @@ use super::{applications, callback, casts, deliveries, error, events, evidence, 
                        has the header \
                        `Authorization: Bearer TOKEN`, with a token of an application for its own casts, or \
                        the administrator's token \
-                       for all casts and for the applications. Each response has the header `X-Request-Id`: \
-                       the id that the request \
+                       for all casts, for the applications and for the nodes. Each response has the header \
+                       `X-Request-Id`: the id that the request \
                        had in this header (1 to 64 letters, digits, `-`, `_` and `.`), or else a new one. \
                        Times are RFC 3339, in \
                        UTC; units are in the names of fields.",
@@ -39,12 +39,15 @@ use super::{applications, callback, casts, deliveries, error, events, evidence, 
         applications::keys::list, applications::keys::add, applications::keys::update,
         applications::keys::remove,
         applications::tokens::list, applications::tokens::add, applications::tokens::remove,
+        nodes::list, nodes::get, nodes::drain,
     ),
     components(schemas(error::ErrorResponse, events::EventView, callback::WebhookPayload)),
     tags(
         (name = "casts", description = "Casts: create, watch and stop them."),
         (name = "applications", description = "Applications that own casts, with their keys and tokens. \
             Only for the administrator."),
+        (name = "nodes", description = "Nodes of the fleet: see their load, and drain them. Only for the \
+            administrator."),
     ),
     security(("token" = [])),
     modifiers(&CommonResponses),

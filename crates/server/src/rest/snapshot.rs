@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::error::ErrorResponse;
 use super::view::rfc3339;
 use super::{ApiError, Caller, ErrorCode, RestState};
+use crate::service::{Service, error_chain};
 
 /// Longest wait for a picture: clients would give up on a longer request.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,8 +24,8 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Requested pictures, at most one of each cast however many clients wait: more would fill the command queue.
-#[derive(Default)]
-pub(super) struct PendingSnapshots(Mutex<HashMap<CastId, UnixMs>>);
+#[derive(Debug, Default)]
+pub(crate) struct PendingSnapshots(Mutex<HashMap<CastId, UnixMs>>);
 
 /// A requested picture; dropping it withdraws the request.
 struct SnapshotRequest {
@@ -75,7 +76,14 @@ pub(super) async fn get(
         CastState::Ended => return Err(cast_ended_error()),
         CastState::Starting | CastState::Live => {}
     }
-    let (taken, jpeg) = take_snapshot(&rest, &cast.id).await?;
+    let (taken, jpeg) = match rest.service.other_node_of(&cast) {
+        None => take(&rest.service, &rest.snapshots, &cast.id).await?,
+        Some((peers, node)) => peers.snapshot(node, &cast.id).await.map_err(|error| {
+            let error = error_chain(&error);
+            tracing::warn!(cast = %cast.id, node = node.0, error, "no snapshot from node");
+            SnapshotError::Timeout
+        })??,
+    };
     let mut response = Response::new(Body::from(jpeg));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("image/jpeg"));
@@ -87,11 +95,43 @@ pub(super) async fn get(
     Ok(response)
 }
 
-async fn take_snapshot(rest: &RestState, id: &CastId) -> Result<(UnixMs, Bytes), ApiError> {
-    let fleet = &rest.service.fleet;
+/// Why there is no picture.
+#[derive(Debug)]
+pub(crate) enum SnapshotError {
+    /// The cast has ended.
+    Ended,
+    /// No picture was taken in time.
+    Timeout,
+    /// The fleet failed.
+    Fleet(pagecast_fleet::Error),
+}
+
+impl From<SnapshotError> for ApiError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Ended => cast_ended_error(),
+            SnapshotError::Timeout => snapshot_timeout_error(),
+            SnapshotError::Fleet(error) => error.into(),
+        }
+    }
+}
+
+impl From<pagecast_fleet::Error> for SnapshotError {
+    fn from(error: pagecast_fleet::Error) -> Self {
+        Self::Fleet(error)
+    }
+}
+
+/// Takes a picture of a cast that runs on this node.
+pub(crate) async fn take(
+    service: &Service,
+    snapshots: &Arc<PendingSnapshots>,
+    id: &CastId,
+) -> Result<(UnixMs, Bytes), SnapshotError> {
+    let fleet = &service.fleet;
     let deadline = Instant::now() + SNAPSHOT_TIMEOUT;
     let mut changes = fleet.changes();
-    let (requested_ms, own_request) = rest.snapshots.request(id, rest.service.now());
+    let (requested_ms, own_request) = snapshots.request(id, service.now());
     let before = fleet.snapshot(id).await.map_or(UnixMs::MIN, |(taken, _)| taken);
     if own_request.is_some() {
         fleet.send_command(id, Command::Snapshot).await?;
@@ -104,12 +144,12 @@ async fn take_snapshot(rest: &RestState, id: &CastId) -> Result<(UnixMs, Bytes),
         }
         if Instant::now() >= deadline {
             let has_ended = fleet.get(id).await?.is_none_or(|cast| cast.state == CastState::Ended);
-            return Err(if has_ended { cast_ended_error() } else { snapshot_timeout_error() });
+            return Err(if has_ended { SnapshotError::Ended } else { SnapshotError::Timeout });
         }
         // Pictures are not reported as changes.
         let next = deadline.min(Instant::now() + POLL_INTERVAL);
         if let Ok(Err(_)) = timeout_at(next, changes.changed()).await {
-            return Err(snapshot_timeout_error());
+            return Err(SnapshotError::Timeout);
         }
     }
 }

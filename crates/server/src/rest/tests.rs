@@ -7,6 +7,7 @@ mod create_cast;
 mod events;
 mod files;
 mod limits;
+mod nodes;
 mod openapi;
 mod running;
 
@@ -48,8 +49,8 @@ impl EmbeddedRooms for FakeRooms {
         format!("http://127.0.0.1:8080/{}/{}", ids.app, ids.room)
     }
 
-    fn viewer_count(&self, _: &RoomIds) -> usize {
-        3
+    fn viewer_count(&self, _: &RoomIds) -> Option<usize> {
+        Some(3)
     }
 }
 
@@ -139,12 +140,15 @@ impl TestServer {
         })
         .unwrap();
         let service = Service {
+            node: pagecast_fleet::WorkerId("w".to_owned()),
             fleet,
             apps: Arc::default(),
             config: Arc::new(config),
             rooms: Some(Arc::new(FakeRooms)),
             clock,
+            peers: None,
             draining: Arc::default(),
+            live_api_nodes: Arc::default(),
         };
         crate::app::load(&service).await.unwrap();
         let router = router_of(super::router(service.clone()));
@@ -189,7 +193,12 @@ impl TestServer {
     /// Claims the next cast as a worker.
     async fn claim(&self) -> Claim {
         let worker = WorkerId("w".to_owned());
-        self.service.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().expect("a cast is queued")
+        self.service
+            .fleet
+            .claim(&worker, &Default::default(), LEASE, &|_| true)
+            .await
+            .unwrap()
+            .expect("a cast is queued")
     }
 
     async fn report(&self, claim: &Claim, kind: EventKind) {

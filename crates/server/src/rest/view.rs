@@ -10,6 +10,7 @@ use pagecast_fleet::{Cast, CastState, CastStats, Event, EventKind, StoredFile, U
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::queue::QueueView;
 use crate::app::public_url;
 use crate::service::{Service, is_embedded_room};
 
@@ -26,6 +27,12 @@ pub(super) struct CastView {
     /// State: `queued`, `starting`, `live` or `ended`.
     #[schema(value_type = String, example = "live")]
     state: CastState,
+    /// Node that runs the cast, or stores its recording; null if none does.
+    #[schema(required = true, example = "worker-7")]
+    node: Option<String>,
+    /// Place in the queue, while the cast is queued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<QueueView>,
     /// Why the cast ended, once it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<EndView>,
@@ -46,6 +53,9 @@ pub(super) struct CastView {
     ended_at: Option<String>,
     /// Page that is shown.
     source: SourceView,
+    /// Labels of the nodes on which the cast may run; absent if it may run anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    placement: Option<PlacementView>,
     /// Longest time from the first frame to the end, in seconds.
     max_time_s: u64,
     /// Requested length of the output, in seconds.
@@ -71,6 +81,14 @@ pub(super) struct CastView {
     events_dropped: u64,
     /// Paths of further resources.
     links: CastLinks,
+}
+
+/// Nodes on which a cast may run.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CastPlacement)]
+struct PlacementView {
+    /// Labels that the node must have.
+    labels: Vec<String>,
 }
 
 /// End of a cast.
@@ -318,7 +336,8 @@ impl OutputStates {
             | EventKind::Reloaded { .. }
             | EventKind::Moved { .. }
             | EventKind::Restarted
-            | EventKind::Resumed
+            | EventKind::LostNode { .. }
+            | EventKind::Resumed { .. }
             | EventKind::Ended { .. } => {}
         }
     }
@@ -348,6 +367,7 @@ impl CastView {
         cast: &Cast,
         stats: Option<&CastStats>,
         outputs: OutputStates,
+        queue: Option<QueueView>,
     ) -> Self {
         let spec = &cast.spec;
         let size = spec.source.size;
@@ -357,6 +377,8 @@ impl CastView {
             app: cast.app.clone(),
             api: cast.api.clone(),
             state: cast.state,
+            node: cast.worker.as_ref().map(|worker| worker.0.clone()),
+            queue,
             end: cast
                 .end
                 .as_ref()
@@ -375,6 +397,9 @@ impl CastView {
                 scale_factor: spec.source.scale_factor,
                 bitrate_kbps: spec.bitrate_bps() / 1000,
             },
+            placement: Some(&spec.placement.labels)
+                .filter(|labels| !labels.is_empty())
+                .map(|labels| PlacementView { labels: labels.clone() }),
             max_time_s: spec.limits.max_time.as_secs(),
             duration_s: spec.duration.map(|duration| duration.as_secs_f64()),
             pushes: push_views(cast, stats, &outputs),
@@ -518,6 +543,6 @@ fn room_view(
         error: error.filter(|_| state != Some(connection::State::Running)),
         state,
         watch_url: own.map(|rooms| rooms.watch_url(&room.ids)),
-        viewers: own.map(|rooms| rooms.viewer_count(&room.ids)),
+        viewers: own.and_then(|rooms| rooms.viewer_count(&room.ids)),
     })
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::AppState;
 use crate::auth_log::AuthFailure;
+use crate::config::Role;
 use crate::metrics;
 use crate::service::{Service, constant_time_eq};
 
@@ -21,14 +22,15 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a readiness check is reused: each one writes to the disk, and anyone may request it.
 const CHECK_CACHE_TTL: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 500 });
 /// Oldest heartbeat of a worker that counts as ready, in milliseconds.
-const MAX_HEARTBEAT_AGE_MS: i64 = 10_000;
+const MAX_HEARTBEAT_AGE_MS: u64 = 10_000;
 
 /// Answers `ok` as long as the process runs.
 pub(super) async fn health() -> &'static str {
     "ok\n"
 }
 
-/// Answers whether new casts are accepted and would run.
+/// Answers whether this node can do what its roles say: an `api` node accepts casts that would run, and a
+/// `worker` is in the fleet and claims casts.
 pub(super) async fn ready(State(state): State<AppState>) -> Response {
     let reason = if *state.draining.borrow() {
         Some("shutting down".to_owned())
@@ -55,13 +57,23 @@ async fn not_ready_reason(service: &Service) -> Option<String> {
         Ok(Err(error)) => return Some(error.to_string()),
         Ok(Ok(())) => {}
     }
-    let now = service.now();
-    let mut workers = service.fleet.workers().await;
-    workers.retain(|(_, load)| now.saturating_sub(load.at_ms) <= MAX_HEARTBEAT_AGE_MS);
-    if workers.is_empty() {
-        return Some("no worker heartbeat in the last 10 s".into());
+    let mut nodes = service.fleet.workers().await;
+    nodes.retain(|(_, status)| status.heartbeat_age_ms <= MAX_HEARTBEAT_AGE_MS);
+    let roles = &service.config.fleet;
+    if roles.has_role(Role::Api) {
+        let mut workers = nodes.iter().filter(|(_, status)| status.node.runs_casts()).peekable();
+        if workers.peek().is_none() {
+            return Some("no worker heartbeat in the last 10 s".into());
+        }
+        if workers.all(|(_, status)| status.draining) {
+            return Some("all workers are draining".into());
+        }
     }
-    workers.iter().all(|(_, load)| load.draining).then(|| "all workers are draining".to_owned())
+    match nodes.iter().find(|(id, _)| *id == service.node) {
+        Some((_, own)) => own.draining.then(|| "this node is draining".into()),
+        None if roles.has_role(Role::Worker) => Some("this node sent no heartbeat in the last 10 s".into()),
+        None => None,
+    }
 }
 
 /// Metrics, for the administrator. Without an administrator token they are open to this machine only, and not

@@ -1,14 +1,14 @@
 use axum::body::to_bytes;
 use axum::http::Request;
 use pagecast_core::spec::Secret;
-use pagecast_fleet::{WorkerId, WorkerStatus};
+use pagecast_fleet::{NodeInfo, WorkerId, WorkerStatus};
 use tower::ServiceExt as _;
 
 use super::*;
 use crate::app::ApplicationRegistry;
 use crate::auth_log::tests::CapturedLogs;
 use crate::callback::testing::{FakeFleet, unix_ms};
-use crate::config::Config;
+use crate::config::{Config, Role};
 
 fn echo_response(name: &'static str, call: &ApiRequest) -> Response {
     let len = call.body.len();
@@ -61,12 +61,15 @@ fn test_server_with(
     let app = serde_json::json!({"name": "a", "keys": [{"id": "AKKNOWN", "secret": "0123456789abcdef"}]});
     apps.replace(vec![serde_json::from_value(app).unwrap()]);
     let service = Service {
+        node: pagecast_fleet::WorkerId("w".to_owned()),
         fleet: outbox.clone(),
         apps,
         config: Arc::new(config),
         rooms: None,
         clock: Arc::new(unix_ms),
+        peers: None,
         draining: Arc::default(),
+        live_api_nodes: Arc::default(),
     };
     let (draining, draining_receiver) = watch::channel(false);
     let rest = rest(service.clone());
@@ -77,7 +80,7 @@ fn test_server_with(
         frontends,
         last_check: Arc::default(),
     };
-    TestServer { outbox, router: build_router(state, rest, rooms()), draining }
+    TestServer { outbox, router: build_router(state, Some(rest), rooms()), draining }
 }
 
 impl TestServer {
@@ -216,14 +219,16 @@ async fn health_and_readiness() {
     let not_ready = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"));
     assert_eq!(server.get("/readyz").await, not_ready("no worker heartbeat in the last 10 s"));
     let load =
-        |age: i64, draining| WorkerStatus { at_ms: unix_ms() - age, draining, ..WorkerStatus::default() };
+        |heartbeat_age_ms, draining| WorkerStatus { heartbeat_age_ms, draining, ..WorkerStatus::default() };
     let put = |loads: Vec<WorkerStatus>| {
-        let named = loads.into_iter().map(|load| (WorkerId("w".into()), load)).collect();
+        // This node is the last one.
+        let names = ["u", "w"].into_iter().skip(2 - loads.len());
+        let named = names.map(|name| WorkerId(name.into())).zip(loads).collect();
         *server.outbox.worker_statuses.lock().unwrap() = named;
     };
     put(vec![load(60_000, false)]);
     assert_eq!(server.get("/readyz").await, not_ready("no worker heartbeat in the last 10 s"));
-    put(vec![load(0, true), load(60_000, false)]);
+    put(vec![load(60_000, false), load(0, true)]);
     assert_eq!(server.get("/readyz").await, not_ready("all workers are draining"));
     put(vec![load(0, true), load(0, false)]);
     assert_eq!(server.get("/readyz").await, (StatusCode::OK, "ready\n".into()));
@@ -233,6 +238,74 @@ async fn health_and_readiness() {
     server.draining.send_replace(true);
     assert_eq!(server.get("/readyz").await, not_ready("shutting down"));
     assert_eq!(server.get("/healthz").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn readiness_depends_on_the_roles() {
+    let worker = WorkerStatus::default();
+    let draining = WorkerStatus { draining: true, ..worker.clone() };
+    let late = WorkerStatus { heartbeat_age_ms: 10_001, ..worker.clone() };
+    let api_only = WorkerStatus {
+        node: NodeInfo { roles: vec!["api".to_owned()], ..NodeInfo::default() },
+        ..worker.clone()
+    };
+    let api_draining = WorkerStatus { draining: true, ..api_only.clone() };
+    for (roles, statuses, expected) in [
+        (&[Role::Api][..], &[("other", &worker)][..], "ready"),
+        (&[Role::Api], &[], "not ready: no worker heartbeat in the last 10 s"),
+        (&[Role::Api], &[("w", &api_only)], "not ready: no worker heartbeat in the last 10 s"),
+        (&[Role::Api], &[("other", &draining)], "not ready: all workers are draining"),
+        (&[Role::Worker], &[("w", &worker)], "ready"),
+        (&[Role::Worker], &[("other", &worker)], "not ready: this node sent no heartbeat in the last 10 s"),
+        (&[Role::Worker], &[("w", &late)], "not ready: this node sent no heartbeat in the last 10 s"),
+        (&[Role::Worker], &[("w", &draining), ("other", &worker)], "not ready: this node is draining"),
+        (
+            &[Role::Api, Role::Worker],
+            &[("w", &draining), ("other", &worker)],
+            "not ready: this node is draining",
+        ),
+        (&[Role::Api], &[("w", &api_draining), ("other", &worker)], "not ready: this node is draining"),
+        (&[Role::Rooms], &[], "ready"),
+    ] {
+        let mut config = Config::default();
+        config.fleet.roles = roles.to_vec();
+        let server = test_server(config);
+        let named = |(name, status): &(&str, &WorkerStatus)| (WorkerId((*name).into()), (*status).clone());
+        *server.outbox.worker_statuses.lock().unwrap() = statuses.iter().map(named).collect();
+        let (_, answer) = server.get("/readyz").await;
+        assert_eq!(answer, format!("{expected}\n"), "{roles:?} {statuses:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_without_the_role_api_has_no_apis() {
+    let mut config = Config::default();
+    config.fleet.roles = vec![Role::Worker, Role::Rooms];
+    let outbox = FakeFleet::new();
+    let service = Service {
+        fleet: outbox.clone(),
+        node: WorkerId("w".to_owned()),
+        apps: Arc::default(),
+        config: Arc::new(config),
+        rooms: None,
+        peers: None,
+        clock: Arc::new(unix_ms),
+        draining: Arc::default(),
+        live_api_nodes: Arc::default(),
+    };
+    let (draining, stopped) = watch::channel(false);
+    let router = super::router(service, Arc::default(), stopped, rooms());
+    let server = TestServer { outbox, router, draining };
+    for path in ["/", "/v1", "/v1/casts", "/v1/openapi.json", "/?Action=StartWebcast&Version=2020-12-01"] {
+        assert_eq!(server.get(path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    let signed = Request::post("/").header("X-TC-Action", "StartWebRecord");
+    assert_eq!(server.send(signed, "{}").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(server.get("/rooms/a").await, (StatusCode::OK, "room".into()));
+    assert_eq!(server.get("/healthz").await, (StatusCode::OK, "ok\n".into()));
+    assert_eq!(server.get("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let metrics = server.send(Request::get("/metrics").header("Host", "localhost"), "").await.1;
+    assert!(metrics.contains("pagecast_database_up 1"), "{metrics}");
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ pub(crate) fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) ->
         EventKind::Restarted | EventKind::Moved { fault: HealthFault::Crash } => {
             page(EVENT_STARTED, 3, "Chrome exception, exit task")
         }
-        EventKind::Moved { .. } | EventKind::Resumed => {
+        EventKind::Moved { .. } | EventKind::Resumed { .. } => {
             page(EVENT_STARTED, 4, "Recording tasks have been migrated")
         }
         EventKind::Reloaded { fault: HealthFault::StartTimeout } => {
@@ -85,6 +85,7 @@ pub(crate) fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) ->
         }
         EventKind::Queued
         | EventKind::Started
+        | EventKind::LostNode { .. }
         | EventKind::RecordingStopped
         | EventKind::Warning { .. }
         | EventKind::Room { .. }

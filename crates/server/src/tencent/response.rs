@@ -3,7 +3,7 @@
 //! code.
 
 use axum::body::Body;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
@@ -26,11 +26,13 @@ pub(super) struct ApiError {
     pub message: String,
     /// Cause for the log, which the caller does not see.
     pub internal: Option<InternalError>,
+    /// Value of the header `Retry-After`, if it is sent, in seconds.
+    pub retry_after_s: Option<u64>,
 }
 
 impl ApiError {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), internal: None }
+        Self { code, message: message.into(), internal: None, retry_after_s: None }
     }
 
     /// A required parameter is missing.
@@ -60,6 +62,7 @@ impl ApiError {
 
 /// Builds the answer to `call`.
 pub(super) fn respond(call: &ApiRequest, result: Result<Map<String, Value>, ApiError>) -> Response {
+    let retry_after_s = result.as_ref().err().and_then(|error| error.retry_after_s);
     let mut inner = result.unwrap_or_else(|ApiError { code, message, .. }| {
         let error = json!({ "Code": code.as_str(), "Message": message });
         Map::from_iter([("Error".to_owned(), error)])
@@ -70,6 +73,9 @@ pub(super) fn respond(call: &ApiRequest, result: Result<Map<String, Value>, ApiE
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(trace) = call.headers.get(TRACE_ID_HEADER).filter(|trace| trace.len() <= MAX_TRACE_ID_LEN) {
         headers.insert(TRACE_ID_HEADER, trace.clone());
+    }
+    if let Some(seconds) = retry_after_s {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -79,7 +79,7 @@ pub(super) fn sdk_app_id(root: &Object<'_>) -> Result<Option<u64>, ApiError> {
 fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> Result<NewCast, ApiError> {
     let app = find_application(apps, root)?;
     let id = service.new_cast_id();
-    let mut spec = service.new_cast_spec(&app, &id, source(root)?);
+    let mut spec = service.new_cast_spec(&app, source(root)?);
     let (storage_target, format) = storage::parse(&app, root)?;
     spec.recording = Some({
         // Video on demand decides the format by its media type, and has no backup.

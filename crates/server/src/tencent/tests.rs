@@ -86,12 +86,15 @@ impl Fixture {
         let all = Arc::new(ApplicationRegistry::default());
         all.replace(apps);
         let service = Service {
+            node: pagecast_fleet::WorkerId("w".to_owned()),
             fleet,
             apps: all,
             config: Arc::new(config),
             rooms: None,
             clock,
+            peers: None,
             draining: Arc::default(),
+            live_api_nodes: Arc::default(),
         };
         Self { service, limits: KeyedRateLimiter::new(1_000_000), _folder: folder }
     }

@@ -87,9 +87,10 @@ fn status_and_reason(cast: &Cast, event: &Event) -> Option<(u8, &'static str)> {
         }
         EventKind::Reloaded { fault } => Some((4, fault_reason(*fault))),
         EventKind::Moved { fault } => Some((5, fault_reason(*fault))),
-        EventKind::Restarted | EventKind::Resumed => live_before().then_some((5, "PageCrash")),
+        EventKind::Restarted | EventKind::Resumed { .. } => live_before().then_some((5, "PageCrash")),
         EventKind::Queued
         | EventKind::Started
+        | EventKind::LostNode { .. }
         | EventKind::RecordingStopped
         | EventKind::Warning { .. }
         | EventKind::Push { .. }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::SERVICE;
-use crate::internal_error::InternalError;
+use crate::internal_error::{FLEET_RETRY_AFTER_S, InternalError};
 use crate::request_id::RequestId;
 
 /// Longest part of a request's value that an answer repeats, in characters.
@@ -111,13 +111,15 @@ pub struct ApiError {
     pub message: String,
     /// Cause for the log, which the caller does not see.
     pub(crate) internal: Option<InternalError>,
+    /// Value of the header `Retry-After`, if it is sent, in seconds.
+    pub(crate) retry_after_s: Option<u64>,
 }
 
 impl ApiError {
     /// An error without an internal cause.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), internal: None }
+        Self { code, message: message.into(), internal: None, retry_after_s: None }
     }
 
     /// A failure that the caller can do nothing about; the cause only goes to the log.
@@ -125,6 +127,17 @@ impl ApiError {
     pub(super) fn internal(cause: InternalError) -> Self {
         let message = "the service cannot do this at the moment: try again later";
         Self { internal: Some(cause), ..Self::new(ErrorCode::InternalError, message) }
+    }
+
+    /// The fleet's database is away: the caller may try again.
+    #[must_use]
+    pub(super) fn unavailable(cause: Option<InternalError>) -> Self {
+        let message = "the service is not available at the moment: try again later";
+        Self {
+            internal: cause,
+            retry_after_s: Some(FLEET_RETRY_AFTER_S),
+            ..Self::new(ErrorCode::ServiceUnavailable, message)
+        }
     }
 }
 
@@ -181,6 +194,7 @@ struct ErrorBody<'a> {
 
 /// Builds the answer.
 pub(super) fn respond(metadata: &RequestMetadata, result: &Result<Value, ApiError>) -> Response {
+    let result_error = result.as_ref().err();
     let (status, result, error) = match result {
         Ok(value) => (StatusCode::OK, Some(value), None),
         Err(ApiError { code, message, .. }) => {
@@ -188,6 +202,7 @@ pub(super) fn respond(metadata: &RequestMetadata, result: &Result<Value, ApiErro
             (status, None, Some(ErrorBody { code, message, code_n }))
         }
     };
+    let retry_after_s = result_error.and_then(|error| error.retry_after_s);
     let envelope = Envelope { response_metadata: ResponseMetadata { request: metadata, error }, result };
     let mut response = Response::new(Body::from(serde_json::to_vec(&envelope).unwrap_or_default()));
     *response.status_mut() = status;
@@ -195,6 +210,9 @@ pub(super) fn respond(metadata: &RequestMetadata, result: &Result<Value, ApiErro
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
     if let Ok(id) = HeaderValue::from_str(&metadata.request_id) {
         headers.insert("x-tt-logid", id);
+    }
+    if let Some(seconds) = retry_after_s {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

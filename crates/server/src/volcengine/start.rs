@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::request::{EventNotifyConfig, StartRequest, VideoSolution, invalid_parameter};
 use super::response::{ApiError, ErrorCode};
-use super::{API, internal_error, task};
+use super::{API, fleet_error, internal_error, task};
 use crate::app::Application;
 use crate::new_cast::CastDraft;
 use crate::service::Service;
@@ -37,7 +37,7 @@ pub(super) async fn start(
     let deadline = Instant::now() + STOP_TIMEOUT;
     loop {
         let created = service.create(new.clone()).await;
-        let other = match created.map_err(|error| internal_error("start task", &error))? {
+        let other = match created.map_err(|error| fleet_error("start task", &error))? {
             CreateOutcome::New(cast) => {
                 tracing::info!(cast = %cast.id, app = app.name, "cast started");
                 return Ok(Value::from("ok"));
@@ -81,7 +81,7 @@ async fn wait_until_ended(service: &Service, cast: &pagecast_fleet::Cast) -> Res
     let mut changes = service.fleet.changes();
     loop {
         let current =
-            service.fleet.get(&cast.id).await.map_err(|error| internal_error("wait for task", &error))?;
+            service.fleet.get(&cast.id).await.map_err(|error| fleet_error("wait for task", &error))?;
         if current.is_none_or(|cast| cast.state == CastState::Ended) {
             return Ok(true);
         }
@@ -102,7 +102,7 @@ fn new_cast(service: &Service, app: &Application, start: &StartRequest) -> Resul
     let fps = layers.iter().map(|layer| layer.fps).max_by_key(|fps| fps.get()).unwrap_or(largest.fps);
     let source = Source { size: largest.size, fps, ..Source::new(start.page_url()?) };
     let id = service.new_cast_id();
-    let mut spec = service.new_cast_spec(app, &id, source);
+    let mut spec = service.new_cast_spec(app, source);
     let ids = RoomIds {
         app: start.task.app_id.clone(),
         room: start.task.room_id.clone(),

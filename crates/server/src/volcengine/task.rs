@@ -4,7 +4,7 @@ use pagecast_core::cast::EndReason;
 use pagecast_fleet::{Cast, CastKey, CastState, Command, Error};
 use serde_json::{Map, Value, json};
 
-use super::internal_error;
+use super::fleet_error;
 use super::request::TaskRef;
 use super::response::{ApiError, ErrorCode};
 use crate::app::Application;
@@ -51,11 +51,8 @@ fn not_found() -> ApiError {
 /// Finds a task of this application. A task of another application is not found, even if that had the same
 /// `AppId` before.
 async fn find(service: &Service, app: &Application, task: &TaskRef) -> Result<Cast, ApiError> {
-    let found = service
-        .fleet
-        .find_by_key(&task_key(task))
-        .await
-        .map_err(|error| internal_error("find task", &error))?;
+    let found =
+        service.fleet.find_by_key(&task_key(task)).await.map_err(|error| fleet_error("find task", &error))?;
     found.filter(|cast| cast.app == app.name).ok_or_else(not_found)
 }
 
@@ -69,7 +66,7 @@ pub(super) async fn stop(service: &Service, app: &Application, task: &TaskRef) -
         match service.fleet.send_command(&cast.id, Command::Stop).await {
             Ok(()) => {}
             Err(Error::CastNotFound(_) | Error::CastEnded(_)) => return Err(not_found()),
-            Err(error) => return Err(internal_error("stop task", &error)),
+            Err(error) => return Err(fleet_error("stop task", &error)),
         }
     }
     Ok(Value::from("ok"))

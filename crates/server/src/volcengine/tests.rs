@@ -74,12 +74,15 @@ impl Fixture {
         config(&mut settings);
         let backend: Arc<dyn Fleet> = Arc::clone(&fleet) as _;
         let service = Service {
+            node: pagecast_fleet::WorkerId("w".to_owned()),
             fleet: backend,
             apps,
             config: Arc::new(settings),
             rooms: None,
             clock,
+            peers: None,
             draining: Arc::default(),
+            live_api_nodes: Arc::default(),
         };
         Self { service, gate: RequestGate::default(), fleet, now, _scratch: scratch }
     }
@@ -142,7 +145,7 @@ impl Fixture {
     /// Claims the queued task as a worker.
     async fn claim(&self) -> Ticket {
         let worker = WorkerId("worker".to_owned());
-        self.fleet.claim(&worker, LEASE, &|_| true).await.unwrap().unwrap().ticket
+        self.fleet.claim(&worker, &Default::default(), LEASE, &|_| true).await.unwrap().unwrap().ticket
     }
 
     async fn report(&self, ticket: &Ticket, kind: EventKind) {
@@ -323,7 +326,7 @@ async fn a_task_becomes_a_cast() {
         (Some(s(2)), Some(s(30)), Some(s(1)))
     );
     assert_eq!((spec.readiness.signal, spec.readiness.timeout), (ReadySignal::Webcast, s(60)));
-    assert!(spec.recording.is_none() && spec.pushes.is_empty() && spec.evidence.is_some());
+    assert!(spec.recording.is_none() && spec.pushes.is_empty());
     let due = fixture.fleet.due_entries(10, &std::collections::HashSet::new()).await.unwrap();
     assert_eq!(due.len(), 1, "its callbacks have a receiver");
 }
@@ -449,7 +452,7 @@ async fn a_start_waits_for_the_stop_of_the_previous_task() {
     let first = fixture.cast().await.id;
     let end = async {
         // This change wakes the waiting request, which must keep waiting.
-        fixture.fleet.put_document("kind", "name", Some(json!(1))).await.unwrap();
+        fixture.fleet.put_document("kind", "name", None, Some(json!(1))).await.unwrap();
         fixture.report(&ticket, ended(EndReason::Stopped)).await;
     };
     let (again, ()) = tokio::join!(fixture.start(json!({})), end);
@@ -563,6 +566,21 @@ async fn internal_errors_are_not_explained() {
     let response = fixture.start(json!({})).await;
     assert_eq!(status_and_code(&response), expected(500, "InternalError"));
     assert!(!response.1.to_string().contains("embedded"), "{response:?}");
+}
+
+#[tokio::test]
+async fn callers_are_asked_to_come_back_while_the_database_is_away() {
+    let mut fixture = Fixture::new();
+    fixture.service.fleet = crate::callback::testing::FakeFleet::new();
+    for action in ["StartWebcast", "StopWebcast"] {
+        let query = format!("Action={action}&Version=2020-12-01");
+        let call = fixture.signed_request("AKLTMINE", "POST", &query, &start_body(json!({})).to_string());
+        let (head, body) = fixture.gate.handle(&fixture.service, &call).await.into_parts();
+        let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!((head.status.as_u16(), &head.headers["retry-after"]), (503, &HeaderValue::from(1)));
+        assert_eq!(body["ResponseMetadata"]["Error"]["Code"], "ServiceUnavailableTemp", "{action}");
+        assert!(!body.to_string().contains("fleet"), "{body}");
+    }
 }
 
 #[tokio::test]

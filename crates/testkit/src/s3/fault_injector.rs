@@ -53,7 +53,7 @@ impl FaultInjector {
     }
 
     async fn respond(self, request: Request<Incoming>) -> io::Result<Response<Body>> {
-        let kind = request_kind(&request);
+        let (kind, path) = (request_kind(&request), request.uri().path().to_owned());
         *lock(&self.state.request_counts).entry(kind).or_default() += 1;
         let fault = *lock(&self.state.fault);
         let length = request.body().size_hint().exact().unwrap_or(0);
@@ -89,7 +89,11 @@ impl FaultInjector {
                 Body::http_body_unsync(ThrottledBody { body, rate, length, delay: None, pending_frame: None })
             }),
         };
-        self.service.call(request).await.map_err(|e| io::Error::other(format!("{e:?}")))
+        let response = self.service.call(request).await.map_err(|e| io::Error::other(format!("{e:?}")))?;
+        if matches!(kind, "put" | "complete") && response.status().is_success() {
+            *lock(&self.state.write_counts).entry(path).or_default() += 1;
+        }
+        Ok(response)
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::task::Waker;
 
+use pagecast_core::HostTime;
 use pagecast_core::spec::{Push, PushUrl};
 use pagecast_core::wake::SharedWaker;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub enum Change {
     /// Writes a picture of the page (JPEG) to this file; the result is a
     /// [`CastEvent::Snapshot`](super::CastEvent::Snapshot).
     Snapshot(PathBuf),
+    /// Publishes and stores until this time, unless a later change says otherwise. Then the cast closes its
+    /// pushes and its room and leaves what it records in its spool, because another node may own it.
+    PublishUntil(HostTime),
 }
 
 /// Sends changes to a cast that runs or is about to.

@@ -17,6 +17,7 @@ use pagecast_core::{CastSpec, HostTime, Samples, Tick};
 use pagecast_page::browser::{self, CallError, PageLoad};
 use pagecast_page::{Page, clock};
 
+use super::assignment::Assignment;
 use super::evidence::{self, Evidence};
 use super::hang;
 use super::pipeline::{Pipeline, Prepared};
@@ -56,6 +57,10 @@ pub(super) struct Driver<'a> {
     evidence: Evidence,
     usage: BrowserUsage,
     history: History,
+    /// When the cast stops publishing, unless its lease is renewed.
+    publish_until: Option<HostTime>,
+    /// The lease has ended.
+    isolated: bool,
     /// Size of a video that is larger than allowed.
     large_video: Option<(u32, u32)>,
     /// The last failure.
@@ -95,7 +100,7 @@ impl Outputs {
 
 impl<'a> Driver<'a> {
     pub(super) fn new(
-        spec: &'a CastSpec,
+        assignment: &'a Assignment,
         started: HostTime,
         wakeup: Wakeup,
         (stop, changes): (&'a StopToken, &'a ChangeReceiver),
@@ -103,6 +108,7 @@ impl<'a> Driver<'a> {
         prepared: Prepared,
         on_event: &'a mut dyn FnMut(CastEvent),
     ) -> Self {
+        let spec = &assignment.spec;
         let (page, ticks, samples) = match warm.filter(|warm| warm.template.is_compatible_with(spec)) {
             Some(WarmBrowser { page, ticks, samples, .. }) => {
                 (Some(page), (None, Some(ticks)), (None, Some(samples)))
@@ -139,9 +145,11 @@ impl<'a> Driver<'a> {
                 started_at: None,
             },
             observer: Observer::new(started, spec.checks.crash),
-            evidence: Evidence::new(spec.evidence.clone()),
+            evidence: Evidence::new(assignment.paths.evidence.clone()),
             usage: BrowserUsage::default(),
             history: History::default(),
+            publish_until: None,
+            isolated: false,
             large_video: None,
             error: None,
         }
@@ -254,6 +262,7 @@ impl<'a> Driver<'a> {
             Observation::LoadEnded(result) => self.handle_load_end(result),
             Observation::Deadline => self.handle_input(Input::Timeout),
             Observation::Changes(changes) => self.apply_changes(changes),
+            Observation::LeaseEnded => self.isolate(),
             Observation::OutputEvents(events) => events.into_iter().for_each(|event| self.report(event)),
             Observation::RecordingStopped => self.report(CastEvent::RecordingStopped),
             Observation::UploadChanged(status) => self.report(CastEvent::Upload(status)),
@@ -358,7 +367,10 @@ impl<'a> Driver<'a> {
 
     /// Shows the page in the outputs, and starts them the first time.
     fn go_live(&mut self) {
-        let Some(page) = &self.page else { return };
+        let Some(page) = self.page.as_ref().filter(|_| !self.isolated || self.outputs.pipeline.is_some())
+        else {
+            return;
+        };
         self.observer.display_changes = page.display.stats().changes();
         // Also before the first start: a page that crashed at once was muted on the browser's report.
         page.set_output_muted(false);
@@ -389,6 +401,7 @@ impl<'a> Driver<'a> {
                     let taken = self.page.as_ref().is_some_and(|page| evidence::write_snapshot(page, &path));
                     self.report(CastEvent::Snapshot(path, taken));
                 }
+                (Change::PublishUntil(until), _) => self.publish_until = Some(until),
                 (change, Some(pipeline)) => {
                     refused.extend(pipeline.apply_change(change, self.spec.source.fps));
                 }
@@ -396,6 +409,19 @@ impl<'a> Driver<'a> {
             }
         }
         refused.into_iter().for_each(|event| self.report(CastEvent::Push(event)));
+    }
+
+    /// Stops publishing and storing, as the lease has ended. A later lease needs a new process.
+    fn isolate(&mut self) {
+        self.publish_until = None;
+        self.isolated = true;
+        // Nobody sees the page any more, so the cast does not become live.
+        self.outputs.started_at = None;
+        if let Some(pipeline) = &mut self.outputs.pipeline {
+            pipeline.isolate();
+        }
+        let is_recording = self.outputs.pipeline.is_some() && self.spec.recording.is_some();
+        self.report(CastEvent::Isolated { is_recording });
     }
 
     fn report_event(&mut self, event: Event) {

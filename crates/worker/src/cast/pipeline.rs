@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pagecast_core::connection::State;
+use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::{self, NetworkPolicy, Push};
 use pagecast_core::wake::{SharedWaker, ThreadEnd, ThreadEndGuard};
 use pagecast_core::{CastSpec, Fps, HostTime, MediaTime, Packet, Samples, Tick, Track};
@@ -17,6 +18,7 @@ use pagecast_media::encode::{
 use pagecast_media::fanout::FanOut;
 use pagecast_page::clock;
 
+use super::assignment::Assignment;
 use super::pushes::{ActivePushes, PushEvent, PushReport};
 use super::recording::{PendingUpload, Recording};
 use super::room::{self, Room};
@@ -62,7 +64,8 @@ impl PacketSender for WatchedSender {
 impl Prepared {
     /// Opens the encoders and creates the spool. `waker` is woken when an output has changed its state or has
     /// ended.
-    pub(super) fn open(spec: &CastSpec, waker: &Waker) -> Result<Self, Error> {
+    pub(super) fn open(assignment: &Assignment, waker: &Waker) -> Result<Self, Error> {
+        let spec = &assignment.spec;
         let audio_only = spec.pushes.is_empty() && spec.recording.as_ref().is_some_and(|r| r.audio_only);
         let keyframe_interval = spec.recording.as_ref().map(spec::Recording::keyframe_interval);
         let keyframe_interval = keyframe_interval.unwrap_or(spec::KEYFRAME_INTERVAL);
@@ -74,12 +77,12 @@ impl Prepared {
         let tracks = Tracks { video: (!audio_only).then_some(picture), audio: audio.parameters() };
         let lead = if audio_only { Track::Audio } else { Track::Video };
         let (packets, fan_out) = FanOut::spawn(lead).map_err(|e| encode::Error::Thread("fan-out", e))?;
-        let recording = match &spec.recording {
+        let recording = match assignment.spool_config() {
             None => None,
-            Some(spec) => {
-                let video_track = tracks.video.clone().filter(|_| !spec.audio_only);
+            Some(spool) => {
+                let video_track = tracks.video.clone().filter(|_| !spool.recording.audio_only);
                 let own = Tracks { video: video_track, audio: audio.parameters() };
-                Some(Recording::start(spec, own, &mut video, &fan_out, waker)?)
+                Some(Recording::start(&spool, own, &mut video, &fan_out, waker)?)
             }
         };
         let begins_at = recording.as_ref().map_or(MediaTime::ZERO, Recording::begins_at);
@@ -185,6 +188,7 @@ impl Prepared {
             pushes,
             recording,
             room,
+            closed_room: None,
             room_encoders,
             one_encoder_since: Cell::new(None),
         })
@@ -260,6 +264,8 @@ pub(super) struct Pipeline {
     pushes: ActivePushes,
     recording: Option<Recording>,
     room: Option<Room>,
+    /// What a room left that was closed before the end.
+    closed_room: Option<Result<(RoomStatus, Vec<RoomStatus>), Error>>,
     room_encoders: Vec<room::EncoderThread>,
     /// Since when only one encoder has been running.
     one_encoder_since: Cell<Option<HostTime>>,
@@ -320,6 +326,18 @@ impl Pipeline {
         self.pushes.apply_change(change)
     }
 
+    /// Stops publishing and storing for good: pushes and room are closed, and what is recorded stays in the
+    /// spool.
+    pub(super) fn isolate(&mut self) {
+        self.pushes.stop_all();
+        if let Some(recording) = &self.recording {
+            recording.stop_upload();
+        }
+        if let Some(room) = self.room.take() {
+            self.closed_room = Some(room.finish());
+        }
+    }
+
     /// Returns the events of the pushes since the last call.
     pub(super) fn push_events(&self) -> impl Iterator<Item = PushEvent> + '_ {
         self.pushes.events()
@@ -338,6 +356,11 @@ impl Pipeline {
     /// Returns the status of the recording's upload.
     pub(super) fn upload_status(&self) -> Option<UploadStatus> {
         self.recording.as_ref().map(Recording::status)
+    }
+
+    /// Takes the rows of the recording's ledger that have changed.
+    pub(super) fn take_ledger_rows(&self) -> Vec<LedgerRow> {
+        self.recording.as_ref().map(Recording::take_ledger_rows).unwrap_or_default()
     }
 
     /// Ends the outputs one tick after the encoder's current one.
@@ -367,7 +390,7 @@ impl Pipeline {
         if let Some(error) = self.room.as_ref().filter(|_| room_only).and_then(Room::failure) {
             failed.get_or_insert(error);
         }
-        let room = match self.room.map(Room::finish).transpose() {
+        let room = match self.closed_room.or_else(|| self.room.map(Room::finish)).transpose() {
             Ok(room) => room,
             Err(error) => {
                 failed.get_or_insert(error);

@@ -116,7 +116,15 @@ impl ActivePushes {
                 self.ids.retain(|(known, _)| *known != url);
                 None
             }
-            Change::Snapshot(_) => None,
+            Change::Snapshot(_) | Change::PublishUntil(_) => None,
+        }
+    }
+
+    /// Stops all pushes for good.
+    pub(super) fn stop_all(&mut self) {
+        for (_, id) in self.ids.drain(..) {
+            // One that has ended by itself is gone already.
+            let _removed = self.pushes.remove(id);
         }
     }
 
@@ -149,7 +157,7 @@ pub(crate) fn apply_change(pushes: &mut Vec<Push>, change: Change) -> Option<Pus
             pushes.retain(|push| push.url != url);
             None
         }
-        Change::Snapshot(_) => None,
+        Change::Snapshot(_) | Change::PublishUntil(_) => None,
     }
 }
 

@@ -6,12 +6,13 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 
 use pagecast_core::MediaTime;
-use pagecast_core::spec::{self, Storage, StorageKeys};
+use pagecast_core::ledger::LedgerRow;
+use pagecast_core::spec::{Storage, StorageKeys};
 use pagecast_core::wake::{SharedWaker, ThreadEnd};
 use pagecast_media::encode::{Tracks, video};
 use pagecast_media::fanout::{FanOut, QueueLimit};
 use pagecast_media::record::upload::{self, Config, State, Status, UploadReport, UploadTask};
-use pagecast_media::record::{self, Recorder, RunSummary, Spool};
+use pagecast_media::record::{self, Recorder, RunSummary, Spool, SpoolConfig};
 use pagecast_media::thumbnail::ThumbnailCapture;
 
 use super::Error;
@@ -36,14 +37,14 @@ impl Recording {
     /// Starts the recording: nothing is written before the first packet. `waker` is woken when the recorder
     /// ends or the state of the upload changes.
     pub(super) fn start(
-        spec: &spec::Recording,
+        config: &SpoolConfig,
         tracks: Tracks,
         video: &mut video::Encoder,
         fan_out: &FanOut,
         waker: &Waker,
     ) -> Result<Self, Error> {
-        let spool = Spool::create(spec)?;
-        let resumed = spec.resume;
+        let spool = Spool::create(config)?;
+        let resumed = config.recording.resume;
         Self::begin(Arc::clone(&spool), tracks, video, fan_out, waker).inspect_err(|_| {
             // The spool is still empty.
             if !resumed {
@@ -109,6 +110,16 @@ impl Recording {
         self.upload.status()
     }
 
+    /// Takes the rows of the ledger that have changed.
+    pub(super) fn take_ledger_rows(&self) -> Vec<LedgerRow> {
+        self.upload.take_ledger_rows()
+    }
+
+    /// Stops the upload; what is not uploaded, and what is recorded from now on, stays in the spool.
+    pub(super) fn stop_upload(&self) {
+        self.upload.cancel();
+    }
+
     /// Waits until the last packet is written. Returns the upload, and what was recorded or why it failed.
     pub(super) fn finish(self) -> (PendingUpload, Result<RunSummary, Error>) {
         let recorded = match self.recorder.join() {
@@ -134,10 +145,15 @@ impl Recording {
 pub(super) struct PendingUpload(UploadTask);
 
 impl PendingUpload {
-    /// Starts the upload of what an earlier process left in the cast's spool.
-    pub(super) fn recover(spec: &spec::Recording) -> Result<Self, Error> {
-        let spool = Spool::create(&spec::Recording { resume: true, ..spec.clone() })?;
-        Ok(Self(upload::recover(spool, Config::default())?))
+    /// Starts the upload of what earlier processes left in the cast's spool, or in its ledger.
+    pub(super) fn recover(mut config: SpoolConfig) -> Result<Self, Error> {
+        config.recording.resume = true;
+        Ok(Self(upload::recover(Spool::create(&config)?, Config::default())?))
+    }
+
+    /// Starts the upload of what is left in the spool of a recording that is over or went on elsewhere.
+    pub(super) fn open_left(config: &SpoolConfig) -> Result<Self, Error> {
+        Ok(Self(upload::recover(Spool::open_left(config)?, Config::default())?))
     }
 
     /// Starts the upload of a spool that no process is using.
@@ -162,7 +178,12 @@ impl PendingUpload {
         self.0.status()
     }
 
-    /// Sets who is woken when the state of the upload has changed, or it has ended.
+    /// Takes the rows of the ledger that have changed.
+    pub(super) fn take_ledger_rows(&self) -> Vec<LedgerRow> {
+        self.0.take_ledger_rows()
+    }
+
+    /// Sets who is woken when the state of the upload or the ledger has changed, or it has ended.
     pub(super) fn set_waker(&self, waker: Waker) {
         self.0.set_waker(waker);
     }

@@ -7,12 +7,16 @@ use std::time::Instant;
 use pagecast_core::cast::{EndReason, Event, HealthFault, LoadError, Warning};
 use pagecast_core::connection;
 use pagecast_fleet::{Cast, CastStats, EventKind, RoomStats, StoredFile, UnixMs};
+use pagecast_media::record::upload::SPOOL_ELSEWHERE;
 
-use crate::cast::{CastEvent, Progress, PushEvent, RoomStatus, UploadReport, UploadState};
+use crate::cast::{CastEvent, Progress, PushEvent, RecordedFile, RoomStatus, UploadReport, UploadState};
 use crate::process::{FailureInfo, Outcome};
 
 /// Weight of the newest value in the averages of CPU and frame rate: about the last three seconds count.
 const SMOOTHING_FACTOR: f64 = 0.3;
+
+/// What comes before the names of the nodes that have what is missing, in the error of a stored event.
+const BUT_ON: &str = ", but on ";
 
 /// Maps the events of one cast.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub(super) struct EventMapper {
     room: Option<connection::State>,
     stats: CastStats,
     last_progress: Option<(Instant, Progress)>,
+    /// Other nodes that recorded the cast, in words.
+    earlier_nodes: String,
     pushes: BTreeMap<u32, connection::State>,
     warnings: BTreeSet<Warning>,
 }
@@ -45,9 +51,18 @@ impl EventMapper {
             room: None,
             stats: CastStats::default(),
             last_progress: None,
+            earlier_nodes: String::new(),
             pushes: BTreeMap::new(),
             warnings: BTreeSet::new(),
         }
+    }
+
+    /// Sets the other nodes that recorded the cast before this one.
+    pub(super) fn with_earlier_nodes(mut self, nodes: &[&str]) -> Self {
+        if !nodes.is_empty() {
+            self.earlier_nodes = format!("{BUT_ON}{}", nodes.join(", "));
+        }
+        self
     }
 
     /// Returns whether the fleet knows that the cast has ended.
@@ -96,7 +111,10 @@ impl EventMapper {
                 let first = self.warnings.insert(warning);
                 first.then_some(EventKind::Warning { warning })
             }
-            CastEvent::Snapshot(..) | CastEvent::LoadRetry(_) => None,
+            CastEvent::Snapshot(..)
+            | CastEvent::LoadRetry(_)
+            | CastEvent::Ledger(_)
+            | CastEvent::Isolated { .. } => None,
         }
     }
 
@@ -163,28 +181,77 @@ impl EventMapper {
             let incomplete = upload.spool.is_some();
             !(std::mem::replace(&mut self.incomplete, incomplete) && incomplete)
         });
-        end.into_iter().chain(changed.map(|upload| stored_event(upload, failure))).collect()
+        let stored = changed.map(|upload| stored_event(upload, &self.earlier_nodes, failure));
+        end.into_iter().chain(stored).collect()
     }
 }
 
 /// Returns the event for the result of an upload.
-fn stored_event(upload: &UploadReport, failure: Option<&FailureInfo>) -> EventKind {
-    let complete = upload.spool.is_none();
-    let file = |item: &crate::cast::RecordedFile| StoredFile {
+fn stored_event(upload: &UploadReport, earlier_nodes: &str, failure: Option<&FailureInfo>) -> EventKind {
+    let complete = upload.spool.is_none() && upload.missing.is_none();
+    let missing = upload.missing.as_ref().map(|missing| format!("{missing}{earlier_nodes}"));
+    let problem = upload.status.problem.clone().or(missing);
+    let problem = problem.or_else(|| failure.map(|failure| failure.message.clone()));
+    EventKind::Stored {
+        files: upload.files.iter().map(stored_file).collect(),
+        complete,
+        backup: upload.status.backup,
+        error: problem.filter(|_| !complete),
+    }
+}
+
+fn stored_file(item: &RecordedFile) -> StoredFile {
+    StoredFile {
         name: item.name.clone(),
         bytes: item.bytes,
         begin_ms: item.start_unix_ms,
         end_ms: item.end_unix_ms,
         media_id: item.file_id.clone(),
         url: item.url.clone(),
-    };
-    let problem = upload.status.problem.clone().or_else(|| failure.map(|failure| failure.message.clone()));
-    EventKind::Stored {
-        files: upload.files.iter().map(file).collect(),
-        complete,
-        backup: upload.status.backup,
-        error: problem.filter(|_| !complete),
     }
+}
+
+/// Returns the event for what a node has stored of a recording after its cast was closed. `before` is the
+/// last stored event; `has_later_owner`: another node had gone on with the recording.
+pub(super) fn stored_later_event(
+    before: Option<&EventKind>,
+    upload: &UploadReport,
+    node: &str,
+    has_later_owner: bool,
+) -> EventKind {
+    let own: Vec<StoredFile> = upload.files.iter().map(stored_file).collect();
+    let alone = (Vec::new(), !has_later_owner && upload.missing.is_none(), upload.missing.clone());
+    let (mut files, mut complete, mut error) = alone;
+    let mut backup = upload.status.backup;
+    if let Some(EventKind::Stored { files: known, complete: was_complete, backup: on_backup, error: why }) =
+        before
+    {
+        files.clone_from(known);
+        if has_later_owner {
+            (complete, error, backup) = (*was_complete, why.clone(), *on_backup);
+        }
+    }
+    files.retain(|known| own.iter().all(|file| file.name != known.name));
+    files.extend(own);
+    files.sort_by_key(|file| file.begin_ms);
+    if let Some(known) = error.take_if(|_| has_later_owner) {
+        error = still_missing(&known, &files, node);
+        complete = error.is_none();
+    }
+    EventKind::Stored { files, complete, backup, error }
+}
+
+/// Returns what of an error of a stored event is still true after this node has stored what it had.
+fn still_missing(error: &str, files: &[StoredFile], node: &str) -> Option<String> {
+    if let Some((what, nodes)) = error.rsplit_once(BUT_ON) {
+        let others: Vec<&str> = nodes.split(", ").filter(|other| *other != node).collect();
+        return (!others.is_empty()).then(|| format!("{what}{BUT_ON}{}", others.join(", ")));
+    }
+    // No other node has a part. Files that are named may have been in several spools of this one.
+    let mut named = error.split_whitespace().filter(|word| word.ends_with(".mp4"));
+    let is_stored = |name: &str| files.iter().any(|file| file.name == name);
+    let is_resolved = error.ends_with(SPOOL_ELSEWHERE) && named.all(is_stored);
+    (!is_resolved).then(|| error.to_owned())
 }
 
 #[cfg(test)]
@@ -303,6 +370,64 @@ mod tests {
             mapper.map_outcome(&outcome(None, None))[..],
             [EventKind::Stored { complete: true, .. }]
         ));
+    }
+
+    #[test]
+    fn what_is_on_another_node_is_not_complete() {
+        let mut mapper = EventMapper::new(&cast(true, true)).with_earlier_nodes(&["node-a"]);
+        let missing = Some("rec_0.mp4 cannot be stored: the spool is not on this machine".to_owned());
+        let upload = UploadReport { missing, ..UploadReport::default() };
+        let report = Report { recording: Some(upload), ..Report::default() };
+        let events = mapper.map_outcome(&Outcome { report: Some(report), failure: None });
+        let [EventKind::Stored { complete: false, error: Some(error), .. }] = &events[..] else {
+            panic!("{events:?}")
+        };
+        assert!(error.ends_with("not on this machine, but on node-a"), "{error}");
+    }
+
+    #[test]
+    fn what_a_node_stores_later_completes_the_recording() {
+        let upload = |name: &str, start_unix_ms| UploadReport {
+            files: vec![RecordedFile {
+                name: name.into(),
+                bytes: 1,
+                start_unix_ms,
+                end_unix_ms: start_unix_ms + 1,
+                file_id: None,
+                url: None,
+            }],
+            ..UploadReport::default()
+        };
+        let missing = UploadReport { missing: Some("rec_0.mp4".into()), ..upload("rec_2.mp4", 20) };
+        let first = stored_event(&missing, ", but on node-a, node-b", None);
+        let then = |before: &EventKind, name, start, node| {
+            stored_later_event(Some(before), &upload(name, start), node, true)
+        };
+        let names = |event: &EventKind| match event {
+            EventKind::Stored { files, complete, error, .. } => (
+                files.iter().map(|file| file.name.clone()).collect::<Vec<_>>().join(" "),
+                *complete,
+                error.clone(),
+            ),
+            other => panic!("{other:?}"),
+        };
+        let second = then(&first, "rec_0.mp4", 0, "node-a");
+        let error = Some("rec_0.mp4, but on node-b".to_owned());
+        assert_eq!(names(&second), ("rec_0.mp4 rec_2.mp4".into(), false, error));
+        let third = then(&second, "rec_1.mp4", 10, "node-b");
+        assert_eq!(names(&third), ("rec_0.mp4 rec_1.mp4 rec_2.mp4".into(), true, None));
+        assert_eq!(names(&then(&third, "rec_1.mp4", 10, "node-c")), names(&third));
+        let first = stored_event(&missing, ", but on node-a", None);
+        assert_eq!(
+            names(&then(&first, "rec_0.mp4", 0, "node-a")),
+            ("rec_0.mp4 rec_2.mp4".into(), true, None)
+        );
+        let missing = format!("rec_0.mp4 to rec_1.mp4 cannot be stored: {SPOOL_ELSEWHERE}");
+        let missing = UploadReport { missing: Some(missing), ..upload("rec_2.mp4", 20) };
+        let second = then(&stored_event(&missing, "", None), "rec_0.mp4", 0, "node-a");
+        assert!(!names(&second).1 && names(&then(&second, "rec_1.mp4", 10, "node-a")).1);
+        let own = stored_later_event(None, &upload("rec_0.mp4", 0), "node-a", false);
+        assert_eq!(names(&own), ("rec_0.mp4".into(), true, None));
     }
 
     #[test]

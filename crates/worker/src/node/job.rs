@@ -9,20 +9,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pagecast_core::cast::EndReason;
-use pagecast_core::spec::{MAX_TIME_RANGE, Push};
+use pagecast_core::ledger::{FIRST_EPOCH, LedgerRow};
+use pagecast_core::spec::{MAX_TIME_RANGE, Push, Storage};
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_fleet::{
-    Cast, CastId, CastStats, Claim, Command, Error, EventKind, Fleet, MAX_SNAPSHOT_BYTES, Ticket,
+    Cast, CastStats, Claim, Command, Error, EventKind, Fleet, MAX_SNAPSHOT_BYTES, RunningCastGuard, Ticket,
 };
+use pagecast_media::record::FleetStore;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::Config;
 use super::admission::{RunningCast, relative_pixel_rate};
+use super::data_folder::DataFolder;
 use super::event_mapper::EventMapper;
+use super::fleet_store;
 use super::load::unix_ms;
 use super::span::CastSpan;
-use crate::cast::{CastEvent, Change, StopToken, change_pushes};
+use crate::cast::{Assignment, CastEvent, Change, StopToken, change_pushes};
 use crate::process::{self, ChangeSender, FailureInfo, Outcome, Pool, Process};
 
 /// Updates queued for the fleet: more than a cast has events in hours. When full, because the fleet's storage
@@ -41,6 +45,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// An update for the fleet.
 enum FleetUpdate {
     Event(EventKind),
+    Ledger(Vec<LedgerRow>),
     Stats(Box<CastStats>),
     Snapshot(Bytes),
     /// The last update: the last event, the report, and the receipt, whose file is not needed afterwards.
@@ -48,6 +53,8 @@ enum FleetUpdate {
         last: Option<EventKind>,
         report: Option<Value>,
         receipt: Option<PathBuf>,
+        /// Copies in the fleet's store, if they are not needed afterwards either.
+        copies: Option<Box<FleetStore>>,
     },
 }
 
@@ -58,11 +65,10 @@ pub(super) struct Job {
     spec: CastSpec,
     stop: StopToken,
     changes: Arc<Mutex<Option<ChangeSender>>>,
-    scratch: PathBuf,
+    /// When the lease ends, in a fleet of several nodes.
+    lease_end: Arc<Mutex<Option<HostTime>>>,
+    snapshot: PathBuf,
     began: Instant,
-    renewed_at: Instant,
-    /// When the next renewal of the lease is due.
-    renew_at: Instant,
     usage: Arc<CastUsage>,
     stop_requested: bool,
     thread: JoinHandle<()>,
@@ -76,56 +82,63 @@ struct CastUsage {
     memory_bytes: AtomicU64,
     /// The page has ended; only the upload is left.
     page_closed: AtomicBool,
+    /// The cast has stopped publishing and storing at the end of its lease.
+    is_isolated: AtomicBool,
 }
 
 impl Job {
-    /// Starts or resumes a cast from the state it is in.
+    /// Starts or resumes a cast from the state it is in. `earlier` is the ledger of what its earlier owners
+    /// recorded.
     pub(super) fn start(
         config: &Config,
         fleet: &Arc<dyn Fleet>,
         pool: Option<Arc<Pool>>,
         claim: Claim,
+        earlier: Vec<LedgerRow>,
     ) -> std::io::Result<Self> {
         let Claim { ticket, cast } = claim;
         let (spec, stop) = (cast.spec.clone(), StopToken::default());
+        let data = DataFolder::new(config.data.clone());
         let (updates, queue) = mpsc::channel(MAX_QUEUED_REPORTS);
         let reporter = tokio::spawn(send_updates(Arc::clone(fleet), ticket.clone(), queue, stop.clone()));
         let changes = Arc::new(Mutex::new(None));
         let usage = Arc::new(CastUsage::default());
+        let lease_end = fleet.is_shared().then(|| process::now() + config.lease);
+        let lease_end = Arc::new(Mutex::new(lease_end));
         let runner = Runner {
+            _running: config.running.add(&ticket),
             span: CastSpan::start(&cast),
+            assignment: Assignment {
+                store: config.store.clone().map(|store| fleet_store::of_cast(store, &ticket.cast)),
+                ..assignment(&data, &cast, earlier)
+            },
             cast,
             stop: stop.clone(),
             changes: Arc::clone(&changes),
+            lease_end: Arc::clone(&lease_end),
             usage: Arc::clone(&usage),
             program: config.program.clone(),
             pool,
             updates,
         };
         // The last digits differ between casts of the same moment.
-        let id = ticket.cast.as_str();
-        let name = format!("cast-{}", &id[id.len() - 8..]);
+        let id = &ticket.cast;
+        let name = format!("cast-{}", &id.as_str()[id.as_str().len() - 8..]);
         let thread = std::thread::Builder::new().name(name).spawn(move || runner.run())?;
-        let now = Instant::now();
-        let renew_at = now + config.lease / 3;
+        let snapshot = data.snapshot(id);
         Ok(Self {
             ticket,
             spec,
             stop,
             changes,
-            scratch: config.scratch.clone(),
-            began: now,
-            renewed_at: now,
-            renew_at,
+            lease_end,
+            snapshot,
+            began: Instant::now(),
             usage,
             stop_requested: false,
             thread,
             reporter,
         })
-    }
-
-    pub(super) fn id(&self) -> &CastId {
-        &self.ticket.cast
     }
 
     /// Returns what the cast uses, for the admission.
@@ -145,28 +158,39 @@ impl Job {
         self.thread.is_finished() && self.reporter.is_finished()
     }
 
-    /// Returns the time since the last renewal of the lease.
-    pub(super) fn time_since_renewal(&self) -> Duration {
-        self.renewed_at.elapsed()
+    /// The ticket of the cast.
+    pub(super) fn ticket(&self) -> &Ticket {
+        &self.ticket
     }
 
-    /// Renews the lease, if that is due.
-    pub(super) async fn renew(&mut self, fleet: &dyn Fleet, lease: Duration) -> Result<(), Error> {
-        if Instant::now() < self.renew_at || self.reporter.is_finished() {
-            return Ok(());
+    /// Returns whether the lease is to be renewed: the cast was not abandoned, and the fleet has not all of
+    /// its reports.
+    pub(super) fn needs_lease(&self) -> bool {
+        !self.stop.is_abandoned() && !self.reporter.is_finished()
+    }
+
+    /// Allows the cast to publish and to store until this time, at which its lease ends. A cast that stopped
+    /// doing so is restarted.
+    pub(super) fn publish_until(&self, until: Instant) {
+        let until = process::now() + until.saturating_duration_since(Instant::now());
+        *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        if self.usage.is_isolated.swap(false, Ordering::AcqRel) {
+            tracing::info!(cast = %self.ticket.cast, "lease renewed, cast restarted to publish again");
+            self.stop.request_restart();
         }
-        fleet.renew(&self.ticket, lease).await?;
-        self.renewed_at = Instant::now();
-        self.renew_at = self.renewed_at + lease / 3;
-        Ok(())
+        // If the queue is full, the next renewal follows in time.
+        let _queue_full = self.send_change(Change::PublishUntil(until));
     }
 
     /// Carries out the fleet's commands for this cast.
-    pub(super) async fn run_commands(&mut self, fleet: &dyn Fleet) -> Result<(), Error> {
+    pub(super) async fn run_commands(
+        &mut self,
+        fleet: &dyn Fleet,
+        commands: Vec<(u64, Command)>,
+    ) -> Result<(), Error> {
         if self.thread.is_finished() || self.stop.is_abandoned() {
             return Ok(());
         }
-        let commands = fleet.commands(&self.ticket).await?;
         let mut done = None;
         // A command that cannot be carried out yet holds back those behind it, to keep their order.
         for (number, command) in commands {
@@ -176,9 +200,8 @@ impl Job {
             match command {
                 Command::Stop => self.request_stop(),
                 Command::Snapshot => {
-                    let path = self.scratch.join(format!("{}.jpg", self.id()));
                     // A client that waits for a snapshot asks again.
-                    let _queue_full = self.send_change(Change::Snapshot(path));
+                    let _queue_full = self.send_change(Change::Snapshot(self.snapshot.clone()));
                 }
                 Command::AddPush(push) => {
                     if !self.change_pushes(fleet, Change::AddPush(push)).await? {
@@ -231,6 +254,11 @@ impl Job {
         changes.as_ref().is_some_and(|changes| changes.send(change))
     }
 
+    /// Returns whether the page has ended and only the upload is left.
+    pub(super) fn is_uploading(&self) -> bool {
+        self.usage.page_closed.load(Ordering::Acquire)
+    }
+
     /// Requests that the process be killed and the cast left to the next owner.
     pub(super) fn abandon(&self) {
         self.stop.abandon();
@@ -238,24 +266,49 @@ impl Job {
 
     /// Waits for the end and releases the ticket for the next owner. Call when the job is finished or
     /// abandoned.
-    pub(super) async fn join_and_release(self, fleet: &dyn Fleet) {
+    pub(super) async fn join_and_release(self, fleet: Arc<dyn Fleet>) {
         let thread = self.thread;
         if !matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(()))) {
             tracing::error!(cast = %self.ticket.cast, "cast thread panicked");
         }
         // The queued updates are reported first.
         let _reported = self.reporter.await;
-        release_ticket(fleet, &self.ticket).await;
+        release_ticket(fleet.as_ref(), &self.ticket).await;
     }
 }
 
-/// Releases a cast for the next owner; does nothing if it is closed or owned by another worker.
-pub(super) async fn release_ticket(fleet: &dyn Fleet, ticket: &Ticket) {
-    match fleet.release(ticket).await {
-        Ok(()) | Err(Error::Fenced(_) | Error::CastNotFound(_)) => {}
-        Err(error) => {
-            tracing::warn!(cast = %ticket.cast, error = crate::chain(&error), "cannot release ticket");
+/// Returns what this machine has to do for a claimed cast. Its pages' running time, and its recording, go on
+/// where earlier owners left them.
+pub(super) fn assignment(data: &DataFolder, cast: &Cast, earlier: Vec<LedgerRow>) -> Assignment {
+    let mut spec = cast.spec.clone();
+    if let Some(recording) = &mut spec.recording {
+        recording.resume = cast.epoch > FIRST_EPOCH;
+        for storage in [Some(&mut recording.to), recording.backup.as_mut()].into_iter().flatten() {
+            if let Storage::Folder(path) = storage {
+                *path = data.resolve(path);
+            }
         }
+    }
+    // The running time of a page that was never shown has not started.
+    spec.resumed = cast.epoch > FIRST_EPOCH && cast.live_ms.is_some();
+    let epoch = cast.epoch;
+    Assignment { epoch, earlier, ..Assignment::new(spec, data.cast_paths(&cast.id)) }
+}
+
+/// Releases a cast for the next owner, however long the fleet's storage fails; does nothing if it is closed
+/// or owned by another worker.
+pub(super) async fn release_ticket(fleet: &dyn Fleet, ticket: &Ticket) {
+    let mut pause = MIN_RETRY_DELAY;
+    loop {
+        match fleet.release(ticket).await {
+            Ok(()) | Err(Error::Fenced(_) | Error::CastNotFound(_)) => return,
+            Err(error) => {
+                let error = crate::chain(&error);
+                tracing::warn!(cast = %ticket.cast, error, "cannot release ticket, retrying");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_RETRY_DELAY);
     }
 }
 
@@ -274,6 +327,7 @@ async fn send_updates(
                 FleetUpdate::Close { last, report, .. } => {
                     fleet.close(&ticket, last.clone(), report.clone()).await
                 }
+                FleetUpdate::Ledger(rows) => fleet.put_ledger(&ticket, rows.clone()).await,
                 FleetUpdate::Stats(stats) => {
                     fleet.put_stats(&ticket, (**stats).clone()).await;
                     Ok(())
@@ -299,19 +353,26 @@ async fn send_updates(
                 }
             }
         }
-        if let FleetUpdate::Close { receipt: Some(receipt), .. } = report {
+        if let FleetUpdate::Close { receipt, copies, .. } = report {
             // There is no receipt if nothing was uploaded.
-            let _missing = std::fs::remove_file(receipt);
+            let _missing = receipt.map(std::fs::remove_file);
+            if let Some(copies) = copies {
+                fleet_store::clear(&copies).await;
+            }
         }
     }
 }
 
 /// What the thread of a cast works with.
 struct Runner {
+    /// Says to other nodes that the cast runs here, until its thread ends.
+    _running: RunningCastGuard,
     cast: Cast,
+    assignment: Assignment,
     span: CastSpan,
     stop: StopToken,
     changes: Arc<Mutex<Option<ChangeSender>>>,
+    lease_end: Arc<Mutex<Option<HostTime>>>,
     usage: Arc<CastUsage>,
     program: PathBuf,
     pool: Option<Arc<Pool>>,
@@ -320,19 +381,23 @@ struct Runner {
 
 impl Runner {
     fn run(self) {
-        let mut mapper = EventMapper::new(&self.cast);
-        let resumed = self.cast.epoch > 1;
-        if resumed {
+        let own = self.cast.worker.as_ref().map(|worker| worker.0.as_str());
+        let mut nodes: Vec<_> = self.assignment.earlier.iter().filter_map(recording_node).collect();
+        nodes.dedup();
+        nodes.retain(|node| Some(*node) != own);
+        let mut mapper = EventMapper::new(&self.cast).with_earlier_nodes(&nodes);
+        if self.cast.epoch > FIRST_EPOCH {
             self.end_if_decided(&mut mapper);
         }
         let mut outcome = if mapper.has_ended() {
             self.usage.page_closed.store(true, Ordering::Release);
             self.finish(&mut mapper)
         } else {
-            self.run_process(&mut mapper, resumed)
+            self.run_process(&mut mapper)
         };
         self.usage.page_closed.store(true, Ordering::Release);
         let deadline = Instant::now() + self.upload_timeout();
+        let mut retried = false;
         loop {
             if self.stop.is_abandoned() {
                 return;
@@ -346,9 +411,12 @@ impl Runner {
                 return self.close(&outcome, last);
             }
             events.into_iter().for_each(|event| self.send_update(FleetUpdate::Event(event)));
-            if !self.wait_before_retry(deadline) {
+            // A process that reported nothing of its recording left it to the next one.
+            let is_known = outcome.report.as_ref().is_some_and(|report| report.recording.is_some());
+            if (is_known || retried) && !self.wait_before_retry(deadline) {
                 return self.close(&outcome, None);
             }
+            retried = true;
             outcome = self.finish(&mut mapper);
         }
     }
@@ -358,17 +426,19 @@ impl Runner {
             return;
         }
         let report = outcome.report.as_ref().and_then(|report| serde_json::to_value(report).ok());
-        let receipt = self.cast.spec.recording.as_ref().and_then(|recording| recording.receipt.clone());
-        self.send_update(FleetUpdate::Close { last, report, receipt });
+        let receipt = self.assignment.paths.receipt.clone();
+        // What is not stored yet may still need them.
+        let is_stored = is_stored(outcome);
+        let copies = self.assignment.store.clone().filter(|_| is_stored).map(Box::new);
+        self.send_update(FleetUpdate::Close { last, report, receipt, copies });
     }
 
     /// Ends a resumed cast that needs no page any more: its stop was requested, its time is over, or its
     /// recording is uploaded.
     fn end_if_decided(&self, mapper: &mut EventMapper) {
-        let spec = &self.cast.spec;
-        let stored = spec.recording.as_ref().is_some_and(|recording| {
-            !recording.spool.exists() && recording.receipt.as_ref().is_some_and(|receipt| receipt.exists())
-        });
+        let paths = &self.assignment.paths;
+        let has_receipt = paths.receipt.as_ref().is_some_and(|receipt| receipt.exists());
+        let stored = self.cast.spec.recording.is_some() && !paths.spool.exists() && has_receipt;
         let reason = if self.cast.stop_requested {
             EndReason::Stopped
         } else if self.time_left().is_zero() {
@@ -398,45 +468,57 @@ impl Runner {
             None => Process::start_with_log(&self.program),
         };
         let process = process.map(Process::exiting_on_disconnect)?;
-        if let Some(evidence) = &self.cast.spec.evidence {
+        if let Some(evidence) = &self.assignment.paths.evidence {
             process.keep_log(self.cast.id.as_str(), evidence);
         }
         Ok(process)
     }
 
-    fn run_process(&self, mapper: &mut EventMapper, resumed: bool) -> Outcome {
-        let mut spec = self.cast.spec.clone();
-        if resumed {
-            // The running time of a page that was never shown has not started.
-            spec.resumed = self.cast.live_ms.is_some();
-            if spec.resumed {
-                spec.limits.max_time = self.time_left().max(*MAX_TIME_RANGE.start());
-            }
-            if let Some(recording) = &mut spec.recording {
-                recording.resume = true;
-            }
+    fn run_process(&self, mapper: &mut EventMapper) -> Outcome {
+        let mut assignment = self.assignment.clone();
+        if assignment.spec.resumed {
+            assignment.spec.limits.max_time = self.time_left().max(*MAX_TIME_RANGE.start());
         }
         let process = match self.start_process() {
             Ok(process) => process,
             Err(error) => return failed_outcome(&error),
         };
-        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.change_sender());
+        let changes = process.change_sender();
+        if let Some(until) = *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner) {
+            // The queue is empty.
+            let _sent = changes.send(Change::PublishUntil(until));
+        }
+        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = Some(changes);
         let started: HostTime = process::now();
-        process.run(&spec, started, &self.stop, |event| self.handle_event(mapper, event))
+        process.run(&assignment, started, &self.stop, |event| self.handle_event(mapper, event))
     }
 
     fn finish(&self, mapper: &mut EventMapper) -> Outcome {
         match self.start_process() {
             Ok(process) => {
-                process.finish(&self.cast.spec, &self.stop, |event| self.handle_event(mapper, event))
+                process.finish(&self.assignment, &self.stop, |event| self.handle_event(mapper, event))
             }
             Err(error) => failed_outcome(&error),
         }
     }
 
     fn handle_event(&self, mapper: &mut EventMapper, cast_event: CastEvent) {
-        if let CastEvent::Snapshot(path, taken) = &cast_event {
-            self.send_snapshot(path, *taken);
+        match &cast_event {
+            CastEvent::Snapshot(path, taken) => self.send_snapshot(path, *taken),
+            CastEvent::Isolated { is_recording: true } => {
+                tracing::warn!(cast = %self.cast.id, "lease expired, cast only records to its spool");
+                self.usage.is_isolated.store(true, Ordering::Release);
+            }
+            CastEvent::Isolated { is_recording: false } => {
+                tracing::warn!(cast = %self.cast.id, "lease expired, cast left to the next owner");
+                self.stop.abandon();
+            }
+            CastEvent::Restarted => self.usage.is_isolated.store(false, Ordering::Release),
+            CastEvent::Ledger(rows) => {
+                let rows = rows.iter().map(|row| self.with_node(row.clone())).collect();
+                self.send_update(FleetUpdate::Ledger(rows));
+            }
+            _ => {}
         }
         let is_progress = matches!(cast_event, CastEvent::Progress(_) | CastEvent::Upload(_));
         if let Some(event) = mapper.map(cast_event) {
@@ -452,6 +534,19 @@ impl Runner {
             // The statistics of the next second replace these.
             let _queue_full = self.updates.try_send(FleetUpdate::Stats(Box::new(stats)));
         }
+    }
+
+    /// Adds the name of the node that recorded a run.
+    fn with_node(&self, row: LedgerRow) -> LedgerRow {
+        let key = row.key();
+        let LedgerRow::Run { run, init, init_segment, .. } = row else { return row };
+        let node = if run.epoch == self.cast.epoch {
+            self.cast.worker.as_ref().map(|worker| worker.0.clone())
+        } else {
+            let same = |earlier: &&LedgerRow| earlier.key() == key;
+            self.assignment.earlier.iter().find(same).and_then(recording_node).map(str::to_owned)
+        };
+        LedgerRow::Run { run, init, node, init_segment }
     }
 
     fn send_snapshot(&self, path: &Path, taken: bool) {
@@ -477,11 +572,10 @@ impl Runner {
         self.cast.spec.recording.as_ref().map_or(Duration::ZERO, |recording| recording.upload_timeout)
     }
 
-    /// Returns whether the spool still holds something to upload.
+    /// Returns whether something is left to upload, or what is uploaded is not known.
     fn has_pending_upload(&self, outcome: &Outcome) -> bool {
         let stored = outcome.report.as_ref().and_then(|report| report.recording.as_ref());
-        let spool = self.cast.spec.recording.as_ref().map(|recording| &recording.spool);
-        stored.is_none_or(|stored| stored.spool.is_some()) && spool.is_some_and(|spool| spool.exists())
+        stored.is_none_or(|stored| stored.spool.is_some()) && self.assignment.has_unfinished_recording()
     }
 
     /// Waits before the next attempt to upload; returns false if there is none.
@@ -498,6 +592,20 @@ impl Runner {
         }
         true
     }
+}
+
+/// Returns the node that recorded the run of this row.
+fn recording_node(row: &LedgerRow) -> Option<&str> {
+    match row {
+        LedgerRow::Run { node, .. } => node.as_deref(),
+        _ => None,
+    }
+}
+
+/// Returns whether nothing of the recording is left to store.
+fn is_stored(outcome: &Outcome) -> bool {
+    let recording = outcome.report.as_ref().and_then(|report| report.recording.as_ref());
+    recording.is_none_or(|recording| recording.spool.is_none())
 }
 
 fn failed_outcome(error: &process::Error) -> Outcome {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use pagecast_fleet::{UnixMs, WorkerStatus};
+use pagecast_fleet::{NodeInfo, UnixMs, WorkerStatus};
 
 /// Measures the load between two calls.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ pub(super) struct Meter {
 
 impl Meter {
     /// Measures the machine; CPU use is the average since the last call.
-    pub(super) fn measure(&mut self, casts: usize, draining: bool) -> WorkerStatus {
+    pub(super) fn measure(&mut self, casts: usize, draining: bool, node: NodeInfo) -> WorkerStatus {
         let busy = busy_seconds(&fs::read_to_string("/proc/stat").unwrap_or_default());
         let now = Instant::now();
         let cores_used = match self.last.replace((busy, now)) {
@@ -38,7 +38,11 @@ impl Meter {
             memory_bytes,
             memory_free_bytes,
             casts,
+            viewers: 0,
             draining,
+            renewal_age_ms: None,
+            heartbeat_age_ms: 0,
+            node,
         }
     }
 }
@@ -89,12 +93,12 @@ mod tests {
     #[test]
     fn the_load_of_this_machine_is_measured() {
         let mut meter = Meter::default();
-        let first = meter.measure(0, false);
+        let first = meter.measure(0, false, NodeInfo::default());
         let begin = Instant::now();
         while begin.elapsed().as_millis() < 200 {
             std::hint::black_box(fs::read_to_string("/proc/stat").unwrap());
         }
-        let load = meter.measure(3, true);
+        let load = meter.measure(3, true, NodeInfo::default());
         assert!(first.cores >= 0.1 && load.cores_used > 0.3 && load.cores_used <= load.cores, "{load:?}");
         assert!(load.memory_free_bytes > 1 << 20 && load.memory_free_bytes <= load.memory_bytes, "{load:?}");
         assert_eq!((load.casts, load.draining), (3, true));

@@ -4,11 +4,11 @@ use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use pagecast_core::{CastSpec, HostTime};
+use pagecast_core::HostTime;
 use rustix::process::{Signal, kill_current_process_group};
 
 use super::{FailureInfo, HEARTBEAT_INTERVAL, Message, Outcome, ProcessCommand, STOP_TIMEOUT, next_line};
-use crate::cast::{self, CastEvent, ChangeSender, Failure, StopToken, WarmBrowser};
+use crate::cast::{self, Assignment, CastEvent, ChangeSender, Failure, StopToken, WarmBrowser};
 use crate::chain;
 
 /// Runs the cast that the supervisor sends on standard input, and reports on standard output. `stop` stops
@@ -35,10 +35,10 @@ pub fn run(stop: &StopToken) -> ExitCode {
     }
     let on_event = |event: CastEvent| send_message(&Message::Event(event));
     let result = match receive_assignment(&assignments) {
-        Some(Assignment::Run(spec, started, warm)) => {
-            cast::run(&spec, started, stop, warm.map(|warm| *warm), &changes, on_event)
+        Some(Work::Run(assignment, started, warm)) => {
+            cast::run(&assignment, started, stop, warm.map(|warm| *warm), &changes, on_event)
         }
-        Some(Assignment::Finish(spec)) => cast::finish(&spec, stop, on_event),
+        Some(Work::Finish(assignment)) => cast::finish(&assignment, stop, on_event),
         None => return ExitCode::FAILURE,
     };
     let outcome = match result {
@@ -54,13 +54,13 @@ pub fn run(stop: &StopToken) -> ExitCode {
 }
 
 /// What this process has to do.
-enum Assignment {
-    Run(Box<CastSpec>, HostTime, Option<Box<WarmBrowser>>),
-    Finish(Box<CastSpec>),
+enum Work {
+    Run(Box<Assignment>, HostTime, Option<Box<WarmBrowser>>),
+    Finish(Box<Assignment>),
 }
 
 /// Waits for the assignment, and starts a warm browser first if told to.
-fn receive_assignment(commands: &Receiver<ProcessCommand>) -> Option<Assignment> {
+fn receive_assignment(commands: &Receiver<ProcessCommand>) -> Option<Work> {
     let mut warm = None;
     loop {
         match commands.recv().ok()? {
@@ -74,10 +74,10 @@ fn receive_assignment(commands: &Receiver<ProcessCommand>) -> Option<Assignment>
                     return None;
                 }
             },
-            ProcessCommand::Run(spec, started) => {
-                return Some(Assignment::Run(spec, HostTime(started), warm));
+            ProcessCommand::Run(assignment, started) => {
+                return Some(Work::Run(assignment, HostTime(started), warm));
             }
-            ProcessCommand::Finish(spec) => return Some(Assignment::Finish(spec)),
+            ProcessCommand::Finish(assignment) => return Some(Work::Finish(assignment)),
             ProcessCommand::Stop | ProcessCommand::Change(_) | ProcessCommand::ExitOnDisconnect => {
                 return None;
             }

@@ -4,16 +4,17 @@
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
+use pagecast_core::HostTime;
 use pagecast_core::cast::{EndReason, Event};
 use pagecast_core::spec::MAX_TIME_RANGE;
-use pagecast_core::{CastSpec, HostTime};
 
 use super::{
     FailureInfo, HEARTBEAT_TIMEOUT, Message, Outcome, POLL_INTERVAL, Process, ProcessCommand, STOP_TIMEOUT,
     now,
 };
 use crate::cast::{
-    CastEvent, Change, FailureKind, Report, StopToken, TimelineEntry, change_pushes, end_reason_code,
+    Assignment, CastEvent, Change, FailureKind, Report, StopToken, TimelineEntry, change_pushes,
+    end_reason_code,
 };
 
 /// How long a process must be live before earlier deaths are forgotten: the cast has proved that it can run.
@@ -67,7 +68,7 @@ enum ProcessExit {
 
 /// Supervises one cast.
 pub(super) struct Supervisor<'a, T> {
-    spec: CastSpec,
+    assignment: Assignment,
     began: HostTime,
     stop: &'a StopToken,
     on_event: T,
@@ -90,9 +91,9 @@ pub(super) struct Supervisor<'a, T> {
 }
 
 impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
-    pub(super) fn new(spec: &CastSpec, began: HostTime, stop: &'a StopToken, on_event: T) -> Self {
+    pub(super) fn new(assignment: &Assignment, began: HostTime, stop: &'a StopToken, on_event: T) -> Self {
         Self {
-            spec: spec.clone(),
+            assignment: assignment.clone(),
             began,
             stop,
             on_event,
@@ -101,7 +102,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
             silence: SilenceTimer::default(),
             ended: false,
             live_since: None,
-            shown_at: spec.resumed.then_some(began),
+            shown_at: assignment.spec.resumed.then_some(began),
             recent_deaths: 0,
             restarts: 0,
             timeline: Vec::new(),
@@ -109,7 +110,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
     }
 
     pub(super) fn run(mut self, mut process: Process) -> Outcome {
-        process.send_command(&ProcessCommand::Run(Box::new(self.spec.clone()), self.began.0));
+        process.send_command(&ProcessCommand::Run(Box::new(self.assignment.clone()), self.began.0));
         loop {
             let status = match self.monitor(&mut process) {
                 // A new process that failed before it resumed the recording leaves that to a third one.
@@ -138,7 +139,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
     /// Receives the messages of a process until it reports its outcome or is gone.
     fn monitor(&mut self, process: &mut Process) -> ProcessExit {
         if let Some(group) = &process.cgroup {
-            group.set_limits(&self.spec.limits);
+            group.set_limits(&self.assignment.spec.limits);
         }
         self.silence = SilenceTimer::default();
         loop {
@@ -158,6 +159,9 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
             if self.stop.is_abandoned() {
                 process.kill_and_wait();
                 return ProcessExit::Abandoned;
+            }
+            if self.stop.take_restart_request() && !self.ended {
+                return ProcessExit::Lost(process.kill_and_wait());
             }
             if !self.should_continue(process) {
                 return ProcessExit::Lost(process.kill_and_wait());
@@ -195,7 +199,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
     /// Applies a change to the description, which a new process would start from.
     fn apply_change(&mut self, change: Change) {
         // A refusal is reported by the process.
-        let _refused = change_pushes(&mut self.spec.pushes, change);
+        let _refused = change_pushes(&mut self.assignment.spec.pushes, change);
     }
 
     /// Passes a stop request on. Returns false if the process must be killed: it does not stop, it hangs, or
@@ -237,7 +241,8 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
             return Some("main-loop-hang");
         }
         let since = self.stopping?.0.elapsed();
-        let upload_timeout = self.spec.recording.as_ref().map_or(Duration::ZERO, |r| r.upload_timeout);
+        let recording = self.assignment.spec.recording.as_ref();
+        let upload_timeout = recording.map_or(Duration::ZERO, |r| r.upload_timeout);
         let page_stays = !self.ended && (silence >= END_SILENCE_TIMEOUT || since >= END_TIMEOUT);
         (page_stays || since > STOP_TIMEOUT + upload_timeout).then_some("stop-timeout")
     }
@@ -246,12 +251,12 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
     /// resumed the cast was given at least the shortest time allowed, however little was left.
     fn is_out_of_time(&self) -> bool {
         let grace = if self.restarts == 0 { MAX_TIME_GRACE } else { Duration::ZERO };
-        self.running_time() >= self.spec.limits.max_time + grace
+        self.running_time() >= self.assignment.spec.limits.max_time + grace
     }
 
     /// Returns what is left of the maximum time.
     fn time_left(&self) -> Duration {
-        self.spec.limits.max_time.saturating_sub(self.running_time())
+        self.assignment.spec.limits.max_time.saturating_sub(self.running_time())
     }
 
     /// Returns how long the page has been shown, across all processes.
@@ -269,32 +274,39 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
         if self.stopping.is_none() && !self.ended && live_for.is_some() && self.time_left().is_zero() {
             self.forced_end = Some(EndReason::MaxTime);
         }
-        let may_restart =
-            live_for.is_some() && self.recent_deaths < self.spec.limits.attempts && self.forced_end.is_none();
+        let Assignment { spec, paths, .. } = &self.assignment;
+        // Without its spool, the recording can only go on under another epoch: names would be used again.
+        let may_resume = spec.recording.is_none() || paths.spool.exists();
+        let may_restart = live_for.is_some()
+            && self.recent_deaths < spec.limits.attempts
+            && self.forced_end.is_none()
+            && may_resume;
         if !may_restart || self.stopping.is_some() || self.ended || !process.restart() {
             return false;
         }
         tracing::warn!(restarts = self.restarts + 1, "cast process died, restarted");
         self.restarts += 1;
         (self.on_event)(CastEvent::Restarted);
-        let mut spec = self.spec.clone();
+        let mut assignment = self.assignment.clone();
+        let spec = &mut assignment.spec;
         if let Some(recording) = &mut spec.recording {
             recording.resume = true;
         }
         // Only a cast whose page was shown is restarted.
         spec.resumed = true;
         spec.limits.max_time = self.time_left().max(*MAX_TIME_RANGE.start());
-        process.send_command(&ProcessCommand::Run(Box::new(spec), self.began.0));
+        process.send_command(&ProcessCommand::Run(Box::new(assignment), self.began.0));
         true
     }
 
     /// Finishes and uploads what the cast left, in a new process.
     fn finish_in_new_process(mut self, mut process: Process, failure: Option<FailureInfo>) -> Outcome {
-        if self.spec.recording.as_ref().is_none_or(|r| !r.spool.exists()) || !process.restart() {
+        self.assignment.spec.resumed |= self.shown_at.is_some();
+        if !self.assignment.has_unfinished_recording() || !process.restart() {
             return Outcome { report: None, failure };
         }
         (self.stopping, self.ended) = (None, true);
-        process.send_command(&ProcessCommand::Finish(Box::new(self.spec.clone())));
+        process.send_command(&ProcessCommand::Finish(Box::new(self.assignment.clone())));
         let (report, failed) = match self.monitor(&mut process) {
             ProcessExit::Done(outcome) => (outcome.report, outcome.failure),
             ProcessExit::Lost(status) => (None, Some(upload_process_lost(&status))),
@@ -306,7 +318,7 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
     /// Finishes and uploads what an earlier process left, in this one.
     pub(super) fn finish(mut self, mut process: Process) -> Outcome {
         self.ended = true;
-        process.send_command(&ProcessCommand::Finish(Box::new(self.spec.clone())));
+        process.send_command(&ProcessCommand::Finish(Box::new(self.assignment.clone())));
         match self.monitor(&mut process) {
             ProcessExit::Done(outcome) => *outcome,
             ProcessExit::Abandoned => Outcome::default(),
@@ -339,9 +351,11 @@ fn upload_process_lost(status: &str) -> FailureInfo {
 
 #[cfg(test)]
 mod tests {
+    use pagecast_core::CastSpec;
     use pagecast_core::spec::{Source, SourceUrl};
 
     use super::*;
+    use crate::cast::CastPaths;
 
     #[test]
     fn silence_counts_only_while_the_supervisor_reads() {
@@ -363,7 +377,8 @@ mod tests {
     fn a_process_that_hangs_is_killed() {
         let spec = CastSpec::new(Source::new(SourceUrl::parse("http://a/").unwrap()));
         let stop = StopToken::default();
-        let mut supervisor = Supervisor::new(&spec, HostTime(0), &stop, |_| {});
+        let assignment = Assignment::new(spec, CastPaths::default());
+        let mut supervisor = Supervisor::new(&assignment, HostTime(0), &stop, |_| {});
         let secs = Duration::from_secs;
         let kills = |supervisor: &Supervisor<'_, _>, silence, idle| {
             supervisor.reason_to_kill(secs(silence), secs(idle)).is_some()

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pagecast_core::HostTime;
 use pagecast_core::backoff::exponential;
+use pagecast_core::ledger::LedgerRow;
 
 use super::State;
 use super::backoff::Backoff;
@@ -33,6 +34,24 @@ const SPOOL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct JobError {
     pub(super) class: ErrorClass,
     pub(super) message: String,
+    /// Whether a segment of an earlier owner could not be read, which says nothing about the storage.
+    is_fetch: bool,
+}
+
+impl JobError {
+    pub(super) fn new(class: ErrorClass, message: String) -> Self {
+        Self { class, message, is_fetch: false }
+    }
+
+    /// A failure to read a segment of an earlier owner.
+    pub(super) fn of_fetch(class: ErrorClass, message: String) -> Self {
+        Self { class, message, is_fetch: true }
+    }
+
+    /// Whether only this task failed, so that others can still be carried out.
+    fn is_of_task(&self) -> bool {
+        self.is_fetch || matches!(self.class, ErrorClass::Local | ErrorClass::Permanent)
+    }
 }
 
 /// An input of the [`Machine`].
@@ -52,6 +71,12 @@ pub(super) enum Input {
     Ended { job: Job, result: Result<Option<RecordedFile>, JobError> },
     /// An assembled file is not in the spool, so its upload cannot start.
     FileMissing(FileSegments),
+    /// Segments of earlier owners are not where they were stored.
+    SegmentsLost(Vec<u32>),
+    /// Nothing is left of what a task should store.
+    NothingLeft(Task),
+    /// The store of the fleet has confirmed a copy of a segment.
+    Copied(u32),
     /// The storage responded to a reachability check, or did not.
     Reachability { answered: bool, on_backup: bool },
     /// The switch to the backup is in the log.
@@ -111,6 +136,8 @@ enum Blocked {
 struct TaskRetry {
     task: Task,
     attempts: u32,
+    /// Whether it will fail until an operator acts.
+    needs_operator: bool,
     /// `None` while it is running again.
     retry_at: Option<HostTime>,
 }
@@ -168,6 +195,16 @@ impl Machine {
         &self.ledger
     }
 
+    /// Whether rows of the fleet's ledger have changed.
+    pub(super) fn has_changed_rows(&self) -> bool {
+        self.ledger.has_changed_rows()
+    }
+
+    /// Takes at most `max` changed rows of the fleet's ledger.
+    pub(super) fn take_changed_rows(&mut self, max: usize) -> Vec<LedgerRow> {
+        self.ledger.take_changed_rows(max)
+    }
+
     /// Whether everything is stored and the spool is removed.
     pub(super) fn is_finished(&self) -> bool {
         self.phase == Phase::Finished
@@ -186,7 +223,8 @@ impl Machine {
     /// The state to report.
     pub(super) fn state(&self, now: HostTime) -> State {
         // Everything that is left needs an operator.
-        let only_retries = !self.retries.is_empty() && self.ledger.pending() == self.retries.len();
+        let failed = self.retries.iter().filter(|retry| retry.needs_operator).count();
+        let only_retries = failed > 0 && self.ledger.pending() == failed;
         if self.blocked.is_some() || only_retries { State::Failed } else { self.backoff.state(now) }
     }
 
@@ -216,6 +254,18 @@ impl Machine {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.take_retry(Task::File(segments.index));
                 self.ledger.reassemble(segments);
+            }
+            Input::SegmentsLost(indexes) => self.ledger.mark_lost(&indexes),
+            Input::NothingLeft(task) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.take_retry(task);
+                self.ledger.drop_task(task);
+            }
+            Input::Copied(index) => {
+                if let Some(name) = self.ledger.mark_copied(index) {
+                    let entry = UploadEntry::Copied { name };
+                    self.log.push_back(Output::Log { entry, discard: Vec::new() });
+                }
             }
             Input::Reachability { answered, on_backup } if on_backup == self.on_backup => {
                 self.check_in_flight = false;
@@ -294,7 +344,7 @@ impl Machine {
 
     /// The playlist that has grown since it was stored, if one has.
     fn next_playlist(&mut self, now: HostTime) -> Option<Job> {
-        let listed = self.ledger.listed_segments().filter(|_| !self.playlists.in_flight)?;
+        let listed = self.ledger.growing_playlist_segments().filter(|_| !self.playlists.in_flight)?;
         if self.playlists.live_segments != listed {
             self.playlists.in_flight = true;
             return Some(Job::LivePlaylist(listed));
@@ -345,10 +395,10 @@ impl Machine {
         let file = match result {
             Ok(file) => file,
             // The file itself is the problem, so others can still be stored.
-            Err(error) if matches!(error.class, ErrorClass::Local | ErrorClass::Permanent) => {
-                let attempts = attempts + 1;
-                let pause = exponential(TASK_BACKOFF, MAX_TASK_BACKOFF, attempts);
-                self.retries.push(TaskRetry { task, attempts, retry_at: Some(now + pause) });
+            Err(error) if error.is_of_task() => {
+                let (attempts, needs_operator) = (attempts + 1, error.class != ErrorClass::Transient);
+                let retry_at = Some(now + exponential(TASK_BACKOFF, MAX_TASK_BACKOFF, attempts));
+                self.retries.push(TaskRetry { task, attempts, needs_operator, retry_at });
                 tracing::warn!(error = error.message, "upload of one file failed, retrying later");
                 self.problem = Some(error.message);
                 return;
@@ -424,11 +474,11 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use pagecast_core::MediaTime;
+    use pagecast_core::ledger::{Run, Segment};
     use pagecast_core::spec::{Bucket, Format, Recording, Storage, StorageService};
 
     use super::*;
     use crate::record::file_names::FileNames;
-    use crate::record::spool::{Run, Segment};
 
     fn at(seconds: u64) -> HostTime {
         HostTime(0) + Duration::from_secs(seconds)
@@ -440,11 +490,11 @@ mod tests {
 
     fn machine_with_probe(probe: bool, has_backup: bool) -> Machine {
         let to = Storage::Bucket(Bucket::new(StorageService::S3, "rec"));
-        let recording = Recording { format: Format::Both, ..Recording::new("rec", to, "rec.spool".into()) };
+        let recording = Recording { format: Format::Both, ..Recording::new("rec", to) };
         let ledger = Ledger::new(&recording, FileNames::new("rec"), &crate::store::Layout::Folder);
         let backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(1));
         let mut machine = Machine::new(ledger, backoff, probe, has_backup);
-        let run = Run { index: 0, unix_ms: 0, tick: MediaTime::ZERO };
+        let run = Run { index: 0, epoch: 1, unix_ms: 0, tick: MediaTime::ZERO };
         machine.handle(at(0), Input::Recorded { entry: RecordedEntry::Run(run), fits: true });
         machine
     }
@@ -452,7 +502,7 @@ mod tests {
     fn record_segment(machine: &mut Machine, index: u32) {
         let duration = MediaTime::from_index(4, 1);
         let start = MediaTime::from_index(4 * i64::from(index), 1);
-        let segment = Segment { index, run: 0, start, duration, bytes: 1000 };
+        let segment = Segment { index, run: 0, epoch: 1, start, duration, bytes: 1000 };
         machine.handle(at(0), Input::Recorded { entry: RecordedEntry::Segment(segment), fits: true });
     }
 
@@ -467,7 +517,7 @@ mod tests {
     }
 
     fn end(machine: &mut Machine, now: HostTime, job: Job, result: Result<(), ErrorClass>) {
-        let error = |class| JobError { class, message: "failed".into() };
+        let error = |class| JobError::new(class, "failed".into());
         machine.handle(now, Input::Ended { job, result: result.map(|()| None).map_err(error) });
     }
 
@@ -581,7 +631,7 @@ mod tests {
 
         let mut broken = machine(false);
         record_segment(&mut broken, 0);
-        let error = JobError { class: ErrorClass::Local, message: "unreadable".into() };
+        let error = JobError::new(ErrorClass::Local, "unreadable".into());
         broken.handle(at(0), Input::SpoolRead(Err(error)));
         assert_eq!((broken.poll(at(0)), broken.state(at(0))), (None, State::Failed));
         assert_eq!(broken.deadline(), Some(at(5)));

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use pagecast_core::ledger::Segment;
+
 use super::super::append_log::{LogReader, LogWriter};
 use super::super::assemble;
 use super::super::spool::{RecordedEntry, Spool, UploadEntry};
@@ -41,19 +43,32 @@ impl RecordedLog {
             entry.validate(segments, thumbnails).inspect_err(|_| self.invalid = true)?;
             let fits = match &entry {
                 // The initialization segment is written with the first segment of a run.
-                RecordedEntry::Segment(segment) if self.last_run != Some(segment.run) => {
-                    self.last_run = Some(segment.run);
-                    let init = spool.path(&spool.names().init(segment.run));
-                    let before = std::mem::replace(&mut self.extradata, assemble::extradata(&init));
-                    before.is_none() || before == self.extradata
+                RecordedEntry::Segment(segment) => self.fits(spool, segment),
+                // The initialization segments of what cannot be read may not be there.
+                RecordedEntry::EarlierSegment(earlier) if earlier.origin.is_some() => {
+                    self.fits(spool, &earlier.segment)
                 }
                 _ => true,
             };
-            segments += usize::from(matches!(entry, RecordedEntry::Segment(_)));
-            thumbnails += usize::from(matches!(entry, RecordedEntry::Thumbnail(_)));
+            match &entry {
+                RecordedEntry::Run(_) => {}
+                RecordedEntry::Segment(_) | RecordedEntry::EarlierSegment(_) => segments += 1,
+                RecordedEntry::Thumbnail(_) | RecordedEntry::EarlierThumbnail(_) => thumbnails += 1,
+            }
             entries.push((entry, fits));
         }
         Ok(entries)
+    }
+
+    /// Whether a segment has the decoder configuration of the previous one.
+    fn fits(&mut self, spool: &Spool, segment: &Segment) -> bool {
+        if self.last_run == Some(segment.run) {
+            return true;
+        }
+        self.last_run = Some(segment.run);
+        let init = spool.path(&spool.names().init(segment.epoch, segment.run));
+        let before = std::mem::replace(&mut self.extradata, assemble::extradata(&init));
+        before.is_none() || before == self.extradata
     }
 }
 
@@ -118,7 +133,10 @@ impl UnfinishedUploads {
                 self.first.retain(|unfinished| unfinished != upload);
                 self.backup.retain(|unfinished| unfinished != upload);
             }
-            UploadEntry::Assembled(_) | UploadEntry::Stored(_) | UploadEntry::SwitchedToBackup => {}
+            UploadEntry::Assembled(_)
+            | UploadEntry::Stored(_)
+            | UploadEntry::Copied { .. }
+            | UploadEntry::SwitchedToBackup => {}
         }
     }
 }

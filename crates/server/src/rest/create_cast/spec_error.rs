@@ -42,6 +42,7 @@ fn field_name(error: &SpecError) -> Option<&'static str> {
         SpecError::Storage(StorageError::Keys(_)) => "recording.keys",
         SpecError::Storage(_) | SpecError::Path(_) | SpecError::Backup => "recording.to",
         SpecError::Push(_) => "pushes",
+        SpecError::Placement(_) => "placement.labels",
         SpecError::DurationOutOfRange { field, .. } | SpecError::NumberOutOfRange { field, .. } => {
             range_field(*field)?
         }

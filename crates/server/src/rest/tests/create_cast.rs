@@ -269,6 +269,9 @@ async fn omitted_fields_have_defaults() {
         folder.contains("recordings/two"),
         "a named recording is in the folder of its application: {folder}"
     );
+    let spec = serde_json::to_string(&cast.spec).unwrap();
+    let data = server.scratch.path().display().to_string();
+    assert!(!spec.contains(&data) && !folder.contains(&data), "a path of this machine: {spec}");
     let mine = json!({"app": "two", "url": "http://a.example/", "recording": {"to": "/srv/films"}});
     let mine =
         server.service.fleet.get(&server.create_cast_as(ADMIN_TOKEN, &mine).await).await.unwrap().unwrap();
@@ -299,7 +302,7 @@ async fn certificates_of_the_application_are_trusted_by_the_casts_of_every_api()
     assert_eq!((all.as_str(), both.insecure), (&*(pem("MIIOne") + &pem("MIITwo")), true));
     // The vendors' APIs create their casts with the same function.
     let source = Source::new(SourceUrl::parse("https://a.example/").unwrap());
-    let spec = server.service.new_cast_spec(&one, &server.service.new_cast_id(), source);
+    let spec = server.service.new_cast_spec(&one, source);
     assert_eq!(spec.source.context.tls.ca, one.settings.ca);
 }
 

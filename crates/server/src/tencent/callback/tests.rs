@@ -22,7 +22,7 @@ fn receiver(secret: Option<&str>) -> CallbackReceiver {
 fn cast(to: Storage, format: Format) -> Cast {
     let id = CastId::parse("0123456789abcdef0123456789abcdef").unwrap();
     let mut spec = CastSpec::new(Source::new(SourceUrl::parse("https://example.com/").unwrap()));
-    spec.recording = Some(Recording { format, ..Recording::new(id.as_str(), to, "spool".into()) });
+    spec.recording = Some(Recording { format, ..Recording::new(id.as_str(), to) });
     spec.pushes = vec![Push { url: PushUrl::parse(PUSH_URL).unwrap(), reconnect_timeout: None }];
     Cast {
         id,
@@ -155,7 +155,8 @@ fn page_events_have_the_vendors_codes_and_messages() {
         (EventKind::Restarted, one(801, 3, "Chrome exception, exit task")),
         (EventKind::Moved { fault: HealthFault::Crash }, one(801, 3, "Chrome exception, exit task")),
         (EventKind::Moved { fault }, one(801, 4, "Recording tasks have been migrated")),
-        (EventKind::Resumed, one(801, 4, "Recording tasks have been migrated")),
+        (EventKind::LostNode { node: "a".into() }, Vec::new()),
+        (EventKind::Resumed { node: Some("b".into()) }, one(801, 4, "Recording tasks have been migrated")),
         (end_without_message(EndReason::PageFailed(fault)), one(801, 5, "Exception error, exit task")),
         (end_without_message(EndReason::OutputFailed), one(801, 5, "Exception error, exit task")),
         (EventKind::Reloaded { fault: HealthFault::StartTimeout }, one(803, 1, "Page load timeout")),

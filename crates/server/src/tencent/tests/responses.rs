@@ -329,6 +329,23 @@ async fn fleet_errors_are_hidden_from_clients() {
     assert_eq!((error.code.as_str(), error.message.contains("fleet")), ("InternalError", false));
 }
 
+#[tokio::test]
+async fn callers_are_asked_to_come_back_while_the_database_is_away() {
+    let mut fixture = Fixture::new();
+    fixture.service.fleet = crate::callback::testing::FakeFleet::new();
+    let stop = json!({ "TaskId": "0123456789abcdef0123456789abcdef" });
+    let call =
+        signed_request(Encoding::Json, KEY_ID, &Secret::new(SECRET), "StopWebRecord", &stop, NOW_MS / 1000);
+    let response = handle(&fixture.service, call).await;
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["retry-after"]),
+        (200, &HeaderValue::from(1))
+    );
+    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["Response"]["Error"]["Code"], "InternalError");
+}
+
 #[test]
 fn requests_of_this_api_are_recognized() {
     const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded; charset=utf-8");

@@ -15,7 +15,7 @@ fn with_record_id(record_id: &str) -> Value {
 async fn claim_task(fixture: &Fixture) -> Claim {
     let worker = WorkerId("w".into());
     let lease = Duration::from_secs(3600);
-    fixture.service.fleet.claim(&worker, lease, &|_| true).await.unwrap().unwrap()
+    fixture.service.fleet.claim(&worker, &Default::default(), lease, &|_| true).await.unwrap().unwrap()
 }
 
 #[tokio::test]

@@ -132,10 +132,12 @@ pub(in super::super) fn wait_for_upload(
             (report_at, reported) = (now + REPORT_INTERVAL, status.summary());
             on_event(CastEvent::Upload(status));
         }
+        report_ledger(&upload, on_event);
         // After giving up, only the end of the upload is waited for.
         let deadline = if give_up { report_at } else { report_at.min(began + timeout) };
         let _woken = wakeup.wait_until(deadline);
     }
+    report_ledger(&upload, on_event);
     let uploaded = upload.join()?;
     report.duration_ms = u64::try_from(uploaded.duration.as_millis()).unwrap_or(0);
     report.bytes = uploaded.files.iter().map(|file| file.bytes).sum();
@@ -147,6 +149,13 @@ pub(in super::super) fn wait_for_upload(
             Err(Error::NotStored { spool, error })
         }
         None => Ok(()),
+    }
+}
+
+fn report_ledger(upload: &PendingUpload, on_event: &mut dyn FnMut(CastEvent)) {
+    let rows = upload.take_ledger_rows();
+    if !rows.is_empty() {
+        on_event(CastEvent::Ledger(rows));
     }
 }
 

@@ -61,6 +61,8 @@ pub(super) enum Observation {
     Deadline,
     /// Changes were requested.
     Changes(Vec<Change>),
+    /// The lease has ended, so that another node may own the cast.
+    LeaseEnded,
     /// Pushes or the room changed their states.
     OutputEvents(Vec<CastEvent>),
     /// The recording stopped while the cast continues.
@@ -96,7 +98,9 @@ pub(super) enum Source {
     Clock,
     /// Woken by the queue of changes.
     Changes,
-    /// Woken by pushes and room.
+    /// The end of the lease, behind the changes, which may extend it.
+    Lease,
+    /// Woken by pushes, room and the upload's ledger.
     OutputEvents,
     /// Woken by the end of the recorder's thread.
     Recorder,
@@ -108,7 +112,7 @@ pub(super) enum Source {
 
 impl Source {
     /// All sources: what ends the cast comes first, what reports it last.
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::StopToken,
         Self::Outputs,
         Self::Capture,
@@ -120,6 +124,7 @@ impl Source {
         Self::Load,
         Self::Clock,
         Self::Changes,
+        Self::Lease,
         Self::OutputEvents,
         Self::Recorder,
         Self::Upload,
@@ -186,6 +191,7 @@ impl Driver<'_> {
             connecting_since.map(|at| at + ROOM_CONNECT_TIMEOUT),
             scripts.and_then(|_| self.observer.hangs.deadline()),
             self.observer.ready_check_at,
+            self.publish_until,
         ];
         let earliest = deadlines.into_iter().flatten().fold(self.reporter.deadline(), HostTime::min);
         earliest.max(clock::now() + MIN_WAIT)
@@ -209,6 +215,9 @@ impl Driver<'_> {
             Source::Clock => Some(Observation::Deadline),
             Source::Changes => {
                 Some(Observation::Changes(std::iter::from_fn(|| self.changes.try_recv()).collect()))
+            }
+            Source::Lease => {
+                self.publish_until.filter(|until| *until <= clock::now()).map(|_| Observation::LeaseEnded)
             }
             Source::OutputEvents => Some(Observation::OutputEvents(self.output_events())),
             Source::Recorder => self.observe_recorder(),
@@ -365,7 +374,13 @@ impl Driver<'_> {
     fn output_events(&self) -> Vec<CastEvent> {
         let pushes = self.outputs.pipeline.iter().flat_map(Pipeline::push_events).map(CastEvent::Push);
         let room = self.outputs.room().map(super::Room::status_changes).unwrap_or_default();
-        pushes.chain(room.into_iter().map(CastEvent::Room)).collect()
+        pushes.chain(room.into_iter().map(CastEvent::Room)).chain(self.ledger_event()).collect()
+    }
+
+    /// Returns the changes of the recording's ledger, if there are any.
+    fn ledger_event(&self) -> Option<CastEvent> {
+        let rows = self.outputs.pipeline.as_ref()?.take_ledger_rows();
+        (!rows.is_empty()).then_some(CastEvent::Ledger(rows))
     }
 
     /// Returns whether the cast has reached its configured duration.
