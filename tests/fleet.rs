@@ -70,6 +70,16 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Starts a fleet in which a cast records the counter page in this format, and some segments are stored.
+    /// Returns it with the cast's id and the node that runs the cast.
+    fn start_with_recording(nodes: usize, format: &str) -> Result<(Self, String, usize)> {
+        let mut fleet = Self::start(nodes)?;
+        let id = fleet.start_recording(0, format)?;
+        fleet.wait_for_segments(&id, 3, TIMEOUT)?;
+        let owner = fleet.owner()?;
+        Ok((fleet, id, owner))
+    }
+
     /// Creates a cast that records the counter page to the bucket, through this node, and waits until it is
     /// live. Returns its id.
     fn start_recording(&self, node: usize, format: &str) -> Result<String> {
@@ -129,21 +139,33 @@ impl Fleet {
         self.nodes[node].wait_until_cast(id, "it is closed", TIMEOUT, |cast| cast["closed"] == true)
     }
 
-    /// Names of the callbacks of a cast, in the order of their arrival.
-    fn callback_names(&self, id: &str) -> Vec<String> {
-        let of_cast = self.callbacks.received().into_iter().map(|request| request.json());
-        let of_cast = of_cast.filter(|body| body["cast"] == id || body["cast_id"] == id);
-        of_cast.filter_map(|body| Some(body["event"].as_str()?.to_owned())).collect()
+    /// Waits until the callbacks of a cast have reported these events, each once and in this order.
+    fn wait_for_callbacks(&self, id: &str, expected: &[&str]) -> Result<()> {
+        wait_until("all callbacks have arrived", TIMEOUT, || {
+            let of_cast = self.callbacks.received().into_iter().map(|request| request.json());
+            let of_cast = of_cast.filter(|body| body["cast"] == id);
+            let reported: Vec<_> = of_cast.map(|body| body["event"].as_str().map(str::to_owned)).collect();
+            ensure!(
+                reported.iter().map(Option::as_deref).eq(expected.iter().map(|name| Some(*name))),
+                "{reported:?}"
+            );
+            Ok(())
+        })
+    }
+
+    /// Waits until another node than the first records.
+    fn wait_for_take_over(&self, id: &str) -> Result<()> {
+        wait_until("another node records", TAKE_OVER_TIMEOUT, || {
+            ensure!(self.playlist(id).contains("_r2_"), "{}", self.playlist(id));
+            Ok(())
+        })
     }
 }
 
 #[test]
 fn a_cast_goes_on_elsewhere_when_its_node_dies() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let mut fleet = Fleet::start(3)?;
-    let id = fleet.start_recording(0, "both")?;
-    fleet.wait_for_segments(&id, 3, TIMEOUT)?;
-    let first = fleet.owner()?;
+    let (mut fleet, id, first) = Fleet::start_with_recording(3, "both")?;
     let (other, stopper) = ((first + 1) % 3, (first + 2) % 3);
     // Another node answers for it.
     let cast = fleet.nodes[other].rest("GET", &format!("/v1/casts/{id}"), None)?.json()?;
@@ -152,10 +174,7 @@ fn a_cast_goes_on_elsewhere_when_its_node_dies() -> Result<()> {
     let died = Instant::now();
     fleet.kill_node(first)?;
     let listed = fleet.playlist(&id);
-    wait_until("another node records", TAKE_OVER_TIMEOUT, || {
-        ensure!(fleet.playlist(&id).contains("_r2_"), "{}", fleet.playlist(&id));
-        Ok(())
-    })?;
+    fleet.wait_for_take_over(&id)?;
     println!("first segment {:.1} s after the death", died.elapsed().as_secs_f64());
     let second = fleet.owner()?;
     ensure!(second != first);
@@ -188,16 +207,14 @@ fn a_cast_goes_on_elsewhere_when_its_node_dies() -> Result<()> {
         .collect();
     let loads = counters.windows(2).filter(|pair| pair[1] < pair[0]).count();
     ensure!(loads == 1, "the page was loaded {loads} more times: {counters:?}");
-    Ok(())
+    let events = ["queued", "started", "live", "lost-node", "resumed", "ended", "stored"];
+    fleet.wait_for_callbacks(&id, &events)
 }
 
 #[test]
 fn nothing_ends_when_the_database_does_not_answer() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let mut fleet = Fleet::start(2)?;
-    let id = fleet.start_recording(0, "hls")?;
-    fleet.wait_for_segments(&id, 2, TIMEOUT)?;
-    let owner = fleet.owner()?;
+    let (mut fleet, id, owner) = Fleet::start_with_recording(2, "hls")?;
     let pids = fleet.nodes[owner].cast_pids();
     fleet.database.kill();
     let away = Instant::now();
@@ -216,17 +233,13 @@ fn nothing_ends_when_the_database_does_not_answer() -> Result<()> {
     fleet.stop_cast(1 - owner, &id)?;
     let playlist = fleet.playlist(&id);
     ensure!(playlist.matches("#EXT-X-DISCONTINUITY\n").count() == 0, "{playlist}");
-    println!("callbacks: {:?}", fleet.callback_names(&id));
-    Ok(())
+    fleet.wait_for_callbacks(&id, &["queued", "started", "live", "ended", "stored"])
 }
 
 #[test]
 fn a_node_without_the_database_keeps_its_casts_if_another_has_it() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let mut fleet = Fleet::start(2)?;
-    let id = fleet.start_recording(0, "hls")?;
-    fleet.wait_for_segments(&id, 2, TIMEOUT)?;
-    let owner = fleet.owner()?;
+    let (mut fleet, id, owner) = Fleet::start_with_recording(2, "hls")?;
     let pids = fleet.nodes[owner].cast_pids();
     fleet.links[owner].set_down(true);
     // Three leases long, the other node says that the cast is not taken, and leaves it alone.
@@ -242,15 +255,9 @@ fn a_node_without_the_database_keeps_its_casts_if_another_has_it() -> Result<()>
 #[test]
 fn a_paused_node_loses_its_casts_and_writes_nothing_more() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let mut fleet = Fleet::start(2)?;
-    let id = fleet.start_recording(0, "hls")?;
-    fleet.wait_for_segments(&id, 2, TIMEOUT)?;
-    let first = fleet.owner()?;
+    let (mut fleet, id, first) = Fleet::start_with_recording(2, "hls")?;
     fleet.nodes[first].signal_matching("", Signal::STOP)?;
-    wait_until("another node records", TAKE_OVER_TIMEOUT, || {
-        ensure!(fleet.playlist(&id).contains("_r2_"), "{}", fleet.playlist(&id));
-        Ok(())
-    })?;
+    fleet.wait_for_take_over(&id)?;
     fleet.wait_for_segments(&id, 1, TIMEOUT)?;
     let objects = |fleet: &Fleet| -> Result<usize> {
         Ok(fleet.s3.objects("rec")?.into_keys().filter(|name| !name.contains("_r2_")).count())
