@@ -138,13 +138,30 @@ impl ShownFrames {
     }
 }
 
-/// Checks that the played pictures are a suffix of the recorded ones, in order, with at most 5 % skipped by a
-/// busy machine, and that the player reported no errors.
+/// What a busy machine may cost a player.
+#[derive(Debug, Clone, Copy)]
+struct Tolerance {
+    /// Pictures that are not shown, of all pictures.
+    skipped: f64,
+    /// How much longer a picture is shown than in the recording, in seconds.
+    stalled_s: f64,
+}
+
+impl Tolerance {
+    /// For tests that have the machine for themselves.
+    const ALONE: Self = Self { skipped: 0.05, stalled_s: 1.0 };
+    /// For tests beside others.
+    const SHARED: Self = Self { skipped: 0.3, stalled_s: 5.0 };
+}
+
+/// Checks that the played pictures are a suffix of the recorded ones, in order and within the tolerance, and
+/// that the player reported no errors.
 fn verify_played_to_end(
     what: &str,
     player: &PlayerReport,
     played: &ShownFrames,
     recorded: &ShownFrames,
+    tolerance: Tolerance,
 ) -> Result<()> {
     ensure!(player.ended && player.errors.is_empty(), "{what}: {player:?}");
     let (shown, all) = (played.frame_numbers(), recorded.frame_numbers());
@@ -167,12 +184,12 @@ fn verify_played_to_end(
         "{what}: pictures were played that were not recorded"
     );
     ensure!(
-        missing.len() * 20 <= expected.len(),
+        missing.len() as f64 <= tolerance.skipped * expected.len() as f64,
         "{what}: {missing:?} of {} were not played",
         expected.len()
     );
     let stalled_s = played.longest_frame_s() - recorded.longest_frame_s();
-    ensure!(stalled_s < 1.0, "{what}: it stalled for {stalled_s:.2} s");
+    ensure!(stalled_s < tolerance.stalled_s, "{what}: it stalled for {stalled_s:.2} s");
     ensure!(shown.last() == all.last(), "{what}: it ended with {:?}, not {:?}", shown.last(), all.last());
     Ok(())
 }
@@ -186,7 +203,7 @@ fn verify_played_from_start(
 ) -> Result<()> {
     let (first, expected) = (played.0.first().map(|p| p.1), recorded.0.first().map(|p| p.1));
     ensure!(first == expected, "{what}: it started with {first:?}, not {expected:?}");
-    verify_played_to_end(what, player, played, recorded)
+    verify_played_to_end(what, player, played, recorded, Tolerance::ALONE)
 }
 
 fn check_live_and_on_demand(format: &'static str) -> Result<()> {
@@ -211,8 +228,9 @@ fn check_live_and_on_demand(format: &'static str) -> Result<()> {
         first.push(FrameTimecode { pts_s, timecode: timecodes[0] });
         second.push(FrameTimecode { pts_s, timecode: timecodes[1] });
     }
-    verify_played_to_end("live", &whole[0], &ShownFrames::from_timecodes(first), &recorded)?;
-    verify_played_from_start("from its start", &whole[1], &ShownFrames::from_timecodes(second), &recorded)?;
+    let (first, second) = (ShownFrames::from_timecodes(first), ShownFrames::from_timecodes(second));
+    verify_played_to_end("live", &whole[0], &first, &recorded, Tolerance::ALONE)?;
+    verify_played_from_start("from its start", &whole[1], &second, &recorded)?;
     let near = &live[0];
     // The player report is up to a second older than `played-8`.
     ensure!(near.mode == "live" && near.played_s > 6.0, "{near:?}");
@@ -235,7 +253,7 @@ fn check_live_and_on_demand(format: &'static str) -> Result<()> {
 }
 
 fn check_playback_across_a_kill(format: &'static str) -> Result<()> {
-    let _turn = MachineLock::exclusive()?;
+    let _turn = MachineLock::shared()?;
     let fixture = HlsFixture::new(format)?;
     let mut recorder = fixture.record("counter.html?report")?;
     fixture.server.wait_for_request("/report/second-5", TIMEOUT)?;
@@ -251,7 +269,17 @@ fn check_playback_across_a_kill(format: &'static str) -> Result<()> {
     let played = ShownFrames::from_timecodes(outcome.recording()?.timecodes(TimecodePosition::PAGE)?);
     let recorded = ShownFrames::from_timecodes(fixture.recorded()?.timecodes(TimecodePosition::PAGE)?);
     ensure!(recorded.jumps_back() == 1, "the second part was not recorded: {playlist}");
-    verify_played_from_start("two parts", &player, &played, &recorded)
+    verify_played_to_end("two parts", &player, &played, &recorded, Tolerance::SHARED)
+}
+
+#[test]
+fn fragmented_mp4_plays_on_where_a_cast_was_killed() -> Result<()> {
+    check_playback_across_a_kill("hls")
+}
+
+#[test]
+fn mpeg_ts_plays_on_where_a_cast_was_killed() -> Result<()> {
+    check_playback_across_a_kill("hls-ts")
 }
 
 /// Tests that measure time, so they need the machine for themselves.
@@ -266,15 +294,5 @@ mod exclusive {
     #[test]
     fn mpeg_ts_plays_live_and_on_demand() -> Result<()> {
         check_live_and_on_demand("hls-ts")
-    }
-
-    #[test]
-    fn fragmented_mp4_plays_on_where_a_cast_was_killed() -> Result<()> {
-        check_playback_across_a_kill("hls")
-    }
-
-    #[test]
-    fn mpeg_ts_plays_on_where_a_cast_was_killed() -> Result<()> {
-        check_playback_across_a_kill("hls-ts")
     }
 }

@@ -218,6 +218,54 @@ fn a_second_publisher_of_a_user_replaces_the_first() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_room_that_restarts_is_rejoined() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let (_server, mut room, address) = start_host_room("127.0.0.1:0")?;
+    let pages = PageServer::start()?;
+    let mut cast = guest_command(&pages, &address).start()?;
+    wait_for_publishers(&address, 1, TIMEOUT)?;
+    room.kill_all();
+    drop(room);
+    cast.wait_until("the lost connection was reported", TIMEOUT, |run| {
+        run.stderr_so_far().contains("room connection")
+    })?;
+    let listen = address.trim_start_matches("http://").split('/').next().context("no address")?;
+    let (_server, room, address) = start_host_room(listen)?;
+    let back = wait_for_publishers(&address, 1, TIMEOUT)?;
+    println!("back after {back:?}");
+    // Pauses between attempts are at most three seconds; the rest is for a busy machine.
+    ensure!(back < Duration::from_secs(30), "{back:?}");
+    cast.signal(Signal::TERM)?;
+    let report = cast.finish(TIMEOUT)?.report()?;
+    ensure!(
+        report.room.context("no report of the room")?["reconnects"] == 1 && report.moves == 0,
+        "the room or the page was restarted"
+    );
+    room.signal(Signal::TERM)?;
+    room.finish(TIMEOUT)?.expect_code(0)
+}
+
+#[test]
+fn a_cast_to_a_room_is_recorded_too() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let folder = ScratchDir::new()?;
+    let file = folder.join("room.mp4");
+    let room_cast = RoomCast::start("sync.html?absolute", |cast| {
+        cast.option("layer", "320x180").output(file.clone()).option("duration", "8s")
+    })?;
+    let outcome = room_cast.run.finish(TIMEOUT)?;
+    let report = outcome.report()?;
+    ensure!(report.duration_ms >= 7900.0, "{report:?}");
+    ensure!(
+        outcome.recording()?.timecodes(TimecodePosition::PAGE)?.len() > 100,
+        "the recording lacks pictures"
+    );
+    let layers = report.room.context("no report of the room")?["layers"].clone();
+    ensure!(layers[0]["width"] == 640 && layers[1]["width"] == 320, "{layers}");
+    Ok(())
+}
+
 /// Tests that measure time, so they need the machine for themselves.
 mod exclusive {
     use super::*;
@@ -283,54 +331,6 @@ mod exclusive {
             report.room.context("no report of the room")?["reconnects"] == 0,
             "the stream was reconnected"
         );
-        Ok(())
-    }
-
-    #[test]
-    fn a_room_that_restarts_is_rejoined() -> Result<()> {
-        let _turn = MachineLock::exclusive()?;
-        let (_server, mut room, address) = start_host_room("127.0.0.1:0")?;
-        let pages = PageServer::start()?;
-        let mut cast = guest_command(&pages, &address).start()?;
-        wait_for_publishers(&address, 1, TIMEOUT)?;
-        room.kill_all();
-        drop(room);
-        cast.wait_until("the lost connection was reported", TIMEOUT, |run| {
-            run.stderr_so_far().contains("room connection")
-        })?;
-        let listen = address.trim_start_matches("http://").split('/').next().context("no address")?;
-        let (_server, room, address) = start_host_room(listen)?;
-        let back = wait_for_publishers(&address, 1, TIMEOUT)?;
-        println!("back after {back:?}");
-        // Pauses between attempts are at most three seconds; the rest is for a busy machine.
-        ensure!(back < Duration::from_secs(10), "{back:?}");
-        cast.signal(Signal::TERM)?;
-        let report = cast.finish(TIMEOUT)?.report()?;
-        ensure!(
-            report.room.context("no report of the room")?["reconnects"] == 1 && report.moves == 0,
-            "the room or the page was restarted"
-        );
-        room.signal(Signal::TERM)?;
-        room.finish(TIMEOUT)?.expect_code(0)
-    }
-
-    #[test]
-    fn a_cast_to_a_room_is_recorded_too() -> Result<()> {
-        let _turn = MachineLock::exclusive()?;
-        let folder = ScratchDir::new()?;
-        let file = folder.join("room.mp4");
-        let room_cast = RoomCast::start("sync.html?absolute", |cast| {
-            cast.option("layer", "320x180").output(file.clone()).option("duration", "8s")
-        })?;
-        let outcome = room_cast.run.finish(TIMEOUT)?;
-        let report = outcome.report()?;
-        ensure!(report.duration_ms >= 7900.0, "{report:?}");
-        ensure!(
-            outcome.recording()?.timecodes(TimecodePosition::PAGE)?.len() > 100,
-            "the recording lacks pictures"
-        );
-        let layers = report.room.context("no report of the room")?["layers"].clone();
-        ensure!(layers[0]["width"] == 640 && layers[1]["width"] == 320, "{layers}");
         Ok(())
     }
 }
