@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use pagecast_fleet::UnixMs;
-use pagecast_server::config::{self, Config};
+use pagecast_server::config::{self, Config, Role};
 use pagecast_server::{Service, listen};
 use pagecast_worker::node::NodeEnd;
 use tokio::sync::watch;
@@ -151,6 +151,9 @@ impl RunningService {
             self.server.addr
         ));
         console::print_message(&format!("  REST API: {url}/v1"));
+        if service.config.fleet.has_role(Role::Api) {
+            console::print_message(&format!("  console: {url}/console/{}", self.sign_in_link()));
+        }
         if let Some(rooms) = rooms {
             console::print_message(&format!("  rooms: {}/rooms/…", rooms.public_url()));
         }
@@ -162,6 +165,14 @@ impl RunningService {
                 file.display()
             ));
         }
+    }
+
+    /// End of the console's address: on loopback, whoever sees it may sign in once without a token.
+    fn sign_in_link(&self) -> String {
+        if !self.server.addr.ip().is_loopback() {
+            return String::new();
+        }
+        format!("sign-in#code={} (valid once, for ten minutes)", self.service.sign_in_code.create())
     }
 
     /// Drains the service: casts first, then rooms, requests and callbacks. The next start resumes running

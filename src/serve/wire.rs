@@ -69,6 +69,7 @@ impl WiredService {
             clock,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
+            sign_in_code: Arc::default(),
         };
         app::load(&service).await.context("cannot load the applications")?;
         let (stop, stopped) = watch::channel(false);

@@ -110,6 +110,7 @@ async fn run_node(
         peers: Some(client.clone()),
         node: id.clone(),
         live_api_nodes: Arc::default(),
+        sign_in_code: Arc::default(),
         clock: Arc::new(unix_ms),
         draining: Arc::default(),
     };

@@ -13,6 +13,7 @@ mod auth_log;
 mod bounded_json;
 pub mod callback;
 pub mod config;
+mod console;
 mod internal_error;
 pub mod listen;
 pub mod metrics;
@@ -23,8 +24,10 @@ mod request_id;
 pub mod rest;
 pub mod route;
 mod service;
+mod sign_in_code;
 pub mod tencent;
 pub mod volcengine;
 
 pub use request_id::RequestId;
 pub use service::{Clock, EmbeddedRooms, Service, is_embedded_room};
+pub use sign_in_code::SignInCode;

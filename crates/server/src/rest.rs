@@ -8,6 +8,7 @@
 mod applications;
 pub(crate) mod callback;
 mod caller;
+mod cast_stream;
 mod casts;
 mod create_cast;
 mod deliveries;
@@ -20,6 +21,7 @@ mod nodes;
 mod openapi;
 mod pushes;
 mod queue;
+mod session;
 mod snapshot;
 mod stream_limit;
 #[cfg(test)]
@@ -58,6 +60,8 @@ struct RestState {
     service: Service,
     streams: Arc<stream_limit::StreamLimiter>,
     snapshots: Arc<snapshot::PendingSnapshots>,
+    cast_feed: Arc<cast_stream::CastFeed>,
+    sessions: Arc<session::Sessions>,
     /// Rate limit of each token.
     rate_limits: Arc<KeyedRateLimiter>,
     /// Serializes changes of applications, each of which reads, modifies and stores one.
@@ -77,6 +81,8 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         service,
         streams: Arc::default(),
         snapshots: Arc::default(),
+        cast_feed: Arc::default(),
+        sessions: Arc::default(),
         edit_lock: Arc::default(),
     };
     let casts = Router::new()
@@ -110,6 +116,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
     let inner = casts
         .merge(applications)
         .merge(nodes)
+        .route("/session", get(session::get).post(session::sign_in).delete(session::sign_out))
         .route("/", get(openapi::reference_page))
         .route("/reference.js", get(openapi::reference_script))
         .route("/openapi.json", get(openapi::document))

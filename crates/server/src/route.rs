@@ -1,5 +1,5 @@
-//! Routes requests on the one listener: the vendors' APIs at `/`, the REST API at `/v1`, the rooms at
-//! `/rooms`, health and metrics.
+//! Routes requests on the one listener: the vendors' APIs at `/`, the REST API at `/v1`, the console at
+//! `/console`, the rooms at `/rooms`, health and metrics.
 //!
 //! The vendors share a path; query and headers decide which API a request is for.
 
@@ -15,7 +15,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{Html, IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{any, get};
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt as _;
@@ -29,7 +29,7 @@ use crate::config::Role;
 use crate::metrics::Metrics;
 use crate::request_id::{self, RequestId};
 use crate::service::Service;
-use crate::{auth_log, rest, tencent, volcengine};
+use crate::{auth_log, console, rest, tencent, volcengine};
 
 pub(crate) use body::{BodyError, ClaimedPrincipal, read_up_to};
 pub use body::{HashedBody, MAX_BODY_LEN};
@@ -138,7 +138,7 @@ fn build_router(state: AppState, rest: Option<Router>, rooms: Router) -> Router 
     let apis = match rest {
         Some(rest) => {
             let rest = rest.layer(from_fn_with_state(state.clone(), observe_rest));
-            ops.route("/", any(dispatch)).with_state(state).merge(rest)
+            ops.route("/", any(dispatch)).with_state(state).merge(rest).merge(console::router())
         }
         None => ops.with_state(state),
     };
@@ -269,15 +269,15 @@ fn vendor_code(answer: &[u8]) -> Option<String> {
     (code.len() <= 80 && code.chars().all(is_code)).then(|| code.to_owned())
 }
 
-/// Page for people who open the address in a browser.
+/// Answers somebody who just opens the service: a browser sees the console.
 fn landing_page(headers: &HeaderMap) -> Response {
     let html =
         headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|a| a.contains("text/html"));
     if html {
-        return Html(include_str!("route/page.html")).into_response();
+        return Redirect::to("/console/").into_response();
     }
-    let text =
-        "This is Pagecast. Volcengine's and Tencent's APIs are at this address, the REST API is at /v1.\n";
+    let text = "This is Pagecast. Volcengine's and Tencent's APIs are at this address, the REST API is at /v1, the \
+                console at /console/.\n";
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 

@@ -14,6 +14,7 @@ use pagecast_fleet::{Cast, CastId, CreateOutcome, Fleet, NewCast, UnixMs, Worker
 use crate::app::{Application, ApplicationRegistry, Settings, StorageLocation};
 use crate::config::Config;
 use crate::peer::PeerClient;
+use crate::sign_in_code::SignInCode;
 use crate::volcengine::token::{MAX_NONCE, Privilege, Token};
 
 /// A wall clock, in Unix milliseconds. Tests inject their own.
@@ -61,6 +62,8 @@ pub struct Service {
     pub draining: Arc<AtomicBool>,
     /// Number of live API nodes of the fleet, which share each rate limit; 0 if it is not known.
     pub live_api_nodes: Arc<AtomicU32>,
+    /// Code with which the console can be opened once.
+    pub sign_in_code: Arc<SignInCode>,
 }
 
 impl Debug for Service {

@@ -126,6 +126,7 @@ impl Fixture {
             peers: None,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
+            sign_in_code: Arc::default(),
         };
         service.apps.replace(apps);
         Self { fleet: outbox, service }

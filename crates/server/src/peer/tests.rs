@@ -81,6 +81,7 @@ impl Database {
             rooms: None,
             peers: Some(client.clone()),
             live_api_nodes: Arc::default(),
+            sign_in_code: Arc::default(),
             clock: clock(&self.clock_ms),
             draining: Arc::default(),
         };

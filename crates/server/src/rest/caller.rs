@@ -5,8 +5,10 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use pagecast_core::spec::Secret;
 use pagecast_fleet::{Cast, CastId};
 
+use super::session::{BY_CODE, token_hash};
 use super::{ApiError, ErrorCode, RestState};
 use crate::app::Application;
 use crate::route::ClaimedPrincipal;
@@ -26,11 +28,67 @@ pub(super) enum Caller {
 /// Extractor that admits only the administrator.
 pub(super) struct Administrator;
 
+/// A caller, and the name of the token that its rate limit counts; the administrator has none.
+pub(super) struct Identity {
+    pub(super) caller: Caller,
+    token: Option<String>,
+}
+
+impl Identity {
+    const ADMINISTRATOR: Self = Self { caller: Caller::Administrator, token: None };
+
+    /// Finds the caller with this token.
+    pub(super) fn by_token(service: &Service, token: &str) -> Option<Self> {
+        if service.config.admin_token.as_ref().is_some_and(|admin| constant_time_eq(admin, token)) {
+            return Some(Self::ADMINISTRATOR);
+        }
+        Self::of_application(service, |known| constant_time_eq(known, token))
+    }
+
+    /// Finds the caller whose token has this hash, or who signed in with a one-time code.
+    pub(super) fn by_token_hash(service: &Service, hash: &str) -> Option<Self> {
+        let has_hash = |known: &Secret| token_hash(known.reveal()) == hash;
+        if hash == BY_CODE {
+            return Some(Self::ADMINISTRATOR);
+        }
+        if service.config.admin_token.as_ref().is_some_and(has_hash) {
+            return Some(Self::ADMINISTRATOR);
+        }
+        Self::of_application(service, has_hash)
+    }
+
+    /// All tokens are compared, so that the time does not tell whose token is similar.
+    fn of_application(service: &Service, is_token: impl Fn(&Secret) -> bool) -> Option<Self> {
+        let mut found = None;
+        for app in service.apps.all() {
+            let tokens = app.tokens.iter().enumerate();
+            let hit =
+                tokens.fold(None, |hit, (index, known)| if is_token(known) { Some(index) } else { hit });
+            if let Some(index) = hit {
+                found = Some((app, index));
+            }
+        }
+        let (app, index) = found?;
+        let token = format!("token {index} of {}", app.name);
+        Some(Self { caller: Caller::Application(app), token: Some(token) })
+    }
+}
+
 impl Caller {
     /// Authenticates a request and counts it against the rate limit of its token. Its body may then be as
-    /// large as a caller's.
-    fn authenticate(rest: &RestState, parts: &mut Parts) -> Result<Self, ApiError> {
-        let (caller, token) = Self::identify(&rest.service, parts)?;
+    /// large as a caller's. The extensions of a request with a session get its [`SessionId`].
+    async fn authenticate(rest: &RestState, parts: &mut Parts) -> Result<Self, ApiError> {
+        let session = match parts.headers.contains_key(AUTHORIZATION) {
+            true => None,
+            false => rest.sessions.authenticate(&rest.service, parts).await?,
+        };
+        let Identity { caller, token } = match session {
+            Some((identity, id)) => {
+                parts.extensions.insert(id);
+                identity
+            }
+            None => Self::identify(&rest.service, parts)?,
+        };
         let Some(token) = token else {
             parts.extensions.insert(ClaimedPrincipal::Key("administrator".to_owned()));
             return Ok(caller);
@@ -45,8 +103,8 @@ impl Caller {
         Ok(caller)
     }
 
-    /// Finds the caller of a token; with the name of the token for its rate limit, if it is an application's.
-    fn identify(service: &Service, parts: &Parts) -> Result<(Self, Option<String>), ApiError> {
+    /// Finds the caller of a request by its token.
+    fn identify(service: &Service, parts: &Parts) -> Result<Identity, ApiError> {
         let unauthorized = |message: &str| ApiError::new(ErrorCode::Unauthorized, message);
         let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
         let (Some(header), None) = (headers.next(), headers.next()) else {
@@ -56,25 +114,7 @@ impl Caller {
         let Some((_, token)) = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
             return Err(unauthorized("the header Authorization must be: Bearer TOKEN"));
         };
-        let token = token.trim();
-        if service.config.admin_token.as_ref().is_some_and(|admin| constant_time_eq(admin, token)) {
-            return Ok((Self::Administrator, None));
-        }
-        // All tokens are compared, so that the time does not tell whose token is similar.
-        let mut found = None;
-        for app in service.apps.all() {
-            let tokens = app.tokens.iter().enumerate();
-            let hit = tokens.fold(
-                None,
-                |hit, (index, known)| if constant_time_eq(known, token) { Some(index) } else { hit },
-            );
-            if let Some(index) = hit {
-                found = Some((app, index));
-            }
-        }
-        let (app, index) = found.ok_or_else(|| unauthorized("unknown token"))?;
-        let token = format!("token {index} of {}", app.name);
-        Ok((Self::Application(app), Some(token)))
+        Identity::by_token(service, token.trim()).ok_or_else(|| unauthorized("unknown token"))
     }
 
     /// Whether the application of the caller is still unchanged.
@@ -132,7 +172,7 @@ impl FromRequestParts<RestState> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, rest: &RestState) -> Result<Self, ApiError> {
-        Self::authenticate(rest, parts)
+        Self::authenticate(rest, parts).await
     }
 }
 
@@ -140,7 +180,7 @@ impl FromRequestParts<RestState> for Administrator {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, rest: &RestState) -> Result<Self, ApiError> {
-        if Caller::authenticate(rest, parts)?.is_administrator() {
+        if Caller::authenticate(rest, parts).await?.is_administrator() {
             return Ok(Self);
         }
         Err(ApiError::forbidden(

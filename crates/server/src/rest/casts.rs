@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
@@ -19,9 +19,11 @@ use utoipa::ToSchema;
 
 use super::create_cast::{CreateCastRequest, CreateContext};
 use super::error::ErrorResponse;
+use super::events::{accepts_event_stream, acquire_stream};
 use super::queue::QueueSnapshot;
+use super::session::SessionId;
 use super::view::{CastView, OutputStates};
-use super::{API, ApiError, Caller, ErrorCode, Json, RestState, json_response};
+use super::{API, ApiError, Caller, ErrorCode, Json, RestState, cast_stream, json_response};
 use crate::app::{Application, CallbackReceiver};
 use crate::new_cast::CastDraft;
 use crate::service::Service;
@@ -242,7 +244,11 @@ pub(super) async fn get(
 /// List casts, newest first.
 ///
 /// Lists the casts of the application, for the administrator those of all applications, whatever API they
-/// were created through.
+/// were created through. With `Accept: text/event-stream` the response is a stream of server-sent events
+/// `casts`, at most one each second. The first has all casts that are queued, starting or live, at most the
+/// newest 5000; the others have those that changed, once more when they are closed. Their data is
+/// `{"casts": [Cast, …], "gone": [ids of deleted casts], "counts": {"queued": 0, "starting": 0, "live": 0,
+/// "ended": 0}}`. Of the parameters, only `app` counts for streams.
 #[utoipa::path(get, path = "/v1/casts", tag = "casts", operation_id = "listCasts",
     params(
         ("state" = Option<String>, Query,
@@ -261,11 +267,15 @@ pub(super) async fn get(
         ("after" = Option<String>, Query, pattern = "^[0-9a-f]{32}$", description = "Value of `next` of \
             the previous page."),
     ),
-    responses((status = 200, description = "A page of casts.", body = CastList),
-        (status = 400, description = "`invalid-parameter`.", body = ErrorResponse)))]
+    responses((status = 200, description = "A page of casts, or a stream of changes.",
+            content((CastList = "application/json"), (String = "text/event-stream"))),
+        (status = 400, description = "`invalid-parameter`.", body = ErrorResponse),
+        (status = 429, description = "`too-many-streams`.", body = ErrorResponse)))]
 pub(super) async fn list(
     State(rest): State<RestState>,
     caller: Caller,
+    session: Option<Extension<SessionId>>,
+    headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let mut filter = ListQuery::parse(query.as_deref().unwrap_or_default())?.filter;
@@ -274,6 +284,11 @@ pub(super) async fn list(
             return Err(ApiError::forbidden("this token belongs to another application").with_field("app"));
         }
         filter.app = Some(app.name.clone());
+    }
+    if accepts_event_stream(&headers) {
+        let permit = acquire_stream(&rest, &caller)?;
+        let session = session.map(|Extension(session)| session);
+        return Ok(cast_stream::response(rest, caller, session, filter.app, permit));
     }
     let page = rest.service.fleet.list(&filter).await?;
     let next = page.casts.last().filter(|_| page.has_more).map(|cast| cast.id.to_string());

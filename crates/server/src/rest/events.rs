@@ -198,15 +198,7 @@ pub(super) async fn list(
         if let Some(last) = headers.get("last-event-id") {
             after = parse_last_event_id(last, &cast.id)?;
         }
-        let owner = match &caller {
-            Caller::Application(app) => app.name.as_str(),
-            // No application has an empty name.
-            Caller::Administrator => "",
-        };
-        let permit = rest.streams.try_acquire(owner).ok_or_else(|| {
-            let message = "too many event streams are open: close some, or request pages instead";
-            ApiError::retry_later(ErrorCode::TooManyStreams, message, 10)
-        })?;
+        let permit = acquire_stream(&rest, &caller)?;
         return Ok(stream_response(rest.service, caller, cast.id, after, permit));
     }
     let events = rest.service.fleet.events(&cast.id, after, limit).await?;
@@ -215,7 +207,20 @@ pub(super) async fn list(
     Ok(json_response(StatusCode::OK, &EventList { events, next }))
 }
 
-fn accepts_event_stream(headers: &HeaderMap) -> bool {
+/// Takes a permit for one more stream of a caller.
+pub(super) fn acquire_stream(rest: &RestState, caller: &Caller) -> Result<StreamPermit, ApiError> {
+    let owner = match caller {
+        Caller::Application(app) => app.name.as_str(),
+        // No application has an empty name.
+        Caller::Administrator => "",
+    };
+    rest.streams.try_acquire(owner).ok_or_else(|| {
+        let message = "too many event streams are open: close some, or request pages instead";
+        ApiError::retry_later(ErrorCode::TooManyStreams, message, 10)
+    })
+}
+
+pub(super) fn accepts_event_stream(headers: &HeaderMap) -> bool {
     let listed = |value: &HeaderValue| {
         let kinds = value.to_str().unwrap_or_default().split(',');
         kinds
@@ -312,9 +317,12 @@ fn stream_response(
     let reader =
         EventReader { service, caller, cast, after, buffered, changes, last_poll: None, _permit: permit };
     let alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL).text("keep-alive");
-    let mut response = Sse::new(sse_events(reader)).keep_alive(alive).into_response();
+    unbuffered(Sse::new(sse_events(reader)).keep_alive(alive).into_response())
+}
+
+/// Tells caches and proxies to pass a stream on as it comes.
+pub(super) fn unbuffered(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Tells proxies not to buffer the answer.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }

@@ -12,7 +12,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi};
 
-use super::{applications, callback, casts, deliveries, error, events, evidence, nodes, pushes, snapshot};
+use super::{
+    applications, callback, casts, deliveries, error, events, evidence, nodes, pushes, session, snapshot,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,6 +42,7 @@ use super::{applications, callback, casts, deliveries, error, events, evidence, 
         applications::keys::remove,
         applications::tokens::list, applications::tokens::add, applications::tokens::remove,
         nodes::list, nodes::get, nodes::drain,
+        session::sign_in, session::get, session::sign_out,
     ),
     components(schemas(error::ErrorResponse, events::EventView, callback::WebhookPayload)),
     tags(
@@ -48,6 +51,7 @@ use super::{applications, callback, casts, deliveries, error, events, evidence, 
             Only for the administrator."),
         (name = "nodes", description = "Nodes of the fleet: see their load, and drain them. Only for the \
             administrator."),
+        (name = "session", description = "Sessions of browsers, in which a cookie takes the place of a token."),
     ),
     security(("token" = [])),
     modifiers(&CommonResponses),

@@ -2,6 +2,7 @@
 
 mod applications;
 mod auth;
+mod cast_stream;
 mod casts;
 mod create_cast;
 mod events;
@@ -10,6 +11,7 @@ mod limits;
 mod nodes;
 mod openapi;
 mod running;
+mod session;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -149,6 +151,7 @@ impl TestServer {
             peers: None,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
+            sign_in_code: Arc::default(),
         };
         crate::app::load(&service).await.unwrap();
         let router = router_of(super::router(service.clone()));

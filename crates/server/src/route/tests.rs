@@ -70,6 +70,7 @@ fn test_server_with(
         peers: None,
         draining: Arc::default(),
         live_api_nodes: Arc::default(),
+        sign_in_code: Arc::default(),
     };
     let (draining, draining_receiver) = watch::channel(false);
     let rest = rest(service.clone());
@@ -120,7 +121,21 @@ async fn each_request_reaches_its_frontend() {
         assert!(status == StatusCode::OK && body.starts_with(expected), "{body} is not {expected}");
     }
     let (_, text, headers) = server.send(Request::get("/").header("Accept", "text/html,*/*"), "").await;
-    assert!(text.contains("<h1>Pagecast") && headers["content-type"] == "text/html; charset=utf-8");
+    assert!(text.is_empty() && headers["location"] == "/console/");
+    let (status, text, headers) = server.send(Request::get("/console/casts/x?tab=events"), "").await;
+    assert!(status == StatusCode::OK && text.starts_with("<!doctype html>"), "{status} {text}");
+    let policy = headers["content-security-policy"].to_str().unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    assert!(policy.contains("frame-ancestors 'none'") && headers["x-frame-options"] == "DENY");
+    let known = headers["etag"].to_str().unwrap().to_owned();
+    let again = Request::get("/console/").header("If-None-Match", &known);
+    let (status, text, _) = server.send(again, "").await;
+    assert!(status == StatusCode::NOT_MODIFIED && text.is_empty());
+    let (status, ..) = server.send(Request::get("/console/missing.js"), "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
     let (_, text, _) = server.send(Request::get("/"), "").await;
     assert!(text.starts_with("This is Pagecast."));
     assert_eq!(server.get("/v1/things/7").await, (StatusCode::OK, "thing".into()));
@@ -292,6 +307,7 @@ async fn a_node_without_the_role_api_has_no_apis() {
         clock: Arc::new(unix_ms),
         draining: Arc::default(),
         live_api_nodes: Arc::default(),
+        sign_in_code: Arc::default(),
     };
     let (draining, stopped) = watch::channel(false);
     let router = super::router(service, Arc::default(), stopped, rooms());

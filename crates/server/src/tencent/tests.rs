@@ -95,6 +95,7 @@ impl Fixture {
             peers: None,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
+            sign_in_code: Arc::default(),
         };
         Self { service, limits: KeyedRateLimiter::new(1_000_000), _folder: folder }
     }

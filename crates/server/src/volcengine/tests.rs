@@ -83,6 +83,7 @@ impl Fixture {
             peers: None,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
+            sign_in_code: Arc::default(),
         };
         Self { service, gate: RequestGate::default(), fleet, now, _scratch: scratch }
     }

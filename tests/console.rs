@@ -1,0 +1,210 @@
+//! The console in real Chromium, used as a person does: sign in, start a cast from the form, watch it, stop
+//! it, sign out; also when the service restarts, and with names that try to be HTML.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pagecast_testkit::browser::{Browser, Page};
+use pagecast_testkit::service::{ADMIN_TOKEN, REST_TOKEN};
+use pagecast_testkit::{MachineLock, PageServer, ServiceConfig, ServiceProcess};
+use serde_json::{Value, json};
+
+const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
+const TIMEOUT: Duration = Duration::from_secs(90);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Functions of the tests in the page.
+const HELPERS: &str = "
+    window.find = (selector, text) =>
+        [...document.querySelectorAll(selector)].find((found) => !text || found.textContent.includes(text));
+    window.press = (selector, text) => {
+        const found = find(selector, text);
+        if (found) found.click();
+        return Boolean(found);
+    };
+    window.labelled = (text) => {
+        const labels = [...document.querySelectorAll('label')];
+        const label = labels.find((label) => label.textContent.toLowerCase().startsWith(text));
+        return label && document.getElementById(label.htmlFor);
+    };
+    window.fill = (input, value) => {
+        if (!input) return false;
+        input.value = value;
+        input.dispatchEvent(new Event('input', { bubbles: true }));
+        input.dispatchEvent(new Event('change', { bubbles: true }));
+        return true;
+    };
+    window.errors = window.errors || [];
+    window.addEventListener('error', (event) => errors.push(event.message));
+    true";
+
+/// The console of a service in a browser.
+struct Console {
+    page: Page,
+    _browser: Browser,
+}
+
+impl Console {
+    /// Opens the service's own address, which leads to the console.
+    fn open(service: &ServiceProcess) -> Result<Self> {
+        let browser = Browser::start()?;
+        let mut page = browser.open(&service.url("/"))?;
+        page.wait_until("the console is shown", TIMEOUT, "location.pathname.startsWith('/console/')")?;
+        page.evaluate(HELPERS)?;
+        Ok(Self { page, _browser: browser })
+    }
+
+    /// Signs in with a token.
+    fn sign_in(&mut self, token: &str) -> Result<()> {
+        self.wait_for("the form", "find('#token')")?;
+        self.page.evaluate(&format!("fill(find('#token'), {})", json!(token)))?;
+        self.press("button", "Sign in")
+    }
+
+    fn wait_for(&mut self, what: &str, expression: &str) -> Result<Value> {
+        self.page.wait_until(what, TIMEOUT, &format!("Boolean({expression})"))
+    }
+
+    /// Waits until there is such an element with this text, and clicks it.
+    fn press(&mut self, selector: &str, text: &str) -> Result<()> {
+        let expression = format!("press({}, {})", json!(selector), json!(text));
+        self.page.wait_until(&format!("there is {selector} with {text}"), TIMEOUT, &expression).map(drop)
+    }
+
+    /// Waits until the page shows this text.
+    fn wait_for_text(&mut self, text: &str) -> Result<()> {
+        self.wait_for(
+            &format!("the text {text}"),
+            &format!("document.body.innerText.includes({})", json!(text)),
+        )
+        .map(drop)
+    }
+
+    /// Waits until the URL of the page contains this.
+    fn wait_for_address(&mut self, part: &str) -> Result<()> {
+        self.wait_for(&format!("the address has {part}"), &format!("location.href.includes({})", json!(part)))
+            .map(drop)
+    }
+
+    /// Checks that no script of the page has failed.
+    fn expect_no_errors(&mut self) -> Result<()> {
+        let errors = self.page.evaluate("errors")?;
+        ensure!(errors == json!([]), "{errors}");
+        Ok(())
+    }
+}
+
+/// A cast that shows the counter page and records it.
+fn create_cast(service: &ServiceProcess, url: &str) -> Result<String> {
+    let request = json!({ "url": url, "width": 320, "height": 180, "fps": 15, "recording": {} });
+    let made = service.rest("POST", "/v1/casts", Some(&request))?;
+    ensure!(made.status == 201, "{}", made.text());
+    Ok(made.json()?["id"].as_str().context("no id")?.to_owned())
+}
+
+#[test]
+fn a_person_starts_watches_and_stops_a_cast() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let pages = PageServer::start()?;
+    let mut service = ServiceProcess::start(PAGECAST, &ServiceConfig::default())?;
+    let mut console = Console::open(&service)?;
+    console.sign_in("nobody-has-this-token")?;
+    console.wait_for_text("not known")?;
+    console.sign_in(REST_TOKEN)?;
+    console.wait_for_text("All")?;
+    ensure!(console.page.evaluate("Boolean(find('nav a', 'Nodes'))")? == false, "an application sees nodes");
+
+    console.press("nav a", "Start")?;
+    console.wait_for("the form", "labelled('url')")?;
+    console.page.evaluate("fill(labelled('url'), 'counter.html')")?;
+    console.press("button", "Start the cast")?;
+    console.wait_for_text("must begin with http")?;
+    for (field, value) in [
+        ("url", json!(pages.url("counter.html"))),
+        ("width", json!(320)),
+        ("height", json!(180)),
+        ("fps", json!(15)),
+    ] {
+        let filled = console.page.evaluate(&format!("fill(labelled('{field}'), {value})"))?;
+        ensure!(filled == true, "there is no field {field}");
+    }
+    console.press("button", "Start the cast")?;
+    console.wait_for_address("/console/casts/")?;
+    let address = console.page.evaluate("location.pathname")?;
+    let id = address.as_str().and_then(|path| path.rsplit('/').next()).context("no id")?.to_owned();
+    service.wait_until_cast(&id, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
+    console.wait_for("the cast is shown as live", "find('.sheet-head', 'live')")?;
+    let picture = "find('.preview img').naturalWidth > 0 && find('.preview img').src";
+    let first = console.page.wait_until("there is a picture", TIMEOUT, picture)?;
+    console.wait_for("the picture moves", &format!("find('.preview img').src !== {first}"))?;
+    std::fs::write(service.scratch().join("cast.png"), console.page.screenshot()?)?;
+
+    console.press("button", "Stop")?;
+    console.press("dialog button", "Stop")?;
+    service.wait_until_cast(&id, "it is closed", TIMEOUT, |cast| cast["closed"] == true)?;
+    console.wait_for("the cast is shown as ended", "find('.sheet-head', 'ended')")?;
+    console.press("[role=tab]", "Files")?;
+    console.wait_for("the file", &format!("find('#cast-panel', '{id}') && find('#cast-panel', '.mp4')"))?;
+    console.press("nav a", "Casts")?;
+    console.wait_for("it is listed", &format!("find('[data-id=\"{id}\"]', 'ended')"))?;
+    console.expect_no_errors()?;
+
+    console.press(".account", "")?;
+    console.press("dialog button", "Sign out")?;
+    console.wait_for("the form", "find('#token')")?;
+    service.stop(STOP_TIMEOUT)?;
+    service.wait_until_exited(STOP_TIMEOUT)
+}
+
+#[test]
+fn the_list_follows_casts_and_comes_back_after_a_restart() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let pages = PageServer::start()?;
+    let mut service =
+        ServiceProcess::start(PAGECAST, &ServiceConfig { no_capacity: true, ..ServiceConfig::default() })?;
+    let mut console = Console::open(&service)?;
+    console.sign_in(ADMIN_TOKEN)?;
+    console.wait_for("the list", "find('nav a', 'Nodes')")?;
+    let first = create_cast(&service, &pages.url("counter.html"))?;
+    console.wait_for("the first cast", &format!("find('[data-id=\"{first}\"]', 'queued')"))?;
+    service.kill();
+    console.wait_for_text("Reconnecting")?;
+    service.restart()?;
+    let second = create_cast(&service, &pages.url("static.html"))?;
+    console.wait_for("the second cast", &format!("find('[data-id=\"{second}\"]', 'static.html')"))?;
+    ensure!(console.page.evaluate("document.body.innerText.includes('Reconnecting')")? == false);
+    service.rest("POST", &format!("/v1/casts/{first}/stop"), None)?;
+    console.wait_for("the end", &format!("!find('[data-id=\"{first}\"]', 'queued')"))?;
+    console.expect_no_errors()
+}
+
+#[test]
+fn names_of_others_are_text() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let service =
+        ServiceProcess::start(PAGECAST, &ServiceConfig { no_capacity: true, ..ServiceConfig::default() })?;
+    let mut console = Console::open(&service)?;
+    console.sign_in(ADMIN_TOKEN)?;
+    console.wait_for("the list", "find('nav a', 'Nodes')")?;
+    console.page.evaluate("window.attacked = false")?;
+    let hostile = "http://127.0.0.1:9/<img src=x onerror=attacked=true><script>attacked=true</script>";
+    let id = create_cast(&service, hostile)?;
+    let row = format!("find('[data-id=\"{id}\"]')");
+    console.wait_for("the cast", &row)?;
+    for view in ["timeline", "events", "evidence", "files", "callbacks", "settings"] {
+        let address = json!(service.url(&format!("/console/casts/{id}?tab={view}")));
+        console.page.evaluate(&format!("location.assign({address})"))?;
+        console.wait_for(
+            "the cast",
+            "document.readyState === 'complete' && document.querySelector('.sheet-head')",
+        )?;
+        console.page.evaluate(HELPERS)?;
+        console
+            .wait_for("its address is text", "find('.sheet-head', '<img src=x onerror=attacked=true>')")?;
+        let found = console
+            .page
+            .evaluate("window.attacked === true || document.querySelectorAll('main script').length > 0")?;
+        ensure!(found == false, "the URL was read as HTML in {view}");
+    }
+    Ok(())
+}
