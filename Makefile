@@ -10,11 +10,14 @@ RUN   := chromium fonts-noto-core fonts-noto-cjk fonts-noto-color-emoji libnss3-
 TEST  := coturn ffmpeg janus openssl nginx-light libnginx-mod-rtmp libnginx-mod-stream pgbouncer postgresql python3-venv systemd
 BENCH := xvfb pulseaudio ffmpeg nginx-light libnginx-mod-rtmp postgresql
 
-.PHONY: help setup demo build test check fmt bench soak packages-run packages-test packages-bench
+# Of a fleet on this machine, in addition: its database, and what looks into its recording.
+FLEET := postgresql ffmpeg
+
+.PHONY: help setup demo demo-fleet build test check fmt bench soak packages-run packages-fleet packages-test packages-bench
 
 # A line `## text` above a target is its help.
 help: ## (this list)
-	@awk '/^## / { text = substr($$0, 4) } /^[a-z-]+:/ && text { sub(/:.*/, ""); printf "make %-7s %s\n", $$0, text; text = "" }' Makefile
+	@awk '/^## / { text = substr($$0, 4) } /^[a-z-]+:/ && text { sub(/:.*/, ""); printf "make %-10s %s\n", $$0, text; text = "" }' Makefile
 
 ## Install everything that contributors need: Debian packages, third-party test servers and SDKs
 setup: packages-test packages-bench
@@ -24,6 +27,11 @@ setup: packages-test packages-bench
 demo: packages-run
 	$(CARGO) build --release --locked
 	./target/release/pagecast demo
+
+## Kill nodes of a fleet under a live room and a recording: demo-fleet.mp4 and demo-fleet.png
+demo-fleet: packages-fleet
+	$(CARGO) build --release --locked -p pagecast -p pagecast-testkit --bins --example demo_fleet
+	./target/release/examples/demo_fleet
 
 ## Build target/release/pagecast
 build: packages-run
@@ -58,6 +66,9 @@ soak: packages-test
 
 packages-run:
 	@scripts/install-packages $(BUILD) $(RUN)
+
+packages-fleet:
+	@scripts/install-packages $(BUILD) $(RUN) $(FLEET)
 
 packages-test:
 	@scripts/install-packages $(BUILD) $(RUN) $(TEST) $(shell command -v npm >/dev/null || echo npm)

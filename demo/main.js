@@ -83,7 +83,7 @@ function tick(now) {
 }
 
 function resize() {
-  for (const canvas of document.querySelectorAll("canvas")) fit(canvas);
+  for (const canvas of document.querySelectorAll("main canvas")) fit(canvas);
   if (still !== null) show(Number(still), false);
 }
 

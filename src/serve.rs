@@ -2,6 +2,7 @@
 //! [`wire`] them to each other; run listener, node and webhook dispatcher; drain them in order.
 
 mod data_folder;
+mod evidence;
 mod open;
 mod peers;
 mod rooms;

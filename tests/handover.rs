@@ -96,9 +96,10 @@ impl Fixture {
         Ok(())
     }
 
-    /// Names of the copies in the store of the fleet.
+    /// Names of the copies of segments in the store of the fleet.
     fn copies(&self) -> Result<Vec<String>> {
-        Ok(self.s3.objects("fleet")?.into_keys().collect())
+        let is_evidence = |name: &String| name.contains("/evidence/");
+        Ok(self.s3.objects("fleet")?.into_keys().filter(|name| !is_evidence(name)).collect())
     }
 
     /// Waits until the store of the fleet has this many copies whose names contain `part`.
@@ -297,6 +298,13 @@ fn the_next_owner_makes_one_file_with_the_fleets_store() -> Result<()> {
     fixture.ensure_unchanged(&before)?;
     let part = fixture.play("_r1_000000.mp4")?;
     ensure!(part.len() >= 15 && part.is_sorted() && !file.contains(&part[0]), "{part:?}");
+    // The log of the last owner outlives its disk.
+    std::fs::remove_dir_all(fixture.service.data_folder().join("evidence").join(&fixture.id))?;
+    let evidence = format!("/v1/casts/{}/evidence", fixture.id);
+    let listed = fixture.service.rest("GET", &evidence, None)?;
+    ensure!(listed.text().contains("/evidence/cast_r3.log"), "{}", listed.text());
+    let log = fixture.service.rest("GET", &format!("{evidence}/cast_r3.log"), None)?;
+    ensure!(log.status == 200 && log.text().contains("INFO"), "{} {}", log.status, log.text());
     fixture.service.stop(STOP_TIMEOUT)?;
     fixture.service.wait_until_exited(STOP_TIMEOUT)
 }

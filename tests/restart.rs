@@ -1,4 +1,7 @@
 //! The service is killed repeatedly: no cast is lost, none runs twice, and each callback is delivered.
+//!
+//! The seeds alternate between the backends, because each takes half a minute. The recording that is resumed
+//! is on PostgreSQL; `handover.rs` resumes recordings on SQLite.
 #![expect(clippy::print_stdout, reason = "measurements are printed beside a failure")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,16 +13,21 @@ use pagecast_testkit::media::beeps;
 use pagecast_testkit::service::{APP_ID, SDK_APP_ID};
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{
-    MachineLock, PageServer, ReceivedRequest, Recording, ServiceConfig, ServiceProcess, WebhookReceiver,
-    av_sync, wait_until,
+    Backend, MachineLock, PageServer, ReceivedRequest, Recording, ServiceConfig, ServiceProcess,
+    WebhookReceiver, av_sync, wait_until,
 };
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(90);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// Seeds of the sequences of requests and kills. Several short sequences meet more states than a long one.
-const SEEDS: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0x2545_f491_4f6c_dd1d, 0xd1b5_4a32_d192_ed03];
+/// Seeds of the sequences of requests and kills, and the backend of each. Several short sequences meet more
+/// states than a long one.
+const SEEDS: [(u64, Backend); 3] = [
+    (0x9e37_79b9_7f4a_7c15, Backend::Postgres),
+    (0x2545_f491_4f6c_dd1d, Backend::Sqlite),
+    (0xd1b5_4a32_d192_ed03, Backend::Postgres),
+];
 /// Kills of the service for each seed.
 const KILLS_PER_SEED: u32 = 10;
 /// In each n-th round the service is killed when its casts are live; in the others after less than a second.
@@ -49,10 +57,10 @@ fn webcast_request(server: &PageServer, task: &str) -> Value {
     })
 }
 
-fn start_service(receiver: &WebhookReceiver) -> Result<ServiceProcess> {
+fn start_service(receiver: &WebhookReceiver, backend: Backend) -> Result<ServiceProcess> {
     ServiceProcess::start(
         PAGECAST,
-        &ServiceConfig { callback_url: Some(receiver.url("")), ..ServiceConfig::default() },
+        &ServiceConfig { backend, callback_url: Some(receiver.url("")), ..ServiceConfig::default() },
     )
 }
 
@@ -79,7 +87,7 @@ fn stored_file(service: &ServiceProcess, task: &str) -> Result<PathBuf> {
 fn a_recording_resumes_after_the_service_was_killed() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (server, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
-    let mut service = start_service(&receiver)?;
+    let mut service = start_service(&receiver, Backend::Postgres)?;
     let (done, answer) = service.call("StartWebRecord", &record_request(&server, "sync.html?report"))?;
     ensure!(done, "{answer}");
     let task = answer["Response"]["TaskId"].as_str().context("no task")?.to_owned();
@@ -256,16 +264,16 @@ fn has_ended(statuses: &[u64]) -> bool {
 #[test]
 fn kills_lose_neither_casts_nor_callbacks() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    for seed in SEEDS {
-        check_kills(seed).with_context(|| format!("seed {seed:#x}"))?;
+    for (seed, backend) in SEEDS {
+        check_kills(seed, backend).with_context(|| format!("seed {seed:#x}, {backend:?}"))?;
     }
     Ok(())
 }
 
 /// Kills the service [`KILLS_PER_SEED`] times between and during requests, then checks casts and callbacks.
-fn check_kills(seed: u64) -> Result<()> {
+fn check_kills(seed: u64, backend: Backend) -> Result<()> {
     let (server, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
-    let mut service = start_service(&receiver)?;
+    let mut service = start_service(&receiver, backend)?;
     let (mut rng, mut requested, mut killed_live) = (Rng(seed), RequestedCasts::default(), 0);
     let begin = Instant::now();
     for number in 0..KILLS_PER_SEED {
@@ -287,7 +295,8 @@ fn check_kills(seed: u64) -> Result<()> {
         service.restart()?;
     }
     println!(
-        "seed {seed:#x}: {KILLS_PER_SEED} kills in {:.0} s, {} casts, {killed_live} live when killed",
+        "seed {seed:#x}, {backend:?}: {KILLS_PER_SEED} kills in {:.0} s, {} casts, {killed_live} live when \
+         killed",
         begin.elapsed().as_secs_f64(),
         requested.started.len()
     );

@@ -165,7 +165,7 @@ fn start_host_room(listen: &str) -> Result<(PageServer, PagecastProcess, String)
 
 fn guest_command(server: &PageServer, host: &str) -> PagecastCommand {
     let rooms = host.rsplit_once('/').map_or(host, |(rooms, _)| rooms);
-    PagecastCommand::cast(PAGECAST, &server.url("counter.html"))
+    PagecastCommand::cast(PAGECAST, &server.url("counter.html?report"))
         .option("size", "320x180")
         .option("room", "guests")
         .option("whip", format!("{rooms}/{{room}}/whip?user={{user}}"))
@@ -225,6 +225,8 @@ fn a_room_that_restarts_is_rejoined() -> Result<()> {
     let pages = PageServer::start()?;
     let mut cast = guest_command(&pages, &address).start()?;
     wait_for_publishers(&address, 1, TIMEOUT)?;
+    // A cast whose page was not shown ends with an error.
+    pages.wait_for_request("/report/second-1", TIMEOUT)?;
     room.kill_all();
     drop(room);
     cast.wait_until("the lost connection was reported", TIMEOUT, |run| {

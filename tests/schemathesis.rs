@@ -1,5 +1,8 @@
 //! The REST API conforms to its OpenAPI description: schemathesis sends requests that the description allows,
 //! and requests that it does not.
+//!
+//! The service is on PostgreSQL, which refuses values that SQLite takes, such as text with a NUL. What comes
+//! before the database is the same for both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,8 +10,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::command::{program, run_for_output};
-use pagecast_testkit::service::{ADMIN_TOKEN, REST_TOKEN, ServiceConfig};
-use pagecast_testkit::{ScratchDir, ServiceProcess};
+use pagecast_testkit::service::{ADMIN_TOKEN, REST_TOKEN};
+use pagecast_testkit::{Backend, ScratchDir, ServiceConfig, ServiceProcess};
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -70,10 +73,14 @@ fn start_service() -> Result<ServiceProcess> {
     // No rate limit, which other tests check.
     let environment = vec![("PAGECAST__LIMITS__REQUESTS_PER_S", "1000000".to_owned())];
     let casts = "max_queue_timeout_s = 86400".to_owned();
-    ServiceProcess::start(
-        PAGECAST,
-        &ServiceConfig { no_capacity: true, casts_toml: casts, environment, ..ServiceConfig::default() },
-    )
+    let config = ServiceConfig {
+        backend: Backend::Postgres,
+        no_capacity: true,
+        casts_toml: casts,
+        environment,
+        ..ServiceConfig::default()
+    };
+    ServiceProcess::start(PAGECAST, &config)
 }
 
 #[test]

@@ -2,10 +2,14 @@
 //! cloud.
 //!
 //! A client in the language of each SDK (`third-party/sdk`) carries out steps and prints their results. The
-//! tests here check them.
+//! tests here check them. Half of the SDKs of each vendor talk to a service on SQLite, and half to one on
+//! PostgreSQL, because the answers come from the same front end. One SDK of each vendor also talks to three
+//! nodes of a fleet.
 
 #[path = "sdk/client.rs"]
 mod client;
+#[path = "sdk/fleet.rs"]
+mod fleet;
 #[path = "sdk/guide_examples.rs"]
 mod guide_examples;
 #[path = "sdk/tencent.rs"]

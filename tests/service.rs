@@ -1,4 +1,9 @@
 //! `pagecast serve` for its operator and users: configuration, REST API, queue, metrics, shutdown.
+//!
+//! The life of a cast and the queue are tested on both backends. Fairness and the reasons of failures are
+//! tested on PostgreSQL, where they take the longer way; what has nothing to do with the database on SQLite.
+//! Draining is tested on SQLite, where a service that drains refuses casts; in a fleet, another node may take
+//! them.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +12,8 @@ use pagecast_testkit::command::{program, run_for_output, signal_pid};
 use pagecast_testkit::service::{ADMIN_TOKEN, APP_ID, CALLBACK_SECRET, SDK_APP_ID};
 use pagecast_testkit::timecode::TimecodePosition;
 use pagecast_testkit::{
-    MachineLock, PageServer, PagecastCommand, Recording, ScratchDir, ServiceConfig, ServiceProcess, Signal,
-    WebhookReceiver, http, self_signed_certificate, verify, wait_until,
+    Backend, MachineLock, PageServer, PagecastCommand, Recording, ScratchDir, ServiceConfig, ServiceProcess,
+    Signal, WebhookReceiver, http, self_signed_certificate, verify, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -20,9 +25,18 @@ const REQUEST_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn one_cast_is_live_and_recorded_and_seen() -> Result<()> {
+    check_one_cast(Backend::Sqlite)
+}
+
+#[test]
+fn one_cast_is_live_and_recorded_and_seen_on_postgres() -> Result<()> {
+    check_one_cast(Backend::Postgres)
+}
+
+fn check_one_cast(backend: Backend) -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (server, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
-    let config = ServiceConfig { callback_url: Some(receiver.url("")), ..ServiceConfig::default() };
+    let config = ServiceConfig { backend, callback_url: Some(receiver.url("")), ..ServiceConfig::default() };
     let mut service = ServiceProcess::start(PAGECAST, &config)?;
     let request = json!({
         "url": server.url("counter.html?do=freeze&after=3000&loads=1&id=rest"),
@@ -202,7 +216,8 @@ fn find_recording(service: &ServiceProcess, name: &str) -> Result<std::path::Pat
 #[test]
 fn a_failure_is_reported_with_its_reason() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let service = ServiceProcess::start(PAGECAST, &ServiceConfig::default())?;
+    let config = ServiceConfig { backend: Backend::Postgres, ..ServiceConfig::default() };
+    let service = ServiceProcess::start(PAGECAST, &config)?;
     let page = "http://10.1.2.3:81/";
     let bucket = json!({ "Vendor": 0, "Region": "r", "Bucket": "b-1", "AccessKey": "a", "SecretKey": "s" });
     let record =
@@ -235,11 +250,20 @@ fn a_failure_is_reported_with_its_reason() -> Result<()> {
 
 #[test]
 fn a_cast_without_capacity_is_queued_and_then_fails() -> Result<()> {
+    check_queue(Backend::Sqlite)
+}
+
+#[test]
+fn a_cast_without_capacity_is_queued_and_then_fails_on_postgres() -> Result<()> {
+    check_queue(Backend::Postgres)
+}
+
+fn check_queue(backend: Backend) -> Result<()> {
     let _turn = MachineLock::shared()?;
     let server = PageServer::start()?;
     let casts = "max_running = 1\nqueue_timeout_s = 4\nmax_queued_casts = 1".to_owned();
-    let mut service =
-        ServiceProcess::start(PAGECAST, &ServiceConfig { casts_toml: casts, ..ServiceConfig::default() })?;
+    let config = ServiceConfig { backend, casts_toml: casts, ..ServiceConfig::default() };
+    let mut service = ServiceProcess::start(PAGECAST, &config)?;
     let request =
         json!({ "url": server.url("static.html"), "width": 320, "height": 180, "fps": 5, "recording": {} });
     let make = || -> Result<http::Response> { service.rest("POST", "/v1/casts", Some(&request)) };
@@ -267,14 +291,11 @@ fn a_cast_without_capacity_is_queued_and_then_fails() -> Result<()> {
 
 /// Creates a second application as administrator and returns its token.
 fn another_application(service: &ServiceProcess) -> Result<String> {
-    let admin = format!("Bearer {ADMIN_TOKEN}");
-    let headers = [("Authorization", admin.as_str()), ("Content-Type", "application/json")];
+    let create = |path: &str, body: Value| service.rest_as(ADMIN_TOKEN, "POST", path, Some(&body));
     let settings = json!({ "network": { "allow": ["127.0.0.0/8"] } });
-    let body = json!({ "name": "other", "settings": settings }).to_string();
-    let made = http::request("POST", &service.url("/v1/applications"), &headers, body.as_bytes())?;
+    let made = create("/v1/applications", json!({ "name": "other", "settings": settings }))?;
     ensure!(made.status == 201, "{}", made.text());
-    let made =
-        http::request("POST", &service.url("/v1/applications/other/tokens"), &headers, b"{}")?.json()?;
+    let made = create("/v1/applications/other/tokens", json!({}))?.json()?;
     Ok(made["token"].as_str().with_context(|| made.to_string())?.to_owned())
 }
 
@@ -422,10 +443,13 @@ mod exclusive {
         let share = (1.8 / cores).max(0.1).to_string();
         let environment = vec![("PAGECAST__CASTS__CPU_SHARE", share)];
         let casts = "queue_timeout_s = 60".to_owned();
-        let mut service = ServiceProcess::start(
-            PAGECAST,
-            &ServiceConfig { casts_toml: casts, environment, ..ServiceConfig::default() },
-        )?;
+        let config = ServiceConfig {
+            backend: Backend::Postgres,
+            casts_toml: casts,
+            environment,
+            ..ServiceConfig::default()
+        };
+        let mut service = ServiceProcess::start(PAGECAST, &config)?;
         let cast = |width: u32, height: u32, fps: u32, room: &str| {
             let room = json!({ "room": room, "user": "page" });
             let url = server.url("static.html");
@@ -437,13 +461,11 @@ mod exclusive {
         let small = id(service.rest("POST", "/v1/casts", Some(&cast(160, 90, 5, "a")))?)?;
         service.wait_until_cast(&small, "it is live", TIMEOUT, |cast| cast["state"] == "live")?;
         let large = id(service.rest("POST", "/v1/casts", Some(&cast(3840, 2160, 60, "b")))?)?;
-        let token = format!("Bearer {}", another_application(&service)?);
-        let headers = [("Authorization", token.as_str()), ("Content-Type", "application/json")];
-        let body = cast(160, 90, 5, "c").to_string();
-        let others = id(http::request("POST", &service.url("/v1/casts"), &headers, body.as_bytes())?)?;
+        let token = another_application(&service)?;
+        let others = service.rest_as(&token, "POST", "/v1/casts", Some(&cast(160, 90, 5, "c")))?;
+        let path = format!("/v1/casts/{}", id(others)?);
         wait_until("another tenant's small cast is live", TIMEOUT, || {
-            let path = service.url(&format!("/v1/casts/{others}"));
-            let cast = http::request("GET", &path, &headers, b"")?.json()?;
+            let cast = service.rest_as(&token, "GET", &path, None)?.json()?;
             ensure!(cast["state"] == "live", "{cast:#}");
             Ok(())
         })?;

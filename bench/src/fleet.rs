@@ -26,7 +26,7 @@ pub(crate) const CLAIMING_NODES: usize = 10;
 pub(crate) const RUNNING_NODES: usize = 20;
 /// Goal: longest time until all casts are claimed, in seconds.
 pub(crate) const MAX_CLAIM_S: f64 = 5.0;
-/// Goal: most cores and transactions per second of PostgreSQL while nodes renew leases and send heartbeats.
+/// Goal: most cores and transactions per second of PostgreSQL with all that nodes ask regularly.
 pub(crate) const MAX_UPKEEP_CORES: f64 = 0.2;
 pub(crate) const MAX_UPKEEP_TRANSACTIONS_PER_S: f64 = 40.0;
 const DURATION_S: u32 = 20;

@@ -4,8 +4,8 @@
 //! [`usage`] reads /proc, [`quality`] decodes the files, [`mod@reference`] draws single pictures again
 //! without loss. [`plan`] has the order of the work and [`report`] writes the results.
 //!
-//! [`service`] measures `pagecast serve`, which has no baseline, and [`mod@fleet`] compares its two
-//! databases.
+//! [`service`] measures `pagecast serve`, which has no baseline, [`mod@fleet`] compares its two databases,
+//! and [`take_over`] kills nodes of a fleet.
 //!
 //! Deliberately absent: the crates of Pagecast, except the databases in [`mod@fleet`]. The bench uses its
 //! command line, its APIs, and the first and last messages of the process of a cast.
@@ -32,6 +32,7 @@ mod results;
 mod rooms;
 mod service;
 mod site;
+mod take_over;
 mod usage;
 
 use anyhow::Result;

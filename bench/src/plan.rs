@@ -24,11 +24,13 @@ use crate::results::{PageResult, PerRecorder, Results};
 use crate::rooms::RoomResults;
 use crate::service::ServiceResults;
 use crate::site::BenchSite;
+use crate::take_over::TakeOverResults;
 use crate::usage::{become_subreaper, kill_descendants};
 
 const DEFAULT_WINDOW_S: u32 = 10;
 const DEFAULT_REPEAT: u32 = 3;
 const DEFAULT_JOINS: u32 = 20;
+const DEFAULT_KILLS: u32 = 10;
 
 /// A part of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,6 +51,8 @@ pub(crate) enum Section {
     Service,
     /// SQLite and PostgreSQL: latency of the service, claims of many nodes, cost of leases
     Fleet,
+    /// Time without pictures when the node of a cast is killed, and when the database is
+    TakeOver,
 }
 
 /// Compares Pagecast with a baseline (Xvfb, PulseAudio, x11grab, ffmpeg) and writes a report.
@@ -70,6 +74,9 @@ pub(crate) struct Args {
     /// Viewers that join one after the other, in each scenario of playback [default: 20, quick 2]
     #[arg(long, value_parser = value_parser!(u32).range(1..=99))]
     joins: Option<u32>,
+    /// How often the node of a cast is killed, for the take-over [default: 10, quick 2]
+    #[arg(long, value_parser = value_parser!(u32).range(1..=99))]
+    kills: Option<u32>,
     /// Measure only scenarios of playback whose row contains this text
     #[arg(long, default_value = "", hide_default_value = true)]
     scenario: String,
@@ -100,6 +107,10 @@ impl Args {
 
     fn joins(&self) -> u32 {
         self.joins.unwrap_or(if self.quick { 2 } else { DEFAULT_JOINS })
+    }
+
+    fn kills(&self) -> u32 {
+        self.kills.unwrap_or(if self.quick { 2 } else { DEFAULT_KILLS })
     }
 
     fn has(&self, part: Section) -> bool {
@@ -176,6 +187,9 @@ fn run_sections(args: &Args, site: &BenchSite, program: &Path) -> Result<Results
     }
     if args.has(Section::Fleet) {
         results.fleet = Some(FleetResults::measure(program, args.quick)?);
+    }
+    if args.has(Section::TakeOver) {
+        results.take_over = Some(TakeOverResults::measure(program, args.kills())?);
     }
     Ok(results)
 }

@@ -5,6 +5,7 @@ mod outputs;
 mod playback;
 mod rooms;
 mod service;
+mod take_over;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -60,6 +61,9 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     if let Some(fleet) = &results.fleet {
         fleet::markdown(&mut text, fleet)?;
     }
+    if let Some(results) = &results.take_over {
+        take_over::markdown(&mut text, results)?;
+    }
     method_section(&mut text, args)?;
     if results.outputs.is_some() {
         text.push_str(outputs::METHOD_TEXT);
@@ -75,6 +79,9 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     }
     if results.fleet.is_some() {
         text.push_str(fleet::METHOD_TEXT);
+    }
+    if results.take_over.is_some() {
+        text.push_str(take_over::METHOD_TEXT);
     }
     Ok(text)
 }

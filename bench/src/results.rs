@@ -11,6 +11,7 @@ use crate::page::BenchPage;
 use crate::playback::PlaybackResults;
 use crate::rooms::RoomResults;
 use crate::service::ServiceResults;
+use crate::take_over::TakeOverResults;
 use crate::usage::Component;
 
 /// Goal: largest SSIM loss of Pagecast's pictures against the baseline's.
@@ -64,6 +65,7 @@ pub(crate) struct Results {
     pub(crate) playback: Option<PlaybackResults>,
     pub(crate) service: Option<ServiceResults>,
     pub(crate) fleet: Option<FleetResults>,
+    pub(crate) take_over: Option<TakeOverResults>,
 }
 
 impl PageResult {

@@ -8,7 +8,7 @@ use pagecast_core::spec::is_label;
 use pagecast_fleet::postgres::{self, PostgresFleet};
 use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{Fleet, Rooms, WorkerId};
+use pagecast_fleet::{AnsweredRequests, Fleet, Rooms, WorkerId};
 use pagecast_server::config::{self, Config, Role};
 use pagecast_server::listen::Listener;
 use pagecast_server::{Clock, volcengine};
@@ -32,6 +32,8 @@ pub(super) struct OpenedService {
     pub(super) node: WorkerId,
     /// Keeps other services out of the data folder, if the fleet's database does not.
     pub(super) data_lock: Option<DataFolderLock>,
+    /// Which requests the nodes of a fleet have answered.
+    pub(super) answered: Option<Arc<dyn AnsweredRequests>>,
     pub(super) listener: Listener,
     pub(super) rooms: Option<Arc<EmbeddedRooms>>,
     /// The channel to the other nodes.
@@ -44,16 +46,17 @@ impl OpenedService {
     pub(super) async fn open(mut config: Config) -> anyhow::Result<Self> {
         data_folder::prepare(&config.data)?;
         let clock: Clock = Arc::new(unix_ms);
-        let (node, data_lock, fleet, room_table) = if config.fleet.database.is_some() {
+        let (node, data_lock, fleet, tables) = if config.fleet.database.is_some() {
             let node = node_name(&config)?;
             let lock = DataFolderLock::acquire(&config.data)?;
             let fleet = open_shared_fleet(&config, &node).await?;
-            let room_table: Arc<dyn Rooms> = Arc::clone(&fleet) as _;
-            (node, Some(lock), fleet as Arc<dyn Fleet>, Some(room_table))
+            let tables: (Arc<dyn Rooms>, Arc<dyn AnsweredRequests>) = (fleet.clone(), fleet.clone());
+            (node, Some(lock), fleet as Arc<dyn Fleet>, Some(tables))
         } else {
             // The data folder has only one service, so any name will do; it must not change.
             (WorkerId("embedded".into()), None, open_local_fleet(&config, &clock)?, None)
         };
+        let (room_table, answered) = tables.unzip();
         open_signature_log(&config)?;
         let uses_demo_application = add_demo_application(&mut config)?;
         let listener = Listener::bind(config.listen, config.tls.as_ref()).await?;
@@ -62,7 +65,18 @@ impl OpenedService {
             None => None,
         };
         let rooms = open_rooms(&config, &listener, peers.as_ref())?;
-        Ok(Self { config, uses_demo_application, clock, fleet, node, data_lock, listener, rooms, peers })
+        Ok(Self {
+            config,
+            uses_demo_application,
+            clock,
+            fleet,
+            node,
+            data_lock,
+            answered,
+            listener,
+            rooms,
+            peers,
+        })
     }
 }
 
@@ -133,7 +147,7 @@ fn open_vault(config: &Config) -> anyhow::Result<Vault> {
 }
 
 fn open_signature_log(config: &Config) -> anyhow::Result<()> {
-    volcengine::open_signature_log(&config.data, unix_ms())
+    volcengine::open_signature_log(&config.data, unix_ms(), config.fleet.database.is_some())
         .with_context(|| format!("cannot keep the signatures of requests in {}", config.data.display()))
 }
 

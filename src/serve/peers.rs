@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use pagecast_fleet::{CastId, Fleet, Rooms, RunningCasts, WorkerId};
+use pagecast_fleet::{CastId, Fleet, Rooms, WorkerId};
 use pagecast_server::config::{self, Config};
 use pagecast_server::listen::{self, Listener};
 use pagecast_server::peer::{self, PeerClient, PeerClientConfig, RoomForwarder};
@@ -78,7 +78,7 @@ impl OpenedPeers {
         service: &Service,
         client: PeerClient,
         rooms: Option<Arc<EmbeddedRooms>>,
-        running: RunningCasts,
+        config: &node::Config,
     ) -> (WiredPeers, Router) {
         let Self { settings, listener, room_listener, table } = self;
         let (node, lease) = (client.own().clone(), service.config.fleet.lease());
@@ -87,7 +87,8 @@ impl OpenedPeers {
             id: node.clone(),
             secret: settings.secret,
             service: service.clone(),
-            running,
+            running: config.running.clone(),
+            database: config.database.clone(),
             rooms: local.clone().unwrap_or_default(),
         });
         let forwarder = rooms.clone().map(|rooms| {

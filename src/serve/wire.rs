@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use pagecast_core::CastSpec;
 use pagecast_core::spec::{Source, SourceUrl};
-use pagecast_fleet::{NodeInfo, RunningCasts, WorkerId};
+use pagecast_fleet::{AnsweredRequests, DatabaseState, NodeInfo, RunningCasts, WorkerId};
 use pagecast_server::Service;
 use pagecast_server::app::{self, ApplicationRegistry, StorageLocation};
 use pagecast_server::callback::WebhookDispatcher;
@@ -14,12 +14,14 @@ use pagecast_server::config::{Config, Role};
 use pagecast_server::listen::Listener;
 use pagecast_server::metrics::Metrics;
 use pagecast_server::route::{self, Router};
+use pagecast_server::volcengine;
 use pagecast_worker::node::{self, AdmissionConfig, CompleteSpec, Node};
 use pagecast_worker::process;
 use tokio::sync::watch;
 
 use super::RunningService;
 use super::data_folder::DataFolderLock;
+use super::evidence;
 use super::open::OpenedService;
 use super::peers::{NodePeers, OpenedPeers, WiredPeers};
 use super::rooms::{EmbeddedRooms, RoomEndpoint};
@@ -37,6 +39,7 @@ pub(super) struct WiredService {
     uses_demo_application: bool,
     stop: watch::Sender<bool>,
     data_lock: Option<DataFolderLock>,
+    answered: Option<Arc<dyn AnsweredRequests>>,
 }
 
 impl WiredService {
@@ -49,6 +52,7 @@ impl WiredService {
             fleet,
             node,
             data_lock,
+            answered,
             listener,
             rooms,
             peers,
@@ -59,6 +63,7 @@ impl WiredService {
         let peer_url = peers.as_ref().map(OpenedPeers::url);
         let mut node = node_config(&config, node, rooms.as_ref(), peer_url)?;
         node.peers = client.clone().map(|client| Arc::new(NodePeers(client)) as _);
+        let evidence = evidence::open(&config)?;
         let service = Service {
             fleet,
             node: node.worker.clone(),
@@ -70,13 +75,14 @@ impl WiredService {
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
+            evidence,
         };
         app::load(&service).await.context("cannot load the applications")?;
         let (stop, stopped) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());
         let (peers, room_router) = match peers.zip(client) {
             Some((peers, client)) => {
-                let (peers, router) = peers.wire(&service, client, rooms.clone(), node.running.clone());
+                let (peers, router) = peers.wire(&service, client, rooms.clone(), &node);
                 (Some(peers), Some(router))
             }
             None => (None, rooms.as_ref().and_then(|rooms| rooms.server_router())),
@@ -96,53 +102,45 @@ impl WiredService {
             uses_demo_application,
             stop,
             data_lock,
+            answered,
         })
     }
 
     /// Runs listeners, node and webhook dispatcher. The listeners come first: a service that nobody can reach
     /// must not resume casts.
     pub(super) async fn run(self) -> anyhow::Result<RunningService> {
-        let Self {
-            service,
-            listener,
-            router,
-            rooms,
-            node,
-            dispatcher,
-            peers,
-            uses_demo_application,
-            stop,
-            data_lock,
-        } = self;
-        let config = &service.config;
-        let url = listener.url();
+        let config = &self.service.config;
+        if let Some(table) = self.answered.filter(|_| config.fleet.has_role(Role::Api)) {
+            volcengine::share_signatures(table, Arc::clone(&self.service.clock)).await;
+        }
+        let url = self.listener.url();
         let mut limits = config.limits.listener_limits();
-        limits.max_event_streams = rooms.as_ref().map_or(0, |rooms| rooms.max_event_streams());
-        let server = listener.serve(limits, router);
-        let peers = peers.map(|peers| peers.run(config, Arc::clone(&node.viewers)));
+        limits.max_event_streams = self.rooms.as_ref().map_or(0, |rooms| rooms.max_event_streams());
+        let server = self.listener.serve(limits, self.router);
+        let peers = self.peers.map(|peers| peers.run(config, Arc::clone(&self.node.viewers)));
         separate_browsers(config);
-        tokio::spawn(app::follow_fleet(service.clone()));
-        let node = Node::join(node, Arc::clone(&service.fleet)).await?;
+        tokio::spawn(app::follow_fleet(self.service.clone()));
+        let node = Node::join(self.node, Arc::clone(&self.service.fleet)).await?;
         let (node_end, node_ended) = watch::channel(None);
-        let running = node.run(stop.subscribe());
+        let running = node.run(self.stop.subscribe());
         let node = tokio::spawn(async move {
             node_end.send_replace(Some(running.await));
         });
         let (stop_dispatcher, dispatcher_stopped) = watch::channel(false);
-        let dispatcher = dispatcher.map(|dispatcher| tokio::spawn(dispatcher.run(dispatcher_stopped)));
+        let dispatcher = self.dispatcher.map(|dispatcher| tokio::spawn(dispatcher.run(dispatcher_stopped)));
         Ok(RunningService {
-            service,
+            service: self.service,
             server,
             url,
-            rooms,
+            rooms: self.rooms,
             peers,
-            uses_demo_application,
-            stop,
+            uses_demo_application: self.uses_demo_application,
+            stop: self.stop,
             stop_dispatcher,
             node,
             node_ended,
             dispatcher,
-            _data_lock: data_lock,
+            _data_lock: self.data_lock,
         })
     }
 }
@@ -188,6 +186,7 @@ fn node_config(
         spec_completer: rooms.map(room_endpoint),
         peers: None,
         running: RunningCasts::default(),
+        database: DatabaseState::default(),
         viewers: Arc::default(),
     })
 }

@@ -97,6 +97,11 @@ impl SdkClient {
         Ok(Self { child, stdin, answers, defaults, _home: home })
     }
 
+    /// Sends all further steps to this service.
+    pub(crate) fn connect_to(&mut self, service: &ServiceProcess) {
+        self.defaults.insert("host".to_owned(), service.host().into());
+    }
+
     /// Sets members of all further steps, unless a step has its own.
     pub(crate) fn set_defaults(&mut self, members: &Value) {
         self.defaults.extend(members.as_object().cloned().unwrap_or_default());

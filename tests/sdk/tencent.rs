@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::service::SDK_APP_ID;
-use pagecast_testkit::{MachineLock, PageServer, ServiceConfig, ServiceProcess, WebhookReceiver};
+use pagecast_testkit::{Backend, MachineLock, PageServer, ServiceConfig, ServiceProcess, WebhookReceiver};
 use serde_json::{Map, Value, json};
 
 use crate::client::{Language, SdkClient, TIMEOUT, merge_patch, poll_until};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TC3: &str = "TC3-HMAC-SHA256";
-const RECORD_ID: &str = "sdk_life_1";
-const TASK_NOT_EXIST: &str = "FailedOperation.TaskNotExist";
+pub(crate) const RECORD_ID: &str = "sdk_life_1";
+pub(crate) const TASK_NOT_EXIST: &str = "FailedOperation.TaskNotExist";
 /// Pause between calls. The vendor allows 20 per second of each action.
 const MIN_CALL_INTERVAL: Duration = Duration::from_millis(60);
 
@@ -27,6 +27,11 @@ impl TencentClient {
     pub(crate) fn start(language: Language, service: &ServiceProcess) -> Result<Option<Self>> {
         let sdk = SdkClient::start(language, "tencent", service)?;
         Ok(sdk.map(|sdk| Self { sdk, language, last_call: Instant::now() }))
+    }
+
+    /// Sends all further calls to this service.
+    pub(crate) fn connect_to(&mut self, service: &ServiceProcess) {
+        self.sdk.connect_to(service);
     }
 
     fn call(&mut self, step: &Value) -> Result<Value> {
@@ -63,7 +68,8 @@ impl TencentClient {
         Ok((code, message))
     }
 
-    fn expect_error(&mut self, step: &Value, code: &str) -> Result<String> {
+    /// Message of the error of a call that must be refused with this code.
+    pub(crate) fn expect_error(&mut self, step: &Value, code: &str) -> Result<String> {
         let answer = self.call(step)?;
         let (actual, message) = self.parse_error(&answer).with_context(|| step.to_string())?;
         ensure!(actual == code, "{:?}, {step}: {actual} ({message}), expected {code}", self.language);
@@ -71,7 +77,8 @@ impl TencentClient {
     }
 }
 
-fn start_step(page: &str) -> Value {
+/// Step that starts a small recording of a page.
+pub(crate) fn start_step(page: &str) -> Value {
     let params = json!({
         "RecordUrl": page,
         "SdkAppId": SDK_APP_ID,
@@ -273,10 +280,11 @@ fn check_rate_limit(tencent: &mut TencentClient) -> Result<()> {
     Ok(())
 }
 
-fn check_all(language: Language) -> Result<()> {
+fn check_all(language: Language, backend: Backend) -> Result<()> {
     let _turn = MachineLock::shared()?;
     let (pages, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
     let config = ServiceConfig {
+        backend,
         callback_url: Some(receiver.url("")),
         application_toml: "max_casts = 1".to_owned(),
         ..ServiceConfig::default()
@@ -290,15 +298,15 @@ fn check_all(language: Language) -> Result<()> {
 
 #[test]
 fn tencent_for_python() -> Result<()> {
-    check_all(Language::Python)
+    check_all(Language::Python, Backend::Postgres)
 }
 
 #[test]
 fn tencent_for_node() -> Result<()> {
-    check_all(Language::Node)
+    check_all(Language::Node, Backend::Sqlite)
 }
 
 #[test]
 fn tencent_for_go() -> Result<()> {
-    check_all(Language::Go)
+    check_all(Language::Go, Backend::Postgres)
 }

@@ -2,14 +2,14 @@
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::service::{ACCESS_KEY, APP_ID};
-use pagecast_testkit::{MachineLock, PageServer, ServiceConfig, ServiceProcess};
+use pagecast_testkit::{Backend, MachineLock, PageServer, ServiceConfig, ServiceProcess};
 use serde_json::{Value, json};
 
 use crate::client::{Language, SdkClient, merge_patch, poll_until};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const VERSIONS: [&str; 2] = ["2020-12-01", "2023-11-01"];
-const ALREADY_STARTED: &str =
+pub(crate) const ALREADY_STARTED: &str =
     "The task has been started. Please do not call the startup task interface repeatedly";
 const TASK_NOT_FOUND: &str = "InvalidParameter.ErrorActiveTaskNotFound";
 /// Another application, with its own keys.
@@ -106,12 +106,12 @@ impl SdkKind {
     }
 }
 
-fn task_params(name: &str) -> Value {
+pub(crate) fn task_params(name: &str) -> Value {
     json!({ "AppId": APP_ID, "RoomId": "room@sdk-1.a_b", "TaskId": name })
 }
 
 /// Step that starts a small webcast of a page.
-fn start_step(version: &str, task: &Value, page: &str) -> Value {
+pub(crate) fn start_step(version: &str, task: &Value, page: &str) -> Value {
     let more = json!({
         "UserId": format!("webcast_{}", task["TaskId"].as_str().unwrap_or_default()),
         "SourceURL": page,
@@ -124,7 +124,7 @@ fn start_step(version: &str, task: &Value, page: &str) -> Value {
     json!({ "action": "StartWebcast", "version": version, "params": params, "typed": true })
 }
 
-fn stop_step(version: &str, task: &Value) -> Value {
+pub(crate) fn stop_step(version: &str, task: &Value) -> Value {
     json!({ "action": "StopWebcast", "version": version, "params": task, "typed": true })
 }
 
@@ -368,10 +368,11 @@ fn check_rate_limit(kind: SdkKind, sdk: &mut SdkClient) -> Result<()> {
     expect_error(kind, "too often", refusal, ("FlowLimitExceeded.QPSOverLimit", None, 429))
 }
 
-fn check_all(kind: SdkKind) -> Result<()> {
+fn check_all(kind: SdkKind, backend: Backend) -> Result<()> {
     let _turn = MachineLock::shared()?;
     let pages = PageServer::start()?;
     let config = ServiceConfig {
+        backend,
         top_level_toml: OTHER_APPLICATION_TOML.to_owned(),
         application_toml: "max_casts = 2".to_owned(),
         ..ServiceConfig::default()
@@ -385,22 +386,22 @@ fn check_all(kind: SdkKind) -> Result<()> {
 
 #[test]
 fn volcengine_for_python() -> Result<()> {
-    check_all(Base)
+    check_all(Base, Backend::Sqlite)
 }
 
 #[test]
 fn volcengine_core_for_python() -> Result<()> {
-    check_all(Core)
+    check_all(Core, Backend::Postgres)
 }
 
 #[test]
 fn volcengine_for_node() -> Result<()> {
-    check_all(Node)
+    check_all(Node, Backend::Postgres)
 }
 
 #[test]
 fn volcengine_for_go() -> Result<()> {
-    check_all(Go)
+    check_all(Go, Backend::Sqlite)
 }
 
 /// With `strict_repeat`, version 2020-12-01 refuses a repeated start, as in the vendor's older list of
@@ -410,6 +411,7 @@ fn a_task_that_is_repeated_can_be_refused_by_the_first_version() -> Result<()> {
     let _turn = MachineLock::shared()?;
     let pages = PageServer::start()?;
     let config = ServiceConfig {
+        backend: Backend::Postgres,
         top_level_toml: "[volcengine]\nreject_running_task = true".to_owned(),
         ..ServiceConfig::default()
     };

@@ -36,6 +36,8 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 /// Interval at which nodes look for casts, events, changed applications and upkeep.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const RETENTION: Duration = Duration::from_secs(72 * 3600);
+/// Most casts that a node claims at once.
+const CLAIM_BATCH: usize = 32;
 /// Applications that own the casts.
 const APP_COUNT: usize = 10;
 /// Casts that are created at the same time.
@@ -168,13 +170,13 @@ impl<'a> StubFleet<'a> {
         for (worker, fleet) in self.nodes.clone() {
             let claimed = Arc::clone(&claimed);
             tasks.spawn(async move {
-                let mut tickets = Vec::new();
+                let (node, mut tickets) = (NodeInfo::default(), Vec::new());
                 while tickets.len() < per_node && claimed.load(Ordering::Relaxed) < count {
+                    let limit = CLAIM_BATCH.min(per_node - tickets.len());
                     // There may be none for a moment, while others hold the last ones.
-                    if let Some(claim) = fleet.claim(&worker, &NodeInfo::default(), lease, &|_| true).await? {
-                        claimed.fetch_add(1, Ordering::Relaxed);
-                        tickets.push(claim.ticket);
-                    }
+                    let claims = fleet.claim_queued(&worker, &node, lease, limit, &|_, _| true).await?;
+                    claimed.fetch_add(claims.len(), Ordering::Relaxed);
+                    tickets.extend(claims.into_iter().map(|claim| claim.ticket));
                 }
                 Ok(tickets)
             });
@@ -276,12 +278,23 @@ async fn poll(fleet: &dyn Fleet, worker: &WorkerId, work: Work) -> Result<()> {
     let mut ticks = interval(POLL_INTERVAL);
     loop {
         ticks.tick().await;
-        if work == Work::Everything {
+        if work == Work::Renewals {
+            continue;
+        }
+        let pending = fleet.pending_work().await?;
+        if pending.has_queued || pending.has_expired_leases {
             let claim = fleet.claim(worker, &NodeInfo::default(), LEASE, &|_| true).await?;
             ensure!(claim.is_none(), "a lease has expired");
+        }
+        if pending.needs_sweep {
             fleet.sweep().await?;
+        }
+        if pending.documents_version.is_none() {
             fleet.documents_version().await?;
-            // Casts without notifications have no events to be delivered.
+        }
+        fleet.recent_workers().await;
+        // Casts without notifications have no events to be delivered.
+        if pending.next_delivery_in == Some(Duration::ZERO) {
             fleet.due_entries(1, &HashSet::new()).await?;
             fleet.next_due_in().await?;
         }

@@ -168,7 +168,8 @@ pub struct NewCast {
     /// [`CreateOutcome::BytesExceeded`].
     pub max_bytes: u64,
     /// Maximum number of queued casts of all applications. Beyond it, the outcome is
-    /// [`CreateOutcome::QueueFull`].
+    /// [`CreateOutcome::QueueFull`], unless the application has less than a tenth of this number in the
+    /// queue.
     pub queue_limit: u32,
     /// Whether the cast's events are added to the outbox.
     pub notify: bool,
@@ -234,7 +235,7 @@ pub struct Cast {
     pub api: String,
     /// Key that no other cast may hold at the same time.
     pub key: Option<CastKey>,
-    /// Original request without storage keys. Lists, and a claim's question whether the cast fits, omit it.
+    /// Original request without storage keys. Lists omit it.
     pub request: Value,
     /// Description of the cast, without the injected data (style sheet, script, headers, cookies), which may
     /// be megabytes: only a [`crate::Claim`] includes it.

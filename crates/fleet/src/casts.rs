@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     Cast, CastId, CastKey, CastPage, CastState, Command, CreateOutcome, Error, Event, Filter, NewCast,
-    QueueState,
+    PendingWork, QueueState,
 };
 
 /// Creation and queries of casts, for servers.
@@ -47,11 +47,22 @@ pub trait Casts: Debug + Send + Sync {
     async fn events(&self, id: &CastId, after: u64, limit: usize) -> Result<Vec<Event>, Error>;
 
     /// Fails queued casts whose queue timeout has passed, and deletes casts that are older than the retention
-    /// or exceed the size limit of the storage. Call it about once a second.
+    /// or exceed the size limit of the storage. Call it about once a second, if [`Self::pending_work`] says
+    /// so.
     async fn sweep(&self) -> Result<(), Error>;
 
-    /// Notifies of new casts, commands and events. The values have no meaning.
+    /// Notifies of new casts, commands and events, and every few seconds anyway if other processes use the
+    /// fleet. The values have no meaning.
     fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Returns what there may be to do for this process, as of the last notification of [`Self::changes`] or
+    /// later. All loops of the process share what one statement finds.
+    ///
+    /// The default knows nothing, so that each loop looks by itself, which costs little if the database is in
+    /// the same process.
+    async fn pending_work(&self) -> Result<PendingWork, Error> {
+        Ok(PendingWork::UNKNOWN)
+    }
 
     /// Checks that the storage is writable, for `/readyz`.
     async fn check_writable(&self) -> Result<(), Error>;

@@ -9,7 +9,7 @@ use pagecast_core::spec::{Push, PushUrl};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Cast, CastId, Error, EventKind, NodeInfo};
+use crate::{Cast, CastId, Error, EventKind, Fits, NodeInfo, QueuedCast};
 
 /// Maximum number of pending commands of a cast. Beyond it, commands other than [`Command::Stop`] are
 /// refused. A worker that runs acknowledges each within moments, so more are pending only if nobody runs the
@@ -68,6 +68,8 @@ pub struct ExpiredLease {
     pub cast: CastId,
     /// Owner of the expired lease and epoch of its ticket, if there is one.
     pub owner: Option<(WorkerId, u64)>,
+    /// Expected resource use of the cast ([`crate::cast::weight`]).
+    pub weight: u32,
 }
 
 /// Result of a ticket in [`Leases::renew_all`].
@@ -75,7 +77,8 @@ pub struct ExpiredLease {
 pub enum Renewal {
     /// The lease was extended.
     Renewed {
-        /// Pending commands of the cast, as from [`Leases::commands`].
+        /// Pending commands of the cast with their numbers, in order. Each stays pending until
+        /// [`Leases::ack_commands`].
         commands: Vec<(u64, Command)>,
     },
     /// The ticket is no longer valid.
@@ -110,12 +113,17 @@ pub trait Leases: Debug + Send + Sync {
         cast: &CastId,
     ) -> Result<Option<Claim>, Error>;
 
-    /// Claims a queued cast for `lease`, one whose labels the node has. Casts for other nodes cost nothing
-    /// and delay nobody.
+    /// Claims queued casts for `lease`, at most `limit`, all of whose labels the node has. Casts for other
+    /// nodes cost nothing and delay nobody.
     ///
-    /// `fits` decides whether the worker takes a cast. Casts are offered fairly: first those of the
-    /// application whose casts have the least total [`crate::cast::weight`] at the moment, and the oldest
-    /// first within it. A cast that does not fit is skipped and delays no other.
+    /// `fits` decides whether the worker takes a cast, given those that it takes already in this call. Casts
+    /// are offered fairly: first those of the application whose casts have the least total
+    /// [`crate::cast::weight`] at the moment, and the oldest first within it. Each cast that is taken counts
+    /// at once, so the order is that of single claims. A cast that does not fit is skipped and delays no
+    /// other; it is not offered again in the same call.
+    ///
+    /// There may be fewer claims than `limit` although more casts would fit, if other workers claim casts at
+    /// the same time, or the queue is very long.
     ///
     /// # Errors
     /// [`Error::Replaced`].
@@ -124,8 +132,9 @@ pub trait Leases: Debug + Send + Sync {
         worker: &WorkerId,
         node: &NodeInfo,
         lease: Duration,
-        fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
-    ) -> Result<Option<Claim>, Error>;
+        limit: usize,
+        fits: &Fits<'_>,
+    ) -> Result<Vec<Claim>, Error>;
 
     /// Takes over a cast, or else claims a queued one.
     ///
@@ -136,14 +145,15 @@ pub trait Leases: Debug + Send + Sync {
         worker: &WorkerId,
         node: &NodeInfo,
         lease: Duration,
-        fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
+        fits: &(dyn for<'a> Fn(&'a QueuedCast) -> bool + Sync),
     ) -> Result<Option<Claim>, Error> {
         for expired in self.expired_leases(worker, node).await? {
             if let Some(claim) = self.take_over(worker, node, lease, &expired.cast).await? {
                 return Ok(Some(claim));
             }
         }
-        self.claim_queued(worker, node, lease, fits).await
+        let claims = self.claim_queued(worker, node, lease, 1, &|_, cast| fits(cast)).await?;
+        Ok(claims.into_iter().next())
     }
 
     /// Ends a queued cast that no worker can ever run, with [`pagecast_core::cast::EndReason::StartFailed`]
@@ -153,31 +163,10 @@ pub trait Leases: Debug + Send + Sync {
     /// [`Error::CastNotFound`].
     async fn fail_queued(&self, id: &CastId, message: &str) -> Result<(), Error>;
 
-    /// Extends the lease of a ticket to `lease` from now.
-    async fn renew(&self, ticket: &Ticket, lease: Duration) -> Result<(), Error>;
-
     /// Extends the leases of all tickets of a worker to `lease` from now, and returns their pending commands,
-    /// in the order of the tickets. A lease of which less than a third is over may stay as it is. It costs as
-    /// much as one [`Self::renew`]; a ticket that is no longer valid affects no other.
-    async fn renew_all(&self, tickets: &[Ticket], lease: Duration) -> Result<Vec<Renewal>, Error> {
-        let mut renewals = Vec::with_capacity(tickets.len());
-        for ticket in tickets {
-            let renewed = async {
-                self.renew(ticket, lease).await?;
-                self.commands(ticket).await
-            };
-            renewals.push(match renewed.await {
-                Ok(commands) => Renewal::Renewed { commands },
-                Err(Error::Fenced(_)) => Renewal::Lost,
-                Err(error) => return Err(error),
-            });
-        }
-        Ok(renewals)
-    }
-
-    /// Returns the pending commands with their numbers, in order. Each stays pending until
-    /// [`Self::ack_commands`].
-    async fn commands(&self, ticket: &Ticket) -> Result<Vec<(u64, Command)>, Error>;
+    /// in the order of the tickets. A lease of which less than a third is over may stay as it is. It costs
+    /// about as much for many tickets as for one; a ticket that is no longer valid affects no other.
+    async fn renew_all(&self, tickets: &[Ticket], lease: Duration) -> Result<Vec<Renewal>, Error>;
 
     /// Acknowledges the commands up to this number, which are then removed.
     async fn ack_commands(&self, ticket: &Ticket, upto: u64) -> Result<(), Error>;

@@ -9,13 +9,16 @@
 //! [`Fleet`] is the sum of five traits: [`Casts`], [`Leases`], [`Outbox`], [`Documents`] and [`Telemetry`].
 //! [`sqlite`] is the embedded backend, for one machine, and [`postgres`] the backend for many. Both follow
 //! the same decisions ([`lifecycle`], [`quota`], [`queue`], [`delivery`], [`clock`] …) and only store their
-//! results; `tests/contract.rs` specifies what any backend must do. [`Rooms`] is the table of embedded rooms.
+//! results; `tests/contract.rs` specifies what any backend must do. [`Rooms`] is the table of embedded rooms,
+//! and [`AnsweredRequests`] that of requests that must not be answered again.
 //!
 //! Deliberately absent: pages, media, HTTP, and the vocabulary of the vendors' APIs.
 
+mod answered;
 pub mod cast;
 mod casts;
 mod clock;
+mod database_state;
 mod delivery;
 mod documents;
 pub mod event;
@@ -24,6 +27,7 @@ mod leases;
 mod lifecycle;
 pub mod outbox;
 mod paging;
+mod pending_work;
 pub mod postgres;
 mod queue;
 mod quota;
@@ -34,12 +38,15 @@ mod sealing;
 pub mod sqlite;
 mod telemetry;
 mod telemetry_table;
+mod time_limit;
 pub mod vault;
 
+pub use answered::{AnsweredCursor, AnsweredRequest, AnsweredRequests, MAX_ANSWERED};
 pub use cast::{
     Cast, CastEnd, CastId, CastKey, CastPage, CastState, CreateOutcome, Filter, KeyRetention, NewCast,
 };
 pub use casts::Casts;
+pub use database_state::DatabaseState;
 pub use documents::{Document, DocumentList, Documents};
 pub use event::{Event, EventKind, MAX_EVENTS, StoredFile};
 pub use leases::{
@@ -48,12 +55,14 @@ pub use leases::{
 pub use outbox::{
     Backlog, DeliveryAttempt, DeliveryOutcome, MAX_RETRY_DELAY, Outbox, OutboxEntry, RedeliverOutcome,
 };
-pub use queue::QueueState;
+pub use pending_work::PendingWork;
+pub use queue::{Fits, QueueState, QueuedCast};
 pub use rooms::Rooms;
 pub use running_casts::{RunningCast, RunningCastGuard, RunningCasts};
 pub use telemetry::{
     CastStats, HeartbeatResponse, MAX_SNAPSHOT_BYTES, NodeInfo, RoomStats, Telemetry, WorkerStatus,
 };
+pub use time_limit::with_time_limit;
 
 /// Time in milliseconds since 1970-01-01, UTC.
 pub type UnixMs = i64;

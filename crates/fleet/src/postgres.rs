@@ -8,6 +8,7 @@
 //!
 //! SQL is used only in this module and its submodules.
 
+mod answered;
 mod casts;
 mod claims;
 mod clock;
@@ -16,6 +17,7 @@ mod documents;
 mod history;
 mod ledger;
 mod outbox;
+mod pending_work;
 mod queue;
 mod rooms;
 mod row;
@@ -40,19 +42,21 @@ use pagecast_core::spec::Push;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::queue::CANDIDATE_BATCH;
+use crate::queue::BatchClaim;
 use crate::sealing::SealedCast;
 use crate::telemetry_table::{Owner, TelemetryTable};
 use crate::vault::{self, Vault, random_bytes, random_u64};
 use crate::{
     Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
     DeliveryAttempt, DeliveryOutcome, DocumentList, Documents, Error as FleetError, Event, EventKind,
-    ExpiredLease, Filter, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState,
-    RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    ExpiredLease, Filter, Fits, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry,
+    PendingWork, QueueState, RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use claims::{Ack, ClaimQueued, Claimant, Close, FailQueued, Renew, TakeOver};
 use connections::Connections;
+use pending_work::LastFound;
 use sql::TxError;
+use telemetry::KnownWorkers;
 use tls::TlsConnector;
 use transaction::{OPERATION_TIMEOUT, REPORT_TIMEOUT, Read, Write};
 use wakeup::{Wakeup, WakeupTasks};
@@ -169,6 +173,8 @@ struct Shared {
     node: String,
     telemetry: TelemetryTable,
     wakeup: Wakeup,
+    last_found: LastFound,
+    known_workers: KnownWorkers,
     /// Monotonic time of the next upkeep of partitions.
     next_partitions_ms: AtomicI64,
 }
@@ -207,13 +213,26 @@ impl PostgresFleet {
             tracing::warn!(?error, "creating partitions for events failed, retrying");
         }
         schema::release_deliveries(client, &node).await?;
-        connection.reuse();
+        if !schema::disable_jit(client).await? {
+            connection.reuse();
+        }
         let clock = clock::ClockCheck::new(monotonic_clock);
         let next_partitions_ms = AtomicI64::new(clock.monotonic_ms() + sweep::PARTITION_INTERVAL_MS);
         let telemetry = TelemetryTable::default();
-        let wakeup = Wakeup::new();
-        let shared =
-            Arc::new(Shared { vault, clock, retention_ms, node, telemetry, wakeup, next_partitions_ms });
+        let (wakeup, last_found) = (Wakeup::new(), LastFound::default());
+        let known_workers = KnownWorkers::default();
+        let shared = Shared {
+            vault,
+            clock,
+            retention_ms,
+            node,
+            telemetry,
+            wakeup,
+            last_found,
+            known_workers,
+            next_partitions_ms,
+        };
+        let shared = Arc::new(shared);
         let tasks = WakeupTasks::start(&shared, &connections);
         Ok(Arc::new(Self { connections, shared, _tasks: tasks }))
     }
@@ -224,18 +243,18 @@ impl PostgresFleet {
         Ok(())
     }
 
-    /// Runs a claim, and finds it by its nonce if its result is lost.
-    async fn claim_one<A: AsRef<Claimant> + Sync>(
+    /// Runs a transaction that claims casts, and finds the claims by their nonce if its result is lost.
+    async fn claim_with<A: AsRef<Claimant> + Sync>(
         &self,
         args: &A,
-        claim: Write<Option<Claim>, A>,
-    ) -> Result<Option<Claim>, FleetError> {
-        let operation = "claiming a cast";
+        claim: Write<Vec<Claim>, A>,
+    ) -> Result<Vec<Claim>, FleetError> {
+        let operation = "claiming casts";
         match self.write(operation, OPERATION_TIMEOUT, args, claim).await? {
-            Some(claim) => Ok(claim),
+            Some(claims) => Ok(claims),
             None => {
-                let find: Write<_, A> = |tx, args| Box::pin(claims::find_claim(tx, args.as_ref()));
-                Ok(self.write(operation, OPERATION_TIMEOUT, args, find).await?.flatten())
+                let find: Write<_, A> = |tx, args| Box::pin(claims::find_claims(tx, args.as_ref()));
+                Ok(self.write(operation, OPERATION_TIMEOUT, args, find).await?.unwrap_or_default())
             }
         }
     }
@@ -292,8 +311,9 @@ impl Casts for PostgresFleet {
     }
 
     async fn sweep(&self) -> Result<(), FleetError> {
-        let due = self.read("looking for work to sweep", &(), |db, ()| Box::pin(sweep::due(db, &()))).await?;
-        if due.overdue {
+        let operation = "looking for work to sweep";
+        let (fleet_now, due) = self.read(operation, &(), |db, ()| Box::pin(sweep::due(db, &()))).await?;
+        if due.has_overdue(fleet_now) {
             self.sweep_step("failing overdue casts", |tx, ()| Box::pin(sweep::fail_overdue(tx, &()))).await?;
         }
         if due.expired {
@@ -315,6 +335,10 @@ impl Casts for PostgresFleet {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.shared.wakeup.subscribe()
+    }
+
+    async fn pending_work(&self) -> Result<PendingWork, FleetError> {
+        self.read_pending_work().await
     }
 
     async fn check_writable(&self) -> Result<(), FleetError> {
@@ -349,8 +373,9 @@ impl Leases for PostgresFleet {
         lease: Duration,
         cast: &CastId,
     ) -> Result<Option<Claim>, FleetError> {
-        let claim: Write<_, _> = |tx, args| Box::pin(claims::take_over(tx, args));
-        self.claim_one(&TakeOver { by: claimant(worker, node, lease), cast: cast.clone() }, claim).await
+        let args = TakeOver { by: claimant(worker, node, lease), cast: cast.clone() };
+        let claims = self.claim_with(&args, |tx, args| Box::pin(claims::take_over(tx, args))).await?;
+        Ok(claims.into_iter().next())
     }
 
     async fn claim_queued(
@@ -358,43 +383,27 @@ impl Leases for PostgresFleet {
         worker: &WorkerId,
         node: &NodeInfo,
         lease: Duration,
-        fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
-    ) -> Result<Option<Claim>, FleetError> {
+        limit: usize,
+        fits: &Fits<'_>,
+    ) -> Result<Vec<Claim>, FleetError> {
         let operation = "looking for casts to claim";
         let by = claimant(worker, node, lease);
         let queue = self.read(operation, &by, |db, by| Box::pin(claims::read_queue(db, by))).await?;
-        for rows in queue.chunks(CANDIDATE_BATCH) {
-            let rows = rows.to_vec();
-            let casts =
-                self.read(operation, &rows, |db, rows| Box::pin(claims::read_queued(db, rows))).await?;
-            // A cast that cannot be read is claimed, too, which fails it.
-            let fits = |(n, cast): (i64, Option<Cast>)| cast.is_none_or(|cast| fits(&cast)).then_some(n);
-            let mut casts = casts.into_iter();
-            let mut rows: Vec<i64> = casts.by_ref().find_map(fits).into_iter().collect();
-            while !rows.is_empty() {
-                let args = ClaimQueued { by: claimant(worker, node, lease), rows };
-                let claim: Write<_, _> = |tx, args| Box::pin(claims::claim_queued(tx, args));
-                if let Some(claim) = self.claim_one(&args, claim).await? {
-                    return Ok(Some(claim));
-                }
-                // Another worker was faster, and others may have taken the next ones.
-                rows = casts.by_ref().filter_map(fits).collect();
+        let mut batch = BatchClaim::new(queue, limit);
+        loop {
+            let rows = batch.choose(fits);
+            if rows.is_empty() {
+                return Ok(batch.into_claims());
             }
+            let args = ClaimQueued { by: claimant(worker, node, lease), rows };
+            batch.add(self.claim_with(&args, |tx, args| Box::pin(claims::claim_queued(tx, args))).await)?;
         }
-        Ok(None)
     }
 
     async fn fail_queued(&self, id: &CastId, message: &str) -> Result<(), FleetError> {
         let args = FailQueued { id: id.clone(), message: message.to_owned() };
         let fail: Write<_, _> = |tx, args| Box::pin(claims::fail_queued(tx, args));
         self.write("failing a queued cast", OPERATION_TIMEOUT, &args, fail).await.map(drop)
-    }
-
-    async fn renew(&self, ticket: &Ticket, lease: Duration) -> Result<(), FleetError> {
-        match self.renew_all(std::slice::from_ref(ticket), lease).await?.first() {
-            Some(Renewal::Renewed { .. }) => Ok(()),
-            Some(Renewal::Lost) | None => Err(FleetError::Fenced(ticket.cast.clone())),
-        }
     }
 
     async fn renew_all(&self, tickets: &[Ticket], lease: Duration) -> Result<Vec<Renewal>, FleetError> {
@@ -407,10 +416,6 @@ impl Leases for PostgresFleet {
             }
         }
         Ok(renewals)
-    }
-
-    async fn commands(&self, ticket: &Ticket) -> Result<Vec<(u64, Command)>, FleetError> {
-        self.read("reading commands", ticket, |db, ticket| Box::pin(claims::commands(db, ticket))).await
     }
 
     async fn ack_commands(&self, ticket: &Ticket, upto: u64) -> Result<(), FleetError> {
@@ -616,6 +621,13 @@ impl Telemetry for PostgresFleet {
         })
     }
 
+    async fn recent_workers(&self) -> Vec<(WorkerId, WorkerStatus)> {
+        match self.shared.known_workers.recent(self.shared.clock.monotonic_ms()) {
+            Some(workers) => workers,
+            None => self.workers().await,
+        }
+    }
+
     async fn put_stats(&self, ticket: &Ticket, stats: CastStats) {
         if self.is_owner(ticket).await {
             self.shared.telemetry.put_stats(ticket, stats);
@@ -638,7 +650,10 @@ impl Telemetry for PostgresFleet {
         status: WorkerStatus,
     ) -> Result<HeartbeatResponse, FleetError> {
         let args = telemetry::Heartbeat { worker: worker.clone(), status };
-        self.read("sending a heartbeat", &args, |db, args| Box::pin(telemetry::heartbeat(db, args))).await
+        let send: Read<_, _> = |db, args| Box::pin(telemetry::heartbeat(db, args));
+        let response = self.read("sending a heartbeat", &args, send).await?;
+        self.shared.known_workers.learn(self.shared.clock.monotonic_ms(), args, &response);
+        Ok(response)
     }
 
     async fn request_drain(&self, worker: &WorkerId) -> Result<bool, FleetError> {

@@ -6,6 +6,10 @@ use crate::{CreateOutcome, NewCast};
 /// clients that create casts without a queue timeout, or stop them at once.
 pub(crate) const UNSTARTED_QUOTA_WINDOW_MS: i64 = 60_000;
 
+/// Share of the queue that each application has however full the queue is, as a divisor of its limit. So no
+/// application keeps the others out.
+const QUEUE_SHARE_DIVISOR: i64 = 10;
+
 /// Numbers of casts that count when another one is to be created.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CastCounts {
@@ -14,6 +18,8 @@ pub(crate) struct CastCounts {
     /// Casts of the application that were created within [`UNSTARTED_QUOTA_WINDOW_MS`] and ended before a
     /// worker claimed them.
     pub unstarted: i64,
+    /// Queued casts of the application.
+    pub own_queued: i64,
     /// Queued casts of all applications.
     pub queued: i64,
 }
@@ -28,7 +34,9 @@ pub(crate) fn refusal(new: &NewCast, counts: CastCounts) -> Option<CreateOutcome
     if counts.open >= i64::from(new.quota) || counts.open + counts.unstarted >= max_unstarted(new) {
         return Some(CreateOutcome::QuotaExceeded);
     }
-    (counts.queued >= i64::from(new.queue_limit)).then_some(CreateOutcome::QueueFull)
+    let limit = i64::from(new.queue_limit);
+    let is_full = counts.queued >= limit && counts.own_queued >= limit / QUEUE_SHARE_DIVISOR;
+    is_full.then_some(CreateOutcome::QueueFull)
 }
 
 /// Bytes that the application's other casts may take if one of this size is created; `None` if it exceeds
@@ -62,13 +70,20 @@ mod tests {
             notify: false,
         };
         let outcome = |open, unstarted, queued| {
-            refusal(&new, CastCounts { open, unstarted, queued }).map(|outcome| format!("{outcome:?}"))
+            refusal(&new, CastCounts { open, unstarted, own_queued: 0, queued })
+                .map(|outcome| format!("{outcome:?}"))
         };
         assert_eq!(outcome(1, 2, 4), None);
         for (open, unstarted) in [(2, 0), (1, 3), (0, 4)] {
             assert_eq!(outcome(open, unstarted, 5).as_deref(), Some("QuotaExceeded"), "{open} {unstarted}");
         }
         assert_eq!(outcome(0, 0, 5).as_deref(), Some("QueueFull"));
+        let new = NewCast { queue_limit: 39, quota: 100, ..new };
+        let is_refused = |own_queued, queued| {
+            refusal(&new, CastCounts { own_queued, queued, ..CastCounts::default() }).is_some()
+        };
+        assert!(!is_refused(38, 38) && !is_refused(2, 39) && !is_refused(2, 1000));
+        assert!(is_refused(3, 39) && is_refused(39, 39));
         assert_eq!((bytes_left(&new, 10), bytes_left(&new, 11)), (Some(0), None));
     }
 }

@@ -1,7 +1,6 @@
 //! The casts that run on this node now, as other nodes may ask for them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -17,10 +16,9 @@ pub struct RunningCast {
     pub epoch: u64,
 }
 
-/// Casts that run on this node, each with the epoch of its lease, and whether the database answers the node.
-/// Clones share one list.
+/// Casts that run on this node, each with the epoch of its lease. Clones share one list.
 #[derive(Debug, Clone, Default)]
-pub struct RunningCasts(Arc<Mutex<BTreeMap<CastId, u64>>>, Arc<AtomicBool>);
+pub struct RunningCasts(Arc<Mutex<BTreeMap<CastId, u64>>>);
 
 impl RunningCasts {
     /// Adds a cast, which runs under this ticket until the result is dropped.
@@ -41,17 +39,6 @@ impl RunningCasts {
     #[must_use]
     pub fn list(&self) -> Vec<RunningCast> {
         self.lock().iter().map(|(id, epoch)| RunningCast { id: id.clone(), epoch: *epoch }).collect()
-    }
-
-    /// Sets whether the database answered when leases were last renewed.
-    pub fn set_database_answers(&self, answers: bool) {
-        self.1.store(answers, Ordering::Release);
-    }
-
-    /// Returns whether the database answered when leases were last renewed.
-    #[must_use]
-    pub fn database_answers(&self) -> bool {
-        self.1.load(Ordering::Acquire)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CastId, u64>> {

@@ -41,7 +41,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub use crate::clock::{Clock, monotonic_clock};
-use crate::queue::CANDIDATE_BATCH;
+use crate::queue::BatchClaim;
 use crate::rooms::RoomTable;
 use crate::sealing::SealedCast;
 use crate::telemetry_table::TelemetryTable;
@@ -49,8 +49,8 @@ use crate::vault::{self, Vault};
 use crate::{
     Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
     DeliveryAttempt, DeliveryOutcome, DocumentList, Documents, Error as FleetError, Event, EventKind,
-    ExpiredLease, Filter, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState,
-    RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    ExpiredLease, Filter, Fits, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry,
+    QueueState, RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use clock::FleetClock;
 use writer::Tx;
@@ -294,8 +294,8 @@ impl Leases for SqliteFleet {
         cast: &CastId,
     ) -> Result<Option<Claim>, FleetError> {
         self.shared.telemetry.check_instance(worker, node.instance)?;
-        let (worker, labels, cast) = (worker.clone(), node.labels.clone(), cast.clone());
-        let by = claims::Claimant { worker, instance: node.instance, labels, lease };
+        let cast = cast.clone();
+        let by = claims::Claimant { worker: worker.clone(), instance: node.instance, lease };
         let take_over = move |tx: &mut Tx<'_>| claims::take_over(tx, &by, &cast);
         self.writer.write("taking over a cast", take_over).await
     }
@@ -305,32 +305,24 @@ impl Leases for SqliteFleet {
         worker: &WorkerId,
         node: &NodeInfo,
         lease: Duration,
-        fits: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
-    ) -> Result<Option<Claim>, FleetError> {
-        let operation = "claiming a cast";
+        limit: usize,
+        fits: &Fits<'_>,
+    ) -> Result<Vec<Claim>, FleetError> {
+        let operation = "claiming casts";
         self.shared.telemetry.check_instance(worker, node.instance)?;
-        let (worker, labels) = (worker.clone(), node.labels.clone());
-        let by = Arc::new(claims::Claimant { worker, instance: node.instance, labels, lease });
-        let claimant = Arc::clone(&by);
-        let order = move |db: &_, shared: &_| claims::queue_order(db, shared, Some(&claimant.labels));
-        let queue = self.reader.read(operation, order).await?;
-        for rows in queue.chunks(CANDIDATE_BATCH) {
-            let rows = rows.to_vec();
-            let read = move |db: &_, shared: &_| claims::read_queued(db, shared, &rows);
-            for (n, cast) in self.reader.read(operation, read).await? {
-                // Decided here, because `fits` cannot be sent to another thread.
-                if cast.is_some_and(|cast| !fits(&cast)) {
-                    continue;
-                }
-                let claimant = Arc::clone(&by);
-                let claim_queued = move |tx: &mut Tx<'_>| claims::claim_queued(tx, &claimant, n);
-                // Another worker may have claimed it, or it cannot be read: then try the next one.
-                if let Some(claim) = self.writer.write(operation, claim_queued).await? {
-                    return Ok(Some(claim));
-                }
+        let labels = node.labels.clone();
+        let order = move |db: &_, shared: &_| claims::queue_order(db, shared, Some(&labels));
+        let mut batch = BatchClaim::new(self.reader.read(operation, order).await?, limit);
+        loop {
+            // Decided here, because `fits` cannot be sent to another thread.
+            let rows = batch.choose(fits);
+            if rows.is_empty() {
+                return Ok(batch.into_claims());
             }
+            let by = claims::Claimant { worker: worker.clone(), instance: node.instance, lease };
+            let claim = move |tx: &mut Tx<'_>| claims::claim_queued(tx, &by, &rows);
+            batch.add(self.writer.write(operation, claim).await)?;
         }
-        Ok(None)
     }
 
     async fn fail_queued(&self, id: &CastId, message: &str) -> Result<(), FleetError> {
@@ -339,20 +331,9 @@ impl Leases for SqliteFleet {
         self.writer.write("failing a queued cast", fail).await
     }
 
-    async fn renew(&self, ticket: &Ticket, lease: Duration) -> Result<(), FleetError> {
-        let ticket = ticket.clone();
-        self.writer.write("renewing a lease", move |tx| claims::renew(tx, &ticket, lease)).await
-    }
-
     async fn renew_all(&self, tickets: &[Ticket], lease: Duration) -> Result<Vec<Renewal>, FleetError> {
         let tickets = tickets.to_vec();
         self.writer.write("renewing leases", move |tx| claims::renew_all(tx, &tickets, lease)).await
-    }
-
-    async fn commands(&self, ticket: &Ticket) -> Result<Vec<(u64, Command)>, FleetError> {
-        let ticket = ticket.clone();
-        let read = move |db: &_, shared: &_| claims::commands(db, shared, &ticket);
-        self.reader.read("reading commands", read).await
     }
 
     async fn ack_commands(&self, ticket: &Ticket, upto: u64) -> Result<(), FleetError> {

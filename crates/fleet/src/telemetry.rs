@@ -124,10 +124,12 @@ impl NodeInfo {
 }
 
 /// What a worker learns from its heartbeat.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct HeartbeatResponse {
     /// Whether the worker was asked to drain ([`Telemetry::request_drain`]).
     pub drain_requested: bool,
+    /// The other workers, as from [`Telemetry::workers`].
+    pub others: Vec<(WorkerId, WorkerStatus)>,
 }
 
 /// Statistics and snapshots: written by workers, read by servers.
@@ -152,6 +154,12 @@ pub trait Telemetry: Debug + Send + Sync {
     /// Returns the workers that sent a heartbeat recently, with their status.
     async fn workers(&self) -> Vec<(WorkerId, WorkerStatus)>;
 
+    /// Returns the workers as this process last learned of them, at most a few seconds ago, for what asks for
+    /// them all the time. In a process that sends heartbeats it costs nothing.
+    async fn recent_workers(&self) -> Vec<(WorkerId, WorkerStatus)> {
+        self.workers().await
+    }
+
     /// Stores the statistics of a cast. Ignored if the ticket is no longer valid.
     async fn put_stats(&self, ticket: &Ticket, stats: CastStats);
 
@@ -159,7 +167,7 @@ pub trait Telemetry: Debug + Send + Sync {
     /// exceeds [`MAX_SNAPSHOT_BYTES`].
     async fn put_snapshot(&self, ticket: &Ticket, jpeg: Bytes);
 
-    /// Stores the status of a worker.
+    /// Stores the status of a worker, and returns that of the others.
     ///
     /// # Errors
     /// [`Error::Replaced`]: a later process of the same name has registered, and this one must stop.

@@ -135,7 +135,9 @@ impl TelemetryTable {
         state.workers.retain(|_, heartbeat| is_recent(heartbeat.at_ms, now));
         let drain_requested = state.workers.get(worker).is_some_and(|last| last.drain_requested);
         state.workers.insert(worker.clone(), Heartbeat { at_ms: now, status, drain_requested });
-        HeartbeatResponse { drain_requested }
+        drop(state);
+        let others = self.workers(now).into_iter().filter(|(id, _)| id != worker).collect();
+        HeartbeatResponse { drain_requested, others }
     }
 
     /// Asks a worker with a recent heartbeat to drain, and returns whether there is one.

@@ -16,6 +16,7 @@ mod contract {
     pub(crate) mod model;
     pub(crate) mod nodes;
     pub(crate) mod outbox;
+    mod pending_work;
     pub(crate) mod postgres;
     pub(crate) mod reports;
     pub(crate) mod rooms;
@@ -44,6 +45,7 @@ macro_rules! contract {
                 recent_unstarted_casts_count_towards_the_quota
                 an_application_has_a_storage_limit
                 the_queue_is_limited
+                a_full_queue_has_room_for_others
                 a_contended_key_is_granted_once
                 everything_is_there_after_a_restart
             }
@@ -57,6 +59,7 @@ macro_rules! contract {
                 casts_are_claimed_in_order
                 a_cast_that_does_not_fit_blocks_no_other
                 applications_take_turns
+                several_are_claimed_at_once_in_the_order_of_single_claims
                 only_a_claim_has_the_injected_data
                 a_cast_that_no_worker_can_run_fails_at_once
                 an_expired_lease_is_claimed_and_the_old_owner_fenced
@@ -93,6 +96,7 @@ macro_rules! contract {
                 heartbeats_have_an_age
                 changes_wake_waiters
                 unknown_casts_are_reported
+                a_part_that_was_away_is_reported_after_the_close
             }
             ledger {
                 rows_are_replaced_and_go_to_the_next_owner

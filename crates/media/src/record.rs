@@ -18,6 +18,7 @@ mod playlist;
 mod salvage;
 mod splitter;
 mod spool;
+mod unreported;
 pub mod upload;
 
 use std::fs::File;
@@ -44,7 +45,7 @@ use fmp4::Muxer;
 use interleave::Interleaver;
 use spool::{RecordedEntry, sync_folder};
 
-pub use fleet_store::FleetStore;
+pub use fleet_store::{EvidenceStore, FleetStore};
 pub use spool::{Spool, SpoolConfig};
 
 /// Length of a fragment: the most that an open segment loses when the process is killed.

@@ -66,6 +66,8 @@ pub struct StoredObject {
 pub(crate) struct ListedObject {
     /// Name in the storage, with its folders.
     pub(crate) name: String,
+    /// Size in bytes.
+    pub(crate) bytes: u64,
     /// When it was stored, in ms since 1970.
     pub(crate) modified_ms: i64,
 }
@@ -203,12 +205,12 @@ impl Store {
     /// Reads a small object, like a playlist; `None` if there is none. Not supported by video on demand.
     ///
     /// # Errors
-    /// The object cannot be read.
-    pub(crate) async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
+    /// The object cannot be read, or has more than `max_bytes`.
+    pub(crate) async fn get(&self, name: &str, max_bytes: usize) -> Result<Option<Bytes>, Error> {
         check_name(name)?;
         match &self.0 {
-            Backend::Local(local) => local.clone().get(name).await,
-            Backend::Bucket(remote) => remote.get(name).await,
+            Backend::Local(local) => local.clone().get(name, max_bytes).await,
+            Backend::Bucket(remote) => remote.get(name, max_bytes).await,
             Backend::Vod(_) => Err(self.unsupported("read", name)),
         }
     }
@@ -366,6 +368,11 @@ impl Store {
 /// An absolute path in words: its reader may have another working directory.
 fn absolute_path(path: &Path) -> String {
     std::path::absolute(path).as_deref().unwrap_or(path).display().to_string()
+}
+
+/// Reason for which an object is not read.
+fn too_large(max_bytes: usize) -> String {
+    format!("it has more than {max_bytes} bytes")
 }
 
 fn check_name(name: &str) -> Result<(), Error> {

@@ -83,6 +83,13 @@ impl Fixture {
         running.send(test_packets(FPS, FIRST_S)?)?;
         let mut rows = BTreeMap::new();
         running.wait_for_rows(&mut rows, |rows| readable(rows, format) >= segments)?;
+        if format.has_hls() {
+            wait_until("the playlist is stored", WAIT_TIMEOUT, || {
+                let listed = fs::read_to_string(self.stored("rec.m3u8"))?.matches("#EXTINF").count();
+                ensure!(listed >= segments, "{listed} segments");
+                Ok(())
+            })?;
+        }
         running.kill()?;
         fs::rename(&spec.folder, self.scratch.join("lost"))?;
         Ok(next_owner(spec, 2, rows))
@@ -210,6 +217,33 @@ fn two_owners_make_one_file() -> Result<()> {
             .collect();
         ensure!(twice.is_empty(), "{format:?}: written twice: {twice:?}");
         fixture.clear_store()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn stored_segments_are_found_that_were_not_reported() -> Result<()> {
+    for format in [Format::Mp4, Format::Both, Format::BothTs, Format::Hls, Format::HlsTs] {
+        let fixture = Fixture::start()?;
+        let mut spec = fixture.record_and_lose_spool(format, 2)?;
+        // The first owner was lost before it could report its second segment.
+        spec.earlier.retain(|row| row.key().0 != 1 || row.key().1 == 0);
+        if format.has_hls() {
+            // Nobody has a segment that only the playlist has.
+            let (path, ending) = (fixture.stored("rec.m3u8"), if format.is_ts() { "ts" } else { "m4s" });
+            let text = fs::read_to_string(&path)?;
+            fs::write(&path, format!("{text}#EXTINF:4.000000,\nrec_2.{ending}\n"))?;
+        }
+        let running = Running::start(&spec)?;
+        running.send(test_packets(FPS, 5)?)?;
+        let done = running.finish()?;
+        ensure!(done.spool.is_none() && done.missing.is_none(), "{format:?}: {done:?}");
+        for (name, is_made) in [("rec_0.mp4", format.has_mp4()), ("rec.m3u8", format.has_hls())] {
+            if is_made {
+                let played = counters(&fixture.stored(name))?;
+                ensure!(played == expected(2, 5), "{format:?} {name}: {played:?}");
+            }
+        }
     }
     Ok(())
 }

@@ -16,7 +16,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use pagecast_core::spec::Secret;
 use pagecast_fleet::sqlite::{self, SqliteFleet, monotonic_clock};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{Fleet, NodeInfo, Rooms, RunningCasts, Telemetry as _, UnixMs, WorkerId, WorkerStatus};
+use pagecast_fleet::{
+    DatabaseState, Fleet, NodeInfo, Rooms, RunningCasts, Telemetry as _, UnixMs, WorkerId, WorkerStatus,
+};
 use pagecast_room::embedded::{
     Access, Config, Server,
     token::{self, Action, Claims},
@@ -111,6 +113,7 @@ async fn run_node(
         node: id.clone(),
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
+        evidence: None,
         clock: Arc::new(unix_ms),
         draining: Arc::default(),
     };
@@ -120,6 +123,7 @@ async fn run_node(
         secret,
         service,
         running: RunningCasts::default(),
+        database: DatabaseState::default(),
         rooms: rooms.0.router(),
     };
     serve(listener, channel::router(node));

@@ -138,7 +138,10 @@ class CastView {
     if (!first && this.events.some((event) => event.fault || event.end)) this.#readEvidence();
     if (found && this.tab === "callbacks") this.#readDeliveriesSoon();
     if (found && !first && this.preview) {
-      get(castPath(this.id)).then((cast) => this.#take({ ...cast, stats: this.cast.stats || cast.stats }), () => {});
+      get(castPath(this.id)).then((cast) => {
+        this.#take({ ...cast, stats: this.cast.stats || cast.stats });
+        if (!this.#closed) this.#showTab();
+      }, () => {});
     }
     this.#showTab();
   }

@@ -131,7 +131,8 @@ pub struct Casts {
     /// Largest `queue_timeout_s` of a REST request, in seconds. An hour is usually enough for other casts to
     /// end, and keeps requests that nobody waits for from filling the queue for a day.
     pub max_queue_timeout_s: u64,
-    /// Most casts in the queue. Further requests are refused.
+    /// Most casts in the queue. Further requests are refused, except from applications that have less than a
+    /// tenth of this number in the queue.
     pub max_queued_casts: u32,
     /// Share of the CPU cores that casts may use, 0.1 to 16. A value above 1 overcommits the machine.
     pub cpu_share: f64,

@@ -1,12 +1,17 @@
 //! What an operator reads about a failed request, and its caller does not.
 
 use std::error::Error;
+use std::time::Duration;
 
 use crate::request_id::RequestId;
 
 /// Value of `Retry-After` while the fleet's database is away, in seconds: the shortest time that the header
 /// allows, since each attempt waits for the database as well.
 pub(crate) const FLEET_RETRY_AFTER_S: u64 = 1;
+
+/// Longest time that one request waits for the fleet's database, all its statements together: a database that
+/// answers at all takes far less, and a client that hears nothing for longer does not know what happened.
+pub(crate) const FLEET_TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Operation that failed, and why. It goes to the log; the caller gets a general message and the request id.
 #[derive(Debug, Clone, PartialEq, Eq)]

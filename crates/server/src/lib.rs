@@ -18,6 +18,8 @@ mod internal_error;
 pub mod listen;
 pub mod metrics;
 mod new_cast;
+#[cfg(test)]
+mod outage;
 pub mod peer;
 mod rate_limit;
 mod request_id;
@@ -29,5 +31,5 @@ pub mod tencent;
 pub mod volcengine;
 
 pub use request_id::RequestId;
-pub use service::{Clock, EmbeddedRooms, Service, is_embedded_room};
+pub use service::{Clock, EmbeddedRooms, Service, StoredEvidence, is_embedded_room};
 pub use sign_in_code::SignInCode;

@@ -33,10 +33,13 @@ pub(crate) use nodes::renewal_age;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use axum::routing::{get, post, put};
+use pagecast_fleet::with_time_limit;
 
+use crate::internal_error::FLEET_TIME_LIMIT;
 use crate::rate_limit::KeyedRateLimiter;
 use crate::service::Service;
 use caller::{Administrator, Caller};
@@ -66,6 +69,11 @@ struct RestState {
     rate_limits: Arc<KeyedRateLimiter>,
     /// Serializes changes of applications, each of which reads, modifies and stores one.
     edit_lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Limits the time that a request waits for the fleet. Bodies and pictures may take longer to arrive.
+async fn limit_fleet_time(request: Request, next: Next) -> Response {
+    with_time_limit(FLEET_TIME_LIMIT, next.run(request)).await
 }
 
 /// Router of everything below `/v1`.
@@ -122,6 +130,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .route("/openapi.json", get(openapi::document))
         .fallback(error::fallback)
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
+        .layer(from_fn(limit_fleet_time))
         .layer(from_fn(error::render_errors))
         .with_state(rest);
     // A nested router does not answer its own path with a slash at the end.

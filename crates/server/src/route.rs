@@ -276,8 +276,8 @@ fn landing_page(headers: &HeaderMap) -> Response {
     if html {
         return Redirect::to("/console/").into_response();
     }
-    let text = "This is Pagecast. Volcengine's and Tencent's APIs are at this address, the REST API is at /v1, the \
-                console at /console/.\n";
+    let text = "This is Pagecast. Volcengine's and Tencent's APIs are at this address, the REST API is at \
+                /v1, the console at /console/.\n";
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 

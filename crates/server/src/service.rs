@@ -1,11 +1,13 @@
 //! State and operations shared by all dialects.
 
 use std::fmt::Debug;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use pagecast_core::spec::{Layer, Recording, Room, RoomIds, RoomService, RoomUrl, Secret, Source, Storage};
 use pagecast_core::{CastSpec, SpecError};
@@ -41,6 +43,22 @@ pub trait EmbeddedRooms: Debug + Send + Sync {
     fn viewer_count(&self, ids: &RoomIds) -> Option<usize>;
 }
 
+/// Evidence of casts in the store of the fleet, which outlives the nodes that it is from.
+#[async_trait]
+pub trait StoredEvidence: Debug + Send + Sync {
+    /// Names and sizes of the files of a cast, at most `max`.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    async fn list(&self, cast: &CastId, max: usize) -> io::Result<Vec<(String, u64)>>;
+
+    /// Reads a file of a cast; `None` if there is none.
+    ///
+    /// # Errors
+    /// The store cannot be read, or the file has more than `max_bytes`.
+    async fn read(&self, cast: &CastId, name: &str, max_bytes: usize) -> io::Result<Option<Vec<u8>>>;
+}
+
 /// State of the request handlers.
 #[derive(Clone)]
 pub struct Service {
@@ -56,6 +74,8 @@ pub struct Service {
     pub rooms: Option<Arc<dyn EmbeddedRooms>>,
     /// The other nodes of the fleet, if there is a channel to them.
     pub peers: Option<PeerClient>,
+    /// Evidence in the store of the fleet, if it has one.
+    pub evidence: Option<Arc<dyn StoredEvidence>>,
     /// The wall clock.
     pub clock: Clock,
     /// Whether the service is shutting down and accepts no more casts.

@@ -16,14 +16,13 @@ mod storage;
 mod task;
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use axum::response::Response;
 use serde_json::{Map, Value};
 
 use crate::Service;
 use crate::auth_log::AuthFailure;
-use crate::internal_error::{FLEET_RETRY_AFTER_S, InternalError};
+use crate::internal_error::{FLEET_RETRY_AFTER_S, FLEET_TIME_LIMIT, InternalError};
 use crate::rate_limit::KeyedRateLimiter;
 use crate::route::{ApiFrontend, ApiRequest, BodyError, MAX_BODY_LEN};
 use error_code::ErrorCode;
@@ -45,8 +44,6 @@ pub(crate) const FRONTEND: ApiFrontend = ApiFrontend {
     handle: |service, call| Box::pin(handle(service, call)),
     body_error_response,
 };
-/// Longest time until a request is answered, so that a stuck database does not hold connections.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most requests of a key in a second, for each action: the vendor's limit.
 const MAX_REQUESTS_PER_SECOND: u32 = 20;
 
@@ -56,10 +53,11 @@ static RATE_LIMITS: LazyLock<KeyedRateLimiter> =
 
 /// Answers a request of this API.
 pub(crate) async fn handle(service: &Service, call: ApiRequest) -> Response {
-    let result = tokio::time::timeout(REQUEST_TIMEOUT, execute(service, &call, &RATE_LIMITS)).await;
+    let result = tokio::time::timeout(FLEET_TIME_LIMIT, execute(service, &call, &RATE_LIMITS)).await;
     // Requests wait for nothing but the fleet's database.
     let timed_out = |_| {
-        let message = "the request took longer than 5 s: try again later";
+        let message =
+            format!("the request took longer than {} s: try again later", FLEET_TIME_LIMIT.as_secs());
         let error = ApiError::new(ErrorCode::InternalError, message);
         Err(ApiError { retry_after_s: Some(FLEET_RETRY_AFTER_S), ..error })
     };

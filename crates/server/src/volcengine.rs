@@ -17,21 +17,20 @@ pub mod token;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::http::{Method, header};
 use axum::response::Response;
 use pagecast_core::spec::Secret;
-use pagecast_fleet::UnixMs;
+use pagecast_fleet::{AnsweredRequests, UnixMs};
 use serde_json::{Map, Value};
 
 use crate::app::Application;
 use crate::auth_log::AuthFailure;
-use crate::internal_error::InternalError;
+use crate::internal_error::{FLEET_TIME_LIMIT, InternalError};
 use crate::rate_limit::KeyedRateLimiter;
 use crate::route::{ApiFrontend, ApiRequest, BodyError};
-use crate::service::Service;
-use replay::SeenSignatures;
+use crate::service::{Clock, Service};
+use replay::{Admission, SeenSignatures, sharing};
 use response::{ApiError, ErrorCode, RequestMetadata, quote_truncated};
 use signature::{VerifiedRequest, query_param};
 
@@ -50,9 +49,6 @@ pub(crate) const FRONTEND: ApiFrontend = ApiFrontend {
 const SERVICE: &str = "rtc";
 /// Region in answers to a call without a valid one.
 const DEFAULT_REGION: &str = "cn-north-1";
-/// Longest time until a call is answered, so that a stuck database does not hold connections.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// First version whose documents all say that starting a running task is a success.
 const VERSION_2023: &str = "2023-11-01";
 /// All versions that are served.
@@ -135,13 +131,24 @@ pub async fn handle(service: &Service, call: ApiRequest) -> Response {
 }
 
 /// Keeps the signatures of accepted requests in files below `data`, so that replay protection survives a
-/// restart.
+/// restart. A node of a fleet also shares them ([`share_signatures`]).
 ///
 /// If the files cannot be read or written.
-pub fn open_signature_log(data: &Path, now: UnixMs) -> io::Result<()> {
-    *REQUEST_GATE.seen_signatures.lock().unwrap_or_else(PoisonError::into_inner) =
-        SeenSignatures::open(data, now)?;
+pub fn open_signature_log(data: &Path, now: UnixMs, is_shared: bool) -> io::Result<()> {
+    let mut seen = SeenSignatures::open(data, now)?;
+    if is_shared {
+        seen.share(now);
+    }
+    *REQUEST_GATE.seen_signatures.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     Ok(())
+}
+
+/// Learns which requests the other nodes of the fleet have answered; until then, requests that change
+/// something are refused. Starts a task that goes on with it, and tells them what this node has answered.
+pub async fn share_signatures(table: Arc<dyn AnsweredRequests>, clock: Clock) {
+    let mut sharing = sharing::Sharing::new(&REQUEST_GATE.seen_signatures, table, clock);
+    sharing.exchange_or_log().await;
+    tokio::spawn(sharing.run());
 }
 
 /// State that outlives a call.
@@ -167,7 +174,7 @@ impl RequestGate {
         let mut metadata = request_metadata(call, region);
         let result = match self.admit(service, call, &mut metadata) {
             Ok(admitted) => {
-                match tokio::time::timeout(REQUEST_TIMEOUT, execute(service, call, &admitted)).await {
+                match tokio::time::timeout(FLEET_TIME_LIMIT, execute(service, call, &admitted)).await {
                     Ok(result) => result,
                     // Requests wait for nothing but the fleet's database.
                     Err(_) => Err(ApiError::unavailable(None)),
@@ -224,11 +231,19 @@ impl RequestGate {
             return Err(ApiError::new(ErrorCode::QpsOverLimit, message));
         }
         let mut seen = self.seen_signatures.lock().unwrap_or_else(PoisonError::into_inner);
-        if action != Action::Get && !seen.admit(verified.signature, now) {
-            let message = "a request with this signature was answered before: sign each request anew";
-            return Err(ApiError::new(ErrorCode::InvalidTimestamp, message));
+        // A GET changes nothing.
+        let admission = match action {
+            Action::Get => Admission::Admitted,
+            Action::Start | Action::Stop => seen.admit(verified.signature, now),
+        };
+        match admission {
+            Admission::Admitted => Ok(AdmittedRequest { action, version, verified }),
+            Admission::Unknown => Err(ApiError::unavailable(None)),
+            Admission::Replayed => {
+                let message = "a request with this signature was answered before: sign each request anew";
+                Err(ApiError::new(ErrorCode::InvalidTimestamp, message))
+            }
         }
-        Ok(AdmittedRequest { action, version, verified })
     }
 }
 

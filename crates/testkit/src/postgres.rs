@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -39,6 +40,8 @@ rm -rf "$folder"
 "#;
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+/// Server of [`Postgres::create_shared_database`], and the number of its databases.
+static SHARED: Mutex<Option<(Postgres, u32)>> = Mutex::new(None);
 
 /// A PostgreSQL server, which listens on a socket in its folder. It is stopped and removed when dropped, and
 /// when the process ends.
@@ -60,6 +63,22 @@ impl Postgres {
     pub fn start() -> Result<Self> {
         let folder = create_folder()?;
         Self::start_in(folder, SOCKET_PORT, Vec::new())
+    }
+
+    /// Creates an empty database on a server that all tests of this process share, as a server takes seconds
+    /// to create. Returns its connection string. The server is removed when the process ends.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn create_shared_database() -> Result<String> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let (server, databases) = match shared.take() {
+            Some((server, databases)) => shared.insert((server, databases + 1)),
+            None => shared.insert((Self::start()?, 0)),
+        };
+        let name = format!("shared_{databases}");
+        server.sql("postgres", &format!("CREATE DATABASE {name}"))?;
+        Ok(server.url(&name))
     }
 
     /// Creates and starts a server that also listens with TLS on a free port of 127.0.0.1. Returns it with

@@ -30,6 +30,8 @@ pub enum Cut {
 struct State {
     /// The next cut, and how many more of its moments pass before.
     armed: Option<(Cut, u32)>,
+    /// Whether the proxy goes down with the next cut.
+    goes_down: bool,
     cuts: u64,
     is_down: bool,
 }
@@ -57,7 +59,7 @@ impl PostgresProxy {
         let state = Arc::<Mutex<State>>::default();
         let close_all = watch::Sender::new(());
         let (stop, stopped) = oneshot::channel();
-        let (shared, closing) = (Arc::clone(&state), close_all.subscribe());
+        let (shared, closing) = (Arc::clone(&state), close_all.clone());
         let thread = std::thread::Builder::new()
             .name("postgres-proxy".into())
             .spawn(move || {
@@ -89,6 +91,12 @@ impl PostgresProxy {
         self.state().armed = Some((cut, skip));
     }
 
+    /// Cuts the connection whose client has committed next, before the client knows, and goes down.
+    pub fn go_down_after_commit(&self) {
+        let mut state = self.state();
+        (state.armed, state.goes_down) = (Some((Cut::AfterCommit, 0)), true);
+    }
+
     /// Number of connections that were cut.
     #[must_use]
     pub fn cuts(&self) -> u64 {
@@ -117,20 +125,26 @@ async fn accept(
     listener: TcpListener,
     socket: PathBuf,
     state: Arc<Mutex<State>>,
-    close_all: watch::Receiver<()>,
+    close_all: watch::Sender<()>,
 ) {
     let mut tasks = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         if state.lock().unwrap_or_else(PoisonError::into_inner).is_down {
             continue;
         }
-        let (socket, state, mut closing) = (socket.clone(), Arc::clone(&state), close_all.clone());
-        closing.mark_unchanged();
+        let (socket, state, mut closing) = (socket.clone(), Arc::clone(&state), close_all.subscribe());
+        let close_all = close_all.clone();
         tasks.spawn(async move {
             let Ok(server) = UnixStream::connect(socket).await else { return };
             // Whatever fails, both connections end.
             tokio::select! {
-                _ended = relay(client, server, state) => {}
+                _ended = relay(client, server, &state) => {
+                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    if state.armed.is_none() && std::mem::take(&mut state.goes_down) {
+                        state.is_down = true;
+                        close_all.send_replace(());
+                    }
+                }
                 _ = closing.changed() => {}
             }
         });
@@ -138,7 +152,7 @@ async fn accept(
 }
 
 /// Relays a connection until it is cut or ends.
-async fn relay(mut client: TcpStream, mut server: UnixStream, state: Arc<Mutex<State>>) -> Result<()> {
+async fn relay(mut client: TcpStream, mut server: UnixStream, state: &Mutex<State>) -> Result<()> {
     client.set_nodelay(true)?;
     let (mut from_client, mut from_server) = (BytesMut::new(), BytesMut::new());
     let mut is_startup = true;
@@ -151,7 +165,7 @@ async fn relay(mut client: TcpStream, mut server: UnixStream, state: Arc<Mutex<S
                     return Ok(());
                 }
                 while let Some(message) = next_message(&mut from_client, is_startup) {
-                    let moment = if is_startup { None } else { cut_at(&state, &message) };
+                    let moment = if is_startup { None } else { cut_at(state, &message) };
                     is_startup = false;
                     if matches!(moment, Some(Cut::BeforeStatement | Cut::BeforeCommit)) {
                         return Ok(());

@@ -14,6 +14,7 @@ use crate::command::{self, program};
 use crate::http::{self, Response};
 use crate::pagecast::RUN_MARKER_ENV;
 use crate::pagecast::processes::ProcessTree;
+use crate::postgres::Postgres;
 use crate::rtmp::free_port;
 use crate::scratch::ScratchDir;
 
@@ -34,9 +35,26 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Pause between two requests for a cast. Each one is logged, and the service limits requests per second.
 const REST_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Key that seals the secrets of a service on PostgreSQL.
+pub(crate) const SECRET_KEY: &str = "c2VhbGluZy1rZXktb2YtdGhlLXRlc3RzLTMyLWJ5dGU=";
+/// Secret of the channel between the nodes of a fleet.
+pub(crate) const PEER_SECRET: &str = "secret-of-the-fleet-of-the-tests-0123456789";
+
+/// Database of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// SQLite in the data folder: the machine is alone.
+    #[default]
+    Sqlite,
+    /// A PostgreSQL database of its own: the service is a fleet of one node.
+    Postgres,
+}
+
 /// Settings of a service for tests.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceConfig {
+    /// Where the service keeps its casts.
+    pub backend: Backend,
     /// Base URL of callbacks. Each dialect's go to a path of its name below it.
     pub callback_url: Option<String>,
     /// More lines for the top of the configuration.
@@ -98,6 +116,7 @@ impl ServiceProcess {
             config.storage_toml.clone().unwrap_or_else(|| format!("buckets_dir = \"{data_folder}/buckets\""));
         let ServiceConfig { top_level_toml: top, casts_toml: casts, application_toml: application, .. } =
             config;
+        let (secret_key, fleet) = fleet_toml(config.backend)?;
         let tls = config.tls.as_ref().map_or_else(String::new, |(certificate, key)| {
             format!("[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display())
         });
@@ -105,8 +124,8 @@ impl ServiceProcess {
         let (key, secret) = ACCESS_KEY;
         let text = format!(
             "listen = \"127.0.0.1:{port}\"\ndata = \"{data_folder}\"\nadmin_token = \"{ADMIN_TOKEN}\"\n\
-             {top}\n\
-             {tls}[tencent]\nmin_duration_s = 10\n\
+             {secret_key}{top}\n\
+             {fleet}{tls}[tencent]\nmin_duration_s = 10\n\
              [casts]\ncpu_share = 16.0\nreserved_memory_mib = {reserved_memory_mib}\n{casts}\n\
              [[applications]]\nname = \"test\"\napp_id = \"{APP_ID}\"\nsdk_app_id = {SDK_APP_ID}\n\
              tokens = [\"{REST_TOKEN}\"]\n\
@@ -267,7 +286,15 @@ impl ServiceProcess {
     /// # Errors
     /// There is no response.
     pub fn rest(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Response> {
-        let authorization = format!("Bearer {REST_TOKEN}");
+        self.rest_as(REST_TOKEN, method, path, body)
+    }
+
+    /// Sends a request to the REST API with this token.
+    ///
+    /// # Errors
+    /// There is no response.
+    pub fn rest_as(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> Result<Response> {
+        let authorization = format!("Bearer {token}");
         let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
         let body = body.map(Value::to_string).unwrap_or_default();
         http::request(method, &self.url(path), &headers, body.as_bytes())
@@ -309,6 +336,19 @@ impl ServiceProcess {
         let output_text = || format!("{text}{}", String::from_utf8_lossy(&output.stderr));
         Ok((output.status.success(), serde_json::from_str(&text).with_context(output_text)?))
     }
+}
+
+/// Lines for the top of the configuration, and tables, that make a service use this backend.
+fn fleet_toml(backend: Backend) -> Result<(String, String)> {
+    if backend == Backend::Sqlite {
+        return Ok(Default::default());
+    }
+    let (database, peer) = (Postgres::create_shared_database()?, free_port()?);
+    let tables = format!(
+        "[fleet]\ndatabase = \"{database}\"\nnode = \"alone\"\n\
+         [fleet.peer]\nlisten = \"127.0.0.1:{peer}\"\nsecret = \"{PEER_SECRET}\"\n"
+    );
+    Ok((format!("secret_key = \"{SECRET_KEY}\"\n"), tables))
 }
 
 impl Drop for ServiceProcess {

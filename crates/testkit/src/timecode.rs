@@ -13,6 +13,8 @@ pub const ROWS: usize = 4;
 const TIMECODE_LEN: usize = COLUMNS * ROWS / 8;
 const SYNC_BYTE: u8 = 0xa5;
 const NO_EVENT_TIME: u32 = u32::MAX;
+/// Milliseconds after which the clock in a timecode begins anew.
+const CLOCK_PERIOD_MS: f64 = 1e8;
 // Limited range (16 to 235) is expanded to 0 to 255. Cells between these levels are blurred and not trusted.
 const MAX_BLACK_LEVEL: u32 = 96;
 const MIN_WHITE_LEVEL: u32 = 160;
@@ -51,6 +53,14 @@ impl Timecode {
     #[must_use]
     pub fn page_s(&self) -> f64 {
         f64::from(self.page_time) / 1e4
+    }
+
+    /// Time at which the frame was drawn, in milliseconds since 1970: the one closest to `near_ms`. The page
+    /// draws the machine's clock (`?absolute`), of which a timecode holds 28 hours.
+    #[must_use]
+    pub fn drawn_ms(&self, near_ms: f64) -> f64 {
+        let later_by = (f64::from(self.page_time) / 10.0 - near_ms).rem_euclid(CLOCK_PERIOD_MS);
+        near_ms + if later_by > CLOCK_PERIOD_MS / 2.0 { later_by - CLOCK_PERIOD_MS } else { later_by }
     }
 
     /// Event time in seconds.
@@ -111,7 +121,10 @@ impl Timecode {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8; TIMECODE_LEN]) -> Option<Self> {
+    /// Reads the 16 bytes of a timecode; `None` if they are damaged.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; TIMECODE_LEN] = bytes.try_into().ok()?;
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let half = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         if bytes[0] != SYNC_BYTE || half(14) != crc16(&bytes[..14]) {
@@ -125,6 +138,12 @@ impl Timecode {
             user_bits: half(12),
         })
     }
+}
+
+/// Indexes of the pictures with which the page began anew: its counter is smaller than in the picture before.
+#[must_use]
+pub fn page_loads(timecodes: &[Timecode]) -> Vec<usize> {
+    (1..timecodes.len()).filter(|at| timecodes[*at].counter < timecodes[at - 1].counter).collect()
 }
 
 /// Mean of the inner part of a cell. Its edges have ringing of the codec.
@@ -174,6 +193,24 @@ mod tests {
             }
             assert_eq!(Timecode::read(&damaged, TimecodePosition::PAGE), None, "cell {bit}");
         }
+    }
+
+    #[test]
+    fn the_clock_is_read_around_its_end() {
+        let timecode = |page_time| Timecode { page_time, ..TIMECODE };
+        for (page_time, near_ms, expected_ms) in [
+            (10_000_000, 1.7e12, 1.7e12 + 1e6),
+            (999_990_000, 1.7e12 + 500.0, 1.7e12 - 1000.0),
+            (1_000_000_100, 1.7e12, 1.7e12 + 10.0),
+        ] {
+            assert_eq!(timecode(page_time).drawn_ms(near_ms), expected_ms);
+        }
+    }
+
+    #[test]
+    fn a_page_begins_anew_with_a_smaller_counter() {
+        let timecodes = [7, 7, 9, 0, 1, 0].map(|counter| Timecode { counter, ..TIMECODE });
+        assert_eq!(page_loads(&timecodes), [3, 5]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod admission;
 mod claimer;
 mod data_folder;
 mod event_mapper;
+mod evidence_copier;
 mod fleet_store;
 mod housekeeping;
 mod job;
@@ -26,31 +27,32 @@ use std::time::{Duration, Instant};
 
 use pagecast_core::CastSpec;
 use pagecast_core::spec::Storage;
-use pagecast_fleet::{CastId, Error, Fleet, NodeInfo, Renewal, RunningCasts, Ticket, WorkerId};
+use pagecast_fleet::{
+    CastId, DatabaseState, Error, Fleet, HeartbeatResponse, NodeInfo, PendingWork, Renewal, RunningCasts,
+    Ticket, WorkerId, WorkerStatus,
+};
 use pagecast_media::disk;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::process::{self, Pool};
-use claimer::{Claimed, Claimer};
+use claimer::{Claimed, Claimer, Situation};
 use data_folder::DataFolder;
 use job::Job;
 use load::Meter;
 use peers::Decision;
 
-/// How often the node sends its heartbeat, renews leases and looks for casts to claim, at most: often enough
-/// for limits and gauges, and three times in a lease ([`Node::renewal_interval`]).
+/// How often the node sends its heartbeat and renews leases, at least: often enough for limits and gauges,
+/// and three times in a lease ([`Node::renewal_interval`]).
 const MAX_RENEWAL_INTERVAL: Duration = Duration::from_secs(2);
 /// Most casts that are only uploading, each a process of its own. While there are more, no cast is claimed.
 const MAX_UPLOADING: usize = 1000;
 /// Shortest time between two turns of the main loop, however often the fleet changes: for a database in this
-/// process, and for one that all nodes share, to which each turn is a statement.
+/// process, and for one that all nodes share, to which each turn may be a statement.
 const MIN_TURN_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
 /// How long the node waits at its end until its casts are released: longer than a database is slow.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the other nodes are read, which a node asks when it cannot renew its leases.
-const OTHERS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Settings of a node.
 #[derive(Debug, Clone)]
@@ -87,6 +89,8 @@ pub struct Config {
     pub peers: Option<Arc<dyn Peers>>,
     /// The casts that run on this node, which it keeps current for other nodes that ask.
     pub running: RunningCasts,
+    /// Whether the database answers this node, which it keeps current for other nodes that ask.
+    pub database: DatabaseState,
     /// Viewers in the embedded rooms of this node, for its heartbeat.
     pub viewers: Arc<AtomicUsize>,
 }
@@ -135,13 +139,15 @@ pub struct Node {
     pool: Option<Arc<Pool>>,
     jobs: Vec<Job>,
     meter: Meter,
+    /// Load of this machine at the last heartbeat.
+    load: WorkerStatus,
     claimer: Arc<Claimer>,
     /// When all leases were last renewed.
     renewed_at: Instant,
     /// Since when the database has answered without a break.
     database_since: Option<Instant>,
-    /// The other nodes, and when they were read.
-    others: (Vec<WorkerId>, Option<Instant>),
+    /// The other nodes, as of the last heartbeat that was answered.
+    others: Vec<(WorkerId, WorkerStatus)>,
     /// Jobs that have ended, until their tickets are released.
     releases: JoinSet<()>,
     /// A later process has registered under the name of this node.
@@ -171,10 +177,11 @@ impl Node {
             pool,
             jobs: Vec::new(),
             meter: Meter::default(),
+            load: WorkerStatus::default(),
             claimer,
             renewed_at: now,
             database_since: Some(now),
-            others: (Vec::new(), None),
+            others: Vec::new(),
             releases: JoinSet::new(),
             replaced: false,
             drain_requested: false,
@@ -202,8 +209,7 @@ impl Node {
             }
             let draining = drain_until.is_some() || self.drain_requested;
             self.release_finished_jobs();
-            let began = Instant::now();
-            self.renew_leases().await;
+            let work = self.renew_when_due().await;
             let is_due = last_heartbeat.is_none_or(|at| at.elapsed() >= self.renewal_interval());
             // A database that does not answer must not keep the node from what is due before its leases end.
             if is_due && (self.database_since.is_some() || !self.fleet.is_shared()) {
@@ -215,14 +221,12 @@ impl Node {
             if self.replaced || is_late || draining && !has_casts {
                 break;
             }
-            if !draining && self.config.runs_casts && claiming.is_none() && self.database_since.is_some() {
-                claiming = Some(self.start_claiming());
+            let may_claim = !draining && self.config.runs_casts && self.database_since.is_some();
+            if may_claim && claiming.is_none() && (work.has_queued || work.has_expired_leases) {
+                claiming = Some(self.start_claiming(work));
             }
             tokio::time::sleep(min_turn).await;
-            let pause = self.renewal_interval().saturating_sub(began.elapsed());
-            // Leases of a shared database end if it does not answer soon.
-            let is_urgent = self.fleet.is_shared() && self.database_since.is_none();
-            let pause = if is_urgent { Duration::ZERO } else { pause };
+            let pause = self.pause(work);
             let claimed = tokio::select! {
                 _ = changes.changed() => None,
                 _ = stop.changed(), if drain_until.is_none() => None,
@@ -298,6 +302,7 @@ impl Node {
         let renewal_age_ms = u64::try_from(self.renewed_at.elapsed().as_millis()).unwrap_or(u64::MAX);
         load.renewal_age_ms = (!self.jobs.is_empty()).then_some(renewal_age_ms);
         load.viewers = self.config.viewers.load(Ordering::Relaxed);
+        self.load.clone_from(&load);
         {
             let mut admission = self.claimer.admission();
             admission.set_worker_status(&load);
@@ -312,26 +317,47 @@ impl Node {
                 self.replaced = true;
             }
             Ok(Err(error)) => tracing::debug!(error = crate::chain(&error), "cannot send heartbeat"),
-            Ok(Ok(response)) => {
-                if response.drain_requested && !std::mem::replace(&mut self.drain_requested, true) {
+            Ok(Ok(HeartbeatResponse { drain_requested, others })) => {
+                self.others = others;
+                if drain_requested && !std::mem::replace(&mut self.drain_requested, true) {
                     tracing::info!("drain requested");
                 }
             }
             // The next heartbeat replaces one that takes too long.
             Err(_) => {}
         }
-        if self.fleet.is_shared() && self.others.1.is_none_or(|at| at.elapsed() >= OTHERS_INTERVAL) {
-            self.read_others().await;
-        }
     }
 
-    /// Reads which other nodes there are. If the database does not answer, the known ones stay.
-    async fn read_others(&mut self) {
-        let Ok(workers) = timeout(self.answer_timeout(), self.fleet.workers()).await else { return };
-        // At least this node is among them, if they could be read.
-        if workers.iter().any(|(id, _)| *id == self.config.worker) {
-            let others = workers.into_iter().map(|(id, _)| id).filter(|id| *id != self.config.worker);
-            self.others = (others.collect(), Some(Instant::now()));
+    /// Renews leases when they are due or commands are pending, and looks what else there is to do. Without
+    /// an answer, there may be anything.
+    async fn renew_when_due(&mut self) -> PendingWork {
+        let is_due = self.renewed_at.elapsed() >= self.renewal_interval() || self.database_since.is_none();
+        if is_due {
+            self.renew_leases().await;
+        }
+        if self.database_since.is_none() && self.fleet.is_shared() {
+            return PendingWork::UNKNOWN;
+        }
+        // A renewal must not come much later if the database does not answer.
+        let work = timeout(self.answer_timeout() / 4, self.fleet.pending_work()).await;
+        let work = work.ok().and_then(Result::ok).unwrap_or(PendingWork::UNKNOWN);
+        if work.has_commands && !is_due {
+            self.renew_leases().await;
+        }
+        work
+    }
+
+    /// How long the node may wait if nothing changes.
+    fn pause(&self, work: PendingWork) -> Duration {
+        // Leases of a shared database end if it does not answer soon.
+        if self.fleet.is_shared() && self.database_since.is_none() {
+            return Duration::ZERO;
+        }
+        let until_renewal = self.renewal_interval().saturating_sub(self.renewed_at.elapsed());
+        // One that has ended already is left to others, or does not fit.
+        match work.next_lease_end_in.filter(|left| !left.is_zero()) {
+            Some(left) if self.config.runs_casts => until_renewal.min(left),
+            _ => until_renewal,
         }
     }
 
@@ -347,7 +373,7 @@ impl Node {
             Ok(Ok(renewals)) => {
                 self.renewed_at = began;
                 self.database_since.get_or_insert(began);
-                self.config.running.set_database_answers(true);
+                self.config.database.set_answers(true);
                 for (ticket, renewal) in tickets.iter().zip(renewals) {
                     self.apply_renewal(ticket, renewal, began + lease).await;
                 }
@@ -356,7 +382,7 @@ impl Node {
             Ok(Err(error)) => crate::chain(&error),
             Err(_) => "the database does not answer".to_owned(),
         };
-        self.config.running.set_database_answers(false);
+        self.config.database.set_answers(false);
         if self.database_since.take().is_some() {
             tracing::warn!(error, "lease renewal failed, retrying");
         }
@@ -390,7 +416,8 @@ impl Node {
     async fn decide_without_database(&mut self, tickets: &[Ticket]) {
         let casts: Vec<CastId> = tickets.iter().map(|ticket| ticket.cast.clone()).collect();
         let began = Instant::now();
-        let reports = peers::ask(self.config.peers.as_deref(), &self.others.0, &casts).await;
+        let others: Vec<WorkerId> = self.others.iter().map(|(id, _)| id.clone()).collect();
+        let reports = peers::ask(self.config.peers.as_deref(), &others, &casts).await;
         for ticket in tickets {
             let Some(job) = self.jobs.iter_mut().find(|job| job.ticket() == ticket) else { continue };
             match peers::decide(&reports, ticket) {
@@ -408,12 +435,18 @@ impl Node {
     }
 
     /// Starts to claim casts while the admission allows it.
-    fn start_claiming(&self) -> JoinHandle<Vec<Claimed>> {
-        let running = self.jobs.iter().map(Job::running_cast).collect();
+    fn start_claiming(&self, work: PendingWork) -> JoinHandle<Vec<Claimed>> {
         // After an outage of the database, owners need the time of a lease to renew theirs.
         let may_take_over = !self.fleet.is_shared()
             || self.database_since.is_some_and(|since| since.elapsed() >= self.config.lease);
-        tokio::spawn(Arc::clone(&self.claimer).claim_batch(running, may_take_over))
+        let situation = Situation {
+            running: self.jobs.iter().map(Job::running_cast).collect(),
+            has_queued: work.has_queued,
+            has_expired_leases: work.has_expired_leases,
+            may_take_over,
+            has_most_free_cores: has_most_free_cores(&self.load, &self.others),
+        };
+        tokio::spawn(Arc::clone(&self.claimer).claim_batch(situation))
     }
 
     /// Starts claimed casts.
@@ -431,6 +464,13 @@ impl Node {
     }
 }
 
+/// Returns whether no other node that claims casts has more free cores than one with this load.
+fn has_most_free_cores(own: &WorkerStatus, others: &[(WorkerId, WorkerStatus)]) -> bool {
+    let free = |load: &WorkerStatus| load.cores - load.cores_used;
+    let claims = |load: &&WorkerStatus| load.node.runs_casts() && !load.draining;
+    others.iter().map(|(_, load)| load).filter(claims).all(|other| free(other) <= free(own))
+}
+
 /// Waits until claiming has finished, for ever if there is none.
 async fn finished(claiming: &mut Option<JoinHandle<Vec<Claimed>>>) -> Vec<Claimed> {
     match claiming {
@@ -439,5 +479,21 @@ async fn finished(claiming: &mut Option<JoinHandle<Vec<Claimed>>>) -> Vec<Claime
             Vec::new()
         }),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_emptiest_of_the_nodes_that_claim_casts_reserves_room() {
+        let load = |free| WorkerStatus { cores: 8.0, cores_used: 8.0 - free, ..WorkerStatus::default() };
+        let is_emptiest = |other| has_most_free_cores(&load(3.0), &[(WorkerId("b".to_owned()), other)]);
+        assert!(has_most_free_cores(&load(0.0), &[]), "it is alone");
+        assert!(is_emptiest(load(2.5)) && is_emptiest(load(3.0)) && !is_emptiest(load(3.5)));
+        assert!(is_emptiest(WorkerStatus { draining: true, ..load(3.5) }));
+        let node = NodeInfo { roles: vec!["api".to_owned()], ..NodeInfo::default() };
+        assert!(is_emptiest(WorkerStatus { node, ..load(3.5) }), "it runs no casts");
     }
 }

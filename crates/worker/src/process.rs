@@ -240,10 +240,10 @@ impl Process {
     }
 
     /// Also writes the log of a process [started with its log](Self::start_with_log) to a file beside the
-    /// cast's evidence.
-    pub fn keep_log(&self, cast: &str, evidence: &Path) {
+    /// cast's evidence, for the owner of this epoch.
+    pub fn keep_log(&self, cast: &str, evidence: &Path, epoch: u64) {
         if let Some(forwarder) = &self.log_forwarder {
-            forwarder.open_file(cast, &log_forwarder::log_path(evidence));
+            forwarder.open_file(cast, &log_forwarder::log_path(evidence, epoch));
         }
     }
 

@@ -54,14 +54,19 @@ pub(super) async fn create(tx: &mut Tx<'_>, sealed: &SealedCast) -> Result<Creat
 struct Tally {
     /// Casts that have not ended.
     open: i64,
+    /// Casts that are queued.
+    queued: i64,
     /// Bytes stored for the casts.
     bytes: i64,
 }
 
 /// Locks the tally of an application, if it has one.
 async fn lock_tally(db: &Client, app: &str) -> Result<Option<Tally>, TxError> {
-    let sql = "SELECT queued + starting + live AS open, bytes FROM tallies WHERE app = $1 FOR UPDATE";
-    let read = |row: &Row| Ok(Tally { open: row.try_get("open")?, bytes: row.try_get("bytes")? });
+    let sql = "SELECT queued + starting + live AS open, queued, bytes FROM tallies WHERE app = $1 FOR UPDATE";
+    let read = |row: &Row| {
+        let (open, queued) = (row.try_get("open")?, row.try_get("queued")?);
+        Ok(Tally { open, queued, bytes: row.try_get("bytes")? })
+    };
     query_one(db, sql, params![app], read).await
 }
 
@@ -73,7 +78,7 @@ async fn create_tally(db: &Client, app: &str) -> Result<Tally, TxError> {
     let sql = "INSERT INTO tallies (app) VALUES ($1) ON CONFLICT DO NOTHING";
     match execute(db, sql, params![app]).await? {
         0 => Err(TxError::Conflict),
-        _ => Ok(Tally { open: 0, bytes: 0 }),
+        _ => Ok(Tally { open: 0, queued: 0, bytes: 0 }),
     }
 }
 
@@ -97,7 +102,8 @@ async fn exceeded_limit(
     (unstarted, queued): (i64, i64),
 ) -> Result<Option<CreateOutcome>, TxError> {
     let new = &sealed.new;
-    if let Some(refused) = quota::refusal(new, CastCounts { open: tally.open, unstarted, queued }) {
+    let counts = CastCounts { open: tally.open, unstarted, own_queued: tally.queued, queued };
+    if let Some(refused) = quota::refusal(new, counts) {
         return Ok(Some(refused));
     }
     let used = match quota::bytes_left(new, sealed.bytes()) {

@@ -4,24 +4,25 @@
 //! row, so that a worker that lost its lease is fenced whatever happens at the same time. Renewals change
 //! only the narrow table `leases`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::clock::Reading;
-use super::history::{append_event, end_cast, report_locked};
-use super::row::{CastRow, nonce_to_bigint, read_cast, read_casts, to_bigint};
-use super::sql::{TxError, execute, params, query_all, query_one};
+use super::history::{NewEvents, end_cast, insert_events, report_locked};
+use super::row::{CastRow, nonce_to_bigint, read_cast, read_cast_id, to_bigint};
+use super::sql::{Params, TxError, execute, params, query_all, query_one};
 use super::transaction::{Db, Tx};
 use crate::delivery::deadline_after;
 use crate::injected::Injected;
 use crate::lifecycle::{UNREADABLE_MESSAGE, failed_end, on_claim, unreported_end};
-use crate::queue::{MAX_CANDIDATES, MAX_CANDIDATES_PER_APP, OfferedApp, QueuedGroup, fair_order};
+use crate::queue::{MAX_CANDIDATES, MAX_CANDIDATES_PER_APP, OfferedApp, QueueRow, QueuedGroup, fair_order};
 use crate::sealing::cast_context;
 use crate::telemetry_table::Owner;
 use crate::{
-    Cast, CastId, CastState, Claim, Command, Error, EventKind, ExpiredLease, MAX_EXPIRED, Renewal, Ticket,
+    Cast, CastId, CastState, Claim, Error, EventKind, ExpiredLease, MAX_EXPIRED, QueuedCast, Renewal, Ticket,
     WorkerId,
 };
 
@@ -100,20 +101,27 @@ pub(super) async fn expired_leases(
     if !expired {
         return Ok(Vec::new());
     }
-    let sql = "SELECT id, worker, epoch FROM leases WHERE until_ms <= $1 AND worker IS DISTINCT FROM $2
-                 AND string_to_array(labels, ',') <@ $3 ORDER BY until_ms, id LIMIT $4";
+    let sql = "SELECT id, leases.worker, leases.epoch, weight FROM leases JOIN casts USING (id)
+               WHERE until_ms <= $1 AND leases.worker IS DISTINCT FROM $2
+                 AND string_to_array(leases.labels, ',') <@ $3 ORDER BY until_ms, id LIMIT $4";
     let params = params![now.fleet_ms(), worker.0.as_str(), labels.clone(), MAX_EXPIRED as i64];
     let found = query_all(db.client, sql, params, |row| {
         let id: String = row.try_get(0)?;
         let owner = row.try_get::<_, Option<String>>(1)?.map(WorkerId);
         let owner = owner.zip(Some(row.try_get::<_, i64>(2)?.unsigned_abs()));
-        Ok(CastId::parse(&id).ok().map(|cast| ExpiredLease { cast, owner }))
+        let weight = to_weight(row.try_get(3)?);
+        Ok(CastId::parse(&id).ok().map(|cast| ExpiredLease { cast, owner, weight }))
     });
     Ok(found.await?.into_iter().flatten().collect())
 }
 
-/// Reads the queue in the order in which casts are offered. Descriptions are read later ([`read_queued`]).
-pub(super) async fn read_queue(db: &Db<'_>, by: &Claimant) -> Result<Vec<i64>, TxError> {
+/// A weight as the database stores it.
+fn to_weight(weight: i64) -> u32 {
+    u32::try_from(weight).unwrap_or(u32::MAX)
+}
+
+/// Reads the queue in the order in which casts are offered, without descriptions.
+pub(super) async fn read_queue(db: &Db<'_>, by: &Claimant) -> Result<Vec<QueueRow>, TxError> {
     let columns = "EXISTS (SELECT 1 FROM casts WHERE state = 0) AS queued,
          EXISTS (SELECT 1 FROM nodes WHERE worker = $1 AND instance <> $2) AS replaced";
     let read = |row: &Row| Ok((row.try_get("queued")?, row.try_get("replaced")?));
@@ -131,7 +139,7 @@ pub(super) async fn queue_order(
     db: &Db<'_>,
     fleet_now: i64,
     labels: Option<&[String]>,
-) -> Result<Vec<i64>, TxError> {
+) -> Result<Vec<QueueRow>, TxError> {
     // Each step finds the next application and set of labels in the index.
     let sql = "WITH RECURSIVE groups AS (
                    (SELECT app, labels, n FROM casts WHERE state = 0 ORDER BY app, labels, n LIMIT 1)
@@ -151,15 +159,16 @@ pub(super) async fn queue_order(
         })
     })
     .await?;
-    let (mut apps, mut group_places, mut group_labels) = (Vec::new(), Vec::new(), Vec::new());
-    for (place, OfferedApp { app, labels }) in (1_i64..).zip(fair_order(groups, labels)) {
-        apps.push(app);
+    let offered = fair_order(groups, labels);
+    let apps: Vec<&str> = offered.iter().map(|offered| offered.app.as_str()).collect();
+    let (mut group_places, mut group_labels) = (Vec::new(), Vec::new());
+    for (place, OfferedApp { labels, .. }) in (1_i64..).zip(&offered) {
         group_places.extend(labels.iter().map(|_| place));
-        group_labels.extend(labels);
+        group_labels.extend(labels.iter().map(String::as_str));
     }
-    let sql = "SELECT queued.n FROM unnest($1) WITH ORDINALITY AS apps (app, place),
-                 LATERAL (SELECT of_group.n FROM unnest($2, $3) AS groups (place, labels),
-                              LATERAL (SELECT n FROM casts
+    let sql = "SELECT apps.place, queued.* FROM unnest($1) WITH ORDINALITY AS apps (app, place),
+                 LATERAL (SELECT of_group.* FROM unnest($2, $3) AS groups (place, labels),
+                              LATERAL (SELECT n, id, weight, bytes FROM casts
                                        WHERE state = 0 AND casts.app = apps.app
                                          AND casts.labels = groups.labels
                                          -- Not by the index of overdue casts, which has those of all.
@@ -169,23 +178,20 @@ pub(super) async fn queue_order(
                ORDER BY apps.place, queued.n LIMIT $6";
     let most = MAX_CANDIDATES as i64;
     let params = params![apps, group_places, group_labels, fleet_now, MAX_CANDIDATES_PER_APP, most];
-    query_all(db.client, sql, params, |row| Ok(row.try_get(0)?)).await
-}
-
-/// Reads casts of the queue without their injected data, in this order; `None` for one that cannot be read.
-pub(super) async fn read_queued(db: &Db<'_>, rows: &[i64]) -> Result<Vec<(i64, Option<Cast>)>, TxError> {
-    let mut read = read_casts(db.client, db.shared, rows.to_vec()).await?;
-    read.sort_by_key(|(n, _)| rows.iter().position(|of| of == n));
-    let mut casts = Vec::with_capacity(read.len());
-    for (n, cast) in read {
-        match cast {
-            Ok(cast) if cast.state == CastState::Queued => casts.push((n, Some(cast))),
-            Ok(_) => {}
-            Err(TxError::Fleet(Error::Unreadable { .. })) => casts.push((n, None)),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(casts)
+    query_all(db.client, sql, params, |row| {
+        let place: i64 = row.try_get("place")?;
+        let of = usize::try_from(place - 1).ok().and_then(|place| offered.get(place));
+        let OfferedApp { app, running_weight, .. } = of.ok_or(TxError::Conflict)?;
+        let weight = to_weight(row.try_get("weight")?);
+        let cast = QueuedCast { id: read_cast_id(row)?, app: app.clone(), weight };
+        Ok(QueueRow {
+            n: row.try_get("n")?,
+            cast,
+            bytes: row.try_get("bytes")?,
+            running_weight: *running_weight,
+        })
+    })
+    .await
 }
 
 /// A started cast that a worker takes over.
@@ -201,27 +207,26 @@ impl AsRef<Claimant> for TakeOver {
 }
 
 /// Claims a started cast that has no owner, or whose lease has expired.
-pub(super) async fn take_over(tx: &mut Tx<'_>, args: &TakeOver) -> Result<Option<Claim>, TxError> {
-    let sql = format!(
-        "SELECT {} FROM casts WHERE id = $1 AND NOT closed FOR NO KEY UPDATE SKIP LOCKED",
-        CastRow::COLUMNS
-    );
-    let found = query_one(tx.db(), &sql, params![args.cast.as_str()], CastRow::from_row).await?;
-    let Some(mut row) = found else { return Ok(None) };
+pub(super) async fn take_over(tx: &mut Tx<'_>, args: &TakeOver) -> Result<Vec<Claim>, TxError> {
+    let sql = format!("{SELECT_WHOLE} WHERE id = $1 AND NOT closed FOR NO KEY UPDATE OF casts SKIP LOCKED");
+    let found = read_locked(tx, &sql, params![args.cast.as_str()]).await?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
     // Its lease may have been renewed since it was found.
     let check = "SELECT 1 FROM leases WHERE id = $1 AND until_ms <= $2 AND worker IS DISTINCT FROM $3
                  FOR UPDATE";
-    let params = params![row.id.as_str(), tx.fleet_now, args.by.worker.0.as_str()];
+    let params = params![args.cast.as_str(), tx.fleet_now, args.by.worker.0.as_str()];
     match query_one(tx.db(), check, params, |_| Ok(())).await? {
-        Some(()) => assign_owner(tx, &args.by, &mut row).await,
-        None => Ok(None),
+        Some(()) => assign_owner(tx, &args.by, found).await,
+        None => Ok(Vec::new()),
     }
 }
 
-/// Queued casts of which a worker claims one.
+/// Queued casts that a worker claims.
 pub(super) struct ClaimQueued {
     pub by: Claimant,
-    /// Rows of casts, the first of which that is free is claimed.
+    /// Rows of the casts, in the order of the claims.
     pub rows: Vec<i64>,
 }
 
@@ -231,65 +236,116 @@ impl AsRef<Claimant> for ClaimQueued {
     }
 }
 
-/// Claims a queued cast, unless other workers were faster.
-pub(super) async fn claim_queued(tx: &mut Tx<'_>, args: &ClaimQueued) -> Result<Option<Claim>, TxError> {
+/// Claims queued casts, but not those for which other workers were faster.
+pub(super) async fn claim_queued(tx: &mut Tx<'_>, args: &ClaimQueued) -> Result<Vec<Claim>, TxError> {
     let sql = format!(
-        "SELECT {} FROM casts WHERE n = ANY ($1) AND state = 0 AND queue_until_ms > $2
-         ORDER BY array_position($1, n) LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED",
-        CastRow::COLUMNS
+        "{SELECT_WHOLE} WHERE n = ANY ($1) AND state = 0 AND queue_until_ms > $2
+         ORDER BY array_position($1, n) FOR NO KEY UPDATE OF casts SKIP LOCKED"
     );
-    let params = params![args.rows.clone(), tx.fleet_now];
-    match query_one(tx.db(), &sql, params, CastRow::from_row).await? {
-        Some(mut row) => assign_owner(tx, &args.by, &mut row).await,
-        None => {
-            tx.set_unchanged();
-            Ok(None)
-        }
+    let found = read_locked(tx, &sql, params![args.rows.clone(), tx.fleet_now]).await?;
+    if found.is_empty() {
+        tx.set_unchanged();
     }
+    assign_owner(tx, &args.by, found).await
 }
 
-/// Makes a worker the owner of a cast. A cast that cannot be read is failed, because it would block every
+/// A cast whose row is locked, with its injected data, or why it cannot be read.
+type LockedCast = (CastRow, Result<Cast, Error>);
+
+/// Locks and reads casts with their injected data.
+async fn read_locked(tx: &Tx<'_>, sql: &str, params: &Params<'_>) -> Result<Vec<LockedCast>, TxError> {
+    query_all(tx.db(), sql, params, |row| match read_whole(tx, row) {
+        Ok(cast) => Ok((CastRow::from_row(row)?, Ok(cast))),
+        Err(TxError::Fleet(error @ Error::Unreadable { .. })) => Ok((CastRow::from_row(row)?, Err(error))),
+        Err(error) => Err(error),
+    })
+    .await
+}
+
+/// Makes a worker the owner of casts. A cast that cannot be read is failed, because it would block every
 /// claim.
-async fn assign_owner(tx: &mut Tx<'_>, by: &Claimant, row: &mut CastRow) -> Result<Option<Claim>, TxError> {
-    let sql = format!("{SELECT_WHOLE} WHERE casts.n = $1");
-    let read = query_one(tx.db(), &sql, params![row.n], |whole| Ok(read_whole(tx, whole))).await?;
-    let mut cast = match read.ok_or(TxError::Conflict)? {
-        Ok(cast) => cast,
-        Err(TxError::Fleet(error @ Error::Unreadable { .. })) => {
-            tracing::warn!(cast = %row.id, %error, "cast failed, stored description unreadable");
-            fail_and_close(tx, row, UNREADABLE_MESSAGE).await?;
-            return Ok(None);
+async fn assign_owner(tx: &mut Tx<'_>, by: &Claimant, found: Vec<LockedCast>) -> Result<Vec<Claim>, TxError> {
+    lock_tallies(tx, found.iter().map(|(row, _)| row.n).collect()).await?;
+    let (mut casts, mut events) = (Vec::new(), NewEvents::default());
+    let (mut rows, mut states, mut last_seqs, mut grown) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (mut row, cast) in found {
+        let mut cast = match cast {
+            Ok(cast) => cast,
+            Err(error) => {
+                tracing::warn!(cast = %row.id, %error, "cast failed, stored description unreadable");
+                fail_and_close(tx, &mut row, UNREADABLE_MESSAGE).await?;
+                continue;
+            }
+        };
+        let mut bytes = 0;
+        for event in on_claim(row.state, cast.worker.take(), &by.worker) {
+            bytes += events.add(tx, &mut row, &event)?;
         }
-        Err(error) => return Err(error),
-    };
-    let (worker, nonce) = (by.worker.0.as_str(), nonce_to_bigint(by.nonce));
-    let state = if row.state == CastState::Queued { CastState::Starting } else { row.state };
+        cast.state = if row.state == CastState::Queued { CastState::Starting } else { row.state };
+        rows.push(row.n);
+        states.push(cast.state.to_number());
+        last_seqs.push(row.last_seq);
+        grown.push(bytes);
+        casts.push(cast);
+    }
+    if casts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (worker, instance) = (by.worker.0.as_str(), nonce_to_bigint(by.instance));
     // The lock keeps another process from registering under the name until this claim is committed.
-    let sql = "WITH registered AS (SELECT instance FROM nodes WHERE worker = $2 FOR SHARE),
+    let sql = "WITH registered AS (SELECT instance FROM nodes WHERE worker = $5 FOR SHARE),
+               claimed AS (SELECT * FROM unnest($1, $2, $3, $4) AS claimed (n, state, last_seq, grown)),
                changed AS (
-                   UPDATE casts SET worker = $2, epoch = epoch + 1, nonce = $3, state = $4,
-                                    started_ms = coalesce(started_ms, $5)
-                   WHERE n = $1 AND NOT EXISTS (SELECT 1 FROM registered WHERE instance <> $7)
+                   UPDATE casts SET worker = $5, epoch = epoch + 1, nonce = $6, state = claimed.state,
+                                    started_ms = coalesce(started_ms, $7), last_seq = claimed.last_seq,
+                                    bytes = bytes + claimed.grown
+                   FROM claimed WHERE casts.n = claimed.n
+                     AND NOT EXISTS (SELECT 1 FROM registered WHERE instance <> $9)
                    RETURNING id, worker, epoch, nonce, labels),
                leased AS (
                    INSERT INTO leases (id, worker, epoch, nonce, until_ms, labels)
-                   SELECT id, worker, epoch, nonce, $6, labels FROM changed
+                   SELECT id, worker, epoch, nonce, $8, labels FROM changed
                    ON CONFLICT (id) DO UPDATE SET worker = excluded.worker, epoch = excluded.epoch,
                        nonce = excluded.nonce, until_ms = excluded.until_ms)
-               SELECT epoch FROM changed";
+               SELECT id, epoch FROM changed";
     let until = deadline_after(tx.fleet_now, by.lease);
-    let instance = nonce_to_bigint(by.instance);
-    let params = params![row.n, worker, nonce, state.to_number(), tx.now, until, instance];
-    let epoch: Option<i64> = query_one(tx.db(), sql, params, |row| Ok(row.try_get(0)?)).await?;
-    let epoch = epoch.ok_or_else(|| Error::Replaced(by.worker.clone()))?.unsigned_abs();
-    for event in on_claim(row.state, cast.worker.take(), &by.worker) {
-        append_event(tx, row, &event).await?;
+    let nonce = nonce_to_bigint(by.nonce);
+    let params = params![rows, states, last_seqs, grown, worker, nonce, tx.now, until, instance];
+    let read = |row: &Row| Ok((read_cast_id(row)?, row.try_get::<_, i64>("epoch")?.unsigned_abs()));
+    // Sent together, so that they take one round trip.
+    let (epochs, inserted) =
+        tokio::join!(biased; query_all(tx.db(), sql, params, read), insert_events(tx, &events));
+    let epochs: HashMap<CastId, u64> = epochs?.into_iter().collect();
+    inserted?;
+    let mut claims = Vec::with_capacity(casts.len());
+    for mut cast in casts {
+        cast.epoch = *epochs.get(&cast.id).ok_or_else(|| Error::Replaced(by.worker.clone()))?;
+        cast.worker = Some(by.worker.clone());
+        cast.started_ms = cast.started_ms.or(Some(tx.now));
+        claims.push(claim(tx, by, cast));
     }
-    (cast.worker, cast.epoch, cast.state) = (Some(by.worker.clone()), epoch, state);
-    cast.started_ms = cast.started_ms.or(Some(tx.now));
-    let ticket = Ticket { cast: cast.id.clone(), worker: by.worker.clone(), epoch, nonce: by.nonce };
+    tx.notify_changes();
+    Ok(claims)
+}
+
+/// The claim of a cast that a worker owns now.
+fn claim(tx: &mut Tx<'_>, by: &Claimant, cast: Cast) -> Claim {
+    let (worker, epoch) = (by.worker.clone(), cast.epoch);
+    let ticket = Ticket { cast: cast.id.clone(), worker, epoch, nonce: by.nonce };
     tx.owner_changed(cast.id.clone(), Owner::of(&ticket));
-    Ok(Some(Claim { ticket, cast }))
+    Claim { ticket, cast }
+}
+
+/// Locks the tallies of the applications that own these casts, which the transaction will change: always in
+/// the same order, so that two transactions cannot wait for each other.
+pub(super) async fn lock_tallies(tx: &Tx<'_>, rows: Vec<i64>) -> Result<(), TxError> {
+    let sql = "SELECT 1 FROM tallies WHERE app IN (SELECT app FROM casts WHERE n = ANY ($1)) ORDER BY app
+               FOR NO KEY UPDATE";
+    // One of them is locked by the change itself.
+    if rows.len() > 1 {
+        query_all(tx.db(), sql, params![rows], |_| Ok(())).await?;
+    }
+    Ok(())
 }
 
 /// Query for [`read_whole`].
@@ -306,17 +362,12 @@ fn read_whole(tx: &Tx<'_>, row: &Row) -> Result<Cast, TxError> {
     Ok(cast)
 }
 
-/// Finds a claim by its nonce, after its result was lost.
-pub(super) async fn find_claim(tx: &mut Tx<'_>, by: &Claimant) -> Result<Option<Claim>, TxError> {
-    let sql = format!("{SELECT_WHOLE} WHERE worker = $1 AND nonce = $2");
+/// Finds the claims of a transaction by their nonce, after its result was lost.
+pub(super) async fn find_claims(tx: &mut Tx<'_>, by: &Claimant) -> Result<Vec<Claim>, TxError> {
+    let sql = format!("{SELECT_WHOLE} WHERE worker = $1 AND nonce = $2 ORDER BY n");
     let params = params![by.worker.0.as_str(), nonce_to_bigint(by.nonce)];
-    let Some(cast) = query_one(tx.db(), &sql, params, |row| read_whole(tx, row)).await? else {
-        return Ok(None);
-    };
-    let ticket =
-        Ticket { cast: cast.id.clone(), worker: by.worker.clone(), epoch: cast.epoch, nonce: by.nonce };
-    tx.owner_changed(cast.id.clone(), Owner::of(&ticket));
-    Ok(Some(Claim { ticket, cast }))
+    let casts: Vec<Cast> = query_all(tx.db(), &sql, params, |row| read_whole(tx, row)).await?;
+    Ok(casts.into_iter().map(|cast| claim(tx, by, cast)).collect())
 }
 
 /// Tickets to renew.
@@ -375,23 +426,6 @@ pub(super) async fn renew_all(db: &Db<'_>, args: &Renew) -> Result<Vec<Renewal>,
         }
     }
     Ok(renewals)
-}
-
-pub(super) async fn commands(db: &Db<'_>, ticket: &Ticket) -> Result<Vec<(u64, Command)>, TxError> {
-    let sql = "SELECT commands.n, content FROM casts LEFT JOIN commands USING (id)
-               WHERE casts.id = $1 AND worker = $2 AND epoch = $3 AND nonce = $4 AND NOT closed ORDER BY 1";
-    let Ticket { cast, worker, epoch, nonce } = ticket;
-    let params = params![cast.as_str(), worker.0.as_str(), to_bigint(*epoch), nonce_to_bigint(*nonce)];
-    let rows: Vec<(Option<i64>, Option<Vec<u8>>)> =
-        query_all(db.client, sql, params, |row| Ok((row.try_get(0)?, row.try_get(1)?))).await?;
-    if rows.is_empty() {
-        return Err(Error::Fenced(cast.clone()).into());
-    }
-    let context = cast_context(cast, "command");
-    let pending = rows.into_iter().filter_map(|(n, content)| Some((n?, content?)));
-    pending
-        .map(|(n, content)| Ok::<_, TxError>((n.unsigned_abs(), db.shared.open(&context, &content)?)))
-        .collect()
 }
 
 /// Commands that were carried out.
@@ -481,9 +515,9 @@ pub(super) async fn fail_and_close(tx: &mut Tx<'_>, row: &mut CastRow, why: &str
 
 /// Whether a ticket is valid.
 pub(super) async fn is_valid(db: &Db<'_>, ticket: &Ticket) -> Result<bool, TxError> {
-    match commands(db, ticket).await {
-        Ok(_) => Ok(true),
-        Err(TxError::Fleet(Error::Fenced(_))) => Ok(false),
-        Err(error) => Err(error),
-    }
+    let sql = "SELECT 1 FROM casts
+               WHERE id = $1 AND worker = $2 AND epoch = $3 AND nonce = $4 AND NOT closed";
+    let Ticket { cast, worker, epoch, nonce } = ticket;
+    let params = params![cast.as_str(), worker.0.as_str(), to_bigint(*epoch), nonce_to_bigint(*nonce)];
+    Ok(query_one(db.client, sql, params, |_| Ok(())).await?.is_some())
 }

@@ -12,29 +12,75 @@ use crate::paging::MAX_READ_EVENTS;
 use crate::sealing::{cast_context, event_context};
 use crate::{CastEnd, CastId, Event, EventKind, Ticket};
 
+/// Events of casts whose rows are locked, which are inserted together.
+#[derive(Debug, Default)]
+pub(super) struct NewEvents {
+    casts: Vec<i64>,
+    seqs: Vec<i64>,
+    contents: Vec<Vec<u8>>,
+    notify: Vec<bool>,
+    /// Casts that have no room for an event, once for each.
+    full: Vec<i64>,
+}
+
+impl NewEvents {
+    /// Adds an event, and returns by how many bytes the cast grows. Beyond the limit, it is only counted.
+    pub(super) fn add(&mut self, tx: &Tx<'_>, row: &mut CastRow, event: &EventKind) -> Result<i64, TxError> {
+        let seq = row.last_seq + 1;
+        if !has_room_for(seq, event) {
+            self.full.push(row.n);
+            return Ok(0);
+        }
+        let sealed = tx.shared.seal(&event_context(&row.id, seq), event)?;
+        let bytes = sealed.len() as i64;
+        self.casts.push(row.n);
+        self.seqs.push(seq);
+        self.contents.push(sealed);
+        self.notify.push(row.notify);
+        row.last_seq = seq;
+        Ok(bytes)
+    }
+}
+
+/// Inserts events into the history and the outbox. The caller changes the rows of their casts: number of the
+/// last event, and bytes.
+pub(super) async fn insert_events(tx: &Tx<'_>, new: &NewEvents) -> Result<(), TxError> {
+    let NewEvents { casts, seqs, contents, notify, full } = new;
+    if !full.is_empty() {
+        let sql = "UPDATE casts SET events_dropped = events_dropped + dropped.count
+                   FROM (SELECT n, count(*) FROM unnest($1) AS full_casts (n) GROUP BY n) AS dropped
+                   WHERE casts.n = dropped.n";
+        execute(tx.db(), sql, params![full]).await?;
+    }
+    if casts.is_empty() {
+        return Ok(());
+    }
+    let sql = "WITH new AS (SELECT *, min(seq) OVER (PARTITION BY n) AS first
+                            FROM unnest($1, $2, $3, $4) AS new (n, seq, content, notify)),
+               entries AS (INSERT INTO outbox (cast_n, seq, at_ms, next_ms)
+                           SELECT n, seq, $5,
+                                  CASE WHEN seq = first AND NOT EXISTS (
+                                      SELECT 1 FROM outbox WHERE cast_n = n AND NOT given_up) THEN $6 END
+                           FROM new WHERE notify)
+               INSERT INTO events (cast_n, seq, at_ms, content) SELECT n, seq, $5, content FROM new";
+    execute(tx.db(), sql, params![casts, seqs, contents, notify, tx.now, tx.fleet_now]).await?;
+    Ok(())
+}
+
 /// Appends an event to the history and the outbox. Beyond the limit, it is only counted.
 pub(super) async fn append_event(
     tx: &mut Tx<'_>,
     row: &mut CastRow,
     event: &EventKind,
 ) -> Result<(), TxError> {
-    let seq = row.last_seq + 1;
-    if !has_room_for(seq, event) {
-        let sql = "UPDATE casts SET events_dropped = events_dropped + 1 WHERE n = $1";
-        execute(tx.db(), sql, params![row.n]).await?;
-        return Ok(());
-    }
-    let sealed = tx.shared.seal(&event_context(&row.id, seq), event)?;
-    let sql = "WITH changed AS (UPDATE casts SET last_seq = $2, bytes = bytes + $5 WHERE n = $1),
-             entry AS (INSERT INTO outbox (cast_n, seq, at_ms, next_ms)
-                       SELECT $1, $2, $3,
-                              CASE WHEN NOT EXISTS (SELECT 1 FROM outbox WHERE cast_n = $1 AND NOT given_up)
-                              THEN $6 END
-                       WHERE $7)
-             INSERT INTO events VALUES ($1, $2, $3, $4)";
-    let bytes = sealed.len() as i64;
-    execute(tx.db(), sql, params![row.n, seq, tx.now, sealed, bytes, tx.fleet_now, row.notify]).await?;
-    row.last_seq = seq;
+    let mut new = NewEvents::default();
+    let grown = new.add(tx, row, event)?;
+    let sql = "UPDATE casts SET last_seq = $2, bytes = bytes + $3 WHERE n = $1";
+    let params = params![row.n, row.last_seq, grown];
+    // Sent together, so that they take one round trip.
+    let (changed, inserted) = tokio::join!(biased; execute(tx.db(), sql, params), insert_events(tx, &new));
+    changed?;
+    inserted?;
     tx.notify_changes();
     Ok(())
 }

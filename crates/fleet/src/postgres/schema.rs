@@ -10,7 +10,7 @@ use crate::vault::Vault;
 /// Migrations, each to the next schema version, with the oldest schema version whose programs can still use
 /// the database. A migration first only adds; what it replaces is removed by a later one, when no program
 /// uses it any more. So two versions of the program can run side by side during an upgrade.
-const MIGRATIONS: &[(&str, i64)] = &[(include_str!("1.sql"), 1)];
+const MIGRATIONS: &[(&str, i64)] = &[(include_str!("1.sql"), 1), (include_str!("2.sql"), 1)];
 /// Oldest supported version of PostgreSQL.
 const MIN_SERVER_VERSION: i64 = 140_000;
 /// Advisory lock of the process that migrates.
@@ -93,6 +93,21 @@ async fn query<T: Send>(
         .await
         .and_then(|row| row.ok_or(TxError::Conflict))
         .map_err(Error::from_tx)
+}
+
+/// Switches JIT compilation off for connections of this role that are opened from now on, those of a pooler
+/// included. It takes 100 ms for each statement that the planner thinks is expensive, and all of ours are
+/// short. Returns whether it was on. A parameter of the connection would not pass a pooler.
+pub(super) async fn disable_jit(client: &Client) -> Result<bool, Error> {
+    let sql = "SELECT current_setting('jit')::boolean,
+                      format('ALTER ROLE %I IN DATABASE %I SET jit = off', session_user, current_database())";
+    let read = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    let (is_on, alter): (bool, String) = query(client, sql, params![], read).await?;
+    // Another process may do the same at this moment, or this role may not.
+    if is_on && let Err(error) = client.batch_execute(&alter).await {
+        tracing::debug!(%error, "cannot switch JIT compilation off");
+    }
+    Ok(is_on)
 }
 
 /// Creates the partitions that are needed now.

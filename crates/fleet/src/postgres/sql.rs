@@ -30,11 +30,13 @@ macro_rules! sql_types {
 
 sql_types! {
     BOOL: bool;
-    BYTEA_ARRAY: Vec<Vec<u8>>;
+    BOOL_ARRAY: &Vec<bool>;
+    BYTEA_ARRAY: Vec<Vec<u8>>, &Vec<Vec<u8>>;
     BYTEA: &[u8], Vec<u8>, &Vec<u8>, Option<Vec<u8>>, Option<&Vec<u8>>;
     INT2: i16;
     INT8: i64, Option<i64>;
-    INT8_ARRAY: Vec<i64>;
+    INT2_ARRAY: Vec<i16>;
+    INT8_ARRAY: Vec<i64>, &Vec<i64>;
     TEXT: &str, String, &String, Option<&str>, Option<&String>, Option<String>;
     TEXT_ARRAY: Vec<String>, Vec<&str>;
 }

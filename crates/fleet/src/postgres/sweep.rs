@@ -3,7 +3,7 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::claims::fail_and_close;
+use super::claims::{fail_and_close, lock_tallies};
 use super::clock::check_trust;
 use super::row::CastRow;
 use super::sql::{TxError, execute, params, query_all, query_one};
@@ -16,7 +16,7 @@ use crate::retention::{MAX_EVICTION_BATCHES, MAX_EVICTION_CANDIDATES, SWEEP_BATC
 const SWEEP_LOCK: i64 = 0x7061_6765_0001;
 /// How long the nonce of a committed transaction is kept, in milliseconds: longer than any operation is
 /// attempted.
-const COMMITTED_RETENTION_MS: i64 = 600_000;
+pub(super) const COMMITTED_RETENTION_MS: i64 = 600_000;
 /// Time without a heartbeat after which the row of a worker is deleted, in milliseconds.
 const WORKER_RETENTION_MS: i64 = 24 * 3_600_000;
 /// Time after which the registration of a worker without heartbeats is deleted, in milliseconds: long,
@@ -32,27 +32,44 @@ const DELETABLE: &str = "closed AND (NOT held OR coalesce(key_until_ms, 0) <= $1
 /// What a sweep would find.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Due {
-    /// Queued casts whose queue timeout has passed.
-    pub overdue: bool,
+    /// Fleet time at which the next queue timeout passes.
+    queue_until_ms: Option<i64>,
     /// Closed casts that are older than the retention, or a jump of the clock.
     pub expired: bool,
     /// Rows that nobody needs any more.
     pub stale: bool,
 }
 
-/// Finds out whether there is anything to do, because nearly always there is not.
-pub(super) async fn due(db: &Db<'_>, _: &()) -> Result<Due, TxError> {
-    let columns = "EXISTS (SELECT 1 FROM casts WHERE state = 0 AND queue_until_ms <= fleet_ms) AS overdue,
-                   EXISTS (SELECT 1 FROM casts WHERE closed AND ended_ms < wall_ms - $1)
-                       OR EXISTS (SELECT 1 FROM clock WHERE abs(clock.offset_ms - swept_offset_ms) > $2)
-                       AS expired,
-                   EXISTS (SELECT 1 FROM committed WHERE at_ms < fleet_ms - $3) AS stale";
+/// Columns for [`Due::from_row`], with `wall_ms` and `fleet_ms`. Parameters: retention, longest jump of the
+/// clock that is none, and retention of nonces.
+pub(super) const DUE_COLUMNS: &str =
+    "(SELECT min(queue_until_ms) FROM casts WHERE state = 0) AS queue_until_ms,
+     EXISTS (SELECT 1 FROM casts WHERE closed AND ended_ms < wall_ms - $1)
+         OR EXISTS (SELECT 1 FROM clock WHERE abs(clock.offset_ms - swept_offset_ms) > $2) AS expired,
+     EXISTS (SELECT 1 FROM committed WHERE at_ms < fleet_ms - $3) AS stale";
+
+impl Due {
+    pub(super) fn from_row(row: &Row) -> Result<Self, TxError> {
+        let (queue_until_ms, expired) = (row.try_get("queue_until_ms")?, row.try_get("expired")?);
+        Ok(Self { queue_until_ms, expired, stale: row.try_get("stale")? })
+    }
+
+    /// Whether a queue timeout has passed.
+    pub(super) fn has_overdue(&self, fleet_now: i64) -> bool {
+        self.queue_until_ms.is_some_and(|until| until <= fleet_now)
+    }
+
+    /// Whether there is anything to do.
+    pub(super) fn is_due(&self, fleet_now: i64) -> bool {
+        self.has_overdue(fleet_now) || self.expired || self.stale
+    }
+}
+
+/// Finds out what there is to do, because nearly always there is nothing.
+pub(super) async fn due(db: &Db<'_>, _: &()) -> Result<(i64, Due), TxError> {
     let params = params![db.shared.retention_ms, CLOCK_JUMP_MS, COMMITTED_RETENTION_MS];
-    let read = |row: &Row| {
-        let (overdue, expired) = (row.try_get("overdue")?, row.try_get("expired")?);
-        Ok(Due { overdue, expired, stale: row.try_get("stale")? })
-    };
-    Ok(db.clock_and(columns, params, read).await?.1)
+    let (now, due) = db.clock_and(DUE_COLUMNS, params, Due::from_row).await?;
+    Ok((now.fleet_ms(), due))
 }
 
 /// Whether this process may sweep until the end of the transaction.
@@ -73,6 +90,7 @@ pub(super) async fn fail_overdue(tx: &mut Tx<'_>, _: &()) -> Result<bool, TxErro
     );
     let params = params![tx.fleet_now, SWEEP_BATCH];
     let mut overdue = query_all(tx.db(), &sql, params, CastRow::from_row).await?;
+    lock_tallies(tx, overdue.iter().map(|row| row.n).collect()).await?;
     for row in &mut overdue {
         fail_and_close(tx, row, OVERDUE_MESSAGE).await?;
     }
@@ -99,6 +117,7 @@ async fn delete_casts(tx: &Tx<'_>, rows: Vec<i64>) -> Result<i64, TxError> {
     if rows.is_empty() {
         return Ok(0);
     }
+    lock_tallies(tx, rows.clone()).await?;
     let sql = "WITH gone AS (DELETE FROM events WHERE cast_n = ANY ($1))
                DELETE FROM casts WHERE n = ANY ($1)";
     Ok(i64::try_from(execute(tx.db(), sql, params![rows]).await?).unwrap_or(i64::MAX))
@@ -108,12 +127,13 @@ async fn delete_casts(tx: &Tx<'_>, rows: Vec<i64>) -> Result<i64, TxError> {
 pub(super) async fn delete_stale(tx: &Tx<'_>, _: &()) -> Result<bool, TxError> {
     let sql = "WITH gone AS (DELETE FROM workers WHERE at_ms < $2),
                     forgotten AS (DELETE FROM nodes WHERE registered_ms < $3 AND NOT EXISTS (
-                                      SELECT 1 FROM workers WHERE workers.worker = nodes.worker))
+                                      SELECT 1 FROM workers WHERE workers.worker = nodes.worker)),
+                    answered AS (DELETE FROM answered_requests WHERE until_ms < $4)
                DELETE FROM committed WHERE at_ms < $1";
     let committed = tx.fleet_now.saturating_sub(COMMITTED_RETENTION_MS);
     let workers = tx.fleet_now.saturating_sub(WORKER_RETENTION_MS);
     let registered = tx.fleet_now.saturating_sub(REGISTRATION_RETENTION_MS);
-    execute(tx.db(), sql, params![committed, workers, registered]).await?;
+    execute(tx.db(), sql, params![committed, workers, registered, tx.fleet_now]).await?;
     Ok(false)
 }
 

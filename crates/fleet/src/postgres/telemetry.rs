@@ -5,6 +5,9 @@
 //! process that runs the cast.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tokio_postgres::Row;
 
 use super::row::nonce_to_bigint;
 use super::row::read_cast_id;
@@ -35,18 +38,84 @@ pub(super) async fn heartbeat(db: &Db<'_>, args: &Heartbeat) -> Result<Heartbeat
     let instance = nonce_to_bigint(status.node.instance);
     let status = db.shared.seal(&context(worker, "status"), status)?;
     let stats = db.shared.seal(&context(worker, "stats"), &stats)?;
-    let sql = "INSERT INTO workers (worker, at_ms, status, stats)
-               SELECT $1, wall_ms() + offset_ms, $2, $3 FROM clock
-               WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.worker = $1 AND instance <> $4)
-               ON CONFLICT (worker) DO UPDATE
-               SET at_ms = excluded.at_ms, status = excluded.status, stats = excluded.stats
-               RETURNING drain_requested";
-    let params = params![worker.0.as_str(), status, stats, instance];
-    let drain_requested = query_one(db.client, sql, params, |row| Ok(row.try_get(0)?)).await?;
-    match drain_requested {
-        None => Err(Error::Replaced(worker.clone()).into()),
-        Some(drain_requested) => Ok(HeartbeatResponse { drain_requested }),
+    let sql = format!(
+        "WITH sent AS (
+             INSERT INTO workers (worker, at_ms, status, stats)
+             SELECT $2, wall_ms() + offset_ms, $3, $4 FROM clock
+             WHERE NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.worker = $2 AND instance <> $5)
+             ON CONFLICT (worker) DO UPDATE
+             SET at_ms = excluded.at_ms, status = excluded.status, stats = excluded.stats
+             RETURNING drain_requested)
+         SELECT sent.drain_requested AS own_drain_requested, others.*
+         FROM sent LEFT JOIN ({SELECT_WORKERS} AND worker <> $2) AS others ON true ORDER BY worker"
+    );
+    let params = params![WORKER_TIMEOUT_MS, worker.0.as_str(), status, stats, instance];
+    let rows = query_all(db.client, &sql, params, |row| {
+        let other = row.try_get::<_, Option<&str>>("worker")?.map(|_| read_worker(db, row)).transpose()?;
+        Ok((row.try_get("own_drain_requested")?, other.flatten()))
+    })
+    .await?;
+    let drain_requested = rows.first().map(|(drain_requested, _)| *drain_requested);
+    let drain_requested = drain_requested.ok_or_else(|| Error::Replaced(worker.clone()))?;
+    Ok(HeartbeatResponse {
+        drain_requested,
+        others: rows.into_iter().filter_map(|(_, other)| other).collect(),
+    })
+}
+
+/// How long the workers of a heartbeat are known, in milliseconds: two intervals of heartbeats.
+const KNOWN_WORKERS_MS: i64 = 4000;
+
+/// The workers that this process learned of by its last heartbeat.
+#[derive(Debug, Default)]
+pub(super) struct KnownWorkers(Mutex<KnownSince>);
+
+#[derive(Debug, Default)]
+struct KnownSince {
+    /// Monotonic time of the heartbeat.
+    at_ms: Option<i64>,
+    workers: Vec<(WorkerId, WorkerStatus)>,
+}
+
+impl KnownWorkers {
+    /// Remembers the workers of a heartbeat.
+    pub(super) fn learn(&self, now_ms: i64, sent: Heartbeat, response: &HeartbeatResponse) {
+        let Heartbeat { worker, mut status } = sent;
+        status.draining |= response.drain_requested;
+        let mut workers = response.others.clone();
+        workers.push((worker, status));
+        workers.sort_by(|(a, _), (b, _)| a.0.cmp(&b.0));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = KnownSince { at_ms: Some(now_ms), workers };
     }
+
+    /// The workers, if the heartbeat was not long ago.
+    pub(super) fn recent(&self, now_ms: i64) -> Option<Vec<(WorkerId, WorkerStatus)>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let age_ms = now_ms.saturating_sub(known.at_ms?);
+        let mut workers = (age_ms <= KNOWN_WORKERS_MS).then(|| known.workers.clone())?;
+        workers.iter_mut().for_each(|(_, status)| status.heartbeat_age_ms += age_ms.max(0).unsigned_abs());
+        Some(workers)
+    }
+}
+
+/// Query for [`read_worker`]: workers with a heartbeat within `$1` milliseconds.
+const SELECT_WORKERS: &str =
+    "SELECT worker, status, drain_requested, wall_ms() + offset_ms - at_ms AS age_ms FROM workers, clock
+     WHERE at_ms >= wall_ms() + offset_ms - $1";
+
+/// Reads the status of a worker; `None` if it cannot be read, which must not hide the others.
+fn read_worker(db: &Db<'_>, row: &Row) -> Result<Option<(WorkerId, WorkerStatus)>, TxError> {
+    let worker = WorkerId(row.try_get("worker")?);
+    let mut status: WorkerStatus = match db.shared.open(&context(&worker, "status"), row.try_get("status")?) {
+        Ok(status) => status,
+        Err(error) => {
+            tracing::debug!(node = worker.0, ?error, "status of a node unreadable, left out");
+            return Ok(None);
+        }
+    };
+    status.draining |= row.try_get::<_, bool>("drain_requested")?;
+    status.heartbeat_age_ms = row.try_get::<_, i64>("age_ms")?.max(0).unsigned_abs();
+    Ok(Some((worker, status)))
 }
 
 /// Asks a worker with a recent heartbeat to drain, and returns whether there is one. It may be repeated.
@@ -58,16 +127,9 @@ pub(super) async fn request_drain(db: &Db<'_>, worker: &WorkerId) -> Result<bool
 
 /// Workers with a recent heartbeat, ordered by name.
 pub(super) async fn workers(db: &Db<'_>, _: &()) -> Result<Vec<(WorkerId, WorkerStatus)>, TxError> {
-    let sql = "SELECT worker, status, drain_requested, wall_ms() + offset_ms - at_ms FROM workers, clock
-               WHERE at_ms >= wall_ms() + offset_ms - $1 ORDER BY worker";
-    query_all(db.client, sql, params![WORKER_TIMEOUT_MS], |row| {
-        let worker = WorkerId(row.try_get(0)?);
-        let mut status: WorkerStatus = db.shared.open(&context(&worker, "status"), row.try_get(1)?)?;
-        status.draining |= row.try_get::<_, bool>(2)?;
-        status.heartbeat_age_ms = row.try_get::<_, i64>(3)?.max(0).unsigned_abs();
-        Ok((worker, status))
-    })
-    .await
+    let sql = format!("{SELECT_WORKERS} ORDER BY worker");
+    let found = query_all(db.client, &sql, params![WORKER_TIMEOUT_MS], |row| read_worker(db, row)).await?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// The owner of a cast, if it has one.

@@ -20,6 +20,7 @@ use super::connections::retry_delays;
 use super::sql::{Params, TxError, query_one};
 use super::{PostgresFleet, Shared, random_bytes};
 use crate::telemetry_table::Owner;
+use crate::time_limit::OperationTimer;
 use crate::{CastId, Error, UnixMs};
 
 /// Longest time for an operation of a server: longer than a slow disk takes, and shorter than HTTP clients
@@ -151,7 +152,7 @@ impl PostgresFleet {
         let nonce = random_bytes::<16>();
         let mut attempts = Attempts::new(operation, within);
         loop {
-            let attempt = timeout_at(attempts.deadline, self.try_write(&nonce, args, work)).await;
+            let attempt = timeout_at(attempts.timer.deadline, self.try_write(&nonce, args, work)).await;
             if let Some(result) = attempts.conclude(attempt).await {
                 return result;
             }
@@ -214,7 +215,7 @@ impl PostgresFleet {
     ) -> Result<T, Error> {
         let mut attempts = Attempts::new(operation, OPERATION_TIMEOUT);
         loop {
-            let attempt = timeout_at(attempts.deadline, self.try_read(args, work)).await;
+            let attempt = timeout_at(attempts.timer.deadline, self.try_read(args, work)).await;
             if let Some(result) = attempts.conclude(attempt).await {
                 return result;
             }
@@ -255,13 +256,13 @@ impl PostgresFleet {
 /// Attempts of an operation, until it is done, is refused, or the time is up.
 struct Attempts {
     operation: &'static str,
-    deadline: Instant,
+    timer: OperationTimer,
     delays: Backoff,
 }
 
 impl Attempts {
     fn new(operation: &'static str, within: Duration) -> Self {
-        Self { operation, deadline: Instant::now() + within, delays: retry_delays() }
+        Self { operation, timer: OperationTimer::start(within), delays: retry_delays() }
     }
 
     /// The result of the operation, if this attempt decides it. Otherwise waits until the next attempt.
@@ -275,7 +276,7 @@ impl Attempts {
             Err(_) => return Some(Err(Error::Unavailable)),
         };
         let delay = self.delays.next_delay();
-        if !error.is_transient() || Instant::now() + delay >= self.deadline {
+        if !error.is_transient() || Instant::now() + delay >= self.timer.deadline {
             return Some(Err(error.into_fleet_error(self.operation)));
         }
         tracing::debug!(operation = self.operation, ?error, "database operation failed, retrying");

@@ -3,16 +3,17 @@
 //! A change of this process wakes its own waiters at once. Other processes are told by `NOTIFY`, at most
 //! every [`NOTIFY_DELAY`] and never within a transaction, because a commit that notifies takes a lock that
 //! all such commits share. Each process has one connection that listens. Whatever is lost on the way is
-//! found a second later, because all waiters wake up every [`POLL_INTERVAL`].
+//! found a second or two later, because all waiters wake up at intervals ([`POLL_INTERVAL`]).
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
@@ -22,8 +23,12 @@ use crate::vault::random_u64;
 
 /// Shortest time between two notifications of a process.
 const NOTIFY_DELAY: Duration = Duration::from_millis(50);
-/// Interval at which all waiters wake up.
+/// Interval at which all waiters wake up while no notifications arrive, for example because a pooler is in
+/// between: then nothing else tells of new casts and commands, and users notice a second.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval while notifications arrive: only one that was lost is found by it. Each wake-up is a statement of
+/// each process.
+const POLL_INTERVAL_LISTENING: Duration = Duration::from_secs(2);
 
 /// Wakes waiters.
 pub(super) struct Wakeup {
@@ -31,11 +36,18 @@ pub(super) struct Wakeup {
     changed_here: Notify,
     /// Name of this process in its notifications, so that it ignores them.
     sender: String,
+    /// Whether a notification has arrived on the present connection.
+    is_listening: AtomicBool,
 }
 
 impl Wakeup {
     pub(super) fn new() -> Self {
-        Self { changes: watch::Sender::new(0), changed_here: Notify::new(), sender: random_u64().to_string() }
+        Self {
+            changes: watch::Sender::new(0),
+            changed_here: Notify::new(),
+            sender: random_u64().to_string(),
+            is_listening: AtomicBool::new(false),
+        }
     }
 
     /// Reports a change that this process made.
@@ -50,6 +62,16 @@ impl Wakeup {
 
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Number of wake-ups so far.
+    pub(super) fn number(&self) -> u64 {
+        *self.changes.borrow()
+    }
+
+    /// Interval at which all waiters wake up.
+    fn poll_interval(&self) -> Duration {
+        if self.is_listening.load(Ordering::Relaxed) { POLL_INTERVAL_LISTENING } else { POLL_INTERVAL }
     }
 }
 
@@ -73,10 +95,8 @@ impl Drop for WakeupTasks {
 }
 
 async fn poll(shared: Arc<Shared>) {
-    let mut ticks = interval(POLL_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        sleep(shared.wakeup.poll_interval()).await;
         shared.wakeup.wake();
     }
 }
@@ -104,6 +124,7 @@ async fn listen(shared: Arc<Shared>, connections: Arc<Connections>) {
     let mut delays = retry_delays();
     loop {
         let Err(error) = listen_once(&shared.wakeup, &connections, || delays.reset()).await;
+        shared.wakeup.is_listening.store(false, Ordering::Relaxed);
         tracing::debug!(%error, "connection for notifications lost");
         sleep(delays.next_delay()).await;
     }
@@ -124,12 +145,19 @@ async fn listen_once(
                 result?;
                 is_listening = true;
                 connected();
+                // A notification of our own shows that they arrive: a pooler accepts the statement, too.
+                wakeup.changed_here.notify_one();
                 continue;
             }
             message = poll_fn(|cx| connection.poll_message(cx)) => message,
         };
         match message.transpose()? {
-            Some(AsyncMessage::Notification(by)) if by.payload() != wakeup.sender => wakeup.wake(),
+            Some(AsyncMessage::Notification(by)) => {
+                wakeup.is_listening.store(true, Ordering::Relaxed);
+                if by.payload() != wakeup.sender {
+                    wakeup.wake();
+                }
+            }
             Some(_) => {}
             // The server has closed the connection; this statement fails and says so.
             None => client.batch_execute("").await?,

@@ -82,6 +82,7 @@ fn exceeded_limit(tx: &Tx<'_>, sealed: &SealedCast) -> Result<Option<CreateOutco
     let counts = CastCounts {
         open: sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state < 3 AND app = ?", &[&new.app])?,
         unstarted: sum(unstarted, &[&new.app, &since, &quota::max_unstarted(new)])?,
+        own_queued: sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state = 0 AND app = ?", &[&new.app])?,
         queued: sum("SELECT ifnull(sum(n), 0) FROM tally WHERE state = 0", &[])?,
     };
     if let Some(refused) = quota::refusal(new, counts) {

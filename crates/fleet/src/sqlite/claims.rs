@@ -7,16 +7,21 @@ use serde_json::Value;
 
 use super::Shared;
 use super::history::{append_event, end_cast};
-use super::row::{CastRow, TxError, execute, get_by_rowid, get_listed, query_all, query_one, to_sql_integer};
+use super::row::{
+    CastRow, TxError, execute, get_by_rowid, query_all, query_one, read_cast_id, to_sql_integer,
+};
 use super::writer::Tx;
 use crate::delivery::deadline_after;
 use crate::injected::Injected;
 use crate::lifecycle::{UNREADABLE_MESSAGE, failed_end, on_claim, unreported_end};
-use crate::queue::{MAX_CANDIDATES, MAX_CANDIDATES_PER_APP, OfferedApp, QueuedGroup, fair_order, has_labels};
+use crate::queue::{
+    MAX_CANDIDATES, MAX_CANDIDATES_PER_APP, OfferedApp, QueueRow, QueuedGroup, fair_order, has_labels,
+};
 use crate::sealing::cast_context;
 use crate::telemetry_table::Owner;
 use crate::{
-    Cast, CastId, CastState, Claim, Command, Error, ExpiredLease, MAX_EXPIRED, Renewal, Ticket, WorkerId,
+    Cast, CastId, CastState, Claim, Command, Error, ExpiredLease, MAX_EXPIRED, QueuedCast, Renewal, Ticket,
+    WorkerId,
 };
 
 /// Nonce of all tickets: this database never forgets an epoch that it confirmed.
@@ -66,7 +71,6 @@ pub(super) fn register_worker(tx: &mut Tx<'_>, worker: &WorkerId, instance: u64)
 pub(super) struct Claimant {
     pub worker: WorkerId,
     pub instance: u64,
-    pub labels: Vec<String>,
     pub lease: Duration,
 }
 
@@ -81,7 +85,7 @@ pub(super) fn expired_leases(
     let sql = "SELECT DISTINCT labels FROM casts INDEXED BY casts_begun
                WHERE closed = 0 AND state > 0 AND lease_until_ms <= ? AND worker IS NOT ?";
     let labels: Vec<String> = query_all(db, sql, params![now, worker.0], |row| Ok(row.get(0)?))?;
-    let sql = "SELECT lease_until_ms, n, id, worker, epoch FROM casts INDEXED BY casts_begun
+    let sql = "SELECT lease_until_ms, n, id, worker, epoch, weight FROM casts INDEXED BY casts_begun
                WHERE closed = 0 AND state > 0 AND lease_until_ms <= ? AND worker IS NOT ? AND labels = ?
                ORDER BY lease_until_ms, n LIMIT ?";
     let mut found = Vec::new();
@@ -91,12 +95,17 @@ pub(super) fn expired_leases(
             let place: (i64, i64) = (row.get(0)?, row.get(1)?);
             let owner = row.get::<_, Option<String>>(3)?.map(WorkerId);
             let owner = owner.zip(Some(row.get::<_, i64>(4)?.unsigned_abs()));
-            let cast = CastId::parse(&row.get::<_, String>(2)?).ok();
-            Ok((place, cast.map(|cast| ExpiredLease { cast, owner })))
+            let (cast, weight) = (CastId::parse(&row.get::<_, String>(2)?).ok(), to_weight(row.get(5)?));
+            Ok((place, cast.map(|cast| ExpiredLease { cast, owner, weight })))
         })?);
     }
     found.sort_by_key(|(place, _)| *place);
     Ok(found.into_iter().filter_map(|(_, lease)| lease).take(MAX_EXPIRED).collect())
+}
+
+/// A weight as the database stores it.
+fn to_weight(weight: i64) -> u32 {
+    u32::try_from(weight).unwrap_or(u32::MAX)
 }
 
 /// Claims a started cast whose lease has expired.
@@ -113,13 +122,13 @@ pub(super) fn take_over(tx: &mut Tx<'_>, by: &Claimant, cast: &CastId) -> Result
 }
 
 /// Rows of the queue in the order in which casts are offered to a worker with these labels
-/// ([`crate::queue`]), the oldest of an application first. `None` stands for all labels. Descriptions are
-/// read later ([`read_queued`]).
+/// ([`crate::queue`]), the oldest of an application first. `None` stands for all labels. Descriptions are not
+/// read.
 pub(super) fn queue_order(
     db: &Connection,
     shared: &Shared,
     labels: Option<&[String]>,
-) -> Result<Vec<i64>, TxError> {
+) -> Result<Vec<QueueRow>, TxError> {
     // Each step finds the next application and set of labels in the index.
     let groups = "WITH RECURSIVE groups (app, labels, first) AS (
              SELECT * FROM (SELECT app, labels, n FROM casts INDEXED BY casts_waiting WHERE state = 0
@@ -137,16 +146,20 @@ pub(super) fn queue_order(
         let (app, labels) = (row.get(0)?, row.get(1)?);
         Ok(QueuedGroup { app, labels, first: row.get(2)?, running_weight: row.get(3)? })
     })?;
-    let of_group = "SELECT n FROM casts INDEXED BY casts_waiting
+    let of_group = "SELECT n, id, weight, bytes FROM casts INDEXED BY casts_waiting
                     WHERE state = 0 AND app = ? AND labels = ? AND queue_until_ms > ? ORDER BY n LIMIT ?";
-    let mut queue: Vec<i64> = Vec::new();
-    for OfferedApp { app, labels } in fair_order(groups, labels) {
+    let mut queue: Vec<QueueRow> = Vec::new();
+    for OfferedApp { app, running_weight, labels } in fair_order(groups, labels) {
         let mut rows = Vec::new();
         for labels in labels {
             let params = params![app, labels, shared.clock.fleet_ms(), MAX_CANDIDATES_PER_APP];
-            rows.extend(query_all(db, of_group, params, |row| Ok(row.get::<_, i64>(0)?))?);
+            rows.extend(query_all(db, of_group, params, |row| {
+                let (id, weight) = (read_cast_id(row)?, to_weight(row.get("weight")?));
+                let cast = QueuedCast { id, app: app.clone(), weight };
+                Ok(QueueRow { n: row.get("n")?, cast, bytes: row.get("bytes")?, running_weight })
+            })?);
         }
-        rows.sort_unstable();
+        rows.sort_unstable_by_key(|row| row.n);
         rows.truncate(MAX_CANDIDATES_PER_APP as usize);
         queue.extend(rows);
         if queue.len() >= MAX_CANDIDATES {
@@ -157,32 +170,17 @@ pub(super) fn queue_order(
     Ok(queue)
 }
 
-/// Reads casts of the queue without their injected data; `None` for one that cannot be read.
-pub(super) fn read_queued(
-    db: &Connection,
-    shared: &Shared,
-    rows: &[i64],
-) -> Result<Vec<(i64, Option<Cast>)>, TxError> {
-    let mut casts = Vec::with_capacity(rows.len());
-    for n in rows {
-        match get_listed(db, shared, *n) {
-            Ok(Some(cast)) if cast.state == CastState::Queued => casts.push((*n, Some(cast))),
-            Ok(_) => {}
-            Err(TxError::Fleet(Error::Unreadable { .. })) => casts.push((*n, None)),
-            Err(fail) => return Err(fail),
-        }
-    }
-    Ok(casts)
-}
-
-/// Claims a queued cast, unless another worker was faster.
-pub(super) fn claim_queued(tx: &mut Tx<'_>, by: &Claimant, n: i64) -> Result<Option<Claim>, TxError> {
+/// Claims queued casts, but not those for which another worker was faster.
+pub(super) fn claim_queued(tx: &mut Tx<'_>, by: &Claimant, rows: &[i64]) -> Result<Vec<Claim>, TxError> {
     let sql =
         format!("SELECT {} FROM casts WHERE n = ? AND state = 0 AND queue_until_ms > ?", CastRow::COLUMNS);
-    match query_one(tx.db, &sql, [n, tx.fleet_now], CastRow::from_row)? {
-        Some(row) => assign_owner(tx, by, &row),
-        None => Ok(None),
+    let mut claims = Vec::with_capacity(rows.len());
+    for n in rows {
+        if let Some(row) = query_one(tx.db, &sql, [*n, tx.fleet_now], CastRow::from_row)? {
+            claims.extend(assign_owner(tx, by, &row)?);
+        }
     }
+    Ok(claims)
 }
 
 /// Makes a worker the owner of a cast. A cast that cannot be read is failed, because it would block every
@@ -229,36 +227,25 @@ fn read_with_injected(tx: &Tx<'_>, n: i64) -> Result<Cast, TxError> {
     Ok(cast)
 }
 
-pub(super) fn renew(tx: &Tx<'_>, ticket: &Ticket, lease: Duration) -> Result<(), TxError> {
-    let row = verify_ticket(tx.db, ticket)?;
-    let sql = "UPDATE casts SET lease_until_ms = ? WHERE n = ?";
-    execute(tx.db, sql, params![deadline_after(tx.fleet_now, lease), row.rowid])?;
-    Ok(())
-}
-
 pub(super) fn renew_all(tx: &Tx<'_>, tickets: &[Ticket], lease: Duration) -> Result<Vec<Renewal>, TxError> {
     // Only leases of which a third is over are written, so that looking for commands writes nothing.
     let due_before = deadline_after(tx.fleet_now, lease * 2 / 3);
-    let renew_due = |ticket| -> Result<(), TxError> {
+    let renew_due = |ticket| -> Result<CastRow, TxError> {
         let row = verify_ticket(tx.db, ticket)?;
         let sql = "UPDATE casts SET lease_until_ms = ? WHERE n = ? AND lease_until_ms < ?";
         execute(tx.db, sql, params![deadline_after(tx.fleet_now, lease), row.rowid, due_before])?;
-        Ok(())
+        Ok(row)
     };
     let renew_one = |ticket| match renew_due(ticket) {
-        Ok(()) => Ok(Renewal::Renewed { commands: commands(tx.db, tx.shared, ticket)? }),
+        Ok(row) => Ok(Renewal::Renewed { commands: commands(tx.db, tx.shared, &row)? }),
         Err(TxError::Fleet(Error::Fenced(_))) => Ok(Renewal::Lost),
         Err(error) => Err(error),
     };
     tickets.iter().map(renew_one).collect()
 }
 
-pub(super) fn commands(
-    db: &Connection,
-    shared: &Shared,
-    ticket: &Ticket,
-) -> Result<Vec<(u64, Command)>, TxError> {
-    let row = verify_ticket(db, ticket)?;
+/// Pending commands of a cast.
+fn commands(db: &Connection, shared: &Shared, row: &CastRow) -> Result<Vec<(u64, Command)>, TxError> {
     let context = cast_context(&row.id, "command");
     query_all(db, "SELECT n, command FROM commands WHERE whose = ? ORDER BY n", [row.rowid], |row| {
         let sealed: Vec<u8> = row.get(1)?;

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::Shared;
 use super::claims;
-use super::row::{TxError, query_one, read_cast_id};
+use super::row::{TxError, query_one};
 use crate::QueueState;
 
 pub(super) fn state(db: &Connection, shared: &Shared) -> Result<QueueState, TxError> {
@@ -15,8 +15,6 @@ pub(super) fn state(db: &Connection, shared: &Shared) -> Result<QueueState, TxEr
         Ok(QueueState { casts: number(0)?, weight: number(1)?, oldest_ms: row.get(2)?, order: Vec::new() })
     });
     let mut state = state?.unwrap_or_default();
-    for n in claims::queue_order(db, shared, None)? {
-        state.order.extend(query_one(db, "SELECT id FROM casts WHERE n = ?", [n], read_cast_id)?);
-    }
+    state.order = claims::queue_order(db, shared, None)?.into_iter().map(|row| row.cast.id).collect();
     Ok(state)
 }

@@ -6,12 +6,13 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::row::TxError;
 use super::writer::OPERATION_TIMEOUT;
 use super::{Error as OpenError, Shared};
 use crate::Error;
+use crate::time_limit::OperationTimer;
 
 /// Number of reader threads: two, so that a long list does not block all other reads.
 const READER_THREADS: usize = 2;
@@ -61,8 +62,10 @@ impl Reader {
             };
             let _caller_is_gone = reply.send(read().map_err(|error| error.into_fleet_error(operation)));
         };
-        jobs.send_timeout(Box::new(job), OPERATION_TIMEOUT).await.map_err(|_| Error::Unavailable)?;
-        match timeout(OPERATION_TIMEOUT, answer).await {
+        let timer = OperationTimer::start(OPERATION_TIMEOUT);
+        let queued = timeout_at(timer.deadline, jobs.send(Box::new(job))).await;
+        queued.ok().and_then(Result::ok).ok_or(Error::Unavailable)?;
+        match timeout_at(timer.deadline, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Error::Unavailable),
         }

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::row::TxError;
 use super::{Error as OpenError, Shared, schema};
 use crate::telemetry_table::Owner;
+use crate::time_limit::OperationTimer;
 use crate::{CastId, Error, UnixMs};
 
 /// Maximum number of queued writes. When the queue is full, callers wait up to [`OPERATION_TIMEOUT`] and then
@@ -23,8 +24,8 @@ use crate::{CastId, Error, UnixMs};
 const MAX_QUEUED_WRITES: usize = 1024;
 /// Maximum number of writes in one transaction, which limits the time until the first of them is answered.
 const MAX_BATCH: usize = 256;
-/// Longest time that a caller waits for room in the queue, and again for the reply: longer than a slow disk
-/// takes, and shorter than HTTP clients wait.
+/// Longest time that a caller waits for room in the queue and the reply: longer than a slow disk takes, and
+/// shorter than HTTP clients wait.
 pub(super) const OPERATION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Context of a write.
@@ -132,8 +133,10 @@ impl Writer {
         let jobs = self.jobs.as_ref().ok_or(Error::Unavailable)?;
         let (reply, answer) = oneshot::channel();
         let job = Box::new(PendingWrite { operation, work: Some(work), result: None, reply });
-        jobs.send_timeout(job, OPERATION_TIMEOUT).await.map_err(|_| Error::Unavailable)?;
-        match timeout(OPERATION_TIMEOUT, answer).await {
+        let timer = OperationTimer::start(OPERATION_TIMEOUT);
+        let queued = timeout_at(timer.deadline, jobs.send(job)).await;
+        queued.ok().and_then(Result::ok).ok_or(Error::Unavailable)?;
+        match timeout_at(timer.deadline, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Error::Unavailable),
         }

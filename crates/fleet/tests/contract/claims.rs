@@ -44,8 +44,7 @@ pub(crate) async fn a_cast_that_does_not_fit_blocks_no_other<B: Backend>() {
     let also_large = create_cast(&*fleet, of("large")).await;
     let small = create_cast(&*fleet, of("small")).await;
     let offered = Mutex::new(Vec::new());
-    let fits = |cast: &Cast| {
-        assert_eq!(cast.state, CastState::Queued);
+    let fits = |cast: &QueuedCast| {
         offered.lock().unwrap().push(cast.id.clone());
         cast.app != "large"
     };
@@ -108,6 +107,49 @@ pub(crate) async fn applications_take_turns<B: Backend>() {
     assert_eq!(apps, ["many", "many", "few", "many", "few"], "the large one counts nearly twice");
 }
 
+pub(crate) async fn several_are_claimed_at_once_in_the_order_of_single_claims<B: Backend>() {
+    let backend = B::new().await;
+    let fleet = backend.fleet();
+    let create = async |app: &str, size: Size| {
+        let mut new = NewCast { app: app.to_owned(), ..new_cast(backend.now()) };
+        new.spec.source.size = size;
+        create_cast(&*fleet, new).await
+    };
+    let hd = Size::new(1280, 720).unwrap();
+    let mut many = Vec::new();
+    for _ in 0..6 {
+        many.push(create("many", hd).await);
+    }
+    let large = create("large", Size::FULL_HD).await;
+    let after_large = create("large", hd).await;
+    let worker = WorkerId("w".to_owned());
+    let node = NodeInfo::default();
+    let taken = Mutex::new(Vec::new());
+    let fits = |before: &[QueuedCast], cast: &QueuedCast| {
+        assert_eq!(before.iter().map(|cast| cast.id.clone()).collect::<Vec<_>>(), *taken.lock().unwrap());
+        // One that does not fit is passed over.
+        let is_taken = cast.id != many[1];
+        taken.lock().unwrap().extend(is_taken.then(|| cast.id.clone()));
+        is_taken
+    };
+    let claims = fleet.claim_queued(&worker, &node, B::LEASE, 5, &fits).await.unwrap();
+    let claimed: Vec<_> = claims.iter().map(|claim| claim.cast.id.clone()).collect();
+    let expected = [&many[0], &large, &many[2], &after_large, &many[3]];
+    assert_eq!(claimed.iter().collect::<Vec<_>>(), expected, "the large one counts nearly twice");
+    assert_eq!(claimed, *taken.lock().unwrap());
+    for Claim { ticket, cast } in &claims {
+        assert_eq!((&ticket.cast, ticket.epoch, &ticket.worker), (&cast.id, 1, &worker));
+        assert_eq!(format!("{:?}", get_cast(&*fleet, &cast.id).await), format!("{cast:?}"));
+        assert_eq!(event_names(&*fleet, &cast.id).await, ["queued", "started"]);
+        fleet.report_event(ticket, EventKind::Live).await.unwrap();
+    }
+    let due: Vec<_> = due_entries(&*fleet, 100).await.iter().map(|entry| entry.event.seq).collect();
+    assert_eq!(due, [1; 8], "events are delivered in order");
+    assert!(fleet.claim_queued(&worker, &node, B::LEASE, 0, &|_, _| true).await.unwrap().is_empty());
+    let rest = fleet.claim_queued(&worker, &node, B::LEASE, 100, &|_, _| true).await.unwrap();
+    assert_eq!(rest.iter().map(|claim| &claim.cast.id).collect::<Vec<_>>(), [&many[1], &many[4], &many[5]]);
+}
+
 pub(crate) async fn only_a_claim_has_the_injected_data<B: Backend>() {
     let backend = B::new().await;
     let fleet = backend.fleet();
@@ -127,12 +169,7 @@ pub(crate) async fn only_a_claim_has_the_injected_data<B: Backend>() {
         assert_eq!((cast.spec, cast.request), (plain.clone(), new.request.clone()));
     }
     assert_eq!(listed.spec, plain);
-    let seen = |cast: &Cast| {
-        assert_eq!((&cast.spec, cast.request.is_null()), (&plain, true));
-        true
-    };
-    let claim =
-        fleet.claim(&WorkerId("w".to_owned()), &NodeInfo::default(), B::LEASE, &seen).await.unwrap().unwrap();
+    let claim = claim_next::<B>(&*fleet, "w").await.unwrap();
     assert_eq!((&claim.cast.spec, &claim.cast.request), (&whole, &new.request));
     fleet.put_pushes(&claim.ticket, vec![push(1)]).await.unwrap();
     fleet.release(&claim.ticket).await.unwrap();
@@ -196,16 +233,14 @@ pub(crate) async fn an_expired_lease_is_claimed_and_the_old_owner_fenced<B: Back
     let kinds: Vec<_> = events.into_iter().map(|event| event.kind).collect();
     let lost = EventKind::LostNode { node: "v".to_owned() };
     assert_eq!(kinds, [lost, EventKind::Resumed { node: Some("w".to_owned()) }]);
-    fleet.renew(&new.ticket, B::LEASE).await.unwrap();
+    renew::<B>(&*fleet, &new.ticket).await.unwrap();
 }
 
 /// Asserts that every operation with this ticket is refused.
 pub(crate) async fn assert_fenced(fleet: &dyn Fleet, ticket: &Ticket) {
     let (id, lease) = (&ticket.cast, std::time::Duration::from_secs(1));
-    assert!(is_fenced(&fleet.renew(ticket, lease).await, id));
     let renewals = fleet.renew_all(std::slice::from_ref(ticket), lease).await.unwrap();
     assert_eq!(renewals, [Renewal::Lost]);
-    assert!(is_fenced(&fleet.commands(ticket).await, id));
     assert!(is_fenced(&fleet.ack_commands(ticket, u64::MAX).await, id));
     assert!(is_fenced(&fleet.report_event(ticket, EventKind::Restarted).await, id));
     assert!(is_fenced(&fleet.report_event(ticket, ended_event()).await, id));
@@ -226,12 +261,12 @@ pub(crate) async fn a_renewed_lease_lasts<B: Backend>() {
     let claim = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
     for _ in 0..3 {
         backend.advance(B::LEASE * 2 / 3);
-        fleet.renew(&claim.ticket, B::LEASE).await.unwrap();
+        renew::<B>(&*fleet, &claim.ticket).await.unwrap();
         assert!(claim_next::<B>(&*fleet, "w").await.is_none());
     }
     backend.advance(B::LEASE);
     assert!(claim_next::<B>(&*fleet, "w").await.is_some());
-    assert!(is_fenced(&fleet.renew(&claim.ticket, B::LEASE).await, &claim.cast.id));
+    assert!(is_fenced(&renew::<B>(&*fleet, &claim.ticket).await, &claim.cast.id));
 }
 
 pub(crate) async fn all_tickets_of_a_worker_are_renewed_at_once<B: Backend>() {
@@ -249,8 +284,9 @@ pub(crate) async fn all_tickets_of_a_worker_are_renewed_at_once<B: Backend>() {
     }
     backend.advance(B::LEASE / 2);
     let renewals = fleet.renew_all(&tickets, B::LEASE).await.unwrap();
-    let commands = fleet.commands(commanded).await.unwrap();
-    assert_eq!(commands.len(), 2);
+    let commands = renew::<B>(&*fleet, commanded).await.unwrap();
+    let sent: Vec<_> = commands.iter().map(|(_, command)| command.clone()).collect();
+    assert_eq!(sent, [Command::Snapshot, Command::Stop]);
     let idle = || Renewal::Renewed { commands: Vec::new() };
     let expected = [idle(), Renewal::Lost, idle(), Renewal::Lost, Renewal::Renewed { commands }];
     assert_eq!(renewals, expected);
@@ -267,7 +303,7 @@ pub(crate) async fn a_ticket_is_valid_until_another_claim<B: Backend>() {
     let claim = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
     backend.advance(B::LEASE * 3);
     fleet.report_event(&claim.ticket, EventKind::Live).await.unwrap();
-    fleet.renew(&claim.ticket, B::LEASE).await.unwrap();
+    renew::<B>(&*fleet, &claim.ticket).await.unwrap();
     assert!(claim_next::<B>(&*fleet, "w").await.is_none());
 }
 
@@ -296,7 +332,7 @@ pub(crate) async fn registering_a_worker_frees_its_casts<B: Backend>() {
     for old in [&first, &second] {
         assert_fenced(&*fleet, &old.ticket).await;
     }
-    fleet.renew(&other.ticket, B::LEASE).await.unwrap();
+    renew::<B>(&*fleet, &other.ticket).await.unwrap();
     for (id, epoch) in [(first.cast.id, 2), (second.cast.id, 2), (queued, 1)] {
         let claim = claim_next::<B>(&*fleet, "w").await.unwrap();
         assert_eq!((claim.cast.id, claim.ticket.epoch), (id, epoch));
@@ -331,14 +367,19 @@ pub(crate) async fn many_workers_claim_each_cast_once<B: Backend>() {
     }
     let mut tasks = JoinSet::new();
     for n in 0..12 {
-        let fleet = backend.fleet();
+        let (fleet, worker, limit) = (backend.fleet(), WorkerId(format!("w{n}")), 1 + n % 4);
         tasks.spawn(async move {
-            let mut claimed = Vec::new();
-            while let Some(claim) = claim_next::<B>(&*fleet, &format!("w{n}")).await {
-                assert_eq!(claim.ticket.epoch, 1);
-                claimed.push(claim.cast.id);
+            let (node, mut claimed) = (NodeInfo::default(), Vec::new());
+            loop {
+                let claims = fleet.claim_queued(&worker, &node, B::LEASE, limit, &|_, _| true).await.unwrap();
+                if claims.is_empty() {
+                    return claimed;
+                }
+                for claim in claims {
+                    assert_eq!((claim.ticket.epoch, claim.cast.worker.as_ref()), (1, Some(&worker)));
+                    claimed.push(claim.cast.id);
+                }
             }
-            claimed
         });
     }
     let claimed: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();

@@ -5,8 +5,8 @@ use pagecast_fleet::*;
 
 use super::fixture::*;
 
-async fn pending_commands(fleet: &dyn Fleet, ticket: &Ticket) -> Vec<Command> {
-    let commands = fleet.commands(ticket).await.unwrap();
+async fn pending_commands<B: Backend>(fleet: &dyn Fleet, ticket: &Ticket) -> Vec<Command> {
+    let commands = renew::<B>(fleet, ticket).await.unwrap();
     assert!(commands.is_sorted_by(|a, b| a.0 < b.0), "{commands:?}");
     commands.into_iter().map(|(_, command)| command).collect()
 }
@@ -16,23 +16,27 @@ pub(crate) async fn they_are_there_in_order_until_they_are_acked<B: Backend>() {
     let fleet = backend.fleet();
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     let other = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
-    assert!(pending_commands(&*fleet, &claim.ticket).await.is_empty());
+    assert!(pending_commands::<B>(&*fleet, &claim.ticket).await.is_empty());
     let (add, remove) = (Command::AddPush(push(1)), Command::RemovePush(push(2).url));
     let all = [Command::Snapshot, add, remove, Command::Stop];
     for command in &all {
         fleet.send_command(&claim.cast.id, command.clone()).await.unwrap();
     }
-    assert_eq!(pending_commands(&*fleet, &claim.ticket).await, all);
-    assert_eq!(pending_commands(&*fleet, &claim.ticket).await, all, "they stay until they are acknowledged");
-    assert!(pending_commands(&*fleet, &other.ticket).await.is_empty());
-    let first = fleet.commands(&claim.ticket).await.unwrap()[1].0;
+    assert_eq!(pending_commands::<B>(&*fleet, &claim.ticket).await, all);
+    assert_eq!(
+        pending_commands::<B>(&*fleet, &claim.ticket).await,
+        all,
+        "they stay until they are acknowledged"
+    );
+    assert!(pending_commands::<B>(&*fleet, &other.ticket).await.is_empty());
+    let first = renew::<B>(&*fleet, &claim.ticket).await.unwrap()[1].0;
     fleet.ack_commands(&claim.ticket, first).await.unwrap();
     fleet.ack_commands(&claim.ticket, first).await.unwrap();
     fleet.ack_commands(&other.ticket, u64::MAX).await.unwrap();
-    assert_eq!(pending_commands(&*fleet, &claim.ticket).await, all[2..]);
+    assert_eq!(pending_commands::<B>(&*fleet, &claim.ticket).await, all[2..]);
     fleet.ack_commands(&claim.ticket, u64::MAX).await.unwrap();
     fleet.send_command(&claim.cast.id, Command::Snapshot).await.unwrap();
-    let again = fleet.commands(&claim.ticket).await.unwrap();
+    let again = renew::<B>(&*fleet, &claim.ticket).await.unwrap();
     assert!(again.len() == 1 && again[0].0 > first, "numbers are not reused");
 }
 
@@ -43,7 +47,7 @@ pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
     backend.fleet().send_command(&id, add.clone()).await.unwrap();
     let first = claim_next::<B>(&*backend.fleet(), "v").await.unwrap();
     assert_eq!(
-        pending_commands(&*backend.fleet(), &first.ticket).await,
+        pending_commands::<B>(&*backend.fleet(), &first.ticket).await,
         [add],
         "a command sent while the cast was queued"
     );
@@ -55,7 +59,7 @@ pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
     let fleet = backend.fleet();
     let second = claim_next::<B>(&*fleet, "w").await.unwrap();
     assert!(second.cast.stop_requested);
-    assert_eq!(pending_commands(&*fleet, &second.ticket).await, [Command::Snapshot, Command::Stop]);
+    assert_eq!(pending_commands::<B>(&*fleet, &second.ticket).await, [Command::Snapshot, Command::Stop]);
     fleet.ack_commands(&second.ticket, u64::MAX).await.unwrap();
     fleet.release(&second.ticket).await.unwrap();
     let third = claim_next::<B>(&*fleet, "w").await.unwrap();
@@ -91,7 +95,7 @@ pub(crate) async fn they_are_limited<B: Backend>() {
     for _ in 0..3 {
         fleet.send_command(id, Command::Stop).await.unwrap();
     }
-    let commands = pending_commands(&*fleet, &claim.ticket).await;
+    let commands = pending_commands::<B>(&*fleet, &claim.ticket).await;
     assert_eq!((commands.len(), commands.last()), (MAX_COMMANDS + 1, Some(&Command::Stop)));
     fleet.ack_commands(&claim.ticket, u64::MAX).await.unwrap();
     fleet.send_command(id, Command::Snapshot).await.unwrap();
@@ -106,7 +110,7 @@ pub(crate) async fn they_end_with_the_cast<B: Backend>() {
     let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     fleet.send_command(&claim.cast.id, Command::Snapshot).await.unwrap();
     fleet.report_event(&claim.ticket, ended_event()).await.unwrap();
-    assert!(pending_commands(&*fleet, &claim.ticket).await.is_empty());
+    assert!(pending_commands::<B>(&*fleet, &claim.ticket).await.is_empty());
     for command in [Command::Stop, Command::Snapshot] {
         assert!(matches!(fleet.send_command(&claim.cast.id, command).await, Err(Error::CastEnded(_))));
     }

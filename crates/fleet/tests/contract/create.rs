@@ -199,6 +199,23 @@ pub(crate) async fn the_queue_is_limited<B: Backend>() {
     assert!(matches!(fleet.create(of("a")).await.unwrap(), CreateOutcome::QueueFull));
 }
 
+pub(crate) async fn a_full_queue_has_room_for_others<B: Backend>() {
+    let backend = B::new().await;
+    let fleet = backend.fleet();
+    let of =
+        |app: &str| NewCast { app: app.to_owned(), queue_limit: 20, quota: 100, ..new_cast(backend.now()) };
+    for _ in 0..20 {
+        create_cast(&*fleet, of("greedy")).await;
+    }
+    assert!(matches!(fleet.create(of("greedy")).await.unwrap(), CreateOutcome::QueueFull));
+    for app in ["a", "b"] {
+        for _ in 0..2 {
+            create_cast(&*fleet, of(app)).await;
+        }
+        assert!(matches!(fleet.create(of(app)).await.unwrap(), CreateOutcome::QueueFull));
+    }
+}
+
 pub(crate) async fn a_contended_key_is_granted_once<B: Backend>() {
     let backend = B::new().await;
     let mut tasks = JoinSet::new();
@@ -252,7 +269,7 @@ pub(crate) async fn everything_is_there_after_a_restart<B: Backend>() {
     backend.restart().await;
     let fleet = backend.fleet();
     assert_eq!(dump(&*fleet, &[&queued, &ended.cast.id]).await, before);
-    assert_eq!(fleet.commands(&ticket).await.unwrap().len(), 1, "tickets are valid after a restart");
+    assert_eq!(renew::<B>(&*fleet, &ticket).await.unwrap().len(), 1, "tickets are valid after a restart");
     assert!(claim_next::<B>(&*fleet, "v").await.is_none(), "its lease has not expired");
     fleet.put_stats(&ticket, CastStats { bytes: 7, ..CastStats::default() }).await;
     assert_eq!(fleet.stats(&queued).await.unwrap().bytes, 7);

@@ -107,6 +107,36 @@ fn operations_survive_cut_connections_and_happen_once() {
 }
 
 #[test]
+fn casts_are_claimed_once_whenever_the_connection_is_cut() {
+    let database = Database::new();
+    let proxy = PostgresProxy::start(server().socket()).unwrap();
+    block_on(async {
+        let fleet = open(proxy.url(database.name()), "node").await.unwrap();
+        let commits = [Cut::BeforeCommit, Cut::CommitSent, Cut::AfterCommit];
+        let statements = [Cut::BeforeStatement, Cut::AfterStatement];
+        let statements = statements.into_iter().flat_map(|cut| (0..8).map(move |skip| (cut, skip)));
+        for (cut, skip) in statements.chain(commits.map(|cut| (cut, 0))) {
+            let mut made = Vec::new();
+            for _ in 0..4 {
+                made.push(create_cast(&*fleet, new_cast(now())).await);
+            }
+            let cuts = proxy.cuts();
+            proxy.cut(cut, skip);
+            let node = NodeInfo::default();
+            let claims = fleet.claim_queued(&worker(), &node, LEASE, 4, &|_, _| true).await.unwrap();
+            assert!(proxy.cuts() > cuts || skip > 4, "{cut:?} {skip}");
+            let claimed: Vec<_> = claims.iter().map(|claim| claim.cast.id.clone()).collect();
+            assert_eq!(claimed, made, "{cut:?} {skip}");
+            for Claim { ticket, .. } in claims {
+                assert_eq!(ticket.epoch, 1, "{cut:?} {skip}");
+                assert_history(&*fleet, &ticket.cast, &["queued", "started"], "claimed").await;
+                fleet.close(&ticket, None, None).await.unwrap();
+            }
+        }
+    });
+}
+
+#[test]
 fn an_operation_waits_for_a_database_that_is_away() {
     let database = Database::new();
     let proxy = PostgresProxy::start(server().socket()).unwrap();
@@ -149,7 +179,7 @@ async fn run_casts(fleet: Arc<PostgresFleet>, name: String, stop: Arc<AtomicBool
         // A cast whose creation failed after all attempts may exist or not.
         let Ok(CreateOutcome::New(_)) = fleet.create(new).await else { continue };
         let mut confirmed = Confirmed { id: id.clone(), events: vec!["queued"], is_uncertain: false };
-        let own = |cast: &Cast| cast.id == id;
+        let own = |cast: &QueuedCast| cast.id == id;
         let lease = Duration::from_secs(600);
         match fleet.claim(&worker, &NodeInfo::default(), lease, &own).await {
             Ok(claim) => {
@@ -343,7 +373,7 @@ fn a_change_wakes_other_processes_before_they_poll() {
         let mut changes = second.changes();
         let mut woken = 0;
         for _ in 0..5 {
-            // Right after a poll, the next one is a second away.
+            // Right after a poll, the next one is at least a second away.
             changes.changed().await.unwrap();
             first.put_document("kind", "name", None, None).await.unwrap();
             let changed = tokio::time::timeout(Duration::from_millis(600), changes.changed()).await;
@@ -441,6 +471,49 @@ fn the_planner_knows_the_tables_of_one_row() {
             let sql = format!("SELECT reltuples FROM pg_class WHERE relname = '{table}'");
             assert_eq!(database.sql(&sql), "1", "{table}");
         }
+    });
+}
+
+#[test]
+fn statements_are_not_compiled() {
+    let database = Database::new();
+    let pooler = PgBouncer::start(server()).unwrap();
+    block_on(async {
+        let pooled =
+            Config { direct_url: Some(database.url()), ..config(pooler.url(database.name()), "node") };
+        let fleet = PostgresFleet::open(pooled).await.unwrap();
+        assert_eq!(database.sql("SHOW jit"), "off", "connections that a pooler opens have it, too");
+        drop(fleet);
+        drop(open(database.url(), "node").await.unwrap());
+    });
+}
+
+#[test]
+fn answered_requests_reach_all_nodes_once() {
+    let request = |n: u8| AnsweredRequest { at_ms: n.into(), signature: [n; 32] };
+    let keep = Duration::from_secs(3600);
+    block_on(async {
+        let backend = PostgresBackend::new().await;
+        let table = backend.answered();
+        let mut cursor = AnsweredCursor::default();
+        let read = async |cursor: &mut AnsweredCursor| table.read_answered(cursor).await.unwrap();
+        assert!(read(&mut cursor).await.is_empty());
+        table.put_answered(&[request(1), request(2)], keep).await.unwrap();
+        assert_eq!(read(&mut cursor).await, [request(1), request(2)]);
+        backend.advance(Duration::from_secs(1));
+        // The clock of the database counts, not the times of the requests.
+        table.put_answered(&[request(0)], keep).await.unwrap();
+        assert_eq!(read(&mut cursor).await, [request(0)]);
+        assert!(read(&mut cursor).await.is_empty());
+        assert_eq!(read(&mut AnsweredCursor::default()).await, [request(1), request(2), request(0)]);
+        let count = || backend.sql("SELECT count(*) FROM answered_requests");
+        assert_eq!(count(), "2");
+        backend.advance(keep);
+        backend.fleet().sweep().await.unwrap();
+        assert_eq!(count(), "1");
+        backend.advance(Duration::from_secs(700));
+        backend.fleet().sweep().await.unwrap();
+        assert_eq!(count(), "0");
     });
 }
 

@@ -12,8 +12,8 @@ use pagecast_core::spec::{Push, PushUrl, Source, SourceUrl};
 use pagecast_fleet::sqlite::{Config, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{
-    Cast, CastId, CastKey, Claim, CreateOutcome, Error, Event, EventKind, Fleet, KeyRetention, NewCast,
-    NodeInfo, OutboxEntry, Rooms, UnixMs, WorkerId,
+    Cast, CastId, CastKey, Claim, Command, CreateOutcome, Error, Event, EventKind, Fleet, KeyRetention,
+    NewCast, NodeInfo, OutboxEntry, Renewal, Rooms, Ticket, UnixMs, WorkerId,
 };
 use pagecast_testkit::ScratchDir;
 use serde_json::json;
@@ -168,6 +168,17 @@ pub(crate) async fn create_cast(fleet: &dyn Fleet, new: NewCast) -> CastId {
 /// Claims the next cast; any cast fits.
 pub(crate) async fn claim_next<B: Backend>(fleet: &dyn Fleet, worker: &str) -> Option<Claim> {
     fleet.claim(&WorkerId(worker.to_owned()), &NodeInfo::default(), B::LEASE, &|_| true).await.unwrap()
+}
+
+/// Renews the lease of a ticket, and returns the pending commands of the cast.
+pub(crate) async fn renew<B: Backend>(
+    fleet: &dyn Fleet,
+    ticket: &Ticket,
+) -> Result<Vec<(u64, Command)>, Error> {
+    match fleet.renew_all(std::slice::from_ref(ticket), B::LEASE).await?.pop() {
+        Some(Renewal::Renewed { commands }) => Ok(commands),
+        Some(Renewal::Lost) | None => Err(Error::Fenced(ticket.cast.clone())),
+    }
 }
 
 /// Creates and claims a cast.

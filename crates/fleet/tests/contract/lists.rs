@@ -121,7 +121,7 @@ pub(crate) async fn casts_are_counted<B: Backend>() {
     }
     assert_eq!((count(None).await, count(Some("a")).await), ([5, 0, 0, 0], [3, 0, 0, 0]));
     let worker = WorkerId("w".to_owned());
-    let of_a = |cast: &Cast| cast.app == "a";
+    let of_a = |cast: &QueuedCast| cast.app == "a";
     let first = fleet.claim(&worker, &NodeInfo::default(), B::LEASE, &of_a).await.unwrap().unwrap();
     fleet.claim(&worker, &NodeInfo::default(), B::LEASE, &of_a).await.unwrap().unwrap();
     fleet.report_event(&first.ticket, EventKind::Live).await.unwrap();

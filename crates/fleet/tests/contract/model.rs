@@ -19,6 +19,7 @@ const LABEL: &str = "gpu";
 enum Op {
     Create { key: Option<u8>, hold_s: Option<u8>, app: u8, notify: bool, labelled: bool },
     Claim { worker: u8, fits: Option<u8>, labelled: bool },
+    ClaimQueued { worker: u8, fits: Option<u8>, labelled: bool, limit: u8 },
     RegisterWorker { worker: u8 },
     Report { ticket: Index, event: ReportedEvent },
     Renew { ticket: Index },
@@ -61,6 +62,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
                 Op::Create { key, hold_s, app, notify, labelled }),
         8 => (0..3_u8, of(0..3_u8), any::<bool>())
             .prop_map(|(worker, fits, labelled)| Op::Claim { worker, fits, labelled }),
+        4 => (0..3_u8, of(0..3_u8), any::<bool>(), 0..4_u8)
+            .prop_map(|(worker, fits, labelled, limit)| Op::ClaimQueued { worker, fits, labelled, limit }),
         1 => (0..3_u8).prop_map(|worker| Op::RegisterWorker { worker }),
         8 => (any::<Index>(), event).prop_map(|(ticket, event)| Op::Report { ticket, event }),
         2 => any::<Index>().prop_map(|ticket| Op::Renew { ticket }),
@@ -198,20 +201,15 @@ impl<B: Backend> Fixture<B> {
                 self.create(key, hold_s, app, notify, labelled).await;
             }
             Op::Claim { worker, fits, labelled } => self.claim(format!("w{worker}"), fits, labelled).await,
+            Op::ClaimQueued { worker, fits, labelled, limit } => {
+                self.claim_queued(format!("w{worker}"), fits, labelled, limit.into()).await;
+            }
             Op::RegisterWorker { worker } => self.register_worker(format!("w{worker}")).await,
             Op::Report { ticket, event } => self.report(&ticket, event).await,
-            Op::Renew { ticket } => {
-                let until = self.lease_end();
-                if let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, &ticket) {
-                    let result = self.backend.fleet().renew(&ticket, B::LEASE).await;
-                    assert_eq!(result.is_ok(), cast.map(|cast| cast.lease_until = until).is_some());
-                }
-            }
+            Op::Renew { ticket } => self.renew(&ticket).await,
             Op::AckCommands { ticket } => {
+                self.renew(&ticket).await;
                 if let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, &ticket) {
-                    let pending =
-                        self.backend.fleet().commands(&ticket).await.ok().map(|commands| commands.len());
-                    assert_eq!(pending, cast.as_ref().map(|cast| cast.commands));
                     let result = self.backend.fleet().ack_commands(&ticket, u64::MAX).await;
                     assert_eq!(result.is_ok(), cast.map(|cast| cast.commands = 0).is_some());
                 }
@@ -333,50 +331,83 @@ impl<B: Backend> Fixture<B> {
         }
     }
 
-    /// Claims a cast for a worker that any cast fits, or only those of application `fits`. Its node has a
-    /// label, or none.
-    async fn claim(&mut self, worker: String, fits: Option<u8>, labelled: bool) {
-        let (passed, until) = (self.elapsed, self.lease_end());
-        let id = WorkerId(worker.clone());
-        let app = fits.map(|app| format!("app {app}"));
-        let good = |of: &str| app.as_ref().is_none_or(|app| app == of);
-        let labels: Vec<String> = labelled.then(|| LABEL.to_owned()).into_iter().collect();
-        let node = NodeInfo { labels, ..NodeInfo::default() };
-        let placed = |cast: &CastModel| labelled || cast.new.spec.placement.labels.is_empty();
-        let claim = self.backend.fleet().claim(&id, &node, B::LEASE, &|cast| good(&cast.app)).await.unwrap();
-        // Not the worker's own, however late.
-        let open =
-            |cast: &CastModel| cast.is_free(passed) && cast.owner.as_ref() != Some(&worker) && placed(cast);
-        let free = self.casts.iter().any(open);
+    /// Renews a lease and compares the pending commands.
+    async fn renew(&mut self, ticket: &Index) {
+        // Sooner, a lease may stay as it is.
+        self.advance(B::LEASE / 3 + TIME_STEP);
+        let until = self.lease_end();
+        let Some((ticket, cast)) = owned(&self.tickets, &mut self.casts, ticket) else { return };
+        let commands = renew::<B>(&*self.backend.fleet(), &ticket).await.ok();
+        let pending = commands.map(|commands| commands.len());
+        assert_eq!(pending, cast.as_ref().map(|cast| cast.commands));
+        cast.into_iter().for_each(|cast| cast.lease_until = until);
+    }
+
+    /// The queued cast that is claimed next by a worker that any cast fits, or only those of application
+    /// `fits`. Its node has a label, or none.
+    fn next_queued(&self, fits: Option<u8>, labelled: bool) -> Option<&CastModel> {
+        let passed = self.elapsed;
+        let is_placed = |cast: &CastModel| labelled || cast.new.spec.placement.labels.is_empty();
+        let is_offered = |cast: &CastModel| cast.is_waiting(passed) && is_placed(cast);
         let share = |app: &str| {
             let runs = |cast: &&CastModel| {
                 matches!(cast.state, CastState::Starting | CastState::Live) && cast.new.app == app
             };
             self.casts.iter().filter(runs).count()
         };
-        let first = |app: &str| {
-            let of =
-                |cast: &CastModel| cast.state == CastState::Queued && cast.new.app == app && placed(cast);
-            self.casts.iter().position(of)
-        };
-        let waiting = |cast: &&CastModel| cast.is_waiting(passed) && good(&cast.new.app) && placed(cast);
-        let head =
-            self.casts.iter().filter(waiting).min_by_key(|cast| (share(&cast.new.app), first(&cast.new.app)));
-        let head = head.map(|cast| cast.new.id.clone());
+        let first = |app: &str| self.casts.iter().position(|cast| is_offered(cast) && cast.new.app == app);
+        let good = |cast: &&CastModel| is_offered(cast) && fits_app(fits, &cast.new.app);
+        self.casts.iter().filter(good).min_by_key(|cast| (share(&cast.new.app), first(&cast.new.app)))
+    }
+
+    /// Claims a cast.
+    async fn claim(&mut self, worker: String, fits: Option<u8>, labelled: bool) {
+        let passed = self.elapsed;
+        let good = |cast: &QueuedCast| fits_app(fits, &cast.app);
+        let node = node(labelled);
+        let id = WorkerId(worker.clone());
+        let claim = self.backend.fleet().claim(&id, &node, B::LEASE, &good).await.unwrap();
+        let placed = |cast: &CastModel| labelled || cast.new.spec.placement.labels.is_empty();
+        // Not the worker's own, however late.
+        let open =
+            |cast: &CastModel| cast.is_free(passed) && cast.owner.as_ref() != Some(&worker) && placed(cast);
+        let free = self.casts.iter().any(open);
+        let head = self.next_queued(fits, labelled).map(|cast| cast.new.id.clone());
         let Some(claim) = claim else {
             assert!(!free && head.is_none(), "a cast could be claimed");
             return;
         };
-        let cast = self.casts.iter_mut().find(|cast| cast.new.id == claim.cast.id).unwrap();
         if free {
-            assert!(cast.is_free(passed) && cast.owner.as_ref() != Some(&worker), "started casts go first");
-            assert!(labelled || cast.new.spec.placement.labels.is_empty());
+            let cast = self.casts.iter().find(|cast| cast.new.id == claim.cast.id).unwrap();
+            assert!(open(cast), "started casts go first, where their labels are");
         } else {
-            assert_eq!(Some(&cast.new.id), head.as_ref());
+            assert_eq!(Some(&claim.cast.id), head.as_ref());
         }
+        self.start(claim.ticket);
+    }
+
+    /// Claims queued casts.
+    async fn claim_queued(&mut self, worker: String, fits: Option<u8>, labelled: bool, limit: usize) {
+        let good = |_: &[QueuedCast], cast: &QueuedCast| fits_app(fits, &cast.app);
+        let (id, node) = (WorkerId(worker), node(labelled));
+        let claims = self.backend.fleet().claim_queued(&id, &node, B::LEASE, limit, &good).await.unwrap();
+        assert!(claims.len() <= limit);
+        let is_limited = claims.len() == limit;
+        for claim in claims {
+            let head = self.next_queued(fits, labelled).map(|cast| &cast.new.id);
+            assert_eq!(Some(&claim.cast.id), head, "as if claimed one by one");
+            self.start(claim.ticket);
+        }
+        assert!(is_limited || self.next_queued(fits, labelled).is_none(), "a cast could be claimed");
+    }
+
+    /// Models a claim.
+    fn start(&mut self, ticket: Ticket) {
+        let until = self.lease_end();
+        let cast = self.casts.iter_mut().find(|cast| cast.new.id == ticket.cast).unwrap();
         let is_lost = cast.owner.is_some();
-        (cast.owner, cast.epoch, cast.lease_until) = (Some(worker), cast.epoch + 1, until);
-        cast.started = true;
+        (cast.owner, cast.epoch) = (Some(ticket.worker.0.clone()), cast.epoch + 1);
+        (cast.lease_until, cast.started) = (until, true);
         match cast.state {
             CastState::Queued => {
                 cast.state = CastState::Starting;
@@ -387,7 +418,7 @@ impl<B: Backend> Fixture<B> {
             }
             CastState::Ended => {}
         }
-        self.tickets.push(claim.ticket);
+        self.tickets.push(ticket);
     }
 
     async fn report(&mut self, ticket: &Index, event: ReportedEvent) {
@@ -535,6 +566,17 @@ impl<B: Backend> Fixture<B> {
             assert_eq!(found.as_ref(), latest.next_back().map(|cast| &cast.new.id));
         }
     }
+}
+
+/// Whether a worker that any cast fits, or only those of application `fits`, takes casts of `app`.
+fn fits_app(fits: Option<u8>, app: &str) -> bool {
+    fits.is_none_or(|fits| format!("app {fits}") == app)
+}
+
+/// A node that has a label, or none.
+fn node(labelled: bool) -> NodeInfo {
+    let labels = labelled.then(|| LABEL.to_owned()).into_iter().collect();
+    NodeInfo { labels, ..NodeInfo::default() }
 }
 
 /// A ticket, and its cast if the ticket is valid.

@@ -90,7 +90,7 @@ pub(crate) async fn casts_that_fit_nowhere_delay_no_other_application<B: Backend
     create_cast(&*fleet, cast_for(backend.now(), "busy", &["gpu"])).await;
     claim_on::<B>(&*fleet, "v", &node(&["gpu"])).await.unwrap();
     let worker = WorkerId("w".to_owned());
-    let fits = |cast: &Cast| cast.app != "greedy";
+    let fits = |cast: &QueuedCast| cast.app != "greedy";
     for _ in 0..3 {
         let claim = fleet.claim(&worker, &NodeInfo::default(), B::LEASE, &fits).await.unwrap().unwrap();
         assert!(served.remove(&claim.cast.id), "{:?}", claim.cast.app);

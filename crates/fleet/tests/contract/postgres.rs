@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pagecast_fleet::postgres::{Clock, Config, Error, PostgresFleet, monotonic_clock};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{Fleet, Rooms, UnixMs};
+use pagecast_fleet::{AnsweredRequests, Fleet, Rooms, UnixMs};
 use pagecast_testkit::Postgres;
 use rustls::{ClientConfig, RootCertStore};
 
@@ -147,9 +147,24 @@ impl PostgresBackend {
         Self::open(&self.database, &Arc::new(AtomicI64::new(7)), "paused").await
     }
 
+    /// Its table of answered requests.
+    pub(crate) fn answered(&self) -> Arc<dyn AnsweredRequests> {
+        self.fleet.clone().unwrap()
+    }
+
+    /// Runs SQL in its database.
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        self.database.sql(sql)
+    }
+
     /// Fleet time minus wall time.
     pub(crate) fn clock_offset_ms(&self) -> i64 {
-        self.database.sql("SELECT offset_ms FROM clock").parse().unwrap()
+        self.query("SELECT offset_ms FROM clock").parse().unwrap()
+    }
+
+    /// Runs SQL in the database, and returns what it prints.
+    pub(crate) fn query(&self, sql: &str) -> String {
+        self.database.sql(sql)
     }
 }
 

@@ -185,8 +185,13 @@ pub(crate) async fn workers_without_heartbeat_disappear<B: Backend>() {
     let workers: Vec<_> =
         fleet.workers().await.into_iter().map(|(id, status)| (id.0, status.casts)).collect();
     assert_eq!(workers, [("v".to_owned(), 2), ("w".to_owned(), 3)]);
+    let w = WorkerId("w".to_owned());
+    let response = fleet.heartbeat(&w, WorkerStatus::default()).await.unwrap();
+    let others: Vec<_> = response.others.into_iter().map(|(id, status)| (id.0, status.casts)).collect();
+    assert_eq!(others, [("v".to_owned(), 2)], "a heartbeat returns the others");
     backend.advance(std::time::Duration::from_secs(3600));
     assert!(fleet.workers().await.is_empty());
+    assert!(fleet.heartbeat(&w, WorkerStatus::default()).await.unwrap().others.is_empty());
 }
 
 pub(crate) async fn a_worker_is_asked_to_drain<B: Backend>() {
@@ -261,4 +266,27 @@ pub(crate) async fn unknown_casts_are_reported<B: Backend>() {
     assert!(fleet.stats(&id).await.is_none() && fleet.snapshot(&id).await.is_none());
     let ticket = Ticket { cast: id, worker: WorkerId("w".to_owned()), epoch: 1, nonce: 0 };
     super::claims::assert_fenced(&*fleet, &ticket).await;
+}
+
+pub(crate) async fn a_part_that_was_away_is_reported_after_the_close<B: Backend>() {
+    let backend = B::new().await;
+    let fleet = backend.fleet();
+    let claim = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
+    let id = &claim.cast.id;
+    let stored = || EventKind::Stored { files: Vec::new(), complete: true, backup: false, error: None };
+    fleet.report_stored_later(id, stored()).await.unwrap();
+    assert_eq!(event_names(&*fleet, id).await, ["queued", "started"], "the owner reports it itself");
+    fleet.close(&claim.ticket, Some(ended_event()), None).await.unwrap();
+    let before = format!("{:?}", get_cast(&*fleet, id).await);
+    fleet.report_stored_later(id, EventKind::Restarted).await.unwrap();
+    assert_eq!(event_names(&*fleet, id).await, ["queued", "started", "ended"], "no other event follows");
+    fleet.report_stored_later(id, stored()).await.unwrap();
+    let last = fleet.events(id, 3, 10).await.unwrap();
+    assert_eq!(last.into_iter().map(|event| (event.seq, event.kind)).collect::<Vec<_>>(), [(4, stored())]);
+    assert_eq!(format!("{:?}", get_cast(&*fleet, id).await), before, "the cast stays as it is");
+    let pending = fleet.redeliver(id, None).await.unwrap().pending;
+    assert_eq!(pending, 4, "the receiver is told, too");
+    let unknown = new_cast(backend.now()).id;
+    let result = fleet.report_stored_later(&unknown, stored()).await;
+    assert!(matches!(result, Err(Error::CastNotFound(id)) if id == unknown));
 }

@@ -37,7 +37,7 @@ pub(crate) async fn overdue_casts_fail<B: Backend>() {
     fleet.sweep().await.unwrap();
     assert_eq!(fleet.count(None).await.unwrap()[0], (CastState::Queued, 121));
     backend.advance(B::QUEUE_TIMEOUT);
-    fleet.renew(&begun.ticket, B::LEASE).await.unwrap();
+    renew::<B>(&*fleet, &begun.ticket).await.unwrap();
     let next = claim_next::<B>(&*fleet, "w").await.unwrap();
     assert_eq!(next.cast.id, without_timeout, "an overdue cast is not claimed, swept or not");
     fleet.sweep().await.unwrap();
@@ -70,7 +70,7 @@ pub(crate) async fn expired_casts_are_deleted<B: Backend>() {
     settle_all(&*fleet, DeliveryOutcome::Delivered).await;
     backend.advance(B::RETENTION / 2);
     for claim in [&open, &live] {
-        fleet.renew(&claim.ticket, B::LEASE).await.unwrap();
+        renew::<B>(&*fleet, &claim.ticket).await.unwrap();
     }
     let young = create_closed::<B>(&*fleet, new_cast(backend.now())).await;
     settle_all(&*fleet, DeliveryOutcome::GivenUp).await;

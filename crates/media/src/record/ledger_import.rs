@@ -79,13 +79,29 @@ impl LedgerImport {
         import
     }
 
-    /// Finds the storage in use: the backup, once anything is there.
-    fn import_storage(&mut self, rows: &[LedgerRow]) -> StoredIn {
-        if rows.iter().any(|row| stored_in(row) == Some(StoredIn::Backup)) {
-            self.uploaded.push(UploadEntry::SwitchedToBackup);
-            return StoredIn::Backup;
+    /// Marks segments that the fleet does not know yet: a later owner would find a gap instead.
+    pub(super) fn mark_unreported(&mut self, rows: &[LedgerRow]) {
+        let unreported: BTreeSet<u32> = rows
+            .iter()
+            .filter_map(|row| match row {
+                LedgerRow::Segment { segment, .. } => Some(segment.index),
+                _ => None,
+            })
+            .collect();
+        for entry in &mut self.recorded {
+            if let RecordedEntry::EarlierSegment(earlier) = entry {
+                earlier.is_unreported = unreported.contains(&earlier.segment.index);
+            }
         }
-        StoredIn::Storage
+    }
+
+    /// Imports the storage in use.
+    fn import_storage(&mut self, rows: &[LedgerRow]) -> StoredIn {
+        let storage = storage_in_use(rows);
+        if storage == StoredIn::Backup {
+            self.uploaded.push(UploadEntry::SwitchedToBackup);
+        }
+        storage
     }
 
     /// Imports runs with their segments. Those behind a missing row are left out: their place in the
@@ -121,7 +137,12 @@ impl LedgerImport {
                 segments.next_if(|(segment, ..)| segment.run == run.index)
             {
                 let origin = place.origin(stored, copied).filter(|_| is_known);
-                self.recorded.push(RecordedEntry::EarlierSegment(EarlierSegment { segment, origin, file }));
+                self.recorded.push(RecordedEntry::EarlierSegment(EarlierSegment {
+                    segment,
+                    origin,
+                    file,
+                    is_unreported: false,
+                }));
                 // A player needs the initialization segment too, except for MPEG-TS.
                 let plays = is_ts || init_is_stored || is_known;
                 if plays && place.is_stored(stored, copied && origin.is_some()) {
@@ -196,6 +217,12 @@ impl LedgerImport {
     }
 }
 
+/// The storage in use: the backup, once anything is there.
+pub(super) fn storage_in_use(rows: &[LedgerRow]) -> StoredIn {
+    let has_backup = rows.iter().any(|row| stored_in(row) == Some(StoredIn::Backup));
+    if has_backup { StoredIn::Backup } else { StoredIn::Storage }
+}
+
 /// Storage that holds what a row describes.
 fn stored_in(row: &LedgerRow) -> Option<StoredIn> {
     match row {
@@ -235,7 +262,7 @@ mod tests {
 
     fn earlier(index: u32, run: u32, file: u32, origin: Option<Origin>) -> RecordedEntry {
         let (segment, file) = (segment(index, run, u64::from(run) + 1), Some(file));
-        RecordedEntry::EarlierSegment(EarlierSegment { segment, origin, file })
+        RecordedEntry::EarlierSegment(EarlierSegment { segment, origin, file, is_unreported: false })
     }
 
     fn recording(format: Format) -> Recording {
@@ -248,6 +275,23 @@ mod tests {
             _ => None,
         });
         names.collect()
+    }
+
+    #[test]
+    fn only_unreported_segments_are_reported_again() {
+        let stored = Some(StoredIn::Storage);
+        let rows = [run_row(0, 1, stored), segment_row(0, 0, 0, stored), segment_row(1, 0, 0, stored)];
+        let mut import = LedgerImport::new(&recording(Format::Hls), &rows, false);
+        import.mark_unreported(&rows[2..]);
+        let marks: Vec<bool> = import
+            .recorded
+            .iter()
+            .filter_map(|entry| match entry {
+                RecordedEntry::EarlierSegment(earlier) => Some(earlier.is_unreported),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(marks, [false, true]);
     }
 
     #[test]

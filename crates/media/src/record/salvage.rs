@@ -116,7 +116,7 @@ fn whole_fragments(path: &Path) -> io::Result<u64> {
 }
 
 /// End of the first track of a segment.
-fn end_time(init: &Path, segment: &Path) -> Result<MediaTime, ff::Error> {
+pub(super) fn end_time(init: &Path, segment: &Path) -> Result<MediaTime, ff::Error> {
     let mut end = MediaTime(i64::MIN);
     ConcatInput::open(&[init, segment])?.for_each_packet(|base, packet| {
         if let (0, Some(dts)) = (packet.stream(), packet.dts()) {

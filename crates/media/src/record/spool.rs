@@ -30,6 +30,7 @@ use super::file_names::FileNames;
 use super::fleet_store::FleetStore;
 use super::ledger_import::LedgerImport;
 use super::splitter::FileSegments;
+use super::unreported;
 use crate::store::{UnfinishedUpload, parent_folder};
 
 const DESCRIPTION_FILE: &str = "recording.json";
@@ -75,6 +76,9 @@ pub(super) struct EarlierSegment {
     /// Index of its MP4 file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) file: Option<u32>,
+    /// Whether the earlier owner did not report it, so that this one does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_unreported: bool,
 }
 
 /// A storage from which segments of earlier owners are read.
@@ -583,6 +587,7 @@ fn is_empty_draft(folder: &Path) -> bool {
     let draft = |name: &str| {
         let is_init = name.contains("_init") && name.trim_end_matches(".part").ends_with(".mp4");
         name == format!("{DESCRIPTION_FILE}.part")
+            || unreported::DRAFTS.contains(&name)
             || is_init
             || [RECORDED_LOG, UPLOAD_LOG].contains(&name.trim_end_matches(".part"))
     };
@@ -612,7 +617,9 @@ fn write_new(config: &SpoolConfig) -> io::Result<()> {
     let SpoolConfig { folder, recording, .. } = config;
     let mut first_file = 0;
     if recording.resume && (config.has_earlier || !config.earlier.is_empty()) {
-        let import = LedgerImport::new(recording, &config.earlier, config.store.is_some());
+        let earlier = unreported::complete(config, folder);
+        let mut import = LedgerImport::new(recording, &earlier, config.store.is_some());
+        import.mark_unreported(&earlier[config.earlier.len()..]);
         for (name, content) in &import.inits {
             write_atomically(&folder.join(name), content)?;
         }

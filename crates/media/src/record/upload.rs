@@ -33,6 +33,7 @@ use uploader::{Stores, Uploader};
 
 pub use super::manifest::RecordedFile;
 pub use backoff::State;
+pub(super) use uploader::MAX_PLAYLIST_BYTES;
 
 /// End of [`UploadReport::missing`].
 pub const SPOOL_ELSEWHERE: &str = "the spool is not on this machine";

@@ -25,7 +25,9 @@ use super::error::{Attempt, Error};
 use super::http::{HttpTransport, RequestError};
 use super::multipart::{OrphanedUpload, OrphanedUploads, TrackedUpload, UploadListing};
 use super::resolver::resolver_for_bucket;
-use super::{ListedObject, StoredObject, TransferConfig, UnfinishedUpload, UploadJournal, probe_name};
+use super::{
+    ListedObject, StoredObject, TransferConfig, UnfinishedUpload, UploadJournal, probe_name, too_large,
+};
 
 /// Most parts of a multipart upload; services allow 10 000.
 const MAX_PARTS: u64 = 9_000;
@@ -272,15 +274,22 @@ impl BucketStore {
         }
     }
 
-    pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
-        let content = match self.client.store.get(&self.key(name)).await {
-            Ok(found) => found.bytes().await,
-            Err(e) => Err(e),
-        };
-        match content {
-            Ok(content) => Ok(Some(content)),
-            Err(e) if is_not_found(&e) => Ok(None),
-            Err(e) => Err(self.to_error("read", name, &e)),
+    pub(super) async fn get(&self, name: &str, max_bytes: usize) -> Result<Option<Bytes>, Error> {
+        let mut content = Vec::new();
+        let read = self.read_ranges(name, max_bytes as u64, |chunk| {
+            content.extend_from_slice(chunk);
+            Ok(())
+        });
+        match read.await {
+            Ok(Some(bytes)) if bytes > max_bytes as u64 => {
+                Err(Error::Permanent(self.attempt("read", name), too_large(max_bytes)))
+            }
+            Ok(found) => Ok(found.map(|_| content.into())),
+            // An empty object has no range.
+            Err(error) => match self.head(name).await? {
+                Some(empty) if empty.bytes == 0 => Ok(Some(Bytes::new())),
+                _ => Err(error),
+            },
         }
     }
 
@@ -289,6 +298,20 @@ impl BucketStore {
         name: &str,
         mut to: File,
         max_bytes: u64,
+    ) -> Result<Option<u64>, Error> {
+        let write = |chunk: &[u8]| {
+            to.write_all(chunk).map_err(|e| Error::from_disk_error(self.attempt("read", name), e))
+        };
+        self.read_ranges(name, max_bytes, write).await
+    }
+
+    /// Reads an object range by range, and stops if it is larger than `max_bytes`. Returns its size; `None`
+    /// if there is no such object.
+    async fn read_ranges(
+        &self,
+        name: &str,
+        max_bytes: u64,
+        mut write: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<Option<u64>, Error> {
         let mut bytes = 0;
         loop {
@@ -304,7 +327,7 @@ impl BucketStore {
                 Err(e) if is_not_found(&e) => return Ok(None),
                 Err(e) => return Err(self.to_error("read", name, &e)),
             };
-            to.write_all(&chunk).map_err(|e| Error::from_disk_error(self.attempt("read", name), e))?;
+            write(&chunk)?;
             bytes += chunk.len() as u64;
             if bytes >= size || chunk.is_empty() {
                 return Ok(Some(bytes));
@@ -322,7 +345,7 @@ impl BucketStore {
         {
             let name = found.location.as_ref().strip_prefix(&root).map(str::to_owned);
             let modified_ms = found.last_modified.timestamp_millis();
-            objects.extend(name.map(|name| ListedObject { name, modified_ms }));
+            objects.extend(name.map(|name| ListedObject { name, bytes: found.size, modified_ms }));
         }
         Ok(objects)
     }

@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 
 use super::error::{Attempt, Error};
-use super::{ListedObject, StoredObject, probe_name};
+use super::{ListedObject, StoredObject, probe_name, too_large};
 
 /// A single file, or a folder of files.
 #[derive(Debug, Clone)]
@@ -49,8 +49,11 @@ impl LocalStore {
         .await
     }
 
-    pub(super) async fn get(self, name: &str) -> Result<Option<Bytes>, Error> {
-        self.blocking(name, |local, name| match fs::read(local.target_path(&name)) {
+    pub(super) async fn get(self, name: &str, max_bytes: usize) -> Result<Option<Bytes>, Error> {
+        self.blocking(name, move |local, name| match read_up_to(&local.target_path(&name), max_bytes) {
+            Ok(content) if content.len() > max_bytes => {
+                Err(Error::Permanent(local.attempt("read", &name), too_large(max_bytes)))
+            }
             Ok(content) => Ok(Some(content.into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::from_disk_error(local.attempt("read", &name), e)),
@@ -101,7 +104,7 @@ impl LocalStore {
                     let modified = meta.modified().unwrap_or(UNIX_EPOCH).duration_since(UNIX_EPOCH);
                     let modified_ms = i64::try_from(modified.unwrap_or_default().as_millis()).unwrap_or(0);
                     let name = path.strip_prefix(&root).ok().and_then(Path::to_str).map(str::to_owned);
-                    objects.extend(name.map(|name| ListedObject { name, modified_ms }));
+                    objects.extend(name.map(|name| ListedObject { name, bytes: meta.len(), modified_ms }));
                 }
             }
             Ok(objects)
@@ -208,6 +211,13 @@ impl LocalStore {
         placed.map_err(failed)?;
         Ok(stored_object(expected))
     }
+}
+
+/// Reads a file, and one byte more than `max_bytes` if it is larger.
+fn read_up_to(path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take((max_bytes as u64).saturating_add(1)).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 fn stored_object(bytes: u64) -> StoredObject {

@@ -16,7 +16,6 @@ use pagecast_media::encode::{EndTime, audio, video};
 use pagecast_media::fanout::{FanOut, QueueLimit, Subscription};
 use pagecast_media::push::{Config, Id, Pushes, Status, TargetEvent};
 use pagecast_testkit::flv::{self, TagKind};
-use pagecast_testkit::rtmp::NginxRtmp;
 use pagecast_testkit::wait_until;
 
 use super::stream;
@@ -148,6 +147,16 @@ impl PushResults {
         states
     }
 
+    /// Waits until a server's recording has the last picture: when a connection is closed, the server may
+    /// still have to read what was sent. Compares the recording, and returns the index of the first picture.
+    pub(crate) fn wait_for_recording(&self, file: &Path) -> Result<usize> {
+        wait_until("the server has recorded the last picture", WAIT_TIMEOUT, || {
+            let (first, last) = self.compare_recording(file)?;
+            ensure!(last == self.picture_count() - 1, "({first}, {last}) of {}", self.picture_count());
+            Ok(first)
+        })
+    }
+
     /// Compares a server's recording with the sent packets, contents and time stamps: each track must be
     /// without gaps. Returns the indexes of the first and last picture.
     pub(crate) fn compare_recording(&self, file: &Path) -> Result<(usize, usize)> {
@@ -190,18 +199,6 @@ impl PushResults {
             ranges.push((at, at + got.len() - 1));
         }
         Ok(ranges[0])
-    }
-
-    /// Waits until a server has recorded the last picture, in the newest file of a stream, and compares the
-    /// file: a server may read the last packets when the push has already ended.
-    pub(crate) fn compare_complete_recording(&self, server: &NginxRtmp, key: &str) -> Result<(usize, usize)> {
-        let last = self.picture_count() - 1;
-        wait_until("the server has recorded the last picture", WAIT_TIMEOUT, || {
-            let files = server.recordings(key)?;
-            let range = self.compare_recording(files.last().context("no file")?)?;
-            ensure!(range.1 == last, "{range:?} of {}", last + 1);
-            Ok(range)
-        })
     }
 
     /// Number of sent pictures.

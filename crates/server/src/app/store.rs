@@ -153,7 +153,10 @@ pub async fn follow_fleet(service: Service) {
 }
 
 async fn reload_if_changed(service: &Service) -> Result<(), StoreError> {
-    let version = service.fleet.documents_version().await?;
+    let version = match service.fleet.pending_work().await?.documents_version {
+        Some(version) => version,
+        None => service.fleet.documents_version().await?,
+    };
     if version != service.apps.version() {
         load(service).await?;
         tracing::info!(version, "applications reloaded");
@@ -164,7 +167,7 @@ async fn reload_if_changed(service: &Service) -> Result<(), StoreError> {
 /// Counts the live API nodes. While the fleet cannot tell, or before this node's own heartbeat, the last
 /// number counts.
 async fn count_api_nodes(service: &Service) {
-    let workers = service.fleet.workers().await;
+    let workers = service.fleet.recent_workers().await;
     let is_api = |status: &WorkerStatus| status.node.roles.iter().any(|role| role == Role::Api.as_str());
     let count = workers.iter().filter(|(_, status)| is_api(status)).count();
     if count > 0 {

@@ -1,6 +1,18 @@
 //! What tests of several front ends have in common.
 
+use std::time::Duration;
+
+use pagecast_fleet::{Command, Fleet, Renewal, Ticket};
 use serde_json::{Value, json};
+
+/// Pending commands of a cast, as its owner gets them.
+pub(crate) async fn pending_commands(fleet: &dyn Fleet, ticket: &Ticket) -> Vec<(u64, Command)> {
+    let renewals = fleet.renew_all(std::slice::from_ref(ticket), Duration::from_secs(3600)).await.unwrap();
+    match renewals.into_iter().next() {
+        Some(Renewal::Renewed { commands }) => commands,
+        lost => panic!("the ticket is not valid: {lost:?}"),
+    }
+}
 
 /// A value for each setting; all secrets contain `planted`.
 pub(crate) fn full_settings() -> Value {

@@ -125,6 +125,15 @@ impl WebhookDispatcher {
             return POLL_INTERVAL;
         }
         let fleet = &self.service.fleet;
+        // Usually nothing is due.
+        match fleet.pending_work().await.map(|work| work.next_delivery_in) {
+            Ok(Some(wait)) if wait.is_zero() => {}
+            Ok(next) => return poll_delay(next),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for due outbox entries");
+                return STORAGE_RETRY_DELAY;
+            }
+        }
         // A cast has one delivery at a time; a cast whose receiver is busy is examined once per round.
         let mut seen = deliveries.casts.clone();
         while deliveries.has_capacity() && seen.len() < MAX_SCANNED_EVENTS {
@@ -147,7 +156,7 @@ impl WebhookDispatcher {
             }
         }
         match fleet.next_due_in().await {
-            Ok(next) => next.map_or(POLL_INTERVAL, |wait| wait.clamp(MIN_POLL_INTERVAL, POLL_INTERVAL)),
+            Ok(next) => poll_delay(next),
             Err(error) => {
                 tracing::warn!(%error, "cannot read next due time");
                 STORAGE_RETRY_DELAY
@@ -322,6 +331,11 @@ impl Deliveries {
     fn has_capacity(&self) -> bool {
         self.tasks.len() < MAX_CONCURRENT_DELIVERIES
     }
+}
+
+/// How long to wait for an entry that is due after this time.
+fn poll_delay(next_due_in: Option<Duration>) -> Duration {
+    next_due_in.map_or(POLL_INTERVAL, |wait| wait.clamp(MIN_POLL_INTERVAL, POLL_INTERVAL))
 }
 
 /// Span of an attempt.

@@ -68,6 +68,7 @@ fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
         draining: Arc::default(),
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
+        evidence: None,
     }
 }
 

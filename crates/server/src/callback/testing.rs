@@ -13,8 +13,8 @@ use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
     Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
     DeliveryAttempt, DeliveryOutcome, DocumentList, Documents, Error, Event, EventKind, ExpiredLease, Filter,
-    HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState, RedeliverOutcome,
-    Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    Fits, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState, RedeliverOutcome,
+    Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -204,18 +204,16 @@ impl Leases for FakeFleet {
         _: &WorkerId,
         _: &NodeInfo,
         _: Duration,
-        _: &(dyn for<'a> Fn(&'a Cast) -> bool + Sync),
-    ) -> Result<Option<Claim>, Error> {
+        _: usize,
+        _: &Fits<'_>,
+    ) -> Result<Vec<Claim>, Error> {
         Err(Error::Unavailable)
     }
 
     async fn fail_queued(&self, _: &CastId, _: &str) -> Result<(), Error> {
         Err(Error::Unavailable)
     }
-    async fn renew(&self, _: &Ticket, _: Duration) -> Result<(), Error> {
-        Err(Error::Unavailable)
-    }
-    async fn commands(&self, _: &Ticket) -> Result<Vec<(u64, Command)>, Error> {
+    async fn renew_all(&self, _: &[Ticket], _: Duration) -> Result<Vec<Renewal>, Error> {
         Err(Error::Unavailable)
     }
     async fn ack_commands(&self, _: &Ticket, _: u64) -> Result<(), Error> {

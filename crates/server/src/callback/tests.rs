@@ -127,6 +127,7 @@ impl Fixture {
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
+            evidence: None,
         };
         service.apps.replace(apps);
         Self { fleet: outbox, service }

@@ -37,7 +37,8 @@ pub struct Fleet {
     pub lease_s: u64,
     /// Store of the fleet: a bucket, or a folder that all nodes share. Copies of what running casts record
     /// are kept there until their recordings are stored, so that another node can finish the recording of a
-    /// node that is gone. Only this fleet may use it. Without it, the recording goes on in another file.
+    /// node that is gone, and evidence and logs of casts as long as the fleet knows them. Only this fleet may
+    /// use it. Without it, the recording goes on in another file.
     pub store: Option<StorageLocation>,
     /// Channel between the nodes. Without it, snapshots, evidence and rooms are only to be had from the node
     /// that has them.

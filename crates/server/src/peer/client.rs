@@ -307,7 +307,10 @@ impl PeerClient {
         if let Some(url) = known() {
             return Ok(url);
         }
-        let _no_database = timeout(REFRESH_TIMEOUT, self.0.refresh()).await;
+        // It may have registered just now.
+        if let Ok(workers) = timeout(REFRESH_TIMEOUT, self.0.fleet.workers()).await {
+            self.0.lock_nodes().update(workers);
+        }
         known().ok_or_else(|| PeerError::UnknownNode(node.clone()))
     }
 }
@@ -318,7 +321,7 @@ impl Inner {
     }
 
     async fn refresh(&self) {
-        let workers = self.fleet.workers().await;
+        let workers = self.fleet.recent_workers().await;
         self.lock_nodes().update(workers);
     }
 }

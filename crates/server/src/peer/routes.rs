@@ -13,7 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use pagecast_core::spec::Secret;
-use pagecast_fleet::{CastId, RunningCasts, WorkerId};
+use pagecast_fleet::{CastId, DatabaseState, RunningCasts, WorkerId};
 use pagecast_listen::{Limits, RequestSource};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
@@ -49,6 +49,8 @@ pub struct Node {
     pub service: Service,
     /// Casts that run here.
     pub running: RunningCasts,
+    /// Whether the database answers this node.
+    pub database: DatabaseState,
     /// The rooms that this node carries, at `/rooms`; empty if it carries none.
     pub rooms: Router,
 }
@@ -57,6 +59,7 @@ pub struct Node {
 struct NodeState {
     service: Service,
     running: RunningCasts,
+    database: DatabaseState,
     snapshots: Arc<PendingSnapshots>,
 }
 
@@ -74,10 +77,10 @@ pub fn listener_limits(max_event_streams: usize) -> Limits {
 
 /// Router of the channel. It needs a listener of its own.
 pub fn router(node: Node) -> Router {
-    let Node { id, secret, service, running, rooms } = node;
+    let Node { id, secret, service, running, database, rooms } = node;
     let key = FleetKey::new(&secret, id, Arc::clone(&service.clock));
     let gate = Gate { verifier: Verifier::new(key), log: RefusalLog::default() };
-    let state = NodeState { service, running, snapshots: Arc::default() };
+    let state = NodeState { service, running, database, snapshots: Arc::default() };
     Router::new()
         .route("/peer/status", get(status))
         .route("/peer/owners", post(owners))
@@ -149,7 +152,7 @@ async fn verified_request(verifier: &Verifier, request: Request) -> Result<Reque
 async fn status(State(node): State<NodeState>) -> Response {
     // The list first: a cast that starts meanwhile has a lease, which its owner's database knows.
     let casts = node.running.list();
-    let database = node.running.database_answers();
+    let database = node.database.answers();
     json(&PeerStatus { database, casts })
 }
 

@@ -13,8 +13,8 @@ use pagecast_core::spec::Secret;
 use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{
-    CastId, Claim, Command, CreateOutcome, EventKind, Fleet, NodeInfo, RunningCastGuard, RunningCasts,
-    Telemetry as _, WorkerId, WorkerStatus,
+    CastId, Claim, Command, CreateOutcome, DatabaseState, EventKind, Fleet, NodeInfo, Renewal,
+    RunningCastGuard, RunningCasts, Telemetry as _, WorkerId, WorkerStatus,
 };
 use pagecast_testkit::ScratchDir;
 use serde_json::{Value, json};
@@ -82,12 +82,13 @@ impl Database {
             peers: Some(client.clone()),
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
+            evidence: None,
             clock: clock(&self.clock_ms),
             draining: Arc::default(),
         };
         crate::app::load(&service).await.unwrap();
-        let running = RunningCasts::default();
-        running.set_database_answers(true);
+        let (running, state) = (RunningCasts::default(), DatabaseState::default());
+        state.set_answers(true);
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
         let url = listener.url();
         let node = Node {
@@ -95,6 +96,7 @@ impl Database {
             secret: Secret::new(secret),
             service: service.clone(),
             running: running.clone(),
+            database: state.clone(),
             rooms: Router::new(),
         };
         let server = listener.serve(listener_limits(0), router(node));
@@ -102,7 +104,7 @@ impl Database {
         let api = Listener::bind("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
         let api = api.serve(listener_limits(0), rest);
         self.heartbeat(&id, &url).await;
-        TestNode { id, client, service, running, guards: Mutex::default(), server, api }
+        TestNode { id, client, service, running, state, guards: Mutex::default(), server, api }
     }
 
     /// Sends a heartbeat of a node.
@@ -122,6 +124,7 @@ struct TestNode {
     client: PeerClient,
     service: Service,
     running: RunningCasts,
+    state: DatabaseState,
     guards: Mutex<Vec<RunningCastGuard>>,
     server: Server,
     /// Its REST API.
@@ -192,7 +195,7 @@ async fn nodes_ask_each_other_what_runs_and_who_owns_it() {
     let running = pagecast_fleet::RunningCast { id: id.clone(), epoch: 1 };
     assert_eq!((status.database, status.casts), (true, vec![running]));
     // The node says so when it could not renew its leases.
-    a.running.set_database_answers(false);
+    a.state.set_answers(false);
     assert!(!b.client.status(&a.id).await.unwrap().database);
     assert!(a.client.status(&b.id).await.unwrap().casts.is_empty());
     let unknown = CastId::new(1, [0; 10]);
@@ -271,6 +274,7 @@ async fn refusals_are_logged_once_a_minute() {
         secret: Secret::new(SECRET),
         service: a.service.clone(),
         running: RunningCasts::default(),
+        database: DatabaseState::default(),
         rooms: Router::new(),
     });
     let request = || axum::http::Request::get("/peer/status").body(axum::body::Body::empty()).unwrap();
@@ -339,7 +343,9 @@ async fn snapshots_come_from_the_node_that_runs_the_cast() {
     let fleet = &database.fleet;
     let worker = async {
         loop {
-            let commands = pagecast_fleet::Leases::commands(&**fleet, &claim.ticket).await.unwrap();
+            let ticket = std::slice::from_ref(&claim.ticket);
+            let renewals = pagecast_fleet::Leases::renew_all(&**fleet, ticket, LEASE).await.unwrap();
+            let [Renewal::Renewed { commands }] = renewals.as_slice() else { panic!("{renewals:?}") };
             if let [(number, Command::Snapshot)] = commands.as_slice() {
                 database.clock_ms.fetch_add(1000, Ordering::SeqCst);
                 fleet.put_snapshot(&claim.ticket, Bytes::from_static(b"\xff\xd8\xff picture")).await;

@@ -76,7 +76,7 @@ impl Identity {
 
 impl Caller {
     /// Authenticates a request and counts it against the rate limit of its token. Its body may then be as
-    /// large as a caller's. The extensions of a request with a session get its [`SessionId`].
+    /// large as a caller's. The extensions of a request with a session get its id.
     async fn authenticate(rest: &RestState, parts: &mut Parts) -> Result<Self, ApiError> {
         let session = match parts.headers.contains_key(AUTHORIZATION) {
             true => None,

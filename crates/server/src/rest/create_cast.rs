@@ -108,9 +108,21 @@ pub(super) struct CreateCastRequest {
 #[serde(deny_unknown_fields)]
 #[schema(as = Placement)]
 struct PlacementRequest {
-    /// Labels that the node must have, each 1 to 63 letters, digits and `_ - .`.
+    /// Labels that the node must have, each 1 to 63 letters, digits and `_ - .`. Only a service of several
+    /// nodes (`fleet.database`) has any.
     #[schema(max_items = 8)]
     labels: Vec<String>,
+}
+
+impl PlacementRequest {
+    /// The labels. A service that is alone has none, and no node with labels can join it.
+    fn into_labels(self, service: &Service) -> Result<Vec<String>, ApiError> {
+        if !self.labels.is_empty() && service.config.fleet.database.is_none() {
+            let message = "this service is one machine without labels: leave them out";
+            return Err(ApiError::invalid_parameter("placement.labels", message));
+        }
+        Ok(self.labels)
+    }
 }
 
 /// Mobile device to emulate.
@@ -421,7 +433,7 @@ impl CreateCastRequest {
             spec.checks.crash = interval(checks.crash_s);
         }
         if let Some(placement) = self.placement {
-            spec.placement.labels = placement.labels;
+            spec.placement.labels = placement.into_labels(context.service)?;
         }
         if let Some(room) = self.room {
             spec.room = Some(room.into_room(context, size, fps)?);

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path as FilePath;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -14,17 +15,20 @@ use pagecast_fleet::CastId;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use serde::Serialize;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::error::ErrorResponse;
 use super::{ApiError, Caller, ErrorCode, RestState, json_response};
 use crate::internal_error::InternalError;
-use crate::service::Service;
+use crate::service::{Service, StoredEvidence};
 
 /// Most files in a list. A page that keeps failing must not make an unbounded answer.
 pub(crate) const MAX_FILES: usize = 500;
 /// Largest file that is served, in bytes, because it is read into memory.
 pub(crate) const MAX_FILE_LEN: u64 = 32 << 20;
+/// Longest time for an answer of the fleet's store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest name of a file, in bytes.
 const MAX_NAME_LEN: usize = 128;
 
@@ -67,10 +71,14 @@ pub(super) async fn list(
     if let Some(peers) = &rest.service.peers {
         // A cast may have run on several nodes.
         found.extend(peers.find_evidence(&cast.id).await);
-        found.sort();
-        found.dedup_by(|(a, _), (b, _)| a == b);
-        found.truncate(MAX_FILES);
     }
+    if let Some(store) = &rest.service.evidence {
+        // Behind those of the nodes, which are current.
+        found.extend(list_stored(store.as_ref(), &cast.id).await);
+    }
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    found.dedup_by(|(a, _), (b, _)| a == b);
+    found.truncate(MAX_FILES);
     let file = |(name, bytes): (String, u64)| {
         let href = format!("/v1/casts/{}/evidence/{name}", cast.id);
         EvidenceFile { name, bytes, href }
@@ -100,6 +108,9 @@ pub(super) async fn get(
     let mut content = read_local(&rest.service, &cast.id, name.clone()).await.map_err(read_error)?;
     if let (EvidenceContent::NotFound, Some(peers)) = (&content, &rest.service.peers) {
         content = peers.read_evidence(&cast.id, &name).await;
+    }
+    if let (EvidenceContent::NotFound, Some(store)) = (&content, &rest.service.evidence) {
+        content = read_stored(store.as_ref(), &cast.id, &name).await.map_err(read_error)?;
     }
     let bytes = match content {
         EvidenceContent::Bytes(bytes) => bytes,
@@ -131,6 +142,25 @@ fn content_type(name: &str) -> &'static str {
 fn read_error(error: io::Error) -> ApiError {
     let message = "the evidence cannot be read: the log of the service has the cause under this request id";
     ApiError::internal(InternalError::new("read evidence", &error), message)
+}
+
+/// Lists the evidence of a cast in the store of the fleet. Without an answer, there is what the nodes have.
+async fn list_stored(store: &dyn StoredEvidence, cast: &CastId) -> Vec<(String, u64)> {
+    let listed = timeout(STORE_TIMEOUT, store.list(cast, MAX_FILES)).await;
+    let listed = listed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let mut files = listed.unwrap_or_else(|error| {
+        tracing::warn!(%cast, %error, "cannot list evidence in the fleet's store");
+        Vec::new()
+    });
+    files.retain(|(name, _)| is_valid_name(name));
+    files
+}
+
+/// Reads an evidence file from the store of the fleet.
+async fn read_stored(store: &dyn StoredEvidence, cast: &CastId, name: &str) -> io::Result<EvidenceContent> {
+    let read = timeout(STORE_TIMEOUT, store.read(cast, name, MAX_FILE_LEN as usize)).await;
+    let found = read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    Ok(found.map_or(EvidenceContent::NotFound, EvidenceContent::Bytes))
 }
 
 /// Lists the evidence of a cast on this node: names and sizes, sorted by name.

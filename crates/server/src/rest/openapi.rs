@@ -51,7 +51,8 @@ use super::{
             Only for the administrator."),
         (name = "nodes", description = "Nodes of the fleet: see their load, and drain them. Only for the \
             administrator."),
-        (name = "session", description = "Sessions of browsers, in which a cookie takes the place of a token."),
+        (name = "session", description = "Sessions of browsers, in which a cookie takes the place of a \
+            token."),
     ),
     security(("token" = [])),
     modifiers(&CommonResponses),

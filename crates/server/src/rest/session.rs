@@ -44,11 +44,13 @@ const MAX_ATTEMPTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
 const MAX_ADDRESSES: usize = 10_000;
 /// Bytes of a cookie's random value.
 const COOKIE_LEN: usize = 32;
-/// Name of the cookie over TLS. The prefix makes browsers refuse it unless it is secure and for this host only.
+/// Name of the cookie over TLS. The prefix makes browsers refuse it unless it is secure and for this host
+/// only.
 const SECURE_COOKIE: &str = "__Host-pagecast";
 /// Name of the cookie on loopback, where browsers and service need no TLS.
 const LOOPBACK_COOKIE: &str = "pagecast";
-/// What stands for the hash of a token in the sessions of an administrator who signed in with a one-time code.
+/// What stands for the hash of a token in the sessions of an administrator who signed in with a one-time
+/// code.
 pub(super) const BY_CODE: &str = "one-time-code";
 /// Header of requests that change something. Other sites cannot make a browser send it.
 const CONSOLE_HEADER: &str = "pagecast-console";

@@ -10,6 +10,7 @@ mod files;
 mod limits;
 mod nodes;
 mod openapi;
+mod outage;
 mod running;
 mod session;
 
@@ -25,13 +26,13 @@ use http_body_util::BodyExt as _;
 use pagecast_core::spec::RoomIds;
 use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
-use pagecast_fleet::{CastId, Claim, EventKind, UnixMs, WorkerId};
+use pagecast_fleet::{CastId, Claim, EventKind, Fleet, UnixMs, WorkerId};
 use pagecast_testkit::scratch::ScratchDir;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use crate::config::Config;
-use crate::{EmbeddedRooms, Service};
+use crate::{EmbeddedRooms, Service, StoredEvidence};
 
 /// Time at which each test starts: 2026-11-21T17:00:00Z.
 const START_MS: UnixMs = 1_795_280_400_000;
@@ -112,11 +113,20 @@ impl TestServer {
 
     /// Starts a service with these values in the section `casts` of its configuration.
     async fn with_casts_config(casts: Value) -> Self {
+        Self::with_config(json!({"casts": casts})).await
+    }
+
+    /// Starts a service with these sections in its configuration.
+    async fn with_config(sections: Value) -> Self {
+        Self::build(&sections, None).await
+    }
+
+    /// Starts a service on a fleet of its own, or on this one.
+    async fn build(sections: &Value, fleet: Option<Arc<dyn Fleet>>) -> Self {
         let scratch = ScratchDir::new().unwrap();
-        let config: Config = serde_json::from_value(json!({
+        let mut config = json!({
             "data": scratch.path(),
             "admin_token": ADMIN_TOKEN,
-            "casts": casts,
             "applications": [
                 {
                     "name": "one", "tokens": [TOKEN_ONE, TOKEN_ONE_OTHER], "max_casts": 3,
@@ -125,14 +135,15 @@ impl TestServer {
                 },
                 {"name": "two", "tokens": [TOKEN_TWO], "limits": {"max_time_s": 600}},
             ],
-        }))
-        .unwrap();
+        });
+        config.as_object_mut().unwrap().extend(sections.as_object().unwrap().clone());
+        let config: Config = serde_json::from_value(config).unwrap();
         let time = Arc::new(AtomicI64::new(START_MS));
         let clock = {
             let time = Arc::clone(&time);
             Arc::new(move || time.load(Ordering::SeqCst))
         };
-        let fleet = SqliteFleet::open(sqlite::Config {
+        let embedded = SqliteFleet::open(sqlite::Config {
             path: scratch.join("fleet.db"),
             vault: Vault::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap(),
             retention: Duration::from_secs(100 * 3600),
@@ -143,7 +154,7 @@ impl TestServer {
         .unwrap();
         let service = Service {
             node: pagecast_fleet::WorkerId("w".to_owned()),
-            fleet,
+            fleet: fleet.unwrap_or(embedded),
             apps: Arc::default(),
             config: Arc::new(config),
             rooms: Some(Arc::new(FakeRooms)),
@@ -152,10 +163,17 @@ impl TestServer {
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
+            evidence: None,
         };
         crate::app::load(&service).await.unwrap();
         let router = router_of(super::router(service.clone()));
         Self { router, service, clock_ms: time, scratch }
+    }
+
+    /// Gives the service a store with evidence.
+    fn set_stored_evidence(&mut self, evidence: Arc<dyn StoredEvidence>) {
+        self.service.evidence = Some(evidence);
+        self.router = router_of(super::router(self.service.clone()));
     }
 
     fn advance_clock(&self, ms: UnixMs) {

@@ -71,6 +71,7 @@ fn test_server_with(
         draining: Arc::default(),
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
+        evidence: None,
     };
     let (draining, draining_receiver) = watch::channel(false);
     let rest = rest(service.clone());
@@ -308,6 +309,7 @@ async fn a_node_without_the_role_api_has_no_apis() {
         draining: Arc::default(),
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
+        evidence: None,
     };
     let (draining, stopped) = watch::channel(false);
     let router = super::router(service, Arc::default(), stopped, rooms());

@@ -96,6 +96,7 @@ impl Fixture {
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
+            evidence: None,
         };
         Self { service, limits: KeyedRateLimiter::new(1_000_000), _folder: folder }
     }

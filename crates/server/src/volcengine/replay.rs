@@ -6,9 +6,10 @@
 //! and stop are idempotent. No SDK repeats it later, when it could restart a task that was stopped meanwhile.
 //!
 //! [`SeenSignatures::open`] keeps the signatures on disk, so that a restart does not make old requests valid
-//! again.
+//! again. In a fleet, each node tells the others which signatures it has accepted ([`sharing`]).
 
 mod log;
+pub(super) mod sharing;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -18,6 +19,7 @@ use pagecast_fleet::UnixMs;
 
 use super::signature::{MAX_CLOCK_SKEW_MS, MAX_EXPIRES_MS};
 use log::SignatureLog;
+use sharing::SharedSignatures;
 
 /// Time after its first use in which a signature is accepted again, in milliseconds.
 pub(super) const REPEAT_WINDOW_MS: i64 = 60_000;
@@ -31,6 +33,17 @@ const MAX_SIGNATURE_AGE_MS: i64 = MAX_CLOCK_SKEW_MS + MAX_EXPIRES_MS;
 /// Signature in binary.
 pub(super) type Signature = [u8; 32];
 
+/// Whether a request may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is new, or the repetition of a new one.
+    Admitted,
+    /// Its signature was used too long ago.
+    Replayed,
+    /// The database of the fleet is away, so another node may have answered it.
+    Unknown,
+}
+
 /// Signatures with the time of their first use.
 #[derive(Debug, Default)]
 pub(super) struct SeenSignatures {
@@ -38,6 +51,8 @@ pub(super) struct SeenSignatures {
     first_seen: HashMap<Signature, UnixMs>,
     /// Log on disk; `None` in tests that need no disk.
     log: Option<SignatureLog>,
+    /// What the other nodes of the fleet know and are told; `None` if there are none.
+    shared: Option<SharedSignatures>,
 }
 
 impl SeenSignatures {
@@ -55,15 +70,22 @@ impl SeenSignatures {
         Ok(seen)
     }
 
-    /// Records a verified signature, and returns whether its request may run.
-    pub(super) fn admit(&mut self, signature: Signature, now: UnixMs) -> bool {
+    /// Records a verified signature, and decides whether its request may run.
+    pub(super) fn admit(&mut self, signature: Signature, now: UnixMs) -> Admission {
+        if self.shared.as_ref().is_some_and(|shared| !shared.is_current()) {
+            return Admission::Unknown;
+        }
         if let Some(at) = self.remember(signature, now, now) {
-            return now - at <= REPEAT_WINDOW_MS;
+            let is_repeat = now - at <= REPEAT_WINDOW_MS;
+            return if is_repeat { Admission::Admitted } else { Admission::Replayed };
         }
         if let Some(log) = &mut self.log {
             log.append(now, signature);
         }
-        true
+        if let Some(shared) = &mut self.shared {
+            shared.push(signature, now);
+        }
+        Admission::Admitted
     }
 
     /// Records a signature first used at this time. Returns the time of its first use if it was known before.
@@ -89,6 +111,12 @@ mod tests {
 
     use super::*;
 
+    impl SeenSignatures {
+        fn admits(&mut self, signature: Signature, now: UnixMs) -> bool {
+            self.admit(signature, now) == Admission::Admitted
+        }
+    }
+
     #[test]
     fn a_repeated_signature_is_admitted_for_a_minute() {
         let mut seen = SeenSignatures::default();
@@ -101,34 +129,34 @@ mod tests {
             (2, REPEAT_WINDOW_MS + 1, true),
             (1, MAX_SIGNATURE_AGE_MS, false),
         ] {
-            assert_eq!(seen.admit([signature; 32], now), good, "{signature} at {now}");
+            assert_eq!(seen.admits([signature; 32], now), good, "{signature} at {now}");
         }
-        assert!(seen.admit([1; 32], MAX_SIGNATURE_AGE_MS + 1), "an expired date is refused elsewhere");
+        assert!(seen.admits([1; 32], MAX_SIGNATURE_AGE_MS + 1), "an expired date is refused elsewhere");
     }
 
     #[test]
     fn signatures_are_remembered_over_a_restart() {
         let folder = ScratchDir::new().unwrap();
         let mut seen = SeenSignatures::open(folder.path(), 0).unwrap();
-        assert!(seen.admit([1; 32], 0) && seen.admit([2; 32], 1000) && seen.admit([1; 32], 2000));
+        assert!(seen.admits([1; 32], 0) && seen.admits([2; 32], 1000) && seen.admits([1; 32], 2000));
         drop(seen);
         let mut seen = SeenSignatures::open(folder.path(), 5000).unwrap();
-        assert!(seen.admit([1; 32], REPEAT_WINDOW_MS), "a minute from its first use");
-        assert!(!seen.admit([1; 32], REPEAT_WINDOW_MS + 1) && seen.admit([2; 32], REPEAT_WINDOW_MS + 1));
-        assert!(seen.admit([3; 32], REPEAT_WINDOW_MS + 2), "a new signature");
+        assert!(seen.admits([1; 32], REPEAT_WINDOW_MS), "a minute from its first use");
+        assert!(!seen.admits([1; 32], REPEAT_WINDOW_MS + 1) && seen.admits([2; 32], REPEAT_WINDOW_MS + 1));
+        assert!(seen.admits([3; 32], REPEAT_WINDOW_MS + 2), "a new signature");
         drop(seen);
         let mut seen = SeenSignatures::open(folder.path(), 0).unwrap();
         assert!(
-            !seen.admit([3; 32], REPEAT_WINDOW_MS + 1),
+            !seen.admits([3; 32], REPEAT_WINDOW_MS + 1),
             "the clock was set back, but the signature is known"
         );
         drop(seen);
         let mut seen = SeenSignatures::open(folder.path(), MAX_SIGNATURE_AGE_MS + REPEAT_WINDOW_MS).unwrap();
         assert!(
-            seen.admit([1; 32], MAX_SIGNATURE_AGE_MS + REPEAT_WINDOW_MS),
+            seen.admits([1; 32], MAX_SIGNATURE_AGE_MS + REPEAT_WINDOW_MS),
             "an expired date is refused elsewhere"
         );
-        assert!(!seen.admit([3; 32], MAX_SIGNATURE_AGE_MS + REPEAT_WINDOW_MS));
+        assert!(!seen.admits([3; 32], MAX_SIGNATURE_AGE_MS + REPEAT_WINDOW_MS));
     }
 
     #[test]
@@ -139,11 +167,11 @@ mod tests {
             signature[..8].copy_from_slice(&number.to_le_bytes());
             signature
         };
-        assert!((0..=MAX_SIGNATURES).all(|number| seen.admit(signature(number), 0)));
+        assert!((0..=MAX_SIGNATURES).all(|number| seen.admits(signature(number), 0)));
         assert_eq!((seen.first_seen.len(), seen.by_time.len()), (MAX_SIGNATURES, MAX_SIGNATURES));
         assert!(
-            seen.admit(signature(0), REPEAT_WINDOW_MS + 1)
-                && !seen.admit(signature(MAX_SIGNATURES), REPEAT_WINDOW_MS + 1)
+            seen.admits(signature(0), REPEAT_WINDOW_MS + 1)
+                && !seen.admits(signature(MAX_SIGNATURES), REPEAT_WINDOW_MS + 1)
         );
     }
 }

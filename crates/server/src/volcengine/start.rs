@@ -17,7 +17,8 @@ use crate::app::Application;
 use crate::new_cast::CastDraft;
 use crate::service::Service;
 
-/// Longest wait for the end of a stopping task of the same name: well below the 10 s for the whole call.
+/// Longest wait for the end of a stopping task of the same name: well below
+/// [`FLEET_TIME_LIMIT`](crate::internal_error::FLEET_TIME_LIMIT), which holds for the whole call.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Shortest time between two checks for that end: the fleet reports changes of all casts.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -1,6 +1,7 @@
 //! Tests of the dialect from signed requests to responses, with the embedded fleet.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -16,8 +17,10 @@ use pagecast_testkit::scratch::ScratchDir;
 use serde_json::json;
 
 use super::*;
+use crate::app::testing::pending_commands;
 use crate::app::{AccessKey, Application, ApplicationRegistry, CallbackReceiver, RoomProvider};
 use crate::config::Config;
+use crate::outage::OutageFleet;
 use crate::request_id::RequestId;
 use signature::UnsignedRequest;
 
@@ -84,6 +87,7 @@ impl Fixture {
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
+            evidence: None,
         };
         Self { service, gate: RequestGate::default(), fleet, now, _scratch: scratch }
     }
@@ -136,6 +140,12 @@ impl Fixture {
     async fn get(&self) -> StatusAndBody {
         let query = "Action=GetWebCastTask&Version=2023-11-01&AppId=app0123456789&RoomId=room1&TaskId=task1";
         self.send(&self.signed_request("AKLTMINE", "GET", query, "")).await
+    }
+
+    /// The sharing of a gate's signatures with the other nodes on a database.
+    fn sharing<'a>(&self, gate: &'a RequestGate, database: &OutageFleet) -> sharing::Sharing<'a> {
+        let clock = Arc::clone(&self.service.clock);
+        sharing::Sharing::new(&gate.seen_signatures, database.fleet.clone(), clock)
     }
 
     async fn cast(&self) -> Cast {
@@ -229,7 +239,7 @@ async fn a_task_is_started_described_and_stopped() {
             "a stop can be repeated"
         );
     }
-    assert_eq!(fixture.fleet.commands(&ticket).await.unwrap().len(), 1);
+    assert_eq!(pending_commands(&*fixture.fleet, &ticket).await.len(), 1);
     fixture.advance_clock(1000);
     fixture.report(&ticket, ended(EndReason::Stopped)).await;
     assert_eq!(without_request_id(fixture.get().await), found(3, NOW_MS + 1000, NOW_MS + 2000, "StopByAPI"));
@@ -585,6 +595,26 @@ async fn callers_are_asked_to_come_back_while_the_database_is_away() {
 }
 
 #[tokio::test]
+async fn a_start_whose_answer_was_lost_can_be_repeated() {
+    let mut fixture = Fixture::new();
+    let database = OutageFleet::start().await;
+    fixture.service.fleet = database.fleet.clone();
+    let body = start_body(json!({})).to_string();
+    let call = fixture.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+    database.proxy.go_down_after_commit();
+    let began = Instant::now();
+    assert_eq!(status_and_code(&fixture.send(&call).await), expected(503, "ServiceUnavailableTemp"));
+    assert!(began.elapsed() < 2 * FLEET_TIME_LIMIT, "{:?}", began.elapsed());
+    database.proxy.set_down(false);
+    assert_eq!(
+        fixture.send(&call).await.1["Result"],
+        "The task has been started. Please do not call the \
+        startup task interface repeatedly"
+    );
+    assert_eq!(database.fleet.count(None).await.unwrap()[0], (CastState::Queued, 1));
+}
+
+#[tokio::test]
 async fn keys_can_be_rotated() {
     let with_second_key = |disabled: bool| {
         move |app: &mut Application| {
@@ -661,6 +691,34 @@ async fn used_signatures_are_remembered_over_a_restart() {
         expected(200, "none"),
         "a new signature is accepted"
     );
+}
+
+#[tokio::test]
+async fn other_nodes_refuse_requests_that_were_answered() {
+    let fixture = Fixture::new();
+    let database = OutageFleet::start().await;
+    fixture.gate.seen_signatures.lock().unwrap().share(NOW_MS);
+    let others = [RequestGate::default(), RequestGate::default()];
+    others.iter().for_each(|gate| gate.seen_signatures.lock().unwrap().share(NOW_MS));
+    let (mut own, mut other) =
+        (fixture.sharing(&fixture.gate, &database), fixture.sharing(&others[0], &database));
+    let body = start_body(json!({})).to_string();
+    let call = fixture.signed_request("AKLTMINE", "POST", "Action=StartWebcast&Version=2020-12-01", &body);
+    let send = async |gate: &RequestGate| gate.handle(&fixture.service, &call).await.status().as_u16();
+    assert_eq!(send(&fixture.gate).await, 503, "it does not know yet what others have answered");
+    own.exchange().await.unwrap();
+    other.exchange().await.unwrap();
+    assert_eq!(send(&fixture.gate).await, 200);
+    own.exchange().await.unwrap();
+    other.exchange().await.unwrap();
+    assert_eq!(send(&others[0]).await, 200, "a load balancer repeats requests");
+    fixture.stop().await;
+    fixture.advance_clock(replay::REPEAT_WINDOW_MS + 1);
+    assert_eq!((send(&fixture.gate).await, send(&others[0]).await), (403, 403));
+    // A node that joins learns of it, too.
+    fixture.sharing(&others[1], &database).exchange().await.unwrap();
+    assert_eq!(send(&others[1]).await, 403);
+    assert_eq!(fixture.start(json!({})).await.0, 200, "a new signature is accepted");
 }
 
 #[tokio::test]

@@ -145,7 +145,7 @@ impl<'a> Driver<'a> {
                 started_at: None,
             },
             observer: Observer::new(started, spec.checks.crash),
-            evidence: Evidence::new(assignment.paths.evidence.clone()),
+            evidence: Evidence::new(assignment.paths.evidence.clone(), assignment.epoch),
             usage: BrowserUsage::default(),
             history: History::default(),
             publish_until: None,

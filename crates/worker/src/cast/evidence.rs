@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pagecast_core::cast::HealthFault;
+use pagecast_core::ledger::FIRST_EPOCH;
 use pagecast_media::disk::ReservedSpace;
 use pagecast_media::still;
 use pagecast_page::Page;
@@ -22,6 +23,8 @@ const RESERVED_BYTES: u64 = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Evidence {
     folder: Option<PathBuf>,
+    /// Epoch of the cast's owner: later ones have it in the names of their files.
+    epoch: u64,
     captures: u32,
     /// Space for one capture while the disk is full.
     reserved: Option<ReservedSpace>,
@@ -29,8 +32,8 @@ pub(super) struct Evidence {
 
 impl Evidence {
     /// Evidence in this folder; `None` keeps none.
-    pub(super) fn new(folder: Option<PathBuf>) -> Self {
-        let mut evidence = Self { folder, captures: 0, reserved: None };
+    pub(super) fn new(folder: Option<PathBuf>, epoch: u64) -> Self {
+        let mut evidence = Self { folder, epoch, captures: 0, reserved: None };
         evidence.reserve();
         evidence
     }
@@ -57,14 +60,15 @@ impl Evidence {
         self.folder.clone().filter(|_| self.captures > 0)
     }
 
-    /// Writes `NN-FAULT.png` and `NN-FAULT.log`. Failures are logged only.
+    /// Writes `NN-FAULT.png` and `NN-FAULT.log`, or `NN-FAULT_rEPOCH.png` … of a later owner. Failures are
+    /// logged only.
     pub(super) fn capture(&mut self, fault: HealthFault, detail: Option<&str>, page: &Page) {
         let Some(folder) = self.folder.clone() else { return };
         if self.captures >= MAX_CAPTURES {
             return;
         }
         if self.captures == 0 {
-            match prepare_folder(&folder) {
+            match prepare_folder(&folder, self.epoch) {
                 Ok(captures) => self.captures = captures,
                 Err(error) => {
                     tracing::warn!(%error, folder = %folder.display(), "cannot create evidence folder");
@@ -77,7 +81,8 @@ impl Evidence {
         let name = serde_json::to_value(fault).ok();
         let name = name.as_ref().and_then(|n| n.as_str()).unwrap_or("fault");
         let number = self.captures;
-        let path = |extension: &str| folder.join(format!("{number:02}-{name}.{extension}"));
+        let owner = if self.epoch > FIRST_EPOCH { format!("_r{}", self.epoch) } else { String::new() };
+        let path = |extension: &str| folder.join(format!("{number:02}-{name}{owner}.{extension}"));
         if let Some(picture) = page.display.snapshot() {
             let written = still::to_png(&picture).map_err(std::io::Error::other);
             if let Err(error) = written.and_then(|png| self.write(&path("png"), &png)) {
@@ -106,11 +111,11 @@ pub(super) fn write_snapshot(page: &Page, path: &Path) -> bool {
 /// Creates the folder and removes the captures of an earlier recording of the same name; returns how many
 /// captures it holds. A folder with a log belongs to one cast of a service, so its captures are that cast's
 /// own and stay.
-fn prepare_folder(folder: &Path) -> std::io::Result<u32> {
+fn prepare_folder(folder: &Path, epoch: u64) -> std::io::Result<u32> {
     fs::create_dir_all(folder)?;
     let files: Vec<PathBuf> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
     let is = |path: &Path, extension: &str| path.extension().is_some_and(|e| e == extension);
-    if log_path(folder).exists() {
+    if log_path(folder, epoch).exists() {
         return Ok(u32::try_from(files.iter().filter(|path| is(path, "png")).count()).unwrap_or(MAX_CAPTURES));
     }
     for path in files.iter().filter(|path| is(path, "png") || is(path, "log")) {

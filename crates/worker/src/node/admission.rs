@@ -4,14 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use pagecast_core::CastSpec;
 use pagecast_fleet::{CastId, WorkerStatus};
 use pagecast_media::disk::Space;
 
 /// Estimated cores of a cast of 1280x720 at 30 fps, before any was measured.
 const DEFAULT_CAST_CORES: f64 = 0.5;
-/// Part of a cast's CPU time that does not grow with its pixel rate.
-const FIXED_CPU_PART: f64 = 0.3;
 /// Estimated memory of a cast, in bytes, before any was measured.
 const DEFAULT_CAST_MEMORY_BYTES: f64 = 400e6;
 /// On a disk too small for the configured free space, this part of it (one in so many) is kept free.
@@ -49,8 +46,8 @@ pub struct Config {
 pub(super) struct RunningCast {
     /// Time since the claim.
     pub(super) age: Duration,
-    /// Its pixel rate, relative to 1280x720 at 30 fps.
-    pub(super) relative_pixel_rate: f64,
+    /// Its expected resource use ([`pagecast_fleet::cast::weight`]).
+    pub(super) weight: u32,
     /// Measured cores and bytes of memory, once known.
     pub(super) measured: Option<(f64, u64)>,
     /// Whether the page has ended and only the upload is left.
@@ -63,21 +60,15 @@ pub(super) struct Admission {
     config: Config,
     worker_status: WorkerStatus,
     is_disk_full: bool,
-    /// Estimated cores of a cast with relative pixel rate 1.
+    /// Estimated cores of a cast of 1280x720 at 30 fps.
     cast_cores: f64,
     /// Estimated memory of a cast, in bytes.
     cast_memory_bytes: f64,
 }
 
-/// Returns the pixel rate of a cast, relative to 1280x720 at 30 fps.
-pub(super) fn relative_pixel_rate(spec: &CastSpec) -> f64 {
-    let size = spec.source.size;
-    f64::from(size.width() * size.height()) * f64::from(spec.source.fps.get()) / f64::from(1280 * 720 * 30)
-}
-
-/// Returns the CPU cost of a cast with this relative pixel rate, relative to one with rate 1.
-fn relative_cpu_cost(pixel_rate: f64) -> f64 {
-    FIXED_CPU_PART + (1.0 - FIXED_CPU_PART) * pixel_rate
+/// Returns the CPU cost of a cast of this weight, relative to one of 1280x720 at 30 fps.
+fn relative_cpu_cost(weight: u32) -> f64 {
+    f64::from(weight) / 1000.0
 }
 
 impl Admission {
@@ -114,8 +105,7 @@ impl Admission {
     pub(super) fn update_estimates(&mut self, running: &[RunningCast]) {
         for cast in running.iter().filter(|cast| cast.age >= STARTUP_TIME && !cast.is_uploading) {
             let Some((cores, memory_bytes)) = cast.measured else { continue };
-            self.cast_cores +=
-                SMOOTHING_FACTOR * (cores / relative_cpu_cost(cast.relative_pixel_rate) - self.cast_cores);
+            self.cast_cores += SMOOTHING_FACTOR * (cores / relative_cpu_cost(cast.weight) - self.cast_cores);
             self.cast_memory_bytes += SMOOTHING_FACTOR * (memory_bytes as f64 - self.cast_memory_bytes);
         }
     }
@@ -134,20 +124,20 @@ impl Admission {
         })
     }
 
-    /// Returns whether the cast would fit on the empty machine by its CPU cost, so that reserving room for it
-    /// makes sense. A cast that fits only alone would keep all others away until the running ones have ended.
-    pub(super) fn fits_empty_machine(&self, spec: &CastSpec) -> bool {
-        self.cast_cores * relative_cpu_cost(relative_pixel_rate(spec))
-            <= self.worker_status.cores * self.config.cpu_share
+    /// Returns whether a cast of this weight would fit on the empty machine by its CPU cost, so that
+    /// reserving room for it makes sense. A cast that fits only alone would keep all others away until the
+    /// running ones have ended.
+    pub(super) fn fits_empty_machine(&self, weight: u32) -> bool {
+        self.cast_cores * relative_cpu_cost(weight) <= self.worker_status.cores * self.config.cpu_share
     }
 
-    /// Returns whether the cast fits beside the running ones.
-    pub(super) fn fits(&self, running: &[RunningCast], spec: &CastSpec) -> bool {
+    /// Returns whether a cast of this weight fits beside the running ones.
+    pub(super) fn fits(&self, running: &[RunningCast], weight: u32) -> bool {
         // The running casts need the rest of the disk to finish.
         if self.is_disk_full {
             return false;
         }
-        let expected = self.cast_cores * relative_cpu_cost(relative_pixel_rate(spec));
+        let expected = self.cast_cores * relative_cpu_cost(weight);
         // Cores that casts use now, cores that they will use with the new one, and memory that they will
         // still allocate.
         let (mut used, mut needed, mut growth) = (0.0, expected, self.cast_memory_bytes);
@@ -157,11 +147,8 @@ impl Admission {
             let (cores, memory_bytes) = cast.measured.unwrap_or_default();
             let starting = cast.age < STARTUP_TIME;
             used += cores;
-            needed += if starting {
-                cores.max(self.cast_cores * relative_cpu_cost(cast.relative_pixel_rate))
-            } else {
-                cores
-            };
+            needed +=
+                if starting { cores.max(self.cast_cores * relative_cpu_cost(cast.weight)) } else { cores };
             growth += if starting { (self.cast_memory_bytes - memory_bytes as f64).max(0.0) } else { 0.0 };
         }
         let free = self.worker_status.memory_free_bytes as f64 - self.config.reserved_memory_bytes as f64;
@@ -220,12 +207,13 @@ impl Reservations {
         false
     }
 
-    /// Ends a scan of the queue and forgets casts that have left it. `taken` is the cast that was claimed, if
-    /// one was: it ends the scan early, so casts not seen stay known.
-    pub(super) fn end_scan(&mut self, taken: Option<&CastId>) {
+    /// Ends a scan of the queue and forgets casts that have left it. `taken` are the casts that were claimed:
+    /// they may have ended the scan early, so casts not seen stay known.
+    pub(super) fn end_scan<'a>(&mut self, taken: impl IntoIterator<Item = &'a CastId>) {
         let seen = std::mem::take(&mut self.seen);
-        if let Some(taken) = taken {
-            self.forget(taken);
+        let mut taken = taken.into_iter().peekable();
+        if taken.peek().is_some() {
+            taken.for_each(|id| self.forget(id));
             return;
         }
         self.passed_over_since.retain(|id, _| seen.contains(id));
@@ -246,15 +234,16 @@ impl Reservations {
 
 #[cfg(test)]
 mod tests {
-    use pagecast_core::Fps;
     use pagecast_core::spec::{Size, Source, SourceUrl};
+    use pagecast_core::{CastSpec, Fps};
+    use pagecast_fleet::cast;
 
     use super::*;
 
-    fn spec(width: u32, height: u32, fps: u32) -> CastSpec {
+    fn weight(width: u32, height: u32, fps: u32) -> u32 {
         let source = Source::new(SourceUrl::parse("http://a/").unwrap());
         let (size, fps) = (Size::new(width, height).unwrap(), Fps::new(fps).unwrap());
-        CastSpec::new(Source { size, fps, ..source })
+        cast::weight(&CastSpec::new(Source { size, fps, ..source }))
     }
 
     fn admission(cores: f64, used: f64, free_gb: u64) -> Admission {
@@ -275,47 +264,45 @@ mod tests {
     }
 
     fn running(age_s: u64, measured: Option<(f64, u64)>) -> RunningCast {
-        RunningCast {
-            age: Duration::from_secs(age_s),
-            relative_pixel_rate: 1.0,
-            measured,
-            is_uploading: false,
-        }
+        RunningCast { age: Duration::from_secs(age_s), weight: 1000, measured, is_uploading: false }
     }
 
     #[test]
     fn measured_usage_counts() {
-        let hd = spec(1280, 720, 30);
+        let hd = weight(1280, 720, 30);
         let cheap = vec![running(60, Some((0.05, 300_000_000))); 20];
-        assert!(admission(2.0, 1.0, 8).fits(&cheap, &hd), "twenty pages at rest use little");
+        assert!(admission(2.0, 1.0, 8).fits(&cheap, hd), "twenty pages at rest use little");
         let expensive = vec![running(60, Some((0.7, 300_000_000))); 2];
-        assert!(!admission(2.0, 1.4, 8).fits(&expensive, &hd));
-        assert!(admission(4.0, 1.4, 8).fits(&expensive, &hd));
+        assert!(!admission(2.0, 1.4, 8).fits(&expensive, hd));
+        assert!(admission(4.0, 1.4, 8).fits(&expensive, hd));
         assert!(
-            admission(2.0, 1.9, 8).fits(&[], &hd),
+            admission(2.0, 1.9, 8).fits(&[], hd),
             "the first cast is admitted whatever other programs use"
         );
-        assert!(!admission(2.0, 1.9, 8).fits(&cheap, &hd), "a second cast is not");
+        assert!(!admission(2.0, 1.9, 8).fits(&cheap, hd), "a second cast is not");
     }
 
     #[test]
     fn starting_casts_count_with_the_estimate() {
-        let hd = spec(1280, 720, 30);
+        let hd = weight(1280, 720, 30);
         let starting = |n| vec![running(1, None); n];
-        let fits = |n| admission(2.0, 0.1, 8).fits(&starting(n), &hd);
+        let fits = |n| admission(2.0, 0.1, 8).fits(&starting(n), hd);
         assert_eq!((0..5).map(fits).collect::<Vec<_>>(), [true, true, true, false, false]);
-        assert!(!admission(2.0, 0.1, 8).fits(&starting(1), &spec(1920, 1080, 60)), "a large cast needs more");
+        assert!(
+            !admission(2.0, 0.1, 8).fits(&starting(1), weight(1920, 1080, 60)),
+            "a large cast needs more"
+        );
     }
 
     #[test]
     fn nothing_is_admitted_while_a_disk_is_nearly_full() {
-        let hd = spec(1280, 720, 30);
+        let hd = weight(1280, 720, 30);
         let mut admission = admission(2.0, 0.1, 8);
-        assert!(admission.fits(&[], &hd), "before the first measurement of the disks");
+        assert!(admission.fits(&[], hd), "before the first measurement of the disks");
         let mut fits = |free_bytes, total_bytes| {
             let large = Space { free_bytes: 50_000_000_000, total_bytes: 100_000_000_000 };
             admission.set_disk_space([large, Space { free_bytes, total_bytes }].into_iter());
-            admission.fits(&[], &hd)
+            admission.fits(&[], hd)
         };
         assert!(!fits(1_999_999_999, 100_000_000_000) && fits(2_000_000_000, 100_000_000_000));
         assert!(
@@ -326,15 +313,15 @@ mod tests {
 
     #[test]
     fn memory_is_kept_free_for_other_programs() {
-        let hd = spec(1280, 720, 30);
-        assert!(admission(2.0, 0.0, 1).fits(&[], &hd));
+        let hd = weight(1280, 720, 30);
+        assert!(admission(2.0, 0.0, 1).fits(&[], hd));
         assert!(
-            !admission(2.0, 0.0, 1).fits(&[running(1, None)], &hd),
+            !admission(2.0, 0.0, 1).fits(&[running(1, None)], hd),
             "the starting cast will need memory, too"
         );
         let settled = running(60, Some((0.1, 400_000_000)));
-        assert!(admission(2.0, 0.1, 1).fits(&[settled], &hd), "its memory is already allocated");
-        assert!(!admission(2.0, 0.0, 0).fits(&[], &hd));
+        assert!(admission(2.0, 0.1, 1).fits(&[settled], hd), "its memory is already allocated");
+        assert!(!admission(2.0, 0.0, 0).fits(&[], hd));
     }
 
     #[test]
@@ -348,8 +335,8 @@ mod tests {
         let why = admission.never_fits_reason().unwrap();
         assert!(why.contains("381 MiB") && why.contains("191 MiB"), "{why}");
         assert!(
-            !admission.fits_empty_machine(&spec(3840, 2160, 60))
-                && admission.fits_empty_machine(&spec(1280, 720, 30))
+            !admission.fits_empty_machine(weight(3840, 2160, 60))
+                && admission.fits_empty_machine(weight(1280, 720, 30))
         );
     }
 
@@ -369,7 +356,7 @@ mod tests {
             } else {
                 reservations.admits(now, &small, || true, || may_reserve).then(|| small.clone())
             };
-            reservations.end_scan(taken.as_ref());
+            reservations.end_scan(&taken);
             taken.is_some()
         };
         let taken: Vec<bool> = (0..200).map(|at| scan(at, true)).collect();
@@ -384,7 +371,7 @@ mod tests {
                 reservations.admits(now, &small, || true, || false),
                 "nothing is reserved if another node has more room"
             );
-            reservations.end_scan(Some(&small));
+            reservations.end_scan([&small]);
         }
     }
 
@@ -394,23 +381,23 @@ mod tests {
         let (mut reservations, large, small) = (Reservations::default(), id(1), id(2));
         for at in [0, 10] {
             assert!(!reservations.admits(begin + s(at), &large, || false, || true));
-            reservations.end_scan(None);
+            reservations.end_scan([]);
         }
         assert!(
             !reservations.admits(begin + s(11), &small, || true, || true),
             "others wait, whichever is scanned first"
         );
         assert!(reservations.admits(begin + s(11), &large, || true, || true));
-        reservations.end_scan(Some(&large));
+        reservations.end_scan([&large]);
         assert!(reservations.admits(begin + s(11), &small, || true, || true));
-        reservations.end_scan(Some(&small));
+        reservations.end_scan([&small]);
         // A cast that has left the queue holds no reservation.
         for at in [20, 31] {
             assert!(!reservations.admits(begin + s(at), &large, || false, || true));
-            reservations.end_scan(None);
+            reservations.end_scan([]);
         }
         assert!(!reservations.admits(begin + s(32), &small, || true, || true));
-        reservations.end_scan(None);
+        reservations.end_scan([]);
         assert!(reservations.admits(begin + s(32), &small, || true, || true), "the large cast was stopped");
         assert!(reservations.passed_over_since.is_empty() && reservations.last_reserved_at.is_empty());
     }

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pagecast_core::ledger::{FIRST_EPOCH, LedgerRow};
-use pagecast_fleet::{Cast, CastId, Claim, Error, ExpiredLease, Fleet};
+use pagecast_fleet::cast::weight;
+use pagecast_fleet::{CastId, Claim, Error, ExpiredLease, Fleet, QueuedCast};
 
-use super::admission::{Admission, Reservations, RunningCast, relative_pixel_rate};
+use super::admission::{Admission, Reservations, RunningCast};
 use super::peers::{PEER_TIMEOUT, Peers};
 use super::{Config, MAX_UPLOADING, job};
 
-/// Most casts that are claimed before they are started. A claim takes some milliseconds, so that none waits
-/// long for the others.
+/// Most casts that are claimed before they are started. Each is started by a process of its own, so that
+/// none waits long for the others, and other nodes get some of a long queue.
 const MAX_BATCH: usize = 32;
 /// How long casts of a node that runs them, but cannot renew its leases, are left to it.
 const MAX_SPARED: Duration = Duration::from_secs(60);
@@ -30,13 +31,34 @@ struct Batch {
 }
 
 impl Batch {
-    /// Returns whether the batch is complete, or the node has as many casts as it may.
-    fn is_full(&self) -> bool {
+    /// Returns how many casts may still be claimed.
+    fn room(&self) -> usize {
         let uploading = self.running.iter().filter(|cast| cast.is_uploading).count();
-        self.claimed.len() >= MAX_BATCH
-            || self.running.len() - uploading >= self.limit
-            || uploading >= MAX_UPLOADING
+        let pages = self.running.len() - uploading;
+        if uploading >= MAX_UPLOADING {
+            return 0;
+        }
+        self.limit.saturating_sub(pages).min(MAX_BATCH.saturating_sub(self.claimed.len()))
     }
+}
+
+/// A claimed cast as it counts for the admission.
+fn starting(weight: u32) -> RunningCast {
+    RunningCast { age: Duration::ZERO, weight, measured: None, is_uploading: false }
+}
+
+/// What a node knows when it claims casts.
+#[derive(Debug)]
+pub(super) struct Situation {
+    /// Casts that run on the node.
+    pub(super) running: Vec<RunningCast>,
+    /// Whether casts may be queued, and whether leases of other nodes may have expired.
+    pub(super) has_queued: bool,
+    pub(super) has_expired_leases: bool,
+    /// Whether casts that have an owner may be taken over.
+    pub(super) may_take_over: bool,
+    /// Whether no other node has more free cores: then this one reserves room for casts that fit nowhere.
+    pub(super) has_most_free_cores: bool,
 }
 
 /// Claims casts that the admission allows.
@@ -70,33 +92,35 @@ impl Claimer {
         lock(&self.admission)
     }
 
-    /// Takes over casts and claims queued ones, until there is none that fits or a batch is complete. Casts
-    /// that have an owner are only taken over if `may_take_over`.
-    pub(super) async fn claim_batch(
-        self: Arc<Self>,
-        running: Vec<RunningCast>,
-        may_take_over: bool,
-    ) -> Vec<Claimed> {
+    /// Takes over casts and claims queued ones, as many as fit and a batch has.
+    pub(super) async fn claim_batch(self: Arc<Self>, situation: Situation) -> Vec<Claimed> {
+        let Situation { running, has_queued, has_expired_leases, may_take_over, has_most_free_cores } =
+            situation;
         let mut batch = Batch { running, claimed: Vec::new(), limit: self.config.admission.max_casts };
-        let expired = self.casts_to_take_over(may_take_over).await;
-        let may_reserve = !batch.is_full() && self.has_most_free_cores().await;
-        for cast in expired {
-            if batch.is_full() {
+        let expired =
+            if has_expired_leases { self.casts_to_take_over(may_take_over).await } else { Vec::new() };
+        for lease in expired {
+            if batch.room() == 0 {
                 break;
             }
             // Somebody must take it over, so the emptiest node does so in any case.
-            if self.fleet.is_shared() && !may_reserve && !self.has_room(&cast, &batch.running).await {
+            let must_take = !self.fleet.is_shared() || has_most_free_cores;
+            if !must_take && !self.admission().fits(&batch.running, lease.weight) {
                 continue;
             }
-            let taken = self.take_over(&cast).await;
-            if !self.add_claim(&mut batch, taken, true).await {
-                return batch.claimed;
+            match self.take_over(&lease.cast).await {
+                Ok(claim) => self.add_claims(&mut batch, claim).await,
+                Err(error) => {
+                    tracing::warn!(error = crate::chain(&error), "cannot take over cast");
+                    return batch.claimed;
+                }
             }
         }
-        while !batch.is_full() {
-            let claimed = self.claim_queued(&batch.running, may_reserve).await;
-            if !self.add_claim(&mut batch, claimed, false).await {
-                break;
+        let room = batch.room();
+        if has_queued && room > 0 {
+            match self.claim_queued(&batch.running, room, has_most_free_cores).await {
+                Ok(claims) => self.add_claims(&mut batch, claims).await,
+                Err(error) => tracing::warn!(error = crate::chain(&error), "cannot claim casts"),
             }
         }
         batch.claimed
@@ -107,63 +131,43 @@ impl Claimer {
         self.fleet.take_over(worker, info, *lease, cast).await
     }
 
-    /// Adds a claim to a batch. Returns whether to go on: the claim did not fail, and there was something to
-    /// claim, or something else may be.
-    async fn add_claim(
-        &self,
-        batch: &mut Batch,
-        claim: Result<Option<Claim>, Error>,
-        has_others: bool,
-    ) -> bool {
-        match claim {
-            Ok(Some(mut claim)) => {
-                if let Some(completer) = &self.config.spec_completer {
-                    completer.complete(&mut claim.cast.spec);
-                }
-                batch.running.push(RunningCast {
-                    age: Duration::ZERO,
-                    relative_pixel_rate: relative_pixel_rate(&claim.cast.spec),
-                    measured: None,
-                    is_uploading: false,
-                });
-                batch.claimed.extend(self.with_ledger(claim).await);
-                true
+    /// Adds claims to a batch.
+    async fn add_claims(&self, batch: &mut Batch, claims: impl IntoIterator<Item = Claim>) {
+        for mut claim in claims {
+            if let Some(completer) = &self.config.spec_completer {
+                completer.complete(&mut claim.cast.spec);
             }
-            Ok(None) => has_others,
-            Err(error) => {
-                tracing::warn!(error = crate::chain(&error), "cannot claim cast");
-                false
-            }
+            batch.running.push(starting(weight(&claim.cast.spec)));
+            batch.claimed.extend(self.with_ledger(claim).await);
         }
     }
 
-    async fn claim_queued(&self, running: &[RunningCast], may_reserve: bool) -> Result<Option<Claim>, Error> {
+    async fn claim_queued(
+        &self,
+        running: &[RunningCast],
+        limit: usize,
+        may_reserve: bool,
+    ) -> Result<Vec<Claim>, Error> {
         let never_fits = self.admission().never_fits_reason();
         let unfit: Mutex<Vec<CastId>> = Mutex::default();
-        let fits = |cast: &Cast| {
+        let fits = |taken: &[QueuedCast], cast: &QueuedCast| {
             if never_fits.is_some() {
                 lock(&unfit).push(cast.id.clone());
                 return false;
             }
             let admission = self.admission();
-            let fits = || admission.fits(running, &cast.spec);
-            let may_reserve = || may_reserve && admission.fits_empty_machine(&cast.spec);
+            let taken = taken.iter().map(|cast| starting(cast.weight));
+            let running: Vec<_> = running.iter().copied().chain(taken).collect();
+            let fits = || admission.fits(&running, cast.weight);
+            let may_reserve = || may_reserve && admission.fits_empty_machine(cast.weight);
             lock(&self.reservations).admits(Instant::now(), &cast.id, fits, may_reserve)
         };
         let Config { worker, info, lease, .. } = &self.config;
-        let claimed = self.fleet.claim_queued(worker, info, *lease, &fits).await;
+        let claimed = self.fleet.claim_queued(worker, info, *lease, limit, &fits).await;
         self.fail_queued(unfit.into_inner().unwrap_or_else(PoisonError::into_inner), never_fits).await;
-        let claim = claimed?;
-        lock(&self.reservations).end_scan(claim.as_ref().map(|claim| &claim.cast.id));
-        Ok(claim)
-    }
-
-    /// Returns whether there is room for a started cast beside the running ones.
-    async fn has_room(&self, cast: &CastId, running: &[RunningCast]) -> bool {
-        match self.fleet.get(cast).await {
-            Ok(Some(cast)) => self.admission().fits(running, &cast.spec),
-            Ok(None) | Err(_) => false,
-        }
+        let claims = claimed?;
+        lock(&self.reservations).end_scan(claims.iter().map(|claim| &claim.cast.id));
+        Ok(claims)
     }
 
     /// Adds the ledger of earlier owners to a claim; releases the cast if it cannot be read.
@@ -184,7 +188,7 @@ impl Claimer {
 
     /// Casts without an owner, and those whose leases have expired and whose owners do not say that they run
     /// them: an owner that has lost the database keeps its casts for a while.
-    async fn casts_to_take_over(&self, may_take_over: bool) -> Vec<CastId> {
+    async fn casts_to_take_over(&self, may_take_over: bool) -> Vec<ExpiredLease> {
         let mut expired = match self.fleet.expired_leases(&self.config.worker, &self.config.info).await {
             Ok(expired) => expired,
             Err(error) => {
@@ -197,7 +201,8 @@ impl Claimer {
             Some(peers) if !expired.is_empty() => self.spared_casts(peers.as_ref(), &expired).await,
             _ => HashSet::new(),
         };
-        expired.into_iter().map(|lease| lease.cast).filter(|cast| !spared.contains(cast)).collect()
+        expired.retain(|lease| !spared.contains(&lease.cast));
+        expired
     }
 
     /// Casts that their owners run though their leases have expired, for [`MAX_SPARED`] at most.
@@ -223,19 +228,6 @@ impl Claimer {
         }
         let lasting = spared.iter().filter(|(_, since)| now < **since + MAX_SPARED);
         lasting.map(|(cast, _)| cast.clone()).collect()
-    }
-
-    /// Returns whether no other worker has more free cores: then this one reserves room for casts that fit
-    /// nowhere.
-    async fn has_most_free_cores(&self) -> bool {
-        let free = |cores: f64, used: f64| cores - used;
-        let workers = self.fleet.workers().await;
-        let own = workers.iter().find(|(id, _)| *id == self.config.worker);
-        let own = own.map_or(0.0, |(_, load)| free(load.cores, load.cores_used));
-        let others = workers
-            .iter()
-            .filter(|(id, load)| *id != self.config.worker && load.node.runs_casts() && !load.draining);
-        others.map(|(_, load)| free(load.cores, load.cores_used)).all(|other| other <= own)
     }
 
     /// Fails queued casts that can never run on this machine, if there is no other worker.

@@ -2,7 +2,7 @@
 //! statistics.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pagecast_core::cast::{EndReason, Event, HealthFault, LoadError, Warning};
 use pagecast_core::connection;
@@ -14,6 +14,9 @@ use crate::process::{FailureInfo, Outcome};
 
 /// Weight of the newest value in the averages of CPU and frame rate: about the last three seconds count.
 const SMOOTHING_FACTOR: f64 = 0.3;
+/// Shortest time over which these values are measured. A busy machine delays reports, which then arrive
+/// together: a second's CPU time seems to have been used in a moment.
+const MIN_RATE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What comes before the names of the nodes that have what is missing, in the error of a stored event.
 const BUT_ON: &str = ", but on ";
@@ -103,7 +106,7 @@ impl EventMapper {
                 )
             }
             CastEvent::Progress(progress) => {
-                self.update_stats(progress);
+                self.update_stats(Instant::now(), progress);
                 None
             }
             CastEvent::Warning(warning) => {
@@ -130,15 +133,16 @@ impl EventMapper {
         changed.then(|| EventKind::Room { state: status.state, error: status.error.clone() })
     }
 
-    fn update_stats(&mut self, progress: Progress) {
-        let now = Instant::now();
+    fn update_stats(&mut self, now: Instant, progress: Progress) {
         let stats = &mut self.stats;
-        if let Some((at, before)) = self.last_progress.replace((now, progress)) {
-            let seconds = (now - at).as_secs_f64().max(0.001);
+        let (at, before) = *self.last_progress.get_or_insert((now, progress));
+        let interval = now.saturating_duration_since(at);
+        if interval >= MIN_RATE_INTERVAL {
             let frames = progress.frames_captured.saturating_sub(before.frames_captured) as f64;
-            stats.fps += SMOOTHING_FACTOR * (frames / seconds - stats.fps);
+            stats.fps += SMOOTHING_FACTOR * (frames / interval.as_secs_f64() - stats.fps);
             let cpu = (progress.cpu_seconds - before.cpu_seconds).max(0.0);
-            stats.cpu_cores += SMOOTHING_FACTOR * (cpu / seconds - stats.cpu_cores);
+            stats.cpu_cores += SMOOTHING_FACTOR * (cpu / interval.as_secs_f64() - stats.cpu_cores);
+            self.last_progress = Some((now, progress));
         }
         stats.elapsed_ms = u64::try_from(progress.elapsed.as_millis()).unwrap_or(0);
         (stats.frames_captured, stats.frames_encoded) = (progress.frames_captured, progress.frames_encoded);
@@ -291,6 +295,25 @@ mod tests {
         let upload = UploadReport { spool: spool.map(Into::into), ..UploadReport::default() };
         let failure = failure.map(|message| FailureInfo::new(FailureKind::Output, message));
         Outcome { report: Some(Report { recording: Some(upload), ..Report::default() }), failure }
+    }
+
+    #[test]
+    fn reports_that_arrive_together_are_measured_together() {
+        let mut mapper = EventMapper::new(&cast(true, false));
+        let began = Instant::now();
+        // One core and 30 frames a second; every third report comes with the two before it.
+        for second in 1..=30_u32 {
+            let progress = Progress {
+                frames_captured: u64::from(second) * 30,
+                cpu_seconds: f64::from(second),
+                ..Progress::default()
+            };
+            let arrival = Duration::from_secs(u64::from(second.div_ceil(3)) * 3);
+            mapper.update_stats(began + arrival + Duration::from_millis(second.into()), progress);
+            assert!(mapper.stats(0).cpu_cores < 1.1, "{:?}", mapper.stats(0));
+        }
+        let stats = mapper.stats(0);
+        assert!((0.9..1.1).contains(&stats.cpu_cores) && (27.0..33.0).contains(&stats.fps), "{stats:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pagecast_fleet::{CastId, Fleet};
+use pagecast_fleet::{CastId, Error, Fleet};
 use pagecast_media::disk;
 
 /// How often the fleet is swept: deadlines of queued casts have whole seconds.
@@ -22,7 +22,7 @@ const EVIDENCE_CLEANUP_INTERVAL: Duration = Duration::from_secs(3600);
 pub(super) async fn run(fleet: Arc<dyn Fleet>, evidence: PathBuf) {
     let mut last_cleanup: Option<Instant> = None;
     loop {
-        if let Err(error) = fleet.sweep().await {
+        if let Err(error) = sweep(fleet.as_ref()).await {
             tracing::warn!(error = crate::chain(&error), "fleet sweep failed");
         }
         if last_cleanup.is_none_or(|at| at.elapsed() >= EVIDENCE_CLEANUP_INTERVAL) {
@@ -31,6 +31,11 @@ pub(super) async fn run(fleet: Arc<dyn Fleet>, evidence: PathBuf) {
         }
         tokio::time::sleep(SWEEP_INTERVAL).await;
     }
+}
+
+/// Sweeps the fleet if there is something to do.
+async fn sweep(fleet: &dyn Fleet) -> Result<(), Error> {
+    if fleet.pending_work().await?.needs_sweep { fleet.sweep().await } else { Ok(()) }
 }
 
 /// Keeps space reserved behind files, until aborted.

@@ -14,15 +14,17 @@ use pagecast_core::spec::{MAX_TIME_RANGE, Push, Storage};
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_fleet::{
     Cast, CastStats, Claim, Command, Error, EventKind, Fleet, MAX_SNAPSHOT_BYTES, RunningCastGuard, Ticket,
+    cast::weight,
 };
 use pagecast_media::record::FleetStore;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::Config;
-use super::admission::{RunningCast, relative_pixel_rate};
+use super::admission::RunningCast;
 use super::data_folder::DataFolder;
 use super::event_mapper::EventMapper;
+use super::evidence_copier::EvidenceCopier;
 use super::fleet_store;
 use super::load::unix_ms;
 use super::span::CastSpan;
@@ -73,6 +75,8 @@ pub(super) struct Job {
     stop_requested: bool,
     thread: JoinHandle<()>,
     reporter: tokio::task::JoinHandle<()>,
+    /// Copies evidence and log, if the fleet has a store.
+    evidence: Option<EvidenceCopier>,
 }
 
 /// What the cast uses, shared with its thread.
@@ -126,6 +130,9 @@ impl Job {
         let name = format!("cast-{}", &id.as_str()[id.as_str().len() - 8..]);
         let thread = std::thread::Builder::new().name(name).spawn(move || runner.run())?;
         let snapshot = data.snapshot(id);
+        let folder = data.cast_paths(id).evidence;
+        let evidence = config.store.as_ref().zip(folder);
+        let evidence = evidence.and_then(|(store, folder)| EvidenceCopier::start(store, id, folder));
         Ok(Self {
             ticket,
             spec,
@@ -138,6 +145,7 @@ impl Job {
             stop_requested: false,
             thread,
             reporter,
+            evidence,
         })
     }
 
@@ -147,7 +155,7 @@ impl Job {
         let memory_bytes = self.usage.memory_bytes.load(Ordering::Relaxed);
         RunningCast {
             age: self.began.elapsed(),
-            relative_pixel_rate: relative_pixel_rate(&self.spec),
+            weight: weight(&self.spec),
             measured: (memory_bytes > 0).then_some((millicores as f64 / 1000.0, memory_bytes)),
             is_uploading: self.usage.page_closed.load(Ordering::Relaxed),
         }
@@ -274,6 +282,9 @@ impl Job {
         // The queued updates are reported first.
         let _reported = self.reporter.await;
         release_ticket(fleet.as_ref(), &self.ticket).await;
+        if let Some(evidence) = self.evidence {
+            evidence.finish().await;
+        }
     }
 }
 
@@ -469,7 +480,7 @@ impl Runner {
         };
         let process = process.map(Process::exiting_on_disconnect)?;
         if let Some(evidence) = &self.assignment.paths.evidence {
-            process.keep_log(self.cast.id.as_str(), evidence);
+            process.keep_log(self.cast.id.as_str(), evidence, self.cast.epoch);
         }
         Ok(process)
     }

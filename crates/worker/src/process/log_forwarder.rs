@@ -6,6 +6,8 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pagecast_core::ledger::FIRST_EPOCH;
+
 /// Longest line, in bytes; a longer one is split, so that a page that logs a megabyte cannot fill the memory.
 const MAX_LINE_BYTES: u64 = 4096;
 /// Most bytes text in the file of a cast, so that one that logs without end cannot fill the disk. Later lines
@@ -96,9 +98,10 @@ fn parse_line(line: &str) -> (&str, &str) {
     }
 }
 
-/// Returns the path of a cast's log file, beside its evidence.
-pub(crate) fn log_path(evidence: &Path) -> PathBuf {
-    evidence.join("cast.log")
+/// Returns the path of the log that the owner of this epoch writes, beside the cast's evidence. Nodes of a
+/// fleet must not have different files of the same name.
+pub(crate) fn log_path(evidence: &Path, epoch: u64) -> PathBuf {
+    evidence.join(if epoch > FIRST_EPOCH { format!("cast_r{epoch}.log") } else { "cast.log".to_owned() })
 }
 
 #[cfg(test)]
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn the_file_is_bounded_and_appended_to() {
         let folder = std::env::temp_dir().join(format!("pagecast-log-forwarder-{}", std::process::id()));
-        let path = log_path(&folder.join("deeper"));
+        let path = log_path(&folder.join("deeper"), FIRST_EPOCH);
         for _ in 0..2 {
             let forwarder = LogForwarder::default();
             forwarder.forward("a line before the file is open");

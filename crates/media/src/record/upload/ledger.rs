@@ -233,7 +233,10 @@ impl Ledger {
     /// Adds a segment of an earlier owner. It belongs to the file that its owner assigned, so that files have
     /// the same segments whoever makes them.
     fn push_earlier_segment(&mut self, earlier: EarlierSegment, fits: bool) {
-        let EarlierSegment { segment, origin, file } = earlier;
+        let EarlierSegment { segment, origin, file, is_unreported } = earlier;
+        if is_unreported {
+            self.changed.insert(RowKey::Segment(segment.index));
+        }
         // A later owner takes care of it.
         let is_own = self.playlist_writer != PlaylistWriter::LaterOwner;
         self.push_segment(segment, origin.filter(|_| is_own).map_or(Place::Elsewhere, Place::Stored), file);

@@ -36,6 +36,8 @@ use crate::store::{self, ErrorClass, Layout, Store};
 const LIVE_CACHE_CONTROL: &str = "max-age=1";
 const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
 const MP4_TYPE: &str = "video/mp4";
+/// Largest playlist or manifest that is read, in bytes: a day in segments of a second has 7 MB.
+pub(in crate::record) const MAX_PLAYLIST_BYTES: usize = 16 << 20;
 /// Longest time between two reads of the spool, in case a notification is missed.
 const SPOOL_POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Rows of the ledger that are reported at once: some 150 bytes each, and one transaction.
@@ -598,7 +600,7 @@ impl Finish {
     /// have not: another owner recorded them.
     async fn is_continued_elsewhere(&self) -> Result<bool, JobError> {
         if let Some((name, own, _)) = self.playlists.first() {
-            let stored = self.store.get(name).await?.unwrap_or_default();
+            let stored = self.store.get(name, MAX_PLAYLIST_BYTES).await?.unwrap_or_default();
             let is_segment = |line: &&str| !line.is_empty() && !line.starts_with('#');
             let own: HashSet<&str> = own.lines().filter(is_segment).collect();
             let stored = String::from_utf8_lossy(&stored);
@@ -610,7 +612,7 @@ impl Finish {
         if self.store.layout() != Layout::Folder {
             return Ok(false);
         }
-        let stored = self.store.get(&object.object_name).await?.unwrap_or_default();
+        let stored = self.store.get(&object.object_name, MAX_PLAYLIST_BYTES).await?.unwrap_or_default();
         Ok(manifest::lists_more(&stored, own))
     }
 }

@@ -41,6 +41,7 @@ async fn open_node(server: &Postgres, node: &str, data: &Path) -> Service {
         draining: Arc::default(),
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
+        evidence: None,
     };
     load(&service).await.unwrap();
     service

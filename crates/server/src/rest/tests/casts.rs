@@ -3,6 +3,7 @@ use pagecast_core::connection;
 use pagecast_fleet::{CastStats, RoomStats, StoredFile};
 
 use super::*;
+use crate::app::testing::pending_commands;
 
 fn body() -> Value {
     json!({"url": "http://a.example/", "recording": {}})
@@ -111,7 +112,7 @@ async fn a_repeated_stop_is_one_command() {
         let shown = server.post(TOKEN_ONE, &path, &json!({})).await.expect_status(200);
         assert_eq!((&shown["state"], &shown["stop_requested"]), (&json!("starting"), &json!(true)));
     }
-    assert_eq!(server.service.fleet.commands(&claim.ticket).await.unwrap().len(), 1);
+    assert_eq!(pending_commands(&*server.service.fleet, &claim.ticket).await.len(), 1);
     server.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
     let shown =
         server.send(request("POST", &path, TOKEN_ONE).body(Body::empty()).unwrap()).await.expect_status(200);

@@ -98,11 +98,22 @@ async fn a_service_that_is_alone_and_drains_takes_no_casts() {
     server.post(TOKEN_ONE, "/v1/casts", &body).await.expect_error(429, "queue-full", "-");
 }
 
+fn cast_with_labels(labels: Value) -> Value {
+    json!({"url": "http://a.example/", "recording": {}, "placement": {"labels": labels}})
+}
+
+#[tokio::test]
+async fn a_service_that_is_alone_refuses_labels() {
+    let server = TestServer::new().await;
+    let response = server.post(TOKEN_ONE, "/v1/casts", &cast_with_labels(json!(["gpu"]))).await;
+    response.expect_error(400, "invalid-parameter", "placement.labels");
+    server.post(TOKEN_ONE, "/v1/casts", &cast_with_labels(json!([]))).await.expect_status(201);
+}
+
 #[tokio::test]
 async fn casts_name_their_node_and_their_place_in_the_queue() {
-    let server = &TestServer::new().await;
-    let body =
-        |labels: Value| json!({"url": "http://a.example/", "recording": {}, "placement": {"labels": labels}});
+    let server = &TestServer::with_config(json!({"fleet": {"database": "postgres://db/fleet"}})).await;
+    let body = cast_with_labels;
     let created = server.post(TOKEN_ONE, "/v1/casts", &body(json!([]))).await.expect_status(201);
     assert_eq!((&created["node"], created.get("placement")), (&Value::Null, None));
     assert!(created.as_object().unwrap().contains_key("node"));

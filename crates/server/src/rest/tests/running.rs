@@ -3,6 +3,7 @@ use pagecast_core::cast::EndReason;
 use pagecast_fleet::{Command, DeliveryAttempt, DeliveryOutcome};
 
 use super::*;
+use crate::app::testing::pending_commands;
 
 #[tokio::test]
 async fn pushes_are_added_and_removed() {
@@ -15,7 +16,7 @@ async fn pushes_are_added_and_removed() {
     assert_no_secrets(&server.post(TOKEN_ONE, &path, &push).await.expect_status(202));
     let claim = server.claim().await;
     assert_no_secrets(&server.send_json("DELETE", TOKEN_ONE, &path, &url).await.expect_status(202));
-    let commands = server.service.fleet.commands(&claim.ticket).await.unwrap();
+    let commands = pending_commands(&*server.service.fleet, &claim.ticket).await;
     let [(_, Command::AddPush(added)), (last, Command::RemovePush(removed))] = commands.as_slice() else {
         panic!("{commands:?}")
     };
@@ -76,7 +77,7 @@ async fn a_snapshot_is_requested_and_awaited() {
     let worker = async {
         let mut changes = server.service.fleet.changes();
         loop {
-            let commands = server.service.fleet.commands(&claim.ticket).await.unwrap();
+            let commands = pending_commands(&*server.service.fleet, &claim.ticket).await;
             if let [(seq, Command::Snapshot)] = commands.as_slice() {
                 server.service.fleet.ack_commands(&claim.ticket, *seq).await.unwrap();
                 break;

@@ -4,6 +4,7 @@ use pagecast_core::cast::EndReason;
 use pagecast_fleet::{CastState, Claim, EventKind, WorkerId};
 
 use super::*;
+use crate::app::testing::pending_commands;
 
 const TASK_NOT_FOUND: &str = "FailedOperation.TaskNotExist";
 
@@ -56,7 +57,7 @@ async fn a_task_is_described_until_it_has_ended() {
     for _ in 0..2 {
         assert_eq!(success(fixture.send(Encoding::Json, "StopWebRecord", &by_id).await), json!({}));
     }
-    let commands = fixture.service.fleet.commands(&claim.ticket).await.unwrap();
+    let commands = pending_commands(&*fixture.service.fleet, &claim.ticket).await;
     assert_eq!(commands.len(), 1, "the command is sent once: {commands:?}");
     assert_eq!(
         fixture.error_code(Encoding::Json, "DescribeWebRecord", &by_id).await,
