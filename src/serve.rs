@@ -5,6 +5,7 @@ mod data_folder;
 mod evidence;
 mod open;
 mod peers;
+mod recordings;
 mod rooms;
 mod shutdown_signals;
 mod wire;

@@ -24,6 +24,7 @@ use super::data_folder::DataFolderLock;
 use super::evidence;
 use super::open::OpenedService;
 use super::peers::{NodePeers, OpenedPeers, WiredPeers};
+use super::recordings;
 use super::rooms::{EmbeddedRooms, RoomEndpoint};
 
 /// A service that is complete but does not run yet.
@@ -64,6 +65,7 @@ impl WiredService {
         let mut node = node_config(&config, node, rooms.as_ref(), peer_url)?;
         node.peers = client.clone().map(|client| Arc::new(NodePeers(client)) as _);
         let evidence = evidence::open(&config)?;
+        let recordings = recordings::open(&config);
         let service = Service {
             fleet,
             node: node.worker.clone(),
@@ -76,6 +78,7 @@ impl WiredService {
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
             evidence,
+            recordings: Some(recordings),
         };
         app::load(&service).await.context("cannot load the applications")?;
         let (stop, stopped) = watch::channel(false);

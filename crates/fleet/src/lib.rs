@@ -61,6 +61,7 @@ pub use rooms::Rooms;
 pub use running_casts::{RunningCast, RunningCastGuard, RunningCasts};
 pub use telemetry::{
     CastStats, HeartbeatResponse, MAX_SNAPSHOT_BYTES, NodeInfo, RoomStats, Telemetry, WorkerStatus,
+    is_stats_history, stats_history_name,
 };
 pub use time_limit::with_time_limit;
 

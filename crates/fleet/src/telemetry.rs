@@ -13,8 +13,9 @@ use crate::{CastId, Error, Ticket, UnixMs, WorkerId};
 /// Largest snapshot that is kept, in bytes: well above a JPEG of 3840x2160 pixels.
 pub const MAX_SNAPSHOT_BYTES: usize = 8 << 20;
 
-/// Statistics of a running cast. They are not kept: a new owner starts anew.
+/// Statistics of a running cast. The fleet does not keep them: a new owner starts anew.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CastStats {
     /// Time of the measurement.
     pub at_ms: UnixMs,
@@ -46,6 +47,19 @@ pub struct CastStats {
     pub pushes: Vec<(u32, connection::State)>,
     /// Statistics of the room, if the cast has one.
     pub room: Option<RoomStats>,
+}
+
+/// Name of the file with the statistics of a cast that the owner with this epoch collected: one
+/// [`CastStats`] as JSON per line, oldest first. It is among the cast's evidence.
+#[must_use]
+pub fn stats_history_name(epoch: u64) -> String {
+    format!("stats-{epoch}.jsonl")
+}
+
+/// Whether a file among the evidence has this name.
+#[must_use]
+pub fn is_stats_history(name: &str) -> bool {
+    name.starts_with("stats-") && name.ends_with(".jsonl")
 }
 
 /// Statistics of a cast's room.

@@ -215,6 +215,20 @@ impl Store {
         }
     }
 
+    /// Reads at most `max` bytes of an object from this offset, and its size; `None` if there is no such
+    /// object. Behind the end there are no bytes. Not supported by video on demand.
+    ///
+    /// # Errors
+    /// The object cannot be read.
+    pub async fn read_range(&self, name: &str, from: u64, max: usize) -> Result<Option<(Bytes, u64)>, Error> {
+        check_name(name)?;
+        match &self.0 {
+            Backend::Local(local) => local.clone().read_range(name, from, max).await,
+            Backend::Bucket(remote) => remote.read_range(name, from, max).await,
+            Backend::Vod(_) => Err(self.unsupported("read", name)),
+        }
+    }
+
     /// Writes the object `name` to a file as it arrives, and stops after `max_bytes`. Returns how many bytes
     /// have arrived, more than `max_bytes` if the object is larger; `None` if there is no such object. Not
     /// supported by video on demand.

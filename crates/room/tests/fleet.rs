@@ -114,6 +114,7 @@ async fn run_node(
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
         evidence: None,
+        recordings: None,
         clock: Arc::new(unix_ms),
         draining: Arc::default(),
     };

@@ -31,5 +31,7 @@ pub mod tencent;
 pub mod volcengine;
 
 pub use request_id::RequestId;
-pub use service::{Clock, EmbeddedRooms, Service, StoredEvidence, is_embedded_room};
+pub use service::{
+    Clock, EmbeddedRooms, RecordingReader, Service, StoredEvidence, StoredRecordings, is_embedded_room,
+};
 pub use sign_in_code::SignInCode;

@@ -1,5 +1,5 @@
-//! The channel between the nodes of a fleet: who lives and what it runs, snapshots, evidence and logs of
-//! running casts, and signalling of rooms.
+//! The channel between the nodes of a fleet: who lives and what it runs, snapshots, evidence, logs and
+//! recordings of casts, and signalling of rooms.
 //!
 //! It has a listener of its own, never that of users ([`router`]), and each request carries a short-lived
 //! token that is signed with the fleet's secret ([`token`]). [`PeerClient`] sends such requests;
@@ -23,3 +23,5 @@ pub use routes::{Node, listener_limits, router};
 const REFUSED_HEADER: &str = "pagecast-peer-refused";
 /// Time of a snapshot, in milliseconds since 1970.
 const TAKEN_AT_HEADER: &str = "pagecast-taken-at-ms";
+/// Size of a file of which a chunk is sent, in bytes.
+const SIZE_HEADER: &str = "pagecast-file-size";

@@ -16,6 +16,7 @@ mod error;
 mod error_code;
 mod events;
 mod evidence;
+mod files;
 mod json;
 mod nodes;
 mod openapi;
@@ -23,6 +24,7 @@ mod pushes;
 mod queue;
 mod session;
 mod snapshot;
+mod stats;
 mod stream_limit;
 #[cfg(test)]
 mod tests;
@@ -48,6 +50,7 @@ pub(crate) use evidence::{
     EvidenceContent, MAX_FILE_LEN as MAX_EVIDENCE_FILE_LEN, MAX_FILES as MAX_EVIDENCE_FILES,
     is_valid_name as is_evidence_name, list_local as list_evidence, read_local as read_evidence,
 };
+pub(crate) use files::{CHUNK_LEN as RECORDING_CHUNK_LEN, read_local as read_recording};
 use json::{Json, OptionalJson};
 pub(crate) use snapshot::{PendingSnapshots, SnapshotError, take as take_snapshot};
 
@@ -65,6 +68,7 @@ struct RestState {
     snapshots: Arc<snapshot::PendingSnapshots>,
     cast_feed: Arc<cast_stream::CastFeed>,
     sessions: Arc<session::Sessions>,
+    transfers: Arc<files::Transfers>,
     /// Rate limit of each token.
     rate_limits: Arc<KeyedRateLimiter>,
     /// Serializes changes of applications, each of which reads, modifies and stores one.
@@ -91,6 +95,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         snapshots: Arc::default(),
         cast_feed: Arc::default(),
         sessions: Arc::default(),
+        transfers: Arc::default(),
         edit_lock: Arc::default(),
     };
     let casts = Router::new()
@@ -100,8 +105,11 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .route("/casts/{id}/pushes", post(pushes::add).delete(pushes::remove))
         .route("/casts/{id}/snapshot.jpg", get(snapshot::get))
         .route("/casts/{id}/events", get(events::list))
+        .route("/casts/{id}/stats", get(stats::get))
         .route("/casts/{id}/evidence", get(evidence::list))
         .route("/casts/{id}/evidence/{name}", get(evidence::get))
+        .route("/casts/{id}/files", get(files::list))
+        .route("/casts/{id}/files/{name}", get(files::get))
         .route("/casts/{id}/deliveries", get(deliveries::list))
         .route("/casts/{id}/deliveries/redeliver", post(deliveries::redeliver));
     let applications = Router::new()

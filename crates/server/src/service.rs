@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use bytes::Bytes;
 use pagecast_core::spec::{Layer, Recording, Room, RoomIds, RoomService, RoomUrl, Secret, Source, Storage};
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_fleet::{Cast, CastId, CreateOutcome, Fleet, NewCast, UnixMs, WorkerId};
@@ -59,6 +60,29 @@ pub trait StoredEvidence: Debug + Send + Sync {
     async fn read(&self, cast: &CastId, name: &str, max_bytes: usize) -> io::Result<Option<Vec<u8>>>;
 }
 
+/// Recordings in their storages, as far as the REST API shows them.
+pub trait StoredRecordings: Debug + Send + Sync {
+    /// Opens the storage of a cast's recording, or the backup storage. Sends nothing yet.
+    ///
+    /// # Errors
+    /// The storage cannot be opened, or its files cannot be read, as those of video on demand.
+    fn open(&self, cast: &Cast, backup: bool) -> io::Result<Arc<dyn RecordingReader>>;
+}
+
+/// Files of one recording.
+#[async_trait]
+pub trait RecordingReader: Debug + Send + Sync {
+    /// Reads at most `max` bytes of a file from this offset, and the size of the file; `None` if there is no
+    /// such file. A name has no folders.
+    ///
+    /// # Errors
+    /// The storage cannot be read.
+    async fn read(&self, name: &str, from: u64, max: usize) -> io::Result<Option<(Bytes, u64)>>;
+
+    /// Whether the files are in a folder of this machine, which other nodes do not have.
+    fn is_local(&self) -> bool;
+}
+
 /// State of the request handlers.
 #[derive(Clone)]
 pub struct Service {
@@ -76,6 +100,8 @@ pub struct Service {
     pub peers: Option<PeerClient>,
     /// Evidence in the store of the fleet, if it has one.
     pub evidence: Option<Arc<dyn StoredEvidence>>,
+    /// The recordings, unless nobody reads them here.
+    pub recordings: Option<Arc<dyn StoredRecordings>>,
     /// The wall clock.
     pub clock: Clock,
     /// Whether the service is shutting down and accepts no more casts.

@@ -18,6 +18,7 @@ mod left_spools;
 mod load;
 mod peers;
 mod span;
+mod stats_history;
 
 use std::fmt;
 use std::path::PathBuf;

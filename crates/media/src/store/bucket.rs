@@ -305,6 +305,31 @@ impl BucketStore {
         self.read_ranges(name, max_bytes, write).await
     }
 
+    pub(super) async fn read_range(
+        &self,
+        name: &str,
+        from: u64,
+        max: usize,
+    ) -> Result<Option<(Bytes, u64)>, Error> {
+        let to = from.saturating_add((max as u64).min(RANGE_BYTES));
+        let options = GetOptions { range: Some(GetRange::Bounded(from..to)), ..GetOptions::default() };
+        let read = async {
+            let found = self.client.store.get_opts(&self.key(name), options).await?;
+            let size = found.meta.size;
+            Ok((found.bytes().await?, size))
+        };
+        match read.await {
+            Ok(found) => Ok(Some(found)),
+            Err(e) if is_not_found(&e) => Ok(None),
+            // Services refuse ranges behind the end.
+            Err(e) => match self.head(name).await? {
+                Some(object) if object.bytes <= from => Ok(Some((Bytes::new(), object.bytes))),
+                Some(_) => Err(self.to_error("read", name, &e)),
+                None => Ok(None),
+            },
+        }
+    }
+
     /// Reads an object range by range, and stops if it is larger than `max_bytes`. Returns its size; `None`
     /// if there is no such object.
     async fn read_ranges(

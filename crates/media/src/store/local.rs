@@ -1,7 +1,7 @@
 //! Stores objects as local files.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -55,6 +55,20 @@ impl LocalStore {
                 Err(Error::Permanent(local.attempt("read", &name), too_large(max_bytes)))
             }
             Ok(content) => Ok(Some(content.into())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::from_disk_error(local.attempt("read", &name), e)),
+        })
+        .await
+    }
+
+    pub(super) async fn read_range(
+        self,
+        name: &str,
+        from: u64,
+        max: usize,
+    ) -> Result<Option<(Bytes, u64)>, Error> {
+        self.blocking(name, move |local, name| match read_at(&local.target_path(&name), from, max) {
+            Ok(found) => Ok(Some(found)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::from_disk_error(local.attempt("read", &name), e)),
         })
@@ -218,6 +232,16 @@ fn read_up_to(path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(path)?.take((max_bytes as u64).saturating_add(1)).read_to_end(&mut content)?;
     Ok(content)
+}
+
+/// Reads a part of a file, and the size of the file.
+fn read_at(path: &Path, from: u64, max: usize) -> io::Result<(Bytes, u64)> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(from.min(size)))?;
+    let mut content = Vec::new();
+    file.take(max as u64).read_to_end(&mut content)?;
+    Ok((content.into(), size))
 }
 
 fn stored_object(bytes: u64) -> StoredObject {

@@ -69,6 +69,7 @@ fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
         evidence: None,
+        recordings: None,
     }
 }
 

@@ -128,6 +128,7 @@ impl Fixture {
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
             evidence: None,
+            recordings: None,
         };
         service.apps.replace(apps);
         Self { fleet: outbox, service }

@@ -21,9 +21,10 @@ use super::messages::{
     CastOwner, EvidenceResponse, MAX_OWNERS, OwnersRequest, OwnersResponse, PeerError, PeerStatus,
 };
 use super::token::{self, FleetKey, Target};
-use super::{REFUSED_HEADER, TAKEN_AT_HEADER};
+use super::{REFUSED_HEADER, SIZE_HEADER, TAKEN_AT_HEADER};
 use crate::rest::{
-    EvidenceContent, MAX_EVIDENCE_FILE_LEN, MAX_EVIDENCE_FILES, SnapshotError, is_evidence_name,
+    EvidenceContent, MAX_EVIDENCE_FILE_LEN, MAX_EVIDENCE_FILES, RECORDING_CHUNK_LEN, SnapshotError,
+    is_evidence_name,
 };
 use crate::service::Clock;
 
@@ -276,6 +277,30 @@ impl PeerClient {
                 StatusCode::PAYLOAD_TOO_LARGE => Ok(EvidenceContent::TooLarge),
                 status => Err(PeerError::Status { node: node.clone(), status: status.as_u16() }),
             }
+        })
+        .await
+    }
+
+    /// Reads a chunk of a file of a recording in a folder of another node, from this offset, and the size of
+    /// the file; `None` if the node has no such file.
+    pub(crate) async fn read_recording(
+        &self,
+        node: &WorkerId,
+        cast: &CastId,
+        name: &str,
+        from: u64,
+    ) -> Result<Option<(Bytes, u64)>, PeerError> {
+        within(node, EVIDENCE_FILE_TIMEOUT, async {
+            let path = format!("/recordings/{cast}/{name}/{from}");
+            let response = self.send(node, PeerRequest::get(path)).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Ok(None),
+                status => return Err(PeerError::Status { node: node.clone(), status: status.as_u16() }),
+            }
+            let size = response.headers().get(SIZE_HEADER).and_then(|size| size.to_str().ok()?.parse().ok());
+            let size = size.ok_or_else(|| PeerError::InvalidAnswer(node.clone()))?;
+            Ok(Some((read_body(node, response, RECORDING_CHUNK_LEN).await?, size)))
         })
         .await
     }

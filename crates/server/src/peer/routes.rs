@@ -20,10 +20,10 @@ use tokio::time::{Instant, timeout};
 
 use super::messages::{CastOwner, EvidenceResponse, MAX_OWNERS, OwnersRequest, OwnersResponse, PeerStatus};
 use super::token::{self, FleetKey, Refusal, Target, Verifier};
-use super::{REFUSED_HEADER, TAKEN_AT_HEADER};
+use super::{REFUSED_HEADER, SIZE_HEADER, TAKEN_AT_HEADER};
 use crate::rest::{
     EvidenceContent, PendingSnapshots, SnapshotError, is_evidence_name, list_evidence, read_evidence,
-    take_snapshot,
+    read_recording, take_snapshot,
 };
 use crate::service::Service;
 
@@ -87,6 +87,7 @@ pub fn router(node: Node) -> Router {
         .route("/peer/snapshots/{id}", get(snapshot))
         .route("/peer/evidence/{id}", get(evidence_list))
         .route("/peer/evidence/{id}/{name}", get(evidence_file))
+        .route("/peer/recordings/{id}/{name}/{from}", get(recording_chunk))
         .with_state(state)
         .nest("/peer", rooms)
         .layer(from_fn_with_state(Arc::new(gate), authenticate))
@@ -218,8 +219,22 @@ async fn evidence_file(
     }
 }
 
+/// Sends a chunk of a file of a recording, from this offset.
+async fn recording_chunk(
+    State(node): State<NodeState>,
+    Path((id, name, from)): Path<(String, String, u64)>,
+) -> Result<Response, StatusCode> {
+    let id = parse_id(&id)?;
+    let cast = node.service.fleet.get(&id).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    let cast = cast.ok_or(StatusCode::NOT_FOUND)?;
+    let found =
+        read_recording(&node.service, &cast, &name, from).await.map_err(|error| failed(&id, &error))?;
+    let (chunk, size) = found.ok_or(StatusCode::NOT_FOUND)?;
+    Ok(([(SIZE_HEADER, HeaderValue::from(size))], chunk).into_response())
+}
+
 fn failed(cast: &CastId, error: &std::io::Error) -> StatusCode {
-    tracing::warn!(%cast, %error, "cannot read evidence for another node");
+    tracing::warn!(%cast, %error, "cannot read a file for another node");
     StatusCode::INTERNAL_SERVER_ERROR
 }
 

@@ -1,10 +1,13 @@
 //! Two nodes with real listeners, one database, and a data folder each.
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -13,7 +16,7 @@ use pagecast_core::spec::Secret;
 use pagecast_fleet::sqlite::{self, SqliteFleet};
 use pagecast_fleet::vault::Vault;
 use pagecast_fleet::{
-    CastId, Claim, Command, CreateOutcome, DatabaseState, EventKind, Fleet, NodeInfo, Renewal,
+    Cast, CastId, Claim, Command, CreateOutcome, DatabaseState, EventKind, Fleet, NodeInfo, Renewal,
     RunningCastGuard, RunningCasts, Telemetry as _, WorkerId, WorkerStatus,
 };
 use pagecast_testkit::ScratchDir;
@@ -27,7 +30,7 @@ use crate::auth_log::tests::CapturedLogs;
 use crate::config::Config;
 use crate::listen::{Listener, Server};
 use crate::new_cast::CastDraft;
-use crate::service::{Clock, Service};
+use crate::service::{Clock, RecordingReader, Service, StoredRecordings};
 
 const SECRET: &str = "fleet-secret-fleet-secret-fleet-se";
 const ADMIN_TOKEN: &str = "administrator-0123456789";
@@ -83,6 +86,7 @@ impl Database {
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
             evidence: None,
+            recordings: Some(Arc::new(FolderRecordings(self.scratch.join(name)))),
             clock: clock(&self.clock_ms),
             draining: Arc::default(),
         };
@@ -114,6 +118,30 @@ impl Database {
     }
 }
 
+/// Recordings in the data folder of a node.
+#[derive(Debug, Clone)]
+struct FolderRecordings(PathBuf);
+
+impl StoredRecordings for FolderRecordings {
+    fn open(&self, cast: &Cast, _: bool) -> io::Result<Arc<dyn RecordingReader>> {
+        Ok(Arc::new(Self(self.0.join("recordings").join(cast.id.as_str()))))
+    }
+}
+
+#[async_trait]
+impl RecordingReader for FolderRecordings {
+    async fn read(&self, name: &str, from: u64, max: usize) -> io::Result<Option<(Bytes, u64)>> {
+        let Ok(content) = std::fs::read(self.0.join(name)) else { return Ok(None) };
+        let from = usize::try_from(from).unwrap().min(content.len());
+        let to = (from + max).min(content.len());
+        Ok(Some((Bytes::copy_from_slice(&content[from..to]), content.len() as u64)))
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+}
+
 fn clock(ms: &Arc<AtomicI64>) -> Clock {
     let ms = Arc::clone(ms);
     Arc::new(move || ms.load(Ordering::SeqCst))
@@ -137,7 +165,8 @@ impl TestNode {
         let app = self.service.apps.by_name("one").unwrap();
         let url = pagecast_core::spec::SourceUrl::parse("http://a.example/").unwrap();
         let id = self.service.new_cast_id();
-        let spec = self.service.new_cast_spec(&app, pagecast_core::spec::Source::new(url));
+        let mut spec = self.service.new_cast_spec(&app, pagecast_core::spec::Source::new(url));
+        spec.recording = Some(self.service.new_recording(&app, &id, None));
         let draft = CastDraft {
             id,
             api: "test",
@@ -390,4 +419,26 @@ async fn evidence_and_logs_come_from_the_node_that_has_them() {
     a.server.stop(Duration::ZERO).await;
     let list: Value = serde_json::from_slice(&b.get(&base).await.bytes().await.unwrap()).unwrap();
     assert_eq!(list["files"].as_array().unwrap().len(), 1, "what can be had is listed");
+}
+
+#[tokio::test]
+async fn recordings_come_from_the_node_that_has_them() {
+    let database = Database::new();
+    let (a, b) = (database.node("a").await, database.node("b").await);
+    tokio::join!(a.wait_until_known(&b), b.wait_until_known(&a));
+    let id = a.run_cast().await.ticket.cast;
+    let folder = database.scratch.join("a").join("recordings").join(id.as_str());
+    std::fs::create_dir_all(&folder).unwrap();
+    // More than one chunk.
+    let movie: Vec<u8> = (0..1_000_000).map(|at| (at % 251) as u8).collect();
+    std::fs::write(folder.join("movie.mp4"), &movie).unwrap();
+    let path = format!("/v1/casts/{id}/files/movie.mp4");
+    for node in [&a, &b] {
+        let response = node.get(&path).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(response.bytes().await.unwrap() == movie, "node {}", node.id.0);
+    }
+    assert_eq!(b.get(&format!("/v1/casts/{id}/files/other.mp4")).await.status(), StatusCode::NOT_FOUND);
+    a.server.stop(Duration::ZERO).await;
+    assert_eq!(b.get(&path).await.status(), StatusCode::NOT_FOUND, "nobody has it");
 }

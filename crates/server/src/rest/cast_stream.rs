@@ -51,12 +51,16 @@ type OpenCasts = Arc<Vec<Shown>>;
 
 /// Reads the casts for all streams together, so that a second stream costs the fleet nothing.
 #[derive(Debug, Default)]
-pub(super) struct CastFeed(Mutex<Option<(Instant, OpenCasts)>>);
+pub(super) struct CastFeed {
+    open: Mutex<Option<(Instant, OpenCasts)>>,
+    /// Number of ended casts of each application with a stream; `None` means all applications.
+    ended: Mutex<HashMap<Option<String>, (Instant, u64)>>,
+}
 
 impl CastFeed {
     /// The open casts, as they were within the last [`MIN_INTERVAL`].
     async fn read(&self, service: &Service) -> Result<OpenCasts, ApiError> {
-        let mut last = self.0.lock().await;
+        let mut last = self.open.lock().await;
         if let Some((at, casts)) = last.as_ref()
             && at.elapsed() < MIN_INTERVAL
         {
@@ -66,6 +70,22 @@ impl CastFeed {
         let casts = Arc::new(read_open_casts(service).await?);
         *last = Some((began, Arc::clone(&casts)));
         Ok(casts)
+    }
+
+    /// Counts the ended casts of an application, or of all, as they were within the last [`MIN_INTERVAL`].
+    async fn count_ended(&self, service: &Service, app: Option<&str>) -> Result<u64, ApiError> {
+        let mut all = self.ended.lock().await;
+        all.retain(|_, (at, _)| at.elapsed() < MIN_INTERVAL);
+        let key = app.map(str::to_owned);
+        if let Some((_, count)) = all.get(&key) {
+            return Ok(*count);
+        }
+        let began = Instant::now();
+        let stored = service.fleet.count(app).await?;
+        let ended = stored.iter().filter(|(state, _)| *state == CastState::Ended);
+        let count = ended.map(|(_, count)| count).sum();
+        all.insert(key, (began, count));
+        Ok(count)
     }
 }
 
@@ -216,9 +236,7 @@ impl CastReader {
                 CastState::Ended => {}
             }
         }
-        let stored = self.rest.service.fleet.count(self.app.as_deref()).await?;
-        let ended = stored.iter().filter(|(state, _)| *state == CastState::Ended);
-        counts.ended = ended.map(|(_, count)| count).sum();
+        counts.ended = self.rest.cast_feed.count_ended(&self.rest.service, self.app.as_deref()).await?;
         Ok(counts)
     }
 }

@@ -11,7 +11,8 @@ use axum::response::Response;
 use base16ct::lower::encode_string as hex;
 use chrono::DateTime;
 use pagecast_fleet::{
-    Cast, CastId, CastKey, CastState, Command, CreateOutcome, Error, Filter, KeyRetention, NewCast, UnixMs,
+    Cast, CastId, CastKey, CastState, Command, CreateOutcome, Error, Event, Filter, KeyRetention, NewCast,
+    UnixMs,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -208,20 +209,29 @@ fn set_header(response: &mut Response, name: HeaderName, value: &str) {
     }
 }
 
-/// Describes a cast with the complete state of its outputs.
-pub(super) async fn load_cast_view(service: &Service, cast: &Cast) -> Result<CastView, ApiError> {
-    let mut outputs = OutputStates::default();
+/// Reads the events of a cast in order.
+pub(super) async fn read_events(
+    service: &Service,
+    cast: &CastId,
+    mut handle: impl FnMut(&Event),
+) -> Result<(), ApiError> {
     let mut after = 0;
     loop {
-        let events = service.fleet.events(&cast.id, after, EVENT_BATCH_LEN).await?;
-        events.iter().for_each(|event| outputs.apply(event));
+        let events = service.fleet.events(cast, after, EVENT_BATCH_LEN).await?;
+        events.iter().for_each(&mut handle);
         match events.last() {
             Some(last) if events.len() == EVENT_BATCH_LEN && last.seq < MAX_EVENTS_READ as u64 => {
                 after = last.seq;
             }
-            _ => break,
+            _ => return Ok(()),
         }
     }
+}
+
+/// Describes a cast with the complete state of its outputs.
+pub(super) async fn load_cast_view(service: &Service, cast: &Cast) -> Result<CastView, ApiError> {
+    let mut outputs = OutputStates::default();
+    read_events(service, &cast.id, |event| outputs.apply(event)).await?;
     let stats = service.fleet.stats(&cast.id).await;
     let place = QueueSnapshot::load(service, &[cast]).await?.and_then(|queue| queue.place(cast));
     Ok(CastView::new(service, cast, stats.as_ref(), outputs, place))

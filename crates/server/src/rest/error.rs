@@ -64,6 +64,12 @@ impl ApiError {
         Self { code, message, field: None, retry_after_s: None, internal: None }
     }
 
+    /// The code, as clients read it.
+    #[cfg(test)]
+    pub(super) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
     /// An invalid value, and the field that has it.
     pub(super) fn invalid_parameter(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(ErrorCode::InvalidParameter, message).with_field(field)

@@ -11,7 +11,7 @@ use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
-use pagecast_fleet::CastId;
+use pagecast_fleet::{CastId, is_stats_history};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -67,18 +67,8 @@ pub(super) async fn list(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     let cast = caller.find_cast(&rest.service, &id).await?;
-    let mut found = list_local(&rest.service, &cast.id).await.map_err(read_error)?;
-    if let Some(peers) = &rest.service.peers {
-        // A cast may have run on several nodes.
-        found.extend(peers.find_evidence(&cast.id).await);
-    }
-    if let Some(store) = &rest.service.evidence {
-        // Behind those of the nodes, which are current.
-        found.extend(list_stored(store.as_ref(), &cast.id).await);
-    }
-    found.sort_by(|(a, _), (b, _)| a.cmp(b));
-    found.dedup_by(|(a, _), (b, _)| a == b);
-    found.truncate(MAX_FILES);
+    let mut found = find_all(&rest.service, &cast.id).await.map_err(read_error)?;
+    found.retain(|(name, _)| !is_stats_history(name));
     let file = |(name, bytes): (String, u64)| {
         let href = format!("/v1/casts/{}/evidence/{name}", cast.id);
         EvidenceFile { name, bytes, href }
@@ -105,13 +95,7 @@ pub(super) async fn get(
         return Err(missing());
     }
     let content_type_name = content_type(&name);
-    let mut content = read_local(&rest.service, &cast.id, name.clone()).await.map_err(read_error)?;
-    if let (EvidenceContent::NotFound, Some(peers)) = (&content, &rest.service.peers) {
-        content = peers.read_evidence(&cast.id, &name).await;
-    }
-    if let (EvidenceContent::NotFound, Some(store)) = (&content, &rest.service.evidence) {
-        content = read_stored(store.as_ref(), &cast.id, &name).await.map_err(read_error)?;
-    }
+    let content = read_any(&rest.service, &cast.id, &name).await.map_err(read_error)?;
     let bytes = match content {
         EvidenceContent::Bytes(bytes) => bytes,
         EvidenceContent::NotFound => return Err(missing()),
@@ -139,7 +123,36 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
-fn read_error(error: io::Error) -> ApiError {
+/// Lists the files of a cast on all nodes and in the store of the fleet: names and sizes, sorted by name.
+pub(super) async fn find_all(service: &Service, cast: &CastId) -> io::Result<Vec<(String, u64)>> {
+    let mut found = list_local(service, cast).await?;
+    if let Some(peers) = &service.peers {
+        // A cast may have run on several nodes.
+        found.extend(peers.find_evidence(cast).await);
+    }
+    if let Some(store) = &service.evidence {
+        // Behind those of the nodes, which are current.
+        found.extend(list_stored(store.as_ref(), cast).await);
+    }
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    found.dedup_by(|(a, _), (b, _)| a == b);
+    found.truncate(MAX_FILES);
+    Ok(found)
+}
+
+/// Reads a file of a cast from whichever node or store has it. `name` must be [valid](is_valid_name).
+pub(super) async fn read_any(service: &Service, cast: &CastId, name: &str) -> io::Result<EvidenceContent> {
+    let mut content = read_local(service, cast, name.to_owned()).await?;
+    if let (EvidenceContent::NotFound, Some(peers)) = (&content, &service.peers) {
+        content = peers.read_evidence(cast, name).await;
+    }
+    if let (EvidenceContent::NotFound, Some(store)) = (&content, &service.evidence) {
+        content = read_stored(store.as_ref(), cast, name).await?;
+    }
+    Ok(content)
+}
+
+pub(super) fn read_error(error: io::Error) -> ApiError {
     let message = "the evidence cannot be read: the log of the service has the cause under this request id";
     ApiError::internal(InternalError::new("read evidence", &error), message)
 }

@@ -13,7 +13,8 @@ use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, Ref, RefOr, Respons
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    applications, callback, casts, deliveries, error, events, evidence, nodes, pushes, session, snapshot,
+    applications, callback, casts, deliveries, error, events, evidence, files, nodes, pushes, session,
+    snapshot, stats,
 };
 
 #[derive(OpenApi)]
@@ -34,8 +35,8 @@ use super::{
     ),
     paths(
         casts::create, casts::list, casts::get, casts::stop, pushes::add, pushes::remove, snapshot::get,
-        events::list,
-        evidence::list, evidence::get, deliveries::list, deliveries::redeliver,
+        events::list, stats::get,
+        evidence::list, evidence::get, files::list, files::get, deliveries::list, deliveries::redeliver,
         applications::list, applications::create, applications::get, applications::replace,
         applications::remove,
         applications::keys::list, applications::keys::add, applications::keys::update,

@@ -164,6 +164,7 @@ impl TestServer {
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
             evidence: None,
+            recordings: None,
         };
         crate::app::load(&service).await.unwrap();
         let router = router_of(super::router(service.clone()));

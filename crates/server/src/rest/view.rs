@@ -241,10 +241,10 @@ pub(super) struct PushView {
     error: Option<String>,
 }
 
-/// Current statistics of a cast.
+/// Statistics of a cast at one moment.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CastStats)]
-struct CastStatsView {
+pub(super) struct CastStatsView {
     /// Time of these values (RFC 3339).
     at: String,
     /// Length of the output so far, in milliseconds.
@@ -291,6 +291,10 @@ struct CastLinks {
     snapshot: String,
     /// Screenshots and console output of faults.
     evidence: String,
+    /// History of its statistics.
+    stats: String,
+    /// Files of its recording.
+    files: String,
     /// Deliveries of callbacks.
     deliveries: String,
 }
@@ -420,6 +424,8 @@ impl CastView {
                 events: link("/events"),
                 snapshot: link("/snapshot.jpg"),
                 evidence: link("/evidence"),
+                stats: link("/stats"),
+                files: link("/files"),
                 deliveries: link("/deliveries"),
             },
         }
@@ -469,7 +475,7 @@ impl PushView {
 }
 
 impl CastStatsView {
-    fn new(stats: &CastStats) -> Self {
+    pub(super) fn new(stats: &CastStats) -> Self {
         let room = stats.room.as_ref();
         Self {
             at: rfc3339(stats.at_ms),

@@ -72,6 +72,7 @@ fn test_server_with(
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
         evidence: None,
+        recordings: None,
     };
     let (draining, draining_receiver) = watch::channel(false);
     let rest = rest(service.clone());
@@ -310,6 +311,7 @@ async fn a_node_without_the_role_api_has_no_apis() {
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
         evidence: None,
+        recordings: None,
     };
     let (draining, stopped) = watch::channel(false);
     let router = super::router(service, Arc::default(), stopped, rooms());

@@ -97,6 +97,7 @@ impl Fixture {
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
             evidence: None,
+            recordings: None,
         };
         Self { service, limits: KeyedRateLimiter::new(1_000_000), _folder: folder }
     }

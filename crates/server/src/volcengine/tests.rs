@@ -88,6 +88,7 @@ impl Fixture {
             live_api_nodes: Arc::default(),
             sign_in_code: Arc::default(),
             evidence: None,
+            recordings: None,
         };
         Self { service, gate: RequestGate::default(), fleet, now, _scratch: scratch }
     }

@@ -1,4 +1,5 @@
-//! Copies evidence and log of a running cast to the store of the fleet, so that they outlive the node.
+//! Copies evidence, log and history of a running cast to the store of the fleet, so that they outlive the
+//! node.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use pagecast_core::spec::Storage;
-use pagecast_fleet::CastId;
+use pagecast_fleet::{CastId, is_stats_history};
 use pagecast_media::record::EvidenceStore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -110,7 +111,7 @@ impl Copies {
             Some(before) => before != state,
             None => self.done.len() < MAX_FILES,
         });
-        let has_picture = changed.keys().any(|name| !is_cast_log(name));
+        let has_picture = changed.keys().any(|name| !is_growing(name));
         let are_logs_due = self.logs_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
         if !(has_picture || are_logs_due || is_last) {
             return Ok(());
@@ -121,7 +122,7 @@ impl Copies {
             let content = read.map_err(io::Error::other).flatten().map_err(|error| error.to_string())?;
             let put = self.store.put(&self.cast, &name, Bytes::from(content)).await;
             put.map_err(|error| crate::chain(&error))?;
-            if is_cast_log(&name) {
+            if is_growing(&name) {
                 self.logs_at = Some(Instant::now());
             }
             self.done.insert(name, state);
@@ -130,8 +131,9 @@ impl Copies {
     }
 }
 
-fn is_cast_log(name: &str) -> bool {
-    name.starts_with("cast") && name.ends_with(".log")
+/// Whether this is a log or a history, which grow all the time.
+fn is_growing(name: &str) -> bool {
+    name.starts_with("cast") && name.ends_with(".log") || is_stats_history(name)
 }
 
 /// Evidence and logs in a folder that can be copied.
@@ -139,7 +141,7 @@ async fn list_files(folder: PathBuf) -> BTreeMap<String, FileState> {
     let listed = tokio::task::spawn_blocking(move || {
         let file = |entry: fs::DirEntry| {
             let name = entry.file_name().into_string().ok()?;
-            let is_evidence = [".png", ".log"].iter().any(|ending| name.ends_with(ending));
+            let is_evidence = [".png", ".log", ".jsonl"].iter().any(|ending| name.ends_with(ending));
             // Does not follow links.
             let meta = entry.metadata().ok().filter(|meta| is_evidence && meta.is_file())?;
             let is_copied = (1..=MAX_FILE_BYTES).contains(&meta.len());

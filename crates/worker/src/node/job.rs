@@ -28,6 +28,7 @@ use super::evidence_copier::EvidenceCopier;
 use super::fleet_store;
 use super::load::unix_ms;
 use super::span::CastSpan;
+use super::stats_history::StatsHistory;
 use crate::cast::{Assignment, CastEvent, Change, StopToken, change_pushes};
 use crate::process::{self, ChangeSender, FailureInfo, Outcome, Pool, Process};
 
@@ -124,6 +125,7 @@ impl Job {
             program: config.program.clone(),
             pool,
             updates,
+            history: Mutex::new(StatsHistory::new(data.evidence().join(ticket.cast.as_str()), ticket.epoch)),
         };
         // The last digits differ between casts of the same moment.
         let id = &ticket.cast;
@@ -388,6 +390,7 @@ struct Runner {
     program: PathBuf,
     pool: Option<Arc<Pool>>,
     updates: mpsc::Sender<FleetUpdate>,
+    history: Mutex<StatsHistory>,
 }
 
 impl Runner {
@@ -542,6 +545,7 @@ impl Runner {
             let stats = mapper.stats(unix_ms());
             self.usage.millicores.store((stats.cpu_cores * 1000.0) as u64, Ordering::Relaxed);
             self.usage.memory_bytes.store(stats.memory_bytes, Ordering::Relaxed);
+            self.history.lock().unwrap_or_else(PoisonError::into_inner).add(&stats);
             // The statistics of the next second replace these.
             let _queue_full = self.updates.try_send(FleetUpdate::Stats(Box::new(stats)));
         }

@@ -42,6 +42,7 @@ async fn open_node(server: &Postgres, node: &str, data: &Path) -> Service {
         live_api_nodes: Arc::default(),
         sign_in_code: Arc::default(),
         evidence: None,
+        recordings: None,
     };
     load(&service).await.unwrap();
     service
