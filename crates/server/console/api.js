@@ -1,6 +1,6 @@
 // Requests to /v1 with the session's cookie.
 
-/** Longest request, in milliseconds: a snapshot may take five seconds, everything else is faster. */
+/** Longest request, in milliseconds, unless the caller knows better: a snapshot may take five seconds. */
 const TIMEOUT_MS = 20000;
 
 /** What is called when the session is over. */
@@ -8,13 +8,15 @@ let onSignedOut = () => {};
 
 /** An answer that is not a success, or none (status 0). */
 export class ApiError extends Error {
-  constructor(status, body) {
+  constructor(status, body, retryAfter) {
     const error = (body && body.error) || body || {};
     super(sentence(error.message) || error.detail || error.title || (status ? `The server answered ${status}.` : "The server does not answer."));
     this.status = status;
     this.code = error.code || "";
     /** Field of the request that the error is about, like `room.layers[0].width`. */
     this.field = error.field || "";
+    /** Time after which to try again, in seconds, if the server says so. */
+    this.retryAfterS = Number(retryAfter) || 0;
   }
 }
 
@@ -25,8 +27,8 @@ function sentence(text) {
 }
 
 /** Sends a request; resolves to the response, or throws an ApiError. */
-export async function send(method, path, body, { signal, headers = {}, keepSession = false } = {}) {
-  const timeout = AbortSignal.timeout(TIMEOUT_MS);
+export async function send(method, path, body, { signal, headers = {}, keepSession = false, timeoutMs = TIMEOUT_MS } = {}) {
+  const timeout = AbortSignal.timeout(timeoutMs);
   const options = { method, headers: { Accept: "application/json", ...headers }, cache: "no-store", credentials: "same-origin" };
   options.signal = signal && AbortSignal.any ? AbortSignal.any([signal, timeout]) : signal || timeout;
   // The server refuses changes without it: a form of another site cannot set a header.
@@ -45,7 +47,7 @@ export async function send(method, path, body, { signal, headers = {}, keepSessi
   if (response.ok) return response;
   const problem = await response.json().catch(() => null);
   if (response.status === 401 && !keepSession) onSignedOut();
-  throw new ApiError(response.status, problem);
+  throw new ApiError(response.status, problem, response.headers.get("Retry-After"));
 }
 
 async function json(response) {
@@ -62,6 +64,12 @@ export const remove = async (path, body, options) => json(await send("DELETE", p
 export function handleSignedOut(handler) {
   onSignedOut = handler;
 }
+
+/** Whether a session may change something: a viewer may not. */
+export const mayOperate = (session) => session.permission !== "viewer";
+
+/** Whether a session may change applications, keys and nodes. */
+export const mayManage = (session) => session.permission === undefined || session.permission === "admin";
 
 /** The session, or null without one. */
 export async function readSession() {

@@ -26,6 +26,7 @@ const ICONS = {
   copy: "M9 9h10v10H9zM15 9V5H5v10h4",
   again: "M19 8a8 8 0 1 0 1 6M19 4v4.5h-4.5",
   stop: "M7 7h10v10H7z",
+  check: "M5 12.5l4.5 4.5L19 7.5",
   warning: "M12 4.5L21 19H3zM12 10v4M12 16.5h.01",
 };
 

@@ -71,16 +71,19 @@ export function splitUrl(text) {
     const url = new URL(text);
     return { host: url.host || url.protocol, path: readable((url.pathname === "/" && !url.search ? "" : url.pathname) + url.search) };
   } catch {
-    return { host: text.replace(DECEPTIVE, encodeURIComponent), path: "" };
+    return { host: visible(text), path: "" };
   }
 }
 
 /** Characters that are invisible or change the direction of text: they stay escaped, so that no address poses as another. */
 const DECEPTIVE = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]/g;
 
+/** Text of others without what is invisible or changes its direction: that is escaped. */
+export const visible = (text) => String(text).replace(DECEPTIVE, encodeURIComponent);
+
 function readable(path) {
   try {
-    return decodeURI(path).replace(DECEPTIVE, encodeURIComponent);
+    return visible(decodeURI(path));
   } catch {
     return path;
   }

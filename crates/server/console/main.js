@@ -34,10 +34,15 @@ const ROUTES = [
 
 const TITLES = { casts: "Casts", cast: "Cast", start: "Start a cast", nodes: "Nodes", applications: "Applications", application: "Application" };
 
+const PERMISSIONS = { viewer: "Viewer: sees everything, changes nothing", operator: "Operator: runs casts", admin: "Administrator: changes everything" };
+
 let session = null;
 
+/** Who is signed in, in a word or two. */
+const who = () => session.name || (session.role === "administrator" ? "Administrator" : session.app);
+
 function openAccount() {
-  const who = session.role === "administrator" ? "Administrator" : `Application ${session.app}`;
+  const scope = session.role === "administrator" ? "All applications" : `Application ${session.app}`;
   const end = (everywhere) => (event) =>
     runAction(event.currentTarget, async () => {
       await signOut(everywhere);
@@ -46,7 +51,9 @@ function openAccount() {
     });
   const body = h("div", { class: "dialog-body" },
     h("dl", { class: "facts" },
-      h("dt", null, "Signed in as"), h("dd", null, who),
+      h("dt", null, "Signed in as"), h("dd", null, who()),
+      h("dt", null, "Sees"), h("dd", null, scope),
+      session.permission && [h("dt", null, "Permission"), h("dd", null, PERMISSIONS[session.permission] || session.permission)],
       h("dt", null, "Until"), h("dd", null, session.expires_at ? formatTime(session.expires_at) : "–")),
     h("p", { class: "hint" }, "“Everywhere” ends all sessions that were started with the same token."),
     h("div", { class: "actions end" },
@@ -85,8 +92,7 @@ function showShell() {
     connectionLabel(),
     iconButton("Keys", "keys", showKeys, { class: "icon-button keys-button" }),
     iconButton("Dark or light", "theme", () => window.switchTheme()),
-    h("button", { type: "button", class: "account", on: { click: openAccount } },
-      icon("person"), h("span", null, session.role === "administrator" ? "Administrator" : session.app)));
+    h("button", { type: "button", class: "account", "aria-label": `Session of ${who()}`, on: { click: openAccount } }, icon("person"), h("span", null, who())));
   document.body.replaceChildren(skip, bar, outlet);
   document.body.className = "";
   router.setContext({ session });

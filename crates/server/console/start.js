@@ -2,6 +2,7 @@
 
 import { get, post, readOpenApi, castPath } from "./api.js";
 import { castStream } from "./cast_stream.js";
+import { checkButton, CheckPanel } from "./check.js";
 import { asCurl, hiddenFields, requestLike } from "./cast_request.js";
 import { button, copyText, emptyState, errorLine, h, setText, showMessage } from "./dom.js";
 import { address, go } from "./router.js";
@@ -38,6 +39,7 @@ class StartView {
 
   unmount() {
     this.#closed = true;
+    if (this.check) this.check.close();
   }
 
   async #load() {
@@ -99,11 +101,14 @@ class StartView {
         this.#preview();
       } } }, `${rate} fps`)));
     this.presets = [...sizes.children, ...rates.children];
+    this.check = new CheckPanel();
+    this.checkButton = checkButton(() => this.#checkPage());
     const app = this.session.role === "administrator" && h("div", { class: "field" }, h("label", { for: "start-app" }, "Application *"), this.app,
       h("p", { class: "help" }, "It owns the cast: its quota, storage and callbacks apply."));
     this.outputs = { recording: this.#output("recording", "Recording", true), room: this.#output("room", "Room", false) };
     return h("div", { class: "form" },
-      h("div", { class: "fields" }, url.element, app, control("max_time_s")),
+      h("div", { class: "url-line" }, url.element, this.checkButton), this.check.status, this.check.element,
+      h("div", { class: "fields" }, app, control("max_time_s")),
       h("div", { class: "inline" }, sizes, rates),
       h("div", { class: "fields three" }, control("width"), control("height"), control("fps")),
       this.outputs.recording.element, this.outputs.room.element, control("pushes"));
@@ -179,15 +184,37 @@ class StartView {
       group.chip.hidden = !count;
       setText(group.chip, `${count} set`);
     }
+    this.check.compare(this.#checkBody());
     if (body.recording || body.room || body.pushes) setText(this.problem, "");
   }
 
-  /** Checks all fields; the first one with a problem gets the focus. */
-  #check() {
+  /** What a check opens: the page as the cast would, without outputs. */
+  #checkBody() {
+    const { recording, room, pushes, callback, ...body } = this.#body();
+    return body;
+  }
+
+  /** Opens the page once on a node, and shows what it saw. */
+  async #checkPage() {
+    setText(this.problem, "");
+    if (!this.#check({ outputs: false })) return;
+    this.checkButton.disabled = true;
+    try {
+      await this.check.run(this.#checkBody());
+    } catch (error) {
+      if (!this.#closed) this.#showProblem(error);
+    } finally {
+      this.checkButton.disabled = false;
+      if (!this.#closed) this.#preview();
+    }
+  }
+
+  /** Checks all fields, or those that are about the page; the first one with a problem gets the focus. */
+  #check({ outputs = true } = {}) {
     let first = null;
     for (const [name, control] of this.controls) {
       const output = this.outputs[name];
-      if (output && !output.input.checked) continue;
+      if (output ? !outputs || !output.input.checked : !outputs && ["pushes", "callback"].includes(name)) continue;
       if (!control.check() && !first) first = control;
     }
     const address = this.controls.get("url");

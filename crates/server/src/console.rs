@@ -55,6 +55,7 @@ static ASSETS: &[File] = &files![
     "cast_stream.js": "text/javascript",
     "cast_tabs.js": "text/javascript",
     "casts.js": "text/javascript",
+    "check.js": "text/javascript",
     "console.css": "text/css",
     "dom.js": "text/javascript",
     "evidence.js": "text/javascript",
