@@ -191,7 +191,7 @@ fn names_of_others_are_text() -> Result<()> {
     let id = create_cast(&service, hostile)?;
     let row = format!("find('[data-id=\"{id}\"]')");
     console.wait_for("the cast", &row)?;
-    for view in ["timeline", "events", "evidence", "files", "callbacks", "settings"] {
+    for view in ["timeline", "events", "evidence", "files", "callbacks", "request"] {
         let address = json!(service.url(&format!("/console/casts/{id}?tab={view}")));
         console.page.evaluate(&format!("location.assign({address})"))?;
         console.wait_for(

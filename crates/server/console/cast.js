@@ -1,10 +1,11 @@
 // A cast: its state, preview, outputs and timeline, and tabs with the details.
 
-import { castPath, get, post } from "./api.js";
+import { castPath, get, mayOperate, post } from "./api.js";
+import { RequestTab } from "./cast_call.js";
 import { castStream } from "./cast_stream.js";
 import { ageOf, endReason, problemsOf, stateWord, titleOf, waitReason } from "./cast_facts.js";
-import { asCurl, requestLike } from "./cast_request.js";
-import { callbacksTab, eventsTab, filesTab, settingsTab } from "./cast_tabs.js";
+import { FilesTab } from "./cast_files.js";
+import { callbacksTab, eventsTab } from "./cast_tabs.js";
 import { button, confirmAction, copyText, emptyState, h, icon, runAction, setText, showMessage, stateLabel } from "./dom.js";
 import { evidenceTab, openEvidence, readEvidence } from "./evidence.js";
 import { formatCores, formatDuration, formatFps, formatLevel, formatMemory, formatTime, isWebAddress, plural } from "./format.js";
@@ -13,6 +14,7 @@ import { Preview } from "./preview.js";
 import { outputsList } from "./pushes.js";
 import { address, go, lastAddress, setQuery } from "./router.js";
 import { Timeline } from "./timeline.js";
+import { joinSamples } from "./timeline_model.js";
 
 /** Least time between two reads of new events, in milliseconds. */
 const EVENTS_MS = 2000;
@@ -21,7 +23,7 @@ const DELIVERIES_MS = 1500;
 /** Events on a page. */
 const EVENTS_LIMIT = 1000;
 
-const TABS = [["timeline", "Timeline"], ["events", "Events"], ["evidence", "Evidence"], ["files", "Files"], ["callbacks", "Callbacks"], ["settings", "Settings"]];
+const TABS = [["timeline", "Timeline"], ["events", "Events"], ["evidence", "Evidence"], ["files", "Files"], ["callbacks", "Callbacks"], ["request", "Request"]];
 
 export function mount(outlet, context) {
   return new CastView(outlet, context);
@@ -35,16 +37,19 @@ class CastView {
   #deliveriesTimer = 0;
   #closed = false;
 
-  constructor(outlet, { params, query }) {
+  constructor(outlet, { params, query, session }) {
     [this.id] = params;
+    this.session = session;
+    this.mayChange = mayOperate(session);
     this.outlet = outlet;
     this.tab = query.tab || "timeline";
     this.cast = castStream.casts.get(this.id) || null;
     this.events = [];
     this.files = [];
+    this.history = [];
     this.deliveries = null;
     this.failures = {};
-    this.samples = castStream.history(this.id);
+    this.recent = castStream.history(this.id);
     if (this.cast) this.#build();
     else outlet.append(h("p", { class: "sheet loading" }, "Loading"));
     this.#read();
@@ -53,6 +58,8 @@ class CastView {
       this.#stops.push(() => castStream.removeEventListener(type, listener));
     };
     listen("change", (event) => this.#change(event.detail));
+    // What was measured meanwhile is read after an interruption.
+    listen("state", () => castStream.state === "open" && this.preview && this.#readStats());
     const timer = setInterval(() => this.cast && this.cast.state !== "ended" && this.#showMeta(), 1000);
     this.#stops.push(() => clearInterval(timer), () => clearTimeout(this.#eventsTimer), () => clearTimeout(this.#deliveriesTimer));
     this.#stops.push(addShortcut({ key: "Escape", label: "Back to the list", run: () => go(lastAddress("casts", "/casts")) }));
@@ -69,9 +76,10 @@ class CastView {
     for (const stop of this.#stops) stop();
     if (this.preview) this.preview.close();
     if (this.timeline) this.timeline.close();
+    if (this.filesTab) this.filesTab.close();
   }
 
-  /** Reads the cast, its events and its evidence. */
+  /** Reads the cast, and what belongs to it. */
   async #read() {
     try {
       this.#take(await get(castPath(this.id)));
@@ -80,7 +88,15 @@ class CastView {
       if (error.status === 404 || !this.cast) this.#showMissing(error);
       return;
     }
-    await Promise.all([this.#readEvents({ first: true }), this.#readEvidence()]);
+    await Promise.all([this.#readEvents({ first: true }), this.#readEvidence(), this.#readStats()]);
+  }
+
+  /** Reads what was measured so far. Without it, the timeline has what is measured from now on. */
+  async #readStats() {
+    const { samples } = await get(castPath(this.id, "stats")).catch(() => ({ samples: this.history }));
+    if (this.#closed) return;
+    this.history = samples.map((sample) => ({ ...sample, ms: Date.parse(sample.at) }));
+    this.#showTab();
   }
 
   #showMissing(error) {
@@ -136,6 +152,7 @@ class CastView {
     this.#readingEvents = false;
     if (this.#closed || (!found && !this.failures.events)) return;
     if (!first && this.events.some((event) => event.fault || event.end)) this.#readEvidence();
+    if (!first && this.filesTab && this.events.some((event) => event.stored)) this.filesTab.read();
     if (found && this.tab === "callbacks") this.#readDeliveriesSoon();
     if (found && !first && this.preview) {
       get(castPath(this.id)).then((cast) => {
@@ -186,6 +203,8 @@ class CastView {
     this.panel = h("div", { class: "panel", id: "cast-panel", role: "tabpanel", tabindex: "-1" });
     this.preview = new Preview();
     this.timeline = new Timeline({ openPicture: (file) => openEvidence(file) });
+    this.filesTab = this.requestTab = null;
+    this.shownTab = "";
     this.outlet.replaceChildren(h("article", { class: "sheet" },
       h("header", { class: "sheet-head" }, h("div", { class: "titles" }, this.heading, this.meta), this.buttons),
       this.problems,
@@ -247,13 +266,23 @@ class CastView {
     const shape = `${cast.state} ${cast.stop_requested} ${Boolean(cast.room && cast.room.watch_url)}`;
     if (shape === this.buttonShape) return;
     this.buttonShape = shape;
-    const watch = cast.state !== "ended" && cast.room && isWebAddress(cast.room.watch_url) && cast.room.watch_url;
+    const open = cast.state !== "ended";
+    const watch = open && cast.room && isWebAddress(cast.room.watch_url) && cast.room.watch_url;
     this.buttons.replaceChildren(...[
       watch && h("a", { class: "button", href: watch, target: "_blank", rel: "noopener" }, icon("watch"), h("span", null, "Open room")),
-      button("Copy as curl", () => copyText(asCurl("POST", "/v1/casts", requestLike(this.cast)), "Command"), { icon: "copy" }),
-      h("a", { class: "button", href: address("/start", { from: this.id }) }, icon("again"), h("span", null, "Start again")),
-      cast.state !== "ended" && button(cast.stop_requested ? "Stopping" : "Stop", (event) => this.#stop(event.currentTarget), { kind: "danger", icon: "stop", disabled: cast.stop_requested }),
+      this.mayChange && h("a", { class: "button", href: address("/start", { from: this.id }) }, icon("again"), h("span", null, "Start again")),
+      this.mayChange && open && button("Move", (event) => this.#move(event.currentTarget), { icon: "move", disabled: cast.stop_requested }),
+      this.mayChange && open && button(cast.stop_requested ? "Stopping" : "Stop", (event) => this.#stop(event.currentTarget), { kind: "danger", icon: "stop", disabled: cast.stop_requested }),
     ].filter(Boolean));
+  }
+
+  async #move(control) {
+    const text = "Another node takes the cast, if there is one; otherwise its page begins anew on this one. The outputs pause for some seconds, and the page loses its state.";
+    if (!(await confirmAction({ title: "Move this cast?", text, action: "Move" }))) return;
+    const cast = await runAction(control, () => post(castPath(this.id, "move")));
+    if (!cast || this.#closed) return;
+    this.#take({ ...this.cast, ...cast, stats: this.cast.stats });
+    showMessage("The cast is moving.");
   }
 
   async #stop(control) {
@@ -301,12 +330,12 @@ class CastView {
     const text = JSON.stringify([room, recording, pushes, state]);
     if (text === this.outputText) return;
     this.outputText = text;
-    this.outputs.replaceChildren(outputsList(this.cast, (cast) => this.#take({ ...cast, stats: this.cast.stats })));
+    this.outputs.replaceChildren(outputsList(this.cast, { mayChange: this.mayChange, changed: (cast) => this.#take({ ...cast, stats: this.cast.stats }) }));
   }
 
   #showTab() {
     if (!this.panel) return;
-    const counts = { events: this.events.length, evidence: this.files.filter((file) => file.name.endsWith(".png")).length, files: this.cast.recording && this.cast.recording.stored ? this.cast.recording.stored.files.length : 0 };
+    const counts = { events: this.events.length, evidence: this.files.filter((file) => file.name.endsWith(".png")).length, files: this.filesTab && this.filesTab.count ? this.filesTab.count : this.cast.recording && this.cast.recording.stored ? this.cast.recording.stored.files.length : 0 };
     for (const tab of this.tabs.children) {
       const selected = tab.dataset.name === this.tab;
       tab.setAttribute("aria-selected", String(selected));
@@ -318,21 +347,30 @@ class CastView {
     // On a narrow screen the tabs scroll.
     if (chosen && this.shownTab !== this.tab) this.tabs.scrollLeft = chosen.offsetLeft - this.tabs.offsetLeft - chosen.offsetWidth;
     const { cast, events, files, deliveries } = this;
-    if (this.tab === "timeline") {
-      if (this.shownTab !== "timeline") this.panel.replaceChildren(this.timeline.element);
-      this.timeline.show({ cast, events, samples: this.samples, files });
+    if (this.tab !== "files" && this.filesTab) this.filesTab.close();
+    const parts = { timeline: () => this.timeline, files: () => this.#filesTab(), request: () => (this.requestTab ||= new RequestTab({ cast, session: this.session })) };
+    const part = parts[this.tab] && parts[this.tab]();
+    if (part) {
+      if (this.panel.firstChild !== part.element) this.panel.replaceChildren(part.element);
+      if (this.tab === "timeline") part.show({ cast, events, samples: joinSamples(this.history, this.recent), files });
+      else part.show(cast);
     } else {
       const content = {
         events: () => eventsTab({ cast, events, failure: this.failures.events }),
         evidence: () => evidenceTab({ cast, events, files, failure: this.failures.evidence }),
-        files: () => filesTab({ cast }),
-        callbacks: () => callbacksTab({ cast, deliveries, events, failure: this.failures.deliveries, reload: () => this.#readDeliveriesSoon() }),
-        settings: () => settingsTab({ cast }),
+        callbacks: () => callbacksTab({ cast, deliveries, events, mayChange: this.mayChange, failure: this.failures.deliveries, reload: () => this.#readDeliveriesSoon() }),
       }[this.tab] || (() => [emptyState("There is no such tab", "Choose another one.")]);
       if (this.tab === "callbacks" && this.shownTab !== "callbacks") this.#readDeliveries();
       this.panel.replaceChildren(...content().flat().filter(Boolean));
     }
     this.shownTab = this.tab;
+  }
+
+  /** The tab with the files, which are read each time it is opened. */
+  #filesTab() {
+    this.filesTab ||= new FilesTab({ id: this.id });
+    if (this.shownTab !== "files") this.filesTab.read().then(() => !this.#closed && this.#showTab());
+    return this.filesTab;
   }
 }
 

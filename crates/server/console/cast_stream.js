@@ -32,6 +32,9 @@ class CastStream extends EventTarget {
   constructor() {
     super();
     document.addEventListener("visibilitychange", () => this.#handleVisibility());
+    // A page that the browser keeps for “back” would hold its connection.
+    addEventListener("pagehide", () => this.#source && this.#source.close());
+    addEventListener("pageshow", (event) => event.persisted && this.#source && this.#connect());
   }
 
   /** Opens the stream for one application, or for all. */
@@ -131,7 +134,7 @@ class CastStream extends EventTarget {
     if (!samples) return;
     const last = samples[samples.length - 1];
     if (last && last.at === stats.at) return;
-    samples.push(room && Number.isInteger(room.viewers) ? { ...stats, viewers: room.viewers } : stats);
+    samples.push({ ...stats, ms: Date.parse(stats.at), viewers: room && Number.isInteger(room.viewers) ? room.viewers : undefined });
     if (samples.length > MAX_SAMPLES) samples.splice(0, samples.length - MAX_SAMPLES);
   }
 

@@ -1,10 +1,10 @@
-// The tabs of a cast with lists: events, files, callbacks and settings.
+// The tabs of a cast with lists: events and callbacks.
 
 import { castPath, post } from "./api.js";
+import { openDelivery } from "./cast_delivery.js";
 import { endReason } from "./cast_facts.js";
-import { requestLike, hiddenFields, asCurl } from "./cast_request.js";
-import { button, copyText, emptyState, errorLine, h, runAction, showMessage } from "./dom.js";
-import { formatBytes, formatDuration, formatTime, isWebAddress, plural, timeOf, words } from "./format.js";
+import { button, emptyState, errorLine, h, runAction, showMessage } from "./dom.js";
+import { formatDuration, formatTime, plural, timeOf, words } from "./format.js";
 
 /** Most events in the list, the latest; the API has all. */
 const MAX_EVENTS = 1000;
@@ -58,29 +58,8 @@ export function eventsTab({ cast, events, failure }) {
   return [dropped, list(["Event", "#Time", "#After live", "Details"], rows)];
 }
 
-/** Files of the recording. */
-export function filesTab({ cast }) {
-  const { recording } = cast;
-  if (!recording) return [emptyState("No recording", "This cast is not recorded. Choose a recording when you start a cast.")];
-  const { stored } = recording;
-  if (!stored) {
-    const where = recording.to ? `the bucket ${recording.to}` : "the server’s folder";
-    return [emptyState("Not stored yet", `The files ${recording.name}… are listed here when the recording is complete in ${where}.`)];
-  }
-  const rows = stored.files.map((file) => h("tr", null,
-    h("td", null, isWebAddress(file.url) ? h("a", { class: "link", href: file.url, target: "_blank", rel: "noopener noreferrer" }, file.name) : file.name,
-      file.media_id && h("div", { class: "soft" }, `media id ${file.media_id}`)),
-    h("td", { class: "number" }, formatBytes(file.bytes)),
-    h("td", { class: "number soft" }, formatDuration(timeOf(file.end_at) - timeOf(file.begin_at))),
-    h("td", { class: "nowrap soft" }, time(file.begin_at)),
-    h("td", { class: "nowrap soft" }, time(file.end_at))));
-  const state = stored.complete ? null : h("p", { class: "error" }, stored.error || "Files are missing.");
-  const backup = stored.backup ? h("p", { class: "hint" }, "These files are in the backup storage.") : null;
-  return [state, backup, rows.length ? list(["File", "#Size", "#Length", "First frame", "Last frame"], rows) : emptyState("No files", "The storage has no file of this recording.")];
-}
-
 /** Attempts to deliver callbacks. */
-export function callbacksTab({ cast, deliveries, events, failure, reload }) {
+export function callbacksTab({ cast, deliveries, events, mayChange, failure, reload }) {
   if (failure) return [errorLine(failure)];
   if (!deliveries) return [h("p", { class: "hint" }, "Loading")];
   const { attempts, backlog } = deliveries;
@@ -91,7 +70,7 @@ export function callbacksTab({ cast, deliveries, events, failure, reload }) {
   });
   const backlogLine = backlog && (backlog.pending || backlog.given_up)
     ? h("div", { class: "inline" }, h("p", null, `${plural(backlog.pending, "event")} waiting, ${backlog.given_up} given up.`),
-      backlog.given_up ? button("Deliver all again", redeliver(null), { kind: "small", icon: "again" }) : null)
+      backlog.given_up && mayChange ? button("Deliver all again", redeliver(null), { kind: "small", icon: "again" }) : null)
     : null;
   if (!attempts.length) {
     return [backlogLine, emptyState("No callbacks", "Each attempt to deliver an event to the receiver is listed here. Receivers are set in the application, or in the request.")];
@@ -105,29 +84,9 @@ export function callbacksTab({ cast, deliveries, events, failure, reload }) {
       h("td", { class: "nowrap soft number" }, time(attempt.at)),
       h("td", { class: "number soft" }, `${attempt.duration_ms} ms`),
       h("td", null, h("span", { class: "soft" }, attempt.url), attempt.error && h("div", { class: "error" }, attempt.error)),
-      h("td", { class: "number" }, h("button", { type: "button", class: "button small", "aria-label": `Deliver event ${attempt.seq} again`, on: { click: redeliver(attempt.seq) } }, "Again")));
+      h("td", { class: "number" }, h("span", { class: "actions end nowrap" },
+        h("button", { type: "button", class: "button small", "aria-label": `Show message of event ${attempt.seq}`, on: { click: () => openDelivery(cast, attempt, words(names.get(attempt.seq))) } }, "Show"),
+        mayChange && h("button", { type: "button", class: "button small", "aria-label": `Deliver event ${attempt.seq} again`, on: { click: redeliver(attempt.seq) } }, "Again"))));
   });
   return [backlogLine, list(["Answer", "Event", "#Time", "#Took", "Receiver", "#"], rows)];
-}
-
-/** The cast as the API shows it, and as a request. */
-export function settingsTab({ cast }) {
-  const { source } = cast;
-  const facts = [
-    ["Page", source.url], ["Size", `${source.width} × ${source.height}, ${source.fps} fps${source.scale_factor === 1 ? "" : `, scale ${source.scale_factor}`}`],
-    ["Bitrate", `${source.bitrate_kbps} kbit/s at most`], ["Longest time", formatDuration(1000 * cast.max_time_s)],
-    ["Length", cast.duration_s ? formatDuration(1000 * cast.duration_s) : null], ["Labels", cast.placement && cast.placement.labels.join(", ")],
-    ["Created", cast.created_at], ["Started", cast.started_at], ["Live", cast.live_at], ["Ended", cast.ended_at], ["Id", cast.id],
-  ];
-  const body = requestLike(cast);
-  const hidden = hiddenFields(body);
-  const curl = asCurl("POST", "/v1/casts", body);
-  return [
-    h("dl", { class: "facts" }, facts.filter(([, value]) => value).flatMap(([name, value]) => [h("dt", null, name), h("dd", null, value)])),
-    h("div", { class: "section-head" }, h("h2", null, "As a request"), button("Copy as curl", () => copyText(curl, "Command"), { kind: "small", icon: "copy" })),
-    h("p", { class: "hint" }, `The API does not show secrets, scripts, headers and checks of a request.${hidden.length ? ` Fill in ${hidden.join(" and ")}.` : ""}`),
-    h("pre", { class: "code", tabindex: "0" }, curl),
-    h("div", { class: "section-head" }, h("h2", null, "As the API shows it"), button("Copy", () => copyText(JSON.stringify(cast, null, 2), "Cast"), { kind: "small", icon: "copy" })),
-    h("pre", { class: "code", tabindex: "0" }, JSON.stringify(cast, null, 2)),
-  ];
 }

@@ -27,6 +27,11 @@ const ICONS = {
   again: "M19 8a8 8 0 1 0 1 6M19 4v4.5h-4.5",
   stop: "M7 7h10v10H7z",
   check: "M5 12.5l4.5 4.5L19 7.5",
+  download: "M12 4v11M7 10.5l5 5 5-5M5 19.5h14",
+  move: "M4 12h15M13.5 6.5L19 12l-5.5 5.5",
+  explorer: "M8 7l-5 5 5 5M16 7l5 5-5 5M13.5 5l-3 14",
+  audit: "M6 4h12v16H6zM9 8.5h6M9 12h6M9 15.5h4",
+  send: "M4.5 12L20 4.5 15 20l-3.5-6.5z",
   warning: "M12 4.5L21 19H3zM12 10v4M12 16.5h.01",
 };
 

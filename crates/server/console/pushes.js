@@ -13,8 +13,8 @@ function outputLine(name, state, details, ...actions) {
     details.filter(Boolean).map((detail) => h("span", { class: "detail" }, detail)));
 }
 
-/** The list of outputs; `changed` gets the cast of an answer. */
-export function outputsList(cast, changed) {
+/** The list of outputs; `changed` gets the cast of an answer. A reader who may not change it has no buttons. */
+export function outputsList(cast, { changed, mayChange }) {
   const lines = [];
   const { room, recording } = cast;
   const ended = cast.state === "ended";
@@ -32,13 +32,13 @@ export function outputsList(cast, changed) {
     lines.push(line);
   }
   for (const push of cast.pushes) {
-    const removable = !ended && push.state !== "disconnecting";
+    const removable = mayChange && !ended && push.state !== "disconnecting";
     const action = removable && h("button", {
       type: "button", class: "button small plain", "aria-label": `Remove push ${push.id}`, on: { click: (event) => removePush(event.currentTarget, cast, push, changed) },
     }, "Remove");
     lines.push(outputLine(`Push ${push.id}`, ended ? "idle" : push.state, [push.url, push.error], action));
   }
-  const add = !ended && button("Add push", () => openAdd(cast, changed), { kind: "small", icon: "start" });
+  const add = mayChange && !ended && button("Add push", () => openAdd(cast, changed), { kind: "small", icon: "start" });
   return h("section", { "aria-label": "Outputs" }, h("div", { class: "section-head" }, h("h2", null, "Outputs"), add), h("ul", { class: "outputs-list" }, lines));
 }
 
@@ -67,38 +67,12 @@ function openAdd(cast, changed) {
   url.focus();
 }
 
-/** Removes a push. The API wants its full address, of which it shows no stream key: the reader fills it in. */
+/** Removes a push by its number. */
 async function removePush(control, cast, push, changed) {
-  if (!push.url.includes("…")) {
-    const text = `${push.url} gets no more of this cast.`;
-    if (!(await confirmAction({ title: `Remove push ${push.id}?`, text, action: "Remove", dangerous: true }))) return;
-    await runAction(control, async () => changed(await remove(castPath(cast.id, "pushes"), { url: push.url })));
-    return;
-  }
-  const problem = h("p", { class: "error", role: "alert" });
-  const url = h("input", { id: "push-url", type: "text", value: push.url, autocomplete: "off", spellcheck: "false" });
-  const submit = h("button", { type: "submit", class: "button danger" }, "Remove push");
-  const form = h("form", { class: "dialog-body" },
-    h("p", null, "Put the stream key in place of “…”: the service does not show it, and removes a push by its whole address."),
-    h("div", { class: "field" }, h("label", { for: "push-url" }, "Address of the push"), url), problem,
-    h("div", { class: "actions end" }, button("Cancel", () => dialog.close()), submit));
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    if (url.value.includes("…")) {
-      problem.textContent = "The address still has “…”.";
-      return url.focus();
-    }
-    submit.disabled = true;
-    try {
-      changed(await remove(castPath(cast.id, "pushes"), { url: url.value.trim() }));
-      dialog.close();
-    } catch (error) {
-      problem.textContent = error.message;
-    } finally {
-      submit.disabled = false;
-    }
-    return undefined;
-  });
-  const dialog = openDialog(`Remove push ${push.id}`, form);
-  url.focus();
+  const text = `${push.url} gets no more of this cast.`;
+  if (!(await confirmAction({ title: `Remove push ${push.id}?`, text, action: "Remove push", dangerous: true }))) return;
+  const answer = await runAction(control, () => remove(castPath(cast.id, "pushes", push.id)));
+  if (!answer) return;
+  changed(answer);
+  showMessage("The push is being removed.");
 }

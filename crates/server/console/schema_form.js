@@ -12,6 +12,9 @@ const SECRETS = ["password", "secret", "secret_key", "session_token", "token", "
 /** Fields of an object that are in front; the others can be opened. Objects that are not here show all. */
 const FRONT_FIELDS = { recording: ["format", "name"], room: ["room", "user"] };
 
+/** What the API shows in place of a secret. */
+const HIDDEN = "…", HIDDEN_TEXT = "Replace “…” by what is hidden there.";
+
 let lastId = 0;
 
 /** Default of a field as text: the schema's, or the one in the description. */
@@ -118,7 +121,7 @@ class TextControl extends Control {
   check(complete = true) {
     const value = this.read();
     if (value === undefined) return this.show(complete && this.required ? "This field is needed." : "");
-    if (this.name === "url" && value.includes("…")) return this.show("Replace “…” by what is hidden there.");
+    if (typeof value === "string" && (value === HIDDEN || (this.name === "url" && value.includes(HIDDEN)))) return this.show(HIDDEN_TEXT);
     return this.show(problemOf(this.schema, value));
   }
 }
@@ -230,6 +233,7 @@ class PairsControl extends Control {
 
   check() {
     const names = this.#rows.map((row) => row.name.value.trim()).filter(Boolean);
+    if (this.#rows.some((row) => row.value.value === HIDDEN)) return this.show(HIDDEN_TEXT);
     return this.show(new Set(names).size < names.length ? "A name is there twice." : "");
   }
 }

@@ -22,6 +22,13 @@ const GROUPS = [
   { title: "More", hint: "", fields: [] },
 ];
 
+/** The request of a cast: as it was made, or else as far as the API shows it. */
+async function readRequest(id) {
+  const [cast, made] = await Promise.all([get(castPath(id)), get(castPath(id, "request")).catch(() => null)]);
+  const complete = Boolean(made) && made.api === "v1";
+  return { id, complete, body: complete ? { app: cast.app, ...made.request } : requestLike(cast) };
+}
+
 export function mount(outlet, context) {
   return new StartView(outlet, context);
 }
@@ -48,7 +55,7 @@ class StartView {
       const [api, list, original] = await Promise.all([
         readOpenApi(),
         administrator ? get("/v1/applications") : { applications: [] },
-        this.query.from ? get(castPath(this.query.from)).catch(() => null) : null,
+        this.query.from ? readRequest(this.query.from).catch(() => null) : null,
       ]);
       if (this.#closed) return;
       this.apps = list.applications.map((application) => application.name);
@@ -146,17 +153,23 @@ class StartView {
   }
 
   /** Fills the form with a cast's request. */
-  #fill(original) {
-    const body = requestLike(original);
-    const hidden = hiddenFields(body);
+  #fill({ id, body, complete }) {
+    const hidden = complete ? [] : hiddenFields(body);
     for (const [name, value] of Object.entries(body)) if (this.controls.has(name)) this.controls.get(name).write(value);
     for (const name of ["recording", "room"]) {
       this.outputs[name].input.checked = Boolean(body[name]);
       this.outputs[name].update();
     }
     if (this.apps.includes(body.app)) this.app.value = body.app;
-    setText(this.hint, `Like ${original.id}, without what the API does not show${hidden.length ? `: fill in ${hidden.join(" and ")}` : ": secrets, scripts, headers and checks"}.`);
-    for (const name of ["url", "pushes"]) if (body[name]) this.controls.get(name).check();
+    const more = complete ? (JSON.stringify(body).includes("…") ? ": put the secrets in place of “…”" : "")
+      : `, without what the API does not show${hidden.length ? `: fill in ${hidden.join(" and ")}` : ": secrets, scripts, headers and checks"}`;
+    setText(this.hint, `Like ${id}${more}.`);
+    for (const [name, control] of this.controls) {
+      if (body[name] === undefined) continue;
+      control.check();
+      const group = JSON.stringify(body[name]).includes("…") && control.element.closest("details");
+      if (group) group.open = true;
+    }
   }
 
   #body() {

@@ -2,7 +2,7 @@
 
 import { h, setText } from "./dom.js";
 import { formatDuration, formatTime, timeOf, words } from "./format.js";
-import { evidenceTimes, lifeOf, MAX_SAMPLE_GAP_MS, metricLanes, outputLanes, pointsOf } from "./timeline_model.js";
+import { evidenceTimes, gapOf, lifeOf, metricLanes, outputLanes, pointsOf } from "./timeline_model.js";
 import { paint, readColors } from "./timeline_paint.js";
 
 const OVERVIEW_PX = 26, AXIS_PX = 22, LIFE_PX = 34, PICTURES_PX = 46, BAND_PX = 20, METRIC_PX = 46;
@@ -33,6 +33,7 @@ export class Timeline {
   #colors = null;
   #frame = 0;
   #drag = null;
+  #gap = 0;
 
   constructor({ openPicture }) {
     this.openPicture = openPicture;
@@ -112,6 +113,7 @@ export class Timeline {
     const life = lifeOf(cast, events);
     const lanes = [{ key: "life", label: "Life", type: "life", height: LIFE_PX, ...life }];
     this.life = life;
+    this.#gap = gapOf(samples);
     this.shownPictures = evidenceTimes(files, cast, events).filter((picture) => Number.isFinite(picture.at)).slice(0, MAX_PICTURES);
     if (this.shownPictures.length) lanes.push({ key: "pictures", label: "Evidence", type: "pictures", height: PICTURES_PX });
     lanes.push(...outputLanes(cast, events).map((lane) => ({ ...lane, height: BAND_PX })));
@@ -163,7 +165,7 @@ export class Timeline {
     const { from, to } = this.#range();
     const now = this.#data.cast.closed ? this.#life().end : Date.now();
     const overview = { ...this.#life(), life: this.life, height: OVERVIEW_PX };
-    paint(this.canvas, { from, to, now, lanes: this.#lanes, cursor: this.#cursor, overview }, this.#colors);
+    paint(this.canvas, { from, to, now, lanes: this.#lanes, gap: this.#gap, cursor: this.#cursor, overview }, this.#colors);
     const width = this.canvas.clientWidth;
     let last = -Infinity;
     this.shownPictures.forEach((picture, index) => {
@@ -181,7 +183,7 @@ export class Timeline {
   /** Values at the pointer, or the last ones. */
   #showValues(from, to, width) {
     const at = this.#cursor === null ? null : from + (this.#cursor / width) * (to - from);
-    for (const lane of this.#lanes) setText(this.values.get(lane.key), valueAt(lane, at));
+    for (const lane of this.#lanes) setText(this.values.get(lane.key), valueAt(lane, at, this.#gap));
     const begin = timeOf(this.#data.cast.live_at || this.#data.cast.created_at);
     setText(this.at, at === null ? this.#coverage(to - from) : `${formatTime(at)}${at >= begin ? ` · ${formatDuration(at - begin)}` : ""}`);
     this.#showTip(at, from, to, width);
@@ -190,9 +192,9 @@ export class Timeline {
   /** Says why the lanes are empty, while they mostly are. */
   #coverage(span) {
     const { samples, cast } = this.#data;
-    if (cast.state === "ended" && !samples.length) return "Values are measured only while this page is open";
-    const covered = samples.length ? timeOf(samples[samples.length - 1].at) - timeOf(samples[0].at) : 0;
-    return cast.state === "live" && covered < span * MIN_COVERAGE ? "Values since this page was opened" : "";
+    if (cast.state === "ended" && !samples.length) return "Nothing was measured";
+    const covered = samples.length ? samples[samples.length - 1].ms - samples[0].ms : 0;
+    return cast.state === "live" && covered < span * MIN_COVERAGE ? "Older values are not kept" : "";
   }
 
   #showTip(at, from, to, width) {
@@ -291,12 +293,12 @@ export class Timeline {
 }
 
 /** What a lane shows at a time, or at its end. */
-function valueAt(lane, at) {
+function valueAt(lane, at, gap) {
   if (lane.type === "metric") {
     let best = null;
     if (at === null) best = lane.points[lane.points.length - 1];
     else for (const point of lane.points) if (!best || Math.abs(point.at - at) < Math.abs(best.at - at)) best = point;
-    if (!best || !Number.isFinite(best.value) || (at !== null && Math.abs(best.at - at) > MAX_SAMPLE_GAP_MS)) return "";
+    if (!best || !Number.isFinite(best.value) || (at !== null && Math.abs(best.at - at) > gap)) return "";
     return lane.format(best.value);
   }
   if (!lane.bands) return "";

@@ -4,7 +4,13 @@ import { endReason } from "./cast_facts.js";
 import { formatBitrate, formatCores, formatCount, formatFps, formatLevel, formatMemory, timeOf, words } from "./format.js";
 
 /** Longest pause between two samples that are joined by a line, in milliseconds: workers report every second or two. */
-export const MAX_SAMPLE_GAP_MS = 12000;
+const MAX_SAMPLE_GAP_MS = 12000;
+
+/** The same for samples of a whole life, of which the server keeps some: pauses that are much longer than usual are gaps. */
+export function gapOf(samples) {
+  const pauses = samples.slice(1).map((sample, index) => sample.ms - samples[index].ms).sort((a, b) => a - b);
+  return Math.max(MAX_SAMPLE_GAP_MS, 3 * (pauses[Math.floor(pauses.length * 0.9)] || 0));
+}
 
 const FAULTY = ["reloaded", "moved", "restarted"];
 
@@ -84,10 +90,10 @@ export function metricLanes(cast, samples) {
   const last = samples[samples.length - 1];
   if (!last) return [];
   const bitrate = (sample, before) => {
-    const ms = before ? timeOf(sample.at) - timeOf(before.at) : 0;
+    const ms = before && before.bytes !== undefined ? sample.ms - before.ms : 0;
     return ms > 0 ? Math.max(0, (8 * (sample.bytes - before.bytes)) / ms) : NaN;
   };
-  const dropped = (sample, before) => (before ? Math.max(0, sample.frames_dropped - before.frames_dropped) : NaN);
+  const dropped = (sample, before) => (before ? (1000 * Math.max(0, sample.frames_dropped - before.frames_dropped)) / Math.max(1, sample.ms - before.ms) : NaN);
   const lanes = [
     { key: "fps", label: "fps", read: (s) => s.fps, format: formatFps, max: cast.source.fps },
     { key: "cpu", label: "CPU", read: (s) => s.cpu_cores, format: formatCores, max: 1 },
@@ -95,9 +101,10 @@ export function metricLanes(cast, samples) {
     { key: "level", label: "Level", read: (s) => Math.max(...s.peak), format: formatLevel, max: 1, level: "level" },
   ];
   if (last.frames_dropped > samples[0].frames_dropped) {
-    lanes.splice(1, 0, { key: "dropped", label: "Dropped", read: dropped, format: formatCount, max: 5, level: "warn" });
+    lanes.splice(1, 0, { key: "dropped", label: "Dropped", read: dropped, format: (value) => `${value.toFixed(1)} /s`, max: 2, level: "warn" });
   }
-  if (last.bytes) lanes.push({ key: "output", label: "Encoded", read: bitrate, format: formatBitrate, max: 500 });
+  // The server keeps no bytes: a lane of this page alone would be almost empty.
+  if (last.bytes && samples[0].bytes !== undefined) lanes.push({ key: "output", label: "Encoded", read: bitrate, format: formatBitrate, max: 500 });
   if (last.room_bitrate_kbps !== undefined && last.room_bitrate_kbps !== null) {
     lanes.push({ key: "room-bitrate", label: "To room", read: (s) => s.room_bitrate_kbps, format: formatBitrate, max: 500 });
   }
@@ -109,9 +116,15 @@ export function metricLanes(cast, samples) {
   return lanes.map((lane) => ({ ...lane, type: "metric" }));
 }
 
+/** Samples of the whole life, and the later ones of this page. */
+export function joinSamples(history, recent) {
+  const last = history.length ? history[history.length - 1].ms : -Infinity;
+  return [...history, ...recent.filter((sample) => sample.ms > last)];
+}
+
 /** Points of a lane: times and values of all samples. */
 export function pointsOf(lane, samples) {
-  return samples.map((sample, index) => ({ at: timeOf(sample.at), value: lane.read(sample, samples[index - 1]) }));
+  return samples.map((sample, index) => ({ at: sample.ms, value: lane.read(sample, samples[index - 1]) }));
 }
 
 /** A round number that is not below `value`, for the top of a lane. */

@@ -1,6 +1,6 @@
 // Paints the timeline on a canvas: an axis of time, bands, marks and lines.
 
-import { MAX_SAMPLE_GAP_MS, niceCeiling } from "./timeline_model.js";
+import { niceCeiling } from "./timeline_model.js";
 
 /** Steps between two labels of the axis, in seconds. */
 const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
@@ -41,7 +41,7 @@ function axisLabel(at, stepMs) {
   return stepMs < 60000 ? `${time}:${two(date.getSeconds())}` : time;
 }
 
-/** Paints everything. `scene` has `from`, `to`, `now`, `lanes` with their `top` and `height`, and `cursor`. */
+/** Paints everything. `scene` has `from`, `to`, `now`, `lanes` with their `top` and `height`, `gap` and `cursor`. */
 export function paint(canvas, scene, colors) {
   const ratio = Math.min(2, devicePixelRatio || 1);
   const width = canvas.clientWidth;
@@ -145,12 +145,12 @@ function paintMetric({ pen, scene, colors, width, x }, lane) {
   const space = lane.height - 12;
   pen.fillStyle = colors.edge;
   pen.fillRect(0, bottom, width, 1);
-  const visible = lane.points.filter((point) => point.at >= scene.from - MAX_SAMPLE_GAP_MS && point.at <= scene.to + MAX_SAMPLE_GAP_MS);
+  const visible = lane.points.filter((point) => point.at >= scene.from - scene.gap && point.at <= scene.to + scene.gap);
   if (!visible.length) return;
   const top = niceCeiling(Math.max(lane.max || 0, ...visible.map((point) => point.value || 0)));
   const y = (value) => bottom - (Math.min(value, top) / top) * space;
   const color = colors[lane.level === "warn" ? "warn" : "accent"];
-  for (const run of runsOf(visible)) {
+  for (const run of runsOf(visible, scene.gap)) {
     pen.beginPath();
     run.forEach((point, index) => (index ? pen.lineTo(x(point.at), y(point.value)) : pen.moveTo(x(point.at), y(point.value))));
     pen.strokeStyle = color;
@@ -175,12 +175,12 @@ function paintClipped({ pen, colors, x }, points, top) {
 }
 
 /** Stretches without a gap. */
-function runsOf(points) {
+function runsOf(points, gap) {
   const runs = [];
   let last = null;
   for (const point of points) {
     if (!Number.isFinite(point.value)) continue;
-    if (!last || point.at - last.at > MAX_SAMPLE_GAP_MS) runs.push([]);
+    if (!last || point.at - last.at > gap) runs.push([]);
     runs[runs.length - 1].push(point);
     last = point;
   }

@@ -14,9 +14,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::get;
 
-/// What the console may load and do: its own files and this service, and nothing of anybody else.
+/// What the console may load and do: its own files and this service, and nothing of anybody else but
+/// recordings, which it plays from the bucket where they are stored.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; \
-                      media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
+                      media-src 'self' blob: http: https:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
                       frame-ancestors 'none'";
 
 /// A file of the console.
@@ -45,17 +46,22 @@ static PAGE: File = {
 };
 
 static ASSETS: &[File] = &files![
+    "access_keys.js": "text/javascript",
     "api.js": "text/javascript",
     "application.js": "text/javascript",
     "applications.js": "text/javascript",
     "cast.js": "text/javascript",
+    "cast_call.js": "text/javascript",
+    "cast_delivery.js": "text/javascript",
     "cast_facts.js": "text/javascript",
+    "cast_files.js": "text/javascript",
     "cast_request.js": "text/javascript",
     "cast_row.js": "text/javascript",
     "cast_stream.js": "text/javascript",
     "cast_tabs.js": "text/javascript",
     "casts.js": "text/javascript",
     "check.js": "text/javascript",
+    "code_tabs.js": "text/javascript",
     "console.css": "text/css",
     "dom.js": "text/javascript",
     "evidence.js": "text/javascript",
