@@ -1,8 +1,11 @@
 // An application: its settings, keys and tokens.
 
-import { applicationPath, get, post, put, remove } from "./api.js";
+import { applicationPath, get, mayManage, mayOperate, post, put, remove } from "./api.js";
+import { callbacksBlock, storageBlock } from "./application_tests.js";
 import { button, confirmAction, copyText, emptyState, h, openDialog, runAction, setText, showMessage } from "./dom.js";
+import { formatTime } from "./format.js";
 import { address, go } from "./router.js";
+import { UseBlock } from "./use.js";
 
 export function mount(outlet, context) {
   return new ApplicationView(outlet, context);
@@ -11,8 +14,9 @@ export function mount(outlet, context) {
 class ApplicationView {
   #closed = false;
 
-  constructor(outlet, { params }) {
+  constructor(outlet, { params, session }) {
     [this.name] = params;
+    this.session = session;
     this.outlet = outlet;
     outlet.append(h("section", { class: "sheet" }, h("p", { class: "loading" }, "Loading")));
     this.#load();
@@ -37,17 +41,26 @@ class ApplicationView {
 
   #build(application) {
     this.application = application;
-    this.fixed = application.defined_in === "configuration";
+    const defined = application.defined_in === "configuration";
+    this.fixed = defined || !mayManage(this.session);
     const casts = h("a", { class: "button", href: address("/casts", { app: this.name }) }, "Casts");
     const drop = !this.fixed && button("Remove", (event) => this.#remove(event.currentTarget), { kind: "danger" });
-    const meta = this.fixed ? "Defined in the configuration file: change it there, and reload the service." : "Defined by the API. It can be changed here.";
+    const meta = defined ? "Defined in the configuration file: change it there, and reload the service." : this.fixed ? "Defined by the API." : "Defined by the API. It can be changed here.";
     this.keys = h("section", { class: "block" });
     this.tokens = h("section", { class: "block" });
     this.outlet.replaceChildren(h("article", { class: "sheet" },
       h("header", { class: "sheet-head" }, h("div", { class: "titles" }, h("h1", null, this.name), h("p", { class: "meta" }, meta)), h("div", { class: "actions" }, casts, drop)),
-      h("div", { class: "columns" }, this.#settings(), h("div", { class: "form" }, this.keys, this.tokens))));
+      h("div", { class: "columns" },
+        h("div", { class: "form" }, this.#use(), this.#settings()),
+        h("div", { class: "form" }, callbacksBlock(application, mayOperate(this.session)), storageBlock(application, mayOperate(this.session)), this.keys, this.tokens))));
     this.#showKeys(application.keys);
     this.#showTokens(application.tokens);
+  }
+
+  /** The use stays as it is while settings change. */
+  #use() {
+    this.use ||= new UseBlock(this.name);
+    return this.use.element;
   }
 
   #settings() {
@@ -105,7 +118,7 @@ class ApplicationView {
 
   #showKeys(keys) {
     const rows = keys.map((key) => h("tr", null,
-      h("td", { class: "mono" }, key.id),
+      h("td", null, h("span", { class: "mono" }, key.id), lastUse(key)),
       h("td", { class: "nowrap soft" }, key.disabled ? "disabled" : "enabled"),
       h("td", { class: "number" }, !this.fixed && h("span", { class: "actions end" },
         h("button", { type: "button", class: "button small", "aria-label": `${key.disabled ? "Enable" : "Disable"} key ${key.id}`, on: { click: (event) => this.#toggleKey(event.currentTarget, key) } }, key.disabled ? "Enable" : "Disable"),
@@ -117,7 +130,7 @@ class ApplicationView {
   }
 
   #showTokens(tokens) {
-    const rows = tokens.map((token) => h("tr", null, h("td", { class: "mono" }, token.id),
+    const rows = tokens.map((token) => h("tr", null, h("td", null, h("span", { class: "mono" }, token.id), lastUse(token)),
       h("td", { class: "number" }, !this.fixed && h("button", { type: "button", class: "button small danger", "aria-label": `Remove token ${token.id}`, on: { click: (event) => this.#removeToken(event.currentTarget, token) } }, "Remove"))));
     const add = !this.fixed && button("Add token", (event) => this.#addToken(event.currentTarget), { kind: "small", icon: "start" });
     this.tokens.replaceChildren(h("header", null, h("h2", null, "Tokens"), add),
@@ -193,6 +206,11 @@ class ApplicationView {
       await this.#reload("tokens");
     });
   }
+}
+
+/** When a key or token was last used, if the API says so. */
+function lastUse({ last_used_at: at }) {
+  return at === undefined ? null : h("div", { class: "hint" }, at ? `used ${formatTime(at)}` : "never used");
 }
 
 /** Shows a secret once; nothing keeps it. */

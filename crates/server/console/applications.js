@@ -1,23 +1,24 @@
 // The list of applications, and the form that creates one.
 
-import { get, post } from "./api.js";
+import { get, mayManage, post } from "./api.js";
 import { button, emptyState, errorLine, h, openDialog } from "./dom.js";
 import { plural } from "./format.js";
 import { address, go } from "./router.js";
+import { UseBlock } from "./use.js";
 
-export function mount(outlet) {
+export function mount(outlet, { session }) {
   const body = h("div", null, h("p", { class: "loading" }, "Loading"));
-  const create = button("Create application", openCreate, { kind: "primary", icon: "start" });
+  const create = mayManage(session) && button("Create application", openCreate, { kind: "primary", icon: "start" });
   outlet.append(h("section", { class: "sheet" },
     h("header", { class: "sheet-head" }, h("div", { class: "titles" }, h("h1", null, "Applications"), h("p", { class: "meta" }, "Tenants, with their own keys, quotas, storage and callbacks.")), create),
-    body));
+    body, new UseBlock().element));
   let closed = false;
   load();
 
   async function load() {
     try {
       const { applications } = await get("/v1/applications");
-      if (!closed) body.replaceChildren(applications.length ? table(applications) : emptyState("No application yet", "An application owns casts, and has the keys and tokens that create them.", button("Create application", openCreate, { kind: "primary" })));
+      if (!closed) body.replaceChildren(applications.length ? table(applications) : emptyState("No application yet", "An application owns casts, and has the keys and tokens that create them.", ...(mayManage(session) ? [button("Create application", openCreate, { kind: "primary" })] : [])));
     } catch (error) {
       if (!closed) body.replaceChildren(errorLine(error), button("Try again", load));
     }

@@ -27,6 +27,7 @@ const ICONS = {
   again: "M19 8a8 8 0 1 0 1 6M19 4v4.5h-4.5",
   stop: "M7 7h10v10H7z",
   check: "M5 12.5l4.5 4.5L19 7.5",
+  use: "M5 19.5v-6M10 19.5v-11M15 19.5V11M20 19.5V5",
   download: "M12 4v11M7 10.5l5 5 5-5M5 19.5h14",
   move: "M4 12h15M13.5 6.5L19 12l-5.5 5.5",
   explorer: "M8 7l-5 5 5 5M16 7l5 5-5 5M13.5 5l-3 14",

@@ -21,6 +21,7 @@ const NAVIGATION = [
   { name: "start", label: "Start", path: "/start", key: "n" },
   { name: "nodes", label: "Nodes", path: "/nodes", key: "o", administrator: true },
   { name: "applications", label: "Applications", path: "/applications", key: "a", administrator: true },
+  { name: "use", label: "Use", path: "/use", key: "u", administrator: false },
 ];
 
 const ROUTES = [
@@ -29,10 +30,11 @@ const ROUTES = [
   { name: "start", pattern: /^\/start$/, load: () => import("./start.js") },
   { name: "nodes", pattern: /^\/nodes$/, load: () => import("./nodes.js"), administrator: true },
   { name: "applications", pattern: /^\/applications$/, load: () => import("./applications.js"), administrator: true },
+  { name: "use", pattern: /^\/use$/, load: () => import("./use.js"), administrator: false },
   { name: "application", pattern: /^\/applications\/([^/]+)$/, load: () => import("./application.js"), administrator: true },
 ];
 
-const TITLES = { casts: "Casts", cast: "Cast", start: "Start a cast", nodes: "Nodes", applications: "Applications", application: "Application" };
+const TITLES = { casts: "Casts", cast: "Cast", start: "Start a cast", nodes: "Nodes", applications: "Applications", application: "Application", use: "Use" };
 
 const PERMISSIONS = { viewer: "Viewer: sees everything, changes nothing", operator: "Operator: runs casts", admin: "Administrator: changes everything" };
 
@@ -80,7 +82,7 @@ function connectionLabel() {
 }
 
 function showShell() {
-  const allowed = (entry) => !entry.administrator || session.role === "administrator";
+  const allowed = (entry) => entry.administrator === undefined || entry.administrator === (session.role === "administrator");
   const links = NAVIGATION.filter(allowed).map((entry) =>
     h("a", { href: router.address(entry.path), data: { name: entry.name } }, icon(entry.name), h("span", null, entry.label)));
   const outlet = h("main", { id: "view", tabindex: "-1" });

@@ -1,6 +1,6 @@
 // The fleet: its nodes as they are measured, and the queue.
 
-import { get, post } from "./api.js";
+import { get, mayManage, post } from "./api.js";
 import { castStream } from "./cast_stream.js";
 import { ageOf, titleOf, waitReason } from "./cast_facts.js";
 import { button, confirmAction, errorLine, h, runAction, setText, showMessage, stateLabel } from "./dom.js";
@@ -16,8 +16,8 @@ const MAX_QUEUED = 200;
 /** Share of cores or memory in use from which a bar is amber, and red. */
 const HIGH = 0.8, FULL = 0.95;
 
-export function mount(outlet) {
-  return new NodesView(outlet);
+export function mount(outlet, { session }) {
+  return new NodesView(outlet, mayManage(session));
 }
 
 function meter(name) {
@@ -45,7 +45,8 @@ function stateOf(node) {
 }
 
 class NodeCard {
-  constructor(drain) {
+  constructor(drain, mayDrain) {
+    this.mayDrain = mayDrain;
     this.state = stateLabel("good");
     this.name = h("h2");
     this.cores = meter("Cores");
@@ -72,7 +73,7 @@ class NodeCard {
     setText(this.values.leases, node.lease ? `${node.lease.health}, ${node.lease.renewal_age_s.toFixed(1)} s` : "none");
     setText(this.values.heartbeat, `${node.heartbeat_age_s.toFixed(1)} s ago`);
     setText(this.version, `version ${node.version}`);
-    this.drain.hidden = node.draining;
+    this.drain.hidden = node.draining || !this.mayDrain;
     const words = [...node.roles.map((role) => ["good", role]), ...node.labels.map((label) => ["", label])];
     if (JSON.stringify(words) !== this.words) {
       this.words = JSON.stringify(words);
@@ -86,7 +87,8 @@ class NodesView {
   #timer = 0;
   #closed = false;
 
-  constructor(outlet) {
+  constructor(outlet, mayDrain) {
+    this.mayDrain = mayDrain;
     this.grid = h("div", { class: "nodes" });
     this.total = h("p", { class: "meta" });
     this.problem = h("div");
@@ -127,7 +129,7 @@ class NodesView {
     }
     nodes.forEach((node, index) => {
       let card = this.#cards.get(node.name);
-      if (!card) this.#cards.set(node.name, (card = new NodeCard((shown, control) => this.#drain(shown, control))));
+      if (!card) this.#cards.set(node.name, (card = new NodeCard((shown, control) => this.#drain(shown, control), this.mayDrain)));
       card.show(node);
       if (this.grid.children[index] !== card.element) this.grid.insertBefore(card.element, this.grid.children[index] || null);
     });

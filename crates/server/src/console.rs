@@ -49,6 +49,7 @@ static ASSETS: &[File] = &files![
     "access_keys.js": "text/javascript",
     "api.js": "text/javascript",
     "application.js": "text/javascript",
+    "application_tests.js": "text/javascript",
     "applications.js": "text/javascript",
     "cast.js": "text/javascript",
     "cast_call.js": "text/javascript",
@@ -81,6 +82,7 @@ static ASSETS: &[File] = &files![
     "timeline.js": "text/javascript",
     "timeline_model.js": "text/javascript",
     "timeline_paint.js": "text/javascript",
+    "use.js": "text/javascript",
     "virtual_list.js": "text/javascript",
 ];
 
