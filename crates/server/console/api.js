@@ -81,6 +81,9 @@ export async function readSession() {
   }
 }
 
+/** How one can sign in: `token`, and `oidc` with the label of its provider. */
+export const readMethods = () => get("/v1/session/methods", { keepSession: true });
+
 /** Starts a session with `{ token }` or `{ code }`. */
 export const signIn = (credentials) => post("/v1/session", credentials, { keepSession: true });
 

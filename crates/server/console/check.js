@@ -159,7 +159,7 @@ function failed({ failed_requests: list }) {
 
 function logged({ console: list }) {
   if (!list || !list.length) return null;
-  const kinds = { error: "bad", warning: "warn", warn: "warn" };
+  const kinds = { error: "bad", exception: "bad", warning: "warn", warn: "warn" };
   return section("Console", list.map(({ level, text }) => h("li", null, h("span", { class: `tag ${kinds[level] || ""}` }, level), h("span", { class: "mono" }, text))));
 }
 

@@ -1,6 +1,6 @@
 // Starts the console: the session, the bar above all views, and the views.
 
-import { handleSignedOut, readSession, signIn, signOut } from "./api.js";
+import { handleSignedOut, mayOperate, readSession, signIn, signOut } from "./api.js";
 import { castStream } from "./cast_stream.js";
 import { button, h, icon, iconButton, openDialog, runAction, setText } from "./dom.js";
 import { formatTime } from "./format.js";
@@ -18,23 +18,27 @@ const PRELOAD_MS = 2000;
 
 const NAVIGATION = [
   { name: "casts", label: "Casts", path: "/casts", key: "c" },
-  { name: "start", label: "Start", path: "/start", key: "n" },
+  { name: "start", label: "Start", path: "/start", key: "n", changes: true },
   { name: "nodes", label: "Nodes", path: "/nodes", key: "o", administrator: true },
   { name: "applications", label: "Applications", path: "/applications", key: "a", administrator: true },
   { name: "use", label: "Use", path: "/use", key: "u", administrator: false },
+  { name: "explorer", label: "Explorer", path: "/explorer", key: "e", changes: true },
+  { name: "audit", label: "Audit", path: "/audit", key: "l", administrator: true },
 ];
 
 const ROUTES = [
   { name: "casts", pattern: /^\/casts$/, load: () => import("./casts.js") },
   { name: "cast", pattern: /^\/casts\/([^/]+)$/, load: () => import("./cast.js") },
-  { name: "start", pattern: /^\/start$/, load: () => import("./start.js") },
+  { name: "start", pattern: /^\/start$/, load: () => import("./start.js"), changes: true },
   { name: "nodes", pattern: /^\/nodes$/, load: () => import("./nodes.js"), administrator: true },
   { name: "applications", pattern: /^\/applications$/, load: () => import("./applications.js"), administrator: true },
+  { name: "explorer", pattern: /^\/explorer$/, load: () => import("./explorer.js"), changes: true },
+  { name: "audit", pattern: /^\/audit$/, load: () => import("./audit.js"), administrator: true },
   { name: "use", pattern: /^\/use$/, load: () => import("./use.js"), administrator: false },
   { name: "application", pattern: /^\/applications\/([^/]+)$/, load: () => import("./application.js"), administrator: true },
 ];
 
-const TITLES = { casts: "Casts", cast: "Cast", start: "Start a cast", nodes: "Nodes", applications: "Applications", application: "Application", use: "Use" };
+const TITLES = { casts: "Casts", cast: "Cast", start: "Start a cast", nodes: "Nodes", applications: "Applications", application: "Application", use: "Use", explorer: "Explorer", audit: "Audit" };
 
 const PERMISSIONS = { viewer: "Viewer: sees everything, changes nothing", operator: "Operator: runs casts", admin: "Administrator: changes everything" };
 
@@ -82,7 +86,8 @@ function connectionLabel() {
 }
 
 function showShell() {
-  const allowed = (entry) => entry.administrator === undefined || entry.administrator === (session.role === "administrator");
+  const isAdministrator = session.role === "administrator";
+  const allowed = (entry) => (entry.administrator ?? isAdministrator) === isAdministrator && (!entry.changes || mayOperate(session));
   const links = NAVIGATION.filter(allowed).map((entry) =>
     h("a", { href: router.address(entry.path), data: { name: entry.name } }, icon(entry.name), h("span", null, entry.label)));
   const outlet = h("main", { id: "view", tabindex: "-1" });
@@ -159,7 +164,7 @@ async function useCode(code) {
 
 async function begin() {
   handleSignedOut(() => session && showSignIn("Your session has ended. Sign in again."));
-  const code = location.pathname === "/console/sign-in" && new URLSearchParams(location.hash.slice(1)).get("code");
+  const code = new URLSearchParams(location.hash.slice(1)).get("code");
   if (code) return useCode(code);
   try {
     const known = await readSession();

@@ -94,9 +94,10 @@ class TextControl extends Control {
     const type = typeOf(this.schema);
     this.numeric = type === "integer" || type === "number";
     const long = LONG_TEXTS.includes(this.name);
+    const secret = SECRETS.includes(this.name) || this.schema.writeOnly;
     const placeholder = this.schema.example || standardOf(this.schema);
     this.input = h(long ? "textarea" : "input", {
-      type: long ? null : SECRETS.includes(this.name) ? "password" : "text", inputmode: this.numeric ? "decimal" : null, autocomplete: SECRETS.includes(this.name) ? "new-password" : "off", spellcheck: "false", placeholder,
+      type: long ? null : secret ? "password" : "text", inputmode: this.numeric ? "decimal" : null, autocomplete: secret ? "new-password" : "off", spellcheck: "false", placeholder,
     });
     this.input.addEventListener("input", () => {
       this.check(false);
@@ -137,7 +138,7 @@ class EnumControl extends Control {
   }
 
   read() {
-    return this.input.value || undefined;
+    return this.schema.enum.find((value) => String(value) === this.input.value);
   }
 
   write(value) {

@@ -1,6 +1,6 @@
-// The sign-in view: a token, once.
+// The sign-in view: a token, or the identity provider of the organization.
 
-import { signIn } from "./api.js";
+import { readMethods, signIn } from "./api.js";
 import { h, icon } from "./dom.js";
 
 /** Shows the form; `signedIn` gets the session. `message` says why the reader has to sign in. */
@@ -12,13 +12,27 @@ export function mountSignIn(outlet, { message, signedIn }) {
     "aria-describedby": "sign-in-error",
   });
   const submit = h("button", { type: "submit", class: "button primary" }, "Sign in");
-  const form = h("form", { class: "sign-in", on: { submit: send } },
-    h("div", { class: "mark large" }, icon("play")),
-    h("h1", null, "Pagecast"),
-    message && h("p", { class: "hint" }, message),
+  const provider = h("div", { class: "provider", hidden: true });
+  const byToken = h("div", { class: "by-token" },
     h("label", { for: "token" }, "Token"), token, problem, submit,
     h("p", { class: "hint" }, "The administrator’s token is ", h("code", null, "admin_token"),
       " of the configuration. The token of an application shows that application only."));
+  const form = h("form", { class: "sign-in", on: { submit: send } },
+    h("div", { class: "mark large" }, icon("play")),
+    h("h1", null, "Pagecast"),
+    message && h("p", { class: "hint", role: "status" }, message), provider, byToken);
+
+  async function showMethods() {
+    // Without an answer, a token is what always works.
+    const methods = await readMethods().catch(() => ({ token: true, oidc: null }));
+    byToken.hidden = !methods.token;
+    if (!methods.oidc || !form.isConnected) return;
+    provider.hidden = false;
+    provider.replaceChildren(h("a", { class: "button primary", href: "/v1/session/oidc" }, `Sign in with ${methods.oidc.label}`),
+      methods.token ? h("p", { class: "or" }, h("span", null, "or")) : "");
+    submit.classList.remove("primary");
+    if (!token.value) provider.firstChild.focus();
+  }
 
   async function send(event) {
     event.preventDefault();
@@ -39,4 +53,5 @@ export function mountSignIn(outlet, { message, signedIn }) {
 
   outlet.replaceChildren(h("main", { class: "sign-in-page" }, form));
   token.focus();
+  showMethods();
 }
