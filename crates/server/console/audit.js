@@ -1,7 +1,7 @@
 // The audit: who changed what and when, newest first, page by page.
 
 import { get } from "./api.js";
-import { button, emptyState, errorLine, h, icon } from "./dom.js";
+import { button, emptyState, errorLine, h, icon, iconButton } from "./dom.js";
 import { formatCount, formatTime, plural, visible } from "./format.js";
 import { addShortcut } from "./keys.js";
 import { address, setQuery } from "./router.js";
@@ -66,7 +66,7 @@ class AuditView {
       } },
     });
     this.app = h("select", { "aria-label": "Application", on: { change: () => setQuery({ app: this.app.value }, { push: true }) } });
-    const again = button("Refresh", () => this.#restart(), { icon: "again" });
+    const again = iconButton("Refresh", "again", () => this.#restart());
     this.rows = h("tbody");
     this.table = h("table", { class: "list stack audit", "aria-label": "Audit" }, h("thead", null, h("tr", null, COLUMNS.map((name) =>
       h("th", { scope: "col", class: { "#": "number", "~": "optional" }[name[0]] || null }, name.replace(/^[#~]/, ""))))), this.rows);
