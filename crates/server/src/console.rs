@@ -17,7 +17,7 @@ use axum::routing::get;
 /// What the console may load and do: its own files and this service, and nothing of anybody else but
 /// recordings, which it plays from the bucket where they are stored.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; \
-                      media-src 'self' blob: http: https:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
+                      media-src 'self' blob: https:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
                       frame-ancestors 'none'";
 
 /// A file of the console.
