@@ -1,12 +1,17 @@
 //! The console in real Chromium, used as a person does: sign in, start a cast from the form, watch it, stop
-//! it, sign out; also when the service restarts, and with names that try to be HTML.
+//! it, play its recording, see what went wrong, deliver a callback again, drain a node, sign out; also when
+//! the service restarts, and with names that try to be HTML.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::browser::{Browser, Page};
 use pagecast_testkit::service::{ADMIN_TOKEN, REST_TOKEN};
-use pagecast_testkit::{MachineLock, PageServer, ServiceConfig, ServiceProcess};
+use pagecast_testkit::{
+    FleetConfig, MachineLock, PageServer, ReceivedRequest, ServiceConfig, ServiceProcess, TestFleet,
+    WebhookReceiver,
+};
 use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
@@ -61,6 +66,21 @@ impl Console {
         self.press("button", "Sign in")
     }
 
+    /// Opens a tab of a cast, as from a link.
+    fn open_cast(&mut self, service: &ServiceProcess, id: &str, tab: &str) -> Result<()> {
+        // Signing in is over when the list is there.
+        self.wait_for("the list", "find('nav a', 'Casts')")?;
+        self.page.navigate(&service.url(&format!("/console/casts/{id}?tab={tab}")))?;
+        self.page.evaluate(HELPERS)?;
+        self.wait_for("the cast", "find('.sheet-head')").map(drop)
+    }
+
+    /// Saves what the page shows in `target/tmp`, for whoever wants to look.
+    fn save_screenshot(&mut self, name: &str) -> Result<()> {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("console-{name}.png"));
+        Ok(std::fs::write(file, self.page.screenshot()?)?)
+    }
+
     fn wait_for(&mut self, what: &str, expression: &str) -> Result<Value> {
         self.page.wait_until(what, TIMEOUT, &format!("Boolean({expression})"))
     }
@@ -94,10 +114,15 @@ impl Console {
     }
 }
 
-/// A cast that shows the counter page and records it.
+/// Creates a small cast of a page, which is recorded.
 fn create_cast(service: &ServiceProcess, url: &str) -> Result<String> {
     let request = json!({ "url": url, "width": 320, "height": 180, "fps": 15, "recording": {} });
-    let made = service.rest("POST", "/v1/casts", Some(&request))?;
+    create_cast_of(service, &request)
+}
+
+/// Creates a cast, and returns its id.
+fn create_cast_of(service: &ServiceProcess, request: &Value) -> Result<String> {
+    let made = service.rest("POST", "/v1/casts", Some(request))?;
     ensure!(made.status == 201, "{}", made.text());
     Ok(made.json()?["id"].as_str().context("no id")?.to_owned())
 }
@@ -137,7 +162,7 @@ fn a_person_starts_watches_and_stops_a_cast() -> Result<()> {
     let picture = "find('.preview img').naturalWidth > 0 && find('.preview img').src";
     let first = console.page.wait_until("there is a picture", TIMEOUT, picture)?;
     console.wait_for("the picture moves", &format!("find('.preview img').src !== {first}"))?;
-    std::fs::write(service.scratch().join("cast.png"), console.page.screenshot()?)?;
+    console.save_screenshot("cast")?;
 
     console.press("button", "Stop")?;
     console.press("dialog button", "Stop")?;
@@ -145,6 +170,14 @@ fn a_person_starts_watches_and_stops_a_cast() -> Result<()> {
     console.wait_for("the cast is shown as ended", "find('.sheet-head', 'ended')")?;
     console.press("[role=tab]", "Files")?;
     console.wait_for("the file", &format!("find('#cast-panel', '{id}') && find('#cast-panel', '.mp4')"))?;
+    console.press(".play", "Play")?;
+    console.wait_for("the recording plays", "find('.player video')?.currentTime > 0.3")?;
+    let size = console.page.evaluate("[find('video').videoWidth, find('video').videoHeight]")?;
+    ensure!(size == json!([320, 180]), "the recording plays at {size}");
+    // To a moment that has not been loaded.
+    console.page.evaluate("find('video').currentTime = find('video').duration - 0.2")?;
+    console.wait_for("it plays to its end", "find('video').ended")?;
+    console.press(".player button", "")?;
     console.press("nav a", "Casts")?;
     console.wait_for("it is listed", &format!("find('[data-id=\"{id}\"]', 'ended')"))?;
     console.expect_no_errors()?;
@@ -154,6 +187,77 @@ fn a_person_starts_watches_and_stops_a_cast() -> Result<()> {
     console.wait_for("the form", "find('#token')")?;
     service.stop(STOP_TIMEOUT)?;
     service.wait_until_exited(STOP_TIMEOUT)
+}
+
+#[test]
+fn a_fault_is_on_the_timeline_with_its_picture() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let pages = PageServer::start()?;
+    let service = ServiceProcess::start(PAGECAST, &ServiceConfig::default())?;
+    let request = json!({
+        "url": pages.url("counter.html?do=freeze&after=500&loads=1"), "width": 320, "height": 180, "fps": 15,
+        "recording": {}, "checks": { "freeze_s": 2 },
+    });
+    let id = create_cast_of(&service, &request)?;
+    let mut console = Console::open(&service)?;
+    console.sign_in(REST_TOKEN)?;
+    console.open_cast(&service, &id, "timeline")?;
+    console.wait_for("the reload is shown", "find('main', '1 reload')")?;
+    console.wait_for("there is a picture", "find('.preview img')?.naturalWidth > 0")?;
+    console.wait_for("its picture is on the timeline", "find('.evidence-mark img')?.naturalWidth > 0")?;
+    console.wait_for("the page is live again", "find('.sheet-head', 'live')")?;
+    console.press(".evidence-mark", "")?;
+    console.wait_for("the picture is shown", "find('dialog img')?.naturalWidth === 320")?;
+    console.save_screenshot("fault")?;
+    console.expect_no_errors()
+}
+
+#[test]
+fn a_callback_is_delivered_again() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let (pages, receiver) = (PageServer::start()?, WebhookReceiver::start()?);
+    let config =
+        ServiceConfig { no_capacity: true, callback_url: Some(receiver.url("")), ..ServiceConfig::default() };
+    let service = ServiceProcess::start(PAGECAST, &config)?;
+    let id = create_cast(&service, &pages.url("static.html"))?;
+    let of_queued = |requests: &[ReceivedRequest]| {
+        requests.iter().filter(|request| request.json()["event"] == "queued").count()
+    };
+    receiver.wait_until("the callback arrives", TIMEOUT, |requests| of_queued(requests) == 1)?;
+    let mut console = Console::open(&service)?;
+    console.sign_in(REST_TOKEN)?;
+    console.open_cast(&service, &id, "callbacks")?;
+    console.press("#cast-panel button", "Again")?;
+    receiver.wait_until("it arrives again", TIMEOUT, |requests| of_queued(requests) == 2)?;
+    console.wait_for(
+        "both attempts are listed",
+        "document.querySelectorAll('#cast-panel tbody tr').length === 2",
+    )?;
+    console.press("#cast-panel button", "Show")?;
+    console.wait_for("the message is shown", &format!("find('dialog pre', '{id}')"))?;
+    console.save_screenshot("callback")?;
+    console.expect_no_errors()
+}
+
+#[test]
+fn a_node_of_a_fleet_is_drained() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let mut fleet = TestFleet::start(PAGECAST, &FleetConfig::of_nodes(3))?;
+    let mut console = Console::open(&fleet.nodes[0])?;
+    console.sign_in(ADMIN_TOKEN)?;
+    console.press("nav a", "Nodes")?;
+    console.wait_for("all nodes are ready", "document.querySelectorAll('.node-card').length === 3")?;
+    console.save_screenshot("nodes")?;
+    let pressed = console.page.evaluate(
+        "(() => { const card = find('.node-card', 'n1'); card.querySelector('.actions button').click();
+            return true; })()",
+    )?;
+    ensure!(pressed == true);
+    console.press("dialog button", "Drain")?;
+    // It has no casts, so it ends at once.
+    fleet.nodes[1].wait_until_exited(TIMEOUT)?;
+    console.wait_for("it is gone", "!find('.node-card', 'n1') || find('.node-card', 'no heartbeat')")?;
+    console.expect_no_errors()
 }
 
 #[test]

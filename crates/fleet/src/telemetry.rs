@@ -41,6 +41,8 @@ pub struct CastStats {
     pub memory_bytes: u64,
     /// Files that are waiting to be uploaded or being uploaded.
     pub upload_pending: usize,
+    /// Times that the page was opened again because of a fault.
+    pub reloads: u64,
     /// Recent upload error, if uploads are failing.
     pub upload_error: Option<String>,
     /// Pushes of the cast: number within the cast, and state.

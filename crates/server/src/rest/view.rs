@@ -72,6 +72,10 @@ pub(super) struct CastView {
     /// Warnings for the owner of the page.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<WarningView>,
+    /// Times that the page was opened again because of a fault; in lists those since its node took the cast.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
+    reloads: u64,
     /// Current statistics, if a worker runs the cast.
     #[serde(skip_serializing_if = "Option::is_none")]
     stats: Option<CastStatsView>,
@@ -308,6 +312,7 @@ pub(super) struct OutputStates {
     upload_error: Option<String>,
     stored: Option<StoredView>,
     warnings: Vec<WarningView>,
+    reloads: u64,
 }
 
 impl OutputStates {
@@ -334,12 +339,10 @@ impl OutputStates {
                 self.stored = Some(stored_view(files, *complete, *backup, error.as_ref()));
                 self.upload_error = None;
             }
+            EventKind::Reloaded { .. } | EventKind::Moved { .. } | EventKind::Restarted => self.reloads += 1,
             EventKind::Queued
             | EventKind::Started
             | EventKind::Live
-            | EventKind::Reloaded { .. }
-            | EventKind::Moved { .. }
-            | EventKind::Restarted
             | EventKind::LostNode { .. }
             | EventKind::Resumed { .. }
             | EventKind::Ended { .. } => {}
@@ -417,6 +420,7 @@ impl CastView {
                 upload_error: stats.and_then(|stats| stats.upload_error.clone()).or(outputs.upload_error),
                 stored: outputs.stored,
             }),
+            reloads: outputs.reloads.max(stats.map_or(0, |stats| stats.reloads)),
             stats: stats.map(CastStatsView::new),
             events_dropped: cast.events_dropped,
             links: CastLinks {

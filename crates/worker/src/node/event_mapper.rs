@@ -75,6 +75,9 @@ impl EventMapper {
 
     /// Maps an event; returns `None` if the fleet does not need it, or has it already.
     pub(super) fn map(&mut self, event: CastEvent) -> Option<EventKind> {
+        if let CastEvent::Lifecycle(Event::Reloaded(_) | Event::Moved(_)) | CastEvent::Restarted = event {
+            self.stats.reloads += 1;
+        }
         match event {
             CastEvent::Lifecycle(Event::Live) => {
                 (!std::mem::replace(&mut self.was_live, true)).then_some(EventKind::Live)
