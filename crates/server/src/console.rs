@@ -1,5 +1,6 @@
 //! The web console: static files below `/console/`. It uses nothing but the REST API.
 
+use std::io::Write as _;
 use std::sync::LazyLock;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -7,12 +8,15 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Path;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::get;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 /// What the console may load and do: its own files and this service, and nothing of anybody else but
 /// recordings, which it plays from the bucket where they are stored.
@@ -90,20 +94,48 @@ static ASSETS: &[File] = &files![
     "virtual_list.js": "text/javascript",
 ];
 
-/// Versions of the files, which browsers send to learn whether a file has changed.
-static VERSIONS: LazyLock<Vec<(&str, HeaderValue)>> = LazyLock::new(|| {
-    let version = |file: &File| {
+/// Smallest file that is compressed, in bytes: smaller ones fit into one packet anyway.
+const MIN_COMPRESSED_LEN: usize = 1024;
+
+/// A file as it is sent.
+#[derive(Debug)]
+struct Asset {
+    file: &'static File,
+    /// The content as gzip.
+    gzip: Option<Bytes>,
+    /// Version of the content, which browsers send to learn whether it has changed.
+    version: HeaderValue,
+    /// The same for gzip.
+    gzip_version: HeaderValue,
+}
+
+impl Asset {
+    fn new(file: &'static File) -> Self {
         let hash = base16ct::lower::encode_string(&digest(&SHA256, file.content.as_bytes()).as_ref()[..12]);
-        (file.name, HeaderValue::from_str(&format!("\"{hash}\"")).expect("digits in quotes"))
-    };
-    ASSETS.iter().chain([&PAGE]).map(version).collect()
-});
+        let version = |ending: &str| {
+            HeaderValue::from_str(&format!("\"{hash}{ending}\"")).expect("digits and letters in quotes")
+        };
+        let gzip = (file.content.len() >= MIN_COMPRESSED_LEN).then(|| compress(file.content)).flatten();
+        Self { file, gzip, version: version(""), gzip_version: version("-gzip") }
+    }
+}
+
+fn compress(content: &str) -> Option<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    // Writing to memory does not fail.
+    encoder.write_all(content.as_bytes()).ok()?;
+    encoder.finish().ok().map(Bytes::from)
+}
+
+/// All files, and the page as the last one.
+static PREPARED: LazyLock<Vec<Asset>> =
+    LazyLock::new(|| ASSETS.iter().chain([&PAGE]).map(Asset::new).collect());
 
 /// Router of the console.
 pub(crate) fn router() -> Router {
     Router::new()
         .route("/console", get(async || Redirect::permanent("/console/")))
-        .route("/console/", get(async |headers: HeaderMap| respond(&PAGE, &headers)))
+        .route("/console/", get(async |headers: HeaderMap| find("", &headers)))
         .route(
             "/console/{*path}",
             get(async |Path(path): Path<String>, headers: HeaderMap| find(&path, &headers)),
@@ -113,26 +145,39 @@ pub(crate) fn router() -> Router {
 /// A file, or the page, which reads the rest of its address itself. A missing file is not the page, so that a
 /// browser does not run the page as a script.
 fn find(path: &str, headers: &HeaderMap) -> Response {
-    match ASSETS.iter().find(|file| file.name == path) {
-        Some(file) => respond(file, headers),
-        None if path.ends_with(".js") || path.ends_with(".css") => StatusCode::NOT_FOUND.into_response(),
-        None => respond(&PAGE, headers),
+    let is_page = !(path.ends_with(".js") || path.ends_with(".css"));
+    let name = if is_page { PAGE.name } else { path };
+    match PREPARED.iter().find(|asset| asset.file.name == name) {
+        Some(asset) => respond(asset, headers),
+        None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-fn respond(file: &File, headers: &HeaderMap) -> Response {
-    let version = VERSIONS.iter().find(|(name, _)| *name == file.name).map(|(_, version)| version);
-    let is_known =
-        version.is_some_and(|version| headers.get_all(IF_NONE_MATCH).iter().any(|known| known == version));
-    let mut response = if is_known {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        Response::new(Body::from(file.content))
+/// Whether a browser takes gzip.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.any(|value| {
+        value.split(',').any(|coding| {
+            let (name, quality) = coding.split_once(';').unwrap_or((coding, ""));
+            name.trim().eq_ignore_ascii_case("gzip") && !matches!(quality.trim(), "q=0" | "q=0.0" | "q=0.00")
+        })
+    })
+}
+
+fn respond(asset: &Asset, headers: &HeaderMap) -> Response {
+    let gzip = asset.gzip.as_ref().filter(|_| accepts_gzip(headers));
+    let version = if gzip.is_some() { &asset.gzip_version } else { &asset.version };
+    let is_known = headers.get_all(IF_NONE_MATCH).iter().any(|known| known == version);
+    let mut response = match gzip {
+        _ if is_known => StatusCode::NOT_MODIFIED.into_response(),
+        Some(gzip) => ([(CONTENT_ENCODING, "gzip")], gzip.clone()).into_response(),
+        None => Response::new(Body::from(asset.file.content)),
     };
     let fixed = [
-        (CONTENT_TYPE, file.content_type),
+        (CONTENT_TYPE, asset.file.content_type),
         // Browsers ask each time, so that a new version of the service has no old files.
         (CACHE_CONTROL, "no-cache"),
+        (VARY, "accept-encoding"),
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
@@ -142,18 +187,18 @@ fn respond(file: &File, headers: &HeaderMap) -> Response {
     for (name, value) in fixed {
         answer.insert(name, HeaderValue::from_static(value));
     }
-    if let Some(version) = version {
-        answer.insert(ETAG, version.clone());
-    }
+    answer.insert(ETAG, version.clone());
     response
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
-    /// Most bytes of all files, so that the console opens at once on a slow line.
-    const MAX_LEN: usize = 400 << 10;
+    /// Most bytes of all files as they are sent, so that the console opens at once on a slow line.
+    const MAX_LEN: usize = 120_000;
 
     #[test]
     fn all_files_of_the_folder_are_served() {
@@ -166,8 +211,43 @@ mod tests {
             .collect();
         found.sort_unstable();
         assert_eq!(found, expected);
-        let len: usize = ASSETS.iter().map(|file| file.content.len()).sum();
-        assert!(len < MAX_LEN, "{len} bytes");
+        let sent = |asset: &Asset| asset.gzip.as_ref().map_or(asset.file.content.len(), Bytes::len);
+        let len: usize = PREPARED.iter().map(sent).sum();
+        assert!(len <= MAX_LEN, "{len} bytes");
+    }
+
+    #[tokio::test]
+    async fn files_are_compressed_and_sent_once() {
+        let get = async |name: &str, encoding: &str, known: Option<&HeaderValue>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_str(encoding).unwrap());
+            if let Some(known) = known {
+                headers.insert(IF_NONE_MATCH, known.clone());
+            }
+            let response = find(name, &headers);
+            let (head, body) = response.into_parts();
+            (head, axum::body::to_bytes(body, usize::MAX).await.unwrap())
+        };
+        let main = ASSETS.iter().find(|file| file.name == "main.js").unwrap();
+        let (head, body) = get("main.js", "gzip, deflate, br", None).await;
+        assert_eq!(head.headers[CONTENT_ENCODING], "gzip");
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
+        assert_eq!(text, main.content);
+        for encoding in ["identity", "br", "gzip;q=0", "xgzip"] {
+            let (plain, body) = get("main.js", encoding, None).await;
+            assert!(!plain.headers.contains_key(CONTENT_ENCODING), "{encoding}");
+            assert_eq!(body, main.content);
+            assert_ne!(plain.headers[ETAG], head.headers[ETAG], "another encoding is another version");
+        }
+        let (again, body) = get("main.js", "gzip", Some(&head.headers[ETAG])).await;
+        assert_eq!((again.status, body.len()), (StatusCode::NOT_MODIFIED, 0));
+        let (page, _) = get("casts/some-cast", "gzip", None).await;
+        assert_eq!(
+            (page.status, &page.headers[CONTENT_TYPE]),
+            (StatusCode::OK, &HeaderValue::from_static(PAGE.content_type))
+        );
+        assert_eq!(get("no-such.js", "gzip", None).await.0.status, StatusCode::NOT_FOUND);
     }
 
     #[test]
