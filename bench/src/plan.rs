@@ -23,6 +23,7 @@ use crate::report;
 use crate::results::{PageResult, PerRecorder, Results};
 use crate::rooms::RoomResults;
 use crate::service::ServiceResults;
+use crate::service::console::ConsoleResults;
 use crate::site::BenchSite;
 use crate::take_over::TakeOverResults;
 use crate::usage::{become_subreaper, kill_descendants};
@@ -49,6 +50,8 @@ pub(crate) enum Section {
     Playback,
     /// Latency of the service, also with a long history
     Service,
+    /// The service while consoles are open
+    Console,
     /// SQLite and PostgreSQL: latency of the service, claims of many nodes, cost of leases
     Fleet,
     /// Time without pictures when the node of a cast is killed, and when the database is
@@ -184,6 +187,9 @@ fn run_sections(args: &Args, site: &BenchSite, program: &Path) -> Result<Results
     }
     if args.has(Section::Service) {
         results.service = Some(ServiceResults::measure(program, args.quick)?);
+    }
+    if args.has(Section::Console) {
+        results.console = Some(ConsoleResults::measure(program, args.quick)?);
     }
     if args.has(Section::Fleet) {
         results.fleet = Some(FleetResults::measure(program, args.quick)?);

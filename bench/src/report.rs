@@ -1,5 +1,6 @@
 //! Writes the results as Markdown.
 
+mod console;
 mod fleet;
 mod outputs;
 mod playback;
@@ -58,6 +59,9 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     if let Some(service) = &results.service {
         service::markdown(&mut text, service)?;
     }
+    if let Some(console) = &results.console {
+        console::markdown(&mut text, console)?;
+    }
     if let Some(fleet) = &results.fleet {
         fleet::markdown(&mut text, fleet)?;
     }
@@ -76,6 +80,9 @@ pub(crate) fn markdown(args: &Args, pagecast: &Path, results: &Results) -> Resul
     }
     if results.service.is_some() {
         text.push_str(service::METHOD_TEXT);
+    }
+    if results.console.is_some() {
+        text.push_str(console::METHOD_TEXT);
     }
     if results.fleet.is_some() {
         text.push_str(fleet::METHOD_TEXT);

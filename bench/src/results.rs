@@ -11,6 +11,7 @@ use crate::page::BenchPage;
 use crate::playback::PlaybackResults;
 use crate::rooms::RoomResults;
 use crate::service::ServiceResults;
+use crate::service::console::ConsoleResults;
 use crate::take_over::TakeOverResults;
 use crate::usage::Component;
 
@@ -64,6 +65,7 @@ pub(crate) struct Results {
     pub(crate) rooms: Option<RoomResults>,
     pub(crate) playback: Option<PlaybackResults>,
     pub(crate) service: Option<ServiceResults>,
+    pub(crate) console: Option<ConsoleResults>,
     pub(crate) fleet: Option<FleetResults>,
     pub(crate) take_over: Option<TakeOverResults>,
 }

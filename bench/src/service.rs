@@ -4,6 +4,7 @@
 //! queue, or are run by a stub that is live and ends at once ([`server`]).
 
 mod calls;
+pub(crate) mod console;
 mod load;
 mod server;
 

@@ -97,6 +97,14 @@ pub(crate) fn own_cpu_s() -> Result<f64> {
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
+/// CPU time of a process so far, without its children, in seconds.
+pub(crate) fn process_cpu_s(pid: u32) -> Result<f64> {
+    let stat = ProcStat::read(Path::new(&format!("/proc/{pid}/stat")));
+    let ticks = stat.and_then(|stat| Some(stat.field(11)? + stat.field(12)?));
+    let ticks = ticks.with_context(|| format!("process {pid} has ended"))?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// Sum of the proportional set sizes of all descendants, in bytes.
 pub(crate) fn pss_bytes() -> Result<u64> {
     let kib = |process: &Process| {

@@ -10,12 +10,27 @@ use pagecast_testkit::service::Environment;
 use pagecast_testkit::{ScratchDir, ServiceConfig, ServiceProcess};
 
 use super::calls::{APP_ID, KEY_COUNT, SECRET, access_key, rest_get, rest_token};
+use crate::usage::process_cpu_s;
 
 /// Stub of the process of a cast: it is live, and then complete.
 const STUB_SCRIPT: &str = "#!/bin/sh
 echo '{\"event\":{\"lifecycle\":\"live\"}}'
 echo '{\"event\":{\"lifecycle\":{\"ended\":\"complete\"}}}'
 echo '{\"done\":{\"report\":null,\"failure\":null}}'
+";
+/// Stub of the process of a cast that is live until it is killed. Every second it reports progress, in which all
+/// numbers change.
+const LIVE_STUB_SCRIPT: &str = "#!/bin/sh
+echo '{\"event\":{\"lifecycle\":\"live\"}}'
+n=0
+while sleep 1; do
+    n=$((n + 1))
+    echo '{\"heartbeat\":{\"idle_ms\":1}}'
+    printf '{\"event\":{\"progress\":{\"elapsed\":%d000000000,\"frames_captured\":%d,\"frames_encoded\":%d,\
+\"frames_unchanged\":%d,\"frames_dropped\":0,\"bytes\":%d,\"peak\":[0.%d,0.25],\"cpu_seconds\":%d.%02d,\
+\"rss_bytes\":%d}}}\\n' $n $((n * 29)) $((n * 28)) $n $((n * 400000)) $((n % 9 + 1)) $((n / 100)) $((n % 100)) \
+        $((300000000 + n * 4096))
+done
 ";
 /// Settings for a queue that is never full.
 const CASTS_TOML: &str = "max_queued_casts = 1000000\nqueue_timeout_s = 60";
@@ -33,7 +48,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CastRunner {
     Disabled,
+    /// Casts end at once.
     Stub,
+    /// Casts are live until they are killed.
+    LiveStub,
 }
 
 impl CastRunner {
@@ -87,10 +105,30 @@ impl MeasuredService {
         install_program(&self.program_folder, &fs::read(&self.original)?)?;
         self.service.environment = [runner.environment(), self.environment.clone()].concat();
         self.service.restart()?;
-        if runner == CastRunner::Stub {
-            install_program(&self.program_folder, STUB_SCRIPT.as_bytes())?;
+        match runner {
+            CastRunner::Disabled => Ok(()),
+            CastRunner::Stub => install_program(&self.program_folder, STUB_SCRIPT.as_bytes()),
+            CastRunner::LiveStub => install_program(&self.program_folder, LIVE_STUB_SCRIPT.as_bytes()),
         }
-        Ok(())
+    }
+
+    /// CPU time of the service so far, without the processes of its casts, in seconds.
+    pub(super) fn cpu_s(&self) -> Result<f64> {
+        process_cpu_s(self.service.pid().context("the service has ended")?)
+    }
+
+    /// Waits until this many casts are live.
+    pub(super) fn wait_until_live(&self, count: usize) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let list = rest_get("/v1/casts?state=live&limit=500").send(&self.url())?.json()?;
+            let live = list["casts"].as_array().context("no list of casts")?.len();
+            if live == count {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < ALL_ENDED_TIMEOUT, "{live} of {count} casts are live");
+            std::thread::sleep(POLL_INTERVAL);
+        }
     }
 
     pub(super) fn url(&self) -> String {

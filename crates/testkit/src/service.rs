@@ -182,6 +182,12 @@ impl ServiceProcess {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Process id of the service, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Data folder of the service.
     #[must_use]
     pub fn data_folder(&self) -> PathBuf {
