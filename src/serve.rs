@@ -116,12 +116,15 @@ pub(crate) struct RunningService {
     peers: Option<RunningPeers>,
     uses_demo_application: bool,
     stop: watch::Sender<bool>,
-    /// Stops the webhook dispatcher, last of all: ends of casts are still delivered while the node drains.
+    /// Stops webhook dispatcher and record of requests, last of all: ends of casts are still delivered while
+    /// the node drains.
     stop_dispatcher: watch::Sender<bool>,
     node: JoinHandle<()>,
     /// Why the node has ended, by itself or because it was asked to.
     node_ended: watch::Receiver<Option<NodeEnd>>,
     dispatcher: Option<JoinHandle<()>>,
+    /// Stores the record of requests.
+    recorder: JoinHandle<()>,
     _data_lock: Option<DataFolderLock>,
 }
 
@@ -180,7 +183,9 @@ impl RunningService {
     /// Drains the service: casts first, then rooms, requests and callbacks. The next start resumes running
     /// casts.
     pub(crate) async fn stop(self) {
-        let Self { service, server, rooms, mut peers, stop, stop_dispatcher, node, dispatcher, .. } = self;
+        let Self {
+            service, server, rooms, mut peers, stop, stop_dispatcher, node, dispatcher, recorder, ..
+        } = self;
         service.draining.store(true, Ordering::Release);
         stop.send_replace(true);
         if node.await.is_err() {
@@ -199,6 +204,9 @@ impl RunningService {
             && dispatcher.await.is_err()
         {
             tracing::error!("webhook dispatcher panicked");
+        }
+        if recorder.await.is_err() {
+            tracing::error!("recorder of requests panicked");
         }
         if let Some(peers) = peers {
             peers.stop().await;

@@ -76,6 +76,7 @@ impl WiredService {
             clock,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
+            audit: Arc::default(),
             sign_in_code: Arc::default(),
             evidence,
             recordings: Some(recordings),
@@ -130,6 +131,11 @@ impl WiredService {
             node_end.send_replace(Some(running.await));
         });
         let (stop_dispatcher, dispatcher_stopped) = watch::channel(false);
+        let recorder = self.service.clone();
+        let stopped = dispatcher_stopped.clone();
+        let recorder = tokio::spawn(async move {
+            recorder.audit.run(&*recorder.fleet, &recorder.clock, stopped).await;
+        });
         let dispatcher = self.dispatcher.map(|dispatcher| tokio::spawn(dispatcher.run(dispatcher_stopped)));
         Ok(RunningService {
             service: self.service,
@@ -143,6 +149,7 @@ impl WiredService {
             node,
             node_ended,
             dispatcher,
+            recorder,
             _data_lock: self.data_lock,
         })
     }

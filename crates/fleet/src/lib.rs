@@ -6,7 +6,8 @@
 //! change together. A worker owns a cast by a lease with an epoch. A worker that lost its lease to another is
 //! fenced from then on, so that a cast has one owner at a time.
 //!
-//! [`Fleet`] is the sum of five traits: [`Casts`], [`Leases`], [`Outbox`], [`Documents`] and [`Telemetry`].
+//! [`Fleet`] is the sum of the traits [`Casts`], [`Leases`], [`Outbox`], [`Documents`], [`Telemetry`] and
+//! [`AuditTrail`].
 //! [`sqlite`] is the embedded backend, for one machine, and [`postgres`] the backend for many. Both follow
 //! the same decisions ([`lifecycle`], [`quota`], [`queue`], [`delivery`], [`clock`] …) and only store their
 //! results; `tests/contract.rs` specifies what any backend must do. [`Rooms`] is the table of embedded rooms,
@@ -15,6 +16,7 @@
 //! Deliberately absent: pages, media, HTTP, and the vocabulary of the vendors' APIs.
 
 mod answered;
+mod audit;
 pub mod cast;
 mod casts;
 mod clock;
@@ -42,6 +44,9 @@ mod time_limit;
 pub mod vault;
 
 pub use answered::{AnsweredCursor, AnsweredRequest, AnsweredRequests, MAX_ANSWERED};
+pub use audit::{
+    AuditEntry, AuditFilter, AuditPage, AuditRole, AuditTrail, MAX_AUDIT_APPEND, MAX_AUDIT_ENTRIES,
+};
 pub use cast::{
     Cast, CastEnd, CastId, CastKey, CastPage, CastState, CreateOutcome, Filter, KeyRetention, NewCast,
 };
@@ -112,9 +117,9 @@ pub enum Error {
     Unavailable,
 }
 
-/// The whole contract of a fleet. Every type that implements the five traits implements it.
+/// The whole contract of a fleet. Every type that implements these traits implements it.
 ///
 /// An operation that returned without an error is durable, whichever process or machine fails next.
-pub trait Fleet: Casts + Leases + Outbox + Documents + Telemetry {}
+pub trait Fleet: Casts + Leases + Outbox + Documents + Telemetry + AuditTrail {}
 
-impl<T: Casts + Leases + Outbox + Documents + Telemetry> Fleet for T {}
+impl<T: Casts + Leases + Outbox + Documents + Telemetry + AuditTrail> Fleet for T {}

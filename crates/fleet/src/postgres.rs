@@ -9,6 +9,7 @@
 //! SQL is used only in this module and its submodules.
 
 mod answered;
+mod audit;
 mod casts;
 mod claims;
 mod clock;
@@ -47,10 +48,11 @@ use crate::sealing::SealedCast;
 use crate::telemetry_table::{Owner, TelemetryTable};
 use crate::vault::{self, Vault, random_bytes, random_u64};
 use crate::{
-    Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
-    DeliveryAttempt, DeliveryOutcome, DocumentList, Documents, Error as FleetError, Event, EventKind,
-    ExpiredLease, Filter, Fits, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry,
-    PendingWork, QueueState, RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    AuditEntry, AuditFilter, AuditPage, AuditTrail, Backlog, Cast, CastId, CastKey, CastPage, CastState,
+    CastStats, Casts, Claim, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, DocumentList,
+    Documents, Error as FleetError, Event, EventKind, ExpiredLease, Filter, Fits, HeartbeatResponse, Leases,
+    MAX_AUDIT_APPEND, NewCast, NodeInfo, Outbox, OutboxEntry, PendingWork, QueueState, RedeliverOutcome,
+    Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use claims::{Ack, ClaimQueued, Claimant, Close, FailQueued, Renew, TakeOver};
 use connections::Connections;
@@ -661,5 +663,18 @@ impl Telemetry for PostgresFleet {
             Box::pin(telemetry::request_drain(db, worker))
         })
         .await
+    }
+}
+
+#[async_trait]
+impl AuditTrail for PostgresFleet {
+    async fn append_audit(&self, mut entries: Vec<AuditEntry>) -> Result<(), FleetError> {
+        entries.truncate(MAX_AUDIT_APPEND);
+        let append: Write<_, Vec<AuditEntry>> = |tx, entries| Box::pin(audit::append(tx, entries));
+        self.write("adding audit entries", OPERATION_TIMEOUT, &entries, append).await.map(drop)
+    }
+
+    async fn audit_entries(&self, filter: &AuditFilter) -> Result<AuditPage, FleetError> {
+        self.read("reading audit entries", filter, |db, filter| Box::pin(audit::list(db, filter))).await
     }
 }

@@ -10,6 +10,9 @@ use crate::{CastId, Error, NewCast};
 /// Context of the value that checks the vault's key.
 pub(crate) const KEY_CHECK_CONTEXT: &str = "meta/vault";
 
+/// Context in which audit entries are sealed. Their numbers are not known before they are stored.
+pub(crate) const AUDIT_CONTEXT: &str = "audit";
+
 /// Context in which a value of a cast is sealed.
 pub(crate) fn cast_context(id: &CastId, what: &str) -> String {
     format!("cast/{id}/{what}")

@@ -7,6 +7,7 @@
 //!
 //! SQL is used only in this module and its submodules.
 
+mod audit;
 mod casts;
 mod claims;
 mod clock;
@@ -47,10 +48,11 @@ use crate::sealing::SealedCast;
 use crate::telemetry_table::TelemetryTable;
 use crate::vault::{self, Vault};
 use crate::{
-    Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
-    DeliveryAttempt, DeliveryOutcome, DocumentList, Documents, Error as FleetError, Event, EventKind,
-    ExpiredLease, Filter, Fits, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry,
-    QueueState, RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    AuditEntry, AuditFilter, AuditPage, AuditTrail, Backlog, Cast, CastId, CastKey, CastPage, CastState,
+    CastStats, Casts, Claim, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, DocumentList,
+    Documents, Error as FleetError, Event, EventKind, ExpiredLease, Filter, Fits, HeartbeatResponse, Leases,
+    MAX_AUDIT_APPEND, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState, RedeliverOutcome, Renewal,
+    Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use clock::FleetClock;
 use writer::Tx;
@@ -494,5 +496,18 @@ impl Telemetry for SqliteFleet {
 
     async fn request_drain(&self, worker: &WorkerId) -> Result<bool, FleetError> {
         Ok(self.shared.telemetry.request_drain(worker, self.shared.clock.fleet_ms()))
+    }
+}
+
+#[async_trait]
+impl AuditTrail for SqliteFleet {
+    async fn append_audit(&self, mut entries: Vec<AuditEntry>) -> Result<(), FleetError> {
+        entries.truncate(MAX_AUDIT_APPEND);
+        self.writer.write("adding audit entries", move |tx| audit::append(tx, &entries)).await
+    }
+
+    async fn audit_entries(&self, filter: &AuditFilter) -> Result<AuditPage, FleetError> {
+        let filter = filter.clone();
+        self.reader.read("reading audit entries", move |db, shared| audit::list(db, shared, &filter)).await
     }
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod contract {
+    pub(crate) mod audit;
     pub(crate) mod claims;
     pub(crate) mod commands;
     pub(crate) mod create;
@@ -118,6 +119,11 @@ macro_rules! contract {
                 renewed_rooms_stay_and_lost_ones_are_reported
                 released_rooms_are_free_at_once
                 candidates_agree_on_one_node
+            }
+            audit {
+                entries_are_kept_and_read_page_by_page
+                each_application_keeps_its_newest_entries
+                old_entries_are_deleted
             }
             documents {
                 they_are_kept_by_kind_and_name

@@ -470,7 +470,7 @@ fn a_database_of_version_1_is_migrated() {
     drop(fleet);
     let raw = rusqlite::Connection::open(&path).unwrap();
     let number = |sql: &str| raw.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(number("PRAGMA user_version"), 3);
+    assert_eq!(number("PRAGMA user_version"), 4);
     assert_eq!(number("SELECT count(*) FROM injected"), 2, "the ended cast needs none");
     let sum = "SELECT sum(length(request) + length(spec)) + (SELECT sum(length(what)) FROM injected)
                       + (SELECT sum(length(what)) FROM events) FROM casts";

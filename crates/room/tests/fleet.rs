@@ -112,6 +112,7 @@ async fn run_node(
         peers: Some(client.clone()),
         node: id.clone(),
         live_api_nodes: Arc::default(),
+        audit: Arc::default(),
         sign_in_code: Arc::default(),
         evidence: None,
         recordings: None,

@@ -9,6 +9,7 @@
 //! Deliberately absent: pages, media, and the running of casts.
 
 pub mod app;
+mod audit;
 mod auth_log;
 mod bounded_json;
 pub mod callback;
@@ -30,6 +31,7 @@ mod sign_in_code;
 pub mod tencent;
 pub mod volcengine;
 
+pub use audit::AuditLog;
 pub use request_id::RequestId;
 pub use service::{
     Clock, EmbeddedRooms, RecordingReader, Service, StoredEvidence, StoredRecordings, is_embedded_room,

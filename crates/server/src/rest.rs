@@ -6,6 +6,7 @@
 //! format.
 
 mod applications;
+mod audit;
 pub(crate) mod callback;
 mod caller;
 mod cast_stream;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post, put};
 use pagecast_fleet::with_time_limit;
@@ -132,6 +133,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
     let inner = casts
         .merge(applications)
         .merge(nodes)
+        .route("/audit", get(audit::list))
         .route("/session", get(session::get).post(session::sign_in).delete(session::sign_out))
         .route("/", get(openapi::reference_page))
         .route("/reference.js", get(openapi::reference_script))
@@ -140,6 +142,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
         .layer(from_fn(limit_fleet_time))
         .layer(from_fn(error::render_errors))
+        .layer(from_fn_with_state(rest.clone(), audit::record))
         .with_state(rest);
     // A nested router does not answer its own path with a slash at the end.
     let slash =

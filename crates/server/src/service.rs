@@ -15,6 +15,7 @@ use pagecast_core::{CastSpec, SpecError};
 use pagecast_fleet::{Cast, CastId, CreateOutcome, Fleet, NewCast, UnixMs, WorkerId};
 
 use crate::app::{Application, ApplicationRegistry, Settings, StorageLocation};
+use crate::audit::AuditLog;
 use crate::config::Config;
 use crate::peer::PeerClient;
 use crate::sign_in_code::SignInCode;
@@ -108,6 +109,8 @@ pub struct Service {
     pub draining: Arc<AtomicBool>,
     /// Number of live API nodes of the fleet, which share each rate limit; 0 if it is not known.
     pub live_api_nodes: Arc<AtomicU32>,
+    /// Requests that are to be recorded.
+    pub audit: Arc<AuditLog>,
     /// Code with which the console can be opened once.
     pub sign_in_code: Arc<SignInCode>,
 }

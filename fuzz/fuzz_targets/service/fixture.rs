@@ -88,6 +88,9 @@ impl Fixture {
             peers: None,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
+            audit: Arc::default(),
+            sign_in_code: Arc::default(),
+            evidence: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         // The service never drains.

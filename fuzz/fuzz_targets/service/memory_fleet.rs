@@ -11,6 +11,7 @@ use pagecast_core::cast::EndReason;
 use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
+    AuditEntry, AuditFilter, AuditPage, AuditTrail,
     Backlog, Cast, CastEnd, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command,
     CreateOutcome, DeliveryAttempt, DeliveryOutcome, Document, DocumentList, Documents, Error, Event,
     EventKind, ExpiredLease, Filter, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry,
@@ -317,6 +318,17 @@ impl Documents for MemoryFleet {
 
     async fn documents_version(&self) -> Result<u64, Error> {
         Ok(self.contents().version)
+    }
+}
+
+#[async_trait]
+impl AuditTrail for MemoryFleet {
+    async fn append_audit(&self, _: Vec<AuditEntry>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn audit_entries(&self, _: &AuditFilter) -> Result<AuditPage, Error> {
+        Ok(AuditPage::default())
     }
 }
 

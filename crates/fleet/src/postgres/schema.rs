@@ -10,7 +10,8 @@ use crate::vault::Vault;
 /// Migrations, each to the next schema version, with the oldest schema version whose programs can still use
 /// the database. A migration first only adds; what it replaces is removed by a later one, when no program
 /// uses it any more. So two versions of the program can run side by side during an upgrade.
-const MIGRATIONS: &[(&str, i64)] = &[(include_str!("1.sql"), 1), (include_str!("2.sql"), 1)];
+const MIGRATIONS: &[(&str, i64)] =
+    &[(include_str!("1.sql"), 1), (include_str!("2.sql"), 1), (include_str!("3.sql"), 1)];
 /// Oldest supported version of PostgreSQL.
 const MIN_SERVER_VERSION: i64 = 140_000;
 /// Advisory lock of the process that migrates.

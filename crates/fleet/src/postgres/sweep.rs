@@ -3,6 +3,7 @@
 
 use tokio_postgres::{Client, Row};
 
+use super::audit;
 use super::claims::{fail_and_close, lock_tallies};
 use super::clock::check_trust;
 use super::row::CastRow;
@@ -34,7 +35,7 @@ const DELETABLE: &str = "closed AND (NOT held OR coalesce(key_until_ms, 0) <= $1
 pub(super) struct Due {
     /// Fleet time at which the next queue timeout passes.
     queue_until_ms: Option<i64>,
-    /// Closed casts that are older than the retention, or a jump of the clock.
+    /// Closed casts or audit entries that are older than the retention, or a jump of the clock.
     pub expired: bool,
     /// Rows that nobody needs any more.
     pub stale: bool,
@@ -45,6 +46,7 @@ pub(super) struct Due {
 pub(super) const DUE_COLUMNS: &str =
     "(SELECT min(queue_until_ms) FROM casts WHERE state = 0) AS queue_until_ms,
      EXISTS (SELECT 1 FROM casts WHERE closed AND ended_ms < wall_ms - $1)
+         OR EXISTS (SELECT 1 FROM audit WHERE at_ms < wall_ms - $1)
          OR EXISTS (SELECT 1 FROM clock WHERE abs(clock.offset_ms - swept_offset_ms) > $2) AS expired,
      EXISTS (SELECT 1 FROM committed WHERE at_ms < fleet_ms - $3) AS stale";
 
@@ -97,7 +99,8 @@ pub(super) async fn fail_overdue(tx: &mut Tx<'_>, _: &()) -> Result<bool, TxErro
     Ok(overdue.len() as i64 == SWEEP_BATCH)
 }
 
-/// Deletes deletable casts that are older than the retention, unless the wall clock is not trusted.
+/// Deletes deletable casts and audit entries that are older than the retention, unless the wall clock is not
+/// trusted.
 pub(super) async fn delete_expired(tx: &Tx<'_>, _: &()) -> Result<bool, TxError> {
     if !lock_sweep(tx).await? || !check_trust(tx.db(), tx.fleet_now).await? {
         return Ok(false);
@@ -109,7 +112,8 @@ pub(super) async fn delete_expired(tx: &Tx<'_>, _: &()) -> Result<bool, TxError>
     let before = tx.now.saturating_sub(tx.shared.retention_ms);
     let params = params![tx.now, before, SWEEP_BATCH];
     let rows = query_all(tx.db(), &sql, params, |row| Ok(row.try_get(0)?)).await?;
-    Ok(delete_casts(tx, rows).await? == SWEEP_BATCH)
+    let has_more = delete_casts(tx, rows).await? == SWEEP_BATCH;
+    Ok(audit::delete_before(tx, before).await? || has_more)
 }
 
 /// Deletes casts whose rows are locked, with all that belongs to them. Returns their number.

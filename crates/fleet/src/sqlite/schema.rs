@@ -14,7 +14,8 @@ use crate::sealing::KEY_CHECK_CONTEXT;
 use crate::vault::Vault;
 
 /// Migrations, each to the next schema version. Some include steps that SQL cannot do, see [`migrate`].
-const MIGRATIONS: &[&str] = &[include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql"), include_str!("4.sql")];
 /// Number of prepared statements cached per connection: more than the program has.
 const STATEMENT_CACHE_SIZE: usize = 128;
 /// Longest wait for a lock that another program holds, such as a backup or the `sqlite3` shell.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::params;
 
+use super::audit;
 use super::claims::fail_and_close;
 use super::row::{CastRow, TxError, execute, query_all, query_one};
 use super::schema;
@@ -34,7 +35,8 @@ pub(super) fn fail_overdue(tx: &mut Tx<'_>) -> Result<bool, TxError> {
     Ok(overdue.len() as i64 == SWEEP_BATCH)
 }
 
-/// Deletes deletable casts that are older than the retention, unless the wall clock is not trusted.
+/// Deletes deletable casts and audit entries that are older than the retention, unless the wall clock is not
+/// trusted.
 pub(super) fn delete_expired(tx: &mut Tx<'_>) -> Result<bool, TxError> {
     let trusted = tx.shared.clock.is_wall_trusted();
     if let Some(clocks) = tx.shared.clock.clocks_if_save_due() {
@@ -49,7 +51,8 @@ pub(super) fn delete_expired(tx: &mut Tx<'_>) -> Result<bool, TxError> {
              SELECT n FROM casts INDEXED BY casts_past WHERE {DELETABLE} AND ended_ms < ?2 ORDER BY \
                  ended_ms LIMIT ?3)"
     );
-    Ok(execute(tx.db, &sql, params![tx.now, before, SWEEP_BATCH])? as i64 == SWEEP_BATCH)
+    let has_more = execute(tx.db, &sql, params![tx.now, before, SWEEP_BATCH])? as i64 == SWEEP_BATCH;
+    Ok(audit::delete_before(tx, before)? || has_more)
 }
 
 /// Deletes the oldest deletable casts while the database exceeds its size limit.

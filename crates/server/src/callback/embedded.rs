@@ -67,6 +67,7 @@ fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
         peers: None,
         draining: Arc::default(),
         live_api_nodes: Arc::default(),
+        audit: Arc::default(),
         sign_in_code: Arc::default(),
         evidence: None,
         recordings: None,

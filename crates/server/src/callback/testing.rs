@@ -11,10 +11,11 @@ use pagecast_core::CastSpec;
 use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
-    Backlog, Cast, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command, CreateOutcome,
-    DeliveryAttempt, DeliveryOutcome, DocumentList, Documents, Error, Event, EventKind, ExpiredLease, Filter,
-    Fits, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState, RedeliverOutcome,
-    Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    AuditEntry, AuditFilter, AuditPage, AuditTrail, Backlog, Cast, CastId, CastKey, CastPage, CastState,
+    CastStats, Casts, Claim, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, DocumentList,
+    Documents, Error, Event, EventKind, ExpiredLease, Filter, Fits, HeartbeatResponse, Leases, NewCast,
+    NodeInfo, Outbox, OutboxEntry, QueueState, RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs,
+    WorkerId, WorkerStatus,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -324,6 +325,16 @@ impl Documents for FakeFleet {
         Err(Error::Unavailable)
     }
     async fn documents_version(&self) -> Result<u64, Error> {
+        Err(Error::Unavailable)
+    }
+}
+
+#[async_trait]
+impl AuditTrail for FakeFleet {
+    async fn append_audit(&self, _: Vec<AuditEntry>) -> Result<(), Error> {
+        Err(Error::Unavailable)
+    }
+    async fn audit_entries(&self, _: &AuditFilter) -> Result<AuditPage, Error> {
         Err(Error::Unavailable)
     }
 }

@@ -84,6 +84,7 @@ impl Database {
             rooms: None,
             peers: Some(client.clone()),
             live_api_nodes: Arc::default(),
+            audit: Arc::default(),
             sign_in_code: Arc::default(),
             evidence: None,
             recordings: Some(Arc::new(FolderRecordings(self.scratch.join(name)))),

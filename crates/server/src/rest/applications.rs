@@ -10,6 +10,7 @@ use pagecast_fleet::{CastState, Filter};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::audit::Created;
 use super::{Administrator, ApiError, ErrorCode, Json, RestState, json_response};
 use crate::app::store::{self, StoreError, StoredApplication};
 use crate::app::{Application, Settings};
@@ -212,6 +213,7 @@ pub(super) async fn create(
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/applications/{name}")) {
         response.headers_mut().insert(axum::http::header::LOCATION, location);
     }
+    response.extensions_mut().insert(Created { id: name.clone(), app: Some(name) });
     Ok(response)
 }
 

@@ -1,13 +1,17 @@
 //! Authentication of callers, and their access to casts and applications.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
+use axum::http::Extensions;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use pagecast_core::spec::Secret;
-use pagecast_fleet::{Cast, CastId};
+use pagecast_fleet::{AuditRole, Cast, CastId};
 
+use super::applications::tokens::token_id;
+use super::audit::{Actor, ActorSlot};
 use super::session::{BY_CODE, token_hash};
 use super::{ApiError, ErrorCode, RestState};
 use crate::app::Application;
@@ -32,10 +36,13 @@ pub(super) struct Administrator;
 pub(super) struct Identity {
     pub(super) caller: Caller,
     token: Option<String>,
+    /// Who it is, for the record of requests: a token by its id, or a person.
+    pub(super) actor: Cow<'static, str>,
 }
 
 impl Identity {
-    const ADMINISTRATOR: Self = Self { caller: Caller::Administrator, token: None };
+    const ADMINISTRATOR: Self =
+        Self { caller: Caller::Administrator, token: None, actor: Cow::Borrowed("administrator") };
 
     /// Finds the caller with this token.
     pub(super) fn by_token(service: &Service, token: &str) -> Option<Self> {
@@ -49,7 +56,7 @@ impl Identity {
     pub(super) fn by_token_hash(service: &Service, hash: &str) -> Option<Self> {
         let has_hash = |known: &Secret| token_hash(known.reveal()) == hash;
         if hash == BY_CODE {
-            return Some(Self::ADMINISTRATOR);
+            return Some(Self { actor: Cow::Borrowed("one-time link"), ..Self::ADMINISTRATOR });
         }
         if service.config.admin_token.as_ref().is_some_and(has_hash) {
             return Some(Self::ADMINISTRATOR);
@@ -69,8 +76,20 @@ impl Identity {
             }
         }
         let (app, index) = found?;
+        let actor = format!("token {}", token_id(app.tokens.get(index)?)).into();
         let token = format!("token {index} of {}", app.name);
-        Some(Self { caller: Caller::Application(app), token: Some(token) })
+        Some(Self { caller: Caller::Application(app), token: Some(token), actor })
+    }
+
+    /// Notes for the record of requests that it sent the request with these extensions.
+    pub(super) fn note(&self, extensions: &Extensions, is_console: bool) {
+        ActorSlot::fill(extensions, || {
+            let (role, app) = match &self.caller {
+                Caller::Administrator => (AuditRole::Administrator, None),
+                Caller::Application(app) => (AuditRole::Application, Some(app.name.clone())),
+            };
+            Actor { role, app, name: self.actor.to_string(), is_console }
+        });
     }
 }
 
@@ -82,13 +101,16 @@ impl Caller {
             true => None,
             false => rest.sessions.authenticate(&rest.service, parts).await?,
         };
-        let Identity { caller, token } = match session {
+        let is_console = session.is_some();
+        let identity = match session {
             Some((identity, id)) => {
                 parts.extensions.insert(id);
                 identity
             }
             None => Self::identify(&rest.service, parts)?,
         };
+        identity.note(&parts.extensions, is_console);
+        let Identity { caller, token, .. } = identity;
         let Some(token) = token else {
             parts.extensions.insert(ClaimedPrincipal::Key("administrator".to_owned()));
             return Ok(caller);

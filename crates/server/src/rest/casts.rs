@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::audit::Created;
 use super::create_cast::{CreateCastRequest, CreateContext};
 use super::error::ErrorResponse;
 use super::events::{accepts_event_stream, acquire_stream};
@@ -107,6 +108,8 @@ pub(super) async fn create(
         CreateOutcome::New(cast) => {
             let mut response = json_response(StatusCode::CREATED, &load_cast_view(service, &cast).await?);
             set_header(&mut response, LOCATION, &format!("/v1/casts/{}", cast.id));
+            let created = Created { id: cast.id.to_string(), app: Some(cast.app) };
+            response.extensions_mut().insert(created);
             Ok(response)
         }
         CreateOutcome::Exists(cast) => {

@@ -1,10 +1,11 @@
 //! The OpenAPI description of this API, generated from the code, and a page that shows it.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::response::Response;
 use bytes::Bytes;
 use utoipa::openapi::schema::{SchemaType, Type};
@@ -13,7 +14,7 @@ use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, Ref, RefOr, Respons
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    applications, callback, casts, deliveries, error, events, evidence, files, nodes, pushes, session,
+    applications, audit, callback, casts, deliveries, error, events, evidence, files, nodes, pushes, session,
     snapshot, stats,
 };
 
@@ -43,6 +44,7 @@ use super::{
         applications::keys::remove,
         applications::tokens::list, applications::tokens::add, applications::tokens::remove,
         nodes::list, nodes::get, nodes::drain,
+        audit::list,
         session::sign_in, session::get, session::sign_out,
     ),
     components(schemas(error::ErrorResponse, events::EventView, callback::WebhookPayload)),
@@ -51,6 +53,8 @@ use super::{
         (name = "applications", description = "Applications that own casts, with their keys and tokens. \
             Only for the administrator."),
         (name = "nodes", description = "Nodes of the fleet: see their load, and drain them. Only for the \
+            administrator."),
+        (name = "audit", description = "Record of the requests that changed something. Only for the \
             administrator."),
         (name = "session", description = "Sessions of browsers, in which a cookie takes the place of a \
             token."),
@@ -116,6 +120,30 @@ fn remove_null(schema_type: &mut SchemaType) {
             *schema_type = SchemaType::Type(only.clone());
         }
     }
+}
+
+/// Operations of this API: method and path, and `operationId`.
+static OPERATION_IDS: LazyLock<HashMap<(Method, String), String>> = LazyLock::new(|| {
+    let mut ids = HashMap::new();
+    for (path, item) in ApiDoc::openapi().paths.paths {
+        let operations = [
+            (Method::GET, item.get),
+            (Method::POST, item.post),
+            (Method::PUT, item.put),
+            (Method::DELETE, item.delete),
+        ];
+        for (method, operation) in operations {
+            if let Some(id) = operation.and_then(|operation| operation.operation_id) {
+                ids.insert((method, path.clone()), id);
+            }
+        }
+    }
+    ids
+});
+
+/// The `operationId` of requests with this method to addresses that match this path.
+pub(super) fn operation_id(method: &Method, path: &str) -> Option<&'static str> {
+    OPERATION_IDS.get(&(method.clone(), path.to_owned())).map(String::as_str)
 }
 
 static OPENAPI_JSON: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(openapi_json()));

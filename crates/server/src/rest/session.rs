@@ -196,7 +196,7 @@ async fn read_all(service: &Service) -> Result<HashMap<SessionId, Session>, ApiE
 }
 
 /// An address for which attempts are counted: one customer of a provider has 2^64 addresses of IPv6.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -342,6 +342,7 @@ pub(super) async fn sign_in(
         _ => return Err(ApiError::invalid_parameter("token", "send either a token or a code")),
     };
     let identity = identity.ok_or_else(|| unauthorized("unknown token"))?;
+    identity.note(&extensions, true);
     let value = rest.sessions.open(service, token_hash).await?;
     let response = json_response(StatusCode::CREATED, &SessionView::new(service, &identity.caller));
     Ok(with_cookie(response, &set_cookie(&headers, &value)))

@@ -1,6 +1,7 @@
 //! Tests of the REST API through its router, with a real fleet.
 
 mod applications;
+mod audit;
 mod auth;
 mod cast_stream;
 mod casts;
@@ -162,6 +163,7 @@ impl TestServer {
             peers: None,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
+            audit: Arc::default(),
             sign_in_code: Arc::default(),
             evidence: None,
             recordings: None,

@@ -95,6 +95,7 @@ impl Fixture {
             peers: None,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),
+            audit: Arc::default(),
             sign_in_code: Arc::default(),
             evidence: None,
             recordings: None,

@@ -40,6 +40,7 @@ async fn open_node(server: &Postgres, node: &str, data: &Path) -> Service {
         clock: Arc::new(unix_ms),
         draining: Arc::default(),
         live_api_nodes: Arc::default(),
+        audit: Arc::default(),
         sign_in_code: Arc::default(),
         evidence: None,
         recordings: None,

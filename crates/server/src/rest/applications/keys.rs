@@ -9,6 +9,7 @@ use pagecast_core::spec::Secret;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::super::audit::Created;
 use super::super::{Administrator, ApiError, ErrorCode, Json, OptionalJson, RestState, error, json_response};
 use super::{edit, find_application};
 use crate::app::{AccessKey, validate_key};
@@ -118,7 +119,10 @@ pub(in crate::rest) async fn add(
         Ok(())
     })
     .await?;
-    Ok(json_response(StatusCode::CREATED, &AddKeyResponse { id, secret: generated }))
+    let created = Created { id: id.clone(), app: None };
+    let mut response = json_response(StatusCode::CREATED, &AddKeyResponse { id, secret: generated });
+    response.extensions_mut().insert(created);
+    Ok(response)
 }
 
 /// Disable or enable an access key.

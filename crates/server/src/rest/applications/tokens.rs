@@ -11,6 +11,7 @@ use pagecast_core::spec::Secret;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::super::audit::Created;
 use super::super::{Administrator, ApiError, ErrorCode, OptionalJson, RestState, error, json_response};
 use super::{edit, find_application};
 use crate::app::{MIN_TOKEN_LEN, validate_token};
@@ -56,7 +57,7 @@ impl TokenView {
     }
 }
 
-fn token_id(token: &Secret) -> String {
+pub(in crate::rest) fn token_id(token: &Secret) -> String {
     let mut id = hex(digest(&SHA256, token.reveal().as_bytes()).as_ref());
     id.truncate(12);
     id
@@ -110,7 +111,10 @@ pub(in crate::rest) async fn add(
         Ok(())
     })
     .await?;
-    Ok(json_response(StatusCode::CREATED, &AddTokenResponse { id, token: generated }))
+    let created = Created { id: id.clone(), app: None };
+    let mut response = json_response(StatusCode::CREATED, &AddTokenResponse { id, token: generated });
+    response.extensions_mut().insert(created);
+    Ok(response)
 }
 
 /// Remove a token.
