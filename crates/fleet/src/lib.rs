@@ -6,8 +6,8 @@
 //! change together. A worker owns a cast by a lease with an epoch. A worker that lost its lease to another is
 //! fenced from then on, so that a cast has one owner at a time.
 //!
-//! [`Fleet`] is the sum of the traits [`Casts`], [`Leases`], [`Outbox`], [`Documents`], [`Telemetry`] and
-//! [`AuditTrail`].
+//! [`Fleet`] is the sum of the traits [`Casts`], [`Leases`], [`Outbox`], [`Documents`], [`Telemetry`],
+//! [`AuditTrail`] and [`Accounting`].
 //! [`sqlite`] is the embedded backend, for one machine, and [`postgres`] the backend for many. Both follow
 //! the same decisions ([`lifecycle`], [`quota`], [`queue`], [`delivery`], [`clock`] …) and only store their
 //! results; `tests/contract.rs` specifies what any backend must do. [`Rooms`] is the table of embedded rooms,
@@ -20,6 +20,7 @@ mod audit;
 pub mod cast;
 mod casts;
 mod clock;
+mod daily_use;
 mod database_state;
 mod delivery;
 mod documents;
@@ -51,6 +52,7 @@ pub use cast::{
     Cast, CastEnd, CastId, CastKey, CastPage, CastState, CreateOutcome, Filter, KeyRetention, NewCast,
 };
 pub use casts::Casts;
+pub use daily_use::{Accounting, DailyUse, USE_RETENTION_DAYS};
 pub use database_state::DatabaseState;
 pub use documents::{Document, DocumentList, Documents};
 pub use event::{Event, EventKind, MAX_EVENTS, StoredFile};
@@ -120,6 +122,6 @@ pub enum Error {
 /// The whole contract of a fleet. Every type that implements these traits implements it.
 ///
 /// An operation that returned without an error is durable, whichever process or machine fails next.
-pub trait Fleet: Casts + Leases + Outbox + Documents + Telemetry + AuditTrail {}
+pub trait Fleet: Casts + Leases + Outbox + Documents + Telemetry + AuditTrail + Accounting {}
 
-impl<T: Casts + Leases + Outbox + Documents + Telemetry + AuditTrail> Fleet for T {}
+impl<T: Casts + Leases + Outbox + Documents + Telemetry + AuditTrail + Accounting> Fleet for T {}

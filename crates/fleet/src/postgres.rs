@@ -14,6 +14,7 @@ mod casts;
 mod claims;
 mod clock;
 mod connections;
+mod daily_use;
 mod documents;
 mod history;
 mod ledger;
@@ -32,6 +33,7 @@ mod wakeup;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -48,11 +50,11 @@ use crate::sealing::SealedCast;
 use crate::telemetry_table::{Owner, TelemetryTable};
 use crate::vault::{self, Vault, random_bytes, random_u64};
 use crate::{
-    AuditEntry, AuditFilter, AuditPage, AuditTrail, Backlog, Cast, CastId, CastKey, CastPage, CastState,
-    CastStats, Casts, Claim, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, DocumentList,
-    Documents, Error as FleetError, Event, EventKind, ExpiredLease, Filter, Fits, HeartbeatResponse, Leases,
-    MAX_AUDIT_APPEND, NewCast, NodeInfo, Outbox, OutboxEntry, PendingWork, QueueState, RedeliverOutcome,
-    Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    Accounting, AuditEntry, AuditFilter, AuditPage, AuditTrail, Backlog, Cast, CastId, CastKey, CastPage,
+    CastState, CastStats, Casts, Claim, Command, CreateOutcome, DailyUse, DeliveryAttempt, DeliveryOutcome,
+    DocumentList, Documents, Error as FleetError, Event, EventKind, ExpiredLease, Filter, Fits,
+    HeartbeatResponse, Leases, MAX_AUDIT_APPEND, NewCast, NodeInfo, Outbox, OutboxEntry, PendingWork,
+    QueueState, RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use claims::{Ack, ClaimQueued, Claimant, Close, FailQueued, Renew, TakeOver};
 use connections::Connections;
@@ -676,5 +678,17 @@ impl AuditTrail for PostgresFleet {
 
     async fn audit_entries(&self, filter: &AuditFilter) -> Result<AuditPage, FleetError> {
         self.read("reading audit entries", filter, |db, filter| Box::pin(audit::list(db, filter))).await
+    }
+}
+
+#[async_trait]
+impl Accounting for PostgresFleet {
+    async fn daily_use(
+        &self,
+        app: Option<&str>,
+        days: RangeInclusive<i64>,
+    ) -> Result<Vec<DailyUse>, FleetError> {
+        let args = daily_use::ReadUse { app: app.map(str::to_owned), days };
+        self.read("reading the use by day", &args, |db, args| Box::pin(daily_use::list(db, args))).await
     }
 }

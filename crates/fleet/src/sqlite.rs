@@ -11,6 +11,7 @@ mod audit;
 mod casts;
 mod claims;
 mod clock;
+mod daily_use;
 mod data_migration;
 mod documents;
 mod history;
@@ -29,6 +30,7 @@ mod writer;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -48,11 +50,11 @@ use crate::sealing::SealedCast;
 use crate::telemetry_table::TelemetryTable;
 use crate::vault::{self, Vault};
 use crate::{
-    AuditEntry, AuditFilter, AuditPage, AuditTrail, Backlog, Cast, CastId, CastKey, CastPage, CastState,
-    CastStats, Casts, Claim, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, DocumentList,
-    Documents, Error as FleetError, Event, EventKind, ExpiredLease, Filter, Fits, HeartbeatResponse, Leases,
-    MAX_AUDIT_APPEND, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState, RedeliverOutcome, Renewal,
-    Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
+    Accounting, AuditEntry, AuditFilter, AuditPage, AuditTrail, Backlog, Cast, CastId, CastKey, CastPage,
+    CastState, CastStats, Casts, Claim, Command, CreateOutcome, DailyUse, DeliveryAttempt, DeliveryOutcome,
+    DocumentList, Documents, Error as FleetError, Event, EventKind, ExpiredLease, Filter, Fits,
+    HeartbeatResponse, Leases, MAX_AUDIT_APPEND, NewCast, NodeInfo, Outbox, OutboxEntry, QueueState,
+    RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs, WorkerId, WorkerStatus,
 };
 use clock::FleetClock;
 use writer::Tx;
@@ -509,5 +511,18 @@ impl AuditTrail for SqliteFleet {
     async fn audit_entries(&self, filter: &AuditFilter) -> Result<AuditPage, FleetError> {
         let filter = filter.clone();
         self.reader.read("reading audit entries", move |db, shared| audit::list(db, shared, &filter)).await
+    }
+}
+
+#[async_trait]
+impl Accounting for SqliteFleet {
+    async fn daily_use(
+        &self,
+        app: Option<&str>,
+        days: RangeInclusive<i64>,
+    ) -> Result<Vec<DailyUse>, FleetError> {
+        let app = app.map(str::to_owned);
+        let read = move |db: &_, shared: &_| daily_use::list(db, shared, app.as_deref(), &days);
+        self.reader.read("reading the use by day", read).await
     }
 }

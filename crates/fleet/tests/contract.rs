@@ -9,6 +9,7 @@ mod contract {
     pub(crate) mod claims;
     pub(crate) mod commands;
     pub(crate) mod create;
+    pub(crate) mod daily_use;
     pub(crate) mod documents;
     mod faults;
     pub(crate) mod fixture;
@@ -124,6 +125,11 @@ macro_rules! contract {
                 entries_are_kept_and_read_page_by_page
                 each_application_keeps_its_newest_entries
                 old_entries_are_deleted
+            }
+            daily_use {
+                a_cast_counts_on_the_days_on_which_it_ran
+                use_adds_up_and_outlives_casts
+                a_cast_that_is_stopped_while_closing_counts_once
             }
             documents {
                 they_are_kept_by_kind_and_name

@@ -26,7 +26,9 @@ pub use validate::{
     MAX_CASTS, MAX_KEYS, MAX_NAME_LEN, MAX_RECEIVER_LEN, MAX_RETRY_S, MAX_SECRET_LEN, MIN_TOKEN_LEN,
     ValidationError, validate_all,
 };
-pub(crate) use validate::{find_errors, validate_key, validate_location, validate_receiver, validate_token};
+pub(crate) use validate::{
+    find_errors, validate_key, validate_location, validate_name, validate_receiver, validate_token,
+};
 
 /// A client of the APIs, with its credentials and the defaults of its casts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

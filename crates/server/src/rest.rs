@@ -12,6 +12,7 @@ mod caller;
 mod cast_stream;
 mod casts;
 mod create_cast;
+mod daily_use;
 mod deliveries;
 mod error;
 mod error_code;
@@ -134,6 +135,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .merge(applications)
         .merge(nodes)
         .route("/audit", get(audit::list))
+        .route("/use", get(daily_use::get))
         .route("/session", get(session::get).post(session::sign_in).delete(session::sign_out))
         .route("/", get(openapi::reference_page))
         .route("/reference.js", get(openapi::reference_script))

@@ -1,6 +1,7 @@
 //! An in-memory fleet with room for one cast, which never runs it, and for any documents.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use pagecast_core::cast::EndReason;
 use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
-    AuditEntry, AuditFilter, AuditPage, AuditTrail,
+    Accounting, DailyUse, AuditEntry, AuditFilter, AuditPage, AuditTrail,
     Backlog, Cast, CastEnd, CastId, CastKey, CastPage, CastState, CastStats, Casts, Claim, Command,
     CreateOutcome, DeliveryAttempt, DeliveryOutcome, Document, DocumentList, Documents, Error, Event,
     EventKind, ExpiredLease, Filter, HeartbeatResponse, Leases, NewCast, NodeInfo, Outbox, OutboxEntry,
@@ -329,6 +330,13 @@ impl AuditTrail for MemoryFleet {
 
     async fn audit_entries(&self, _: &AuditFilter) -> Result<AuditPage, Error> {
         Ok(AuditPage::default())
+    }
+}
+
+#[async_trait]
+impl Accounting for MemoryFleet {
+    async fn daily_use(&self, _: Option<&str>, _: RangeInclusive<i64>) -> Result<Vec<DailyUse>, Error> {
+        Ok(Vec::new())
     }
 }
 

@@ -7,7 +7,7 @@ use crate::retention::AUDIT_SWEEP_BATCH;
 use crate::sealing::AUDIT_CONTEXT;
 use crate::{AuditEntry, AuditFilter, AuditPage, Error};
 
-pub(super) async fn append(tx: &mut Tx<'_>, entries: &[AuditEntry]) -> Result<(), TxError> {
+pub(super) async fn append(tx: &Tx<'_>, entries: &[AuditEntry]) -> Result<(), TxError> {
     let times: Vec<i64> = entries.iter().map(|entry| entry.at_ms).collect();
     let roles: Vec<i16> = entries.iter().map(|entry| entry.role.to_number()).collect();
     let apps: Vec<&str> = entries.iter().map(app_column).collect();

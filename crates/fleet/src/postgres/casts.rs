@@ -268,7 +268,7 @@ pub(super) async fn send_command(tx: &mut Tx<'_>, args: &SendCommand) -> Result<
     }
     if effect == CommandEffect::EndsCast {
         end_cast(tx, &mut row, stopped_end()).await?;
-        return mark_closed(tx, &row, None).await;
+        return mark_closed(tx, &row, None, None).await;
     }
     let sealed = tx.shared.seal(&cast_context(id, "command"), command)?;
     let sql = "INSERT INTO commands (id, content) VALUES ($1, $2)";

@@ -11,10 +11,12 @@ use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::clock::Reading;
+use super::daily_use;
 use super::history::{NewEvents, end_cast, insert_events, report_locked};
 use super::row::{CastRow, nonce_to_bigint, read_cast, read_cast_id, to_bigint};
 use super::sql::{Params, TxError, execute, params, query_all, query_one};
 use super::transaction::{Db, Tx};
+use crate::daily_use::CastUse;
 use crate::delivery::deadline_after;
 use crate::injected::Injected;
 use crate::lifecycle::{UNREADABLE_MESSAGE, failed_end, on_claim, unreported_end};
@@ -458,14 +460,16 @@ pub(super) async fn close(tx: &mut Tx<'_>, args: &Close) -> Result<(), TxError> 
     if row.state != CastState::Ended {
         end_cast(tx, &mut row, unreported_end()).await?;
     }
-    mark_closed(tx, &row, sealed).await
+    mark_closed(tx, &row, args.report.as_ref(), sealed).await
 }
 
-/// Marks a cast as closed, and stores the worker's report. Its page will not be opened again.
+/// Marks a cast as closed, stores the worker's report, and counts what the cast used. Its page will not be
+/// opened again.
 pub(super) async fn mark_closed(
     tx: &mut Tx<'_>,
     row: &CastRow,
-    report: Option<Vec<u8>>,
+    report: Option<&Value>,
+    sealed: Option<Vec<u8>>,
 ) -> Result<(), TxError> {
     let sql =
         "WITH gone AS (DELETE FROM injected WHERE cast_n = $1 RETURNING octet_length(content) AS bytes),
@@ -473,9 +477,17 @@ pub(super) async fn mark_closed(
                     finished AS (DELETE FROM ledger WHERE cast_n = $1)
                UPDATE casts SET closed = true, worker = NULL, report = $3,
                                 bytes = bytes + $4 - coalesce((SELECT sum(gone.bytes) FROM gone), 0)
-               WHERE n = $1";
-    let grown = report.as_ref().map_or(0, |report| report.len() as i64);
-    execute(tx.db(), sql, params![row.n, row.id.as_str(), report, grown]).await?;
+               WHERE n = $1 RETURNING app, started_ms, ended_ms";
+    let grown = sealed.as_ref().map_or(0, |sealed| sealed.len() as i64);
+    let params = params![row.n, row.id.as_str(), sealed, grown];
+    let closed = query_one(tx.db(), sql, params, |row| {
+        let times: (Option<i64>, Option<i64>) = (row.try_get("started_ms")?, row.try_get("ended_ms")?);
+        Ok((row.try_get::<_, String>("app")?, times))
+    });
+    // A cast that no worker had started used nothing.
+    if let Some((app, (Some(started_ms), Some(ended_ms)))) = closed.await? {
+        daily_use::count_cast(tx, &app, &CastUse::new(started_ms, ended_ms, report)).await?;
+    }
     tx.owner_cleared(row.id.clone());
     tx.notify_changes();
     Ok(())
@@ -510,7 +522,7 @@ pub(super) async fn fail_and_close(tx: &mut Tx<'_>, row: &mut CastRow, why: &str
         tracing::warn!(cast = %row.id, error = why, "cast failed");
         end_cast(tx, row, failed_end(row.state, why)).await?;
     }
-    mark_closed(tx, row, None).await
+    mark_closed(tx, row, None, None).await
 }
 
 /// Whether a ticket is valid.

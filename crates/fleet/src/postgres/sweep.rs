@@ -3,12 +3,12 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::audit;
 use super::claims::{fail_and_close, lock_tallies};
 use super::clock::check_trust;
 use super::row::CastRow;
 use super::sql::{TxError, execute, params, query_all, query_one};
 use super::transaction::{Db, Tx};
+use super::{audit, daily_use};
 use crate::clock::CLOCK_JUMP_MS;
 use crate::lifecycle::OVERDUE_MESSAGE;
 use crate::retention::{MAX_EVICTION_BATCHES, MAX_EVICTION_CANDIDATES, SWEEP_BATCH};
@@ -99,8 +99,8 @@ pub(super) async fn fail_overdue(tx: &mut Tx<'_>, _: &()) -> Result<bool, TxErro
     Ok(overdue.len() as i64 == SWEEP_BATCH)
 }
 
-/// Deletes deletable casts and audit entries that are older than the retention, unless the wall clock is not
-/// trusted.
+/// Deletes deletable casts and audit entries that are older than the retention, and old use by day, unless
+/// the wall clock is not trusted.
 pub(super) async fn delete_expired(tx: &Tx<'_>, _: &()) -> Result<bool, TxError> {
     if !lock_sweep(tx).await? || !check_trust(tx.db(), tx.fleet_now).await? {
         return Ok(false);
@@ -113,6 +113,7 @@ pub(super) async fn delete_expired(tx: &Tx<'_>, _: &()) -> Result<bool, TxError>
     let params = params![tx.now, before, SWEEP_BATCH];
     let rows = query_all(tx.db(), &sql, params, |row| Ok(row.try_get(0)?)).await?;
     let has_more = delete_casts(tx, rows).await? == SWEEP_BATCH;
+    daily_use::delete_old(tx).await?;
     Ok(audit::delete_before(tx, before).await? || has_more)
 }
 

@@ -12,3 +12,14 @@ CREATE TABLE audit (
 CREATE INDEX audit_at ON audit (at_ms);
 CREATE INDEX audit_by_app ON audit (app, n);
 CREATE INDEX audit_by_owner ON audit (role, app, n);
+
+-- What each application used on each day: days since 1970 in UTC, times in milliseconds. It outlives casts.
+CREATE TABLE daily_use (
+    day INTEGER NOT NULL,
+    app TEXT NOT NULL,
+    casts INTEGER NOT NULL,
+    cast_ms INTEGER NOT NULL,
+    core_ms INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (day, app)
+) STRICT, WITHOUT ROWID;

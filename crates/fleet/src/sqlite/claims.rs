@@ -5,12 +5,12 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::Shared;
 use super::history::{append_event, end_cast};
 use super::row::{
     CastRow, TxError, execute, get_by_rowid, query_all, query_one, read_cast_id, to_sql_integer,
 };
 use super::writer::Tx;
+use super::{Shared, daily_use};
 use crate::delivery::deadline_after;
 use crate::injected::Injected;
 use crate::lifecycle::{UNREADABLE_MESSAGE, failed_end, on_claim, unreported_end};
@@ -269,6 +269,7 @@ pub(super) fn close(tx: &mut Tx<'_>, ticket: &Ticket, report: Option<&Value>) ->
     if row.state != CastState::Ended {
         end_cast(tx, &row, unreported_end())?;
     }
+    daily_use::count_cast(tx, row.rowid, report)?;
     mark_closed(tx, &row, sealed)
 }
 
@@ -307,5 +308,6 @@ pub(super) fn fail_and_close(tx: &mut Tx<'_>, row: &CastRow, why: &str) -> Resul
         tracing::warn!(cast = %row.id, error = why, "cast failed");
         end_cast(tx, row, failed_end(row.state, why))?;
     }
+    daily_use::count_cast(tx, row.rowid, None)?;
     mark_closed(tx, row, None)
 }

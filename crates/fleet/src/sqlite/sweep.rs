@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::params;
 
-use super::audit;
 use super::claims::fail_and_close;
 use super::row::{CastRow, TxError, execute, query_all, query_one};
 use super::schema;
 use super::writer::Tx;
+use super::{audit, daily_use};
 use crate::lifecycle::OVERDUE_MESSAGE;
 use crate::retention::{MAX_EVICTION_BATCHES, MAX_EVICTION_CANDIDATES, SWEEP_BATCH};
 
@@ -35,8 +35,8 @@ pub(super) fn fail_overdue(tx: &mut Tx<'_>) -> Result<bool, TxError> {
     Ok(overdue.len() as i64 == SWEEP_BATCH)
 }
 
-/// Deletes deletable casts and audit entries that are older than the retention, unless the wall clock is not
-/// trusted.
+/// Deletes deletable casts and audit entries that are older than the retention, and old use by day, unless
+/// the wall clock is not trusted.
 pub(super) fn delete_expired(tx: &mut Tx<'_>) -> Result<bool, TxError> {
     let trusted = tx.shared.clock.is_wall_trusted();
     if let Some(clocks) = tx.shared.clock.clocks_if_save_due() {
@@ -52,6 +52,7 @@ pub(super) fn delete_expired(tx: &mut Tx<'_>) -> Result<bool, TxError> {
                  ended_ms LIMIT ?3)"
     );
     let has_more = execute(tx.db, &sql, params![tx.now, before, SWEEP_BATCH])? as i64 == SWEEP_BATCH;
+    daily_use::delete_old(tx)?;
     Ok(audit::delete_before(tx, before)? || has_more)
 }
 

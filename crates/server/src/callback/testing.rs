@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,10 +12,10 @@ use pagecast_core::CastSpec;
 use pagecast_core::ledger::LedgerRow;
 use pagecast_core::spec::{Push, Source, SourceUrl};
 use pagecast_fleet::{
-    AuditEntry, AuditFilter, AuditPage, AuditTrail, Backlog, Cast, CastId, CastKey, CastPage, CastState,
-    CastStats, Casts, Claim, Command, CreateOutcome, DeliveryAttempt, DeliveryOutcome, DocumentList,
-    Documents, Error, Event, EventKind, ExpiredLease, Filter, Fits, HeartbeatResponse, Leases, NewCast,
-    NodeInfo, Outbox, OutboxEntry, QueueState, RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs,
+    Accounting, AuditEntry, AuditFilter, AuditPage, AuditTrail, Backlog, Cast, CastId, CastKey, CastPage,
+    CastState, CastStats, Casts, Claim, Command, CreateOutcome, DailyUse, DeliveryAttempt, DeliveryOutcome,
+    DocumentList, Documents, Error, Event, EventKind, ExpiredLease, Filter, Fits, HeartbeatResponse, Leases,
+    NewCast, NodeInfo, Outbox, OutboxEntry, QueueState, RedeliverOutcome, Renewal, Telemetry, Ticket, UnixMs,
     WorkerId, WorkerStatus,
 };
 use serde_json::Value;
@@ -336,6 +337,13 @@ impl AuditTrail for FakeFleet {
     }
     async fn audit_entries(&self, _: &AuditFilter) -> Result<AuditPage, Error> {
         Err(Error::Unavailable)
+    }
+}
+
+#[async_trait]
+impl Accounting for FakeFleet {
+    async fn daily_use(&self, _: Option<&str>, _: RangeInclusive<i64>) -> Result<Vec<DailyUse>, Error> {
+        Ok(Vec::new())
     }
 }
 

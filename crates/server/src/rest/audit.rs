@@ -7,7 +7,7 @@ use axum::extract::{ConnectInfo, MatchedPath, RawQuery, Request, State};
 use axum::http::{Extensions, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use pagecast_fleet::{AuditEntry, AuditFilter, AuditRole, UnixMs};
+use pagecast_fleet::{AuditEntry, AuditFilter, AuditRole};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -104,7 +104,8 @@ pub(super) async fn record(State(rest): State<RestState>, mut request: Request, 
     let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
     let matched = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let action = matched.and_then(|path| openapi::operation_id(request.method(), path));
-    let path = request.uri().path();
+    // The router has removed `/v1` from the address of the request itself.
+    let path = format!("/v1{}", request.uri().path());
     let unknown_token = tokens::claimed_token_id(request.headers());
     let mut pending = PendingEntry {
         log: Arc::clone(&rest.service.audit),
@@ -114,7 +115,7 @@ pub(super) async fn record(State(rest): State<RestState>, mut request: Request, 
             id: 0,
             at_ms: rest.service.now(),
             role: AuditRole::Unknown,
-            app: application_in(path, matched),
+            app: application_in(&path, matched),
             actor: match unknown_token.as_str() {
                 "" => "nobody".to_owned(),
                 id => format!("unverified token {id}"),
@@ -122,7 +123,7 @@ pub(super) async fn record(State(rest): State<RestState>, mut request: Request, 
             via: "api".to_owned(),
             address: address.map(|address| address.to_canonical().to_string()),
             action: action.unwrap_or("unknown").to_owned(),
-            target: action.map(|_| shown_path(path)),
+            target: action.map(|_| shown_path(&path)),
             status: CLIENT_GONE,
             request_id: RequestId::of(extensions).to_string(),
             count: 1,
@@ -228,9 +229,12 @@ impl From<AuditEntry> for AuditView {
 /// All requests to this API but those with `GET` and `HEAD` are recorded, refused ones too. Entries are kept
 /// as long as the history of casts: the newest 10 000 of each application and of the administrator.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", operation_id = "listAudit",
-    params(("limit" = Option<u32>, Query, description = "Most entries on the page, 1 to 1000; 100 if absent."),
-        ("after" = Option<u64>, Query, description = "Where the page begins: `next` of the page before."),
-        ("app" = Option<String>, Query, description = "Only entries with this application.")),
+    params(("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
+            description = "Most entries on the page; default 100."),
+        ("after" = Option<u64>, Query, minimum = 0, maximum = 9_007_199_254_740_991_u64,
+            description = "Where the page begins: `next` of the page before."),
+        ("app" = Option<String>, Query, pattern = "^[a-z0-9_-]{1,64}$",
+            description = "Only entries with this application.")),
     responses((status = 200, description = "The entries.", body = AuditList),
         (status = 400, description = "`invalid-parameter`.", body = ErrorResponse),
         (status = 403, description = "`forbidden`: only for the administrator.", body = ErrorResponse)))]
@@ -262,7 +266,10 @@ fn parse_filter(query: &str) -> Result<AuditFilter, ApiError> {
                 let after = value.parse().map_err(|_| wrong("it must be `next` of another page"))?;
                 filter.after = Some(after);
             }
-            "app" => filter.app = Some(value.into_owned()),
+            "app" => {
+                crate::app::validate_name(&value).map_err(|error| wrong(&error.reason))?;
+                filter.app = Some(value.into_owned());
+            }
             _ => return Err(wrong("there is no such parameter: use limit, after and app")),
         }
     }

@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, Ref, RefOr, Respons
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    applications, audit, callback, casts, deliveries, error, events, evidence, files, nodes, pushes, session,
-    snapshot, stats,
+    applications, audit, callback, casts, daily_use, deliveries, error, events, evidence, files, nodes,
+    pushes, session, snapshot, stats,
 };
 
 #[derive(OpenApi)]
@@ -45,6 +45,7 @@ use super::{
         applications::tokens::list, applications::tokens::add, applications::tokens::remove,
         nodes::list, nodes::get, nodes::drain,
         audit::list,
+        daily_use::get,
         session::sign_in, session::get, session::sign_out,
     ),
     components(schemas(error::ErrorResponse, events::EventView, callback::WebhookPayload)),

@@ -6,6 +6,7 @@ mod auth;
 mod cast_stream;
 mod casts;
 mod create_cast;
+mod daily_use;
 mod events;
 mod files;
 mod limits;
