@@ -10,6 +10,7 @@ mod dispatcher;
 #[cfg(test)]
 mod embedded;
 mod retry;
+mod test_message;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -22,8 +23,9 @@ use pagecast_fleet::{Cast, Event};
 
 use crate::app::{Application, CallbackReceiver};
 
-pub(crate) use client::AttemptOutcome;
+pub(crate) use client::{AttemptOutcome, SentHeaders, WebhookClient, sent_headers, shown_url};
 pub use dispatcher::WebhookDispatcher;
+pub(crate) use test_message::{send_test, test_event};
 
 /// Body and headers of a webhook request.
 #[derive(Debug, Clone, PartialEq, Eq)]

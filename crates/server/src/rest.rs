@@ -42,7 +42,9 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post, put};
 use pagecast_fleet::with_time_limit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::callback::WebhookClient;
 use crate::internal_error::FLEET_TIME_LIMIT;
 use crate::rate_limit::KeyedRateLimiter;
 use crate::service::Service;
@@ -59,6 +61,10 @@ pub(crate) use snapshot::{PendingSnapshots, SnapshotError, take as take_snapshot
 /// Largest body of a request, in bytes: a style sheet and a script of 1 MiB each, and the most headers and
 /// cookies, escaped as JSON.
 const MAX_BODY_LEN: usize = 8 << 20;
+/// Most tests of receivers and storages at once: each may wait for its timeouts.
+const MAX_CONCURRENT_TESTS: usize = 8;
+/// Value of `Retry-After` when all of them are busy, in seconds.
+const TEST_RETRY_AFTER_S: u64 = 5;
 /// Name of this API in casts, metrics and logs.
 pub(crate) const API: &str = "v1";
 
@@ -73,8 +79,22 @@ struct RestState {
     transfers: Arc<files::Transfers>,
     /// Rate limit of each token.
     rate_limits: Arc<KeyedRateLimiter>,
+    /// Sends test messages.
+    webhooks: Arc<WebhookClient>,
+    /// Limits tests of receivers and storages that run at the same time.
+    test_slots: Arc<Semaphore>,
     /// Serializes changes of applications, each of which reads, modifies and stores one.
     edit_lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl RestState {
+    /// Takes one of the slots for tests of receivers and storages.
+    fn acquire_test_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.test_slots).try_acquire_owned().map_err(|_| {
+            let message = "the service is busy with other tests: try again in a moment";
+            ApiError::retry_later(ErrorCode::TooManyRequests, message, TEST_RETRY_AFTER_S)
+        })
+    }
 }
 
 /// Limits the time that a request waits for the fleet. Bodies and pictures may take longer to arrive.
@@ -98,6 +118,8 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         cast_feed: Arc::default(),
         sessions: Arc::default(),
         transfers: Arc::default(),
+        webhooks: Arc::default(),
+        test_slots: Arc::new(Semaphore::new(MAX_CONCURRENT_TESTS)),
         edit_lock: Arc::default(),
     };
     let casts = Router::new()
@@ -113,6 +135,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .route("/casts/{id}/files", get(files::list))
         .route("/casts/{id}/files/{name}", get(files::get))
         .route("/casts/{id}/deliveries", get(deliveries::list))
+        .route("/casts/{id}/deliveries/{seq}", get(deliveries::get))
         .route("/casts/{id}/deliveries/redeliver", post(deliveries::redeliver));
     let applications = Router::new()
         .route("/applications", get(applications::list).post(applications::create))
@@ -120,6 +143,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
             "/applications/{name}",
             get(applications::get).put(applications::replace).delete(applications::remove),
         )
+        .route("/applications/{name}/callbacks/test", post(applications::callback_test::test))
         .route("/applications/{name}/keys", get(applications::keys::list).post(applications::keys::add))
         .route(
             "/applications/{name}/keys/{id}",

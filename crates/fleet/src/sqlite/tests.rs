@@ -184,7 +184,16 @@ fn list_filters() -> [(&'static str, Filter); 4] {
 }
 
 fn delivery_attempt() -> DeliveryAttempt {
-    DeliveryAttempt { seq: 1, part: 0, at_ms: NOW, took_ms: 1, url: String::new(), status: None, error: None }
+    DeliveryAttempt {
+        seq: 1,
+        part: 0,
+        at_ms: NOW,
+        took_ms: 1,
+        url: String::new(),
+        status: None,
+        answer: None,
+        error: None,
+    }
 }
 
 /// Number of steps of each operation with this many ended casts.

@@ -594,6 +594,7 @@ fn nothing_secret_is_readable_in_the_database() {
             took_ms: 1,
             url: "https://hook.example/planted-path".to_owned(),
             status: None,
+            answer: None,
             error: Some("planted-error".to_owned()),
         };
         fleet.settle(&id, 1, DeliveryOutcome::GivenUp, Some(attempt)).await.unwrap();

@@ -44,6 +44,7 @@ fn attempt(seq: u64, at_ms: UnixMs) -> DeliveryAttempt {
         took_ms: 7,
         url,
         status: Some(500),
+        answer: None,
         error: Some("HTTP 500".to_owned()),
     }
 }

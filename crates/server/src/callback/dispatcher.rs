@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
-use super::client::{self, SendError, WebhookClient};
+use super::client::{self, SendError, Sent, WebhookClient};
 use super::{CallbackFormat, WebhookMessage, retry};
 use crate::app::{Application, CallbackReceiver};
 use crate::metrics::Metrics;
@@ -239,7 +239,7 @@ impl WebhookDispatcher {
             &app.settings.network,
             format.is_success,
         );
-        let (status, result) = sent.instrument(span.clone()).await;
+        let Sent { status, answer, result } = sent.instrument(span.clone()).await;
         let outcome = result.as_ref().err().map_or(super::AttemptOutcome::Delivered, SendError::outcome);
         span.record("outcome", outcome.as_str());
         span.record("status", status);
@@ -254,6 +254,7 @@ impl WebhookDispatcher {
             took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             url: client::redacted_url(&receiver.url),
             status,
+            answer,
             error: result.as_ref().err().map(ToString::to_string),
         };
         (result, attempt)

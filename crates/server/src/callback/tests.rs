@@ -232,6 +232,8 @@ async fn events_of_a_cast_arrive_in_order_despite_failures() {
     assert_eq!(attempts[0], (1, Some(500), Some("the receiver answered 500")));
     assert!(attempts[1].1.is_none() && attempts[1].2.unwrap().starts_with("connection lost"), "{attempts:?}");
     assert_eq!(attempts[2], (1, Some(200), None));
+    let answers: Vec<_> = log.iter().map(|(_, a)| a.answer.as_deref()).take(3).collect();
+    assert_eq!(answers, [Some("ok"), None, Some("ok")]);
     assert_eq!(
         attempts[4],
         (2, Some(302), Some("the receiver answered 302, and redirects are not followed"))

@@ -17,6 +17,7 @@ use crate::app::{Application, Settings};
 use crate::internal_error::InternalError;
 use crate::service::Service;
 
+pub(super) mod callback_test;
 pub(super) mod keys;
 pub(super) mod tokens;
 

@@ -75,7 +75,10 @@ fn state_at(cast: &Cast, event: &Event) -> CastState {
 
 /// Renders an event as one message.
 pub(crate) fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<WebhookMessage> {
-    let view = EventView::new(&cast.id, event);
+    message(receiver, cast, event, EventView::new(&cast.id, event))
+}
+
+fn message(receiver: &CallbackReceiver, cast: &Cast, event: &Event, view: EventView) -> Vec<WebhookMessage> {
     let id = view.id.clone();
     let payload = WebhookPayload {
         cast: cast.id.to_string(),
@@ -94,6 +97,13 @@ pub(crate) fn render(receiver: &CallbackReceiver, cast: &Cast, event: &Event) ->
         headers.push(("Pagecast-Signature", format!("v1={}", sign(secret, &timestamp, &body))));
     }
     vec![WebhookMessage { body: Bytes::from(body), headers }]
+}
+
+/// Renders a test message: an event `test` about a cast that does not exist.
+pub(crate) fn render_test(receiver: &CallbackReceiver, cast: &Cast, event: &Event) -> Vec<WebhookMessage> {
+    let mut view = EventView::new(&cast.id, event);
+    view.event = "test";
+    message(receiver, cast, event, view)
 }
 
 fn sign(secret: &Secret, timestamp: &str, body: &[u8]) -> String {

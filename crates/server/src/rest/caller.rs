@@ -176,6 +176,21 @@ impl Caller {
         }
     }
 
+    /// Finds an application that the caller may act for: any for the administrator, or its own.
+    pub(super) fn find_application(
+        &self,
+        service: &Service,
+        name: &str,
+    ) -> Result<Arc<Application>, ApiError> {
+        match self {
+            Self::Application(app) if app.name == name => Ok(Arc::clone(app)),
+            Self::Application(_) => Err(ApiError::forbidden("this token belongs to another application")),
+            Self::Administrator => service.apps.by_name(name).ok_or_else(|| {
+                ApiError::new(ErrorCode::NoSuchApplication, "there is no application with this name")
+            }),
+        }
+    }
+
     /// Finds a cast that the caller may see.
     pub(super) async fn find_cast(&self, service: &Service, id: &str) -> Result<Cast, ApiError> {
         let missing =

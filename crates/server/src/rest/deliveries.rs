@@ -1,15 +1,22 @@
-//! Deliveries of callbacks: attempts, backlog, and sending them again.
+//! Deliveries of callbacks: attempts, messages, backlog, and sending them again.
+
+use std::collections::BTreeMap;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use pagecast_fleet::{CastId, DeliveryAttempt, RedeliverOutcome, UnixMs};
+use pagecast_core::spec::PushUrl;
+use pagecast_fleet::{Cast, CastId, DeliveryAttempt, Event, RedeliverOutcome, UnixMs};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::error::ErrorResponse;
 use super::view::rfc3339;
 use super::{ApiError, Caller, ErrorCode, OptionalJson, RestState, json_response};
+use crate::callback::{WebhookMessage, sent_headers, shown_url};
+use crate::route::DIALECTS;
+use crate::tencent::callback::PUSH_URLS_FIELD;
 
 /// Attempts to deliver callbacks about a cast.
 #[derive(Serialize, ToSchema)]
@@ -40,6 +47,9 @@ struct AttemptView {
     /// HTTP status of the receiver's answer, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
+    /// Beginning of the receiver's answer, up to 500 characters, with control characters escaped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<String>,
     /// Why the attempt failed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -89,6 +99,7 @@ impl AttemptView {
             duration_ms: attempt.took_ms,
             url: attempt.url,
             status: attempt.status,
+            answer: attempt.answer,
             error: attempt.error,
         }
     }
@@ -121,6 +132,85 @@ pub(super) async fn list(
     Ok(json_response(StatusCode::OK, &DeliveryList { attempts, backlog }))
 }
 
+/// Messages by which an event is reported.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DeliveryMessages {
+    /// The messages in order; none if the application has no receiver, or the format has none for this
+    /// event.
+    messages: Vec<MessageView>,
+}
+
+/// Message to a receiver of callbacks.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeliveryMessage)]
+struct MessageView {
+    /// Address of the receiver; its query is shown as `…`.
+    url: String,
+    /// Always `POST`.
+    method: &'static str,
+    /// Headers, with the signature.
+    headers: BTreeMap<&'static str, String>,
+    /// The body. It is what is signed, except for keys of pushes, which are shown as `…`.
+    body: String,
+}
+
+/// Get the messages by which an event is reported to the receiver.
+///
+/// They are rendered as for another attempt: the same bytes each time, with the receiver and the secret of
+/// now.
+#[utoipa::path(get, path = "/v1/casts/{id}/deliveries/{seq}", tag = "casts", operation_id = "getDelivery",
+    params(("id" = String, Path, description = "Id of the cast."),
+        ("seq" = u64, Path, description = "Number of the event.")),
+    responses((status = 200, description = "The messages.", body = DeliveryMessages),
+        (status = 404, description = "`no-such-cast`, `no-such-event`.", body = ErrorResponse)))]
+pub(super) async fn get(
+    State(rest): State<RestState>,
+    caller: Caller,
+    Path((id, seq)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let cast = caller.find_cast(&rest.service, &id).await?;
+    let missing = || ApiError::new(ErrorCode::NoSuchEvent, "this cast has no such event");
+    let seq = seq.parse().ok().filter(|seq| *seq >= 1).ok_or_else(missing)?;
+    let event = find_event(&rest, &cast.id, seq).await?.ok_or_else(missing)?;
+    let format = DIALECTS.iter().find(|format| format.api == cast.api);
+    let app = rest.service.apps.by_name(&cast.app);
+    let receiver = format.zip(app).and_then(|(format, app)| Some((format, (format.receiver)(&app, &cast)?)));
+    let Some((format, receiver)) = receiver else {
+        return Ok(json_response(StatusCode::OK, &DeliveryMessages { messages: Vec::new() }));
+    };
+    let messages = (format.render)(&receiver, &cast, &event);
+    let view = |message: WebhookMessage| MessageView {
+        url: shown_url(&receiver.url),
+        method: "POST",
+        headers: sent_headers(&message),
+        body: hide_push_keys(&cast, String::from_utf8_lossy(&message.body).into_owned()),
+    };
+    let messages = messages.into_iter().map(view).collect();
+    Ok(json_response(StatusCode::OK, &DeliveryMessages { messages }))
+}
+
+/// Replaces addresses of pushes, as the vendors' callbacks repeat them, by what may be shown.
+fn hide_push_keys(cast: &Cast, mut body: String) -> String {
+    let stored = cast.request.get(PUSH_URLS_FIELD).and_then(|urls| urls.as_array());
+    let mut requested: Vec<&str> = stored.into_iter().flatten().filter_map(|url| url.as_str()).collect();
+    // The longest first: one may be the beginning of another.
+    requested.sort_unstable_by_key(|url| std::cmp::Reverse(url.len()));
+    for url in requested {
+        let shown = PushUrl::parse(url).map_or_else(|_| "…".to_owned(), |url| url.to_string());
+        let (quoted, shown) = (Value::from(url).to_string(), Value::from(shown).to_string());
+        body = body.replace(&quoted, &shown);
+    }
+    body
+}
+
+async fn find_event(rest: &RestState, cast: &CastId, seq: u64) -> Result<Option<Event>, ApiError> {
+    let Some(before) = seq.checked_sub(1).filter(|before| i64::try_from(*before).is_ok()) else {
+        return Ok(None);
+    };
+    let events = rest.service.fleet.events(cast, before, 1).await?;
+    Ok(events.into_iter().next().filter(|event| event.seq == seq))
+}
+
 /// Deliver an event, or all events that were given up, again.
 ///
 /// Events that wait for another attempt are tried at once, too.
@@ -139,10 +229,10 @@ pub(super) async fn redeliver(
     let cast = caller.find_cast(&rest.service, &id).await?;
     let seq = body.unwrap_or_default().seq;
     if let Some(seq) = seq {
-        let before = seq.checked_sub(1).filter(|before| i64::try_from(*before).is_ok());
-        let before = before
-            .ok_or_else(|| ApiError::invalid_parameter("seq", "the number of an event is at least 1"))?;
-        if fleet.events(&cast.id, before, 1).await?.first().is_none_or(|event| event.seq != seq) {
+        if seq == 0 || i64::try_from(seq).is_err() {
+            return Err(ApiError::invalid_parameter("seq", "the number of an event is at least 1"));
+        }
+        if find_event(&rest, &cast.id, seq).await?.is_none() {
             return Err(
                 ApiError::new(ErrorCode::NoSuchEvent, "this cast has no such event").with_field("seq")
             );

@@ -45,7 +45,8 @@ pub(super) struct EventView {
     /// Time of the event (RFC 3339).
     at: String,
     /// Kind: `queued`, `started`, `live`, `reloaded`, `moved`, `restarted`, `lost-node`, `resumed`,
-    /// `recording-stopped`, `push`, `room`, `upload`, `warning`, `ended` or `stored`.
+    /// `recording-stopped`, `push`, `room`, `upload`, `warning`, `ended` or `stored`; `test` in test messages
+    /// to a receiver.
     #[schema(example = "live")]
     pub(super) event: &'static str,
     /// `lost-node`: the node that ran the cast and was lost. `resumed`: the node that goes on.

@@ -37,9 +37,11 @@ use super::{
     paths(
         casts::create, casts::list, casts::get, casts::stop, pushes::add, pushes::remove, snapshot::get,
         events::list, stats::get,
-        evidence::list, evidence::get, files::list, files::get, deliveries::list, deliveries::redeliver,
+        evidence::list, evidence::get, files::list, files::get, deliveries::list, deliveries::get,
+        deliveries::redeliver,
         applications::list, applications::create, applications::get, applications::replace,
         applications::remove,
+        applications::callback_test::test,
         applications::keys::list, applications::keys::add, applications::keys::update,
         applications::keys::remove,
         applications::tokens::list, applications::tokens::add, applications::tokens::remove,

@@ -3,6 +3,7 @@
 mod applications;
 mod audit;
 mod auth;
+mod callbacks;
 mod cast_stream;
 mod casts;
 mod create_cast;

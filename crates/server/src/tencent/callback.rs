@@ -55,7 +55,7 @@ const EVENT_VOD_DONE: u32 = 312;
 const EVENT_PUSH: u32 = 401;
 
 /// Field of the cast's request with the addresses of its pushes, as requested.
-pub(super) const PUSH_URLS_FIELD: &str = "PublishCdnUrls";
+pub(crate) const PUSH_URLS_FIELD: &str = "PublishCdnUrls";
 const LOAD_TIMEOUT_MESSAGE: &str = "Page load timeout";
 
 /// Renders an event into messages, in order; none if the vendor has no message for it.

@@ -120,6 +120,7 @@ async fn deliveries_are_shown_and_repeated() {
         took_ms: 7,
         url: "http://127.0.0.1/hook".to_owned(),
         status: Some(500),
+        answer: Some("busy\\n".to_owned()),
         error: None,
     };
     server.service.fleet.settle(&id, 1, DeliveryOutcome::GivenUp, Some(attempt)).await.unwrap();
@@ -128,7 +129,7 @@ async fn deliveries_are_shown_and_repeated() {
     let expected = json!({
         "event_id": format!("{id}-1"), "seq": 1, "part": 0, "at": "2026-11-21T17:00:00.005Z",
         "duration_ms": 7,
-        "url": "http://127.0.0.1/hook", "status": 500,
+        "url": "http://127.0.0.1/hook", "status": 500, "answer": "busy\\n",
     });
     assert_eq!(shown, json!({"attempts": [expected]}), "only the administrator sees the backlog");
     assert!(
