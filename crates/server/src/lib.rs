@@ -24,6 +24,7 @@ mod outage;
 pub mod peer;
 mod rate_limit;
 mod request_id;
+mod request_record;
 pub mod rest;
 pub mod route;
 mod service;

@@ -9,6 +9,7 @@ mod applications;
 mod audit;
 pub(crate) mod callback;
 mod caller;
+mod cast_request;
 mod cast_stream;
 mod casts;
 mod create_cast;
@@ -126,6 +127,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .route("/casts", get(casts::list).post(casts::create))
         .route("/casts/{id}", get(casts::get))
         .route("/casts/{id}/stop", post(casts::stop))
+        .route("/casts/{id}/request", get(cast_request::get))
         .route("/casts/{id}/pushes", post(pushes::add).delete(pushes::remove))
         .route("/casts/{id}/snapshot.jpg", get(snapshot::get))
         .route("/casts/{id}/events", get(events::list))

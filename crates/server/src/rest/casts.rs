@@ -28,6 +28,7 @@ use super::view::{CastView, OutputStates};
 use super::{API, ApiError, Caller, ErrorCode, Json, RestState, cast_stream, json_response};
 use crate::app::{Application, CallbackReceiver};
 use crate::new_cast::CastDraft;
+use crate::request_record::without_secrets;
 use crate::service::Service;
 
 /// Time that an idempotency key is kept, in milliseconds: 24 hours, longer than clients retry.
@@ -51,6 +52,8 @@ const RETRY_AFTER_S: u64 = 10;
 struct StoredRequest {
     /// SHA-256 of the body in canonical form.
     hash: String,
+    /// The body without secrets, [`BODY_FIELD`](crate::request_record::BODY_FIELD).
+    body: Value,
     /// Receiver of callbacks, instead of the application's.
     #[serde(skip_serializing_if = "Option::is_none")]
     callback: Option<CallbackReceiver>,
@@ -99,8 +102,10 @@ pub(super) async fn create(
     let service = &rest.service;
     let app = caller.resolve_application(service, body.app.as_deref())?;
     let key = idempotency_key(&headers)?.map(|key| CastKey(format!("{API}/{}/{key}", app.name)));
+    let sent: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let stored = StoredRequest {
-        hash: body_hash(&bytes),
+        hash: body_hash(&sent),
+        body: without_secrets(&sent),
         callback: body.callback.take().map(|callback| callback.into_receiver(&app)).transpose()?,
     };
     let new = new_cast(service, &caller, &app, body, key, &stored)?;
@@ -184,11 +189,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
 }
 
 /// Hash of a body, independent of white space and the order of fields.
-fn body_hash(body: &[u8]) -> String {
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+fn body_hash(body: &Value) -> String {
     let mut hash = HashWriter(digest::Context::new(&digest::SHA256));
     // Neither the value nor this writer can fail.
-    let _written = serde_json::to_writer(&mut hash, &value);
+    let _written = serde_json::to_writer(&mut hash, body);
     hex(hash.0.finish().as_ref())
 }
 

@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, Ref, RefOr, Respons
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    applications, audit, callback, casts, daily_use, deliveries, error, events, evidence, files, nodes,
-    pushes, session, snapshot, stats,
+    applications, audit, callback, cast_request, casts, daily_use, deliveries, error, events, evidence,
+    files, nodes, pushes, session, snapshot, stats,
 };
 
 #[derive(OpenApi)]
@@ -35,7 +35,8 @@ use super::{
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
-        casts::create, casts::list, casts::get, casts::stop, pushes::add, pushes::remove, snapshot::get,
+        casts::create, casts::list, casts::get, casts::stop, cast_request::get,
+        pushes::add, pushes::remove, snapshot::get,
         events::list, stats::get,
         evidence::list, evidence::get, files::list, files::get, deliveries::list, deliveries::get,
         deliveries::redeliver,

@@ -4,6 +4,7 @@ mod applications;
 mod audit;
 mod auth;
 mod callbacks;
+mod cast_request;
 mod cast_stream;
 mod casts;
 mod create_cast;

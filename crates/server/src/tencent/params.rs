@@ -120,6 +120,11 @@ impl FormTree {
 }
 
 impl<'a> Object<'a> {
+    /// All members, as sent.
+    pub(super) fn to_value(&self) -> Value {
+        Value::Object(self.members.clone())
+    }
+
     /// Full path of a member.
     pub(super) fn full_name(&self, member: &str) -> String {
         format!("{}{member}", self.prefix)

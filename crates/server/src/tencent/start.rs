@@ -20,6 +20,7 @@ use crate::Service;
 use crate::app::Application;
 use crate::config;
 use crate::new_cast::CastDraft;
+use crate::request_record::{BODY_FIELD, without_secrets};
 
 /// Longest `RecordId`, in bytes: the vendor's limit.
 const MAX_RECORD_ID_LEN: usize = 31;
@@ -106,7 +107,7 @@ fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> 
     spec.validate().map_err(|error| spec_api_error(&error))?;
     // The request may have left out the application's number.
     let sdk_app_id = app.settings.sdk_app_id.unwrap_or_default();
-    let mut request = json!({ "SdkAppId": sdk_app_id });
+    let mut request = json!({ "SdkAppId": sdk_app_id, BODY_FIELD: without_secrets(&root.to_value()) });
     if let Some(record_id) = record_id {
         request["RecordId"] = record_id.into();
     }

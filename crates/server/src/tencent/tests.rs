@@ -162,3 +162,9 @@ fn with_value(mut params: Value, path: &str, value: Option<Value>) -> Value {
     }
     params
 }
+
+/// A stored request without the body as it was made.
+fn without_body(mut request: Value) -> Value {
+    request.as_object_mut().unwrap().remove("body").unwrap();
+    request
+}

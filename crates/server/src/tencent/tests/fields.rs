@@ -399,7 +399,10 @@ async fn all_parameters_are_in_the_spec() {
         assert_eq!(cast.key.unwrap().0, "record/1400000001/rec_1");
         let urls = ["rtmp://cdn.example.com/live/a", "rtmp://cdn.example.com/live/b"];
         let request = json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1", "PublishCdnUrls": urls });
-        assert_eq!(cast.request, request, "without the keys of the storage");
+        let body = cast.request["body"].to_string();
+        assert_eq!(without_body(cast.request), request, "without the keys of the storage");
+        assert!(body.contains("\"RecordUrl\":\"https://example.com/room?…\""), "{body}");
+        assert!(!body.contains("live/a") && body.contains("\"SecretKey\":\"…\""), "{body}");
         let spec = cast.spec;
         assert_eq!(spec.source.url.reveal(), "https://example.com/room?id=1&name=%E6%B5%8B%E8%AF%95");
         assert_eq!((spec.source.size.to_string().as_str(), spec.source.fps.get()), ("1280x720", 30));

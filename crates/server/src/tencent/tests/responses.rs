@@ -381,7 +381,7 @@ async fn captured_requests_of_the_sdk_work_and_repetitions_are_refused() {
         let cast = fixture.service.fleet.get(&id).await.unwrap().unwrap();
         let urls: Vec<_> = cast.spec.pushes.iter().map(|push| push.url.reveal()).collect();
         let request = json!({ "SdkAppId": SDK_APP_ID, "RecordId": "rec_1", "PublishCdnUrls": urls });
-        assert_eq!(cast.request, request);
+        assert_eq!(without_body(cast.request), request);
         // Go's SDK repeats the same bytes and gets the result of the first request.
         assert_eq!(fixture.execute(&call).await.unwrap_err().code, "FailedOperation.TaskExist");
         let mut spec = serde_json::to_value(&cast.spec).unwrap().to_string();
