@@ -8,6 +8,7 @@ mod peers;
 mod recordings;
 mod rooms;
 mod shutdown_signals;
+mod storage_tester;
 mod wire;
 
 use std::process::ExitCode;

@@ -26,6 +26,7 @@ use super::open::OpenedService;
 use super::peers::{NodePeers, OpenedPeers, WiredPeers};
 use super::recordings;
 use super::rooms::{EmbeddedRooms, RoomEndpoint};
+use super::storage_tester::RecordingStorageTester;
 
 /// A service that is complete but does not run yet.
 pub(super) struct WiredService {
@@ -66,6 +67,7 @@ impl WiredService {
         node.peers = client.clone().map(|client| Arc::new(NodePeers(client)) as _);
         let evidence = evidence::open(&config)?;
         let recordings = recordings::open(&config);
+        let storage_tester = RecordingStorageTester { data: config.data.clone() };
         let service = Service {
             fleet,
             node: node.worker.clone(),
@@ -80,6 +82,7 @@ impl WiredService {
             sign_in_code: Arc::default(),
             evidence,
             recordings: Some(recordings),
+            storage_tester: Some(Arc::new(storage_tester)),
         };
         app::load(&service).await.context("cannot load the applications")?;
         let (stop, stopped) = watch::channel(false);

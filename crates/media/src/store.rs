@@ -206,7 +206,7 @@ impl Store {
     ///
     /// # Errors
     /// The object cannot be read, or has more than `max_bytes`.
-    pub(crate) async fn get(&self, name: &str, max_bytes: usize) -> Result<Option<Bytes>, Error> {
+    pub async fn get(&self, name: &str, max_bytes: usize) -> Result<Option<Bytes>, Error> {
         check_name(name)?;
         match &self.0 {
             Backend::Local(local) => local.clone().get(name, max_bytes).await,

@@ -116,6 +116,7 @@ async fn run_node(
         sign_in_code: Arc::default(),
         evidence: None,
         recordings: None,
+        storage_tester: None,
         clock: Arc::new(unix_ms),
         draining: Arc::default(),
     };

@@ -23,7 +23,7 @@ use pagecast_fleet::{Cast, Event};
 
 use crate::app::{Application, CallbackReceiver};
 
-pub(crate) use client::{AttemptOutcome, SentHeaders, WebhookClient, sent_headers, shown_url};
+pub(crate) use client::{AttemptOutcome, WebhookClient, sent_headers, shown_url};
 pub use dispatcher::WebhookDispatcher;
 pub(crate) use test_message::{send_test, test_event};
 

@@ -35,6 +35,7 @@ pub mod volcengine;
 pub use audit::AuditLog;
 pub use request_id::RequestId;
 pub use service::{
-    Clock, EmbeddedRooms, RecordingReader, Service, StoredEvidence, StoredRecordings, is_embedded_room,
+    Clock, EmbeddedRooms, RecordingReader, Service, StorageTestStep, StorageTester, StoredEvidence,
+    StoredRecordings, is_embedded_room,
 };
 pub use sign_in_code::SignInCode;

@@ -129,6 +129,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .route("/casts/{id}/stop", post(casts::stop))
         .route("/casts/{id}/request", get(cast_request::get))
         .route("/casts/{id}/pushes", post(pushes::add).delete(pushes::remove))
+        .route("/casts/{id}/pushes/{push}", axum::routing::delete(pushes::remove_by_number))
         .route("/casts/{id}/snapshot.jpg", get(snapshot::get))
         .route("/casts/{id}/events", get(events::list))
         .route("/casts/{id}/stats", get(stats::get))
@@ -146,6 +147,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
             get(applications::get).put(applications::replace).delete(applications::remove),
         )
         .route("/applications/{name}/callbacks/test", post(applications::callback_test::test))
+        .route("/applications/{name}/storage/test", post(applications::storage_test::test))
         .route("/applications/{name}/keys", get(applications::keys::list).post(applications::keys::add))
         .route(
             "/applications/{name}/keys/{id}",

@@ -84,6 +84,24 @@ pub trait RecordingReader: Debug + Send + Sync {
     fn is_local(&self) -> bool;
 }
 
+/// Tests storages by the code that stores recordings.
+#[async_trait]
+pub trait StorageTester: Debug + Send + Sync {
+    /// Writes, reads and removes a small object. Folders are relative to the data folder.
+    async fn test(&self, storage: &Storage) -> Vec<StorageTestStep>;
+}
+
+/// What came of one step of a test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageTestStep {
+    /// Name of the step: `write`, `read` or `remove`.
+    pub step: &'static str,
+    /// Why it failed, if it did, without secrets.
+    pub error: Option<String>,
+    /// Time that it took.
+    pub duration: Duration,
+}
+
 /// State of the request handlers.
 #[derive(Clone)]
 pub struct Service {
@@ -103,6 +121,8 @@ pub struct Service {
     pub evidence: Option<Arc<dyn StoredEvidence>>,
     /// The recordings, unless nobody reads them here.
     pub recordings: Option<Arc<dyn StoredRecordings>>,
+    /// Tests storages, on a node that can.
+    pub storage_tester: Option<Arc<dyn StorageTester>>,
     /// The wall clock.
     pub clock: Clock,
     /// Whether the service is shutting down and accepts no more casts.

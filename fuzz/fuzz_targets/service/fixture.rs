@@ -91,6 +91,8 @@ impl Fixture {
             audit: Arc::default(),
             sign_in_code: Arc::default(),
             evidence: None,
+            recordings: None,
+            storage_tester: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         // The service never drains.

@@ -71,6 +71,7 @@ fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
         sign_in_code: Arc::default(),
         evidence: None,
         recordings: None,
+        storage_tester: None,
     }
 }
 

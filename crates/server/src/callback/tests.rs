@@ -130,6 +130,7 @@ impl Fixture {
             sign_in_code: Arc::default(),
             evidence: None,
             recordings: None,
+            storage_tester: None,
         };
         service.apps.replace(apps);
         Self { fleet: outbox, service }

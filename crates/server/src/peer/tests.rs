@@ -88,6 +88,7 @@ impl Database {
             sign_in_code: Arc::default(),
             evidence: None,
             recordings: Some(Arc::new(FolderRecordings(self.scratch.join(name)))),
+            storage_tester: None,
             clock: clock(&self.clock_ms),
             draining: Arc::default(),
         };

@@ -19,6 +19,7 @@ use crate::service::Service;
 
 pub(super) mod callback_test;
 pub(super) mod keys;
+pub(super) mod storage_test;
 pub(super) mod tokens;
 
 /// Most applications in the fleet: all of them are held in memory.

@@ -14,6 +14,7 @@ mod files;
 mod limits;
 mod nodes;
 mod openapi;
+mod operate;
 mod outage;
 mod running;
 mod session;
@@ -170,6 +171,7 @@ impl TestServer {
             sign_in_code: Arc::default(),
             evidence: None,
             recordings: None,
+            storage_tester: None,
         };
         crate::app::load(&service).await.unwrap();
         let router = router_of(super::router(service.clone()));

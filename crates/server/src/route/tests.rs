@@ -74,6 +74,7 @@ fn test_server_with(
         sign_in_code: Arc::default(),
         evidence: None,
         recordings: None,
+        storage_tester: None,
     };
     let (draining, draining_receiver) = watch::channel(false);
     let rest = rest(service.clone());
@@ -314,6 +315,7 @@ async fn a_node_without_the_role_api_has_no_apis() {
         sign_in_code: Arc::default(),
         evidence: None,
         recordings: None,
+        storage_tester: None,
     };
     let (draining, stopped) = watch::channel(false);
     let router = super::router(service, Arc::default(), stopped, rooms());

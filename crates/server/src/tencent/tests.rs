@@ -99,6 +99,7 @@ impl Fixture {
             sign_in_code: Arc::default(),
             evidence: None,
             recordings: None,
+            storage_tester: None,
         };
         Self { service, limits: KeyedRateLimiter::new(1_000_000), _folder: folder }
     }

@@ -90,6 +90,7 @@ impl Fixture {
             sign_in_code: Arc::default(),
             evidence: None,
             recordings: None,
+            storage_tester: None,
         };
         Self { service, gate: RequestGate::default(), fleet, now, _scratch: scratch }
     }

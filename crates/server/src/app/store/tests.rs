@@ -44,6 +44,7 @@ async fn open_node(server: &Postgres, node: &str, data: &Path) -> Service {
         sign_in_code: Arc::default(),
         evidence: None,
         recordings: None,
+        storage_tester: None,
     };
     load(&service).await.unwrap();
     service
