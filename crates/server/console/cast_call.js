@@ -57,14 +57,15 @@ export class RequestTab {
 
   async #read() {
     const { id, app } = this.#cast;
-    try {
-      this.#request = await get(castPath(id, "request"));
-    } catch (error) {
+    const made = await get(castPath(id, "request")).catch((error) => ({ request: null, error }));
+    if (made.request) {
+      this.#request = made;
+    } else {
       // A cast of an older version has no request: what the API shows of it is close.
       const body = requestLike(this.#cast);
       const hidden = hiddenFields(body);
       this.#request = { api: "v1", action: "createCast", request: body };
-      setText(this.hint, `${error.message} This one is made from what the API shows, without secrets, scripts, headers and checks.${hidden.length ? ` Fill in ${hidden.join(" and ")}.` : ""}`);
+      setText(this.hint, `${made.error ? made.error.message : "It was not kept."} This one is made from what the API shows, without secrets, scripts, headers and checks.${hidden.length ? ` Fill in ${hidden.join(" and ")}.` : ""}`);
     }
     if (this.#request.api !== "v1" && mayOperate(this.session)) this.#keys = await readKeys(this.session, app).catch(() => []);
     this.key.replaceChildren(...this.#keys.map((name) => h("option", { value: name }, name)));

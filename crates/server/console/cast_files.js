@@ -92,7 +92,7 @@ export class FilesTab {
   #row(file, { begin_at: begin, end_at: end, media_id: media }) {
     const actions = [
       isPlayable(file) && h("button", { type: "button", class: "button small play", data: { name: file.name }, "aria-label": `Play ${file.name}`, on: { click: () => this.#play(file) } }, icon("play"), h("span", null, "Play")),
-      h("a", { class: "button small", href: file.href, download: file.name, "aria-label": `Download ${file.name}` }, icon("download"), h("span", { class: "wide-only" }, "Download")),
+      h("a", { class: "button small", href: `${file.href}?download=true`, download: file.name, "aria-label": `Download ${file.name}` }, icon("download"), h("span", { class: "wide-only" }, "Download")),
     ];
     return h("tr", null,
       h("td", null, h("bdi", null, file.name), media && h("div", { class: "soft" }, `media id ${media}`)),

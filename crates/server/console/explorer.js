@@ -133,7 +133,7 @@ class ExplorerView {
     const generation = this.#generation;
     try {
       const [cast, made] = await Promise.all([get(castPath(id)), get(castPath(id, "request"))]);
-      if (generation !== this.#generation || this.#closed || made.action !== this.action.action) return;
+      if (generation !== this.#generation || this.#closed || !made.request || made.action !== this.action.action) return;
       if (this.apps.includes(cast.app)) this.app.value = cast.app;
       await this.#showKeys();
       for (const [name, control] of this.controls) {

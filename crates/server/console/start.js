@@ -25,7 +25,7 @@ const GROUPS = [
 /** The request of a cast: as it was made, or else as far as the API shows it. */
 async function readRequest(id) {
   const [cast, made] = await Promise.all([get(castPath(id)), get(castPath(id, "request")).catch(() => null)]);
-  const complete = Boolean(made) && made.api === "v1";
+  const complete = Boolean(made && made.request) && made.api === "v1";
   return { id, complete, body: complete ? { app: cast.app, ...made.request } : requestLike(cast) };
 }
 
