@@ -27,9 +27,9 @@ const actionWords = (name) => String(name).replace(/([a-z])([A-Z])/g, (_, before
 /** What an entry is about, with a link if the console shows it. */
 function targetOf({ target }) {
   if (!target) return "";
-  const text = visible(target.replace(/^\/v1\//, ""));
-  const cast = /^\/v1\/casts\/([0-9a-f]{32})(?:\/|$)/.exec(target);
-  const application = /^\/v1\/applications\/([a-z0-9_-]{1,64})(?:\/|$)/.exec(target);
+  const text = visible(target.replace(/^\/(v1\/)?/, ""));
+  const cast = /^(?:\/v1)?\/casts\/([0-9a-f]{32})(?:\/|$)/.exec(target);
+  const application = /^(?:\/v1)?\/applications\/([a-z0-9_-]{1,64})(?:\/|$)/.exec(target);
   const to = cast ? `/casts/${cast[1]}` : application ? `/applications/${application[1]}` : "";
   return to ? h("a", { class: "link", href: address(to) }, text) : h("bdi", null, text);
 }

@@ -103,7 +103,7 @@ export function metricLanes(cast, samples) {
   if (last.frames_dropped > samples[0].frames_dropped) {
     lanes.splice(1, 0, { key: "dropped", label: "Dropped", read: dropped, format: (value) => `${value.toFixed(1)} /s`, max: 2, level: "warn" });
   }
-  // The server keeps no bytes: a lane of this page alone would be almost empty.
+  // Without bytes in its history, the lane would be almost empty.
   if (last.bytes && samples[0].bytes !== undefined) lanes.push({ key: "output", label: "Encoded", read: bitrate, format: formatBitrate, max: 500 });
   if (last.room_bitrate_kbps !== undefined && last.room_bitrate_kbps !== null) {
     lanes.push({ key: "room-bitrate", label: "To room", read: (s) => s.room_bitrate_kbps, format: formatBitrate, max: 500 });

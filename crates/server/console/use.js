@@ -7,7 +7,7 @@ import { formatBytes, formatCount } from "./format.js";
 const DAY_MS = 86400000;
 const SPANS = [["7 days", 7], ["30 days", 30], ["90 days", 90]];
 
-const hours = (value) => `${value < 99.5 ? value.toFixed(1) : formatCount(value)} h`;
+const hours = (value) => (value < 1 ? `${Math.round(60 * value)} min` : `${value < 99.5 ? value.toFixed(1) : formatCount(value)} h`);
 const MEASURES = [
   { key: "cast_hours", label: "Cast-hours", format: hours }, { key: "core_hours", label: "Core-hours", format: hours },
   { key: "casts", label: "Casts", format: formatCount }, { key: "bytes", label: "Bytes", format: formatBytes },
