@@ -1,6 +1,7 @@
 // An application: its settings, keys and tokens.
 
 import { applicationPath, get, mayManage, mayOperate, post, put, remove } from "./api.js";
+import { SettingsBlock } from "./application_settings.js";
 import { callbacksBlock, storageBlock } from "./application_tests.js";
 import { button, confirmAction, copyText, emptyState, h, openDialog, runAction, setText, showMessage } from "./dom.js";
 import { formatTime } from "./format.js";
@@ -64,46 +65,7 @@ class ApplicationView {
   }
 
   #settings() {
-    const text = JSON.stringify(this.application.settings, null, 2);
-    const problem = h("p", { class: "error", role: "alert", id: "settings-problem" });
-    const area = h("textarea", { id: "settings", class: "settings", spellcheck: "false", value: text, rows: String(Math.min(40, text.split("\n").length + 1)), "aria-describedby": "settings-help settings-problem", readonly: this.fixed });
-    const save = button("Save", (event) => this.#save(event.currentTarget, area, problem), { kind: "primary", disabled: true });
-    const reset = button("Undo changes", () => {
-      area.value = text;
-      changed();
-    }, { disabled: true });
-    const changed = () => {
-      let found = "";
-      try {
-        JSON.parse(area.value);
-      } catch (error) {
-        found = `This is not JSON yet: ${error.message}`;
-      }
-      setText(problem, found);
-      if (found) area.setAttribute("aria-invalid", "true");
-      else area.removeAttribute("aria-invalid");
-      reset.disabled = area.value === text;
-      save.disabled = area.value === text || Boolean(found);
-    };
-    area.addEventListener("input", changed);
-    const reference = h("a", { class: "link", href: "/v1/reference", target: "_blank", rel: "noopener" }, "reference");
-    return h("section", { class: "block" }, h("header", null, h("h2", null, h("label", { for: "settings" }, "Settings"))),
-      h("p", { class: "hint", id: "settings-help" }, "As JSON. A secret shown as “…” keeps its value. All settings are in the ", reference, "."),
-      area, problem, !this.fixed && h("div", { class: "actions" }, save, reset));
-  }
-
-  async #save(control, area, problem) {
-    control.disabled = true;
-    try {
-      const application = await put(applicationPath(this.name), JSON.parse(area.value));
-      if (this.#closed) return;
-      this.#build(application);
-      showMessage("The settings are saved.");
-    } catch (error) {
-      setText(problem, error.field ? `${error.field}: ${error.message}` : error.message);
-      selectField(area, error.field);
-      control.disabled = false;
-    }
+    return new SettingsBlock({ application: this.application, fixed: this.fixed, saved: (application) => this.#build(application) }).element;
   }
 
   async #remove(control) {
@@ -220,13 +182,4 @@ function showSecret(title, secret, label) {
     h("div", { class: "secret" }, h("span", { class: "hint" }, label), h("code", null, secret)),
     h("div", { class: "actions end" }, button("Copy", () => copyText(secret, label), { icon: "copy", kind: "primary" }), button("Done", () => dialog.close())));
   const dialog = openDialog(title, body);
-}
-
-/** Selects a setting in the text, so that the reader sees what an error is about. */
-function selectField(area, field) {
-  const name = field && field.split(/[.[\]]+/).filter((part) => part && !/^\d+$/.test(part)).pop();
-  const at = name ? area.value.indexOf(`"${name}"`) : -1;
-  if (at < 0) return;
-  area.focus();
-  area.setSelectionRange(at, at + name.length + 2);
 }

@@ -70,11 +70,15 @@ function patternText(pattern) {
 /** Description of a field in plain text: Markdown's code marks are left out. */
 export const describe = (schema) => (schema.description || "").replace(/`/g, "").replace(/\s+/g, " ").trim();
 
+const KNOWN_LABELS = {
+  css: "Style sheet", url: "URL", fps: "fps", tls: "TLS", ca: "CA certificates", udp: "UDP", ice: "ICE", pin: "PIN", "cpu weight": "CPU weight", "app id": "AppId",
+  "sdk app id": "SdkAppId", "cos endpoint": "COS endpoint", "s3 endpoint": "S3 endpoint", "vod endpoint": "VOD endpoint", "vod keys": "VOD keys",
+};
+
 /** Name of a field for people: `max_time_s` is "max time (s)". */
 export function labelOf(name) {
   const unit = /_(s|ms|kbps|mib)$/.exec(name);
   const text = name.replace(/_(s|ms|kbps|mib)$/, "").replace(/_/g, " ");
   const units = { s: "s", ms: "ms", kbps: "kbit/s", mib: "MiB" };
-  const known = { css: "Style sheet", url: "URL", fps: "fps", tls: "TLS", ca: "CA certificates" }[text];
-  return `${known || text.charAt(0).toUpperCase() + text.slice(1)}${unit ? ` (${units[unit[1]]})` : ""}`;
+  return `${KNOWN_LABELS[text] || text.charAt(0).toUpperCase() + text.slice(1)}${unit ? ` (${units[unit[1]]})` : ""}`;
 }

@@ -29,6 +29,7 @@ export function createControl(api, name, schema, { required = false, changed, la
   const resolved = resolve(api, schema);
   const context = { api, name, schema: resolved, required, changed, bare, label: label || labelOf(name) };
   const type = typeOf(resolved);
+  if (resolved.oneOf) return new VariantControl(context);
   if (resolved.enum) return new EnumControl(context);
   if (type === "boolean") return new BooleanControl(context);
   if (type === "array") return typeOf(resolve(api, resolved.items)) === "object" ? new ListControl(context) : new WordsControl(context);
@@ -38,8 +39,8 @@ export function createControl(api, name, schema, { required = false, changed, la
 
 /** What all controls share: label, help, and the line for a problem. */
 class Control {
-  constructor({ name, schema, required, changed, label, bare }) {
-    Object.assign(this, { name, schema, required, changed, label, bare });
+  constructor({ api, name, schema, required, changed, label, bare }) {
+    Object.assign(this, { api, name, schema, required, changed, label, bare });
     lastId += 1;
     this.id = `field-${lastId}`;
     this.problem = h("p", { class: "problem", id: `${this.id}-problem`, "aria-live": "polite" });
@@ -122,7 +123,7 @@ class TextControl extends Control {
   check(complete = true) {
     const value = this.read();
     if (value === undefined) return this.show(complete && this.required ? "This field is needed." : "");
-    if (typeof value === "string" && (value === HIDDEN || (this.name === "url" && value.includes(HIDDEN)))) return this.show(HIDDEN_TEXT);
+    if (!this.api.keepsHidden && typeof value === "string" && (value === HIDDEN || (this.name === "url" && value.includes(HIDDEN)))) return this.show(HIDDEN_TEXT);
     return this.show(problemOf(this.schema, value));
   }
 }
@@ -234,7 +235,7 @@ class PairsControl extends Control {
 
   check() {
     const names = this.#rows.map((row) => row.name.value.trim()).filter(Boolean);
-    if (this.#rows.some((row) => row.value.value === HIDDEN)) return this.show(HIDDEN_TEXT);
+    if (!this.api.keepsHidden && this.#rows.some((row) => row.value.value === HIDDEN)) return this.show(HIDDEN_TEXT);
     return this.show(new Set(names).size < names.length ? "A name is there twice." : "");
   }
 }
@@ -284,13 +285,61 @@ export class ObjectControl extends Control {
   }
 }
 
+/** An object of one of several kinds, which its field `type` names. */
+class VariantControl extends Control {
+  constructor(context) {
+    super(context);
+    this.variants = new Map(this.schema.oneOf.map((schema) => {
+      const { type, ...properties } = schema.properties;
+      const [kind] = type.enum;
+      const fields = { ...schema, properties, required: (schema.required || []).filter((name) => name !== "type") };
+      return [kind, new ObjectControl({ ...context, schema: fields, required: true, bare: true })];
+    }));
+    this.input = h("select", { on: { change: () => {
+      this.#show();
+      this.changed();
+    } } }, h("option", { value: "" }, "Default"), [...this.variants.keys()].map((kind) => h("option", { value: kind }, kind)));
+    this.body = h("div", { class: "sub" });
+    this.element = this.frame(this.input, "wide");
+    this.element.append(this.body);
+  }
+
+  #show() {
+    const variant = this.variants.get(this.input.value);
+    this.body.replaceChildren(...(variant && variant.controls.size ? [variant.element] : []));
+    this.body.hidden = !this.body.firstChild;
+  }
+
+  read() {
+    const variant = this.variants.get(this.input.value);
+    return variant ? { type: this.input.value, ...variant.read() } : undefined;
+  }
+
+  write(value) {
+    this.input.value = (value && value.type) || "";
+    for (const [kind, variant] of this.variants) variant.write(value && kind === value.type ? value : undefined);
+    this.#show();
+    this.show("");
+  }
+
+  check() {
+    this.show("");
+    const variant = this.variants.get(this.input.value);
+    return !variant || variant.check();
+  }
+
+  find(path) {
+    const variant = this.variants.get(this.input.value);
+    return variant && path.length ? variant.find(path) : this;
+  }
+}
+
 /** A list of objects, such as pushes. */
 class ListControl extends Control {
   #items = [];
 
   constructor(context) {
     super(context);
-    this.api = context.api;
     this.list = h("div", { class: "form" });
     const noun = this.name.replace(/_/g, " ").replace(/(?:es|s)$/, (end) => (this.name === "pushes" || end === "s" ? "" : end));
     this.add = button(`Add ${noun}`, () => this.#append(undefined).focus(), { kind: "small", icon: "start" });

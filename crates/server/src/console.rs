@@ -53,6 +53,7 @@ static ASSETS: &[File] = &files![
     "access_keys.js": "text/javascript",
     "api.js": "text/javascript",
     "application.js": "text/javascript",
+    "application_settings.js": "text/javascript",
     "application_tests.js": "text/javascript",
     "applications.js": "text/javascript",
     "audit.js": "text/javascript",
