@@ -376,7 +376,7 @@ class CastView {
 
 /** A cast of the stream with the details of outputs that only the cast itself has: errors, warnings, files, added pushes. */
 function withOutputs(streamed, known) {
-  const merged = { ...streamed, warnings: known.warnings };
+  const merged = { ...streamed, warnings: known.warnings, reloads: Math.max(streamed.reloads || 0, known.reloads || 0) };
   for (const part of ["room", "recording"]) if (streamed[part] && known[part]) merged[part] = { ...known[part], ...streamed[part] };
   if (merged.room && merged.room.state === "running") delete merged.room.error;
   const states = new Map(streamed.stats ? streamed.pushes.map((push) => [push.id, push.state]) : []);

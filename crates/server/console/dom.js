@@ -165,15 +165,24 @@ export async function copyText(text, what) {
   }
 }
 
-/** Runs an action of a button: disabled meanwhile, failures are shown. */
-export async function runAction(control, action) {
+/** Runs `action` with a button disabled meanwhile. A browser takes the focus from a disabled button: it comes back. */
+export async function whileDisabled(control, action) {
+  const focused = document.activeElement === control;
   control.disabled = true;
   try {
     return await action();
+  } finally {
+    control.disabled = false;
+    if (focused && [document.body, null].includes(document.activeElement) && control.isConnected) control.focus({ preventScroll: true });
+  }
+}
+
+/** Runs an action of a button: disabled meanwhile, failures are shown. */
+export async function runAction(control, action) {
+  try {
+    return await whileDisabled(control, action);
   } catch (error) {
     showError(error);
     return undefined;
-  } finally {
-    control.disabled = false;
   }
 }

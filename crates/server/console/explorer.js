@@ -4,7 +4,7 @@ import { readExplorer, readKeys } from "./access_keys.js";
 import { castPath, get, post } from "./api.js";
 import { headerList, readableBody } from "./cast_delivery.js";
 import { CodeTabs, LANGUAGES } from "./code_tabs.js";
-import { button, copyText, emptyState, h, icon, setText, stateLabel } from "./dom.js";
+import { button, copyText, emptyState, h, icon, setText, stateLabel, whileDisabled } from "./dom.js";
 import { mountExplain } from "./explorer_explain.js";
 import { formSchema } from "./explorer_schema.js";
 import { setQuery } from "./router.js";
@@ -191,14 +191,11 @@ class ExplorerView {
     if (wrong.length && send) return wrong[0].focus();
     const body = { app: this.app.value || this.session.app, key: this.key.value.trim(), action: this.action.action, parameters: this.#parameters(), send };
     if (!body.key) delete body.key;
-    this.send.disabled = this.sign.disabled = true;
     try {
-      const answer = await post("/v1/explorer/call", body, { timeoutMs: TIMEOUT_MS });
+      const answer = await whileDisabled(this.sign, () => whileDisabled(this.send, () => post("/v1/explorer/call", body, { timeoutMs: TIMEOUT_MS })));
       if (!this.#closed) this.#showResult(answer);
     } catch (error) {
       if (!this.#closed) this.#showProblem(error);
-    } finally {
-      this.send.disabled = this.sign.disabled = false;
     }
     return undefined;
   }

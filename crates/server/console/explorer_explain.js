@@ -1,7 +1,7 @@
 // Explains a request that a vendor's API refused: what was checked, and where the signed texts differ.
 
 import { post } from "./api.js";
-import { button, copyText, h, setText } from "./dom.js";
+import { button, copyText, h, setText, whileDisabled } from "./dom.js";
 import { words } from "./format.js";
 
 /** Most lines of a text that are compared: canonical requests have some ten. */
@@ -26,14 +26,11 @@ export function mountExplain(outlet) {
       setText(problem, "Paste a request.");
       return text.focus();
     }
-    submit.disabled = true;
     try {
-      showExplanation(result, await post("/v1/explorer/explain", { request: text.value }));
+      showExplanation(result, await whileDisabled(submit, () => post("/v1/explorer/explain", { request: text.value })));
     } catch (error) {
       setText(problem, error.message);
       result.replaceChildren();
-    } finally {
-      submit.disabled = false;
     }
     return undefined;
   }

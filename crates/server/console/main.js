@@ -42,6 +42,14 @@ const TITLES = { casts: "Casts", cast: "Cast", start: "Start a cast", nodes: "No
 
 const PERMISSIONS = { viewer: "Viewer: sees everything, changes nothing", operator: "Operator: runs casts", admin: "Administrator: changes everything" };
 
+/** Why a sign-in with the identity provider failed, by the code that the service puts into the address. */
+const PROBLEMS = {
+  "oidc-expired": "The sign-in took too long, or was started in another browser. Try again.",
+  "oidc-refused": "The identity provider refused the sign-in.",
+  "oidc-no-role": "You are signed in there, but have no role here. Ask the administrator for one.",
+  "oidc-failed": "The identity provider does not answer as it should. Try again, or sign in with a token.",
+};
+
 let session = null;
 
 /** Who is signed in, in a word or two. */
@@ -164,12 +172,14 @@ async function useCode(code) {
 
 async function begin() {
   handleSignedOut(() => session && showSignIn("Your session has ended. Sign in again."));
-  const code = new URLSearchParams(location.hash.slice(1)).get("code");
-  if (code) return useCode(code);
+  const told = new URLSearchParams(location.hash.slice(1));
+  if (told.has("code")) return useCode(told.get("code"));
+  const problem = told.get("problem");
+  if (problem) history.replaceState(null, "", "/console/sign-in");
   try {
     const known = await readSession();
     if (known) enter(known);
-    else showSignIn();
+    else showSignIn(problem ? PROBLEMS[problem] || "The sign-in failed. Try again." : "");
   } catch (error) {
     document.body.replaceChildren(h("p", { class: "empty", role: "status" }, `${error.message} Trying again.`));
     setTimeout(begin, RETRY_MS);

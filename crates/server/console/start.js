@@ -4,7 +4,7 @@ import { get, post, readOpenApi, castPath } from "./api.js";
 import { castStream } from "./cast_stream.js";
 import { checkButton, CheckPanel } from "./check.js";
 import { asCurl, hiddenFields, requestLike } from "./cast_request.js";
-import { button, copyText, emptyState, errorLine, h, setText, showMessage } from "./dom.js";
+import { button, copyText, emptyState, errorLine, h, setText, showMessage, whileDisabled } from "./dom.js";
 import { address, go } from "./router.js";
 import { createControl, partsOf } from "./schema_form.js";
 
@@ -211,15 +211,12 @@ class StartView {
   async #checkPage() {
     setText(this.problem, "");
     if (!this.#check({ outputs: false })) return;
-    this.checkButton.disabled = true;
     try {
-      await this.check.run(this.#checkBody());
+      await whileDisabled(this.checkButton, () => this.check.run(this.#checkBody()));
     } catch (error) {
       if (!this.#closed) this.#showProblem(error);
-    } finally {
-      this.checkButton.disabled = false;
-      if (!this.#closed) this.#preview();
     }
+    if (!this.#closed) this.#preview();
   }
 
   /** Checks all fields, or those that are about the page; the first one with a problem gets the focus. */
