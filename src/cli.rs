@@ -45,6 +45,12 @@ Exit codes:
   1  no answer, or no token
   2  the service answered with an error, which is printed";
 
+const CONSOLE_HELP: &str = "\
+Exit codes:
+  0  the browser was started, or the link is printed
+  1  no answer, or no token
+  2  the service answered with an error, which is printed";
+
 /// Turns a web page into live video and recordings
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES_HELP)]
@@ -76,6 +82,10 @@ pub(crate) enum Command {
     /// List the casts of a service, newest first; with the administrator's token those of all applications
     #[command(after_help = LISTING_HELP)]
     Casts(CastsArgs),
+    /// Open the console of a service in the browser, signed in with the token; without a display, print a link
+    /// that is valid once, for ten minutes
+    #[command(after_help = CONSOLE_HELP)]
+    Console(ConsoleArgs),
     /// Finish and upload recordings that were interrupted or could not be stored
     #[command(after_help = EXIT_CODES_HELP)]
     Recover(RecoverArgs),
@@ -191,6 +201,20 @@ pub(crate) struct CastsArgs {
     pub(crate) state: String,
 }
 
+/// Options of `pagecast console`.
+#[derive(Debug, Args)]
+pub(crate) struct ConsoleArgs {
+    /// Address of the service
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub(crate) url: String,
+    /// File with the token; not needed if PAGECAST_CALL_TOKEN is set
+    #[arg(long, default_value = "pagecast-data/credentials.json", value_name = "FILE")]
+    pub(crate) credentials: PathBuf,
+    /// Print the link instead of starting a browser
+    #[arg(long)]
+    pub(crate) print: bool,
+}
+
 /// Options of `pagecast recover`.
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
@@ -226,7 +250,7 @@ impl Command {
             Self::Recover(_) | Self::Serve(_) => false,
             Self::Demo(_) => console::stderr_is_terminal(),
             Self::RunCast { forward_log } => !forward_log,
-            Self::Doctor | Self::Call(_) | Self::Nodes(_) | Self::Casts(_) => true,
+            Self::Doctor | Self::Call(_) | Self::Nodes(_) | Self::Casts(_) | Self::Console(_) => true,
         };
         if quiet { "warn" } else { "info" }
     }

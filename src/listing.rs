@@ -103,7 +103,8 @@ fn print_json(list: &[Value]) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_refusal(body: &Value) -> ExitCode {
+/// Prints the error of a service. Returns the exit code.
+pub(crate) fn print_refusal(body: &Value) -> ExitCode {
     let message = body.pointer("/error/message").and_then(Value::as_str);
     console::print_message(&format!("error: {}", message.map_or_else(|| body.to_string(), str::to_owned)));
     ExitCode::from(EXIT_API_ERROR)

@@ -15,6 +15,7 @@ mod otlp;
 mod record;
 mod recover;
 mod serve;
+mod web_console;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Call(args) => call::run(&args),
         Command::Nodes(args) => listing::nodes(&args),
         Command::Casts(args) => listing::casts(&args),
+        Command::Console(args) => web_console::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::RunCast { .. } => Ok(process::run_inside(&record::stop_on_signals())),

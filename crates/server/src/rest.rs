@@ -165,6 +165,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .route("/audit", get(audit::list))
         .route("/use", get(daily_use::get))
         .route("/session", get(session::get).post(session::sign_in).delete(session::sign_out))
+        .route("/session/codes", post(session::codes::create))
         .route("/", get(openapi::reference_page))
         .route("/reference.js", get(openapi::reference_script))
         .route("/openapi.json", get(openapi::document))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::Extensions;
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use pagecast_core::spec::Secret;
@@ -93,6 +94,20 @@ impl Identity {
     }
 }
 
+/// Token in the header `Authorization` of a request.
+pub(super) fn bearer_token(headers: &HeaderMap) -> Result<&str, ApiError> {
+    let unauthorized = |message: &str| ApiError::new(ErrorCode::Unauthorized, message);
+    let mut headers = headers.get_all(AUTHORIZATION).iter();
+    let (Some(header), None) = (headers.next(), headers.next()) else {
+        return Err(unauthorized("send one header: Authorization: Bearer TOKEN"));
+    };
+    let token = header.to_str().ok().and_then(|text| text.split_once(' '));
+    let Some((_, token)) = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
+        return Err(unauthorized("the header Authorization must be: Bearer TOKEN"));
+    };
+    Ok(token.trim())
+}
+
 impl Caller {
     /// Authenticates a request and counts it against the rate limit of its token. Its body may then be as
     /// large as a caller's. The extensions of a request with a session get its id.
@@ -107,7 +122,8 @@ impl Caller {
                 parts.extensions.insert(id);
                 identity
             }
-            None => Self::identify(&rest.service, parts)?,
+            None => Identity::by_token(&rest.service, bearer_token(&parts.headers)?)
+                .ok_or_else(|| ApiError::new(ErrorCode::Unauthorized, "unknown token"))?,
         };
         identity.note(&parts.extensions, is_console);
         let Identity { caller, token, .. } = identity;
@@ -123,20 +139,6 @@ impl Caller {
         }
         parts.extensions.insert(ClaimedPrincipal::Key(token));
         Ok(caller)
-    }
-
-    /// Finds the caller of a request by its token.
-    fn identify(service: &Service, parts: &Parts) -> Result<Identity, ApiError> {
-        let unauthorized = |message: &str| ApiError::new(ErrorCode::Unauthorized, message);
-        let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
-        let (Some(header), None) = (headers.next(), headers.next()) else {
-            return Err(unauthorized("send one header: Authorization: Bearer TOKEN"));
-        };
-        let token = header.to_str().ok().and_then(|text| text.split_once(' '));
-        let Some((_, token)) = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
-            return Err(unauthorized("the header Authorization must be: Bearer TOKEN"));
-        };
-        Identity::by_token(service, token.trim()).ok_or_else(|| unauthorized("unknown token"))
     }
 
     /// Whether the application of the caller is still unchanged.

@@ -49,7 +49,7 @@ use super::{
         nodes::list, nodes::get, nodes::drain,
         audit::list,
         daily_use::get,
-        session::sign_in, session::get, session::sign_out,
+        session::sign_in, session::get, session::sign_out, session::codes::create,
     ),
     components(schemas(error::ErrorResponse, events::EventView, callback::WebhookPayload)),
     tags(

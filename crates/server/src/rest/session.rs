@@ -1,6 +1,8 @@
 //! Sessions of the console: a browser signs in with a token and gets a cookie. The fleet keeps the hash of
 //! the cookie and of the token, so a session ends on all nodes when it is closed, or its token is removed.
 
+pub(super) mod codes;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -42,6 +44,8 @@ const MAX_ATTEMPTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// Most addresses whose attempts are counted. Further ones are not limited, so that strangers cannot keep
 /// everybody out.
 const MAX_ADDRESSES: usize = 10_000;
+/// Longest header `Host` that becomes part of an address, in bytes: a name of DNS and a port.
+const MAX_HOST_LEN: usize = 259;
 /// Bytes of a cookie's random value.
 const COOKIE_LEN: usize = 32;
 /// Name of the cookie over TLS. The prefix makes browsers refuse it unless it is secure and for this host
@@ -249,6 +253,18 @@ fn is_on_loopback(headers: &HeaderMap) -> bool {
     name == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
+/// Scheme and host at which the sender of a request reaches this service. Away from loopback, browsers need
+/// HTTPS for sessions, so that is what they use, here or at a proxy.
+pub(super) fn origin(service: &Service, headers: &HeaderMap) -> Result<String, ApiError> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    if !(1..=MAX_HOST_LEN).contains(&host.len()) || !host.bytes().all(is_host) {
+        return Err(ApiError::new(ErrorCode::BadRequest, "the header Host must be a name or an address"));
+    }
+    let is_plain = is_on_loopback(headers) && service.config.tls.is_none();
+    Ok(format!("{}://{host}", if is_plain { "http" } else { "https" }))
+}
+
 /// The header `Set-Cookie` for this value; an empty one removes the cookie.
 fn set_cookie(headers: &HeaderMap, value: &str) -> String {
     let age_s = if value.is_empty() { 0 } else { IDLE_TIMEOUT_MS / 1000 };
@@ -283,7 +299,8 @@ fn hex(bytes: &[u8]) -> String {
 pub(super) struct SignInRequest {
     /// Token of an application, or the administrator's.
     token: Option<String>,
-    /// Code of the link that the service prints when it starts. It is valid once, for ten minutes.
+    /// Code of a link that the service printed when it started, or of `POST /v1/session/codes`. It is valid
+    /// once, for ten minutes.
     code: Option<String>,
 }
 
@@ -338,7 +355,12 @@ pub(super) async fn sign_in(
         (None, Some(code)) if service.sign_in_code.redeem(code) => {
             (Identity::by_token_hash(service, BY_CODE), BY_CODE.to_owned())
         }
-        (None, Some(_)) => return Err(unauthorized("the code is unknown, used or expired")),
+        (None, Some(code)) => {
+            let token_hash = codes::redeem(service, code).await?;
+            let token_hash =
+                token_hash.ok_or_else(|| unauthorized("the code is unknown, used or expired"))?;
+            (Identity::by_token_hash(service, &token_hash), token_hash)
+        }
         _ => return Err(ApiError::invalid_parameter("token", "send either a token or a code")),
     };
     let identity = identity.ok_or_else(|| unauthorized("unknown token"))?;

@@ -199,3 +199,51 @@ async fn a_code_signs_in_once() {
     server.send_from_console("GET", "/v1/applications", &cookie).await.expect_status(200);
     attempt(json!({"code": code})).await.expect_error(401, "unauthorized", "-");
 }
+
+#[tokio::test]
+async fn links_sign_in_once_with_the_token_that_asked_for_them() {
+    let server = TestServer::new().await;
+    let create = async |token: &str, host: &str| {
+        let request = request("POST", "/v1/session/codes", token).header("host", host);
+        server.send(request.body(Body::empty()).unwrap()).await
+    };
+    let attempt = async |link: &Value| {
+        let code = link["url"].as_str().unwrap().split_once("/console/sign-in#code=").unwrap().1;
+        let request = console_request("POST", "/v1/session", "").header("content-type", "application/json");
+        server.send(request.body(Body::from(json!({"code": code}).to_string())).unwrap()).await
+    };
+    let link = create(ADMIN_TOKEN, "127.0.0.1:8080").await.expect_status(201);
+    assert!(link["url"].as_str().unwrap().starts_with("http://127.0.0.1:8080/console/"), "{link}");
+    assert_eq!(link["expires_at"], "2026-11-21T17:10:00.000Z");
+    let public = create(TOKEN_ONE, "casts.example").await.expect_status(201);
+    assert!(public["url"].as_str().unwrap().starts_with("https://casts.example/console/"), "{public}");
+    assert_eq!(attempt(&link).await.expect_status(201)["role"], "administrator");
+    attempt(&link).await.expect_error(401, "unauthorized", "-");
+    assert_eq!(attempt(&public).await.expect_status(201)["app"], "one");
+
+    let late = create(ADMIN_TOKEN, "127.0.0.1:8080").await.expect_status(201);
+    server.advance_clock(10 * 60 * 1000);
+    attempt(&late).await.expect_error(401, "unauthorized", "-");
+
+    let first = create(TOKEN_ONE, "localhost").await.expect_status(201);
+    let others = create(TOKEN_ONE_OTHER, "localhost").await.expect_status(201);
+    for _ in 0..20 {
+        server.advance_clock(1);
+        create(TOKEN_ONE, "localhost").await.expect_status(201);
+    }
+    attempt(&first).await.expect_error(401, "unauthorized", "-");
+    attempt(&others).await.expect_status(201);
+}
+
+#[tokio::test]
+async fn links_need_a_token_and_a_host() {
+    let server = TestServer::new().await;
+    let cookie = server.sign_in(ADMIN_TOKEN).await;
+    let by_session = server.send_from_console("POST", "/v1/session/codes", &cookie).await;
+    by_session.expect_error(401, "unauthorized", "-");
+    for host in ["", "a b", "a/../b", "a@b", &"a".repeat(300)] {
+        let request = request("POST", "/v1/session/codes", ADMIN_TOKEN).header("host", host);
+        let refused = server.send(request.body(Body::empty()).unwrap()).await;
+        refused.expect_error(400, "bad-request", "-");
+    }
+}
