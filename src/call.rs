@@ -196,7 +196,8 @@ impl Client {
         };
         let Credentials { access_key, secret_key, .. } = &self.credentials;
         let headers = volcengine::signature::sign(&unsigned, access_key, secret_key, unix_ms())
-            .map_err(|_| anyhow!("the request is too long"))?;
+            .map_err(|_| anyhow!("the request is too long"))?
+            .headers;
         let method = method.parse().context("cannot use the HTTP method")?;
         Ok(Request { method, url: format!("{}/?{query}", self.endpoint), headers, body: sent })
     }

@@ -8,6 +8,8 @@
 
 #[path = "sdk/client.rs"]
 mod client;
+#[path = "sdk/explorer.rs"]
+mod explorer;
 #[path = "sdk/fleet.rs"]
 mod fleet;
 #[path = "sdk/guide_examples.rs"]

@@ -15,6 +15,7 @@ mod bounded_json;
 pub mod callback;
 pub mod config;
 mod console;
+mod explorer;
 mod internal_error;
 pub mod listen;
 pub mod metrics;

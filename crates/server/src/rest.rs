@@ -19,6 +19,7 @@ mod error;
 mod error_code;
 mod events;
 mod evidence;
+mod explorer;
 mod files;
 mod json;
 mod nodes;
@@ -166,6 +167,9 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .route("/use", get(daily_use::get))
         .route("/session", get(session::get).post(session::sign_in).delete(session::sign_out))
         .route("/session/codes", post(session::codes::create))
+        .route("/explorer", get(explorer::get))
+        .route("/explorer/call", post(explorer::call))
+        .route("/explorer/explain", post(explorer::explain))
         .route("/", get(openapi::reference_page))
         .route("/reference.js", get(openapi::reference_script))
         .route("/openapi.json", get(openapi::document))

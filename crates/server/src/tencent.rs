@@ -6,7 +6,9 @@
 //! send `zh-CN` by default, and operators could not search for such messages. Programs read the codes.
 
 pub(crate) mod callback;
+mod description;
 mod error_code;
+mod explorer;
 mod params;
 mod request;
 mod response;
@@ -26,6 +28,7 @@ use crate::internal_error::{FLEET_RETRY_AFTER_S, FLEET_TIME_LIMIT, InternalError
 use crate::rate_limit::KeyedRateLimiter;
 use crate::route::{ApiFrontend, ApiRequest, BodyError, MAX_BODY_LEN};
 use error_code::ErrorCode;
+pub(crate) use explorer::EXPLORER;
 use request::matches;
 use request::{Action, AuthenticatedRequest};
 use response::ApiError;

@@ -6,6 +6,7 @@
 //! beside the code.
 
 pub mod callback;
+mod explorer;
 mod replay;
 pub mod request;
 pub mod response;
@@ -30,9 +31,10 @@ use crate::internal_error::{FLEET_TIME_LIMIT, InternalError};
 use crate::rate_limit::KeyedRateLimiter;
 use crate::route::{ApiFrontend, ApiRequest, BodyError};
 use crate::service::{Clock, Service};
+pub(crate) use explorer::EXPLORER;
 use replay::{Admission, SeenSignatures, sharing};
 use response::{ApiError, ErrorCode, RequestMetadata, quote_truncated};
-use signature::{VerifiedRequest, query_param};
+use signature::{QueryParam, VerifiedRequest, query_param};
 
 /// Name of this API in casts, metrics and logs.
 pub(crate) const API: &str = "volcengine";
@@ -52,7 +54,9 @@ const DEFAULT_REGION: &str = "cn-north-1";
 /// First version whose documents all say that starting a running task is a success.
 const VERSION_2023: &str = "2023-11-01";
 /// All versions that are served.
-const VERSIONS: [&str; 2] = ["2020-12-01", VERSION_2023];
+const VERSIONS: [&str; 2] = [CALL_VERSION, VERSION_2023];
+/// Version that our own calls name.
+const CALL_VERSION: &str = "2020-12-01";
 
 /// Action of a call. The vendor's own pages disagree about the case of the names, so case does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,19 +214,11 @@ impl RequestGate {
         let now = service.now();
         let regions = &service.config.volcengine.regions;
         let verified = signature::verify(call, now, regions, |id| key_secrets(service, id))?;
-        reject_temporary_key(call, &verified)?;
+        reject_temporary_key(call, &verified.query)?;
         metadata.region.clear();
         metadata.region.extend(verified.region.chars().take(64));
-        let (action, version) = parse_action(&verified)?;
-        if call.method != action.method() {
-            let message = format!(
-                "{} must be sent with {}, not {}",
-                action.name_and_rate().0,
-                action.method(),
-                call.method
-            );
-            return Err(ApiError::new(ErrorCode::MethodNotAllowed, message));
-        }
+        let (action, version) = parse_action(&verified.query)?;
+        check_method(action, call)?;
         let (name, rate) = action.name_and_rate();
         if !self.rate_limits[action as usize].check(&verified.key_id, service.api_nodes()) {
             let message = format!(
@@ -249,10 +245,10 @@ impl RequestGate {
 
 /// Refuses security tokens of temporary keys, as Tencent's API does. This service issues none, so it cannot
 /// check one. An empty token counts as absent.
-fn reject_temporary_key(call: &ApiRequest, verified: &VerifiedRequest) -> Result<(), ApiError> {
+fn reject_temporary_key(call: &ApiRequest, query: &[QueryParam]) -> Result<(), ApiError> {
     let has_text = |token: Option<&str>| token.is_some_and(|token| !token.trim().is_empty());
     if !has_text(call.header("x-security-token"))
-        && !has_text(query_param(&verified.query, "X-Security-Token"))
+        && !has_text(query_param(query, "X-Security-Token"))
     {
         return Ok(());
     }
@@ -269,8 +265,17 @@ struct AdmittedRequest {
     verified: VerifiedRequest,
 }
 
-fn parse_action(verified: &VerifiedRequest) -> Result<(Action, &'static str), ApiError> {
-    let given = |name| query_param(&verified.query, name).unwrap_or_default();
+fn check_method(action: Action, call: &ApiRequest) -> Result<(), ApiError> {
+    if call.method == action.method() {
+        return Ok(());
+    }
+    let (name, method) = (action.name_and_rate().0, action.method());
+    let message = format!("{name} must be sent with {method}, not {}", call.method);
+    Err(ApiError::new(ErrorCode::MethodNotAllowed, message))
+}
+
+fn parse_action(query: &[QueryParam]) -> Result<(Action, &'static str), ApiError> {
+    let given = |name| query_param(query, name).unwrap_or_default();
     let (action, version) = (given("Action"), given("Version"));
     match (Action::parse(action), VERSIONS.into_iter().find(|known| *known == version)) {
         (Some(action), Some(version)) => Ok((action, version)),

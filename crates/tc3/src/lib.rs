@@ -35,10 +35,7 @@ impl SigningInput<'_> {
     /// The signature, in lower-case hex digits.
     #[must_use]
     pub fn signature(&self, secret_key: &str) -> String {
-        let date = self.date();
-        let text =
-            string_to_sign(&self.timestamp.to_string(), &date, self.service, &self.canonical_request());
-        hex(&SigningKey::derive(secret_key, &date, self.service).sign(&text))
+        hex(&SigningKey::derive(secret_key, &self.date(), self.service).sign(&self.string_to_sign()))
     }
 
     /// Value of the header `Authorization`.
@@ -49,7 +46,16 @@ impl SigningInput<'_> {
         format!("{ALGORITHM} Credential={secret_id}/{scope}, SignedHeaders={names}, Signature={signature}")
     }
 
-    fn canonical_request(&self) -> String {
+    /// Text that the signature covers, with the hash of the canonical request.
+    #[must_use]
+    pub fn string_to_sign(&self) -> String {
+        let canonical = self.canonical_request();
+        string_to_sign(&self.timestamp.to_string(), &self.date(), self.service, &canonical)
+    }
+
+    /// Text of the signed parts.
+    #[must_use]
+    pub fn canonical_request(&self) -> String {
         let headers: String = self.headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
         canonical_request(self.method, self.query, &headers, &self.signed_headers(), self.payload_hash)
     }

@@ -6,13 +6,16 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Unexpected, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess,
+    Unexpected, Visitor,
 };
 
 use super::{ApiError, ErrorCode, MAX_BODY_LEN, RestState};
 use crate::bounded_json;
 use crate::route::{BodyError, ClaimedPrincipal, read_up_to};
 
+/// Field with an object of any shape: parameters of a vendor's action.
+const FREE_FIELD: &str = "parameters";
 /// All fields of all bodies that are arrays.
 const ARRAY_FIELDS: [&str; 6] = ["layers", "pushes", "servers", "allow", "deny", "labels"];
 
@@ -156,6 +159,10 @@ impl<'de> Visitor<'de> for ArrayCheck {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<String>()? {
+            if name == FREE_FIELD {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
             map.next_value_seed(Self { array_allowed: ARRAY_FIELDS.contains(&name.as_str()) })?;
         }
         Ok(())

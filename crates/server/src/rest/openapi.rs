@@ -15,7 +15,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::{
     applications, audit, callback, cast_request, casts, daily_use, deliveries, error, events, evidence,
-    files, nodes, pushes, session, snapshot, stats,
+    explorer, files, nodes, pushes, session, snapshot, stats,
 };
 
 #[derive(OpenApi)]
@@ -50,6 +50,7 @@ use super::{
         audit::list,
         daily_use::get,
         session::sign_in, session::get, session::sign_out, session::codes::create,
+        explorer::get, explorer::call, explorer::explain,
     ),
     components(schemas(error::ErrorResponse, events::EventView, callback::WebhookPayload)),
     tags(
@@ -60,6 +61,8 @@ use super::{
             administrator."),
         (name = "audit", description = "Record of the requests that changed something. Only for the \
             administrator."),
+        (name = "explorer", description = "The vendors' actions: described, called with a key that stays \
+            here, and explained."),
         (name = "session", description = "Sessions of browsers, in which a cookie takes the place of a \
             token."),
     ),

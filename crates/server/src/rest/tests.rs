@@ -10,6 +10,7 @@ mod casts;
 mod create_cast;
 mod daily_use;
 mod events;
+mod explorer;
 mod files;
 mod limits;
 mod nodes;

@@ -131,6 +131,8 @@ impl<'a> Object<'a> {
     }
 
     fn get(&self, member: &str) -> Option<&'a Value> {
+        #[cfg(test)]
+        crate::explorer::read_fields::record(&self.full_name(member));
         self.members.get(member).filter(|value| !value.is_null())
     }
 

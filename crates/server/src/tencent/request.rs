@@ -29,7 +29,7 @@ pub(super) enum Action {
 }
 
 impl Action {
-    const ALL: [Self; 3] = [Self::Start, Self::Stop, Self::Describe];
+    pub(super) const ALL: [Self; 3] = [Self::Start, Self::Stop, Self::Describe];
 
     /// The vendor's name.
     pub(super) fn as_str(self) -> &'static str {
@@ -48,8 +48,7 @@ pub(super) struct AuthenticatedRequest {
     pub key_id: String,
     /// Applications of the key, at least one.
     pub apps: Vec<Arc<Application>>,
-    /// The parameters, if the request is a form.
-    form: Option<Vec<(String, String)>>,
+    envelope: Envelope,
 }
 
 /// Whether a request is meant for this API.
@@ -75,55 +74,81 @@ pub(super) fn claimed_key_id(call: &ApiRequest) -> String {
     form.into_iter().find(|(name, _)| name == "SecretId").map(|(_, id)| id).unwrap_or_default()
 }
 
-impl AuthenticatedRequest {
-    /// Authenticates a request.
-    pub(super) fn authenticate(service: &Service, call: &ApiRequest) -> Result<Self, ApiError> {
+/// What a request has around its parameters, before its signature is verified.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    /// The parameters, if the request is a form.
+    pub form: Option<Vec<(String, String)>>,
+    /// Whether the signature is of version 1.
+    pub is_v1: bool,
+}
+
+impl Envelope {
+    /// Reads a request of an allowed method and size.
+    pub(super) fn parse(call: &ApiRequest) -> Result<Self, ApiError> {
         if !matches!(call.method, Method::GET | Method::POST) {
             return Err(ApiError::new(ErrorCode::UnsupportedProtocol, "the method must be GET or POST"));
         }
         let by_header = call.headers.contains_key("authorization");
         check_size(call, by_header)?;
-        let form = parse_form(call)?;
-        let form_param = |name: &str| {
-            let found = form.iter().flatten().find(|(n, v)| n == name && !v.is_empty());
-            found.map(|(_, value)| value.as_str())
-        };
-        let is_v1 = !by_header && (form_param("SecretId").is_some() || form_param("Signature").is_some());
-        let claim = match &form {
-            Some(_) if is_v1 && !service.config.tencent.v1_signatures => {
-                let message = "signatures of version 1 (HmacSHA1, HmacSHA256) are switched off: sign with \
-                               TC3-HMAC-SHA256";
-                return Err(ApiError::new(ErrorCode::SignatureFailure, message));
-            }
-            Some(pairs) if is_v1 => ClaimedSignature::parse_v1(call, pairs)?,
-            _ => ClaimedSignature::parse_v3(call)?,
-        };
-        let apps = verify_signature(service, &claim)?;
-        // Version 1 has these among the parameters, version 3 in headers.
-        let common_param = |name: &str| {
-            let from_header = || call.header(&format!("x-tc-{name}")).filter(|value| !value.is_empty());
-            if is_v1 { form_param(name) } else { from_header() }
-        };
-        if common_param("Token").is_some() {
-            let message =
-                "temporary keys are not supported: use a key of the application, and leave out the token";
-            return Err(ApiError::new(ErrorCode::TokenFailure, message));
+        let mut envelope = Self { form: parse_form(call)?, is_v1: false };
+        envelope.is_v1 = !by_header
+            && (envelope.form_param("SecretId").is_some() || envelope.form_param("Signature").is_some());
+        Ok(envelope)
+    }
+
+    fn form_param(&self, name: &str) -> Option<&str> {
+        let found = self.form.iter().flatten().find(|(n, v)| n == name && !v.is_empty());
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Value of a common parameter. Version 1 has them among the parameters, version 3 in headers.
+    fn common_param<'a>(&'a self, call: &'a ApiRequest, name: &str) -> Option<&'a str> {
+        let from_header = || call.header(&format!("x-tc-{name}")).filter(|value| !value.is_empty());
+        if self.is_v1 { self.form_param(name) } else { from_header() }
+    }
+
+    /// Refuses version 1 where it is switched off.
+    pub(super) fn check_v1_allowed(&self, service: &Service) -> Result<(), ApiError> {
+        if !self.is_v1 || service.config.tencent.v1_signatures {
+            return Ok(());
         }
+        let message = "signatures of version 1 (HmacSHA1, HmacSHA256) are switched off: sign with \
+                       TC3-HMAC-SHA256";
+        Err(ApiError::new(ErrorCode::SignatureFailure, message))
+    }
+
+    /// Refuses tokens of temporary keys, which only their vendor can check.
+    pub(super) fn check_token(&self, call: &ApiRequest) -> Result<(), ApiError> {
+        if self.common_param(call, "Token").is_none() {
+            return Ok(());
+        }
+        let message =
+            "temporary keys are not supported: use a key of the application, and leave out the token";
+        Err(ApiError::new(ErrorCode::TokenFailure, message))
+    }
+
+    /// The action, of the version of this API.
+    pub(super) fn action(&self, call: &ApiRequest) -> Result<Action, ApiError> {
         let required = |name| {
-            common_param(name).ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingParameter, name))
+            self.common_param(call, name)
+                .ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingParameter, name))
         };
         let action = required("Action")?;
         if required("Version")? != VERSION {
             return Err(ApiError::new(ErrorCode::NoSuchVersion, format!("the version must be {VERSION}")));
         }
-        let action = Action::ALL.into_iter().find(|known| known.as_str() == action).ok_or_else(|| {
+        Action::ALL.into_iter().find(|known| known.as_str() == action).ok_or_else(|| {
             ApiError::new(
                 ErrorCode::InvalidAction,
                 "there is no such action: use StartWebRecord, StopWebRecord or DescribeWebRecord",
             )
-        })?;
-        check_region(&service.config.tencent.regions, common_param("Region"))?;
-        Ok(Self { action, key_id: claim.key_id, apps, form })
+        })
+    }
+
+    /// Refuses regions that the configuration does not name.
+    pub(super) fn check_region(&self, service: &Service, call: &ApiRequest) -> Result<(), ApiError> {
+        check_region(&service.config.tencent.regions, self.common_param(call, "Region"))
     }
 
     /// Parses the parameters.
@@ -140,6 +165,28 @@ impl AuthenticatedRequest {
             }
             (None, ContentType::Json | ContentType::Form) => Params::from_json(&call.body),
         }
+    }
+}
+
+impl AuthenticatedRequest {
+    /// Authenticates a request.
+    pub(super) fn authenticate(service: &Service, call: &ApiRequest) -> Result<Self, ApiError> {
+        let envelope = Envelope::parse(call)?;
+        envelope.check_v1_allowed(service)?;
+        let claim = match &envelope.form {
+            Some(pairs) if envelope.is_v1 => ClaimedSignature::parse_v1(call, pairs)?,
+            _ => ClaimedSignature::parse_v3(call)?,
+        };
+        let apps = verify_signature(service, &claim)?;
+        envelope.check_token(call)?;
+        let action = envelope.action(call)?;
+        envelope.check_region(service, call)?;
+        Ok(Self { action, key_id: claim.key_id, apps, envelope })
+    }
+
+    /// Parses the parameters.
+    pub(super) fn params(&self, call: &ApiRequest) -> Result<Params, ApiError> {
+        self.envelope.params(call)
     }
 }
 

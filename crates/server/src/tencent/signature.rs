@@ -5,6 +5,8 @@
 //! vendor's Go SDK repeats the same bytes after `RequestLimitExceeded` and after a lost connection, and would
 //! be refused as a forger. Repeating stop and describe is harmless, and `RecordId` prevents starting twice.
 
+mod explain;
+
 use aws_lc_rs::{constant_time, hmac};
 use base16ct::lower::encode_string as hex;
 use base64::Engine as _;
@@ -13,6 +15,7 @@ use chrono::DateTime;
 use pagecast_core::spec::Secret;
 use pagecast_tc3::{SigningInput, SigningKey, TERMINATOR, canonical_request, sha256_hex, string_to_sign};
 
+pub(super) use explain::explain;
 pub(super) use pagecast_tc3::ALGORITHM;
 
 use super::error_code::ErrorCode;
@@ -35,8 +38,16 @@ pub(super) struct ClaimedSignature {
     /// Key id that the request claims.
     pub key_id: String,
     timestamp: i64,
-    strings_to_sign: Vec<String>,
+    texts: Vec<SignedText>,
     version: SignatureVersion,
+}
+
+/// A text that a signature may cover.
+#[derive(Debug, PartialEq, Eq)]
+struct SignedText {
+    /// Canonical request; version 1 has none.
+    canonical_request: String,
+    string_to_sign: String,
 }
 
 #[derive(Debug)]
@@ -55,33 +66,18 @@ impl ClaimedSignature {
             .ok_or_else(|| ApiError::new(ErrorCode::InvalidAuthorization, MALFORMED_AUTHORIZATION))?;
         let stamp = header("x-tc-timestamp")?;
         let timestamp = parse_timestamp(stamp, "X-TC-Timestamp")?;
-        let Authorization { key_id, date, service, signed_headers: signed, signature } = credential;
-        if utc_day(timestamp).as_deref() != Some(date) {
+        if utc_day(timestamp).as_deref() != Some(credential.date) {
             return Err(signature_mismatch(
                 "the date of the credential is not the UTC day of X-TC-Timestamp",
             ));
         }
-        let payload = match (call.header("x-tc-content-sha256"), call.method.as_str()) {
-            (Some(UNSIGNED_PAYLOAD), _) => sha256_hex(UNSIGNED_PAYLOAD.as_bytes()),
-            (_, "GET") => sha256_hex(b""),
-            _ => hex(call.body.sha256()),
-        };
-        let query = if call.method == "GET" { call.query.as_str() } else { "" };
-        let mut texts = Vec::new();
-        for host in host_candidates(header("host")?) {
-            for lower in [false, true] {
-                let block = canonical_headers(call, signed, host, lower)?;
-                let canonical = canonical_request(call.method.as_str(), query, &block, signed, &payload);
-                texts.push(string_to_sign(stamp, date, service, &canonical));
-            }
-        }
-        texts.dedup();
+        let texts = texts_v3(call, &credential, stamp, &payload_hash(call))?;
         let kind = SignatureVersion::V3 {
-            date: date.into(),
-            service: service.into(),
-            signature: signature.to_ascii_lowercase(),
+            date: credential.date.into(),
+            service: credential.service.into(),
+            signature: credential.signature.to_ascii_lowercase(),
         };
-        Ok(Self { key_id: key_id.to_owned(), timestamp, strings_to_sign: texts, version: kind })
+        Ok(Self { key_id: credential.key_id.to_owned(), timestamp, texts, version: kind })
     }
 
     /// Parses a signature of version 1 from decoded parameters.
@@ -109,14 +105,17 @@ impl ClaimedSignature {
         let host = call
             .header("host")
             .ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingParameter, "host"))?;
-        let texts =
-            host_candidates(host).map(|host| string_to_sign_v1(call.method.as_str(), host, pairs)).collect();
+        let text = |host| SignedText {
+            canonical_request: String::new(),
+            string_to_sign: string_to_sign_v1(call.method.as_str(), host, pairs),
+        };
+        let texts = host_candidates(host).map(text).collect();
         // Invalid base64 becomes an empty signature, which matches no secret.
         let signature = STANDARD.decode(signature).unwrap_or_default();
         Ok(Self {
             key_id: key_id.to_owned(),
             timestamp,
-            strings_to_sign: texts,
+            texts,
             version: SignatureVersion::V1 { sha256, signature },
         })
     }
@@ -139,12 +138,12 @@ impl ClaimedSignature {
             SignatureVersion::V3 { date, service, signature } => {
                 let key = SigningKey::derive(secret.reveal(), date, service);
                 // All are compared: the time must not tell which variant matched.
-                let made = self.strings_to_sign.iter().map(|text| hex(&key.sign(text)));
+                let made = self.texts.iter().map(|text| hex(&key.sign(&text.string_to_sign)));
                 made.fold(false, |found, made| found | is_equal(made.as_bytes(), signature.as_bytes()))
             }
             SignatureVersion::V1 { sha256, signature } => {
                 let key = hmac::Key::new(algorithm_v1(*sha256), secret.reveal().as_bytes());
-                let made = self.strings_to_sign.iter().map(|text| hmac::sign(&key, text.as_bytes()));
+                let made = self.texts.iter().map(|text| hmac::sign(&key, text.string_to_sign.as_bytes()));
                 made.fold(false, |found, made| found | is_equal(made.as_ref(), signature))
             }
         }
@@ -162,8 +161,28 @@ pub fn sign_v3(
     body: &[u8],
     unix_s: i64,
 ) -> Vec<(&'static str, String)> {
+    sign_v3_with_texts(key_id, secret, host, action, body, unix_s).headers
+}
+
+/// Headers that sign a POST with version 3, and the texts from which the signature was made.
+pub(super) struct SignedV3 {
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) authorization: String,
+    pub(super) canonical_request: String,
+    pub(super) string_to_sign: String,
+}
+
+/// Does [`sign_v3`] and returns the signed texts, too.
+pub(super) fn sign_v3_with_texts(
+    key_id: &str,
+    secret: &Secret,
+    host: &str,
+    action: &str,
+    body: &[u8],
+    unix_s: i64,
+) -> SignedV3 {
     const JSON: &str = "application/json";
-    let signed = SigningInput {
+    let input = SigningInput {
         method: "POST",
         query: "",
         headers: &[("content-type", JSON), ("host", host)],
@@ -171,13 +190,55 @@ pub fn sign_v3(
         timestamp: unix_s.unsigned_abs(),
         service: "trtc",
     };
-    vec![
+    let authorization = input.authorization(key_id, secret.reveal());
+    let headers = vec![
         ("Content-Type", JSON.to_owned()),
         ("X-TC-Action", action.to_owned()),
         ("X-TC-Version", super::VERSION.to_owned()),
         ("X-TC-Timestamp", unix_s.to_string()),
-        ("Authorization", signed.authorization(key_id, secret.reveal())),
-    ]
+        ("Authorization", authorization.clone()),
+    ];
+    SignedV3 {
+        headers,
+        authorization,
+        canonical_request: input.canonical_request(),
+        string_to_sign: input.string_to_sign(),
+    }
+}
+
+/// Hash of the signed body.
+fn payload_hash(call: &ApiRequest) -> String {
+    match (call.header("x-tc-content-sha256"), call.method.as_str()) {
+        (Some(UNSIGNED_PAYLOAD), _) => sha256_hex(UNSIGNED_PAYLOAD.as_bytes()),
+        (_, "GET") => sha256_hex(b""),
+        _ => hex(call.body.sha256()),
+    }
+}
+
+/// All texts that a signature of version 3 may cover; the first is that of the documents.
+fn texts_v3(
+    call: &ApiRequest,
+    credential: &Authorization<'_>,
+    stamp: &str,
+    payload_hash: &str,
+) -> Result<Vec<SignedText>, ApiError> {
+    let &Authorization { date, service, signed_headers: signed, .. } = credential;
+    let host = call
+        .header("host")
+        .ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingParameter, "host"))?;
+    let query = if call.method == "GET" { call.query.as_str() } else { "" };
+    let mut texts = Vec::new();
+    for host in host_candidates(host) {
+        for lower in [false, true] {
+            let block = canonical_headers(call, signed, host, lower)?;
+            let canonical_request =
+                canonical_request(call.method.as_str(), query, &block, signed, payload_hash);
+            let string_to_sign = string_to_sign(stamp, date, service, &canonical_request);
+            texts.push(SignedText { canonical_request, string_to_sign });
+        }
+    }
+    texts.dedup();
+    Ok(texts)
 }
 
 /// Key id in an `Authorization` header, well formed or not.

@@ -23,17 +23,23 @@ use crate::new_cast::CastDraft;
 use crate::request_record::{BODY_FIELD, without_secrets};
 
 /// Longest `RecordId`, in bytes: the vendor's limit.
-const MAX_RECORD_ID_LEN: usize = 31;
+pub(super) const MAX_RECORD_ID_LEN: usize = 31;
 /// Range of `ReadyTimeout` in seconds; 0 does not wait.
-const READY_TIMEOUT_RANGE_S: RangeInclusive<i64> = 0..=60;
+pub(super) const READY_TIMEOUT_RANGE_S: RangeInclusive<i64> = 0..=60;
 /// Range of widths in pixels. The vendor's lower bound is 0, which counts as absent.
-const WIDTH_RANGE: RangeInclusive<i64> = 0..=1920;
+pub(super) const WIDTH_RANGE: RangeInclusive<i64> = 0..=1920;
 /// Range of heights in pixels.
-const HEIGHT_RANGE: RangeInclusive<i64> = 0..=1080;
+pub(super) const HEIGHT_RANGE: RangeInclusive<i64> = 0..=1080;
 /// Default width and height, in pixels.
-const DEFAULT_SIZE: (i64, i64) = (1280, 720);
+pub(super) const DEFAULT_SIZE: (i64, i64) = (1280, 720);
 /// Range of the length of an MP4 file, in minutes; the default is the longest.
-const SPLIT_RANGE_MINUTES: RangeInclusive<i64> = 1..=1440;
+pub(super) const SPLIT_RANGE_MINUTES: RangeInclusive<i64> = 1..=1440;
+/// Values of `IsTencentCdn`.
+pub(super) const TENCENT_CDN_RANGE: RangeInclusive<i64> = 0..=1;
+/// Values of `MobileDeviceType` (phone, tablet) and `ScreenOrientation` (portrait, landscape).
+pub(super) const MOBILE_RANGE: RangeInclusive<i64> = 0..=1;
+/// Values of `Format`.
+pub(super) const FORMATS: [&str; 2] = ["mp4", "hls"];
 /// Time without a connection after which an RTMP push has failed for good: callbacks about it are only sent
 /// for that long.
 const PUSH_RECONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -77,7 +83,7 @@ pub(super) fn sdk_app_id(root: &Object<'_>) -> Result<Option<u64>, ApiError> {
 }
 
 /// Checks every parameter and builds the cast.
-fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> Result<NewCast, ApiError> {
+pub(super) fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> Result<NewCast, ApiError> {
     let app = find_application(apps, root)?;
     let id = service.new_cast_id();
     let mut spec = service.new_cast_spec(&app, source(root)?);
@@ -172,7 +178,7 @@ fn size(root: &Object<'_>) -> Result<Size, ApiError> {
 
 fn mobile(root: &Object<'_>) -> Result<Option<Mobile>, ApiError> {
     let Some(params) = root.object("EmulateMobileParams")? else { return Ok(None) };
-    let is_second = |member| Ok::<_, ApiError>(params.integer_in(member, 0..=1)? == Some(1));
+    let is_second = |member| Ok::<_, ApiError>(params.integer_in(member, MOBILE_RANGE)? == Some(1));
     let device = if is_second("MobileDeviceType")? { Device::Tablet } else { Device::Phone };
     let orientation =
         if is_second("ScreenOrientation")? { Orientation::Landscape } else { Orientation::Portrait };
@@ -237,7 +243,7 @@ fn push(app: &Application, target: &Object<'_>) -> Result<Push, ApiError> {
     };
     let text = target.non_empty_text("PublishCdnUrl")?.ok_or_else(|| invalid("it is missing"))?;
     // The value only affects what the vendor charges; it is checked and ignored.
-    target.integer_in("IsTencentCdn", 0..=1)?;
+    target.integer_in("IsTencentCdn", TENCENT_CDN_RANGE)?;
     let url = PushUrl::parse(text).map_err(|error| invalid(&error.to_string()))?;
     if !matches!(url.protocol(), PushProtocol::Rtmp | PushProtocol::Rtmps) {
         return Err(invalid("the address must begin with rtmp:// or rtmps://"));

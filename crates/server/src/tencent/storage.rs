@@ -11,7 +11,11 @@ use super::response::ApiError;
 use crate::app::Application;
 
 /// Accepted integers; [`spec::VOD_LIFETIME_RANGE`] limits lifetimes further.
-const SECONDS_RANGE: std::ops::RangeInclusive<i64> = 0..=i64::MAX;
+pub(super) const SECONDS_RANGE: std::ops::RangeInclusive<i64> = 0..=i64::MAX;
+/// Values of `Vendor`: COS and S3.
+pub(super) const VENDOR_RANGE: std::ops::RangeInclusive<i64> = 0..=1;
+/// Numbers of `MediaType`; [`VodMediaType::from_number`] refuses those for sound alone.
+pub(super) const MEDIA_TYPE_RANGE: std::ops::RangeInclusive<i64> = 0..=4;
 
 /// Storage of a task's files, in a folder named after the task, and the format that the storage decides.
 pub(super) fn parse(app: &Application, root: &Object<'_>) -> Result<(Storage, Option<Format>), ApiError> {
@@ -47,7 +51,7 @@ pub(super) fn parse(app: &Application, root: &Object<'_>) -> Result<(Storage, Op
 
 fn bucket(app: &Application, cloud: &Object<'_>) -> Result<Storage, ApiError> {
     let vendor = cloud
-        .integer_in("Vendor", 0..=1)?
+        .integer_in("Vendor", VENDOR_RANGE)?
         .ok_or_else(|| ApiError::missing_parameter(ErrorCode::MissingVendor, &cloud.full_name("Vendor")))?;
     let vendor = u64::try_from(vendor).unwrap_or_default();
     let service = spec::StorageService::from_tencent_vendor(vendor).unwrap_or(spec::StorageService::Cos);
@@ -88,7 +92,7 @@ fn video_on_demand(app: &Application, params: &Object<'_>) -> Result<Vod, ApiErr
     })?;
     let text = |member| Ok::<_, ApiError>(params.non_empty_text(member)?.map(str::to_owned));
     let number = |member| Ok::<_, ApiError>(params.integer_in(member, SECONDS_RANGE)?.map(i64::unsigned_abs));
-    let media = params.integer_in("MediaType", 0..=4)?.unwrap_or(0).unsigned_abs();
+    let media = params.integer_in("MediaType", MEDIA_TYPE_RANGE)?.unwrap_or(0).unsigned_abs();
     let media = VodMediaType::from_number(media).ok_or_else(|| {
         let message = format!(
             "`{}` is {media}, which is audio only: it must be a type with video",

@@ -24,7 +24,7 @@ use crate::request_id::RequestId;
 const KEY_ID: &str = "AKIDtest";
 const SECRET: &str = "a secret for tests";
 const NOW_MS: i64 = 1_700_000_000_000;
-const SDK_APP_ID: u64 = 1_400_000_001;
+pub(super) const SDK_APP_ID: u64 = 1_400_000_001;
 
 /// Builds a request from its parts.
 pub(super) fn build_request(method: &str, query: &str, headers: &[(&str, &str)], body: &str) -> ApiRequest {
@@ -46,12 +46,18 @@ pub(super) fn form_pairs(form: &str) -> Vec<(String, String)> {
 }
 
 /// An application with this `SdkAppId`, the tests' key and defaults.
-fn application(name: &str, sdk_app_id: u64) -> Application {
+pub(super) fn application(name: &str, sdk_app_id: u64) -> Application {
     let mut app: Application = serde_json::from_value(json!({ "name": name })).unwrap();
     app.settings.sdk_app_id = Some(sdk_app_id);
     app.keys = vec![AccessKey { id: KEY_ID.to_owned(), secret: Secret::new(SECRET), disabled: false }];
     app.settings.max_casts = 100_000;
     app
+}
+
+/// A service with these applications, and its folder.
+pub(super) fn service_with(apps: Vec<Application>) -> (Service, ScratchDir) {
+    let Fixture { service, _folder: folder, .. } = Fixture::with(apps, |_| {});
+    (service, folder)
 }
 
 /// A service with a real fleet and a clock that stands still.

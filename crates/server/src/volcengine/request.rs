@@ -1,5 +1,7 @@
 //! Parameters of the three actions, checked field by field.
 
+pub(super) mod description;
+
 use std::ops::RangeInclusive;
 
 use pagecast_core::SpecError;
@@ -255,6 +257,8 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn get(&self, name: &str) -> Option<&'a Value> {
+        #[cfg(test)]
+        crate::explorer::read_fields::record(&format!("{}{name}", self.prefix));
         self.map?.get(name).filter(|value| !value.is_null())
     }
 

@@ -2,6 +2,8 @@
 //!
 //! SDKs sign different headers and name them in `SignedHeaders`. Only the date must be among them.
 
+mod explain;
+
 use aws_lc_rs::{digest, hmac};
 use axum::http::{Method, header};
 use base16ct::lower::encode_string as hex;
@@ -9,6 +11,8 @@ use chrono::NaiveDateTime;
 use pagecast_core::spec::Secret;
 use pagecast_fleet::UnixMs;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+pub(super) use explain::explain;
 
 use super::SERVICE;
 use super::response::{ApiError, ErrorCode, quote_truncated};
@@ -111,39 +115,18 @@ pub fn verify(
     regions: &[String],
     secrets: impl Fn(&str) -> Vec<Secret>,
 ) -> Result<VerifiedRequest, ApiError> {
-    if call.body.len() > MAX_BODY_LEN {
-        let message = format!("the body has {} bytes: the limit is {MAX_BODY_LEN}", call.body.len());
-        return Err(ApiError::new(ErrorCode::InvalidParameter, message));
-    }
+    check_body_len(call)?;
     let query = parse_query(&call.query)?;
-    let named = |name| query_param(&query, name).is_some();
-    let claim = if call.headers.contains_key(header::AUTHORIZATION) {
-        ClaimedSignature::from_headers(call)?
-    } else if named("X-Algorithm") || named("X-Credential") || named("X-Signature") {
-        ClaimedSignature::from_query(call, &query)?
-    } else {
-        let message = "the request is not signed: send an Authorization header, or X-Algorithm, \
-                       X-Credential and X-Signature in the query";
-        return Err(ApiError::new(ErrorCode::MissingAuthenticationToken, message));
-    };
-    if claim.service != SERVICE {
-        let message = format!("there is no service {} here, only {SERVICE}", quote_truncated(claim.service));
-        return Err(ApiError::new(ErrorCode::ServiceNotFound, message));
-    }
-    if !regions.is_empty() && !regions.iter().any(|region| region == claim.region) {
-        let message = format!("the service {SERVICE} is not in the region {}", quote_truncated(claim.region));
-        return Err(ApiError::new(ErrorCode::ServiceNotFound, message));
-    }
+    let claim = ClaimedSignature::parse(call, &query)?;
+    claim.check_scope(regions)?;
     let secrets = secrets(claim.key_id);
     if secrets.is_empty() {
         let message = format!("the access key {} is not known", quote_truncated(claim.key_id));
         return Err(ApiError::new(ErrorCode::InvalidAccessKey, message));
     }
-    check_date(&claim, now)?;
-    let query: Vec<QueryParam> = match claim.signed_queries {
-        None => query.clone(),
-        Some(list) => query.iter().filter(|(name, _)| list_contains(list, name)).cloned().collect(),
-    };
+    check_clock(&claim, parse_claimed_date(&claim)?, now)?;
+    check_day(&claim)?;
+    let query = claim.signed_params(&query);
     let request = claim.canonical_request(call, &query)?;
     let to_sign = string_to_sign(claim.date, claim.day, claim.region, &request);
     let signed_with = |secret: &Secret| hex(&compute_signature(secret, claim.day, claim.region, &to_sign));
@@ -178,28 +161,42 @@ pub(super) fn claimed_key_id(call: &ApiRequest) -> String {
     credential.unwrap_or_default().split(['/', ',']).next().unwrap_or_default().to_owned()
 }
 
-fn check_date(claim: &ClaimedSignature<'_>, now: UnixMs) -> Result<(), ApiError> {
-    let bad = |message: String| Err(ApiError::new(ErrorCode::InvalidTimestamp, message));
-    let Some(date_ms) = parse_date(claim.date) else {
-        return bad(format!(
+fn check_body_len(call: &ApiRequest) -> Result<(), ApiError> {
+    if call.body.len() <= MAX_BODY_LEN {
+        return Ok(());
+    }
+    let message = format!("the body has {} bytes: the limit is {MAX_BODY_LEN}", call.body.len());
+    Err(ApiError::new(ErrorCode::InvalidParameter, message))
+}
+
+fn parse_claimed_date(claim: &ClaimedSignature<'_>) -> Result<UnixMs, ApiError> {
+    parse_date(claim.date).ok_or_else(|| {
+        invalid_timestamp(format!(
             "X-Date is {}: it must be a UTC time like 20231114T221320Z",
             quote_truncated(claim.date)
-        ));
-    };
+        ))
+    })
+}
+
+fn check_clock(claim: &ClaimedSignature<'_>, date_ms: UnixMs, now: UnixMs) -> Result<(), ApiError> {
     let behind_ms = match claim.expires.map(str::parse::<u32>) {
         None => MAX_CLOCK_SKEW_MS,
         Some(Ok(seconds)) => (1000 * i64::from(seconds)).min(MAX_EXPIRES_MS),
-        Some(Err(_)) => return bad("X-Expires must be a number of seconds".to_owned()),
+        Some(Err(_)) => return Err(invalid_timestamp("X-Expires must be a number of seconds".to_owned())),
     };
-    if now - date_ms > behind_ms || date_ms - now > MAX_CLOCK_SKEW_MS {
-        return bad(format!(
-            "X-Date is {}, the server's clock says {}: X-Date may be at most {} s behind it and {} s ahead",
-            claim.date,
-            format_date(now),
-            behind_ms / 1000,
-            MAX_CLOCK_SKEW_MS / 1000
-        ));
+    if now - date_ms <= behind_ms && date_ms - now <= MAX_CLOCK_SKEW_MS {
+        return Ok(());
     }
+    Err(invalid_timestamp(format!(
+        "X-Date is {}, the server's clock says {}: X-Date may be at most {} s behind it and {} s ahead",
+        claim.date,
+        format_date(now),
+        behind_ms / 1000,
+        MAX_CLOCK_SKEW_MS / 1000
+    )))
+}
+
+fn check_day(claim: &ClaimedSignature<'_>) -> Result<(), ApiError> {
     if claim.date.get(..8) == Some(claim.day) {
         return Ok(());
     }
@@ -210,7 +207,43 @@ fn check_date(claim: &ClaimedSignature<'_>, now: UnixMs) -> Result<(), ApiError>
     )))
 }
 
+fn invalid_timestamp(message: String) -> ApiError {
+    ApiError::new(ErrorCode::InvalidTimestamp, message)
+}
+
 impl<'a> ClaimedSignature<'a> {
+    fn parse(call: &'a ApiRequest, query: &'a [QueryParam]) -> Result<Self, ApiError> {
+        let named = |name| query_param(query, name).is_some();
+        if call.headers.contains_key(header::AUTHORIZATION) {
+            Self::from_headers(call)
+        } else if named("X-Algorithm") || named("X-Credential") || named("X-Signature") {
+            Self::from_query(call, query)
+        } else {
+            let message = "the request is not signed: send an Authorization header, or X-Algorithm, \
+                           X-Credential and X-Signature in the query";
+            Err(ApiError::new(ErrorCode::MissingAuthenticationToken, message))
+        }
+    }
+
+    fn check_scope(&self, regions: &[String]) -> Result<(), ApiError> {
+        let message = if self.service != SERVICE {
+            format!("there is no service {} here, only {SERVICE}", quote_truncated(self.service))
+        } else if !regions.is_empty() && !regions.iter().any(|region| region == self.region) {
+            format!("the service {SERVICE} is not in the region {}", quote_truncated(self.region))
+        } else {
+            return Ok(());
+        };
+        Err(ApiError::new(ErrorCode::ServiceNotFound, message))
+    }
+
+    /// The parameters that the signature covers.
+    fn signed_params(&self, query: &[QueryParam]) -> Vec<QueryParam> {
+        match self.signed_queries {
+            None => query.to_vec(),
+            Some(list) => query.iter().filter(|(name, _)| list_contains(list, name)).cloned().collect(),
+        }
+    }
+
     fn from_headers(call: &'a ApiRequest) -> Result<Self, ApiError> {
         let text = single_header(call, "authorization")?;
         let missing_token = |message| ApiError::new(ErrorCode::MissingAuthenticationToken, message);
@@ -306,24 +339,34 @@ impl<'a> ClaimedSignature<'a> {
     }
 
     fn canonical_request(&self, call: &ApiRequest, query: &[QueryParam]) -> Result<String, ApiError> {
+        let body_hash = self.body_hash(call)?;
+        let headers = self.signed_header_values(call)?;
+        Ok(canonical_request(call.method.as_str(), query, &headers, self.signed_headers, &body_hash))
+    }
+
+    /// Hash of the signed body.
+    fn body_hash(&self, call: &ApiRequest) -> Result<String, ApiError> {
         // The body of a request that is signed in its query is ignored.
-        let body_hash = if self.signed_queries.is_some() { sha256_hex(&[]) } else { hex(call.body.sha256()) };
+        if self.signed_queries.is_some() {
+            return Ok(sha256_hex(&[]));
+        }
+        let body_hash = hex(call.body.sha256());
         if call.headers.contains_key("x-content-sha256")
-            && self.signed_queries.is_none()
             && !single_header(call, "x-content-sha256")?.eq_ignore_ascii_case(&body_hash)
         {
             return Err(signature_mismatch("X-Content-Sha256 is not the SHA-256 of the body"));
         }
+        Ok(body_hash)
+    }
+
+    /// Names and values of the signed headers.
+    fn signed_header_values<'c>(&self, call: &'c ApiRequest) -> Result<Vec<(&'a str, &'c str)>, ApiError> {
         let names: Vec<&str> =
             self.signed_headers.split(';').filter(|name| !name.is_empty()).take(MAX_ITEMS + 1).collect();
         if names.len() > MAX_ITEMS {
             return Err(signature_mismatch(format!("SignedHeaders names more than {MAX_ITEMS} headers")));
         }
-        let mut headers = Vec::with_capacity(names.len());
-        for name in names {
-            headers.push((name, single_header(call, name)?));
-        }
-        Ok(canonical_request(call.method.as_str(), query, &headers, self.signed_headers, &body_hash))
+        names.into_iter().map(|name| Ok((name, single_header(call, name)?))).collect()
     }
 }
 
@@ -351,9 +394,24 @@ fn canonical_request(
 ) -> String {
     let mut sorted: Vec<&QueryParam> = query.iter().collect();
     sorted.sort();
+    assemble_canonical_request(method, &canonical_query(&sorted), headers, signed_headers, body_hash)
+}
+
+/// Encodes parameters in this order.
+fn canonical_query(params: &[&QueryParam]) -> String {
     let escape = |text| utf8_percent_encode(text, ESCAPE_SET);
-    let query: Vec<String> =
-        sorted.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value))).collect();
+    let pairs: Vec<String> =
+        params.iter().map(|(name, value)| format!("{}={}", escape(name), escape(value))).collect();
+    pairs.join("&")
+}
+
+fn assemble_canonical_request(
+    method: &str,
+    query: &str,
+    headers: &[(&str, &str)],
+    signed_headers: &str,
+    body_hash: &str,
+) -> String {
     let lines: Vec<String> = headers
         .iter()
         .map(|(name, value)| match *name {
@@ -361,7 +419,7 @@ fn canonical_request(
             _ => format!("{name}:{value}"),
         })
         .collect();
-    format!("{method}\n/\n{}\n{}\n\n{signed_headers}\n{body_hash}", query.join("&"), lines.join("\n"))
+    format!("{method}\n/\n{query}\n{}\n\n{signed_headers}\n{body_hash}", lines.join("\n"))
 }
 
 /// The host without a default port.
@@ -423,7 +481,20 @@ pub struct UnsignedRequest<'a> {
     pub region: &'a str,
 }
 
-/// Headers that sign a request at `now`, besides `Host`: names in lower case, and values.
+/// A signed request: its headers, and the texts from which its signature was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedRequest {
+    /// Headers besides `Host`: names in lower case, and values.
+    pub headers: Vec<(&'static str, String)>,
+    /// Value of the header `Authorization`, which is among the headers.
+    pub authorization: String,
+    /// Canonical request.
+    pub canonical_request: String,
+    /// String to sign.
+    pub string_to_sign: String,
+}
+
+/// Signs the headers of a request at `now`.
 ///
 /// As [`parse_query`].
 pub fn sign(
@@ -431,7 +502,7 @@ pub fn sign(
     key_id: &str,
     secret: &Secret,
     now: UnixMs,
-) -> Result<Vec<(&'static str, String)>, ApiError> {
+) -> Result<SignedRequest, ApiError> {
     let (date, body_hash) = (format_date(now), sha256_hex(request.body));
     let day = &date[..8];
     let mut headers = vec![("x-content-sha256", body_hash.as_str()), ("x-date", &date)];
@@ -440,20 +511,20 @@ pub fn sign(
         headers.insert(0, ("content-type", "application/json"));
     }
     let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
-    let canonical =
+    let canonical_request =
         canonical_request(request.method, &parse_query(request.query)?, &headers, &names, &body_hash);
-    let to_sign = string_to_sign(&date, day, request.region, &canonical);
-    let signature = hex(&compute_signature(secret, day, request.region, &to_sign));
+    let string_to_sign = string_to_sign(&date, day, request.region, &canonical_request);
+    let signature = hex(&compute_signature(secret, day, request.region, &string_to_sign));
     let scope = format!("{key_id}/{day}/{}/{SERVICE}/{TERMINATOR}", request.region);
     let authorization =
         format!("{ALGORITHM} Credential={scope}, SignedHeaders={names}, Signature={signature}");
-    let mut signed: Vec<(&'static str, String)> = headers
+    let mut headers: Vec<(&'static str, String)> = headers
         .into_iter()
         .filter(|(name, _)| *name != "host")
         .map(|(name, value)| (name, value.to_owned()))
         .collect();
-    signed.push(("authorization", authorization));
-    Ok(signed)
+    headers.push(("authorization", authorization.clone()));
+    Ok(SignedRequest { headers, authorization, canonical_request, string_to_sign })
 }
 
 /// Signature in the query of a GET that covers the whole query and no header.

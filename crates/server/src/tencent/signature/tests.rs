@@ -147,9 +147,9 @@ fn signatures_of_version_3_are_verified() {
         let claim = ClaimedSignature::parse_v3(&call).unwrap();
         assert_eq!(claim.key_id, KEY_ID, "{name}");
         assert!(
-            claim.strings_to_sign.iter().any(|text| text.ends_with(vector.hash)),
+            claim.texts.iter().any(|text| text.string_to_sign.ends_with(vector.hash)),
             "{name}: {:?}",
-            claim.strings_to_sign
+            claim.texts
         );
         assert!(claim.is_signed_with(&secret()), "{name}");
         assert!(!claim.is_signed_with(&Secret::new("SECRETEXAMPLE000000000000000001")), "{name}");
@@ -322,7 +322,7 @@ fn signatures_of_version_1_are_verified() {
                 && claim.check_timestamp(TIMESTAMP_S + 301).is_err(),
             "{name}"
         );
-        assert!(claim.is_signed_with(&secret()), "{name}: {:?}", claim.strings_to_sign);
+        assert!(claim.is_signed_with(&secret()), "{name}: {:?}", claim.texts);
         assert!(!claim.is_signed_with(&Secret::new("SECRETEXAMPLE000000000000000001")), "{name}");
         let changed = |from: &str, to: &str| {
             let pairs = form_pairs(&form.replacen(from, to, 1));

@@ -44,7 +44,7 @@ fn signed(
     request(method, query, &all, body)
 }
 
-fn vector_a() -> ApiRequest {
+pub(super) fn vector_a() -> ApiRequest {
     signed(
         ("POST", "Action=StopWebcast&Version=2020-12-01", BODY_A),
         &[("content-type", "application/json"), ("host", "127.0.0.1:18092"), ("x-content-sha256", HASH_A)],
@@ -53,8 +53,22 @@ fn vector_a() -> ApiRequest {
     )
 }
 
-fn vector_e() -> ApiRequest {
+pub(super) fn vector_e() -> ApiRequest {
     request("GET", QUERY_E, &[("host", "127.0.0.1:18092")], "")
+}
+
+/// A POST of `{}` whose signature is made over this canonical request with this secret.
+pub(super) fn signed_with(
+    canonical: &str,
+    query: &str,
+    content_type: &str,
+    names: &str,
+    secret: &str,
+) -> ApiRequest {
+    let to_sign = string_to_sign("20231114T221320Z", "20231114", "cn-north-1", canonical);
+    let signature = hex(&compute_signature(&Secret::new(secret), "20231114", "cn-north-1", &to_sign));
+    let headers = [("content-type", content_type), ("host", "127.0.0.1:18092")];
+    signed(("POST", query, "{}"), &headers, names, &signature)
 }
 
 fn check(call: &ApiRequest, now: UnixMs) -> Result<VerifiedRequest, ErrorCode> {
@@ -433,7 +447,7 @@ fn signatures_of_our_own_client_are_verified() {
             body: body.as_bytes(),
             region: "cn-north-1",
         };
-        let headers = sign(&unsigned, "AKLTEXAMPLE", &secret, NOW_MS).unwrap();
+        let headers = sign(&unsigned, "AKLTEXAMPLE", &secret, NOW_MS).unwrap().headers;
         let mut all: Vec<(&str, &str)> =
             headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         all.push(("host", unsigned.host));
