@@ -40,7 +40,10 @@ fn has_display(variable: impl Fn(&str) -> Option<OsString>) -> bool {
 
 /// Asks the desktop to open a link. Returns whether it did, as far as that can be known.
 fn open_in_browser(link: &str) -> bool {
-    #[expect(clippy::disallowed_methods, reason = "the browser belongs to the user and outlives this command")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the browser belongs to the user and outlives this command"
+    )]
     let mut command = Command::new("xdg-open");
     command.arg(link).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().is_ok_and(|child| has_not_failed(child, FAILURE_TIMEOUT))

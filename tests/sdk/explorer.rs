@@ -40,7 +40,8 @@ fn run_all(
 #[test]
 fn programs_of_the_explorer_work() -> Result<()> {
     let _turn = MachineLock::shared()?;
-    let (pages, service) = (PageServer::start()?, ServiceProcess::start(PAGECAST, &ServiceConfig::default())?);
+    let (pages, service) =
+        (PageServer::start()?, ServiceProcess::start(PAGECAST, &ServiceConfig::default())?);
     let explorer = service.rest("GET", "/v1/explorer", None)?.json()?;
     ensure!(explorer["keys"][0]["id"] == ACCESS_KEY.0, "no key");
     let task = json!({ "AppId": APP_ID, "RoomId": "room1", "TaskId": "task1" });

@@ -6,6 +6,7 @@
 //! everything else is written as in the file (`'["cn-north-1"]'`). `PAGECAST_SECRET_KEY` and
 //! `PAGECAST_ADMIN_TOKEN` are shorthands. Every secret may be given as `{ file = "…" }` or `{ env = "…" }`.
 
+mod console;
 mod demo;
 mod fleet;
 mod load;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::Application;
 
+pub use console::{Console, Oidc, OidcRole};
 pub use demo::{DemoError, demo_application};
 pub use fleet::{Fleet, Peer, Role};
 pub use load::{Error, Options, environment, load};
@@ -55,6 +57,8 @@ pub struct Config {
     pub rooms: Rooms,
     /// The machines that are one service.
     pub fleet: Fleet,
+    /// Signing in to the console.
+    pub console: Console,
     /// Options of the Volcengine API.
     pub volcengine: Volcengine,
     /// Options of the Tencent API.
@@ -298,6 +302,7 @@ impl Default for Config {
             casts: Casts::default(),
             rooms: Rooms::default(),
             fleet: Fleet::default(),
+            console: Console::default(),
             volcengine: Volcengine::default(),
             tencent: Tencent::default(),
             applications: Vec::new(),

@@ -20,9 +20,11 @@ mod internal_error;
 pub mod listen;
 pub mod metrics;
 mod new_cast;
+mod oidc;
 #[cfg(test)]
 mod outage;
 pub mod peer;
+mod permission;
 mod rate_limit;
 mod request_id;
 mod request_record;
@@ -34,6 +36,7 @@ pub mod tencent;
 pub mod volcengine;
 
 pub use audit::AuditLog;
+pub use permission::Permission;
 pub use request_id::RequestId;
 pub use service::{
     Clock, EmbeddedRooms, RecordingReader, Service, StorageTestStep, StorageTester, StoredEvidence,

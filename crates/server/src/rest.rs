@@ -24,6 +24,7 @@ mod files;
 mod json;
 mod nodes;
 mod openapi;
+mod permissions;
 mod pushes;
 mod queue;
 mod session;
@@ -48,6 +49,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::callback::WebhookClient;
 use crate::internal_error::FLEET_TIME_LIMIT;
+use crate::oidc::OidcClient;
 use crate::rate_limit::KeyedRateLimiter;
 use crate::service::Service;
 use caller::{Administrator, Caller};
@@ -79,6 +81,7 @@ struct RestState {
     cast_feed: Arc<cast_stream::CastFeed>,
     sessions: Arc<session::Sessions>,
     transfers: Arc<files::Transfers>,
+    oidc: Arc<OidcClient>,
     /// Rate limit of each token.
     rate_limits: Arc<KeyedRateLimiter>,
     /// Sends test messages.
@@ -120,6 +123,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         cast_feed: Arc::default(),
         sessions: Arc::default(),
         transfers: Arc::default(),
+        oidc: Arc::default(),
         webhooks: Arc::default(),
         test_slots: Arc::new(Semaphore::new(MAX_CONCURRENT_TESTS)),
         edit_lock: Arc::default(),
@@ -167,6 +171,9 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         .route("/use", get(daily_use::get))
         .route("/session", get(session::get).post(session::sign_in).delete(session::sign_out))
         .route("/session/codes", post(session::codes::create))
+        .route("/session/methods", get(session::oidc::methods))
+        .route("/session/oidc", get(session::oidc::begin))
+        .route("/session/oidc/callback", get(session::oidc::finish))
         .route("/explorer", get(explorer::get))
         .route("/explorer/call", post(explorer::call))
         .route("/explorer/explain", post(explorer::explain))

@@ -247,9 +247,7 @@ impl RequestGate {
 /// check one. An empty token counts as absent.
 fn reject_temporary_key(call: &ApiRequest, query: &[QueryParam]) -> Result<(), ApiError> {
     let has_text = |token: Option<&str>| token.is_some_and(|token| !token.trim().is_empty());
-    if !has_text(call.header("x-security-token"))
-        && !has_text(query_param(query, "X-Security-Token"))
-    {
+    if !has_text(call.header("x-security-token")) && !has_text(query_param(query, "X-Security-Token")) {
         return Ok(());
     }
     let message = "temporary keys are not supported: use an access key of the application, and leave out \

@@ -25,11 +25,12 @@ const SHORT_VARIABLES: [(&str, &str); 4] = [
 ];
 /// Keys whose values may be given as `{ file = … }` or `{ env = … }`: secrets, lists of them, and
 /// certificates.
-const SECRET_KEYS: [&str; 14] = [
+const SECRET_KEYS: [&str; 15] = [
     "access_key",
     "admin_token",
     "app_key",
     "ca",
+    "client_secret",
     "credential",
     "database",
     "direct_database",

@@ -10,6 +10,8 @@ use url::{Host, Url};
 use super::{Config, Fleet, Peer, Role, Rooms};
 use crate::app::{AccessKey, Application, MIN_TOKEN_LEN, find_errors, validate_location};
 use crate::listen::validate_tls;
+use crate::oidc::is_secure;
+use crate::permission::Permission;
 use crate::service::error_chain;
 
 /// Shortest secret that cannot be guessed, in bytes.
@@ -43,6 +45,10 @@ const MAX_DURATION_S: u64 = 86_400;
 const LEASE_S_RANGE: RangeInclusive<u64> = 3..=60;
 /// Most labels of a node: more than anybody distinguishes, so that rows of nodes stay small.
 const MAX_LABELS: usize = 32;
+/// Longest `console.oidc.label`, in characters: it is on a button.
+const MAX_LABEL_CHARS: usize = 64;
+/// Most `console.oidc.roles`: more than anybody maintains by hand.
+const MAX_OIDC_ROLES: usize = 1000;
 /// Shortest `fleet.peer.secret`, in characters: what gives full strength to its signatures.
 const MIN_FLEET_SECRET_LEN: usize = 32;
 
@@ -93,9 +99,43 @@ impl Config {
         self.validate_vendors(&mut found);
         self.validate_rooms(&mut found);
         self.validate_fleet(&mut found);
+        self.validate_console(&mut found);
         self.validate_applications(&mut found);
         found.0.sort_by_key(|finding| !finding.fatal);
         found.0
+    }
+
+    fn validate_console(&self, found: &mut Findings) {
+        let Some(oidc) = &self.console.oidc else { return };
+        let is_issuer = Url::parse(&oidc.issuer)
+            .is_ok_and(|url| is_secure(&url) && url.query().is_none() && url.fragment().is_none());
+        found.error_unless(
+            is_issuer,
+            "console.oidc.issuer",
+            "must be a URL that begins with https://, or http:// on loopback, without a query",
+        );
+        found.error_unless(!oidc.client_id.is_empty(), "console.oidc.client_id", "must not be empty");
+        found.error_unless(
+            oidc.scopes.iter().any(|scope| scope == "openid"),
+            "console.oidc.scopes",
+            "must contain openid",
+        );
+        found.error_unless(
+            (1..=MAX_LABEL_CHARS).contains(&oidc.label.chars().count()),
+            "console.oidc.label",
+            "must have 1 to 64 characters",
+        );
+        found.error_unless(
+            (1..=MAX_OIDC_ROLES).contains(&oidc.roles.len()),
+            "console.oidc.roles",
+            "must have 1 to 1000 entries: without one, nobody can sign in",
+        );
+        if oidc.roles.iter().any(|role| role.value == "*" && role.role != Permission::Viewer) {
+            found.warning(
+                "console.oidc.roles",
+                "everybody whom the provider knows may change something: name a value instead of *",
+            );
+        }
     }
 
     fn validate_listeners(&self, found: &mut Findings) {

@@ -261,26 +261,7 @@ pub(crate) mod testing {
                     }
                 }
                 ParameterType::Boolean => refuses("true".into()),
-                ParameterType::Integer => {
-                    refuses("1".into());
-                    refuses(json!(1.5));
-                    let (minimum, maximum) = (parameter.minimum.unwrap(), parameter.maximum);
-                    // 0 often means that a value is not set.
-                    if minimum != 1 {
-                        refuses((minimum - 1).into());
-                    }
-                    if let Some(maximum) = maximum {
-                        refuses((maximum + 1).into());
-                    }
-                    if parameter.values.is_none() {
-                        [Some(minimum), maximum].into_iter().flatten().for_each(|value| accepts(value.into()));
-                    }
-                    for value in minimum..=maximum.unwrap_or(minimum).min(minimum + 10) {
-                        if let Some(allowed) = &parameter.values {
-                            assert_eq!(with(value.into()).is_ok(), allowed.contains(&value.into()), "{here}");
-                        }
-                    }
-                }
+                ParameterType::Integer => check_integer(parameter, &with),
                 ParameterType::Object => {
                     refuses("x".into());
                     check_parameters(&parameter.parameters, &here, base, parse);
@@ -293,6 +274,37 @@ pub(crate) mod testing {
                         refuses(vec![one; usize::try_from(maximum).unwrap() + 1].into());
                     }
                     check_parameters(&parameter.parameters, &format!("{here}/0"), base, parse);
+                }
+            }
+        }
+    }
+
+    fn check_integer(parameter: &Parameter, parse: &dyn Fn(Value) -> Result<(), String>) {
+        let name = parameter.name;
+        let refuses = |value: Value| assert!(parse(value.clone()).is_err(), "{name} = {value} is accepted");
+        refuses("1".into());
+        refuses(json!(1.5));
+        let (minimum, maximum) = (parameter.minimum.unwrap(), parameter.maximum);
+        // 0 often means that a value is not set.
+        if minimum != 1 {
+            refuses((minimum - 1).into());
+        }
+        if let Some(maximum) = maximum {
+            refuses((maximum + 1).into());
+        }
+        match &parameter.values {
+            None => {
+                for value in [Some(minimum), maximum].into_iter().flatten() {
+                    parse(value.into()).unwrap_or_else(|error| panic!("{name} = {value}: {error}"));
+                }
+            }
+            Some(allowed) => {
+                for value in minimum..=maximum.unwrap_or(minimum) {
+                    assert_eq!(
+                        parse(value.into()).is_ok(),
+                        allowed.contains(&value.into()),
+                        "{name} = {value}"
+                    );
                 }
             }
         }

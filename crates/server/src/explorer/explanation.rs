@@ -124,7 +124,10 @@ pub(crate) struct KnownKeys(pub(crate) Vec<Arc<Application>>);
 
 impl KnownKeys {
     /// Applications that have this key enabled, with its secret.
-    pub(crate) fn owners<'a>(&'a self, id: &'a str) -> impl Iterator<Item = (&'a Arc<Application>, &'a Secret)> {
+    pub(crate) fn owners<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> impl Iterator<Item = (&'a Arc<Application>, &'a Secret)> {
         self.0.iter().flat_map(move |app| {
             let keys = app.keys.iter().filter(move |key| key.id == id && !key.disabled);
             keys.map(move |key| (app, &key.secret))

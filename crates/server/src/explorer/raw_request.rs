@@ -34,7 +34,9 @@ pub(crate) fn parse(text: &str) -> Result<RawRequest, String> {
     let first = lines.next().unwrap_or_default();
     let mut words = first.split_ascii_whitespace();
     let (Some(method), Some(target)) = (words.next(), words.next()) else {
-        return Err("the first line must be like: POST /?Action=StartWebcast&Version=2020-12-01 HTTP/1.1".into());
+        return Err(
+            "the first line must be like: POST /?Action=StartWebcast&Version=2020-12-01 HTTP/1.1".into()
+        );
     };
     let is_method = !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase());
     let method = Some(method).filter(|_| is_method).and_then(|method| method.parse::<Method>().ok());
@@ -50,7 +52,8 @@ pub(crate) fn parse(text: &str) -> Result<RawRequest, String> {
     {
         headers.insert("host", host);
     }
-    let stated_len = headers.get("content-length").and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let stated_len =
+        headers.get("content-length").and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let body = trim_body(body, stated_len);
     Ok(RawRequest {
         path: path.to_owned(),
@@ -135,7 +138,10 @@ mod tests {
         let parsed = parse("GET http://a.example:81?x=1 HTTP/1.1\nAccept: */*").unwrap();
         assert_eq!((parsed.call.query.as_str(), parsed.call.header("host")), ("x=1", Some("a.example:81")));
         let parsed = parse("POST /v2\nContent-Length: 3\n\nabc\n\n").unwrap();
-        assert_eq!((&parsed.call.body[..], parsed.stated_len, parsed.path.as_str()), (&b"abc"[..], None, "/v2"));
+        assert_eq!(
+            (&parsed.call.body[..], parsed.stated_len, parsed.path.as_str()),
+            (&b"abc"[..], None, "/v2")
+        );
         let parsed = parse("POST /\nContent-Length: 9\n\nabc").unwrap();
         assert_eq!(parsed.stated_len, Some(9));
     }

@@ -14,8 +14,9 @@ use pagecast_fleet::{AuditRole, Cast, CastId};
 use super::applications::tokens::token_id;
 use super::audit::{Actor, ActorSlot};
 use super::session::{BY_CODE, token_hash};
-use super::{ApiError, ErrorCode, RestState};
+use super::{ApiError, ErrorCode, RestState, permissions};
 use crate::app::Application;
+use crate::permission::Permission;
 use crate::route::ClaimedPrincipal;
 use crate::service::{Service, constant_time_eq};
 
@@ -33,22 +34,53 @@ pub(super) enum Caller {
 /// Extractor that admits only the administrator.
 pub(super) struct Administrator;
 
+/// What a caller may do, and its name. Handlers find it in the extensions of a request.
+#[derive(Debug, Clone)]
+pub(super) struct SignedIn {
+    pub(super) permission: Permission,
+    /// Name of a person; tokens have none.
+    pub(super) name: Option<String>,
+}
+
+impl Default for SignedIn {
+    /// A token may do everything that its owner may.
+    fn default() -> Self {
+        Self { permission: Permission::Admin, name: None }
+    }
+}
+
 /// A caller, and the name of the token that its rate limit counts; the administrator has none.
 pub(super) struct Identity {
     pub(super) caller: Caller,
+    pub(super) signed_in: SignedIn,
     token: Option<String>,
     /// Who it is, for the record of requests: a token by its id, or a person.
     pub(super) actor: Cow<'static, str>,
 }
 
 impl Identity {
-    const ADMINISTRATOR: Self =
-        Self { caller: Caller::Administrator, token: None, actor: Cow::Borrowed("administrator") };
+    fn administrator(actor: &'static str) -> Self {
+        let actor = Cow::Borrowed(actor);
+        Self { caller: Caller::Administrator, signed_in: SignedIn::default(), token: None, actor }
+    }
+
+    /// A person with this permission for an application, or for everything. `limited` is the name that the
+    /// rate limit counts.
+    pub(super) fn of_person(
+        app: Option<Arc<Application>>,
+        permission: Permission,
+        name: Option<String>,
+        limited: String,
+    ) -> Self {
+        let caller = app.map_or(Caller::Administrator, Caller::Application);
+        let actor = name.clone().map_or(Cow::Borrowed("person without a name"), Cow::Owned);
+        Self { caller, signed_in: SignedIn { permission, name }, token: Some(limited), actor }
+    }
 
     /// Finds the caller with this token.
     pub(super) fn by_token(service: &Service, token: &str) -> Option<Self> {
         if service.config.admin_token.as_ref().is_some_and(|admin| constant_time_eq(admin, token)) {
-            return Some(Self::ADMINISTRATOR);
+            return Some(Self::administrator("administrator"));
         }
         Self::of_application(service, |known| constant_time_eq(known, token))
     }
@@ -57,10 +89,10 @@ impl Identity {
     pub(super) fn by_token_hash(service: &Service, hash: &str) -> Option<Self> {
         let has_hash = |known: &Secret| token_hash(known.reveal()) == hash;
         if hash == BY_CODE {
-            return Some(Self { actor: Cow::Borrowed("one-time link"), ..Self::ADMINISTRATOR });
+            return Some(Self::administrator("one-time link"));
         }
         if service.config.admin_token.as_ref().is_some_and(has_hash) {
-            return Some(Self::ADMINISTRATOR);
+            return Some(Self::administrator("administrator"));
         }
         Self::of_application(service, has_hash)
     }
@@ -79,7 +111,8 @@ impl Identity {
         let (app, index) = found?;
         let actor = format!("token {}", token_id(app.tokens.get(index)?)).into();
         let token = format!("token {index} of {}", app.name);
-        Some(Self { caller: Caller::Application(app), token: Some(token), actor })
+        let (caller, signed_in) = (Caller::Application(app), SignedIn::default());
+        Some(Self { caller, signed_in, token: Some(token), actor })
     }
 
     /// Notes for the record of requests that it sent the request with these extensions.
@@ -126,7 +159,9 @@ impl Caller {
                 .ok_or_else(|| ApiError::new(ErrorCode::Unauthorized, "unknown token"))?,
         };
         identity.note(&parts.extensions, is_console);
-        let Identity { caller, token, .. } = identity;
+        let Identity { caller, signed_in, token, .. } = identity;
+        permissions::check(signed_in.permission, parts)?;
+        parts.extensions.insert(signed_in);
         let Some(token) = token else {
             parts.extensions.insert(ClaimedPrincipal::Key("administrator".to_owned()));
             return Ok(caller);

@@ -122,8 +122,8 @@ pub(super) struct ExplainRequest {
 
 /// Describe the actions of both vendors' APIs.
 #[utoipa::path(get, path = "/v1/explorer", tag = "explorer", operation_id = "getExplorer",
-    responses((status = 200, description = "The actions with all parameters, and the keys that the caller can \
-        call them with.", body = ExplorerView)))]
+    responses((status = 200, description = "The actions with all parameters, and the keys that the caller \
+        can call them with.", body = ExplorerView)))]
 pub(super) async fn get(State(rest): State<RestState>, caller: Caller) -> Response {
     let service = &rest.service;
     let mut keys = Vec::new();
@@ -159,7 +159,8 @@ pub(super) async fn call(
     let (explorer, action) = find_action(service, &body.action)?;
     let parameters_len = serde_json::to_string(&body.parameters).map_or(0, |text| text.len());
     if parameters_len > MAX_PARAMETERS_LEN {
-        let message = format!("the parameters have {parameters_len} bytes: the limit is {MAX_PARAMETERS_LEN}");
+        let message =
+            format!("the parameters have {parameters_len} bytes: the limit is {MAX_PARAMETERS_LEN}");
         return Err(ApiError::invalid_parameter("parameters", message));
     }
     let origin = session::origin(service, &headers)?;
@@ -210,7 +211,9 @@ pub(super) async fn explain(
     let explorer = EXPLORERS.iter().find(|explorer| (explorer.matches)(&parsed.call));
     let mut first = Checks::default();
     match explorer {
-        Some(explorer) => first.pass("api", format!("the request is meant for the API of {}", explorer.vendor)),
+        Some(explorer) => {
+            first.pass("api", format!("the request is meant for the API of {}", explorer.vendor));
+        }
         None => first.fail(
             "api",
             "the request is for neither vendor's API: it has no signature, and no Action and Version that \
@@ -252,7 +255,10 @@ fn find_key<'a>(app: &'a Application, id: Option<&str>) -> Result<&'a AccessKey,
     let found = app.keys.iter().find(|key| key.id == id);
     let found = found.ok_or_else(|| missing("this application has no key with this id"))?;
     if found.disabled {
-        return Err(ApiError::invalid_parameter("key", "this key is disabled: enable it, or use another one"));
+        return Err(ApiError::invalid_parameter(
+            "key",
+            "this key is disabled: enable it, or use another one",
+        ));
     }
     Ok(found)
 }
@@ -291,7 +297,8 @@ async fn send(
 
 impl ExplorerCallView {
     fn new(origin: &str, signed: SignedCall, response: Option<CallResponseView>, code: Programs) -> Self {
-        let SignedCall { method, query, headers, body, canonical_request, string_to_sign, authorization } = signed;
+        let SignedCall { method, query, headers, body, canonical_request, string_to_sign, authorization } =
+            signed;
         let url = if query.is_empty() { format!("{origin}/") } else { format!("{origin}/?{query}") };
         let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let request = CallRequestView { method, url, headers, body };

@@ -50,6 +50,7 @@ use super::{
         audit::list,
         daily_use::get,
         session::sign_in, session::get, session::sign_out, session::codes::create,
+        session::oidc::methods, session::oidc::begin, session::oidc::finish,
         explorer::get, explorer::call, explorer::explain,
     ),
     components(schemas(error::ErrorResponse, events::EventView, callback::WebhookPayload)),

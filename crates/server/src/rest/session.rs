@@ -2,6 +2,7 @@
 //! the cookie and of the token, so a session ends on all nodes when it is closed, or its token is removed.
 
 pub(super) mod codes;
+pub(super) mod oidc;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -21,16 +22,19 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::caller::Identity;
+use super::caller::{Identity, SignedIn};
 use super::error::ErrorResponse;
 use super::view::rfc3339;
 use super::{ApiError, Caller, ErrorCode, Json, RestState, json_response};
+use crate::permission::Permission;
 use crate::service::{Service, random_bytes};
 
 /// Kind of the documents that hold sessions.
 const DOCUMENT_KIND: &str = "session";
 /// How long a session lasts without a request: a working day.
 const IDLE_TIMEOUT_MS: UnixMs = 12 * 3600 * 1000;
+/// How long a person's session lasts in any case: afterwards the provider is asked again for roles.
+const MAX_PERSON_SESSION_MS: UnixMs = 24 * 3600 * 1000;
 /// How often the time of the last request is stored: much more rarely than there are requests.
 const TOUCH_INTERVAL_MS: UnixMs = 10 * 60 * 1000;
 /// Most sessions of one token; the one that was unused for longest makes room.
@@ -62,10 +66,43 @@ const CONSOLE_HEADER: &str = "pagecast-console";
 /// A signed-in browser.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Session {
-    /// SHA-256 of the token that it signed in with, or [`BY_CODE`].
+    /// SHA-256 of the token that it signed in with, or [`BY_CODE`]; for a person, a hash of who it is.
     token_hash: String,
     /// Time of the last request, within [`TOUCH_INTERVAL_MS`].
     used_ms: UnixMs,
+    /// Who signed in, if that was without a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    person: Option<Person>,
+}
+
+/// A person who signed in with OpenID Connect.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Person {
+    /// Issuer that knows the person.
+    issuer: String,
+    /// E-mail address or name.
+    name: Option<String>,
+    /// Values of the role claim that the configuration names.
+    roles: Vec<String>,
+    signed_in_ms: UnixMs,
+}
+
+impl Session {
+    /// Who is signed in. `None` if the token or the role does not exist any more.
+    fn identity(&self, service: &Service) -> Option<Identity> {
+        let Some(person) = &self.person else { return Identity::by_token_hash(service, &self.token_hash) };
+        let oidc = service.config.console.oidc.as_ref().filter(|oidc| oidc.issuer == person.issuer)?;
+        if service.now() - person.signed_in_ms >= MAX_PERSON_SESSION_MS {
+            return None;
+        }
+        let role = oidc.role_of(&person.roles)?;
+        let app = match &role.app {
+            Some(name) => Some(service.apps.by_name(name)?),
+            None => None,
+        };
+        let limited = format!("person {}", self.token_hash);
+        Some(Identity::of_person(app, role.role, person.name.clone(), limited))
+    }
 }
 
 /// Hash of a session's cookie, by which the fleet knows it.
@@ -100,7 +137,7 @@ impl Sessions {
         check_origin(&parts.method, &parts.headers)?;
         let expired = || ApiError::new(ErrorCode::Unauthorized, "the session has ended: sign in again");
         let session = self.find(service, &id).await?.ok_or_else(expired)?;
-        let identity = Identity::by_token_hash(service, &session.token_hash).ok_or_else(expired)?;
+        let identity = session.identity(service).ok_or_else(expired)?;
         self.touch(service, &id, session).await?;
         Ok(Some((identity, id)))
     }
@@ -108,7 +145,7 @@ impl Sessions {
     /// Whether a session still exists and its token does.
     pub(super) async fn is_valid(&self, service: &Service, id: &SessionId) -> bool {
         match self.find(service, id).await {
-            Ok(Some(session)) => Identity::by_token_hash(service, &session.token_hash).is_some(),
+            Ok(Some(session)) => session.identity(service).is_some(),
             Ok(None) => false,
             // The database may be back in a moment.
             Err(_) => true,
@@ -141,16 +178,15 @@ impl Sessions {
     }
 
     /// Opens a session. Returns the value of its cookie.
-    async fn open(&self, service: &Service, token_hash: String) -> Result<String, ApiError> {
+    async fn open(&self, service: &Service, new: Session) -> Result<String, ApiError> {
         let now = service.now();
         let all = read_all(service).await?;
         let is_over = |session: &Session| {
-            now - session.used_ms >= IDLE_TIMEOUT_MS
-                || Identity::by_token_hash(service, &session.token_hash).is_none()
+            now - session.used_ms >= IDLE_TIMEOUT_MS || session.identity(service).is_none()
         };
         let (over, mut others): (Vec<_>, Vec<_>) = all
             .into_iter()
-            .filter(|(_, session)| is_over(session) || session.token_hash == token_hash)
+            .filter(|(_, session)| is_over(session) || session.token_hash == new.token_hash)
             .partition(|(_, session)| is_over(session));
         others.sort_by_key(|(_, session)| session.used_ms);
         let excess = (others.len() + 1).saturating_sub(MAX_SESSIONS_PER_TOKEN);
@@ -158,7 +194,7 @@ impl Sessions {
             service.fleet.put_document(DOCUMENT_KIND, &id.0, None, None).await?;
         }
         let value = hex(&random_bytes::<COOKIE_LEN>());
-        let content = serde_json::to_value(Session { token_hash, used_ms: now }).ok();
+        let content = serde_json::to_value(new).ok();
         service.fleet.put_document(DOCUMENT_KIND, &hash(&value), None, content).await?;
         *self.cache.lock().await = None;
         Ok(value)
@@ -231,11 +267,13 @@ fn check_origin(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// The session that a request's cookie names.
 fn cookie(headers: &HeaderMap) -> Option<SessionId> {
-    let name = cookie_name(headers);
+    cookie_value(headers, cookie_name(headers)).map(|value| SessionId(hash(value)))
+}
+
+fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let pairs = headers.get_all(COOKIE).iter().filter_map(|header| header.to_str().ok());
     let mut pairs = pairs.flat_map(|header| header.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let (_, value) = pairs.find(|(found, _)| *found == name)?;
-    Some(SessionId(hash(value)))
+    pairs.find(|(found, _)| *found == name).map(|(_, value)| value)
 }
 
 fn cookie_name(headers: &HeaderMap) -> &'static str {
@@ -314,17 +352,30 @@ pub(super) struct SessionView {
     /// Name of the application; null for the administrator.
     #[schema(required = true)]
     app: Option<String>,
+    /// What the caller may do: `viewer` sees, `operator` also starts, stops and changes casts, `admin`
+    /// everything. Tokens have all permissions.
+    permission: Permission,
+    /// Name or e-mail address of the person who signed in with OpenID Connect; null otherwise.
+    #[schema(required = true)]
+    name: Option<String>,
     /// Time at which the session ends if there is no further request (RFC 3339).
     expires_at: String,
 }
 
 impl SessionView {
-    fn new(service: &Service, caller: &Caller) -> Self {
+    fn new(service: &Service, caller: &Caller, signed_in: SignedIn) -> Self {
+        let SignedIn { permission, name } = signed_in;
         let (role, app) = match caller {
             Caller::Administrator => ("administrator", None),
             Caller::Application(app) => ("application", Some(app.name.clone())),
         };
-        Self { role, app, expires_at: rfc3339(service.now().saturating_add(IDLE_TIMEOUT_MS)) }
+        Self {
+            role,
+            app,
+            permission,
+            name,
+            expires_at: rfc3339(service.now().saturating_add(IDLE_TIMEOUT_MS)),
+        }
     }
 }
 
@@ -365,8 +416,10 @@ pub(super) async fn sign_in(
     };
     let identity = identity.ok_or_else(|| unauthorized("unknown token"))?;
     identity.note(&extensions, true);
-    let value = rest.sessions.open(service, token_hash).await?;
-    let response = json_response(StatusCode::CREATED, &SessionView::new(service, &identity.caller));
+    let session = Session { token_hash, used_ms: service.now(), person: None };
+    let value = rest.sessions.open(service, session).await?;
+    let view = SessionView::new(service, &identity.caller, identity.signed_in);
+    let response = json_response(StatusCode::CREATED, &view);
     Ok(with_cookie(response, &set_cookie(&headers, &value)))
 }
 
@@ -378,13 +431,15 @@ fn check_sign_in_origin(headers: &HeaderMap) -> Result<(), ApiError> {
 /// Get the session of this browser.
 #[utoipa::path(get, path = "/v1/session", tag = "session", operation_id = "getSession",
     responses((status = 200, description = "The caller, by cookie or token.", body = SessionView)))]
-pub(super) async fn get(State(rest): State<RestState>, caller: Caller) -> Response {
-    json_response(StatusCode::OK, &SessionView::new(&rest.service, &caller))
+pub(super) async fn get(State(rest): State<RestState>, caller: Caller, extensions: Extensions) -> Response {
+    let signed_in = extensions.get::<SignedIn>().cloned().unwrap_or_default();
+    json_response(StatusCode::OK, &SessionView::new(&rest.service, &caller, signed_in))
 }
 
 /// Sign out.
 #[utoipa::path(delete, path = "/v1/session", tag = "session", operation_id = "signOut",
-    params(("everywhere" = Option<bool>, Query, description = "Whether to end all sessions of the token.")),
+    params(("everywhere" = Option<bool>, Query,
+        description = "Whether to end all sessions of the token or the person.")),
     responses((status = 204, description = "The session has ended. Without one, nothing changes."),
         (status = 400, description = "`invalid-parameter`.", body = ErrorResponse)))]
 pub(super) async fn sign_out(

@@ -14,6 +14,7 @@ mod explorer;
 mod files;
 mod limits;
 mod nodes;
+mod oidc;
 mod openapi;
 mod operate;
 mod outage;

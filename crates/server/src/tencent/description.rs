@@ -20,7 +20,9 @@ pub(super) fn actions(config: &Config) -> Vec<Action> {
         .into_iter()
         .map(|name| {
             let (summary, parameters) = match name {
-                ActionName::Start => ("Opens a page and records it, and pushes it to servers.", start(config)),
+                ActionName::Start => {
+                    ("Opens a page and records it, and pushes it to servers.", start(config))
+                }
                 ActionName::Stop => {
                     ("Ends a task. Its files are stored afterwards.", vec![task_id().required()])
                 }
@@ -67,10 +69,19 @@ fn start(config: &Config) -> Vec<Parameter> {
     let (shortest, longest) =
         (seconds(config.tencent.min_duration_s), seconds(config.tencent.max_duration_s));
     let push = vec![
-        Parameter::string("PublishCdnUrl", "rtmp://live.example.com/app/key", "Address: rtmp:// or rtmps://.")
-            .required(),
-        Parameter::integer("IsTencentCdn", TENCENT_CDN_RANGE, Some(1), "Whether it is Tencent's own CDN. \
-            Pagecast treats both the same."),
+        Parameter::string(
+            "PublishCdnUrl",
+            "rtmp://live.example.com/app/key",
+            "Address: rtmp:// or rtmps://.",
+        )
+        .required(),
+        Parameter::integer(
+            "IsTencentCdn",
+            TENCENT_CDN_RANGE,
+            Some(1),
+            "Whether it is Tencent's own CDN. \
+            Pagecast treats both the same.",
+        ),
     ];
     let mobile = vec![
         Parameter::integer("MobileDeviceType", MOBILE_RANGE, Some(0), "0 is a phone, 1 a tablet."),
@@ -103,7 +114,8 @@ fn start(config: &Config) -> Vec<Parameter> {
 }
 
 fn video() -> Vec<Parameter> {
-    let number = |name, range, default, description| Parameter::integer(name, range, Some(default), description);
+    let number =
+        |name, range, default, description| Parameter::integer(name, range, Some(default), description);
     vec![
         number("Width", WIDTH_RANGE, DEFAULT_SIZE.0, "Width in pixels. 0 means the default."),
         number("Height", HEIGHT_RANGE, DEFAULT_SIZE.1, "Height in pixels. 0 means the default."),
@@ -231,7 +243,8 @@ mod tests {
                 check(&params).map_err(|error| error.message)
             }
         };
-        let (parse_stop, parse_describe) = (parse(task::check_stop_params), parse(task::check_describe_params));
+        let (parse_stop, parse_describe) =
+            (parse(task::check_stop_params), parse(task::check_describe_params));
         let full = Value::Object(full_request(&stop.parameters));
         read_fields::take();
         parse_stop(&full).unwrap();

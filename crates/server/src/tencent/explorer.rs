@@ -85,5 +85,9 @@ fn check(service: &Service, call: &ApiRequest, keys: &KnownKeys, checks: &mut Ch
         Action::Stop => task::check_stop_params(&params),
         Action::Describe => task::check_describe_params(&params),
     });
-    checks.record("parameters", params.map_err(text), &format!("all parameters of version {VERSION} are allowed"));
+    checks.record(
+        "parameters",
+        params.map_err(text),
+        &format!("all parameters of version {VERSION} are allowed"),
+    );
 }

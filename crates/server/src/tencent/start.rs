@@ -83,7 +83,11 @@ pub(super) fn sdk_app_id(root: &Object<'_>) -> Result<Option<u64>, ApiError> {
 }
 
 /// Checks every parameter and builds the cast.
-pub(super) fn new_cast(service: &Service, apps: &[Arc<Application>], root: &Object<'_>) -> Result<NewCast, ApiError> {
+pub(super) fn new_cast(
+    service: &Service,
+    apps: &[Arc<Application>],
+    root: &Object<'_>,
+) -> Result<NewCast, ApiError> {
     let app = find_application(apps, root)?;
     let id = service.new_cast_id();
     let mut spec = service.new_cast_spec(&app, source(root)?);

@@ -102,7 +102,8 @@ impl Fixture {
     fn signed_request(&self, key: &str, method: &str, query: &str, body: &str) -> ApiRequest {
         let unsigned =
             UnsignedRequest { method, host: HOST, query, body: body.as_bytes(), region: "cn-north-1" };
-        let signed = signature::sign(&unsigned, key, &Secret::new("secret"), self.service.now()).unwrap().headers;
+        let signed =
+            signature::sign(&unsigned, key, &Secret::new("secret"), self.service.now()).unwrap().headers;
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static(HOST));
         for (name, value) in signed {

@@ -1,8 +1,8 @@
 //! Verifies a signature in steps and says what differs.
 
 use super::{
-    ApiError, Authorization, ClaimedSignature, MALFORMED_AUTHORIZATION, SignedText, payload_hash,
-    parse_timestamp, sha256_hex, signature_mismatch, texts_v3, utc_day,
+    ApiError, Authorization, ClaimedSignature, MALFORMED_AUTHORIZATION, SignedText, parse_timestamp,
+    payload_hash, sha256_hex, signature_mismatch, texts_v3, utc_day,
 };
 use crate::explorer::explanation::{CLOCK_CHECK, Checks, KnownKeys, SignedTexts};
 use crate::route::ApiRequest;
@@ -11,8 +11,8 @@ use crate::route::ApiRequest;
 const CONTENT_TYPES: [&str; 3] =
     ["application/json", "application/json; charset=utf-8", "application/x-www-form-urlencoded"];
 /// Advice if no usual mistake explains the signature.
-const COMPARE: &str = "compare your string to sign with the server's, line by line; if they are the same, the \
-                       secret key is another one. A proxy that changes Host, query or body also changes what \
+const COMPARE: &str = "compare your string to sign with the server's, line by line; if they are the same, \
+                       the secret key is another one. A proxy that changes Host, query or body also changes what \
                        is signed";
 
 /// Checks the signature of a request, which is a form with these pairs if it is of version 1. Returns the id
@@ -59,7 +59,10 @@ fn explain_v3(call: &ApiRequest, now_s: i64, keys: &KnownKeys, checks: &mut Chec
         mistakes.extend(texts_v3(call, &credential, stamp.unwrap_or_default(), &hash).ok().zip(Some(hint)));
     };
     try_body(sha256_hex(b""), "the client signed an empty body");
-    try_body(sha256_hex(call.body.trim_ascii_end()), "the client signed the body without white space at its end");
+    try_body(
+        sha256_hex(call.body.trim_ascii_end()),
+        "the client signed the body without white space at its end",
+    );
     try_body(
         sha256_hex(b"UNSIGNED-PAYLOAD"),
         "the client did not sign the body: it must send X-TC-Content-SHA256: UNSIGNED-PAYLOAD, too",

@@ -63,8 +63,12 @@ fn start() -> Vec<Parameter> {
         app,
         room,
         task,
-        id("UserId", "webcast_1", "User as whom the page is published. An earlier one of the same name is \
-            removed from the room.")
+        id(
+            "UserId",
+            "webcast_1",
+            "User as whom the page is published. An earlier one of the same name is \
+            removed from the room.",
+        )
         .required(),
         url.characters(1..=MAX_SOURCE_URL_CHARS).required(),
         id("BusinessId", "lesson", "Label that callbacks repeat."),

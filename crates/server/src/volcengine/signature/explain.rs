@@ -77,12 +77,8 @@ pub(in crate::volcengine) fn explain(
     let body_hash = is_body_intact.unwrap_or_else(|| hex(call.body.sha256()));
     let mut sorted: Vec<&QueryParam> = params.iter().collect();
     sorted.sort();
-    let request = SignedParts {
-        method: call.method.as_str(),
-        query: canonical_query(&sorted),
-        headers,
-        body_hash,
-    };
+    let request =
+        SignedParts { method: call.method.as_str(), query: canonical_query(&sorted), headers, body_hash };
     let canonical_request = request.canonical(&claim);
     let to_sign = string_to_sign(claim.date, claim.day, claim.region, &canonical_request);
     if secrets.iter().any(|secret| is_signed(&claim, secret, &canonical_request)) {
@@ -90,8 +86,8 @@ pub(in crate::volcengine) fn explain(
     } else {
         let hint = secrets.iter().find_map(|secret| find_difference(&claim, call, &params, &request, secret));
         let hint = hint.unwrap_or(
-            "compare your canonical request with the server's, line by line; if they are the same, the secret \
-             key is another one. A proxy that changes Host, query or body also changes what is signed",
+            "compare your canonical request with the server's, line by line; if they are the same, the \
+             secret key is another one. A proxy that changes Host, query or body also changes what is signed",
         );
         checks.fail("signature", format!("the signature does not match: {hint}"));
     }
@@ -229,7 +225,8 @@ mod tests {
             (("a=1", "a=1"), "127.0.0.1", "without its port"),
         ] {
             let canonical = format!(
-                "POST\n/\n{}\ncontent-type:application/json\nhost:{sent}\nx-date:20231114T221320Z\n\n{names}\n{}",
+                "POST\n/\n{}\ncontent-type:application/json\nhost:{sent}\nx-date:20231114T221320Z\n\n{names}\n\
+                 {}",
                 signed.0,
                 sha256_hex(b"{}")
             );
@@ -238,7 +235,8 @@ mod tests {
             assert!(explained.verdict == "signature" && explained.message.contains(hint), "{explained:?}");
         }
         let canonical = format!(
-            "POST\n/\na=1\ncontent-type:application/json\nhost:127.0.0.1:18092\nx-date:20231114T221320Z\n\n{names}\n{}",
+            "POST\n/\na=1\ncontent-type:application/json\nhost:127.0.0.1:18092\n\
+             x-date:20231114T221320Z\n\n{names}\n{}",
             sha256_hex(b"{}")
         );
         let call = signed_with(&canonical, "a=1", "application/json; charset=utf-8", names, SECRET);
