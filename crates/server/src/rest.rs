@@ -107,6 +107,59 @@ async fn limit_fleet_time(request: Request, next: Next) -> Response {
     with_time_limit(FLEET_TIME_LIMIT, next.run(request)).await
 }
 
+/// Routes of casts.
+fn cast_routes() -> Router<RestState> {
+    Router::new()
+        .route("/casts", get(casts::list).post(casts::create))
+        .route("/casts/{id}", get(casts::get))
+        .route("/casts/{id}/stop", post(casts::stop))
+        .route("/casts/{id}/request", get(cast_request::get))
+        .route("/casts/{id}/pushes", post(pushes::add).delete(pushes::remove))
+        .route("/casts/{id}/pushes/{push}", axum::routing::delete(pushes::remove_by_number))
+        .route("/casts/{id}/snapshot.jpg", get(snapshot::get))
+        .route("/casts/{id}/events", get(events::list))
+        .route("/casts/{id}/stats", get(stats::get))
+        .route("/casts/{id}/evidence", get(evidence::list))
+        .route("/casts/{id}/evidence/{name}", get(evidence::get))
+        .route("/casts/{id}/files", get(files::list))
+        .route("/casts/{id}/files/{name}", get(files::get))
+        .route("/casts/{id}/deliveries", get(deliveries::list))
+        .route("/casts/{id}/deliveries/{seq}", get(deliveries::get))
+        .route("/casts/{id}/deliveries/redeliver", post(deliveries::redeliver))
+}
+
+/// Routes of applications.
+fn application_routes() -> Router<RestState> {
+    Router::new()
+        .route("/applications", get(applications::list).post(applications::create))
+        .route(
+            "/applications/{name}",
+            get(applications::get).put(applications::replace).delete(applications::remove),
+        )
+        .route("/applications/{name}/callbacks/test", post(applications::callback_test::test))
+        .route("/applications/{name}/storage/test", post(applications::storage_test::test))
+        .route("/applications/{name}/keys", get(applications::keys::list).post(applications::keys::add))
+        .route(
+            "/applications/{name}/keys/{id}",
+            put(applications::keys::update).delete(applications::keys::remove),
+        )
+        .route("/applications/{name}/tokens", get(applications::tokens::list).post(applications::tokens::add))
+        .route("/applications/{name}/tokens/{id}", axum::routing::delete(applications::tokens::remove))
+}
+
+/// Routes of sessions and of the explorer.
+fn console_routes() -> Router<RestState> {
+    Router::new()
+        .route("/session", get(session::get).post(session::sign_in).delete(session::sign_out))
+        .route("/session/codes", post(session::codes::create))
+        .route("/session/methods", get(session::oidc::methods))
+        .route("/session/oidc", get(session::oidc::begin))
+        .route("/session/oidc/callback", get(session::oidc::finish))
+        .route("/explorer", get(explorer::get))
+        .route("/explorer/call", post(explorer::call))
+        .route("/explorer/explain", post(explorer::explain))
+}
+
 /// Router of everything below `/v1`.
 pub(crate) fn router(service: Service) -> Router {
     let rate_limits = KeyedRateLimiter::new(service.config.limits.requests_per_s);
@@ -128,55 +181,14 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         test_slots: Arc::new(Semaphore::new(MAX_CONCURRENT_TESTS)),
         edit_lock: Arc::default(),
     };
-    let casts = Router::new()
-        .route("/casts", get(casts::list).post(casts::create))
-        .route("/casts/{id}", get(casts::get))
-        .route("/casts/{id}/stop", post(casts::stop))
-        .route("/casts/{id}/request", get(cast_request::get))
-        .route("/casts/{id}/pushes", post(pushes::add).delete(pushes::remove))
-        .route("/casts/{id}/pushes/{push}", axum::routing::delete(pushes::remove_by_number))
-        .route("/casts/{id}/snapshot.jpg", get(snapshot::get))
-        .route("/casts/{id}/events", get(events::list))
-        .route("/casts/{id}/stats", get(stats::get))
-        .route("/casts/{id}/evidence", get(evidence::list))
-        .route("/casts/{id}/evidence/{name}", get(evidence::get))
-        .route("/casts/{id}/files", get(files::list))
-        .route("/casts/{id}/files/{name}", get(files::get))
-        .route("/casts/{id}/deliveries", get(deliveries::list))
-        .route("/casts/{id}/deliveries/{seq}", get(deliveries::get))
-        .route("/casts/{id}/deliveries/redeliver", post(deliveries::redeliver));
-    let applications = Router::new()
-        .route("/applications", get(applications::list).post(applications::create))
-        .route(
-            "/applications/{name}",
-            get(applications::get).put(applications::replace).delete(applications::remove),
-        )
-        .route("/applications/{name}/callbacks/test", post(applications::callback_test::test))
-        .route("/applications/{name}/storage/test", post(applications::storage_test::test))
-        .route("/applications/{name}/keys", get(applications::keys::list).post(applications::keys::add))
-        .route(
-            "/applications/{name}/keys/{id}",
-            put(applications::keys::update).delete(applications::keys::remove),
-        )
-        .route("/applications/{name}/tokens", get(applications::tokens::list).post(applications::tokens::add))
-        .route("/applications/{name}/tokens/{id}", axum::routing::delete(applications::tokens::remove));
-    let nodes = Router::new()
+    let inner = cast_routes()
+        .merge(application_routes())
+        .merge(console_routes())
         .route("/nodes", get(nodes::list))
         .route("/nodes/{id}", get(nodes::get))
-        .route("/nodes/{id}/drain", post(nodes::drain));
-    let inner = casts
-        .merge(applications)
-        .merge(nodes)
+        .route("/nodes/{id}/drain", post(nodes::drain))
         .route("/audit", get(audit::list))
         .route("/use", get(daily_use::get))
-        .route("/session", get(session::get).post(session::sign_in).delete(session::sign_out))
-        .route("/session/codes", post(session::codes::create))
-        .route("/session/methods", get(session::oidc::methods))
-        .route("/session/oidc", get(session::oidc::begin))
-        .route("/session/oidc/callback", get(session::oidc::finish))
-        .route("/explorer", get(explorer::get))
-        .route("/explorer/call", post(explorer::call))
-        .route("/explorer/explain", post(explorer::explain))
         .route("/", get(openapi::reference_page))
         .route("/reference.js", get(openapi::reference_script))
         .route("/openapi.json", get(openapi::document))

@@ -46,46 +46,50 @@ struct Shown {
     json: Arc<str>,
 }
 
-/// The casts that are queued, starting or live, newest first.
-type OpenCasts = Arc<Vec<Shown>>;
+/// What all streams see at one moment.
+#[derive(Debug)]
+struct Snapshot {
+    read_at: Instant,
+    /// The casts that are queued, starting or live, newest first.
+    open: Vec<Shown>,
+    /// Number of ended casts of each application that has asked; `None` means all applications.
+    ended: Mutex<HashMap<Option<String>, u64>>,
+}
+
+impl Snapshot {
+    /// Counts the ended casts of an application, or of all.
+    async fn count_ended(&self, service: &Service, app: Option<&str>) -> Result<u64, ApiError> {
+        let mut all = self.ended.lock().await;
+        let app = app.map(str::to_owned);
+        if let Some(count) = all.get(&app) {
+            return Ok(*count);
+        }
+        let stored = service.fleet.count(app.as_deref()).await?;
+        let ended = stored.iter().filter(|(state, _)| *state == CastState::Ended);
+        let count = ended.map(|(_, count)| count).sum();
+        all.insert(app, count);
+        Ok(count)
+    }
+}
 
 /// Reads the casts for all streams together, so that a second stream costs the fleet nothing.
 #[derive(Debug, Default)]
-pub(super) struct CastFeed {
-    open: Mutex<Option<(Instant, OpenCasts)>>,
-    /// Number of ended casts of each application with a stream; `None` means all applications.
-    ended: Mutex<HashMap<Option<String>, (Instant, u64)>>,
-}
+pub(super) struct CastFeed(Mutex<Option<Arc<Snapshot>>>);
 
 impl CastFeed {
-    /// The open casts, as they were within the last [`MIN_INTERVAL`].
-    async fn read(&self, service: &Service) -> Result<OpenCasts, ApiError> {
-        let mut last = self.open.lock().await;
-        if let Some((at, casts)) = last.as_ref()
-            && at.elapsed() < MIN_INTERVAL
+    /// The casts, as they were within the last [`MIN_INTERVAL`].
+    async fn read(&self, service: &Service) -> Result<Arc<Snapshot>, ApiError> {
+        let mut last = self.0.lock().await;
+        if let Some(snapshot) = last.as_ref()
+            && snapshot.read_at.elapsed() < MIN_INTERVAL
         {
-            return Ok(Arc::clone(casts));
+            return Ok(Arc::clone(snapshot));
         }
-        let began = Instant::now();
-        let casts = Arc::new(read_open_casts(service).await?);
-        *last = Some((began, Arc::clone(&casts)));
-        Ok(casts)
-    }
-
-    /// Counts the ended casts of an application, or of all, as they were within the last [`MIN_INTERVAL`].
-    async fn count_ended(&self, service: &Service, app: Option<&str>) -> Result<u64, ApiError> {
-        let mut all = self.ended.lock().await;
-        all.retain(|_, (at, _)| at.elapsed() < MIN_INTERVAL);
-        let key = app.map(str::to_owned);
-        if let Some((_, count)) = all.get(&key) {
-            return Ok(*count);
-        }
-        let began = Instant::now();
-        let stored = service.fleet.count(app).await?;
-        let ended = stored.iter().filter(|(state, _)| *state == CastState::Ended);
-        let count = ended.map(|(_, count)| count).sum();
-        all.insert(key, (began, count));
-        Ok(count)
+        let read_at = Instant::now();
+        let open = read_open_casts(service).await?;
+        let snapshot = Arc::new(Snapshot { read_at, open, ended: Mutex::default() });
+        *last = Some(Arc::clone(&snapshot));
+        Ok(snapshot)
     }
 }
 
@@ -181,11 +185,11 @@ impl CastReader {
 
     /// Collects what has changed. `None` if nothing has.
     async fn turn(&mut self) -> Result<Option<String>, ApiError> {
-        let open = self.rest.cast_feed.read(&self.rest.service).await?;
+        let snapshot = self.rest.cast_feed.read(&self.rest.service).await?;
         let is_shown = |cast: &&Shown| self.app.as_ref().is_none_or(|app| *app == cast.app);
         let open: HashMap<&CastId, &Shown> =
-            open.iter().filter(is_shown).map(|cast| (&cast.id, cast)).collect();
-        let counts = self.count(open.values().map(|cast| cast.state)).await?;
+            snapshot.open.iter().filter(is_shown).map(|cast| (&cast.id, cast)).collect();
+        let counts = self.count(&snapshot, open.values().map(|cast| cast.state)).await?;
         let is_new = |cast: &&&Shown| self.sent.get(&cast.id) != Some(&cast.json);
         let mut changed: Vec<Shown> = open.values().filter(is_new).map(|cast| (*cast).clone()).collect();
         changed.sort_by(|a, b| b.id.cmp(&a.id));
@@ -226,7 +230,11 @@ impl CastReader {
     }
 
     /// Counts the casts in each state.
-    async fn count(&self, open: impl Iterator<Item = CastState>) -> Result<Counts, ApiError> {
+    async fn count(
+        &self,
+        snapshot: &Snapshot,
+        open: impl Iterator<Item = CastState>,
+    ) -> Result<Counts, ApiError> {
         let mut counts = Counts::default();
         for state in open {
             match state {
@@ -236,7 +244,7 @@ impl CastReader {
                 CastState::Ended => {}
             }
         }
-        counts.ended = self.rest.cast_feed.count_ended(&self.rest.service, self.app.as_deref()).await?;
+        counts.ended = snapshot.count_ended(&self.rest.service, self.app.as_deref()).await?;
         Ok(counts)
     }
 }
