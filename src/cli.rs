@@ -1,6 +1,7 @@
 //! The command line: commands, their options, and the parsers of values.
 
 pub(crate) mod cast;
+pub(crate) mod check;
 
 mod health;
 mod location;
@@ -70,6 +71,10 @@ pub(crate) enum Command {
     /// server; with -o and --push, record and push it at the same time
     #[command(after_help = EXIT_CODES_HELP)]
     Cast(Box<CastArgs>),
+    /// Open a page once for some seconds without outputs, and report what it shows: load time, failed
+    /// requests, console, codecs, sound, CPU
+    #[command(after_help = EXIT_CODES_HELP)]
+    Check(Box<check::CheckArgs>),
     /// Run the service: the APIs of Volcengine (StartWebcast) and Tencent (StartWebRecord), a REST API,
     /// rooms, callbacks
     Serve(ServeArgs),
@@ -250,7 +255,12 @@ impl Command {
             Self::Recover(_) | Self::Serve(_) => false,
             Self::Demo(_) => console::stderr_is_terminal(),
             Self::RunCast { forward_log } => !forward_log,
-            Self::Doctor | Self::Call(_) | Self::Nodes(_) | Self::Casts(_) | Self::Console(_) => true,
+            Self::Doctor
+            | Self::Check(_)
+            | Self::Call(_)
+            | Self::Nodes(_)
+            | Self::Casts(_)
+            | Self::Console(_) => true,
         };
         if quiet { "warn" } else { "info" }
     }

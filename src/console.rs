@@ -15,7 +15,7 @@ use pagecast_worker::cast::{
     Progress, PushEvent, Report, RoomStatus, UploadReport, UploadState, UploadStatus,
 };
 
-pub(crate) use table::Column;
+pub(crate) use table::{Column, printable};
 use terminal::Field;
 
 /// Moves to the start of the line and erases it, with the rest of a line that was wrapped below it.

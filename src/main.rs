@@ -3,6 +3,7 @@
 
 mod call;
 mod cast;
+mod check;
 mod cli;
 mod console;
 mod demo;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Record(args) => record::run(&args, started),
         Command::Cast(args) => cast::run(&args, started),
+        Command::Check(args) => check::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Call(args) => call::run(&args),
         Command::Nodes(args) => listing::nodes(&args),

@@ -1,6 +1,7 @@
 //! `pagecast serve`, in five steps: load the configuration; [`open`] data folder, fleet, listener and rooms;
 //! [`wire`] them to each other; run listener, node and webhook dispatcher; drain them in order.
 
+mod check;
 mod data_folder;
 mod evidence;
 mod open;

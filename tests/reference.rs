@@ -18,9 +18,10 @@ fn help_text(args: &[&str]) -> String {
 #[test]
 fn the_command_line() {
     let mut page = String::from("# Command line\n\nGenerated from the program's own help.\n");
-    for command in
-        ["serve", "call", "nodes", "casts", "console", "record", "cast", "recover", "demo", "doctor"]
-    {
+    let commands = [
+        "serve", "call", "nodes", "casts", "check", "console", "record", "cast", "recover", "demo", "doctor",
+    ];
+    for command in commands {
         page += &format!("\n## pagecast {command}\n\n```text\n{}```\n", help_text(&[command, "--help"]));
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/cli.md");

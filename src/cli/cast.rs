@@ -9,8 +9,6 @@ use pagecast_core::{CastSpec, Fps, SpecError};
 use super::health::HealthOptions;
 use super::page::PageOptions;
 
-const NETWORK_HELP_HEADING: &str = "The network";
-
 /// Options of `record` and `cast`.
 #[derive(Debug, Args)]
 pub(crate) struct CastOptions {
@@ -51,18 +49,33 @@ pub(crate) struct CastOptions {
     pub(crate) page: PageOptions,
     #[command(flatten)]
     pub(crate) health: HealthOptions,
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
+}
+
+/// Options of what a page may reach.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The network")]
+pub(crate) struct NetworkOptions {
     /// Let the page reach this, although it is not public: an address, a network like 10.0.0.0/8, a name,
     /// *.name or *, each optionally with :PORT; may be repeated
-    #[arg(long, value_name = "RULE", help_heading = NETWORK_HELP_HEADING, value_parser = NetworkRule::parse)]
-    pub(crate) allow_net: Vec<NetworkRule>,
+    #[arg(long, value_name = "RULE", value_parser = NetworkRule::parse)]
+    allow_net: Vec<NetworkRule>,
     /// Never let the page reach this, even if it is public or allowed; same syntax as --allow-net; may be
     /// repeated
-    #[arg(long, value_name = "RULE", help_heading = NETWORK_HELP_HEADING, value_parser = NetworkRule::parse)]
-    pub(crate) deny_net: Vec<NetworkRule>,
+    #[arg(long, value_name = "RULE", value_parser = NetworkRule::parse)]
+    deny_net: Vec<NetworkRule>,
     /// Let the page send UDP, to any address: some WebRTC calls need it; a page that makes a call without it
     /// causes a warning
-    #[arg(long, help_heading = NETWORK_HELP_HEADING)]
-    pub(crate) allow_udp: bool,
+    #[arg(long)]
+    allow_udp: bool,
+}
+
+impl NetworkOptions {
+    /// Returns the network policy of the page.
+    pub(super) fn policy(&self) -> NetworkPolicy {
+        NetworkPolicy { allow: self.allow_net.clone(), deny: self.deny_net.clone(), udp: self.allow_udp }
+    }
 }
 
 impl CastOptions {
@@ -82,8 +95,7 @@ impl CastOptions {
         spec.readiness = self.health.readiness();
         spec.checks = self.health.checks();
         spec.limits = self.health.limits();
-        spec.network =
-            NetworkPolicy { allow: self.allow_net.clone(), deny: self.deny_net.clone(), udp: self.allow_udp };
+        spec.network = self.network.policy();
         // The network rules restrict the page; the pushes are the user's own.
         spec.pushes_anywhere = true;
         Ok(spec)

@@ -63,7 +63,7 @@ pub(crate) fn render<const N: usize>(
 }
 
 /// Replaces control characters: a service may send anything, escape sequences included.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 

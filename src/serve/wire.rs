@@ -20,6 +20,7 @@ use pagecast_worker::process;
 use tokio::sync::watch;
 
 use super::RunningService;
+use super::check;
 use super::data_folder::DataFolderLock;
 use super::evidence;
 use super::open::OpenedService;
@@ -75,6 +76,7 @@ impl WiredService {
             config: Arc::new(config),
             rooms: rooms.clone().map(|rooms| rooms as _),
             peers: client.clone(),
+            page_checker: check::page_checker(&node),
             clock,
             draining: Arc::default(),
             live_api_nodes: Arc::default(),

@@ -10,6 +10,7 @@
 pub mod backoff;
 pub mod cast;
 pub mod connection;
+pub mod dry_run;
 pub mod error_text;
 pub mod ledger;
 pub mod picture;

@@ -11,6 +11,7 @@ mod page_load;
 mod page_signal;
 mod pipe;
 mod readiness;
+mod request_log;
 mod trace;
 mod trust_store;
 mod video_size;
@@ -26,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pagecast_core::HostTime;
+use pagecast_core::dry_run::FailedRequest;
 use pagecast_core::spec::{ReadySignal, Size, Source, SourceUrl};
 use pagecast_core::wake::SharedWaker;
 use serde_json::{Value, json};
@@ -47,6 +49,7 @@ use cdp::{CdpClient, PendingResponse};
 use intercept::RequestInterceptor;
 use page_signal::PageSignal;
 use pipe::BrowserPipe;
+use request_log::RequestLog;
 
 /// How long the browser may take to start, and to answer any single call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -93,6 +96,8 @@ impl PageState {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<(PageState, console::ConsoleLog)>,
+    /// Requests of the page, if [`PagePolicy::log_requests`].
+    requests: Mutex<RequestLog>,
     changed: Condvar,
     /// Woken when the state has changed.
     waker: SharedWaker,
@@ -106,6 +111,10 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, (PageState, console::ConsoleLog)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_requests(&self) -> MutexGuard<'_, RequestLog> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn update(&self, change: impl FnOnce(&mut PageState)) {
@@ -129,6 +138,8 @@ pub struct PagePolicy {
     pub max_video_size: Option<Size>,
     /// Whether WebRTC connections of the page are detected.
     pub detect_webrtc: bool,
+    /// Whether failed requests of the page are logged, which costs the browser an event for each request.
+    pub log_requests: bool,
 }
 
 /// A running browser. Killed when dropped.
@@ -286,6 +297,31 @@ impl Browser {
     /// See [`CallError`].
     pub fn call(&self, method: &'static str, params: Value) -> Result<Value, CallError> {
         self.call_session(&self.session, method, params)
+    }
+
+    /// Calls a method like [`Browser::call`], and waits for its answer for at most `timeout`.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call_within(
+        &self,
+        method: &'static str,
+        params: Value,
+        timeout: Duration,
+    ) -> Result<Value, CallError> {
+        self.cdp.call(&self.session, method, params, timeout)
+    }
+
+    /// HTTP status of the last document of the page, if [`PagePolicy::log_requests`] and a server answered.
+    #[must_use]
+    pub fn document_status(&self) -> Option<u16> {
+        self.shared.lock_requests().document_status()
+    }
+
+    /// The first requests of the page that failed, if [`PagePolicy::log_requests`], and the number of all.
+    #[must_use]
+    pub fn failed_requests(&self) -> (Vec<FailedRequest>, u64) {
+        self.shared.lock_requests().failed(&self.egress_failures)
     }
 
     /// Name and version of the browser, like `Chrome/156.0.8078.73`.
@@ -468,6 +504,10 @@ impl cdp::EventHandler for PageEventHandler {
             }
             "Tracing.dataCollected" => self.shared.trace.add_events(params),
             "Tracing.tracingComplete" => self.shared.trace.finish(),
+            _ if self.policy.log_requests && method.starts_with("Network.") => {
+                let is_page = self.is_page_session(session);
+                self.shared.lock_requests().handle_event(is_page, method, params);
+            }
             _ => self.shared.lock().1.handle_event(method, params),
         }
     }

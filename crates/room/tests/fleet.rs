@@ -114,6 +114,7 @@ async fn run_node(
         live_api_nodes: Arc::default(),
         audit: Arc::default(),
         sign_in_code: Arc::default(),
+        page_checker: None,
         evidence: None,
         recordings: None,
         storage_tester: None,

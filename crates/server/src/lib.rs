@@ -38,8 +38,9 @@ pub mod volcengine;
 pub use audit::AuditLog;
 pub use permission::Permission;
 pub use request_id::RequestId;
+pub use rest::PageCheck;
 pub use service::{
-    Clock, EmbeddedRooms, RecordingReader, Service, StorageTestStep, StorageTester, StoredEvidence,
-    StoredRecordings, is_embedded_room,
+    Clock, EmbeddedRooms, PageChecker, RecordingReader, Service, StorageTestStep, StorageTester,
+    StoredEvidence, StoredRecordings, is_embedded_room,
 };
 pub use sign_in_code::SignInCode;

@@ -12,6 +12,7 @@ mod caller;
 mod cast_request;
 mod cast_stream;
 mod casts;
+mod check;
 mod create_cast;
 mod daily_use;
 mod deliveries;
@@ -35,6 +36,7 @@ mod stream_limit;
 mod tests;
 mod view;
 
+pub use check::PageCheck;
 pub(crate) use nodes::renewal_age;
 
 use std::sync::Arc;
@@ -79,6 +81,7 @@ struct RestState {
     streams: Arc<stream_limit::StreamLimiter>,
     snapshots: Arc<snapshot::PendingSnapshots>,
     cast_feed: Arc<cast_stream::CastFeed>,
+    checks: Arc<check::CheckLimiter>,
     sessions: Arc<session::Sessions>,
     transfers: Arc<files::Transfers>,
     oidc: Arc<OidcClient>,
@@ -111,6 +114,7 @@ async fn limit_fleet_time(request: Request, next: Next) -> Response {
 fn cast_routes() -> Router<RestState> {
     Router::new()
         .route("/casts", get(casts::list).post(casts::create))
+        .route("/casts/check", post(check::check))
         .route("/casts/{id}", get(casts::get))
         .route("/casts/{id}/stop", post(casts::stop))
         .route("/casts/{id}/request", get(cast_request::get))
@@ -174,6 +178,7 @@ fn router_with_limits(service: Service, rate_limits: KeyedRateLimiter) -> Router
         streams: Arc::default(),
         snapshots: Arc::default(),
         cast_feed: Arc::default(),
+        checks: Arc::default(),
         sessions: Arc::default(),
         transfers: Arc::default(),
         oidc: Arc::default(),

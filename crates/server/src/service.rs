@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use bytes::Bytes;
+use pagecast_core::dry_run::DryRunReport;
 use pagecast_core::spec::{Layer, Recording, Room, RoomIds, RoomService, RoomUrl, Secret, Source, Storage};
 use pagecast_core::{CastSpec, SpecError};
 use pagecast_fleet::{Cast, CastId, CreateOutcome, Fleet, NewCast, UnixMs, WorkerId};
@@ -102,6 +103,16 @@ pub struct StorageTestStep {
     pub duration: Duration,
 }
 
+/// Opens pages once without outputs, as casts of this node would.
+#[async_trait]
+pub trait PageChecker: Debug + Send + Sync {
+    /// Opens the page of this cast, and returns what was found, within about 25 s.
+    ///
+    /// # Errors
+    /// No process can be started for the page.
+    async fn check(&self, spec: CastSpec) -> io::Result<DryRunReport>;
+}
+
 /// State of the request handlers.
 #[derive(Clone)]
 pub struct Service {
@@ -123,6 +134,8 @@ pub struct Service {
     pub recordings: Option<Arc<dyn StoredRecordings>>,
     /// Tests storages, on a node that can.
     pub storage_tester: Option<Arc<dyn StorageTester>>,
+    /// Opens pages for dry runs, on a node that runs casts.
+    pub page_checker: Option<Arc<dyn PageChecker>>,
     /// The wall clock.
     pub clock: Clock,
     /// Whether the service is shutting down and accepts no more casts.
@@ -247,19 +260,34 @@ impl Service {
         token.mint(app_key).map(Secret::new).map_err(invalid)
     }
 
-    /// Creates the description of a room on the application's server.
+    /// Creates the description of a room on the application's server. An embedded room is announced to its
+    /// viewers.
+    ///
+    /// # Errors
+    /// As [`Service::describe_room`].
+    pub fn new_room(&self, app: &Application, ids: RoomIds, layers: Vec<Layer>) -> Result<Room, SpecError> {
+        let room = self.describe_room(app, ids, layers)?;
+        if let Some(rooms) = self.rooms.as_ref().filter(|_| is_embedded_room(&room.service)) {
+            rooms.expect_publisher(&room.ids);
+        }
+        Ok(room)
+    }
+
+    /// Creates the description of a room that nobody will publish in.
     ///
     /// # Errors
     /// The embedded rooms are disabled, or no token can be minted.
-    pub fn new_room(&self, app: &Application, ids: RoomIds, layers: Vec<Layer>) -> Result<Room, SpecError> {
+    pub(crate) fn describe_room(
+        &self,
+        app: &Application,
+        ids: RoomIds,
+        layers: Vec<Layer>,
+    ) -> Result<Room, SpecError> {
         let Settings { room, codec, ice, .. } = &app.settings;
         let token = |app_key: &Secret| self.volcengine_token(app, app_key, &ids);
         let service = match (room.service(token)?, &self.rooms) {
             (Some(service), _) => service,
-            (None, Some(rooms)) => {
-                rooms.expect_publisher(&ids);
-                RoomService::Whip { url: RoomUrl::parse(EMBEDDED_ROOMS_URL)?, token: None }
-            }
+            (None, Some(_)) => RoomService::Whip { url: RoomUrl::parse(EMBEDDED_ROOMS_URL)?, token: None },
             (None, None) => {
                 return Err(SpecError::Room { what: "the embedded rooms", why: "they are switched off" });
             }

@@ -142,6 +142,14 @@ impl PagecastCommand {
         Self { arguments, writes_recording: false, ..Self::record(program, url) }
     }
 
+    /// Builds `program check url --json` likewise. It writes a picture only if [`PagecastCommand::output`] is
+    /// set.
+    #[must_use]
+    pub fn check(program: impl Into<PathBuf>, url: &str) -> Self {
+        let arguments = ["check", url, "--json"].map(str::to_owned).into();
+        Self { arguments, writes_recording: false, ..Self::record(program, url) }
+    }
+
     /// Removes `--json`, so that the program prints for people.
     #[must_use]
     pub fn without_json(mut self) -> Self {

@@ -44,6 +44,7 @@ pub(crate) use report::end_reason_code;
 pub use report::{CpuMs, PeakRss, Progress, Report, TimelineEntry};
 use wakeup::Wakeup;
 pub use warm_browser::WarmBrowser;
+pub(crate) use warm_browser::{page_config, sample_queue, tick_queue};
 
 /// Why a cast could not start, or ended before it was stopped.
 #[derive(Debug, thiserror::Error)]

@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pagecast_core::cast::LoadError;
+use pagecast_core::dry_run::DryRunReport;
 use pagecast_core::{CastSpec, HostTime};
 use pagecast_page::{child, clock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,6 +32,7 @@ pub use crate::cast::ChangeSender;
 use crate::cast::{
     Assignment, CastEvent, Change, ChangeReceiver, FailureKind, Report, StopToken, change_queue,
 };
+use crate::dry_run::{DryRunError, DryRunOutcome};
 use cgroup::Cgroup;
 pub use child_main::run as run_inside;
 use log_forwarder::LogForwarder;
@@ -53,6 +55,8 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest silence of a process before it is killed as hanging. Ten heartbeats: on a machine with four times
 /// more work than cores, a thread that needs microseconds a second was never seen to wait for half as long.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest dry run: it ends by itself before, unless the browser does not answer.
+const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Longest time for a process that has reported its outcome to exit: it has nothing left to do.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,6 +70,8 @@ enum ProcessCommand {
     Run(Box<Assignment>, i64),
     /// Finish and upload what an earlier process recorded for this cast.
     Finish(Box<Assignment>),
+    /// Open the page of this cast without outputs, and report what it is like.
+    DryRun(Box<CastSpec>),
     /// Apply this change to the running cast.
     Change(Change),
     /// Stop the cast.
@@ -87,6 +93,8 @@ enum Message {
     Event(CastEvent),
     /// The cast is over: the last message.
     Done(Box<Outcome>),
+    /// The dry run is over: the last message.
+    DryRunDone(Box<DryRunOutcome>),
 }
 
 /// The result of a cast.
@@ -297,6 +305,31 @@ impl Process {
         on_event: impl FnMut(CastEvent),
     ) -> Outcome {
         Supervisor::new(assignment, started, stop, on_event).run(self)
+    }
+
+    /// Opens the page of this cast without outputs, and returns what it is like, after 25 s at most.
+    #[must_use]
+    pub fn dry_run(mut self, spec: &CastSpec) -> DryRunOutcome {
+        if let Some(group) = &self.cgroup {
+            group.set_limits(&spec.limits);
+        }
+        // Nothing is left to finish if the caller dies.
+        self.set_exit_on_disconnect();
+        self.send_command(&ProcessCommand::DryRun(Box::new(spec.clone())));
+        let deadline = Instant::now() + DRY_RUN_TIMEOUT;
+        let error = loop {
+            match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Message::DryRunDone(outcome)) => {
+                    self.wait_for_exit();
+                    return *outcome;
+                }
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => break DryRunError::Unresponsive,
+                Err(RecvTimeoutError::Disconnected) => break DryRunError::Ended(self.kill_and_wait()),
+            }
+        };
+        let report = DryRunReport { url: spec.source.url.to_string(), ..DryRunReport::default() };
+        DryRunOutcome::failed(report, &error)
     }
 
     /// Replaces the dead process by a new one; returns false if that fails.

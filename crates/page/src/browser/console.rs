@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use serde_json::Value;
 
+use super::request_log::is_favicon;
+
 /// Messages that are kept; the oldest is dropped for a new one.
 const MAX_MESSAGES: usize = 200;
 /// Characters that are kept of a message; the rest is cut off.
@@ -39,6 +41,8 @@ impl ConsoleLog {
                 let thrown = details["exception"]["description"].as_str().or(details["text"].as_str());
                 ConsoleMessage { level: "exception".into(), text: thrown.unwrap_or("unknown").to_owned() }
             }
+            // The page did not request it.
+            "Log.entryAdded" if params["entry"]["url"].as_str().is_some_and(is_favicon) => return,
             "Log.entryAdded" => ConsoleMessage {
                 level: string_or_empty(&params["entry"]["level"]),
                 text: string_or_empty(&params["entry"]["text"]),
@@ -95,6 +99,8 @@ mod tests {
             &json!({"exceptionDetails": {"text": "Uncaught", "exception": {"description": "Error: x"}}}),
         );
         log.handle_event("Log.entryAdded", &json!({"entry": {"level": "error", "text": "refused"}}));
+        let icon = json!({"level": "error", "text": "404", "url": "http://a.example/favicon.ico"});
+        log.handle_event("Log.entryAdded", &json!({ "entry": icon }));
         log.handle_event("Runtime.consoleAPICalled", &json!("nonsense"));
         let messages = log.messages();
         assert_eq!(messages.len(), 200);

@@ -5,7 +5,7 @@ use pagecast_core::spec::{BrowserContext, ColorScheme, Device, Mobile, Orientati
 use serde_json::{Value, json};
 
 use super::cdp::CdpClient;
-use super::{Browser, CallError, Error, PagePolicy, page_signal, video_size, webrtc};
+use super::{Browser, CallError, Error, PagePolicy, page_signal, request_log, video_size, webrtc};
 
 /// Script for every document that disables dialogs, as nobody can answer them.
 const UNATTENDED_SCRIPT: &str = include_str!("unattended.js");
@@ -41,6 +41,7 @@ fn document_scripts(context: &BrowserContext, policy: PagePolicy) -> Vec<String>
 /// Commands for a page and for each frame in it: scripts, language, time zone and appearance.
 fn common_commands(context: &BrowserContext, policy: PagePolicy, browser: &Value) -> Vec<CdpCommand> {
     let mut all = Vec::new();
+    all.extend(policy.log_requests.then(request_log::enable_command));
     let bindings = [
         (policy.signal != ReadySignal::None).then_some(page_signal::BINDING),
         policy.max_video_size.map(|_| video_size::BINDING),

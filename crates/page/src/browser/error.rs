@@ -154,7 +154,7 @@ fn join_paths(paths: &[PathBuf]) -> String {
 }
 
 /// Explains the common network errors of the browser.
-fn explain_net_error(reason: &str) -> String {
+pub(super) fn explain_net_error(reason: &str) -> String {
     let meaning = match reason {
         "net::ERR_NAME_NOT_RESOLVED" => "there is no host of this name",
         "net::ERR_CONNECTION_REFUSED" => "nothing listens there (connection refused)",

@@ -67,6 +67,16 @@ impl FailedTarget {
     }
 }
 
+#[cfg(test)]
+impl ConnectionFailures {
+    /// The failures of a page that could not connect to one target.
+    pub(crate) fn of(host: &str, port: u16, error: ConnectError) -> Self {
+        let failures = Self::default();
+        failures.record(&Target { host: host.to_owned(), literal: None, port }, error);
+        failures
+    }
+}
+
 /// Recent failed connections of a page.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionFailures(Mutex<FailureTable>);
@@ -135,7 +145,7 @@ impl ConnectionFailures {
         recent.max_by_key(rank).cloned()
     }
 
-    pub(super) fn last_error(&self, host: &str, port: u16) -> Option<ConnectError> {
+    pub(crate) fn last_error(&self, host: &str, port: u16) -> Option<ConnectError> {
         let table = self.lock();
         let all = table.denied.iter().chain(&table.failed);
         all.filter(|p| p.port == port && p.host == host).max_by_key(|p| p.last_attempt).map(|p| p.error)

@@ -69,6 +69,7 @@ fn service(fleet: &Arc<SqliteFleet>, url: &str) -> Service {
         live_api_nodes: Arc::default(),
         audit: Arc::default(),
         sign_in_code: Arc::default(),
+        page_checker: None,
         evidence: None,
         recordings: None,
         storage_tester: None,

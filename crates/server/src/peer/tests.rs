@@ -86,6 +86,7 @@ impl Database {
             live_api_nodes: Arc::default(),
             audit: Arc::default(),
             sign_in_code: Arc::default(),
+            page_checker: None,
             evidence: None,
             recordings: Some(Arc::new(FolderRecordings(self.scratch.join(name)))),
             storage_tester: None,

@@ -159,7 +159,8 @@ fn new_cast(
 ) -> Result<NewCast, ApiError> {
     let id = service.new_cast_id();
     let queue_timeout = body.queue_timeout(service)?;
-    let context = CreateContext { service, app, id: &id, is_administrator: caller.is_administrator() };
+    let is_administrator = caller.is_administrator();
+    let context = CreateContext { service, app, id: &id, is_administrator, is_dry_run: false };
     let spec = body.into_spec(&context)?;
     let retention = KeyRetention::Until(service.now().saturating_add(IDEMPOTENCY_KEY_TTL_MS));
     let draft = CastDraft {

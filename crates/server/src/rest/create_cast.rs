@@ -381,6 +381,8 @@ pub(super) struct CreateContext<'a> {
     pub(super) id: &'a CastId,
     /// Whether the caller may name folders of the server.
     pub(super) is_administrator: bool,
+    /// Whether the description is for a dry run, which needs no output and announces no room.
+    pub(super) is_dry_run: bool,
 }
 
 impl CreateCastRequest {
@@ -398,7 +400,9 @@ impl CreateCastRequest {
 
     /// Builds the description of the cast.
     pub(super) fn into_spec(self, context: &CreateContext<'_>) -> Result<CastSpec, ApiError> {
-        if self.room.is_none() && self.recording.is_none() && self.pushes.as_ref().is_none_or(Vec::is_empty) {
+        let has_no_output =
+            self.room.is_none() && self.recording.is_none() && self.pushes.as_ref().is_none_or(Vec::is_empty);
+        if has_no_output && !context.is_dry_run {
             let message = "the cast has no output: set room, recording or pushes";
             return Err(ApiError::new(ErrorCode::NoOutput, message));
         }
@@ -536,7 +540,11 @@ impl RoomRequest {
         // An application that also uses Volcengine's API finds its rooms under the same name.
         let app = context.app.settings.app_id.clone().unwrap_or_else(|| context.app.name.clone());
         let ids = RoomIds { app, room: self.room, user: self.user, task: context.id.to_string() };
-        context.service.new_room(context.app, ids, layers).map_err(|error| spec_api_error(&error))
+        let room = match context.is_dry_run {
+            true => context.service.describe_room(context.app, ids, layers),
+            false => context.service.new_room(context.app, ids, layers),
+        };
+        room.map_err(|error| spec_api_error(&error))
     }
 }
 

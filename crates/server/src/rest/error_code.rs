@@ -43,9 +43,11 @@ pub(super) enum ErrorCode {
     QueueFull,
     HistoryQuotaExceeded,
     TooManyStreams,
+    TooManyChecks,
     Internal,
     TooManyCommands,
     Unavailable,
+    NoWorker,
     SnapshotTimeout,
 }
 
@@ -92,9 +94,11 @@ impl ErrorCode {
             Self::QueueFull => ("queue-full", S::TOO_MANY_REQUESTS),
             Self::HistoryQuotaExceeded => ("history-quota-exceeded", S::TOO_MANY_REQUESTS),
             Self::TooManyStreams => ("too-many-streams", S::TOO_MANY_REQUESTS),
+            Self::TooManyChecks => ("too-many-checks", S::TOO_MANY_REQUESTS),
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR),
             Self::TooManyCommands => ("too-many-commands", S::SERVICE_UNAVAILABLE),
             Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE),
+            Self::NoWorker => ("no-worker", S::SERVICE_UNAVAILABLE),
             Self::SnapshotTimeout => ("snapshot-timeout", S::GATEWAY_TIMEOUT),
         }
     }

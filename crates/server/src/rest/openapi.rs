@@ -14,8 +14,8 @@ use utoipa::openapi::{ContentBuilder, Header, ObjectBuilder, Ref, RefOr, Respons
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    applications, audit, callback, cast_request, casts, daily_use, deliveries, error, events, evidence,
-    explorer, files, nodes, pushes, session, snapshot, stats,
+    applications, audit, callback, cast_request, casts, check, daily_use, deliveries, error, events,
+    evidence, explorer, files, nodes, pushes, session, snapshot, stats,
 };
 
 #[derive(OpenApi)]
@@ -35,7 +35,7 @@ use super::{
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
-        casts::create, casts::list, casts::get, casts::stop, cast_request::get,
+        casts::create, check::check, casts::list, casts::get, casts::stop, cast_request::get,
         pushes::add, pushes::remove, pushes::remove_by_number, snapshot::get,
         events::list, stats::get,
         evidence::list, evidence::get, files::list, files::get, deliveries::list, deliveries::get,

@@ -7,6 +7,7 @@ mod callbacks;
 mod cast_request;
 mod cast_stream;
 mod casts;
+mod check;
 mod create_cast;
 mod daily_use;
 mod events;
@@ -171,6 +172,7 @@ impl TestServer {
             live_api_nodes: Arc::default(),
             audit: Arc::default(),
             sign_in_code: Arc::default(),
+            page_checker: None,
             evidence: None,
             recordings: None,
             storage_tester: None,

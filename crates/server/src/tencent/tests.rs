@@ -103,6 +103,7 @@ impl Fixture {
             live_api_nodes: Arc::default(),
             audit: Arc::default(),
             sign_in_code: Arc::default(),
+            page_checker: None,
             evidence: None,
             recordings: None,
             storage_tester: None,

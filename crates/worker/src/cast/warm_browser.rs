@@ -34,23 +34,24 @@ impl WarmBrowser {
 }
 
 /// Creates the queue of ticks from display to outputs.
-pub(super) fn tick_queue() -> (SyncSender<Tick>, Receiver<Tick>) {
+pub(crate) fn tick_queue() -> (SyncSender<Tick>, Receiver<Tick>) {
     sync_channel(MAX_QUEUED_TICKS)
 }
 
 /// Creates the queue of samples from sound card to outputs.
-pub(super) fn sample_queue() -> (SyncSender<Samples>, Receiver<Samples>) {
+pub(crate) fn sample_queue() -> (SyncSender<Samples>, Receiver<Samples>) {
     sync_channel(MAX_QUEUED_SAMPLES)
 }
 
 /// Returns the settings of the page of a cast.
-pub(super) fn page_config(spec: &CastSpec) -> pagecast_page::Config {
+pub(crate) fn page_config(spec: &CastSpec) -> pagecast_page::Config {
     pagecast_page::Config {
         source: spec.source.clone(),
         policy: PagePolicy {
             signal: spec.readiness.signal,
             max_video_size: spec.limits.max_video,
             detect_webrtc: !spec.network.udp,
+            log_requests: false,
         },
         network: spec.network.clone(),
         max_disk_bytes: spec.limits.disk_bytes,

@@ -4,12 +4,12 @@ use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use pagecast_core::HostTime;
+use pagecast_core::{CastSpec, HostTime};
 use rustix::process::{Signal, kill_current_process_group};
 
 use super::{FailureInfo, HEARTBEAT_INTERVAL, Message, Outcome, ProcessCommand, STOP_TIMEOUT, next_line};
 use crate::cast::{self, Assignment, CastEvent, ChangeSender, Failure, StopToken, WarmBrowser};
-use crate::chain;
+use crate::{chain, dry_run};
 
 /// Runs the cast that the supervisor sends on standard input, and reports on standard output. `stop` stops
 /// it, as the supervisor can.
@@ -39,6 +39,10 @@ pub fn run(stop: &StopToken) -> ExitCode {
             cast::run(&assignment, started, stop, warm.map(|warm| *warm), &changes, on_event)
         }
         Some(Work::Finish(assignment)) => cast::finish(&assignment, stop, on_event),
+        Some(Work::DryRun(spec)) => {
+            send_message(&Message::DryRunDone(Box::new(dry_run::run(&spec))));
+            return ExitCode::SUCCESS;
+        }
         None => return ExitCode::FAILURE,
     };
     let outcome = match result {
@@ -57,6 +61,7 @@ pub fn run(stop: &StopToken) -> ExitCode {
 enum Work {
     Run(Box<Assignment>, HostTime, Option<Box<WarmBrowser>>),
     Finish(Box<Assignment>),
+    DryRun(Box<CastSpec>),
 }
 
 /// Waits for the assignment, and starts a warm browser first if told to.
@@ -78,6 +83,7 @@ fn receive_assignment(commands: &Receiver<ProcessCommand>) -> Option<Work> {
                 return Some(Work::Run(assignment, HostTime(started), warm));
             }
             ProcessCommand::Finish(assignment) => return Some(Work::Finish(assignment)),
+            ProcessCommand::DryRun(spec) => return Some(Work::DryRun(spec)),
             ProcessCommand::Stop | ProcessCommand::Change(_) | ProcessCommand::ExitOnDisconnect => {
                 return None;
             }

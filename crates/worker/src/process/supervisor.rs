@@ -149,7 +149,8 @@ impl<'a, T: FnMut(CastEvent)> Supervisor<'a, T> {
                     process.wait_for_exit();
                     return ProcessExit::Done(outcome);
                 }
-                Ok(Message::BrowserReady | Message::Heartbeat { .. }) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Message::BrowserReady | Message::Heartbeat { .. } | Message::DryRunDone(_))
+                | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return ProcessExit::Lost(process.kill_and_wait()),
             }
             while let Some(change) = process.changes.1.try_recv() {

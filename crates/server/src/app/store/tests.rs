@@ -42,6 +42,7 @@ async fn open_node(server: &Postgres, node: &str, data: &Path) -> Service {
         live_api_nodes: Arc::default(),
         audit: Arc::default(),
         sign_in_code: Arc::default(),
+        page_checker: None,
         evidence: None,
         recordings: None,
         storage_tester: None,
