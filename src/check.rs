@@ -23,14 +23,15 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     // Invalid values are reported before a browser is started.
     spec.validate().map_err(cast::Error::from)?;
     let outcome = record::start_process()?.dry_run(&spec);
-    if let (Some(path), Some(picture)) = (&args.output, &outcome.report.picture) {
-        write_picture(path, picture)?;
-    }
+    let picture = outcome.report.picture.clone();
     if args.json {
         let json = serde_json::to_string(&PageCheck::from(outcome.report));
         console::print_result(&json.context("cannot write the report as JSON")?);
     } else {
         describe(&outcome.report).iter().for_each(|line| console::print_result(line));
+    }
+    if let (Some(path), Some(picture)) = (&args.output, picture) {
+        write_picture(path, &picture)?;
     }
     outcome.failure.map_or(Ok(ExitCode::SUCCESS), |failure| Err(failure.into()))
 }

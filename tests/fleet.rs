@@ -2,6 +2,8 @@
 //! elsewhere when its node dies, and nothing ends when the database does not answer.
 #![expect(clippy::print_stdout, reason = "measurements are printed beside a failure")]
 
+#[path = "fleet/moving.rs"]
+mod moving;
 #[path = "fleet/partition.rs"]
 mod partition;
 #[path = "fleet/store.rs"]

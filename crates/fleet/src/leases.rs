@@ -31,6 +31,8 @@ pub enum Command {
     RemovePush(PushUrl),
     /// Take a snapshot ([`crate::Telemetry::put_snapshot`]).
     Snapshot,
+    /// Release the cast for another worker, if there is one that runs casts.
+    Move,
 }
 
 /// Name of a worker: one process of `pagecast serve`. No two live workers have the same name.

@@ -82,6 +82,7 @@ macro_rules! contract {
             commands {
                 they_are_there_in_order_until_they_are_acked
                 they_reach_the_next_owner
+                a_moved_cast_is_resumed_by_another_worker_once
                 a_queued_cast_stops_at_once
                 they_are_limited
                 they_end_with_the_cast

@@ -118,6 +118,7 @@ fn cast_routes() -> Router<RestState> {
         .route("/casts/{id}", get(casts::get))
         .route("/casts/{id}/stop", post(casts::stop))
         .route("/casts/{id}/request", get(cast_request::get))
+        .route("/casts/{id}/move", post(casts::move_cast))
         .route("/casts/{id}/pushes", post(pushes::add).delete(pushes::remove))
         .route("/casts/{id}/pushes/{push}", axum::routing::delete(pushes::remove_by_number))
         .route("/casts/{id}/snapshot.jpg", get(snapshot::get))

@@ -292,6 +292,14 @@ impl Node {
         let (finished, running) = self.jobs.drain(..).partition::<Vec<_>, _>(Job::is_finished);
         self.jobs = running;
         for job in finished {
+            let can_go_on_elsewhere = || {
+                let mut others =
+                    self.others.iter().filter(|(_, load)| load.node.runs_casts() && !load.draining);
+                others.any(|(_, load)| load.node.has_labels(job.labels()))
+            };
+            if job.is_moving() && can_go_on_elsewhere() {
+                self.claimer.leave_to_others(job.ticket().cast.clone());
+            }
             self.releases.spawn(job.join_and_release(Arc::clone(&self.fleet)));
         }
         while self.releases.try_join_next().is_some() {}
@@ -352,6 +360,10 @@ impl Node {
     fn pause(&self, work: PendingWork) -> Duration {
         // Leases of a shared database end if it does not answer soon.
         if self.fleet.is_shared() && self.database_since.is_none() {
+            return Duration::ZERO;
+        }
+        // A cast that is being moved is released as soon as its process has ended.
+        if self.jobs.iter().any(Job::is_moving) {
             return Duration::ZERO;
         }
         let until_renewal = self.renewal_interval().saturating_sub(self.renewed_at.elapsed());

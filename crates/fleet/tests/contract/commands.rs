@@ -18,7 +18,7 @@ pub(crate) async fn they_are_there_in_order_until_they_are_acked<B: Backend>() {
     let other = create_and_claim::<B>(&*fleet, "w", new_cast(backend.now())).await;
     assert!(pending_commands::<B>(&*fleet, &claim.ticket).await.is_empty());
     let (add, remove) = (Command::AddPush(push(1)), Command::RemovePush(push(2).url));
-    let all = [Command::Snapshot, add, remove, Command::Stop];
+    let all = [Command::Snapshot, add, remove, Command::Move, Command::Stop];
     for command in &all {
         fleet.send_command(&claim.cast.id, command.clone()).await.unwrap();
     }
@@ -64,6 +64,24 @@ pub(crate) async fn they_reach_the_next_owner<B: Backend>() {
     fleet.release(&second.ticket).await.unwrap();
     let third = claim_next::<B>(&*fleet, "w").await.unwrap();
     assert!(third.cast.stop_requested, "the request to stop outlives the command");
+}
+
+pub(crate) async fn a_moved_cast_is_resumed_by_another_worker_once<B: Backend>() {
+    let backend = B::new().await;
+    let fleet = backend.fleet();
+    let claim = create_and_claim::<B>(&*fleet, "v", new_cast(backend.now())).await;
+    let id = claim.cast.id.clone();
+    fleet.report_event(&claim.ticket, EventKind::Live).await.unwrap();
+    fleet.send_command(&id, Command::Move).await.unwrap();
+    let commands = renew::<B>(&*fleet, &claim.ticket).await.unwrap();
+    fleet.ack_commands(&claim.ticket, commands[0].0).await.unwrap();
+    fleet.release(&claim.ticket).await.unwrap();
+    let next = claim_next::<B>(&*fleet, "w").await.unwrap();
+    assert_eq!((next.cast.id.clone(), next.ticket.epoch), (id.clone(), claim.ticket.epoch + 1));
+    assert!(pending_commands::<B>(&*fleet, &next.ticket).await.is_empty(), "it is not moved again");
+    assert_eq!(event_names(&*fleet, &id).await, ["queued", "started", "live", "resumed"]);
+    let events = fleet.events(&id, 3, 10).await.unwrap();
+    assert_eq!(events[0].kind, EventKind::Resumed { node: Some("w".to_owned()) });
 }
 
 pub(crate) async fn a_queued_cast_stops_at_once<B: Backend>() {

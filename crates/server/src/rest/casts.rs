@@ -400,3 +400,33 @@ pub(super) async fn stop(
     }
     Ok(json_response(StatusCode::OK, &load_cast_view(service, &cast).await?))
 }
+
+/// Move a cast to another node.
+///
+/// The node that runs the cast ends its page, and another node opens it anew and goes on with the same
+/// recording, pushes and room; the same node does, if no other one takes the cast within some seconds.
+/// Outputs have a gap of a few seconds, and the cast has the event `resumed`. What was recorded and not
+/// stored yet is stored by the node that the cast has left.
+#[utoipa::path(post, path = "/v1/casts/{id}/move", tag = "casts", operation_id = "moveCast",
+    params(("id" = String, Path, description = "Id of the cast.")),
+    responses((status = 202, description = "The cast moves within a second or two.", body = CastView),
+        (status = 404, description = "`no-such-cast`.", body = ErrorResponse),
+        (status = 409, description = "`not-running`: no node runs the cast yet; `cast-ended`: it has \
+                                      ended, or its stop was requested.", body = ErrorResponse),
+        (status = 503, description = "`too-many-commands`, `unavailable`.", body = ErrorResponse)))]
+pub(super) async fn move_cast(
+    State(rest): State<RestState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let service = &rest.service;
+    let cast = caller.find_cast(service, &id).await?;
+    if cast.state == CastState::Queued {
+        return Err(ApiError::new(ErrorCode::NotRunning, "no node runs this cast yet"));
+    }
+    if cast.state == CastState::Ended || cast.stop_requested {
+        return Err(ApiError::new(ErrorCode::CastEnded, "this cast has ended, or will soon"));
+    }
+    service.fleet.send_command(&cast.id, Command::Move).await?;
+    Ok(json_response(StatusCode::ACCEPTED, &load_cast_view(service, &cast).await?))
+}

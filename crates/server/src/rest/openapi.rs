@@ -35,7 +35,8 @@ use super::{
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
-        casts::create, check::check, casts::list, casts::get, casts::stop, cast_request::get,
+        casts::create, check::check, casts::list, casts::get, casts::stop, casts::move_cast,
+        cast_request::get,
         pushes::add, pushes::remove, pushes::remove_by_number, snapshot::get,
         events::list, stats::get,
         evidence::list, evidence::get, files::list, files::get, deliveries::list, deliveries::get,

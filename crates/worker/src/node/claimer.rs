@@ -18,6 +18,10 @@ const MAX_BATCH: usize = 32;
 /// How long casts of a node that runs them, but cannot renew its leases, are left to it.
 const MAX_SPARED: Duration = Duration::from_secs(60);
 
+/// How long a cast that this node was asked to move is left to others: they look for casts without an owner
+/// at least every two seconds.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A claimed cast, and the ledger of what earlier owners recorded.
 pub(super) type Claimed = (Claim, Vec<LedgerRow>);
 
@@ -70,6 +74,8 @@ pub(super) struct Claimer {
     reservations: Mutex<Reservations>,
     /// Casts that are left to owners whose leases have expired, and since when.
     spared_since: Mutex<HashMap<CastId, Instant>>,
+    /// Casts that this node leaves to others, and until when.
+    moved_until: Mutex<HashMap<CastId, Instant>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,12 +90,26 @@ impl Claimer {
             admission: Mutex::new(Admission::new(config.admission.clone())),
             reservations: Mutex::default(),
             spared_since: Mutex::default(),
+            moved_until: Mutex::default(),
         }
     }
 
     /// The admission, to hand it measurements.
     pub(super) fn admission(&self) -> MutexGuard<'_, Admission> {
         lock(&self.admission)
+    }
+
+    /// Leaves a cast to other nodes, unless none of them claims it within [`MOVE_TIMEOUT`].
+    pub(super) fn leave_to_others(&self, cast: CastId) {
+        lock(&self.moved_until).insert(cast, Instant::now() + MOVE_TIMEOUT);
+    }
+
+    /// Whether a cast is left to other nodes now.
+    fn is_left_to_others(&self, cast: &CastId) -> bool {
+        let mut moved = lock(&self.moved_until);
+        let now = Instant::now();
+        moved.retain(|_, until| now < *until);
+        moved.contains_key(cast)
     }
 
     /// Takes over casts and claims queued ones, as many as fit and a batch has.
@@ -197,6 +217,7 @@ impl Claimer {
             }
         };
         expired.retain(|lease| may_take_over || lease.owner.is_none());
+        expired.retain(|lease| !self.is_left_to_others(&lease.cast));
         let spared = match &self.config.peers {
             Some(peers) if !expired.is_empty() => self.spared_casts(peers.as_ref(), &expired).await,
             _ => HashSet::new(),

@@ -74,6 +74,8 @@ pub(super) struct Job {
     began: Instant,
     usage: Arc<CastUsage>,
     stop_requested: bool,
+    /// The cast is left to another node, as was requested.
+    is_moving: bool,
     thread: JoinHandle<()>,
     reporter: tokio::task::JoinHandle<()>,
     /// Copies evidence and log, if the fleet has a store.
@@ -145,6 +147,7 @@ impl Job {
             began: Instant::now(),
             usage,
             stop_requested: false,
+            is_moving: false,
             thread,
             reporter,
             evidence,
@@ -201,7 +204,7 @@ impl Job {
         if self.thread.is_finished() || self.stop.is_abandoned() {
             return Ok(());
         }
-        let mut done = None;
+        let (mut done, mut is_moving) = (None, false);
         // A command that cannot be carried out yet holds back those behind it, to keep their order.
         for (number, command) in commands {
             if matches!(command, Command::AddPush(_) | Command::RemovePush(_)) && !self.accepts_changes() {
@@ -213,6 +216,8 @@ impl Job {
                     // A client that waits for a snapshot asks again.
                     let _queue_full = self.send_change(Change::Snapshot(self.snapshot.clone()));
                 }
+                // A stop goes on here, and so does an upload.
+                Command::Move => is_moving = !self.stop_requested && !self.is_uploading(),
                 Command::AddPush(push) => {
                     if !self.change_pushes(fleet, Change::AddPush(push)).await? {
                         break;
@@ -226,10 +231,16 @@ impl Job {
             }
             done = Some(number);
         }
-        match done {
-            Some(number) => fleet.ack_commands(&self.ticket, number).await,
-            None => Ok(()),
+        if let Some(number) = done {
+            // Before the end: the next owner must not move the cast again.
+            fleet.ack_commands(&self.ticket, number).await?;
         }
+        if is_moving {
+            tracing::info!(cast = %self.ticket.cast, "move requested, cast left to another node");
+            self.is_moving = true;
+            self.abandon();
+        }
+        Ok(())
     }
 
     /// Returns whether the cast takes changes, or never will again.
@@ -267,6 +278,16 @@ impl Job {
     /// Returns whether the page has ended and only the upload is left.
     pub(super) fn is_uploading(&self) -> bool {
         self.usage.page_closed.load(Ordering::Acquire)
+    }
+
+    /// Returns whether the cast is being left to another node, as was requested.
+    pub(super) fn is_moving(&self) -> bool {
+        self.is_moving
+    }
+
+    /// Labels of which a node must have all to run the cast.
+    pub(super) fn labels(&self) -> &[String] {
+        &self.spec.placement.labels
     }
 
     /// Requests that the process be killed and the cast left to the next owner.

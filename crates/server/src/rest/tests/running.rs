@@ -65,6 +65,28 @@ async fn pushes_are_added_and_removed() {
 }
 
 #[tokio::test]
+async fn a_running_cast_is_moved() {
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let path = format!("/v1/casts/{id}/move");
+    let move_cast =
+        async || server.send(request("POST", &path, TOKEN_ONE).body(Body::empty()).unwrap()).await;
+    move_cast().await.expect_error(409, "not-running", "-");
+    let claim = server.claim().await;
+    server.report(&claim, EventKind::Live).await;
+    let moved = move_cast().await.expect_status(202);
+    assert_eq!((&moved["id"], &moved["state"]), (&json!(id), &json!("live")));
+    let commands = pending_commands(&*server.service.fleet, &claim.ticket).await;
+    assert!(matches!(commands.as_slice(), [(_, Command::Move)]), "{commands:?}");
+    let other = request("POST", &path, TOKEN_TWO).body(Body::empty()).unwrap();
+    server.send(other).await.expect_error(404, "no-such-cast", "-");
+    server.post(TOKEN_ONE, &format!("/v1/casts/{id}/stop"), &json!({})).await.expect_status(200);
+    move_cast().await.expect_error(409, "cast-ended", "-");
+    server.report(&claim, EventKind::Ended { reason: EndReason::Stopped, message: None, cause: None }).await;
+    move_cast().await.expect_error(409, "cast-ended", "-");
+}
+
+#[tokio::test]
 async fn a_snapshot_is_requested_and_awaited() {
     let server = TestServer::new().await;
     let id = server.create_cast().await;
