@@ -21,7 +21,7 @@ export class ApiError extends Error {
 }
 
 /** A message of the API as a sentence. */
-function sentence(text) {
+export function sentence(text) {
   if (!text) return "";
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
 }

@@ -186,10 +186,11 @@ class ExplorerView {
 
   async #call(send) {
     setText(this.problem, "");
+    const parameters = this.#parameters();
     const wrong = [...this.controls.values()].filter((control) => !control.check());
-    // What is wrong may be what the reader wants to try: only sending needs a good call.
-    if (wrong.length && send) return wrong[0].focus();
-    const body = { app: this.app.value || this.session.app, key: this.key.value.trim(), action: this.action.action, parameters: this.#parameters(), send };
+    // What is wrong may be what the reader wants to try: only a hidden secret is never sent.
+    if (send && wrong.length && JSON.stringify(parameters).includes("…")) return wrong[0].focus();
+    const body = { app: this.app.value || this.session.app, key: this.key.value.trim(), action: this.action.action, parameters, send };
     if (!body.key) delete body.key;
     try {
       const answer = await whileDisabled(this.sign, () => whileDisabled(this.send, () => post("/v1/explorer/call", body, { timeoutMs: TIMEOUT_MS })));

@@ -1,6 +1,6 @@
 // Explains a request that a vendor's API refused: what was checked, and where the signed texts differ.
 
-import { post } from "./api.js";
+import { post, sentence } from "./api.js";
 import { button, copyText, h, setText, whileDisabled } from "./dom.js";
 import { words } from "./format.js";
 
@@ -43,9 +43,9 @@ export function mountExplain(outlet) {
 function showExplanation(result, { verdict, message, server, checks }) {
   const accepted = verdict === "accepted";
   result.replaceChildren(
-    h("div", { class: `verdict ${accepted ? "good" : "bad"}`, role: "status" }, h("b", null, accepted ? "The service accepts it" : `Refused: ${words(verdict)}`), h("p", null, message)),
+    h("div", { class: `verdict ${accepted ? "good" : "bad"}`, role: "status" }, h("b", null, accepted ? "The service accepts it" : `Refused: ${words(verdict)}`), h("p", null, sentence(message))),
     h("ol", { class: "checks", "aria-label": "Checks" }, checks.map((check) => h("li", { class: check.ok ? "good" : "bad" },
-      h("span", { class: "sign", "aria-hidden": "true" }, check.ok ? "✓" : "✗"), h("div", null, h("b", null, words(check.check)), h("span", { class: "hidden" }, check.ok ? " passes" : " fails"), h("p", null, check.message))))),
+      h("span", { class: "sign", "aria-hidden": "true" }, check.ok ? "✓" : "✗"), h("div", null, h("b", null, words(check.check)), h("span", { class: "hidden" }, check.ok ? " passes" : " fails"), h("p", null, sentence(check.message)))))),
     ...(server ? [comparison(server)] : [h("p", { class: "hint" }, "The request does not get so far that a signature is computed for it.")]));
 }
 
@@ -81,10 +81,10 @@ function difference(own, server, what) {
   const names = { " ": "", "−": "yours: ", "+": "server’s: " };
   return h("div", { class: "code-tabs" }, h("p", { role: "status" }, h("b", null, verdict)),
     h("pre", { class: "code difference", tabindex: "0", "aria-label": "Difference" }, rows.map(({ sign, text, mark }) => h("span", { class: `line ${{ "−": "own", "+": "server" }[sign] || ""}` },
-      h("span", { class: "hidden" }, names[sign]), h("span", { class: "sign", "aria-hidden": "true" }, sign), mark === undefined ? text || " " : [text.slice(0, mark), h("mark", null, text.slice(mark) || " ")], "\n"))));
+      h("span", { class: "hidden" }, names[sign]), h("span", { class: "sign", "aria-hidden": "true" }, sign), mark ? [text.slice(0, mark[0]), h("mark", null, text.slice(mark[0], mark[1]) || " "), text.slice(mark[1])] : text || " ", "\n"))));
 }
 
-/** Aligns lines by their longest common sequence. Of a changed line, `mark` is where it begins to differ. */
+/** Aligns lines by their longest common sequence. Of a changed line, `mark` is where it differs, from and to. */
 export function compareLines(own, server) {
   const length = Array.from({ length: own.length + 1 }, () => new Uint16Array(server.length + 1));
   for (let i = own.length - 1; i >= 0; i -= 1) {
@@ -111,7 +111,10 @@ export function compareLines(own, server) {
     if (row.sign !== "−" || !next || next.sign !== "+") return;
     let same = 0;
     while (same < row.text.length && row.text[same] === next.text[same]) same += 1;
-    row.mark = next.mark = same;
+    let end = 0;
+    while (end < Math.min(row.text.length, next.text.length) - same && row.text.at(-1 - end) === next.text.at(-1 - end)) end += 1;
+    row.mark = [same, row.text.length - end];
+    next.mark = [same, next.text.length - end];
   });
   return rows;
 }

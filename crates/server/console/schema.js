@@ -44,6 +44,7 @@ export function rangeOf(schema) {
 /** What is wrong with a value of a simple type, or an empty text. */
 export function problemOf(schema, value) {
   const type = typeOf(schema);
+  if (value === schema.default) return "";
   if (type === "integer" || type === "number") {
     if (!Number.isFinite(value)) return "This is not a number.";
     if (type === "integer" && !Number.isInteger(value)) return "Only whole numbers are allowed.";

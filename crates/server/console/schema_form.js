@@ -50,7 +50,7 @@ class Control {
     const { schema } = this;
     const parts = [describe(schema)];
     const known = parts[0].toLowerCase();
-    const range = rangeOf(schema);
+    const range = schema.enum ? "" : rangeOf(schema);
     if (range && !known.includes(" to ") && !known.includes("at most")) parts.push(`${range.charAt(0).toUpperCase()}${range.slice(1)}.`);
     if (schema.default !== undefined && schema.default !== null && !known.includes("default") && typeof schema.default !== "object") {
       parts.push(`Default ${schema.default === true ? "on" : schema.default === false ? "off" : schema.default}.`);
@@ -133,7 +133,7 @@ class EnumControl extends Control {
     super(context);
     const standard = this.schema.default;
     // Also a required field can be empty: its optional object is then left out.
-    const first = h("option", { value: "" }, this.required ? "–" : standard ? `Default: ${standard}` : "Default");
+    const first = h("option", { value: "" }, this.required ? "–" : standard !== undefined && standard !== null ? `Default: ${standard}` : "Default");
     this.input = h("select", { on: { change: () => this.changed() } }, first, this.schema.enum.map((value) => h("option", { value }, value)));
     this.element = this.frame(this.input);
   }
@@ -240,6 +240,8 @@ class PairsControl extends Control {
   }
 }
 
+const isEmptyObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value) && !Object.keys(value).length;
+
 /** Fields of an object. An optional object is left out while all its fields are empty. */
 export class ObjectControl extends Control {
   constructor(context) {
@@ -262,7 +264,9 @@ export class ObjectControl extends Control {
 
   read() {
     const entries = [...this.controls].map(([name, control]) => [name, control.read()]).filter(([, value]) => value !== undefined && !(Array.isArray(value) && !value.length));
-    return entries.length ? Object.fromEntries(entries) : this.required ? {} : undefined;
+    // An object that is needed inside of this one is there also while it is empty.
+    const filled = entries.some(([, value]) => !isEmptyObject(value));
+    return filled ? Object.fromEntries(entries) : this.required ? {} : undefined;
   }
 
   write(value) {
