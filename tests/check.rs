@@ -1,4 +1,5 @@
 //! Dry runs: `pagecast check` and `POST /v1/casts/check` open real pages and say what is wrong with them.
+#![expect(clippy::print_stdout, reason = "a report is printed beside a failure")]
 
 use std::time::Duration;
 

@@ -95,8 +95,7 @@ async fn a_page_is_opened_without_outputs() {
             "node": "w", "fits_now": false, "fits_reason": "no node runs casts", "took_ms": took_ms,
         })
     );
-    let specs = checker.specs.lock().unwrap();
-    let spec = &specs[0];
+    let spec = checker.specs.lock().unwrap()[0].clone();
     assert!(spec.room.is_none() && spec.recording.is_none() && spec.pushes.is_empty());
     assert_eq!((spec.source.size.width(), spec.source.context.locale.as_deref()), (640, Some("de-DE")));
     assert_eq!(spec.source.context.headers[0].1.reveal(), "planted");
