@@ -87,8 +87,8 @@ pub(crate) enum Command {
     /// List the casts of a service, newest first; with the administrator's token those of all applications
     #[command(after_help = LISTING_HELP)]
     Casts(CastsArgs),
-    /// Open the console of a service in the browser, signed in with the token; without a display, print a link
-    /// that is valid once, for ten minutes
+    /// Open the console of a service in the browser, signed in with the token; without a display, print a
+    /// link that is valid once, for ten minutes
     #[command(after_help = CONSOLE_HELP)]
     Console(ConsoleArgs),
     /// Finish and upload recordings that were interrupted or could not be stored

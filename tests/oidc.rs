@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use pagecast_testkit::command::{program, run_for_output};
@@ -19,6 +19,8 @@ const MAX_REDIRECTS: usize = 20;
 struct Provider {
     child: Child,
     issuer: String,
+    /// It must stay open, because the provider prints notices.
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Provider {
@@ -29,18 +31,17 @@ impl Provider {
         run_for_output(&mut program(sources.join("install"))).context("cannot install oidc-provider")?;
         let mut command = program("node");
         command.arg(sources.join("provider.mjs")).env("PACKAGES", root.join("target/third-party/oidc"));
-        command.env("CLIENT_SECRET", CLIENT_SECRET).env("GROUPS", groups).env("NODE_ENV", "test");
+        command.env("CLIENT_SECRET", CLIENT_SECRET).env("PERSON_GROUPS", groups).env("NODE_ENV", "test");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let stdout = child.stdout.take().context("no standard output")?;
-        let mut provider = Self { child, issuer: String::new() };
-        for line in BufReader::new(stdout).lines() {
-            let line = line?;
-            if line.starts_with("http://") {
-                provider.issuer = line;
-                return Ok(provider);
-            }
+        let stdout = BufReader::new(child.stdout.take().context("no standard output")?);
+        let mut provider = Self { child, issuer: String::new(), stdout };
+        while !provider.issuer.starts_with("http://") {
+            provider.issuer.clear();
+            let len = provider.stdout.read_line(&mut provider.issuer)?;
+            ensure!(len > 0, "the provider ended");
         }
-        bail!("the provider ended")
+        provider.issuer.truncate(provider.issuer.trim_end().len());
+        Ok(provider)
     }
 
     /// Starts a service whose people come from this provider.

@@ -18,7 +18,7 @@ server.listen(0, "127.0.0.1", () => {
         claims: { openid: ["sub"], email: ["email", "email_verified"], profile: ["name", "groups"] },
         findAccount: (_, id) => ({
             accountId: id,
-            claims: () => ({ sub: id, email: "ada@example.com", email_verified: true, groups: JSON.parse(process.env.GROUPS) }),
+            claims: () => ({ sub: id, email: "ada@example.com", email_verified: true, groups: JSON.parse(process.env.PERSON_GROUPS) }),
         }),
         pkce: { required: () => true },
         features: { devInteractions: { enabled: false } },
@@ -26,6 +26,7 @@ server.listen(0, "127.0.0.1", () => {
         interactions: { url: (_, interaction) => `/interaction/${interaction.uid}` },
     });
     provider.Client.prototype.redirectUriAllowed = (uri) => new URL(uri).pathname === "/v1/session/oidc/callback";
+    provider.on("server_error", (_, error) => console.error(error));
     const answer = provider.callback();
     handle = async (request, response) => {
         if (!request.url.startsWith("/interaction/")) return answer(request, response);

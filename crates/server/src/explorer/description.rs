@@ -29,9 +29,9 @@ pub(crate) struct Action {
 #[serde(rename_all = "lowercase")]
 #[schema(as = ExplorerParameterType)]
 pub(crate) enum ParameterType {
-    /// Text.
+    /// A string.
     String,
-    /// Integer.
+    /// A whole number.
     Integer,
     /// `true` or `false`.
     Boolean,

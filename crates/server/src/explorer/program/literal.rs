@@ -71,7 +71,8 @@ mod tests {
             (
                 Language::Go,
                 "map[string]interface{}{\n\t\"a\": []interface{}{\n\t\t1,\n\t\tmap[string]interface{}{\n\
-                 \t\t\t\"b\": true,\n\t\t},\n\t},\n\t\"c\": nil,\n\t\"d\": map[string]interface{}{},\n\t\"e\": \
+                 \t\t\t\"b\": true,\n\t\t},\n\t},\n\t\"c\": nil,\n\t\
+                 \"d\": map[string]interface{}{},\n\t\"e\": \
                  \"\\\"\\\\\\n\",\n}",
             ),
         ] {

@@ -12,8 +12,8 @@ const CONTENT_TYPES: [&str; 3] =
     ["application/json", "application/json; charset=utf-8", "application/x-www-form-urlencoded"];
 /// Advice if no usual mistake explains the signature.
 const COMPARE: &str = "compare your string to sign with the server's, line by line; if they are the same, \
-                       the secret key is another one. A proxy that changes Host, query or body also changes what \
-                       is signed";
+                       the secret key is another one. A proxy that changes Host, query or body also changes \
+                       what is signed";
 
 /// Checks the signature of a request, which is a form with these pairs if it is of version 1. Returns the id
 /// of the key if it is known.

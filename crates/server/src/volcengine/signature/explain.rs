@@ -225,8 +225,8 @@ mod tests {
             (("a=1", "a=1"), "127.0.0.1", "without its port"),
         ] {
             let canonical = format!(
-                "POST\n/\n{}\ncontent-type:application/json\nhost:{sent}\nx-date:20231114T221320Z\n\n{names}\n\
-                 {}",
+                "POST\n/\n{}\ncontent-type:application/json\nhost:{sent}\nx-date:20231114T221320Z\n\n\
+                 {names}\n{}",
                 signed.0,
                 sha256_hex(b"{}")
             );
