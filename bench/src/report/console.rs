@@ -8,10 +8,10 @@ use crate::service::console::{CAST_COUNT, ConsoleResults};
 
 /// Method of the measurements.
 pub(super) const METHOD_TEXT: &str = concat!(
-    "- Console: the service runs stubs of casts, each of which reports progress every second, as real ones do. ",
-    "A console is the stream of casts that each open page of it reads (`GET /v1/casts` as an event stream). ",
-    "Pictures of casts are not counted: a page asks for those that it shows. Cores are those of the service, ",
-    "without the processes of its casts.\n",
+    "- Console: the service runs stubs of casts, each of which reports progress every second, as real ones ",
+    "do. A console is the stream of casts that each open page of it reads (`GET /v1/casts` as an event ",
+    "stream). Pictures of casts are not counted: a page asks for those that it shows. Cores are those of ",
+    "the service, without the processes of its casts.\n",
 );
 
 pub(super) fn markdown(text: &mut String, ConsoleResults(results): &ConsoleResults) -> Result<()> {

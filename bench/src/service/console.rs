@@ -117,7 +117,8 @@ fn open_stream(host: &str) -> Result<TcpStream> {
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let token = rest_token();
     let head = format!(
-        "GET /v1/casts HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\nAuthorization: Bearer {token}\r\n\r\n"
+        "GET /v1/casts HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\
+         Authorization: Bearer {token}\r\n\r\n"
     );
     stream.write_all(head.as_bytes())?;
     Ok(stream)

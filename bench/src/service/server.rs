@@ -18,18 +18,19 @@ echo '{\"event\":{\"lifecycle\":\"live\"}}'
 echo '{\"event\":{\"lifecycle\":{\"ended\":\"complete\"}}}'
 echo '{\"done\":{\"report\":null,\"failure\":null}}'
 ";
-/// Stub of the process of a cast that is live until it is killed. Every second it reports progress, in which all
-/// numbers change.
+/// Stub of the process of a cast that is live until it is killed. Every second it reports progress, in which
+/// all numbers change.
 const LIVE_STUB_SCRIPT: &str = "#!/bin/sh
 echo '{\"event\":{\"lifecycle\":\"live\"}}'
 n=0
 while sleep 1; do
     n=$((n + 1))
     echo '{\"heartbeat\":{\"idle_ms\":1}}'
-    printf '{\"event\":{\"progress\":{\"elapsed\":%d000000000,\"frames_captured\":%d,\"frames_encoded\":%d,\
-\"frames_unchanged\":%d,\"frames_dropped\":0,\"bytes\":%d,\"peak\":[0.%d,0.25],\"cpu_seconds\":%d.%02d,\
-\"rss_bytes\":%d}}}\\n' $n $((n * 29)) $((n * 28)) $n $((n * 400000)) $((n % 9 + 1)) $((n / 100)) $((n % 100)) \
-        $((300000000 + n * 4096))
+    printf '{\"event\":{\"progress\":{\"elapsed\":%d000000000,\"frames_captured\":%d,\
+\"frames_encoded\":%d,\"frames_unchanged\":%d,\"frames_dropped\":0,\"bytes\":%d,\
+\"peak\":[0.%d,0.25],\"cpu_seconds\":%d.%02d,\"rss_bytes\":%d}}}\\n' \\
+        $n $((n * 29)) $((n * 28)) $n $((n * 400000)) \\
+        $((n % 9 + 1)) $((n / 100)) $((n % 100)) $((300000000 + n * 4096))
 done
 ";
 /// Settings for a queue that is never full.

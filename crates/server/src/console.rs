@@ -21,7 +21,8 @@ use flate2::write::GzEncoder;
 /// What the console may load and do: its own files and this service, and nothing of anybody else but
 /// recordings, which it plays from the video-on-demand service that has them.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; \
-                      media-src 'self' blob: https:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
+                      media-src 'self' blob: https:; connect-src 'self'; base-uri 'none'; \
+                      form-action 'self'; \
                       frame-ancestors 'none'";
 
 /// A file of the console.
