@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 const PAGECAST: &str = env!("CARGO_BIN_EXE_pagecast");
 const TIMEOUT: Duration = Duration::from_secs(90);
+/// A phone, in CSS pixels.
+const PHONE: (u32, u32) = (390, 844);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Functions of the tests in the page.
@@ -280,6 +282,40 @@ fn the_list_follows_casts_and_comes_back_after_a_restart() -> Result<()> {
     service.rest("POST", &format!("/v1/casts/{first}/stop"), None)?;
     console.wait_for("the end", &format!("!find('[data-id=\"{first}\"]', 'queued')"))?;
     console.expect_no_errors()
+}
+
+#[test]
+fn every_view_fits_a_phone() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let service =
+        ServiceProcess::start(PAGECAST, &ServiceConfig { no_capacity: true, ..ServiceConfig::default() })?;
+    let long = format!("http://127.0.0.1:9/{}", "a-long-path-".repeat(30));
+    let id = create_cast(&service, &long)?;
+    let mut console = Console::open(&service)?;
+    console.page.emulate_device(PHONE.0, PHONE.1, true)?;
+    console.sign_in(ADMIN_TOKEN)?;
+    console.wait_for("the list", &format!("find('[data-id=\"{id}\"]')"))?;
+    let views = [
+        ("casts", String::new()),
+        ("cast", format!("casts/{id}")),
+        ("request", format!("casts/{id}?tab=settings")),
+        ("start", "start".to_owned()),
+        ("nodes", "nodes".to_owned()),
+        ("applications", "applications".to_owned()),
+        ("application", "applications/test".to_owned()),
+        ("explorer", "explorer".to_owned()),
+        ("audit", "audit".to_owned()),
+    ];
+    for (name, view) in views {
+        console.page.navigate(&service.url(&format!("/console/{view}")))?;
+        console.page.evaluate(HELPERS)?;
+        console.wait_for("the view", "find('main h1') && !find('main .loading')")?;
+        console.save_screenshot(&format!("phone-{name}"))?;
+        let width = console.page.evaluate("document.scrollingElement.scrollWidth")?;
+        ensure!(width.as_u64() == Some(PHONE.0.into()), "{name} is {width} pixels wide");
+        console.expect_no_errors()?;
+    }
+    Ok(())
 }
 
 #[test]
