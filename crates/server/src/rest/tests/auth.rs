@@ -122,3 +122,41 @@ async fn unknown_paths_and_methods_are_json_errors() {
     let response = server.send(request("HEAD", "/v1/casts", TOKEN_ONE).body(Body::empty()).unwrap()).await;
     assert_eq!((response.status.as_u16(), response.body.len()), (200, 0));
 }
+
+#[tokio::test]
+async fn nothing_of_another_application_can_be_reached() {
+    let server = TestServer::new().await;
+    let id = server.create_cast().await;
+    let claim = server.claim().await;
+    server.report(&claim, EventKind::Live).await;
+    let api: Value = serde_json::from_str(&crate::rest::openapi::openapi_json()).unwrap();
+    let mut checked = 0;
+    for (path, item) in api["paths"].as_object().unwrap() {
+        let is_own = path.starts_with("/v1/session") || path.starts_with("/v1/explorer");
+        for (method, _) in item.as_object().unwrap().iter().filter(|_| !is_own) {
+            let method = method.to_ascii_uppercase();
+            let owner = if path.starts_with("/v1/casts") { id.as_str() } else { "one" };
+            let path = path.replacen("{id}", owner, 1).replace("{name}", "one").replace("{seq}", "1");
+            let path = path.replace("{push}", "1").replace("{id}", "a");
+            // Valid for each operation, so that it is refused because of its sender.
+            let body = match path.rsplit('/').next().unwrap() {
+                "test" if path.contains("callbacks") => json!({"api": "v1"}),
+                "test" => json!({"storage": "default"}),
+                "pushes" => json!({"url": "rtmp://live.example/app/key"}),
+                "redeliver" => json!({}),
+                "casts" | "check" => json!({"url": "http://a.example/", "recording": {}, "app": "one"}),
+                _ => json!({}),
+            };
+            let response = server.send_json(&method, TOKEN_TWO, &path, &body).await;
+            let text = String::from_utf8_lossy(&response.body).into_owned();
+            assert!(!text.contains(id.as_str()), "{method} {path}: {text}");
+            let is_list = method == "GET" && ["/v1/casts", "/v1/use"].contains(&path.as_str());
+            let expected: &[u16] = if is_list { &[200] } else { &[403, 404] };
+            assert!(expected.contains(&response.status.as_u16()), "{method} {path}: {text}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 35, "{checked} operations");
+    let cast = server.get(TOKEN_ONE, &format!("/v1/casts/{id}")).await.expect_status(200);
+    assert_eq!((&cast["state"], &cast["stop_requested"]), (&json!("live"), &json!(false)));
+}
