@@ -26,6 +26,8 @@ const MAX_TARGET_CHARS: usize = 200;
 const MAX_PART_LEN: usize = 64;
 /// Most characters of an actor: an e-mail address has up to 254.
 const MAX_ACTOR_CHARS: usize = 254;
+/// Operation of a `GET` that changes something: a provider leads a browser to it, which opens a session.
+const SIGN_IN_OPERATION: &str = "finishOidcSignIn";
 /// Status of a request whose sender was gone before the answer, as nginx logs it.
 const CLIENT_GONE: u16 = 499;
 /// Entries on a page, unless the request says how many.
@@ -82,7 +84,8 @@ impl Drop for PendingEntry {
                 "console".clone_into(&mut entry.via);
             }
         }
-        if entry.status < 400 {
+        // What nobody authenticated may be sent by anybody, also if its answer is no error.
+        if entry.status < 400 && entry.role != AuditRole::Unknown {
             return self.log.record(entry);
         }
         let sender = match (entry.role, self.network) {
@@ -95,15 +98,17 @@ impl Drop for PendingEntry {
 
 /// Records all requests but those that only read.
 pub(super) async fn record(State(rest): State<RestState>, mut request: Request, next: Next) -> Response {
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let matched = matched.as_ref().map(MatchedPath::as_str);
+    let action = matched.and_then(|path| openapi::operation_id(request.method(), path));
+    let only_reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if only_reads && action != Some(SIGN_IN_OPERATION) {
         return next.run(request).await;
     }
     let slot = ActorSlot::default();
     request.extensions_mut().insert(slot.clone());
     let extensions = request.extensions();
     let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
-    let matched = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
-    let action = matched.and_then(|path| openapi::operation_id(request.method(), path));
     // The router has removed `/v1` from the address of the request itself.
     let path = format!("/v1{}", request.uri().path());
     let unknown_token = tokens::claimed_token_id(request.headers());
@@ -226,8 +231,9 @@ impl From<AuditEntry> for AuditView {
 
 /// List the requests that changed something, newest first.
 ///
-/// All requests to this API but those with `GET` and `HEAD` are recorded, refused ones too. Entries are kept
-/// as long as the history of casts: the newest 10 000 of each application and of the administrator.
+/// All requests to this API but those with `GET` and `HEAD` are recorded, refused ones too, and sign-ins by a
+/// provider. Entries are kept as long as the history of casts: the newest 10 000 of each application and of
+/// the administrator.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", operation_id = "listAudit",
     params(("limit" = Option<u32>, Query, minimum = 1, maximum = 1000,
             description = "Most entries on the page; default 100."),

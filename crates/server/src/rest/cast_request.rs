@@ -23,7 +23,8 @@ pub(super) struct CastRequestView {
     #[schema(example = "createCast")]
     action: &'static str,
     /// Its parameters. `…` stands for secrets: keys, tokens, passwords, values of headers and cookies,
-    /// queries of addresses, keys of pushes, scripts and style sheets. Null if an earlier version stored none.
+    /// queries of addresses, keys of pushes, scripts and style sheets. Null if an earlier version
+    /// stored none.
     #[schema(required = true, value_type = Option<BTreeMap<String, Value>>)]
     request: Option<Value>,
 }

@@ -152,9 +152,10 @@ pub(in crate::rest) async fn finish(
             signed_in_ms: service.now(),
         }),
     };
-    if session.identity(service).is_none() {
+    let Some(identity) = session.identity(service) else {
         return Ok(problem(&headers, Problem::NoRole, &person.subject));
-    }
+    };
+    identity.note(&extensions, true);
     let value = rest.sessions.open(service, session).await?;
     Ok(redirect("/console/", &[set_cookie(&headers, &value), attempt_cookie(&headers, "")]))
 }

@@ -290,6 +290,38 @@ async fn people_sign_in_with_their_role() {
 }
 
 #[tokio::test]
+async fn the_audit_names_people() {
+    let provider = FakeProvider::start().await;
+    let server = server_with(&provider).await;
+    let cookie = server.sign_in_as(&provider, json!(["teachers"])).await;
+    let path = format!("/v1/casts/{}/stop", "0".repeat(32));
+    server.send_from_console("POST", &path, &cookie).await.expect_status(404);
+    lock(&provider).claims["groups"] = json!("other");
+    server.sign_in_with(&provider).await;
+    let audit = server.get(ADMIN_TOKEN, "/v1/audit").await.expect_status(200);
+    let entries = audit["entries"].as_array().unwrap().iter();
+    let shown: Vec<_> = entries
+        .map(|entry| {
+            let fields =
+                ["role", "app", "actor", "via", "action", "status"].map(|field| match &entry[field] {
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                });
+            fields.join(" ")
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "unknown null nobody api finishOidcSignIn 303",
+            "application one ada@example.com console stopCast 404",
+            "application one ada@example.com console finishOidcSignIn 303",
+        ]
+    );
+    assert!(!audit.to_string().contains("the+code"));
+}
+
+#[tokio::test]
 async fn people_without_a_role_are_refused() {
     let provider = FakeProvider::start().await;
     let server = server_with(&provider).await;
