@@ -70,8 +70,12 @@ fn verify_conformance(service: &ServiceProcess, path: &str, token: &str, values:
 }
 
 fn start_service() -> Result<ServiceProcess> {
-    // No rate limit, which other tests check.
-    let environment = vec![("PAGECAST__LIMITS__REQUESTS_PER_S", "1000000".to_owned())];
+    let environment = vec![
+        // No rate limit, which other tests check.
+        ("PAGECAST__LIMITS__REQUESTS_PER_S", "1000000".to_owned()),
+        // Without a browser, a check of a page is answered at once.
+        ("PAGECAST_CHROMIUM", "/nowhere/chromium".to_owned()),
+    ];
     let casts = "max_queue_timeout_s = 86400".to_owned();
     let config = ServiceConfig {
         backend: Backend::Postgres,
