@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pagecast_testkit::browser::{Browser, Page};
+use pagecast_testkit::command;
 use pagecast_testkit::service::{ADMIN_TOKEN, REST_TOKEN};
 use pagecast_testkit::{
     FleetConfig, MachineLock, PageServer, ReceivedRequest, ServiceConfig, ServiceProcess, TestFleet,
@@ -54,8 +55,13 @@ struct Console {
 impl Console {
     /// Opens the service's own address, which leads to the console.
     fn open(service: &ServiceProcess) -> Result<Self> {
+        Self::open_at(&service.url("/"))
+    }
+
+    /// Opens an address that leads to the console.
+    fn open_at(address: &str) -> Result<Self> {
         let browser = Browser::start()?;
-        let mut page = browser.open(&service.url("/"))?;
+        let mut page = browser.open(address)?;
         page.wait_until("the console is shown", TIMEOUT, "location.pathname.startsWith('/console/')")?;
         page.evaluate(HELPERS)?;
         Ok(Self { page, _browser: browser })
@@ -189,6 +195,28 @@ fn a_person_starts_watches_and_stops_a_cast() -> Result<()> {
     console.wait_for("the form", "find('#token')")?;
     service.stop(STOP_TIMEOUT)?;
     service.wait_until_exited(STOP_TIMEOUT)
+}
+
+#[test]
+fn a_link_signs_in_once() -> Result<()> {
+    let _turn = MachineLock::shared()?;
+    let service =
+        ServiceProcess::start(PAGECAST, &ServiceConfig { no_capacity: true, ..ServiceConfig::default() })?;
+    let log = service.log();
+    let printed = log.split_whitespace().find(|word| word.contains("/console/sign-in#code="));
+    let printed = printed.with_context(|| format!("the service prints no link: {log}"))?.to_owned();
+    let mut command = command::program(PAGECAST);
+    command.args(["console", "--print", "--url", &service.url("")]).env("PAGECAST_CALL_TOKEN", ADMIN_TOKEN);
+    let made = String::from_utf8(command::run_for_stdout(&mut command)?)?;
+    for link in [printed.as_str(), made.trim()] {
+        let mut first = Console::open_at(link)?;
+        first.wait_for("the administrator is signed in", "find('nav a', 'Nodes')")?;
+        first.expect_no_errors()?;
+        let mut second = Console::open_at(link)?;
+        second.wait_for_text("used or expired")?;
+        second.wait_for("the form", "find('#token')")?;
+    }
+    Ok(())
 }
 
 #[test]
