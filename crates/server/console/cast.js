@@ -8,7 +8,7 @@ import { FilesTab } from "./cast_files.js";
 import { callbacksTab, eventsTab } from "./cast_tabs.js";
 import { button, confirmAction, copyText, emptyState, h, icon, runAction, setText, showMessage, stateLabel } from "./dom.js";
 import { evidenceTab, openEvidence, readEvidence } from "./evidence.js";
-import { formatCores, formatDuration, formatFps, formatLevel, formatMemory, formatTime, isWebAddress, plural } from "./format.js";
+import { formatCores, formatDuration, formatFps, formatLevel, formatMemory, formatTime, isWebAddress, plural, visibleLines } from "./format.js";
 import { addShortcut } from "./keys.js";
 import { Preview } from "./preview.js";
 import { outputsList } from "./pushes.js";
@@ -300,7 +300,7 @@ class CastView {
     if (text === this.problemText) return;
     this.problemText = text;
     this.problems.hidden = !found.length;
-    this.problems.replaceChildren(...found.map(({ word, level, detail }) => h("li", { class: level }, h("b", null, word), detail && h("span", null, detail))));
+    this.problems.replaceChildren(...found.map(({ word, level, detail }) => h("li", { class: level }, h("b", null, word), detail && h("span", null, visibleLines(detail)))));
   }
 
   #showFigures() {

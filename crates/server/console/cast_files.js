@@ -2,7 +2,7 @@
 
 import { castPath, get } from "./api.js";
 import { emptyState, errorLine, h, icon, iconButton, setText } from "./dom.js";
-import { formatBytes, formatDuration, formatTime, timeOf } from "./format.js";
+import { formatBytes, formatDuration, formatTime, timeOf, visible } from "./format.js";
 
 /** Content types of playlists. Some browsers play them themselves. */
 const PLAYLISTS = ["application/vnd.apple.mpegurl", "application/x-mpegurl"];
@@ -91,11 +91,11 @@ export class FilesTab {
 
   #row(file, { begin_at: begin, end_at: end, media_id: media }) {
     const actions = [
-      isPlayable(file) && h("button", { type: "button", class: "button small play", data: { name: file.name }, "aria-label": `Play ${file.name}`, on: { click: () => this.#play(file) } }, icon("play"), h("span", null, "Play")),
+      isPlayable(file) && h("button", { type: "button", class: "button small play", data: { name: file.name }, "aria-label": `Play ${file.name}`, on: { click: () => this.#play(file) } }, icon("play"), h("span", { class: "wide-only" }, "Play")),
       h("a", { class: "button small", href: `${file.href}?download=true`, download: file.name, "aria-label": `Download ${file.name}` }, icon("download"), h("span", { class: "wide-only" }, "Download")),
     ];
     return h("tr", null,
-      h("td", null, h("bdi", null, file.name), media && h("div", { class: "soft" }, `media id ${media}`)),
+      h("td", null, h("bdi", null, visible(file.name)), media && h("div", { class: "soft" }, `media id ${media}`)),
       h("td", { class: "number" }, formatBytes(file.bytes)),
       h("td", { class: "number soft" }, begin ? formatDuration(timeOf(end) - timeOf(begin)) : ""),
       h("td", { class: "nowrap soft optional" }, begin && h("time", { datetime: begin, title: begin }, formatTime(begin))),
@@ -109,7 +109,7 @@ export class FilesTab {
     const video = h("video", { controls: true, playsinline: true, preload: "metadata", src: file.href, "aria-label": file.name });
     video.addEventListener("error", () => setText(problem, `The file cannot be played here${video.error && video.error.message ? `: ${video.error.message}` : ""}. Download it instead.`));
     this.player.replaceChildren(
-      h("div", { class: "section-head" }, h("h2", null, h("bdi", null, file.name)), iconButton("Close the player", "close", () => this.close())), video, problem);
+      h("div", { class: "section-head" }, h("h2", null, h("bdi", null, visible(file.name))), iconButton("Close the player", "close", () => this.close())), video, problem);
     this.player.hidden = false;
     this.#markPlaying();
     this.player.scrollIntoView({ block: "nearest" });

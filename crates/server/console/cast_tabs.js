@@ -4,7 +4,7 @@ import { castPath, post } from "./api.js";
 import { openDelivery } from "./cast_delivery.js";
 import { endReason } from "./cast_facts.js";
 import { button, emptyState, errorLine, h, runAction, showMessage } from "./dom.js";
-import { formatDuration, formatTime, plural, timeOf, words } from "./format.js";
+import { formatDuration, formatTime, plural, timeOf, visibleLines, words } from "./format.js";
 
 /** Most events in the list, the latest; the API has all. */
 const MAX_EVENTS = 1000;
@@ -30,7 +30,7 @@ function eventDetail(event) {
   if (event.warning) parts.push(event.warning.message);
   if (event.end) parts.push(endReason(event), event.end.message);
   if (event.stored) parts.push(event.stored.complete ? "complete" : "incomplete", plural(event.stored.files.length, "file"), event.stored.error);
-  return parts.filter(Boolean).join(" · ");
+  return visibleLines(parts.filter(Boolean).join(" · "));
 }
 
 function levelOf(event) {
@@ -83,7 +83,7 @@ export function callbacksTab({ cast, deliveries, events, mayChange, failure, rel
       h("td", { class: "nowrap" }, `${attempt.seq} ${words(names.get(attempt.seq))}${attempt.part ? `, part ${attempt.part + 1}` : ""}`),
       h("td", { class: "nowrap soft number" }, time(attempt.at)),
       h("td", { class: "number soft" }, `${attempt.duration_ms} ms`),
-      h("td", null, h("span", { class: "soft" }, attempt.url), attempt.error && h("div", { class: "error" }, attempt.error)),
+      h("td", null, h("span", { class: "soft" }, attempt.url), attempt.error && h("div", { class: "error" }, visibleLines(attempt.error))),
       h("td", { class: "number" }, h("span", { class: "actions end nowrap" },
         h("button", { type: "button", class: "button small", "aria-label": `Show message of event ${attempt.seq}`, on: { click: () => openDelivery(cast, attempt, words(names.get(attempt.seq))) } }, "Show"),
         mayChange && h("button", { type: "button", class: "button small", "aria-label": `Deliver event ${attempt.seq} again`, on: { click: redeliver(attempt.seq) } }, "Again"))));

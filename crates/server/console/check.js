@@ -2,7 +2,7 @@
 
 import { post } from "./api.js";
 import { button, h, icon, iconButton, openDialog, setText } from "./dom.js";
-import { formatCores, formatFps, formatLevel, formatMemory, plural, visible, words } from "./format.js";
+import { formatCores, formatFps, formatLevel, formatMemory, plural, visible, visibleLines, words } from "./format.js";
 
 /** How long a check takes, in milliseconds: the bar is full then. */
 const USUAL_MS = 9000;
@@ -98,7 +98,7 @@ export class CheckPanel {
         place && h("span", { class: fits ? "hint" : "warn-text" }, place), this.#dismiss()),
       h("div", { class: "check-body" }, picture(result), h("div", { class: "check-facts" },
         h("div", { class: "check-title" }, h("p", { class: "name" }, h("bdi", null, visible(result.title || "No title"))), h("p", { class: "hint" }, h("bdi", null, visible(result.url)))),
-        problem && problem.message && h("p", { class: "error" }, problem.message), figures(result), abilities(result))),
+        problem && problem.message && h("p", { class: "error" }, visibleLines(problem.message)), figures(result), abilities(result))),
       ...[warnings(result), failed(result), logged(result)].filter(Boolean));
   }
 }
@@ -136,7 +136,7 @@ function abilities({ codecs, autoplay }) {
 
 function warnings({ warnings: list }) {
   if (!list || !list.length) return null;
-  return h("ul", { class: "problem-list", "aria-label": "Warnings" }, list.map(({ kind, message }) => h("li", null, h("b", null, words(kind)), h("span", null, message))));
+  return h("ul", { class: "problem-list", "aria-label": "Warnings" }, list.map(({ kind, message }) => h("li", null, h("b", null, words(kind)), h("span", null, visibleLines(message)))));
 }
 
 /** A list of which the first lines are shown, and the others on demand. */
@@ -160,7 +160,7 @@ function failed({ failed_requests: list }) {
 function logged({ console: list }) {
   if (!list || !list.length) return null;
   const kinds = { error: "bad", exception: "bad", warning: "warn", warn: "warn" };
-  return section("Console", list.map(({ level, text }) => h("li", null, h("span", { class: `tag ${kinds[level] || ""}` }, level), h("span", { class: "mono" }, text))));
+  return section("Console", list.map(({ level, text }) => h("li", null, h("span", { class: `tag ${kinds[level] || ""}` }, level), h("span", { class: "mono" }, visibleLines(text)))));
 }
 
 /** The button that checks, with an icon. */

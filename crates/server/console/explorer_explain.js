@@ -2,7 +2,7 @@
 
 import { post, sentence } from "./api.js";
 import { button, copyText, h, setText, whileDisabled } from "./dom.js";
-import { words } from "./format.js";
+import { visibleLines, words } from "./format.js";
 
 /** Most lines of a text that are compared: canonical requests have some ten. */
 const MAX_LINES = 400;
@@ -43,9 +43,9 @@ export function mountExplain(outlet) {
 function showExplanation(result, { verdict, message, server, checks }) {
   const accepted = verdict === "accepted";
   result.replaceChildren(
-    h("div", { class: `verdict ${accepted ? "good" : "bad"}`, role: "status" }, h("b", null, accepted ? "The service accepts it" : `Refused: ${words(verdict)}`), h("p", null, sentence(message))),
+    h("div", { class: `verdict ${accepted ? "good" : "bad"}`, role: "status" }, h("b", null, accepted ? "The service accepts it" : `Refused: ${words(verdict)}`), h("p", null, visibleLines(sentence(message)))),
     h("ol", { class: "checks", "aria-label": "Checks" }, checks.map((check) => h("li", { class: check.ok ? "good" : "bad" },
-      h("span", { class: "sign", "aria-hidden": "true" }, check.ok ? "✓" : "✗"), h("div", null, h("b", null, words(check.check)), h("span", { class: "hidden" }, check.ok ? " passes" : " fails"), h("p", null, sentence(check.message)))))),
+      h("span", { class: "sign", "aria-hidden": "true" }, check.ok ? "✓" : "✗"), h("div", null, h("b", null, words(check.check)), h("span", { class: "hidden" }, check.ok ? " passes" : " fails"), h("p", null, visibleLines(sentence(check.message))))))),
     ...(server ? [comparison(server)] : [h("p", { class: "hint" }, "The request does not get so far that a signature is computed for it.")]));
 }
 

@@ -81,6 +81,9 @@ const DECEPTIVE = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u
 /** Text of others without what is invisible or changes its direction: that is escaped. */
 export const visible = (text) => String(text).replace(DECEPTIVE, encodeURIComponent);
 
+/** The same for text that may have several lines. */
+export const visibleLines = (text) => String(text).replace(/[^\n\t]+/g, (part) => visible(part));
+
 function readable(path) {
   try {
     return visible(decodeURI(path));

@@ -2,7 +2,7 @@
 
 import { castPath, post, remove } from "./api.js";
 import { button, confirmAction, h, openDialog, runAction, showMessage, stateLabel } from "./dom.js";
-import { isWebAddress, plural, words } from "./format.js";
+import { isWebAddress, plural, visibleLines, words } from "./format.js";
 
 const LEVELS = { running: "good", connecting: "starting", recovering: "warn", failed: "bad", idle: "ended", disconnecting: "ended" };
 
@@ -10,7 +10,7 @@ function outputLine(name, state, details, ...actions) {
   const label = stateLabel(LEVELS[state] || "ended");
   label.setState(LEVELS[state] || "ended", words(state) || "waiting");
   return h("li", null, h("span", { class: "name" }, name), h("span", { class: "inline" }, label, actions),
-    details.filter(Boolean).map((detail) => h("span", { class: "detail" }, detail)));
+    details.filter(Boolean).map((detail) => h("span", { class: "detail" }, visibleLines(detail))));
 }
 
 /** The list of outputs; `changed` gets the cast of an answer. A reader who may not change it has no buttons. */

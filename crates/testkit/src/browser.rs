@@ -141,6 +141,43 @@ impl Page {
         self.call("Emulation.setTouchEmulationEnabled", &json!({ "enabled": mobile })).map(drop)
     }
 
+    /// Sets media features that the page sees, as `(name, value)` pairs like
+    /// `("prefers-color-scheme", "light")`.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub fn emulate_media(&mut self, features: &[(&str, &str)]) -> Result<()> {
+        let features: Vec<_> =
+            features.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+        self.call("Emulation.setEmulatedMedia", &json!({ "features": features })).map(drop)
+    }
+
+    /// Sets the time zone that the page sees, such as `UTC`.
+    ///
+    /// # Errors
+    /// The browser does not know it.
+    pub fn emulate_time_zone(&mut self, name: &str) -> Result<()> {
+        self.call("Emulation.setTimezoneOverride", &json!({ "timezoneId": name })).map(drop)
+    }
+
+    /// Evaluates a script in each new document before the document's own scripts.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub fn add_document_script(&mut self, source: &str) -> Result<()> {
+        self.call("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": source })).map(drop)
+    }
+
+    /// Size of the JavaScript heap after a garbage collection, in bytes.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub fn heap_bytes(&mut self) -> Result<f64> {
+        self.call("HeapProfiler.collectGarbage", &json!({}))?;
+        let usage = self.call("Runtime.getHeapUsage", &json!({}))?;
+        usage["usedSize"].as_f64().context("no size")
+    }
+
     /// Value of a JavaScript expression, or of its promise.
     ///
     /// # Errors
