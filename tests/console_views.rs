@@ -1,7 +1,6 @@
 //! Every view of the console with the fixed data of `tests/console/mock_api.mjs`: in dark, in light and on a
 //! phone. Screenshots are in `target/tmp/console-views`, for whoever wants to look.
 //! `UPDATE=1 cargo test --test console_views` writes the pictures of the README.
-#![expect(clippy::print_stdout, reason = "measurements are printed beside a failure")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
