@@ -213,7 +213,7 @@ fn a_link_signs_in_once() -> Result<()> {
         first.wait_for("the administrator is signed in", "find('nav a', 'Nodes')")?;
         first.expect_no_errors()?;
         let mut second = Console::open_at(link)?;
-        second.wait_for_text("used or expired")?;
+        second.wait_for_text("used already")?;
         second.wait_for("the form", "find('#token')")?;
     }
     Ok(())
