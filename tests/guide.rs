@@ -58,6 +58,7 @@ fn its_configurations_are_valid() -> Result<()> {
     let expected = [
         "configuration valid\n",
         "configuration valid\n",
+        "configuration valid\n",
         "listen: this address is reachable from other machines without encryption: set tls, or use a \
          reverse proxy with TLS\n\
          configuration valid\n",
@@ -68,7 +69,14 @@ fn its_configurations_are_valid() -> Result<()> {
         fs::write(&file, example)?;
         let mut command = program(PAGECAST);
         command.args(["serve", "--check-config", "--config"]).arg(&file);
-        for name in ["ADMIN_TOKEN", "ROOMS_SECRET", "SHOP_SECRET", "SHOP_TOKEN", "SHOP_CALLBACK_SECRET"] {
+        for name in [
+            "ADMIN_TOKEN",
+            "OIDC_SECRET",
+            "ROOMS_SECRET",
+            "SHOP_SECRET",
+            "SHOP_TOKEN",
+            "SHOP_CALLBACK_SECRET",
+        ] {
             let secret: String = name.chars().rev().filter(char::is_ascii_alphabetic).collect();
             command.env(name, format!("{secret}0123456789"));
         }

@@ -64,6 +64,11 @@ fn the_next_owner_makes_one_file_of_the_fleets_store() -> Result<()> {
     let first = fleet.owner()?;
     wait_for_copies(&fleet, &id, "", 3)?;
     check_tls(&fleet, &id, first)?;
+    wait_until("the log of the first owner is copied", TIMEOUT, || {
+        let is_copied = fleet.s3.objects(STORE_BUCKET)?.into_keys().any(|name| name.ends_with("cast.log"));
+        ensure!(is_copied, "no log yet");
+        Ok(())
+    })?;
 
     fleet.kill_node(first)?;
     wait_for_copies(&fleet, &id, "_r2_", 3)?;

@@ -44,15 +44,20 @@ impl Evidence {
         self.reserved = existing.and_then(|folder| ReservedSpace::on_disk_of(folder, RESERVED_BYTES));
     }
 
-    /// Writes a file; on a full disk, into the reserved space.
+    /// Writes a file, which has its name when it is complete; on a full disk, into the reserved space.
     fn write(&mut self, path: &Path, contents: &[u8]) -> std::io::Result<()> {
-        match fs::write(path, contents) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let draft = path.with_file_name(format!(".{name}"));
+        let written = match fs::write(&draft, contents) {
             Err(error) if error.kind() == std::io::ErrorKind::StorageFull && self.reserved.is_some() => {
                 self.reserved = None;
-                fs::write(path, contents)
+                fs::write(&draft, contents)
             }
-            written => written,
-        }
+            other => other,
+        };
+        written.and_then(|()| fs::rename(&draft, path)).inspect_err(|_| {
+            let _not_written = fs::remove_file(&draft);
+        })
     }
 
     /// Returns the folder, if anything was captured.

@@ -45,7 +45,6 @@ impl EvidenceCopier {
             cast: id.as_str().to_owned(),
             folder,
             done: BTreeMap::new(),
-            logs_at: None,
             is_failing: false,
         };
         let (stop, stopped) = watch::channel(false);
@@ -65,9 +64,8 @@ struct Copies {
     store: EvidenceStore,
     cast: String,
     folder: PathBuf,
-    /// Files that were copied, as they were then.
-    done: BTreeMap<String, FileState>,
-    logs_at: Option<Instant>,
+    /// Files that were copied, as they were then, and when.
+    done: BTreeMap<String, (FileState, Instant)>,
     /// Whether the last copy failed, so that only the first failure is logged.
     is_failing: bool,
 }
@@ -108,13 +106,13 @@ impl Copies {
     async fn copy_changed(&mut self, is_last: bool) -> Result<(), String> {
         let mut changed = list_files(self.folder.clone()).await;
         changed.retain(|name, state| match self.done.get(name) {
-            Some(before) => before != state,
+            Some((before, _)) => before != state,
             None => self.done.len() < MAX_FILES,
         });
         let has_picture = changed.keys().any(|name| !is_growing(name));
-        let are_logs_due = self.logs_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
-        if !(has_picture || are_logs_due || is_last) {
-            return Ok(());
+        if !(has_picture || is_last) {
+            let is_due = |name: &str| self.done.get(name).is_none_or(|(_, at)| at.elapsed() >= LOG_INTERVAL);
+            changed.retain(|name, _| is_due(name));
         }
         for (name, state) in changed {
             let path = self.folder.join(&name);
@@ -122,10 +120,7 @@ impl Copies {
             let content = read.map_err(io::Error::other).flatten().map_err(|error| error.to_string())?;
             let put = self.store.put(&self.cast, &name, Bytes::from(content)).await;
             put.map_err(|error| crate::chain(&error))?;
-            if is_growing(&name) {
-                self.logs_at = Some(Instant::now());
-            }
-            self.done.insert(name, state);
+            self.done.insert(name, (state, Instant::now()));
         }
         Ok(())
     }
