@@ -211,7 +211,7 @@ impl io::Write for HashWriter {
     }
 }
 
-fn set_header(response: &mut Response, name: HeaderName, value: &str) {
+pub(super) fn set_header(response: &mut Response, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }

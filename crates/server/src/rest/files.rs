@@ -15,12 +15,12 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{Stream, unfold};
 use pagecast_core::spec::{Storage, is_object_name};
-use pagecast_fleet::{Cast, EventKind, StoredFile, WorkerId};
+use pagecast_fleet::{Cast, CastId, EventKind, StoredFile, WorkerId};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::ToSchema;
 
-use super::casts::read_events;
+use super::casts::{read_events, set_header};
 use super::error::ErrorResponse;
 use super::{ApiError, Caller, ErrorCode, RestState, json_response};
 use crate::internal_error::InternalError;
@@ -118,7 +118,7 @@ pub(super) async fn get(
     let service = &rest.service;
     let cast = caller.find_cast(service, &id).await?;
     let is_download = parse_query(query.as_deref().unwrap_or_default())?;
-    if name.contains('/') || !is_object_name(&name) {
+    if !is_file_name(&name) {
         return Err(no_such_file());
     }
     let stored = find_stored(service, &cast).await?.unwrap_or_default();
@@ -129,12 +129,13 @@ pub(super) async fn get(
         let message = "too many files are being sent: try again in some seconds";
         ApiError::retry_later(ErrorCode::TooManyStreams, message, RETRY_AFTER_S)
     })?;
-    let (source, first, size) = open(service, &cast, &name, stored.backup).await?;
+    let begin = first_byte(&headers);
+    let (source, first, size) = open(service, &cast, &name, stored.backup, begin).await?;
     let range = requested_range(&headers, size)?;
     let (from, to) = range.unwrap_or((0, size));
-    let transfer = Transfer { source, name: name.clone(), next: from, end: to, first: None, _permit: permit };
-    // What was read to find the file is the beginning of most answers.
-    let transfer = if from == 0 { Transfer { first: Some(first), ..transfer } } else { transfer };
+    // What was read to find the file is the beginning of nearly all answers.
+    let first = (from == begin).then_some(first);
+    let transfer = Transfer { source, name: name.clone(), next: from, end: to, first, _permit: permit };
     let mut response = Response::new(Body::from_stream(chunks(transfer)));
     let head = response.headers_mut();
     head.insert(CONTENT_LENGTH, HeaderValue::from(to - from));
@@ -144,18 +145,17 @@ pub(super) async fn get(
     head.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     head.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
     let disposition = if is_download { "attachment" } else { "inline" };
-    set(head, CONTENT_DISPOSITION, &format!("{disposition}; filename=\"{name}\""));
+    set_header(&mut response, CONTENT_DISPOSITION, &format!("{disposition}; filename=\"{name}\""));
     if range.is_some() {
-        set(head, CONTENT_RANGE, &format!("bytes {from}-{}/{size}", to - 1));
+        set_header(&mut response, CONTENT_RANGE, &format!("bytes {from}-{}/{size}", to - 1));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     Ok(response)
 }
 
-fn set(headers: &mut HeaderMap, name: axum::http::HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
+/// Whether this can be the name of a file: an object's, without folders.
+fn is_file_name(name: &str) -> bool {
+    !name.contains('/') && is_object_name(name)
 }
 
 fn no_such_file() -> ApiError {
@@ -165,7 +165,7 @@ fn no_such_file() -> ApiError {
 fn redirect(url: &str) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::FOUND;
-    set(response.headers_mut(), LOCATION, url);
+    set_header(&mut response, LOCATION, url);
     response
 }
 
@@ -200,7 +200,7 @@ async fn find_stored(service: &Service, cast: &Cast) -> Result<Option<Stored>, A
 /// Who has a file.
 enum Source {
     Storage(Arc<dyn RecordingReader>),
-    Node(PeerClient, WorkerId, Box<Cast>),
+    Node(PeerClient, WorkerId, CastId),
 }
 
 impl Source {
@@ -209,31 +209,33 @@ impl Source {
         match self {
             Self::Storage(reader) => reader.read(name, from, CHUNK_LEN).await,
             Self::Node(peers, node, cast) => {
-                peers.read_recording(node, &cast.id, name, from).await.map_err(io::Error::other)
+                peers.read_recording(node, cast, name, from).await.map_err(io::Error::other)
             }
         }
     }
 }
 
-/// Finds a file: in the storage, or in the folder of another node. Returns its first chunk and its size.
+/// Finds a file: in the storage, or in the folder of another node. Returns the chunk from this offset, and
+/// the size of the file.
 async fn open(
     service: &Service,
     cast: &Cast,
     name: &str,
     backup: bool,
+    from: u64,
 ) -> Result<(Source, Bytes, u64), ApiError> {
     let reader = reader_of(service, cast, backup).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::Unsupported => no_such_file(),
         _ => read_error(&error),
     })?;
     let source = Source::Storage(Arc::clone(&reader));
-    if let Some((chunk, size)) = source.read(name, 0).await.map_err(|error| read_error(&error))? {
+    if let Some((chunk, size)) = source.read(name, from).await.map_err(|error| read_error(&error))? {
         return Ok((source, chunk, size));
     }
     if let (true, Some(peers)) = (reader.is_local(), &service.peers) {
         for node in peers.nodes() {
-            let source = Source::Node(peers.clone(), node.clone(), Box::new(cast.clone()));
-            match source.read(name, 0).await {
+            let source = Source::Node(peers.clone(), node.clone(), cast.id.clone());
+            match source.read(name, from).await {
                 Ok(Some((chunk, size))) => return Ok((source, chunk, size)),
                 Ok(None) => {}
                 Err(error) => {
@@ -256,7 +258,7 @@ pub(crate) async fn read_local(
     name: &str,
     from: u64,
 ) -> io::Result<Option<(Bytes, u64)>> {
-    if name.contains('/') || !is_object_name(name) {
+    if !is_file_name(name) {
         return Ok(None);
     }
     let recording = cast.spec.recording.as_ref();
@@ -317,6 +319,12 @@ fn chunks(transfer: Transfer) -> impl Stream<Item = Result<Bytes, Infallible>> {
         transfer.next += chunk.len() as u64;
         Some((Ok(chunk), transfer))
     })
+}
+
+/// Offset at which the range of a request probably begins: only its file's size tells for sure.
+fn first_byte(headers: &HeaderMap) -> u64 {
+    let text = headers.get(RANGE).and_then(|header| header.to_str().ok()?.strip_prefix("bytes="));
+    text.and_then(|text| text.split_once('-')?.0.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The range of bytes that a request asks for, its end exclusive; `None` means the whole file.
